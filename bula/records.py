@@ -1,0 +1,115 @@
+"""The one Example type, JSON Lines in and out, and outputs that appear whole or not at all."""
+
+import hashlib
+import json
+import os
+import shutil
+import unicodedata
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+
+Row = dict[str, Any]
+
+
+class Example(BaseModel):
+    """One question with its reference answer, after preprocessing: text is normalised and never empty."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    id: str = Field(pattern=r"^[0-9a-f]{16}$")
+    source: str = Field(min_length=1)
+    license: str = Field(min_length=1)
+    split: str = Field(pattern=r"^(train|dev|[A-E])$")
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    specialty: str | None = None
+    kind: str | None = None
+
+
+def example_id(source: str, question: str, answer: str) -> str:
+    """Stable id: the first 64 bits of SHA-256 over the three texts."""
+    return hashlib.sha256("\x1f".join((source, question, answer)).encode()).hexdigest()[:16]
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Objects of a JSON Lines file; ValueError names the file, the line and what is wrong there."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise ValueError(f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line)") from error
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not JSON ({error.msg})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}:{number}: a JSON object is expected, found {type(row).__name__}")
+            yield row
+
+
+def read_examples(path: Path) -> list[Example]:
+    """Examples of a file that preprocess wrote; ValueError if it is empty or a row is not an Example."""
+    try:
+        examples = [Example.model_validate(row) for row in read_rows(path)]
+    except ValidationError as error:
+        raise ValueError(f"{path} holds a row that is no Example: {error}") from error
+    if not examples:
+        raise ValueError(f"{path} is empty; there is nothing to train on or to score")
+    return examples
+
+
+def validation_sets(folder: Path) -> dict[str, list[Example]]:
+    """The validation sets below `folder`, by name, in order; ValueError if one is missing or empty."""
+    return {name: read_examples(folder / f"{name}.jsonl") for name in "ABCDE"}
+
+
+def write_rows(path: Path, rows: Iterable[Row | BaseModel]) -> int:
+    """Write objects as JSON Lines (UTF-8, NFC, keys sorted), whole or not at all; gives the number of rows."""
+    count = 0
+    with staged(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
+        for row in rows:
+            plain = row.model_dump(exclude_none=True) if isinstance(row, BaseModel) else row
+            line = json.dumps(plain, ensure_ascii=False, sort_keys=True, allow_nan=False)
+            file.write(unicodedata.normalize("NFC", line) + "\n")
+            count += 1
+    return count
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Give a temporary sibling of `path` to write a file or folder to; rename it on success, remove it on failure.
+
+    A failed write (disk full, quota, read-only) ends the program with one sentence.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove(temporary)
+    try:
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is None or isinstance(error, FileNotFoundError):
+            raise
+        raise SystemExit(f"cannot write {path}: {getattr(error, 'strerror', error)}; nothing was left there") from error
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file or folder if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

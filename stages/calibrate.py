@@ -1,0 +1,53 @@
+"""Judge the gold answers once and measure how far the judge agrees with the scores their author fixed beforehand.
+
+The author is no clinician, so the figure is called author_kappa; it bounds what judge's figures can be worth.
+
+    python -m stages.calibrate
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bula.params import Params, load_params
+from bula.records import Row, read_rows, write_rows
+from bula.reports import write_metrics
+from bula.stats import bootstrap_kappa, standard_error, weighted_kappa
+from stages.judge import verdicts_or_exit
+
+
+def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str, int | float | str | bool]:
+    """Quadratic-weighted kappa with an interval, and the share of equal scores, for accuracy and style."""
+    pairs = [(g, v) for g, v in zip(gold, verdicts, strict=True) if "failed" not in v]
+    metrics: dict[str, int | float | str | bool] = {"judge": params.judge.model, "trustworthy": params.judge.trustworthy}
+    metrics |= {"items": len(gold), "scored": len(pairs), "failed": len(gold) - len(pairs)}
+    for part in ("accuracy", "style"):
+        author, judge = [g[part] for g, _ in pairs], [v[part] for _, v in pairs]
+        equal = [float(a == b) for a, b in zip(author, judge, strict=True)]
+        low, high = bootstrap_kappa(author, judge, params.calibrate.resamples, params.calibrate.confidence, params.seed)
+        metrics |= {f"author_kappa_{part}": weighted_kappa(author, judge), f"author_kappa_{part}_low": low, f"author_kappa_{part}_high": high}
+        metrics |= {f"{part}_equal_share": sum(equal) / len(equal), f"{part}_equal_stderr": standard_error(equal)}
+    return metrics
+
+
+def main(
+    judge: Annotated[Path, typer.Option(help="Folder of a local judge.")] = Path("models/judge"),
+    out: Annotated[Path, typer.Option(help="File for verdicts.")] = Path("data/verdicts/gold.jsonl"),
+    metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/calibrate.json"),
+) -> None:
+    """Judge the gold answers."""
+    params = load_params()
+    try:
+        rows = [{**row, "split": row["area"]} for row in read_rows(Path(params.calibrate.gold))][: params.calibrate.items]
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
+    verdicts = verdicts_or_exit(rows, params, judge)
+    write_rows(out, verdicts)
+    figures = summarise(rows, verdicts, params)
+    write_metrics(metrics, figures)
+    print(f"calibrate: author_kappa {figures['author_kappa_accuracy']:.2f} for accuracy, {figures['author_kappa_style']:.2f} for style")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,127 @@
+"""Compare each variant with the baseline on the same items, by pairs, and write the report that a reviewer reads.
+
+Interval: paired bootstrap over items. Test: McNemar's for right/wrong, sign flips for the rest, with Holm's correction
+over every test in the file.
+
+    python -m stages.compare
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bula.params import Params, load_params
+from bula.records import Row, read_rows, staged
+from bula.reports import write_metrics
+from bula.stats import bootstrap_mean, holm, mcnemar, paired_permutation
+from bula.table import differences_table, results_table
+
+LN2 = 0.6931471805599453
+# One measure of one variant: a value for each item.
+Values = dict[str, float]
+
+
+def measures(data: Path, variant: str) -> dict[str, Values]:
+    """Everything that is known of each item under one variant, by measure."""
+    found: dict[str, Values] = {}
+    likelihood = list(read_rows(data / "likelihood" / f"{variant}.jsonl"))
+    # Scaled so that the mean over items is the pooled figure: total bits over total characters.
+    characters = sum(row["characters"] for row in likelihood) / len(likelihood)
+    found["bits_per_character"] = {row["id"]: row["nats"] / LN2 / characters for row in likelihood}
+    for row in read_rows(data / "scores" / f"{variant}.jsonl"):
+        for kind in ("rouge1_f", "rouge2_f", "rougeL_f"):
+            found.setdefault(kind, {})[row["id"]] = row[kind]
+    for row in read_rows(data / "samples" / f"{variant}.jsonl"):
+        name, value = next(iter(row["scores"].items()))
+        found.setdefault(f"{row['task']}_{name}", {})[row["document"]] = value
+    for row in read_rows(data / "verdicts" / f"{variant}.jsonl"):
+        for part in ("accuracy", "style"):
+            if part in row:
+                found.setdefault(f"judge_{part}", {})[row["id"]] = float(row[part])
+    return found
+
+
+def compare(first: Values, second: Values, params: Params) -> dict[str, float | int]:
+    """Paired difference, second minus first, over the items that both have; ValueError if they share none."""
+    shared = sorted(first.keys() & second.keys())
+    if not shared:
+        raise ValueError("two variants share no item; they were scored on different data")
+    a, b = [first[item] for item in shared], [second[item] for item in shared]
+    differences = [y - x for x, y in zip(a, b, strict=True)]
+    low, high = bootstrap_mean(differences, params.compare.resamples, params.compare.confidence, params.seed)
+    binary = set(a) | set(b) <= {0.0, 1.0}
+    p = mcnemar([x == 1 for x in a], [y == 1 for y in b]) if binary else paired_permutation(differences, 9999, params.seed)
+    return {"items": len(shared), "difference": sum(differences) / len(shared), "low": low, "high": high, "p": p}
+
+
+def compare_all(data: Path, params: Params) -> dict[str, dict[str, float | int]]:
+    """Every measure of every variant against the baseline, with p-values corrected together."""
+    baseline = measures(data, params.compare.baseline)
+    results: dict[str, dict[str, float | int]] = {}
+    for variant in params.variants:
+        if variant == params.compare.baseline:
+            continue
+        for name, values in measures(data, variant).items():
+            if name in baseline:
+                results[f"{variant}_minus_{params.compare.baseline}__{name}"] = compare(baseline[name], values, params)
+    for row, adjusted in zip(results.values(), holm([row["p"] for row in results.values()]), strict=True):
+        row["p_holm"] = adjusted
+    return results
+
+
+def side_by_side(data: Path, params: Params) -> str:
+    """The first question of each validation set with the reference and every variant's answer."""
+    answers = {v: {row["id"]: row for row in read_rows(data / "answers" / f"{v}.jsonl")} for v in params.variants}
+    baseline = list(answers[params.compare.baseline].values())
+    firsts = [next(row for row in baseline if row["split"] == name) for name in sorted({row["split"] for row in baseline})]
+    parts = []
+    for row in firsts[: params.compare.examples]:
+        parts.append(f"### {row['split']}: {row['question']}\n\n**reference**: {row['answer']}\n")
+        parts += [f"**{v}** ({answers[v][row['id']]['finish_reason']}): {quote(answers[v][row['id']]['generated'])}\n" for v in params.variants]
+    return "\n".join(parts)
+
+
+def quote(text: str) -> str:
+    """Generated text on one line, so that its own markup cannot break the report."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;") or "(empty)"
+
+
+def judge_note(params: Params) -> str:
+    """What to think of the judge's figures."""
+    if params.judge.trustworthy:
+        return f"Judge: {params.judge.model}. How far it agrees with the author's scores: `metrics/calibrate.json`.\n"
+    return (
+        f"**The judge {params.judge.model} is not trustworthy**: it is far too small to judge medicine, and its figures only "
+        "show that the step works. How far it agrees with the author's scores: `metrics/calibrate.json`.\n"
+    )
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder of the rows of each item.")] = Path("data"),
+    figures: Annotated[Path, typer.Option(help="Folder of metrics.")] = Path("metrics"),
+    report: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
+    metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/compare.json"),
+) -> None:
+    """Compare the variants and write the report."""
+    params = load_params()
+    try:
+        results = compare_all(data, params)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
+    write_metrics(metrics, results)
+    table, differences = results_table(figures, list(params.variants)), differences_table(metrics.parent)
+    percent = f"{params.compare.confidence:.0%}"
+    with staged(report) as temporary:
+        temporary.mkdir()
+        text = (
+            f"# What tuning changed\n\n{table}\n± is a standard error, [ ] a {percent} bootstrap interval over answers.\n\n"
+            f"{judge_note(params)}\n## Paired differences\n\nThe same items under both variants; {percent} intervals.\n\n"
+            f"{differences}\n## Answers side by side\n\nNot medical advice.\n\n{side_by_side(data, params)}"
+        )
+        (temporary / "report.md").write_text(text, encoding="utf-8")
+    print(f"compare: {len(results)} paired differences, report in {report}/report.md\n\n{table}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

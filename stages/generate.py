@@ -1,0 +1,133 @@
+"""Answer validation questions under one variant, greedily, once; rouge, judge and the report read these answers.
+
+A model directory is answered by transformers in batches of like length, a GGUF file by a llama.cpp server with several
+requests at once. The prompt travels as token ids, so that every engine sees exactly what training saw.
+
+    python -m stages.generate base models/base transformers
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from bula.models import load_model, load_tokenizer, prepare
+from bula.params import Generate, load_params
+from bula.prompts import encode_prompt, prompt_hash
+from bula.records import Example, Row, validation_sets, write_rows
+from bula.reports import peak_memory_gb, write_metrics
+from bula.serving import connect, serve_llama_cpp, serve_vllm
+
+# An answer is its text, why it ended (stop or length), and how many tokens it took, the end of turn included.
+Answer = tuple[str, str, int]
+Serve = Callable[[Path, int, int], AbstractContextManager[str]]
+
+
+def finish(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
+    """Cut generated ids after the first end-of-turn token and tell why they end."""
+    ended = tokenizer.eos_token_id in ids
+    if ended:
+        ids = ids[: ids.index(tokenizer.eos_token_id) + 1]
+    return tokenizer.decode(ids, skip_special_tokens=True).strip(), "stop" if ended else "length", len(ids)
+
+
+@torch.inference_mode()
+def answer_locally(path: Path, dtype: str, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], params: Generate) -> list[Answer]:
+    """Greedy answers by transformers, in batches of like prompt length, padded on the left."""
+    model = load_model(path, dtype)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    answers: dict[int, Answer] = {}
+    for start in tqdm(range(0, len(order), params.batch_size), desc="generate", unit="batch"):
+        batch = order[start : start + params.batch_size]
+        longest = max(len(prompts[i]) for i in batch)
+        gaps = [longest - len(prompts[i]) for i in batch]
+        ids = torch.tensor([[tokenizer.pad_token_id] * gap + prompts[i] for i, gap in zip(batch, gaps, strict=True)]).to(model.device)
+        mask = torch.tensor([[0] * gap + [1] * (longest - gap) for gap in gaps]).to(model.device)
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=params.max_new_tokens,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        answers |= {i: finish(tokenizer, row[longest:].tolist()) for i, row in zip(batch, output, strict=True)}
+    return [answers[i] for i in range(len(prompts))]
+
+
+def answer_by_server(path: Path, serve: Serve, prompts: list[list[int]], params: Generate) -> list[Answer]:
+    """Greedy answers by an OpenAI-compatible server, `parallel` requests at once."""
+    context = max(map(len, prompts)) + params.max_new_tokens
+    with serve(path, params.parallel, context) as url, connect(url) as client, ThreadPoolExecutor(params.parallel) as pool:
+
+        def ask(prompt: list[int]) -> Answer:
+            reply = client.completions.create(model=path.name, prompt=prompt, max_tokens=params.max_new_tokens, temperature=0)
+            choice, usage = reply.choices[0], reply.usage
+            return choice.text.strip(), str(choice.finish_reason), usage.completion_tokens if usage else 0
+
+        return list(tqdm(pool.map(ask, prompts), total=len(prompts), desc="generate", unit="answer"))
+
+
+def to_rows(variant: str, examples: list[Example], prompts: list[list[int]], answers: list[Answer]) -> list[Row]:
+    """Answer rows: the example, and what the variant made of its question."""
+    return [
+        example.model_dump(exclude_none=True)
+        | {"variant": variant, "prompt_hash": prompt_hash(prompt), "generated": text, "finish_reason": reason, "completion_tokens": tokens}
+        for example, prompt, (text, reason, tokens) in zip(examples, prompts, answers, strict=True)
+    ]
+
+
+def summarise(answers: list[Answer]) -> dict[str, int | float]:
+    """How many answers ended by themselves, how many were cut, and their length."""
+    reasons = Counter(reason for _, reason, _ in answers)
+    return {
+        "items": len(answers),
+        "finish_stop": reasons["stop"],
+        "finish_length": reasons["length"],
+        "empty": sum(not text for text, _, _ in answers),
+        "completion_tokens_mean": sum(tokens for _, _, tokens in answers) / len(answers),
+    }
+
+
+def main(
+    variant: Annotated[str, typer.Argument(help="Name of the variant.")],
+    model: Annotated[Path, typer.Argument(help="Its model directory or GGUF file.")],
+    engine: Annotated[str, typer.Argument(help="transformers, llama.cpp or vllm.")],
+    clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = Path("data/clean"),
+    out: Annotated[Path, typer.Option(help="Folder for answers.")] = Path("data/answers"),
+    metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/generate"),
+    speed: Annotated[Path, typer.Option(help="Folder for metrics that two runs cannot repeat.")] = Path("metrics/speed/generate"),
+) -> None:
+    """Answer the questions."""
+    params = load_params()
+    prepare(params.seed)
+    servers: dict[str, Serve] = {"llama.cpp": serve_llama_cpp, "vllm": serve_vllm}
+    try:
+        examples = [e for items in validation_sets(clean / "validation").values() for e in items[: params.generate.items_per_set]]
+        tokenizer = load_tokenizer(model)
+        prompts = [encode_prompt(tokenizer, example.question) for example in examples]
+        started = time.perf_counter()
+        if engine in servers:
+            answers = answer_by_server(model, servers[engine], prompts, params.generate)
+        else:
+            answers = answer_locally(model, params.dtype, tokenizer, prompts, params.generate)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
+    seconds = time.perf_counter() - started
+    write_rows(out / f"{variant}.jsonl", to_rows(variant, examples, prompts, answers))
+    write_metrics(metrics / f"{variant}.json", summarise(answers))
+    rate = sum(tokens for _, _, tokens in answers) / seconds
+    write_metrics(speed / f"{variant}.json", {"seconds": seconds, "tokens_per_second": rate, "peak_memory_gb": peak_memory_gb()})
+    print(f"generate: {len(answers)} answers of {variant} at {rate:.0f} tokens/s in {out / variant}.jsonl")
+
+
+if __name__ == "__main__":
+    typer.run(main)
