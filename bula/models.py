@@ -3,7 +3,6 @@
 A model is always a directory or one GGUF file on this machine; nothing here reaches a hub.
 """
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,7 +81,7 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         for file in temporary.iterdir():
-            os.chmod(file, 0o644)
+            file.chmod(0o644)
 
 
 def base_of(model: PreTrainedModel) -> PreTrainedModel:

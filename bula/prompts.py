@@ -4,24 +4,24 @@ If two stages built prompts on their own, a stray space would train the model on
 """
 
 import hashlib
-from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from bula.records import Example
 
 SYSTEM_PROMPT = (
-    "Você é um assistente de saúde. Responda em português do Brasil, em linguagem simples e acolhedora, "
-    "e diga quando procurar atendimento."
+    "Você é um assistente de saúde. Responda em português do Brasil, em linguagem simples e acolhedora, e diga quando procurar atendimento."
 )
 # Llama 3.2's own template writes today's date unless it is given one; a fixed date makes runs repeatable.
 DATE = "26 Jul 2024"
 
 
-@dataclass(frozen=True)
-class Encoded:
+class Encoded(BaseModel):
     """Token ids of one example: the prompt, and the completion that is supervised (answer and end-of-turn token)."""
+
+    model_config = ConfigDict(frozen=True)
 
     prompt: list[int]
     completion: list[int]
@@ -70,7 +70,7 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
         raise ValueError(f"the chat template ends a turn without {tokenizer.eos_token!r} (example {example.id})")
     # Some templates write a line feed after the end-of-turn token; nothing after it is ever generated.
     end = len(completion) - completion[::-1].index(tokenizer.eos_token_id)
-    return Encoded(prompt, completion[:end])
+    return Encoded(prompt=prompt, completion=completion[:end])
 
 
 def prompt_hash(prompt: list[int]) -> str:

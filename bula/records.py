@@ -92,9 +92,9 @@ def staged(path: Path) -> Iterator[Path]:
         yield temporary
         if path.is_dir():
             shutil.rmtree(path)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        if isinstance(error, OSError) and error.errno is None or isinstance(error, FileNotFoundError):
+        if (isinstance(error, OSError) and error.errno is None) or isinstance(error, FileNotFoundError):
             raise
         raise SystemExit(f"cannot write {path}: {getattr(error, 'strerror', error)}; nothing was left there") from error
     finally:

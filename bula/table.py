@@ -62,5 +62,7 @@ def differences_table(folder: Path) -> str:
     lines = ["| difference | mean [interval] | p (Holm) | items |", "|---|---|---|---|"]
     for name, row in figures.items():
         label = name.replace("_minus_", " − ").replace("__", ": ")
-        lines.append(f"| {label} | {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] | {row['p_holm']:.3g} | {row['items']} |")
+        lines.append(
+            f"| {label} | {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] | {row['p_holm']:.3g} | {row['items']} |"
+        )
     return "\n".join(lines) + "\n"

@@ -26,7 +26,11 @@ def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str,
         author, judge = [g[part] for g, _ in pairs], [v[part] for _, v in pairs]
         equal = [float(a == b) for a, b in zip(author, judge, strict=True)]
         low, high = bootstrap_kappa(author, judge, params.calibrate.resamples, params.calibrate.confidence, params.seed)
-        metrics |= {f"author_kappa_{part}": weighted_kappa(author, judge), f"author_kappa_{part}_low": low, f"author_kappa_{part}_high": high}
+        metrics |= {
+            f"author_kappa_{part}": weighted_kappa(author, judge),
+            f"author_kappa_{part}_low": low,
+            f"author_kappa_{part}_high": high,
+        }
         metrics |= {f"{part}_equal_share": sum(equal) / len(equal), f"{part}_equal_stderr": standard_error(equal)}
     return metrics
 

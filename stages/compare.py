@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bula.params import Params, load_params
-from bula.records import Row, read_rows, staged
+from bula.records import read_rows, staged
 from bula.reports import write_metrics
 from bula.stats import bootstrap_mean, holm, mcnemar, paired_permutation
 from bula.table import differences_table, results_table
@@ -78,7 +78,9 @@ def side_by_side(data: Path, params: Params) -> str:
     parts = []
     for row in firsts[: params.compare.examples]:
         parts.append(f"### {row['split']}: {row['question']}\n\n**reference**: {row['answer']}\n")
-        parts += [f"**{v}** ({answers[v][row['id']]['finish_reason']}): {quote(answers[v][row['id']]['generated'])}\n" for v in params.variants]
+        parts += [
+            f"**{v}** ({answers[v][row['id']]['finish_reason']}): {quote(answers[v][row['id']]['generated'])}\n" for v in params.variants
+        ]
     return "\n".join(parts)
 
 

@@ -22,7 +22,6 @@ from bula.params import (
     ApiModel,
     DataSource,
     DemoSource,
-    DirectoryModel,
     FilesSource,
     HubModel,
     HubSource,
@@ -149,7 +148,9 @@ def map_columns(row: Row, source: FilesSource | HubSource, where: str) -> Row:
     wanted = {field: column for field, column in source.columns.model_dump().items() if column}
     missing = [column for column in wanted.values() if column not in row]
     if missing:
-        raise ValueError(f"{where}: no column {', '.join(missing)}; found {', '.join(map(str, row))}. Correct `columns` of source {source.name}")
+        raise ValueError(
+            f"{where}: no column {', '.join(missing)}; found {', '.join(map(str, row))}. Correct `columns` of source {source.name}"
+        )
     return {field: row[column] for field, column in wanted.items()}
 
 

@@ -28,6 +28,7 @@ from bula.serving import connect, serve_llama_cpp
 from bula.stats import standard_error
 
 LEDGER = Path(".bula/ledger.jsonl")
+LEDGER_LOCK = Lock()
 # Rubric, question, reference and answer of 110 words each, and the verdict, in tokens of an English vocabulary.
 CONTEXT_TOKENS = 2048
 RUBRIC = """Você avalia respostas a perguntas de saúde escritas para pessoas leigas no Brasil.
@@ -56,10 +57,6 @@ class Verdict(BaseModel):
     style: Literal[1, 2, 3]
 
 
-class Unreachable(Exception):
-    """The judge cannot be used at all: no server, no right to use it, no such model."""
-
-
 def to_messages(row: Row) -> list[dict[str, str]]:
     """The judge's prompt for one answer. A row has question, reference and the answer to judge."""
     content = f"Pergunta:\n{row['question']}\n\nReferência:\n{row['reference']}\n\nResposta a avaliar:\n{row['answer']}"
@@ -67,7 +64,7 @@ def to_messages(row: Row) -> list[dict[str, str]]:
 
 
 def ask(client: openai.OpenAI, settings: Judge, messages: list[dict[str, str]]) -> Verdict | str:
-    """One verdict, or the name of what failed; Unreachable if no further call can succeed either."""
+    """One verdict, or the name of what failed; ConnectionError if no further call can succeed either."""
     try:
         reply = client.chat.completions.parse(
             model=settings.model,
@@ -80,34 +77,30 @@ def ask(client: openai.OpenAI, settings: Judge, messages: list[dict[str, str]]) 
     except openai.APITimeoutError as error:
         return type(error).__name__
     except (openai.APIConnectionError, openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-        raise Unreachable(str(error)) from error
+        raise ConnectionError(str(error)) from error
     except (openai.OpenAIError, ValidationError) as error:
         return type(error).__name__
     return reply.choices[0].message.parsed or "Refusal"
 
 
-class Ledger:
-    """Verdicts already paid for, by a hash of judge, prompt and settings; appended to as verdicts arrive."""
+def read_ledger(path: Path) -> dict[str, Verdict]:
+    """Verdicts already paid for, by their key."""
+    return {row["key"]: Verdict.model_validate(row["verdict"]) for row in read_rows(path)} if path.exists() else {}
 
-    def __init__(self, path: Path, judge: str) -> None:
-        self.path, self.judge, self.lock = path, judge, Lock()
-        self.known = {row["key"]: Verdict.model_validate(row["verdict"]) for row in read_rows(path)} if path.exists() else {}
 
-    def key(self, messages: list[dict[str, str]], settings: Judge) -> str:
-        """Hash of everything that shapes a verdict."""
-        content = [self.judge, settings.model, settings.max_tokens, messages, Verdict.model_json_schema()]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+def ledger_key(identity: str, messages: list[dict[str, str]], settings: Judge) -> str:
+    """Hash of everything that shapes a verdict: the judge, its settings, the prompt and the schema."""
+    content = [identity, settings.model, settings.max_tokens, messages, Verdict.model_json_schema()]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
-    def add(self, key: str, verdict: Verdict) -> None:
-        """Remember a verdict, on disk before the call returns."""
-        with self.lock:
-            self.known[key] = verdict
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("a", encoding="utf-8") as file:
-                line = {"key": key, "judge": self.judge, "verdict": verdict.model_dump()}
-                file.write(json.dumps(line, ensure_ascii=False, sort_keys=True) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+
+def append_verdict(path: Path, key: str, judge: str, verdict: Verdict) -> None:
+    """Remember a verdict, on disk before this returns. One write of one line, so that a kill leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps({"key": key, "judge": judge, "verdict": verdict.model_dump()}, ensure_ascii=False, sort_keys=True) + "\n"
+    with LEDGER_LOCK, path.open("ab", buffering=0) as file:
+        file.write(line.encode())
+        os.fsync(file.fileno())
 
 
 @contextmanager
@@ -117,7 +110,7 @@ def judge_client(params: Params, folder: Path) -> Iterator[tuple[openai.OpenAI, 
     if settings.base_url != "local":
         key = os.environ.get("OPENAI_API_KEY")
         if not key:
-            raise Unreachable("the environment variable OPENAI_API_KEY is not set")
+            raise ConnectionError("the environment variable OPENAI_API_KEY is not set")
         with connect(settings.base_url, settings.timeout_seconds, settings.retries, key) as client:
             yield client, settings.base_url
         return
@@ -129,14 +122,14 @@ def judge_client(params: Params, folder: Path) -> Iterator[tuple[openai.OpenAI, 
 def judge_rows(rows: list[Row], params: Params, folder: Path, ledger: Path = LEDGER) -> list[Row]:
     """One verdict row for each row (id, split, question, reference, answer): the scores, or `failed` with the reason."""
     with judge_client(params, folder) as (client, identity), ThreadPoolExecutor(params.judge.parallel) as pool:
-        book = Ledger(ledger, identity)
+        known = read_ledger(ledger)
 
         def judge(row: Row) -> Row:
             messages = to_messages(row)
-            key = book.key(messages, params.judge)
-            verdict = book.known.get(key) or ask(client, params.judge, messages)
-            if isinstance(verdict, Verdict) and key not in book.known:
-                book.add(key, verdict)
+            key = ledger_key(identity, messages, params.judge)
+            verdict = known.get(key) or ask(client, params.judge, messages)
+            if isinstance(verdict, Verdict) and key not in known:
+                append_verdict(ledger, key, params.judge.model, verdict)
             result = verdict.model_dump() if isinstance(verdict, Verdict) else {"failed": verdict}
             return {"id": row["id"], "split": row["split"], "judge": params.judge.model} | result
 
@@ -159,10 +152,12 @@ def verdicts_or_exit(rows: list[Row], params: Params, folder: Path) -> list[Row]
     """judge_rows, ending the program with a sentence if the judge cannot be used or never gave a verdict."""
     try:
         verdicts = judge_rows(rows, params, folder)
-    except (Unreachable, ValueError) as error:
+    except (ConnectionError, ValueError) as error:
         raise SystemExit(f"the judge {params.judge.model} at {params.judge.base_url} cannot be used: {error}") from error
     if all("failed" in row for row in verdicts):
-        raise SystemExit(f"all {len(verdicts)} calls to the judge {params.judge.model} failed ({verdicts[0]['failed']}); nothing was scored")
+        raise SystemExit(
+            f"all {len(verdicts)} calls to the judge {params.judge.model} failed ({verdicts[0]['failed']}); nothing was scored"
+        )
     return verdicts
 
 
@@ -186,7 +181,9 @@ def main(
     write_rows(out / f"{variant}.jsonl", verdicts)
     figures = summarise(verdicts, params.judge)
     write_metrics(metrics / f"{variant}.json", figures)
-    shares = [{"part": part, "score": score, "share": figures[f"{part}_{score}_share"]} for part in ("accuracy", "style") for score in (1, 2, 3)]
+    shares = [
+        {"part": part, "score": score, "share": figures[f"{part}_{score}_share"]} for part in ("accuracy", "style") for score in (1, 2, 3)
+    ]
     write_plot(plots / f"{variant}.json", shares)
     print(f"judge: {figures['scored']} verdicts on {variant}, {figures['failed']} calls failed, in {out / variant}.jsonl")
 

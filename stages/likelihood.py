@@ -1,6 +1,6 @@
 """Score the reference answers of the validation sets under one variant: loss, perplexity, bits, accuracy, entropy.
 
-    python -m stages.likelihood base models/base
+python -m stages.likelihood base models/base
 """
 
 import math
@@ -31,7 +31,7 @@ def score(model: PreTrainedModel, encoded: list[Encoded], batch_tokens: int, pad
             right.append(logits.argmax(-1) == targets)
             entropy.append(-(log_p.exp() * log_p).sum(-1))
         sizes = [len(encoded[i].completion) for i in batch]
-        parts = zip(*(torch.cat(x).double().cpu().split(sizes) for x in (nats, right, entropy)), strict=True)
+        parts = zip(*(torch.split(torch.cat(x).double().cpu(), sizes) for x in (nats, right, entropy)), strict=True)
         for index, (n, r, e) in zip(batch, parts, strict=True):
             scores[index] = (float(n.sum()), int(r.sum()), float(e.sum()))
     return scores

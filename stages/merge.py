@@ -1,6 +1,6 @@
 """Merge the adapter into the unquantized base in float32, cast, and measure what merging and casting change.
 
-    python -m stages.merge
+python -m stages.merge
 """
 
 from pathlib import Path

@@ -8,11 +8,11 @@ Validation rows are settled before training rows, so that a question of the vali
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import BaseModel
 from transformers import PreTrainedTokenizerBase
 
 from bula.models import load_tokenizer
@@ -29,13 +29,12 @@ OVERLAP_WORDS = 5
 BIN_TOKENS = 32
 
 
-@dataclass
-class Sorted:
+class Sorted(BaseModel):
     """Examples kept, by split; their lengths in tokens; and the rows refused."""
 
-    examples: dict[str, list[Example]] = field(default_factory=lambda: {split: [] for split in ORDER})
-    tokens: dict[str, list[int]] = field(default_factory=lambda: {split: [] for split in ORDER})
-    refused: list[Row] = field(default_factory=list)
+    examples: dict[str, list[Example]]
+    tokens: dict[str, list[int]]
+    refused: list[Row]
 
 
 def mask(text: object) -> str:
@@ -88,7 +87,8 @@ def to_example(row: Row, params: Preprocess) -> Example:
 
 def sort_rows(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, params: Preprocess) -> Sorted:
     """Validate every row, then keep the first of equal questions, validation before dev before train."""
-    result, waiting = Sorted(), defaultdict(list)
+    result = Sorted(examples={s: [] for s in ORDER}, tokens={s: [] for s in ORDER}, refused=[])
+    waiting: dict[str, list[tuple[Row, Example]]] = defaultdict(list)
     for row in rows:
         if reason := why_invalid(row):
             result.refused.append(refuse(row, reason))

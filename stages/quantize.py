@@ -56,7 +56,8 @@ def export(merged: Path, kind: str, file: Path) -> None:
 def describe(file: Path) -> dict[str, int | str]:
     """Size in bytes, and the number of tensors of each type, from the file's own header."""
     types = Counter(tensor.tensor_type.name for tensor in GGUFReader(file).tensors)
-    return {"bytes": file.stat().st_size} | {f"tensors_{name.lower()}": count for name, count in sorted(types.items())}
+    size: dict[str, int | str] = {"bytes": file.stat().st_size}
+    return size | {f"tensors_{name.lower()}": count for name, count in sorted(types.items())}
 
 
 def log_probabilities(file: Path, encoded: list[Encoded], pad_id: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -69,9 +70,7 @@ def log_probabilities(file: Path, encoded: list[Encoded], pad_id: int) -> list[t
     return pairs
 
 
-def fidelity(
-    reference: list[tuple[torch.Tensor, torch.Tensor]], other: list[tuple[torch.Tensor, torch.Tensor]]
-) -> dict[str, float | int]:
+def fidelity(reference: list[tuple[torch.Tensor, torch.Tensor]], other: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float | int]:
     """Mean KL(16 bit || other) in nats a token, perplexity of other, and how often both prefer the same token."""
     divergence = nats = 0.0
     agree = tokens = 0

@@ -33,13 +33,14 @@ CHECKPOINTS = Path(".bula/checkpoints")
 CODE = [Path(__file__), *(Path(__file__).parent.parent / "bula" / f"{name}.py" for name in ("models", "prompts", "records"))]
 
 
-class AnswerTrainer(SFTTrainer):
+class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer whose loss applies the head to supervised positions alone and counts loss and accuracy by token.
 
     TRL's own loss scores every position on the CPU, in slices, with entropy: three times the time for the same gradient.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """As SFTTrainer's; the sums are total loss in nats, tokens predicted right, and supervised tokens."""
         self.sums = {"train": torch.zeros(3, dtype=torch.float64), "eval": torch.zeros(3, dtype=torch.float64)}
         super().__init__(*args, **kwargs)
 
@@ -174,14 +175,19 @@ def card(params: Params, metrics: dict[str, Any]) -> str:
     """The adapter's model card."""
     base, dev = params.ingest.base, metrics["dev"]
     name = getattr(base, "id", None) or getattr(base, "package", None) or getattr(base, "path", "")
-    sources = "\n".join(f"- {source.name} ({source.license})" for source in params.ingest.sources)
-    return (
-        f"---\nlibrary_name: peft\npipeline_tag: text-generation\nlanguage:\n- pt\nlicense: {base.license}\ntags:\n- lora\n- medical\n---\n\n"
-        f"# LoRA adapter for {name}\n\nAnswers health questions in plain Brazilian Portuguese. Not medical advice, not a medical device.\n\n"
-        f"- Trainable parameters: {metrics['parameters']['trainable']}\n- Steps: {metrics['run']['steps']} (kept: {metrics['run']['best_step']})\n"
-        f"- Dev loss: {dev['loss_nats']:.6g} nats a token, perplexity {dev['perplexity']:.6g}, {dev['items']} items\n\n"
-        f"Trained on:\n\n{sources}\n"
-    )
+    sources = ", ".join(f"{source.name} ({source.license})" for source in params.ingest.sources)
+    head = ["library_name: peft", "pipeline_tag: text-generation", "language: [pt]", f"license: {base.license}", "tags: [lora, medical]"]
+    lines = [
+        f"# LoRA adapter for {name}",
+        "",
+        "Answers health questions in plain Brazilian Portuguese. Not medical advice, not a medical device.",
+        "",
+        f"- Trainable parameters: {metrics['parameters']['trainable']}",
+        f"- Steps: {metrics['run']['steps']} (kept: {metrics['run']['best_step']})",
+        f"- Dev loss: {dev['loss_nats']:.6g} nats a token, perplexity {dev['perplexity']:.6g}, {dev['items']} items",
+        f"- Trained on: {sources}",
+    ]
+    return "\n".join(["---", *head, "---", "", *lines, ""])
 
 
 def save_adapter(model: PeftModel, text: str, path: Path) -> None:

@@ -1,0 +1,71 @@
+"""The `bula` command for people: ask the tuned model a question, or write the table of results into the README.
+
+python -m bula ask "Posso tomar dipirona com ibuprofeno?"
+python -m bula results
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bula.params import load_params
+from bula.table import results_table
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
+START, END = "<!-- results: written by `python -m bula results` -->\n", "<!-- end of results -->"
+
+
+@app.command()
+def ask(
+    question: Annotated[str, typer.Argument(help="A question in Portuguese.")],
+    model: Annotated[Path, typer.Option(help="A model directory.")] = Path("models/merged"),
+) -> None:
+    """Answer one question, greedily, with the tuned model. Not medical advice."""
+    # Imported here: the other commands need no torch.
+    from bula.models import load_model, load_tokenizer, prepare
+    from bula.prompts import encode_prompt
+
+    params = load_params()
+    prepare(params.seed)
+    try:
+        tokenizer, loaded = load_tokenizer(model), load_model(model, params.dtype)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
+    ids = loaded.dummy_inputs["input_ids"].new_tensor([encode_prompt(tokenizer, question)]).to(loaded.device)
+    output = loaded.generate(
+        input_ids=ids,
+        attention_mask=ids.new_ones(ids.shape),
+        do_sample=False,
+        max_new_tokens=params.generate.max_new_tokens,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    print(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip())
+
+
+def with_results(readme: str, table: str) -> str:
+    """The README with the table between its two marks; ValueError if a mark is missing."""
+    if START not in readme or END not in readme:
+        raise ValueError(f"README.md lacks the line {START.strip()!r} or {END!r}")
+    before, rest = readme.split(START, 1)
+    return before + START + table + END + rest.split(END, 1)[1]
+
+
+@app.command()
+def results(
+    metrics: Annotated[Path, typer.Option(help="Folder of metrics.")] = Path("metrics"),
+    readme: Annotated[Path, typer.Option(help="File to write into.")] = Path("README.md"),
+) -> None:
+    """Write the table of results, from metrics/ alone, into the README."""
+    try:
+        table = results_table(metrics, list(load_params().variants))
+        text = with_results(readme.read_text(encoding="utf-8"), table)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
+    readme.write_text(text, encoding="utf-8")
+    print(f"results: {readme} holds the figures of {metrics}/")
+
+
+if __name__ == "__main__":
+    app()
