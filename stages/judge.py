@@ -182,7 +182,7 @@ def main(
     figures = summarise(verdicts, params.judge)
     write_metrics(metrics / f"{variant}.json", figures)
     shares = [
-        {"part": part, "score": score, "share": figures[f"{part}_{score}_share"]} for part in ("accuracy", "style") for score in (1, 2, 3)
+        {"group": part, "score": score, "share": figures[f"{part}_{score}_share"]} for part in ("accuracy", "style") for score in (1, 2, 3)
     ]
     write_plot(plots / f"{variant}.json", shares)
     print(f"judge: {figures['scored']} verdicts on {variant}, {figures['failed']} calls failed, in {out / variant}.jsonl")

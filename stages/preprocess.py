@@ -142,11 +142,11 @@ def nearest_overlap(items: list[Example], train: list[Example]) -> dict[str, tup
 
 
 def length_table(tokens: dict[str, list[int]]) -> list[dict[str, int | str]]:
-    """Histogram rows of example lengths: split, lower edge of the bin in tokens, examples."""
+    """Histogram rows of example lengths: split (group), lower edge of the bin in tokens, examples."""
     table: list[dict[str, int | str]] = []
     for split, lengths in tokens.items():
         counts = Counter(length // BIN_TOKENS * BIN_TOKENS for length in lengths)
-        table += [{"split": split, "tokens": edge, "examples": counts[edge]} for edge in sorted(counts)]
+        table += [{"group": split, "tokens": edge, "examples": counts[edge]} for edge in sorted(counts)]
     return table
 
 

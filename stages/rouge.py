@@ -61,6 +61,12 @@ def summarise(rows: list[Row], params: Params) -> dict[str, int | float]:
     return metrics
 
 
+def to_points(rows: list[Row]) -> list[dict[str, str | float]]:
+    """The F1 of each answer as a long table: set, id, group (the ROUGE type), f."""
+    names = {kind: kind.replace("rouge", "ROUGE-") for kind in TYPES}
+    return [{"set": row["split"], "id": row["id"], "group": names[kind], "f": row[f"{kind}_f"]} for kind in TYPES for row in rows]
+
+
 def draw(rows: list[Row], variant: str, path: Path) -> None:
     """Box plots of the three F1 distributions over the validation sets."""
     sets = sorted({row["split"] for row in rows})
@@ -95,8 +101,7 @@ def main(
     pooled = summarise(rows, params)
     write_rows(out / f"{variant}.jsonl", rows)
     write_metrics(metrics / f"{variant}.json", figures | {"pooled": pooled})
-    points = [{"set": r["split"], "id": r["id"], "type": kind, "f": r[f"{kind}_f"]} for kind in TYPES for r in rows]
-    write_plot(plots / f"{variant}.json", points)
+    write_plot(plots / f"{variant}.json", to_points(rows))
     draw(rows, variant, plots / f"{variant}.png")
     print(f"rouge: {variant} has ROUGE-L F1 {pooled['rougeL_f']:.4f} on {len(rows)} answers")
 

@@ -11,6 +11,8 @@ import json
 import math
 import shutil
 import time
+import warnings
+from collections import defaultdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +30,9 @@ from bula.params import Params, load_params
 from bula.prompts import encode
 from bula.records import Example, read_examples, sha256_file, staged
 from bula.reports import peak_memory_gb, write_metrics, write_plot
+
+# PEFT 0.21 still asks by the old name; nothing here can change that.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
 CHECKPOINTS = Path(".bula/checkpoints")
 CODE = [Path(__file__), *(Path(__file__).parent.parent / "bula" / f"{name}.py" for name in ("models", "prompts", "records"))]
@@ -104,7 +109,7 @@ def configure(params: Params, folder: Path) -> SFTConfig:
         metric_for_best_model="eval_loss_nats",
         greater_is_better=False,
         logging_steps=train.log_steps,
-        gradient_checkpointing=train.gradient_checkpointing,
+        activation_checkpointing=train.gradient_checkpointing,
         optim="adamw_torch",
         bf16=params.dtype == "bfloat16",
         use_cpu=on_cpu,
@@ -131,14 +136,14 @@ def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> Answe
     )
 
 
-def curves(history: list[dict[str, float]]) -> dict[str, list[dict[str, float | str]]]:
-    """Points of the training curves from the trainer's log: loss, token accuracy and learning rate by step."""
-    tables: dict[str, list[dict[str, float | str]]] = {"loss": [], "accuracy": [], "learning_rate": []}
+def curves(history: list[dict[str, float]]) -> dict[str, list[dict[str, float]]]:
+    """Points of the training curves from the trainer's log, one table a curve: loss, token accuracy, learning rate."""
+    tables: dict[str, list[dict[str, float]]] = defaultdict(list)
     for line in history:
         for mode, split in (("train", "train"), ("eval", "dev")):
             if f"{mode}_loss_nats" in line:
-                tables["loss"].append({"step": line["step"], "split": split, "loss_nats": line[f"{mode}_loss_nats"]})
-                tables["accuracy"].append({"step": line["step"], "split": split, "token_accuracy": line[f"{mode}_token_accuracy"]})
+                tables[f"loss_{split}"].append({"step": line["step"], "loss_nats": line[f"{mode}_loss_nats"]})
+                tables[f"accuracy_{split}"].append({"step": line["step"], "token_accuracy": line[f"{mode}_token_accuracy"]})
         if "learning_rate" in line:
             tables["learning_rate"].append({"step": line["step"], "learning_rate": line["learning_rate"]})
     return tables
@@ -224,8 +229,9 @@ def main(
     save_adapter(trainer.model, card(params, summary), adapter)
     write_metrics(metrics, summary)
     write_metrics(speed, {"seconds": seconds, "seconds_per_step": seconds / params.train.max_steps, "peak_memory_gb": peak_memory_gb()})
-    for name, rows in curves(trainer.state.log_history).items():
-        write_plot(plots / f"{name}.json", rows)
+    with staged(plots) as temporary:
+        for name, rows in curves(trainer.state.log_history).items():
+            write_plot(temporary / f"{name}.json", rows)
     shutil.rmtree(folder)
     print(f"train: {params.train.max_steps} steps, dev perplexity {summary['dev']['perplexity']:.4g}, adapter in {adapter}")
 

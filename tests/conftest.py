@@ -1,0 +1,128 @@
+"""Fixtures: the real SmolLM2 tokenizer, a two-layer model around it, and a workspace with a small corpus to run stages in."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+Edit = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded base model, brought in by the ingest stage's own code: models/base if `make repro` ran, else downloaded."""
+    from bula.params import load_params
+    from stages.ingest import ingest_base
+
+    base = ROOT / "models/base"
+    if (base / "model.safetensors").exists():
+        return base
+    path = tmp_path_factory.mktemp("smollm2") / "base"
+    ingest_base(load_params(ROOT / "params.yaml").ingest.base, "bfloat16", path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers, 256 wide, random weights, with SmolLM2's tokenizer and chat template."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from bula.models import load_tokenizer, save_model
+
+    tokenizer = load_tokenizer(smollm2)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=2048,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        # Wide enough apart that bfloat16 does not swap the likeliest tokens.
+        initializer_range=0.1,
+    )
+    path = tmp_path_factory.mktemp("tiny") / "tiny"
+    save_model(LlamaForCausalLM(config).to(torch.bfloat16), tokenizer, path)
+    return path
+
+
+def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def edit_params(path: Path, edit: Edit) -> None:
+    """Change a params.yaml in place."""
+    yaml = YAML(typ="safe")
+    params = yaml.load(path.read_text(encoding="utf-8"))
+    edit(params)
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump(params, file)
+
+
+def small(tiny: Path) -> Edit:
+    """The default parameters, cut down to what a two-layer model runs in seconds."""
+
+    def edit(params: dict[str, Any]) -> None:
+        params["ingest"]["base"] = {"kind": "directory", "path": str(tiny), "license": "apache-2.0"}
+        params["preprocess"]["train_limit"] = 16
+        params["train"] |= {"max_steps": 6, "eval_steps": 3, "log_steps": 1, "batch_size": 2}
+        params["train"]["lora"] |= {"r": 4, "alpha": 8}
+        params["merge"]["check_items"] = params["quantize"]["check_items"] = 2
+        params["quantize"]["types"] = ["q8_0"]
+        params["generate"] |= {"items_per_set": 2, "max_new_tokens": 8}
+        params["benchmark"]["limit"] = 4
+        params["rouge"]["resamples"] = params["compare"]["resamples"] = params["calibrate"]["resamples"] = 50
+        params["judge"] |= {"items_per_set": 1}
+        params["calibrate"]["items"] = 3
+        params["variants"] = {
+            "base": {"model": "models/base", "engine": "transformers"},
+            "tuned": {"model": "models/merged", "engine": "transformers"},
+            "quantized": {"model": "models/gguf/q8_0.gguf", "engine": "llama.cpp"},
+        }
+
+    return edit
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with small params.yaml and the demo corpus, as the current directory."""
+    shutil.copytree(ROOT / "data/demo", tmp_path / "data/demo")
+    shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    edit_params(tmp_path / "params.yaml", small(tiny))
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command: list[str], cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """Run a command of the virtual environment as a user would, and give what came back."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+def leftovers(folder: Path) -> list[str]:
+    """Names of half-written outputs below a folder."""
+    return sorted(str(path) for path in folder.rglob(".*.tmp"))
+
+
+@pytest.fixture
+def no_leftovers(tmp_path: Path) -> Iterator[None]:
+    """Fails the test if a half-written output is left behind."""
+    yield
+    assert leftovers(tmp_path) == []

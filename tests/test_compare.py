@@ -1,0 +1,66 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bula.params import load_params
+from bula.records import write_rows
+from stages import compare
+from tests.conftest import edit_params
+
+
+def two_variants(params: dict[str, Any]) -> None:
+    params["variants"].pop("quantized")
+
+
+def fill(workspace: Path, variant: str, shift: float) -> None:
+    """Four items under one variant, better by `shift` than the baseline."""
+    ids = ["a", "b", "c", "d"]
+    write_rows(workspace / f"data/likelihood/{variant}.jsonl", [{"id": i, "nats": 100 - 10 * shift, "characters": 50} for i in ids])
+    scores = [{"id": i, "rouge1_f": 0.1 + shift, "rouge2_f": 0.1, "rougeL_f": 0.2 + shift * n} for n, i in enumerate(ids)]
+    write_rows(workspace / f"data/scores/{variant}.jsonl", scores)
+    right = [1.0, 0.0, 0.0, float(shift > 0)]
+    samples = [{"task": "t", "document": i, "scores": {"acc": r}} for i, r in zip(ids, right, strict=True)]
+    write_rows(workspace / f"data/samples/{variant}.jsonl", samples)
+    write_rows(workspace / f"data/verdicts/{variant}.jsonl", [{"id": "a", "accuracy": 2, "style": 3}, {"id": "b", "failed": "Timeout"}])
+
+
+def test_differences_are_taken_over_pairs(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", two_variants)
+    fill(workspace, "base", 0.0)
+    fill(workspace, "tuned", 0.1)
+    results = compare.compare_all(workspace / "data", load_params())
+    prefix = "tuned_minus_base__"
+    names = ("bits_per_character", "rouge1_f", "rouge2_f", "rougeL_f", "t_acc", "judge_accuracy", "judge_style")
+    assert set(results) == {prefix + name for name in names}
+    # 1 nat less of 50 characters: 1 / ln 2 / 50 bits.
+    assert results[prefix + "bits_per_character"]["difference"] == pytest.approx(-0.0288539)
+    assert results[prefix + "rouge1_f"]["difference"] == pytest.approx(0.1)
+    assert (results[prefix + "rouge1_f"]["low"], results[prefix + "rouge1_f"]["high"]) == (pytest.approx(0.1), pytest.approx(0.1))
+    # Differences 0, 0.1, 0.2, 0.3.
+    assert results[prefix + "rougeL_f"]["difference"] == pytest.approx(0.15)
+    assert results[prefix + "rougeL_f"]["low"] < 0.15 < results[prefix + "rougeL_f"]["high"]
+    # One item gained, none lost: the exact test of one discordant pair gives 1.
+    assert results[prefix + "t_acc"]["difference"] == 0.25
+    assert results[prefix + "t_acc"]["p"] == 1.0
+    # The failed verdict is no pair.
+    assert results[prefix + "judge_accuracy"]["items"] == 1
+    assert all(row["p_holm"] >= row["p"] for row in results.values())
+
+
+def test_variants_without_a_common_item_are_refused() -> None:
+    params = load_params(Path(__file__).parent.parent / "params.yaml")
+    with pytest.raises(ValueError, match="share no item"):
+        compare.compare({"a": 1.0}, {"b": 1.0}, params)
+
+
+def test_generated_markup_cannot_break_the_report() -> None:
+    assert compare.quote("# Título\n| a | <script>") == "# Título \\| a \\| &lt;script>"
+    assert compare.quote("  ") == "(empty)"
+
+
+def test_the_report_says_when_the_judge_is_not_to_be_trusted() -> None:
+    params = load_params(Path(__file__).parent.parent / "params.yaml")
+    assert "not trustworthy" in compare.judge_note(params)
+    sure = params.model_copy(update={"judge": params.judge.model_copy(update={"trustworthy": True})})
+    assert "not trustworthy" not in compare.judge_note(sure)

@@ -1,0 +1,164 @@
+"""`dvc repro` in a temporary clone, with a two-layer model: what users of DVC rely on."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT, edit_params, leftovers, run, small
+
+OFFLINE = {"HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": ""}
+
+
+def clone_tree(target: Path) -> None:
+    """The files that git would carry, as a repository of their own with one commit."""
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+    ).stdout.split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, target / name)
+    git(target, "init", "--quiet")
+    commit(target, "start")
+
+
+def git(folder: Path, *arguments: str) -> str:
+    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
+    return subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, check=True, text=True).stdout
+
+
+def commit(folder: Path, message: str) -> None:
+    git(folder, "add", "--all")
+    git(folder, "commit", "--quiet", "--message", message)
+
+
+def stages_run(output: str) -> list[str]:
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+@pytest.fixture(scope="module")
+def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clone in which the whole pipeline has run once on the two-layer model, offline, and was committed."""
+    folder = tmp_path_factory.mktemp("pipeline") / "bula"
+    folder.mkdir()
+    clone_tree(folder)
+    # The two-layer model as base; as a GGUF file it is the judge, too.
+    from stages.quantize import convert
+
+    judge = tiny.parent / "judge.gguf"
+    convert(tiny, "bf16", judge)
+
+    def edit(params: dict) -> None:  # type: ignore[type-arg]
+        small(tiny)(params)
+        params["ingest"]["judge"] = {"kind": "directory", "path": str(judge), "license": "apache-2.0"}
+        # A random judge needs room to reach the end of its JSON.
+        params["judge"]["max_tokens"] = 400
+
+    edit_params(folder / "params.yaml", edit)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    run(["dvc", "remote", "modify", "local", "url", str(folder.parent / "remote")], folder)
+    result = run(["dvc", "repro"], folder, **OFFLINE)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len(stages_run(result.stdout)) == 22
+    commit(folder, "run")
+    return folder
+
+
+def test_the_pipeline_writes_what_it_promises(repo: Path) -> None:
+    metrics = sorted(str(p.relative_to(repo / "metrics")) for p in (repo / "metrics").rglob("*.json"))
+    each = [f"{s}/{v}.json" for s in ("benchmark", "generate", "judge", "likelihood", "rouge") for v in ("base", "quantized", "tuned")]
+    single = ["calibrate.json", "compare.json", "ingest.json", "merge.json", "preprocess.json", "quantize.json", "train.json"]
+    speed = ["speed/train.json", *(f"speed/generate/{v}.json" for v in ("base", "quantized", "tuned"))]
+    assert metrics == sorted([*each, *single, *speed])
+    report = (repo / "report/report.md").read_text(encoding="utf-8")
+    assert "| | base | tuned | quantized |" in report
+    assert "not trustworthy" in report
+    assert leftovers(repo) == []
+
+
+def test_a_second_repro_runs_nothing(repo: Path) -> None:
+    result = run(["dvc", "repro"], repo)
+    assert result.returncode == 0
+    assert stages_run(result.stdout) == []
+    assert git(repo, "status", "--porcelain") == ""
+
+
+def test_only_what_must_rerun_does_and_the_diff_reads_well(repo: Path) -> None:
+    params = repo / "params.yaml"
+    before = params.read_text(encoding="utf-8")
+    edit_params(params, lambda p: p["rouge"].update(confidence=0.9))
+    result = run(["dvc", "repro"], repo)
+    variants = ("base", "tuned", "quantized")
+    assert sorted(stages_run(result.stdout)) == sorted([*(f"rouge@{v}" for v in variants), "compare"])
+    diff = json.loads(run(["dvc", "metrics", "diff", "--json"], repo).stdout)
+    changed = {path: set(keys) for path, keys in diff.items()}
+    assert set(changed) <= {f"metrics/rouge/{v}.json" for v in variants}
+    assert any(key.startswith("pooled.rouge") and key.endswith(("_low", "_high")) for keys in changed.values() for key in keys)
+    plots = run(["dvc", "plots", "diff", "HEAD", "--json"], repo)
+    assert plots.returncode == 0, plots.stderr
+    assert "Loss while training" in plots.stdout
+    params.write_text(before, encoding="utf-8")
+    # The run-cache brings the old results back without running a stage's work again.
+    assert run(["dvc", "repro"], repo).returncode == 0
+    assert git(repo, "status", "--porcelain") == ""
+
+
+def test_a_fresh_clone_pulls_everything_and_runs_nothing(repo: Path, tmp_path: Path) -> None:
+    push = run(["dvc", "push"], repo)
+    assert push.returncode == 0, push.stderr
+    fresh = tmp_path / "fresh"
+    git(tmp_path, "clone", "--quiet", str(repo), str(fresh))
+    pull = run(["dvc", "pull"], fresh)
+    assert pull.returncode == 0, pull.stderr
+    again = run(["dvc", "repro"], fresh)
+    assert again.returncode == 0
+    assert stages_run(again.stdout) == []
+    damaged = next(p for p in sorted((repo.parent / "remote/files/md5").rglob("*")) if p.is_file() and p.stat().st_size > 100_000)
+    content = damaged.read_bytes()
+    damaged.chmod(0o644)
+    damaged.write_bytes(content[:-10])
+    shutil.rmtree(fresh / ".dvc/cache")
+    broken = run(["dvc", "pull", "--force"], fresh)
+    damaged.write_bytes(content)
+    assert broken.returncode != 0
+
+
+@pytest.mark.parametrize("profile", ["smollm2-135m", "llama-3.2-1b"])
+def test_each_profile_is_accepted(profile: str, tmp_path: Path) -> None:
+    clone_tree(tmp_path)
+    shutil.copy(ROOT / f"profiles/{profile}.yaml", tmp_path / "params.yaml")
+    result = run(["dvc", "repro", "--dry"], tmp_path)
+    assert result.returncode == 0, result.stderr
+    variants = list(YAML(typ="safe").load((tmp_path / "params.yaml").read_text(encoding="utf-8"))["variants"])
+    planned = run(["dvc", "stage", "list", "--name-only"], tmp_path).stdout.split()
+    assert sorted(planned) == sorted(
+        [
+            *("ingest", "preprocess", "train", "merge", "quantize", "calibrate", "compare"),
+            *(f"{stage}@{v}" for stage in ("likelihood", "generate", "benchmark", "rouge", "judge") for v in variants),
+        ]
+    )
+
+
+def test_a_bad_parameter_stops_the_first_stage_with_every_bad_key(tmp_path: Path) -> None:
+    clone_tree(tmp_path)
+
+    def edit(params: dict) -> None:  # type: ignore[type-arg]
+        params["train"]["learning_rate"] = -1
+        params["train"]["epochs"] = 3
+        params["seed"] = "lucky"
+
+    edit_params(tmp_path / "params.yaml", edit)
+    (tmp_path / "dvc.lock").unlink(missing_ok=True)
+    result = run(["dvc", "repro", "ingest"], tmp_path)
+    assert result.returncode != 0
+    assert "params.yaml has 3 bad values:" in result.stderr
+    wrong = ("seed: Input should be a valid integer", "train.learning_rate: Input should be greater than 0", "train.epochs: Extra inputs")
+    for line in wrong:
+        assert line in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "models/base").exists()

@@ -1,0 +1,69 @@
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerBase
+
+from bula.models import load_tokenizer
+from bula.prompts import SYSTEM_PROMPT, encode, encode_prompt, prompt_hash
+from bula.records import Example
+from bula.serving import serve_llama_cpp
+
+EXAMPLE = Example(id="0" * 16, source="s", license="l", split="A", question="Posso tomar sol?", answer="Sim, com protetor.")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(smollm2: Path) -> PreTrainedTokenizerBase:
+    return load_tokenizer(smollm2)
+
+
+def test_the_prompt_is_the_chat_up_to_the_assistants_turn(tokenizer: PreTrainedTokenizerBase) -> None:
+    text = tokenizer.decode(encode_prompt(tokenizer, EXAMPLE.question))
+    assert text == (f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\nPosso tomar sol?<|im_end|>\n<|im_start|>assistant\n")
+
+
+def test_only_the_answer_and_the_end_of_turn_are_supervised(tokenizer: PreTrainedTokenizerBase) -> None:
+    encoded = encode(tokenizer, EXAMPLE)
+    assert tokenizer.decode(encoded.completion) == "Sim, com protetor.<|im_end|>"
+    assert encoded.completion[-1] == tokenizer.eos_token_id
+    supervised = [label for label in encoded.labels if label != -100]
+    assert supervised == encoded.completion
+    assert len(encoded.labels) == len(encoded.input_ids)
+
+
+def test_the_padding_token_is_not_the_end_of_turn(tokenizer: PreTrainedTokenizerBase) -> None:
+    assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
+
+
+def test_a_template_that_never_ends_a_turn_is_refused(smollm2: Path) -> None:
+    broken = load_tokenizer(smollm2)
+    broken.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    with pytest.raises(ValueError, match="ends a turn without '<|im_end|>'".replace("|", r"\|")):
+        encode(broken, EXAMPLE)
+
+
+def test_a_template_that_does_not_continue_its_prompt_is_refused(smollm2: Path) -> None:
+    broken = load_tokenizer(smollm2)
+    broken.chat_template = "{{ messages | length }}<|im_end|>{% if add_generation_prompt %}?{% endif %}"
+    with pytest.raises(ValueError, match="does not continue its own prompt"):
+        encode(broken, EXAMPLE)
+
+
+def test_the_prompt_hash_tells_prompts_apart() -> None:
+    # The digits of "1 23" and "12 3" are the same; the ids are not.
+    assert prompt_hash([1, 23]) != prompt_hash([12, 3])
+    assert prompt_hash([1, 23]) == prompt_hash([1, 23])
+
+
+def test_llama_cpp_splits_text_into_the_same_tokens(tokenizer: PreTrainedTokenizerBase, tiny: Path, tmp_path: Path) -> None:
+    import json
+    from urllib.request import Request, urlopen
+
+    from stages.quantize import convert
+
+    convert(tiny, "bf16", tmp_path / "tiny.gguf")
+    text = "Tome 1.500 mg às 22h, não mais;  Coração à noite?\n\n- ação: 3,5 ml/kg"
+    body = json.dumps({"content": text, "add_special": False}).encode()
+    with serve_llama_cpp(tmp_path / "tiny.gguf", 1, 256) as url:
+        request = Request(url.removesuffix("/v1") + "/tokenize", body, {"Content-Type": "application/json"})
+        tokens = json.load(urlopen(request))["tokens"]
+    assert tokens == tokenizer(text, add_special_tokens=False)["input_ids"]

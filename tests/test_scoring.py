@@ -1,0 +1,216 @@
+"""likelihood, generate, benchmark and rouge on the two-layer model."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bula.models import like_length_batches, load_model, load_tokenizer
+from bula.prompts import Encoded, encode_prompt
+from bula.records import Example, read_rows, write_rows
+from stages import benchmark, generate, likelihood, quantize, rouge
+from tests.conftest import edit_params, leftovers, write_jsonl
+
+
+def examples(split: str, count: int = 3) -> list[Example]:
+    return [
+        Example(
+            id=f"{split.lower() if split in 'ABCDE' else 'f'}{n:015d}",
+            source="s",
+            license="l",
+            split=split,
+            question=f"Pergunta {n} de {split}?",
+            answer="Beba água, " * (n + 1) + "e repouse.",
+        )
+        for n in range(count)
+    ]
+
+
+@pytest.fixture
+def validation(workspace: Path) -> Path:
+    for split in "ABCDE":
+        write_rows(workspace / f"data/clean/validation/{split}.jsonl", examples(split))
+    return workspace
+
+
+def load(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def test_figures_of_a_set_by_hand() -> None:
+    rows = [
+        {"tokens": 2, "nats": 2.0, "tokens_right": 1, "entropy_nats": 1.0, "characters": 8, "bytes": 10},
+        {"tokens": 6, "nats": 2.0, "tokens_right": 3, "entropy_nats": 3.0, "characters": 12, "bytes": 14},
+    ]
+    figures = likelihood.summarise(rows)
+    assert figures["loss_nats"] == pytest.approx(0.5)
+    assert figures["perplexity"] == pytest.approx(1.6487213)
+    assert figures["bits_per_token"] == pytest.approx(0.7213475)
+    # 4 nats are 5.7707802 bits; over 20 characters and 24 bytes.
+    assert figures["bits_per_character"] == pytest.approx(0.2885390)
+    assert figures["bits_per_byte"] == pytest.approx(0.2404492)
+    assert figures["token_accuracy"] == pytest.approx(0.5)
+    assert figures["entropy_bits"] == pytest.approx(0.5 / math.log(2))
+    # Residuals 2 - 0.5 * 2 = 1 and 2 - 0.5 * 6 = -1; sqrt(2 / 1 * 2) / 8.
+    assert figures["loss_nats_stderr"] == pytest.approx(0.25)
+
+
+def test_likelihood_does_not_depend_on_how_examples_are_batched(validation: Path, tiny: Path) -> None:
+    edit_params(validation / "params.yaml", lambda p: p.update(dtype="float32"))
+    likelihood.main("base", tiny)
+    together = list(read_rows(validation / "data/likelihood/base.jsonl"))
+    edit_params(validation / "params.yaml", lambda p: p["likelihood"].update(batch_tokens=1))
+    likelihood.main("base", tiny)
+    alone = list(read_rows(validation / "data/likelihood/base.jsonl"))
+    assert [row["id"] for row in alone] == [e.id for split in "ABCDE" for e in examples(split)]
+    for a, b in zip(together, alone, strict=True):
+        assert a["nats"] == pytest.approx(b["nats"], rel=1e-4)
+        assert (a["tokens"], a["tokens_right"]) == (b["tokens"], b["tokens_right"])
+    figures = load(validation / "metrics/likelihood/base.json")
+    assert list(figures) == ["A", "B", "C", "D", "E", "pooled"]
+    assert figures["pooled"]["items"] == 15
+    assert figures["pooled"]["bits_per_byte"] < figures["pooled"]["bits_per_character"]
+
+
+def test_likelihood_equals_transformers_own_loss(validation: Path, tiny: Path) -> None:
+    from bula.models import pad_batch
+    from bula.prompts import encode
+
+    edit_params(validation / "params.yaml", lambda p: p.update(dtype="float32"))
+    likelihood.main("base", tiny)
+    tokenizer, model = load_tokenizer(tiny), load_model(tiny, "float32")
+    for row, example in zip(read_rows(validation / "data/likelihood/base.jsonl"), examples("A"), strict=False):
+        batch = pad_batch([encode(tokenizer, example)], tokenizer.pad_token_id)
+        with torch.inference_mode():
+            loss = model(**batch).loss
+        assert row["nats"] / row["tokens"] == pytest.approx(float(loss), rel=1e-4)
+
+
+def test_an_empty_validation_set_is_a_sentence_and_no_output(validation: Path, tiny: Path) -> None:
+    (validation / "data/clean/validation/C.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(SystemExit, match=r"data/clean/validation/C\.jsonl is empty"):
+        likelihood.main("base", tiny)
+    assert not (validation / "metrics").exists()
+    assert not (validation / "data/likelihood").exists()
+
+
+def test_batches_hold_like_lengths_and_every_example_once() -> None:
+    lengths = [3, 10, 4, 9, 30]
+    encoded = [Encoded(prompt=[1] * (n - 1), completion=[2]) for n in lengths]
+    # Longest first; 2 x 10 fit into 20 padded tokens, 3 x 10 do not; 30 exceeds the limit and goes alone.
+    assert like_length_batches(encoded, 20) == [[4], [1, 3], [2, 0]]
+
+
+def test_generated_answers_end_at_the_end_of_turn_or_the_limit(smollm2: Path) -> None:
+    tokenizer = load_tokenizer(smollm2)
+    eos = tokenizer.eos_token_id
+    ids = tokenizer("Sim.", add_special_tokens=False)["input_ids"]
+    assert generate.finish(tokenizer, [*ids, eos, tokenizer.pad_token_id, 5]) == ("Sim.", "stop", len(ids) + 1)
+    assert generate.finish(tokenizer, ids) == ("Sim.", "length", len(ids))
+
+
+def test_batched_answers_equal_answers_one_by_one(validation: Path, tiny: Path) -> None:
+    edit_params(validation / "params.yaml", lambda p: p.update(dtype="float32"))
+    generate.main("base", tiny, "transformers")
+    rows = list(read_rows(validation / "data/answers/base.jsonl"))
+    assert [row["split"] for row in rows] == list("AABBCCDDEE")
+    tokenizer, model = load_tokenizer(tiny), load_model(tiny, "float32")
+    for row in rows[:4]:
+        ids = torch.tensor([encode_prompt(tokenizer, row["question"])])
+        with torch.inference_mode():
+            output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8)
+        assert generate.finish(tokenizer, output[0, ids.shape[1] :].tolist())[0] == row["generated"]
+
+
+def test_llama_cpp_gives_the_answers_of_transformers(validation: Path, tiny: Path) -> None:
+    quantize.convert(tiny, "bf16", validation / "tiny.gguf")
+    edit_params(validation / "params.yaml", lambda p: p.update(dtype="float32"))
+    generate.main("base", tiny, "transformers")
+    generate.main("gguf", validation / "tiny.gguf", "llama.cpp")
+    first, second = (list(read_rows(validation / f"data/answers/{v}.jsonl")) for v in ("base", "gguf"))
+    assert [row["prompt_hash"] for row in first] == [row["prompt_hash"] for row in second]
+    assert [row["finish_reason"] for row in first] == [row["finish_reason"] for row in second]
+    same = sum(a["generated"] == b["generated"] for a, b in zip(first, second, strict=True))
+    # Engines round differently; a random model has near ties that a trained one has not.
+    assert same >= 0.8 * len(first)
+    figures = load(validation / "metrics/generate/gguf.json")
+    assert figures["items"] == figures["finish_stop"] + figures["finish_length"] == 10
+
+
+def test_a_file_that_is_no_model_is_a_sentence(validation: Path) -> None:
+    with pytest.raises(SystemExit, match="models/none does not exist"):
+        generate.main("base", Path("models/none"), "transformers")
+    assert not (validation / "data/answers").exists()
+
+
+def test_the_three_tasks_give_one_row_an_item(workspace: Path, tiny: Path) -> None:
+    for task in ("medmcqa", "medqa_4options", "squad_completion"):
+        rows = list(read_rows(workspace / f"data/demo/benchmarks/{task}.jsonl"))
+        write_jsonl(workspace / f"data/benchmarks/bula_{task}.jsonl", rows)
+    benchmark.main("base", tiny)
+    rows = list(read_rows(workspace / "data/samples/base.jsonl"))
+    assert [row["item"] for row in rows] == [0, 1, 2, 3] * 3
+    figures = load(workspace / "metrics/benchmark/base.json")
+    for task, metric in (("bula_medmcqa", "acc"), ("bula_medqa_4options", "acc"), ("bula_squad_completion", "contains")):
+        values = [row["scores"][metric] for row in rows if row["task"] == task]
+        assert figures[task]["items"] == 4
+        assert figures[task][metric] == sum(values) / 4
+        mean = sum(values) / 4
+        assert figures[task][f"{metric}_stderr"] == pytest.approx(math.sqrt(mean * (1 - mean) / 3), rel=1e-5)
+    for row in rows[:8]:
+        assert row["scores"]["acc"] == float(row["answer"] == row["target"])
+    assert figures["settings"]["lm_eval"] == "0.4.13"
+    assert figures["settings"]["chat_template"] is False
+
+
+def test_an_unknown_task_is_a_sentence(workspace: Path, tiny: Path) -> None:
+    edit_params(workspace / "params.yaml", lambda p: p["benchmark"].update(tasks=["medmcqa_pt"]))
+    with pytest.raises(SystemExit, match="no task named medmcqa_pt in tasks or lm-eval"):
+        benchmark.main("base", tiny)
+    assert not (workspace / "data/samples").exists()
+
+
+def test_rouge_by_hand_with_portuguese_letters() -> None:
+    row = {"id": "1", "split": "A", "variant": "v", "answer": "Não tome sol", "generated": "não, TOME água e sol"}
+    scores = rouge.score([row])[0]
+    # Reference: não tome sol. Answer: não tome água e sol. Three words shared; runs of two: "não tome" alone of 4 and 2.
+    assert (scores["rouge1_precision"], scores["rouge1_recall"]) == (pytest.approx(3 / 5), pytest.approx(1.0))
+    assert scores["rouge1_f"] == pytest.approx(0.75)
+    assert (scores["rouge2_precision"], scores["rouge2_recall"]) == (pytest.approx(1 / 4), pytest.approx(1 / 2))
+    assert scores["rougeL_f"] == pytest.approx(0.75)
+
+
+def test_an_empty_answer_scores_zero() -> None:
+    row = {"id": "1", "split": "A", "variant": "v", "answer": "Não tome sol", "generated": ""}
+    assert all(value == 0 for name, value in rouge.score([row])[0].items() if name.startswith("rouge"))
+
+
+def test_rouge_never_imports_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import stages.rouge, sys; raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_rouge_writes_figures_plot_and_picture(workspace: Path) -> None:
+    rows = [
+        {"id": f"{split}{n}", "split": split, "variant": "base", "answer": "tome água e repouse", "generated": "tome " * (n + 1)}
+        for split in "ABCDE"
+        for n in range(4)
+    ]
+    write_rows(workspace / "data/answers/base.jsonl", rows)
+    rouge.main("base")
+    figures = load(workspace / "metrics/rouge/base.json")
+    assert figures["A"]["items"] == 4
+    assert figures["pooled"]["items"] == 20
+    assert figures["A"]["rouge1_f_low"] <= figures["A"]["rouge1_f"] <= figures["A"]["rouge1_f_high"]
+    first = (workspace / "plots/rouge/base.png").read_bytes()
+    assert first.startswith(b"\x89PNG")
+    rouge.main("base")
+    assert (workspace / "plots/rouge/base.png").read_bytes() == first
+    assert leftovers(workspace) == []

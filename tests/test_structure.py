@@ -1,0 +1,84 @@
+"""The house rules that a program can check: what dvc.yaml lists, how a stage reads, what stages may not do."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from tests.conftest import ROOT
+
+UNLISTED = {"bula/__init__.py", "stages/__init__.py", "bula/params.py", "bula/reports.py"}
+DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+STAGES = sorted(DVC["stages"])
+
+
+def body(stage: str) -> dict[str, Any]:
+    entry: dict[str, Any] = DVC["stages"][stage]
+    return entry.get("do", entry)
+
+
+def imported(file: Path) -> set[str]:
+    """Modules of this project that a file imports, directly, as paths."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("bula", "stages"):
+            found.add(node.module.replace(".", "/") + ".py")
+    return found
+
+
+def closure(file: str) -> set[str]:
+    """The modules that shape what a stage writes: its file, and all it imports, save those left out on purpose."""
+    todo, seen = {file}, set()
+    while todo:
+        current = todo.pop()
+        seen.add(current)
+        todo |= imported(ROOT / current) - seen - UNLISTED
+    return seen
+
+
+def test_there_is_one_stage_a_file() -> None:
+    files = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
+    assert files == set(STAGES)
+    assert len(STAGES) == 12
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dvc_lists_exactly_the_modules_that_a_stage_imports(stage: str) -> None:
+    listed = {dep for dep in body(stage)["deps"] if dep.endswith(".py")}
+    assert listed == closure(f"stages/{stage}.py")
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dvc_runs_stages_as_modules_and_describes_them(stage: str) -> None:
+    assert body(stage)["cmd"].startswith(f"python -m stages.{stage}")
+    assert 2 <= len(body(stage)["desc"].split()) <= 8
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_has_a_docstring_with_its_command_and_a_short_main(stage: str) -> None:
+    tree = ast.parse((ROOT / f"stages/{stage}.py").read_text(encoding="utf-8"))
+    assert f"python -m stages.{stage}" in (ast.get_docstring(tree) or "")
+    main = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
+    assert (main.end_lineno or 0) - main.lineno + 1 <= 40
+    assert main.body[-1].lineno - main.body[0].lineno + 1 <= 30
+
+
+@pytest.mark.parametrize("path", [*sorted((ROOT / "stages").glob("*.py")), *sorted((ROOT / "bula").glob("*.py"))], ids=lambda p: p.name)
+def test_no_file_does_what_the_house_refuses(path: Path) -> None:
+    calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    if path.parent.name == "stages":
+        assert "json.dump" not in calls
+    if path.name != "models.py":
+        # Base and adapter meet in merge, through PEFT's own loader.
+        loaders = [call for call in calls if call.endswith("from_pretrained") and call != "PeftModel.from_pretrained"]
+        assert loaders == []
+    handlers = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ExceptHandler)]
+    assert all(node.type is not None and ast.unparse(node.type) not in ("Exception", "BaseException") for node in handlers)
+
+
+def test_every_pinned_package_is_pinned_exactly() -> None:
+    lines = [line for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
+    assert lines == sorted(lines)
+    assert all(line.count("==") == 1 and "+" not in line for line in lines)

@@ -1,0 +1,193 @@
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from bula.__main__ import END, START, app, with_results
+from bula.params import load_params
+from bula.reports import write_metrics
+from bula.table import differences_table, results_table
+from tests.conftest import ROOT, edit_params
+
+
+def figures(variant_number: int) -> dict[str, dict[str, Any]]:
+    """The metrics of one variant by stage, as small as they can be, with every figure moved by the variant's number."""
+    rouge = {f"{kind}_f{end}": 0.1 * variant_number + shift for kind in ("rouge1", "rouge2", "rougeL") for end, shift in ENDS.items()}
+    return {
+        "likelihood": {
+            "A": {"items": 16, "loss_nats": 9.0},
+            "pooled": {
+                "items": 80,
+                "loss_nats": 2.34567 - variant_number,
+                "loss_nats_stderr": 0.0456,
+                "perplexity": 10.44 / variant_number,
+                "bits_per_character": 0.61249,
+                "token_accuracy": 0.6543,
+            },
+        },
+        "rouge": {"pooled": {"items": 40, **rouge}},
+        "benchmark": {
+            "settings": {"dtype": "bfloat16", "shots": 0},
+            "bula_medmcqa": {"items": 24, "acc": 0.25 * variant_number, "acc_stderr": 0.0884},
+            "bula_squad_completion": {"items": 28, "contains": 0.5, "contains_stderr": 0.0962},
+        },
+        "judge": {
+            "judge": "tiny-judge",
+            "trustworthy": False,
+            "items": 10,
+            "scored": 10,
+            "failed": 0,
+            "accuracy_mean": 1.5,
+            "accuracy_stderr": 0.166667,
+            "style_mean": 2.25,
+            "style_stderr": 0.25,
+        },
+    }
+
+
+ENDS = {"": 0.02, "_low": 0.01, "_high": 0.0345}
+
+
+def write(folder: Path, variant: str, stages: dict[str, dict[str, Any]]) -> None:
+    for stage, metrics in stages.items():
+        write_metrics(folder / stage / f"{variant}.json", metrics)
+
+
+@pytest.fixture
+def metrics(tmp_path: Path) -> Path:
+    """Metrics of two variants."""
+    for number, variant in enumerate(("base", "tuned"), start=1):
+        write(tmp_path / "metrics", variant, figures(number))
+    return tmp_path / "metrics"
+
+
+def test_the_table_has_a_column_a_variant_and_a_row_a_figure(metrics: Path) -> None:
+    assert results_table(metrics, ["base", "tuned"]).splitlines() == [
+        "| | base | tuned |",
+        "|---|---|---|",
+        "| loss, nats a token (80 answers) | 1.346 ± 0.046 | 0.346 ± 0.046 |",
+        "| perplexity | 10.44 | 5.22 |",
+        "| bits a character | 0.612 | 0.612 |",
+        "| token accuracy, % | 65.4 | 65.4 |",
+        "| ROUGE-1 F1 (40 answers) | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
+        "| ROUGE-2 F1 (40 answers) | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
+        "| ROUGE-L F1 (40 answers) | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
+        "| bula_medmcqa, acc, % (24 items) | 25.0 ± 8.8 | 50.0 ± 8.8 |",
+        "| bula_squad_completion, contains, % (28 items) | 50.0 ± 9.6 | 50.0 ± 9.6 |",
+        "| judge: accuracy, 1 to 3 (tiny-judge; not trustworthy; 10 answers) | 1.50 ± 0.17 | 1.50 ± 0.17 |",
+        "| judge: style, 1 to 3 (tiny-judge; not trustworthy; 10 answers) | 2.25 ± 0.25 | 2.25 ± 0.25 |",
+    ]
+    assert results_table(metrics, ["base", "tuned"]).endswith("|\n")
+
+
+def test_columns_stand_in_the_order_asked_for(metrics: Path) -> None:
+    lines = results_table(metrics, ["tuned", "base"]).splitlines()
+    assert lines[0] == "| | tuned | base |"
+    assert lines[3] == "| perplexity | 5.22 | 10.44 |"
+    assert results_table(metrics, ["tuned"]).splitlines()[3] == "| perplexity | 5.22 |"
+
+
+def test_figures_of_other_items_stand_in_a_row_of_their_own(metrics: Path) -> None:
+    stages = figures(2)
+    stages["rouge"]["pooled"]["items"] = 39
+    stages["benchmark"]["extra"] = {"items": 4, "acc": 1.0, "acc_stderr": 0.0}
+    write(metrics, "tuned", stages)
+    lines = results_table(metrics, ["base", "tuned"]).splitlines()
+    assert "| ROUGE-L F1 (40 answers) | 0.120 [0.110, 0.135] |  |" in lines
+    assert "| ROUGE-L F1 (39 answers) |  | 0.220 [0.210, 0.234] |" in lines
+    assert "| extra, acc, % (4 items) |  | 100.0 ± 0.0 |" in lines
+
+
+def test_the_doubt_about_a_judge_goes_when_the_judge_is_trusted(metrics: Path) -> None:
+    stages = figures(1)
+    stages["judge"]["trustworthy"] = True
+    write(metrics, "base", stages)
+    table = results_table(metrics, ["base"])
+    assert "| judge: style, 1 to 3 (tiny-judge; 10 answers) | 2.25 ± 0.25 |" in table
+    assert "not trustworthy" not in table
+
+
+@pytest.mark.parametrize("stage", ["likelihood", "rouge", "benchmark", "judge"])
+def test_a_missing_file_is_named(metrics: Path, stage: str) -> None:
+    (metrics / stage / "tuned.json").unlink()
+    with pytest.raises(FileNotFoundError, match=f"{stage}/tuned.json"):
+        results_table(metrics, ["base", "tuned"])
+
+
+def test_differences_have_a_sign_an_interval_and_the_corrected_p(tmp_path: Path) -> None:
+    row = {"items": 80, "difference": 0.03125, "low": -0.01, "high": 0.0725, "p": 0.04, "p_holm": 0.123456}
+    other = {"items": 24, "difference": -0.5, "low": -0.75, "high": -0.25, "p": 0.0001, "p_holm": 0.0002}
+    write_metrics(tmp_path / "compare.json", {"tuned_minus_base__rougeL_f": row, "quantized_minus_base__judge_style": other})
+    assert differences_table(tmp_path).splitlines() == [
+        "| difference | mean [interval] | p (Holm) | items |",
+        "|---|---|---|---|",
+        "| quantized − base: judge_style | -0.5000 [-0.7500, -0.2500] | 0.0002 | 24 |",
+        "| tuned − base: rougeL_f | +0.0312 [-0.0100, +0.0725] | 0.123 | 80 |",
+    ]
+
+
+# The README
+
+README = f"# bula\n\nBefore.\n\n{START}| old |\n|---|\n{END}\n\nAfter.\n"
+
+
+def test_the_table_replaces_what_stood_between_the_marks_and_nothing_else() -> None:
+    written = with_results(README, "| new |\n")
+    assert written == f"# bula\n\nBefore.\n\n{START}| new |\n{END}\n\nAfter.\n"
+    assert with_results(written, "| new |\n") == written
+
+
+def test_the_table_goes_between_marks_with_nothing_between_them() -> None:
+    assert with_results(START + END, "| new |\n") == f"{START}| new |\n{END}"
+
+
+@pytest.mark.parametrize("mark", [START, END])
+def test_a_readme_without_a_mark_is_refused_and_the_mark_named(mark: str) -> None:
+    with pytest.raises(ValueError, match="README") as caught:
+        with_results(README.replace(mark, ""), "| new |\n")
+    assert mark.strip() in str(caught.value)
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params.yaml, README.md and the metrics of each variant, as the current directory."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    for variant in load_params(ROOT / "params.yaml").variants:
+        write(tmp_path / "metrics", variant, figures(1))
+    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_bula_results_writes_the_table_of_the_variants_into_the_readme(repository: Path) -> None:
+    def two_variants(params: dict[str, Any]) -> None:
+        del params["variants"]["tuned"]
+
+    edit_params(repository / "params.yaml", two_variants)
+    result = CliRunner().invoke(app, ["results"])
+    assert (result.exit_code, result.output) == (0, "results: README.md holds the figures of metrics/\n")
+    table = results_table(repository / "metrics", ["base", "quantized"])
+    assert (repository / "README.md").read_text(encoding="utf-8") == with_results(README, table)
+
+
+def test_bula_results_reads_and_writes_where_it_is_told(repository: Path) -> None:
+    (repository / "metrics").rename(repository / "elsewhere")
+    (repository / "README.md").rename(repository / "LEIAME.md")
+    result = CliRunner().invoke(app, ["results", "--metrics", "elsewhere", "--readme", "LEIAME.md"])
+    assert result.exit_code == 0
+    assert "| perplexity | 10.44 | 10.44 | 10.44 |" in (repository / "LEIAME.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("missing", ["metrics/judge/tuned.json", "params.yaml", "README.md"])
+def test_bula_results_names_the_file_that_is_missing_and_writes_nothing(repository: Path, missing: str) -> None:
+    (repository / missing).unlink()
+    before = sorted(repository.rglob("*"))
+    result = CliRunner().invoke(app, ["results"])
+    assert result.exit_code == 1
+    assert missing in result.output
+    assert isinstance(result.exception, SystemExit)
+    assert sorted(repository.rglob("*")) == before
+    if missing != "README.md":
+        assert (repository / "README.md").read_text(encoding="utf-8") == README
