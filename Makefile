@@ -44,5 +44,6 @@ test: lint
 results: setup
 	@python -m bula results
 
+# .bula stays: it holds verdicts that were paid for.
 clean:
-	rm -rf $(VENV) .bula
+	rm -rf $(VENV)

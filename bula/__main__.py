@@ -46,7 +46,7 @@ def ask(
 
 def with_results(readme: str, table: str) -> str:
     """The README with the table between its two marks; ValueError if a mark is missing."""
-    if START not in readme or END not in readme:
+    if START not in readme or END not in readme.split(START, 1)[1]:
         raise ValueError(f"README.md lacks the line {START.strip()!r} or {END!r}")
     before, rest = readme.split(START, 1)
     return before + START + table + END + rest.split(END, 1)[1]

@@ -38,6 +38,12 @@ def _gguf(path: Path) -> dict[str, object]:
     return {"gguf_file": path.name} if path.suffix == ".gguf" else {}
 
 
+def model_files(path: Path) -> list[Path]:
+    """All files of a model, in the order of their names; FileNotFoundError says how to get them."""
+    _gguf(path)
+    return [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
+
+
 def load_model(path: Path, dtype: str) -> PreTrainedModel:
     """Load a model directory or GGUF file in evaluation mode, in `dtype` (bfloat16 or float32), on the device.
 

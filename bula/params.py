@@ -16,13 +16,14 @@ Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+UNION_TAGS = {"wheel", "hub", "directory", "api", "demo", "files"}
 SET_NAMES = ("A", "B", "C", "D", "E")
 
 
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values cannot change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 # --- where models come from ---------------------------------------------------------------------------------
@@ -348,6 +349,8 @@ class Judge(Section):
     """Answers judged of each validation set, the first in file order."""
     max_tokens: Positive
     """Longest verdict, in tokens."""
+    reason_characters: Positive
+    """Longest written reason, in characters."""
     timeout_seconds: Positive
     """A call that takes longer is counted as failed."""
     retries: Annotated[int, Field(ge=0)]
@@ -376,6 +379,8 @@ class Compare(Section):
     """The variant that the others are compared with."""
     resamples: Positive
     """Bootstrap resamples of examples."""
+    permutations: Positive
+    """Random sign flips of the paired test."""
     confidence: float = Field(gt=0.5, lt=1)
     """Coverage of the intervals."""
     examples: Positive
@@ -415,12 +420,15 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _parts_agree(self) -> "Params":
+        problems = []
         if self.compare.baseline not in self.variants:
-            raise ValueError(f"compare.baseline is {self.compare.baseline!r}, which variants does not name")
+            problems.append(f"compare.baseline is {self.compare.baseline!r}, which variants does not name")
         if self.judge.items_per_set > self.generate.items_per_set:
-            raise ValueError("judge.items_per_set exceeds generate.items_per_set: there would be no answers to judge")
+            problems.append("judge.items_per_set exceeds generate.items_per_set: there would be no answers to judge")
         if (self.judge.base_url == "local") == (self.ingest.judge.kind == "api"):
-            raise ValueError("judge.base_url is local exactly when ingest.judge brings a model (any kind but api)")
+            problems.append("judge.base_url is local exactly when ingest.judge brings a model (any kind but api)")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 
@@ -428,10 +436,10 @@ def parse_params(text: str, name: str) -> Params:
     """Parse YAML `text`; ValueError lists every bad key of the file `name`, one a line."""
     try:
         raw = YAML(typ="safe").load(text)
-    except YAMLError as error:
+    except (YAMLError, ValueError) as error:
         raise ValueError(f"{name} is not valid YAML: {error}") from error
     try:
-        return Params.model_validate(raw, strict=False)
+        return Params.model_validate(raw)
     except ValidationError as error:
         raise ValueError(f"{name} has {error.error_count()} bad values:\n" + "\n".join(_lines(error))) from error
 
@@ -442,7 +450,9 @@ def _lines(error: ValidationError) -> list[str]:
     for item in error.errors():
         message = item["msg"].removeprefix("Value error, ")
         found = "" if isinstance(item["input"], dict | list) else f" (found {item['input']!r})"
-        lines.append(f"  {'.'.join(map(str, item['loc'])) or 'params.yaml'}: {message}{found}")
+        # pydantic puts the kind that a union chose into the path; the file has no such key.
+        path = [str(part) for part in item["loc"] if part not in UNION_TAGS]
+        lines.append(f"  {'.'.join(path) or 'the file'}: {message}{found}")
     return lines
 
 
@@ -452,6 +462,8 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
         return parse_params(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError as error:
         raise SystemExit(f"{path} is missing; copy one of profiles/*.yaml to it") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise SystemExit(f"{path} cannot be read as UTF-8 text: {error}") from error
     except ValueError as error:
         raise SystemExit(str(error)) from error
 

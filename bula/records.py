@@ -41,14 +41,19 @@ def read_rows(path: Path) -> Iterator[Row]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line.decode("utf-8"))
+                row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
             except UnicodeDecodeError as error:
                 raise ValueError(f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line)") from error
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON ({error.msg})") from error
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{path}:{number}: not JSON ({getattr(error, 'msg', error)})") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}:{number}: a JSON object is expected, found {type(row).__name__}")
             yield row
+
+
+def _refuse_constant(name: str) -> None:
+    """NaN and infinities are no JSON, whatever Python's reader thinks."""
+    raise ValueError(f"{name} is no JSON value")
 
 
 def read_examples(path: Path) -> list[Example]:
@@ -83,22 +88,37 @@ def write_rows(path: Path, rows: Iterable[Row | BaseModel]) -> int:
 def staged(path: Path) -> Iterator[Path]:
     """Give a temporary sibling of `path` to write a file or folder to; rename it on success, remove it on failure.
 
-    A failed write (disk full, quota, read-only) ends the program with one sentence.
+    A failed write (disk full, quota, read-only) ends the program with one sentence; what was at `path` stays.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    _remove(temporary)
+    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old.tmp"))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
         yield temporary
         if path.is_dir():
-            shutil.rmtree(path)
-        temporary.replace(path)
+            # A folder cannot be renamed over another: the old one steps aside and is deleted last.
+            path.rename(old)
+        temporary.rename(path)
     except (OSError, SafetensorError) as error:
-        if (isinstance(error, OSError) and error.errno is None) or isinstance(error, FileNotFoundError):
+        if old.exists():
+            old.rename(path)
+        if not _is_failed_write(error, path.parent):
             raise
-        raise SystemExit(f"cannot write {path}: {getattr(error, 'strerror', error)}; nothing was left there") from error
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SystemExit(f"cannot write {path}: {reason}; {path} is as it was before") from error
     finally:
         _remove(temporary)
+        _remove(old)
+
+
+def _is_failed_write(error: OSError | SafetensorError, folder: Path) -> bool:
+    """Whether an error comes from writing below `folder`, and not from reading somewhere else while rows are made."""
+    if isinstance(error, ConnectionError | FileNotFoundError):
+        return False
+    if isinstance(error, SafetensorError):
+        return "os error" in str(error)
+    named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return error.errno is not None and all(folder.absolute() in path.absolute().parents or path == folder for path in named)
 
 
 def _remove(path: Path) -> None:

@@ -22,6 +22,8 @@ def write_metrics(path: Path, metrics: Metrics) -> None:
     _check_identities(str(path), metrics)
     for key, value in metrics.items():
         if isinstance(value, Mapping):
+            if not value:
+                raise ValueError(f"{path}:{key}: holds no figure")
             _check_identities(f"{path}:{key}", value)
             clean[key] = {name: _scalar(f"{path}:{key}.{name}", item) for name, item in value.items()}
         else:
@@ -52,11 +54,16 @@ def _scalar(where: str, value: object) -> Scalar:
 def _check_identities(where: str, metrics: Mapping[str, object]) -> None:
     """perplexity == 2 ** bits_per_token, and bits_per_byte <= bits_per_character, before rounding."""
     perplexity, bits = metrics.get("perplexity"), metrics.get("bits_per_token")
-    if isinstance(perplexity, float) and isinstance(bits, float) and not math.isclose(perplexity, 2**bits, rel_tol=1e-9):
+    if isinstance(perplexity, int | float) and isinstance(bits, int | float) and not _same_perplexity(perplexity, bits):
         raise ValueError(f"{where}: perplexity {perplexity} is not 2 ** {bits} bits a token")
     byte, character = metrics.get("bits_per_byte"), metrics.get("bits_per_character")
     if isinstance(byte, float) and isinstance(character, float) and byte > character:
         raise ValueError(f"{where}: {byte} bits a byte exceed {character} bits a character, which cannot be")
+
+
+def _same_perplexity(perplexity: float, bits: float) -> bool:
+    """perplexity == 2 ** bits, compared as logarithms so that no large exponent overflows."""
+    return perplexity > 0 and math.isclose(math.log2(perplexity), bits, rel_tol=1e-9, abs_tol=1e-9)
 
 
 def _write_json(path: Path, content: object) -> None:

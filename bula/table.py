@@ -42,7 +42,7 @@ def _cells(folder: Path, variant: str) -> dict[str, str]:
         cells[f"{task}, {name}, % ({benchmark[task]['items']} items)"] = _plus_minus(benchmark[task], name, f"{name}_stderr", 100, 1)
     doubt = "" if judge["trustworthy"] else "; not trustworthy"
     for part in ("accuracy", "style"):
-        label = f"judge: {part}, 1 to 3 ({judge['judge']}{doubt}; {judge['items']} answers)"
+        label = f"judge: {part}, 1 to 3 ({judge['judge']}{doubt}; {judge['scored']} of {judge['items']} answers)"
         cells[label] = _plus_minus(judge, f"{part}_mean", f"{part}_stderr")
     return cells
 
@@ -56,9 +56,9 @@ def results_table(folder: Path, variants: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def differences_table(folder: Path) -> str:
-    """Markdown table of the paired differences in metrics/compare.json."""
-    figures: dict[str, Metrics] = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+def differences_table(file: Path) -> str:
+    """Markdown table of the paired differences that compare wrote to `file`."""
+    figures: dict[str, Metrics] = json.loads(file.read_text(encoding="utf-8"))
     lines = ["| difference | mean [interval] | p (Holm) | items |", "|---|---|---|---|"]
     for name, row in figures.items():
         label = name.replace("_minus_", " − ").replace("__", ": ")

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 WORD = re.compile(r"[^\W_]+")
 # Zero-width characters and the byte order mark carry no meaning in Portuguese text and defeat comparison.
 INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
-CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 def normalise(text: str) -> str:
     """NFC, line feeds, no control or invisible characters, single spaces, at most one blank line, no outer space."""
-    text = unicodedata.normalize("NFC", text).replace("\r\n", "\n").replace("\r", "\n")
-    text = CONTROL.sub(" ", INVISIBLE.sub("", text))
+    text = CONTROL.sub(" ", INVISIBLE.sub("", text.replace("\r\n", "\n").replace("\r", "\n")))
+    # Composed last: an invisible character may have stood between a letter and its accent.
+    text = unicodedata.normalize("NFC", text)
     lines = (" ".join(line.split()) for line in text.split("\n"))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 

@@ -51,7 +51,11 @@ def compare(first: Values, second: Values, params: Params) -> dict[str, float | 
     differences = [y - x for x, y in zip(a, b, strict=True)]
     low, high = bootstrap_mean(differences, params.compare.resamples, params.compare.confidence, params.seed)
     binary = set(a) | set(b) <= {0.0, 1.0}
-    p = mcnemar([x == 1 for x in a], [y == 1 for y in b]) if binary else paired_permutation(differences, 9999, params.seed)
+    p = (
+        mcnemar([x == 1 for x in a], [y == 1 for y in b])
+        if binary
+        else paired_permutation(differences, params.compare.permutations, params.seed)
+    )
     return {"items": len(shared), "difference": sum(differences) / len(shared), "low": low, "high": high, "p": p}
 
 
@@ -109,10 +113,11 @@ def main(
     params = load_params()
     try:
         results = compare_all(data, params)
+        table = results_table(figures, list(params.variants))
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     write_metrics(metrics, results)
-    table, differences = results_table(figures, list(params.variants)), differences_table(metrics.parent)
+    differences = differences_table(metrics)
     percent = f"{params.compare.confidence:.0%}"
     with staged(report) as temporary:
         temporary.mkdir()

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
+import openai
 import torch
 import typer
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from bula.prompts import encode_prompt, prompt_hash
 from bula.records import Example, Row, validation_sets, write_rows
 from bula.reports import peak_memory_gb, write_metrics
 from bula.serving import connect, serve_llama_cpp, serve_vllm
+from bula.stats import standard_error
 
 # An answer is its text, why it ended (stop or length), and how many tokens it took, the end of turn included.
 Answer = tuple[str, str, int]
@@ -94,6 +96,7 @@ def summarise(answers: list[Answer]) -> dict[str, int | float]:
         "finish_length": reasons["length"],
         "empty": sum(not text for text, _, _ in answers),
         "completion_tokens_mean": sum(tokens for _, _, tokens in answers) / len(answers),
+        "completion_tokens_stderr": standard_error([tokens for _, _, tokens in answers]),
     }
 
 
@@ -119,7 +122,7 @@ def main(
             answers = answer_by_server(model, servers[engine], prompts, params.generate)
         else:
             answers = answer_locally(model, params.dtype, tokenizer, prompts, params.generate)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, openai.OpenAIError) as error:
         raise SystemExit(str(error)) from error
     seconds = time.perf_counter() - started
     write_rows(out / f"{variant}.jsonl", to_rows(variant, examples, prompts, answers))

@@ -193,10 +193,10 @@ def main(
     try:
         for source in params.ingest.sources:
             rows = write_rows(raw / f"{source.name}.jsonl", read_source(source))
-            counts[source.name] = {"rows": rows, "license": source.license, "kind": source.kind}
+            counts[f"source_{source.name}"] = {"rows": rows, "license": source.license, "kind": source.kind}
         for task in params.ingest.benchmarks:
             rows = write_rows(benchmarks / f"{task.name}.jsonl", read_task(task))
-            counts[task.name] = {"rows": rows, "license": task.license, "kind": task.kind}
+            counts[f"benchmark_{task.name}"] = {"rows": rows, "license": task.license, "kind": task.kind}
         ingest_base(params.ingest.base, params.dtype, base)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 import openai
 import typer
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from tqdm import tqdm
 
 from bula.params import Judge, Params, load_params
@@ -52,9 +52,14 @@ class Verdict(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    reason: str = Field(max_length=240)
+    reason: str
     accuracy: Literal[1, 2, 3]
     style: Literal[1, 2, 3]
+
+
+def verdict_type(settings: Judge) -> type[Verdict]:
+    """Verdict with the longest reason that params.yaml allows: a weak judge would write until its tokens run out."""
+    return create_model("Verdict", __base__=Verdict, reason=(str, Field(max_length=settings.reason_characters)))
 
 
 def to_messages(row: Row) -> list[dict[str, str]]:
@@ -69,7 +74,7 @@ def ask(client: openai.OpenAI, settings: Judge, messages: list[dict[str, str]]) 
         reply = client.chat.completions.parse(
             model=settings.model,
             messages=messages,  # type: ignore[arg-type]
-            response_format=Verdict,
+            response_format=verdict_type(settings),
             max_tokens=settings.max_tokens,
             temperature=0,
             seed=0,
@@ -90,7 +95,7 @@ def read_ledger(path: Path) -> dict[str, Verdict]:
 
 def ledger_key(identity: str, messages: list[dict[str, str]], settings: Judge) -> str:
     """Hash of everything that shapes a verdict: the judge, its settings, the prompt and the schema."""
-    content = [identity, settings.model, settings.max_tokens, messages, Verdict.model_json_schema()]
+    content = [identity, settings.model, settings.max_tokens, messages, verdict_type(settings).model_json_schema()]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

@@ -61,7 +61,9 @@ def summarise(rows: list[Row]) -> dict[str, int | float]:
         "bits_per_character": bits / sum(r["characters"] for r in rows),
         "bits_per_byte": bits / sum(r["bytes"] for r in rows),
         "token_accuracy": sum(r["tokens_right"] for r in rows) / tokens,
+        "token_accuracy_stderr": ratio_standard_error([r["tokens_right"] for r in rows], [r["tokens"] for r in rows]),
         "entropy_bits": sum(r["entropy_nats"] for r in rows) / math.log(2) / tokens,
+        "entropy_bits_stderr": ratio_standard_error([r["entropy_nats"] / math.log(2) for r in rows], [r["tokens"] for r in rows]),
     }
 
 

@@ -3,6 +3,7 @@
 python -m stages.merge
 """
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -24,20 +25,24 @@ def load_adapted(base: Path, adapter: Path) -> PeftModel:
     return PeftModel.from_pretrained(model, adapter, is_trainable=False).eval()
 
 
-def all_logits(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> list[torch.Tensor]:
-    """Float32 logits (tokens, vocabulary) at every supervised token, one tensor an example."""
-    return [torch.cat([logits for logits, _ in supervised_logits(model, [item], pad_id)]) for item in encoded]
+def each_logits(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> Iterator[torch.Tensor]:
+    """Float32 logits (tokens, vocabulary) at every supervised token, one example after the other."""
+    for item in encoded:
+        yield torch.cat([logits for logits, _ in supervised_logits(model, [item], pad_id)])
 
 
-def compare(reference: list[torch.Tensor], logits: list[torch.Tensor]) -> dict[str, float]:
+def compare(reference: list[torch.Tensor], logits: Iterable[torch.Tensor]) -> dict[str, float]:
     """Largest and mean absolute logit difference, and the share of tokens at which both choose the same one."""
-    differences = [(a - b).abs() for a, b in zip(reference, logits, strict=True)]
-    agree = sum(int((a.argmax(-1) == b.argmax(-1)).sum()) for a, b in zip(reference, logits, strict=True))
-    tokens = sum(len(a) for a in reference)
+    largest = total = 0.0
+    agree = 0
+    for a, b in zip(reference, logits, strict=True):
+        difference = (a - b).abs()
+        largest, total = max(largest, float(difference.max())), total + float(difference.sum(dtype=torch.float64))
+        agree += int((a.argmax(-1) == b.argmax(-1)).sum())
     return {
-        "logit_difference_largest": max(float(d.max()) for d in differences),
-        "logit_difference_mean": sum(float(d.double().sum()) for d in differences) / sum(d.numel() for d in differences),
-        "greedy_agreement": agree / tokens,
+        "logit_difference_largest": largest,
+        "logit_difference_mean": total / sum(a.numel() for a in reference),
+        "greedy_agreement": agree / sum(len(a) for a in reference),
     }
 
 
@@ -57,11 +62,12 @@ def main(
         model = load_adapted(base, adapter)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
-    reference = all_logits(model, encoded, tokenizer.pad_token_id)
+    # The one set of logits that is held: tokens x vocabulary x 4 bytes.
+    reference = list(each_logits(model, encoded, tokenizer.pad_token_id))
     model = model.merge_and_unload(safe_merge=True)
-    before = compare(reference, all_logits(model, encoded, tokenizer.pad_token_id))
+    before = compare(reference, each_logits(model, encoded, tokenizer.pad_token_id))
     model = model.to(getattr(torch, params.dtype))
-    after = compare(reference, all_logits(model, encoded, tokenizer.pad_token_id))
+    after = compare(reference, each_logits(model, encoded, tokenizer.pad_token_id))
     save_model(model, tokenizer, merged)
     checked = {"items": len(encoded), "tokens": sum(map(len, reference)), "dtype": params.dtype}
     write_metrics(metrics, {"checked": checked, "before_cast": before, "after_cast": after})

@@ -10,6 +10,7 @@ import math
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -22,7 +23,10 @@ from bula.params import load_params
 from bula.prompts import Encoded, encode
 from bula.records import read_examples, staged
 from bula.reports import write_metrics
+from bula.stats import ratio_standard_error
 
+# Log-probabilities and targets of one example.
+Scored = tuple[torch.Tensor, torch.Tensor]
 # The types that llama.cpp's own converter writes; auto-round writes the rest.
 CONVERTER = {"bf16": LlamaFileType.MOSTLY_BF16, "q8_0": LlamaFileType.MOSTLY_Q8_0}
 
@@ -60,29 +64,30 @@ def describe(file: Path) -> dict[str, int | str]:
     return size | {f"tensors_{name.lower()}": count for name, count in sorted(types.items())}
 
 
-def log_probabilities(file: Path, encoded: list[Encoded], pad_id: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Float32 log-probabilities (tokens, vocabulary) and targets (tokens,), one pair an example."""
+def log_probabilities(file: Path, encoded: list[Encoded], pad_id: int) -> Iterator[Scored]:
+    """Float32 log-probabilities (tokens, vocabulary) and targets (tokens,), one example after the other."""
     model = load_model(file, "float32")
-    pairs = []
     for item in encoded:
         parts = list(supervised_logits(model, [item], pad_id))
-        pairs.append((torch.cat([logits for logits, _ in parts]).log_softmax(-1), torch.cat([t for _, t in parts])))
-    return pairs
+        yield torch.cat([logits for logits, _ in parts]).log_softmax(-1), torch.cat([targets for _, targets in parts])
 
 
-def fidelity(reference: list[tuple[torch.Tensor, torch.Tensor]], other: list[tuple[torch.Tensor, torch.Tensor]]) -> dict[str, float | int]:
+def fidelity(reference: list[Scored], other: Iterable[Scored]) -> dict[str, float | int]:
     """Mean KL(16 bit || other) in nats a token, perplexity of other, and how often both prefer the same token."""
-    divergence = nats = 0.0
-    agree = tokens = 0
+    divergences, sizes = [], []
+    nats = 0.0
+    agree = 0
     for (p, targets), (q, _) in zip(reference, other, strict=True):
-        divergence += float((p.exp() * (p - q)).sum().double())
-        nats -= float(q.gather(1, targets[:, None]).double().sum())
+        # KL of a distribution with itself is 0, and rounding must not make it negative.
+        divergences.append(max(0.0, float((p.exp() * (p - q)).sum(dtype=torch.float64))))
+        sizes.append(len(targets))
+        nats -= float(q.gather(1, targets[:, None]).sum(dtype=torch.float64))
         agree += int((p.argmax(-1) == q.argmax(-1)).sum())
-        tokens += len(targets)
-    # KL of a distribution with itself is 0, and rounding must not make it negative.
+    tokens = sum(sizes)
     return {
         "tokens": tokens,
-        "kl_nats": max(0.0, divergence / tokens),
+        "kl_nats": sum(divergences) / tokens,
+        "kl_nats_stderr": ratio_standard_error(divergences, sizes),
         "perplexity": math.exp(nats / tokens),
         "bits_per_token": nats / tokens / math.log(2),
         "top_token_agreement": agree / tokens,
@@ -109,7 +114,8 @@ def main(
         temporary.mkdir()
         for kind in kinds:
             export(merged, kind, temporary / f"{kind}.gguf")
-        reference = log_probabilities(temporary / "bf16.gguf", encoded, tokenizer.pad_token_id)
+        # The one set of probabilities that is held: tokens x vocabulary x 4 bytes.
+        reference = list(log_probabilities(temporary / "bf16.gguf", encoded, tokenizer.pad_token_id))
         for kind in kinds:
             other = reference if kind == "bf16" else log_probabilities(temporary / f"{kind}.gguf", encoded, tokenizer.pad_token_id)
             figures[kind] = {"items": len(encoded)} | describe(temporary / f"{kind}.gguf") | fidelity(reference, other)

@@ -22,10 +22,11 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
 
-from bula.models import base_of, load_model, load_tokenizer, prepare, supervised_hidden
+from bula.models import base_of, load_model, load_tokenizer, model_files, prepare, supervised_hidden
 from bula.params import Params, load_params
 from bula.prompts import encode
 from bula.records import Example, read_examples, sha256_file, staged
@@ -36,6 +37,23 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprec
 
 CHECKPOINTS = Path(".bula/checkpoints")
 CODE = [Path(__file__), *(Path(__file__).parent.parent / "bula" / f"{name}.py" for name in ("models", "prompts", "records"))]
+
+
+class EpochSampler(LengthGroupedSampler):  # type: ignore[misc]
+    """Batches of like length in an order that depends on seed and epoch alone.
+
+    transformers draws the order from the global generator, whose state differs when a run resumes: the resumed run
+    would then see some examples twice and others never.
+    """
+
+    def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
+        """`batch_size` examples are of like length; `seed` fixes the order of the first epoch."""
+        self.seed = seed
+        super().__init__(batch_size, lengths=lengths, generator=torch.Generator().manual_seed(seed))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by the data loader at the start of each epoch."""
+        self.generator.manual_seed(self.seed + epoch)
 
 
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
@@ -57,8 +75,14 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         total = cross_entropy(logits, targets, reduction="sum")
         correct = (logits.detach().argmax(-1) == targets).sum()
         mode = "train" if self.model.training else "eval"
-        self.sums[mode] += torch.tensor([total.item(), correct.item(), len(targets)], dtype=torch.float64)
+        self.sums[mode] += torch.tensor([total.detach(), correct, len(targets)], dtype=torch.float64)
         return total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
+        """The order of the training examples."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        return EpochSampler(batch, [len(ids) for ids in dataset["input_ids"]], self.args.seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add loss and token accuracy over all supervised tokens since the last line of this kind."""
@@ -114,8 +138,7 @@ def configure(params: Params, folder: Path) -> SFTConfig:
         bf16=params.dtype == "bfloat16",
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
-        # Batches of like length: padding would be a third of the work. Truncation is preprocess's to refuse, not ours to do.
-        train_sampling_strategy="group_by_length",
+        # Truncation is preprocess's to refuse, not ours to do.
         max_length=None,
         report_to="none",
     )
@@ -216,8 +239,8 @@ def main(
     """Train the adapter."""
     params = load_params()
     prepare(params.seed)
-    inputs = [clean / "train.jsonl", clean / "dev.jsonl", *sorted(base.glob("*.safetensors"))]
     try:
+        inputs = [clean / "train.jsonl", clean / "dev.jsonl", *model_files(base)]
         folder = CHECKPOINTS / fingerprint(params, [*inputs, *CODE])
         trainer = make_trainer(params, base, clean, folder)
     except (ValueError, FileNotFoundError) as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas
 import pytest
 
-from bula.params import Columns, FilesSource, WheelModel
+from bula.params import Columns, DirectoryModel, FilesSource, WheelModel
 from bula.records import read_rows
 from stages import ingest
 from tests.conftest import ROOT, edit_params, leftovers, run, write_jsonl
@@ -106,7 +106,7 @@ def test_a_base_without_a_chat_template_is_refused(tiny: Path, tmp_path: Path) -
     bare = tmp_path / "bare"
     shutil.copytree(tiny, bare)
     (bare / "chat_template.jinja").unlink()
-    model = ingest.DirectoryModel.model_validate({"kind": "directory", "path": str(bare), "license": "mit"})
+    model = DirectoryModel.model_validate({"kind": "directory", "path": str(bare), "license": "mit"})
     with pytest.raises(ValueError, match="has no chat template"):
         ingest.ingest_base(model, "bfloat16", tmp_path / "base")
     assert not (tmp_path / "base").exists()

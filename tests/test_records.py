@@ -57,6 +57,7 @@ def test_example_knows_the_seven_splits(split: str) -> None:
         ("question", ""),
         ("answer", ""),
         ("answer", 7),
+        ("answer", b"bytes"),
         ("question", None),
         ("specialty", 3),
     ],

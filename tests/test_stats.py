@@ -94,6 +94,7 @@ def test_ratio_standard_error_of_sizes_of_one_is_that_of_the_mean() -> None:
         # A sum of 0 is the least surprising of all.
         ([1, 2, -3], 1.0),
         ([0, 0, 0], 1.0),
+        ([0], 1.0),
     ],
 )
 def test_sign_flips_of_a_few_pairs_are_counted_exactly(differences: list[float], p: float) -> None:

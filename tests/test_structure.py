@@ -16,7 +16,8 @@ STAGES = sorted(DVC["stages"])
 
 def body(stage: str) -> dict[str, Any]:
     entry: dict[str, Any] = DVC["stages"][stage]
-    return entry.get("do", entry)
+    inner: dict[str, Any] = entry.get("do", entry)
+    return inner
 
 
 def imported(file: Path) -> set[str]:

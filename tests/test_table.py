@@ -76,8 +76,8 @@ def test_the_table_has_a_column_a_variant_and_a_row_a_figure(metrics: Path) -> N
         "| ROUGE-L F1 (40 answers) | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
         "| bula_medmcqa, acc, % (24 items) | 25.0 ± 8.8 | 50.0 ± 8.8 |",
         "| bula_squad_completion, contains, % (28 items) | 50.0 ± 9.6 | 50.0 ± 9.6 |",
-        "| judge: accuracy, 1 to 3 (tiny-judge; not trustworthy; 10 answers) | 1.50 ± 0.17 | 1.50 ± 0.17 |",
-        "| judge: style, 1 to 3 (tiny-judge; not trustworthy; 10 answers) | 2.25 ± 0.25 | 2.25 ± 0.25 |",
+        "| judge: accuracy, 1 to 3 (tiny-judge; not trustworthy; 10 of 10 answers) | 1.50 ± 0.17 | 1.50 ± 0.17 |",
+        "| judge: style, 1 to 3 (tiny-judge; not trustworthy; 10 of 10 answers) | 2.25 ± 0.25 | 2.25 ± 0.25 |",
     ]
     assert results_table(metrics, ["base", "tuned"]).endswith("|\n")
 
@@ -105,7 +105,7 @@ def test_the_doubt_about_a_judge_goes_when_the_judge_is_trusted(metrics: Path) -
     stages["judge"]["trustworthy"] = True
     write(metrics, "base", stages)
     table = results_table(metrics, ["base"])
-    assert "| judge: style, 1 to 3 (tiny-judge; 10 answers) | 2.25 ± 0.25 |" in table
+    assert "| judge: style, 1 to 3 (tiny-judge; 10 of 10 answers) | 2.25 ± 0.25 |" in table
     assert "not trustworthy" not in table
 
 
@@ -120,7 +120,7 @@ def test_differences_have_a_sign_an_interval_and_the_corrected_p(tmp_path: Path)
     row = {"items": 80, "difference": 0.03125, "low": -0.01, "high": 0.0725, "p": 0.04, "p_holm": 0.123456}
     other = {"items": 24, "difference": -0.5, "low": -0.75, "high": -0.25, "p": 0.0001, "p_holm": 0.0002}
     write_metrics(tmp_path / "compare.json", {"tuned_minus_base__rougeL_f": row, "quantized_minus_base__judge_style": other})
-    assert differences_table(tmp_path).splitlines() == [
+    assert differences_table(tmp_path / "compare.json").splitlines() == [
         "| difference | mean [interval] | p (Holm) | items |",
         "|---|---|---|---|",
         "| quantized − base: judge_style | -0.5000 [-0.7500, -0.2500] | 0.0002 | 24 |",
