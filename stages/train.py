@@ -159,16 +159,16 @@ def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> Answe
     )
 
 
-def curves(history: list[dict[str, float]]) -> dict[str, list[dict[str, float]]]:
-    """Points of the training curves from the trainer's log, one table a curve: loss, token accuracy, learning rate."""
-    tables: dict[str, list[dict[str, float]]] = defaultdict(list)
+def curves(history: list[dict[str, float]]) -> dict[str, list[dict[str, float | str]]]:
+    """Points of the training curves from the trainer's log, one table a curve; `group` is the split."""
+    tables: dict[str, list[dict[str, float | str]]] = defaultdict(list)
     for line in history:
         for mode, split in (("train", "train"), ("eval", "dev")):
             if f"{mode}_loss_nats" in line:
-                tables[f"loss_{split}"].append({"step": line["step"], "loss_nats": line[f"{mode}_loss_nats"]})
-                tables[f"accuracy_{split}"].append({"step": line["step"], "token_accuracy": line[f"{mode}_token_accuracy"]})
+                tables["loss"].append({"step": line["step"], "group": split, "loss_nats": line[f"{mode}_loss_nats"]})
+                tables["accuracy"].append({"step": line["step"], "group": split, "token_accuracy": line[f"{mode}_token_accuracy"]})
         if "learning_rate" in line:
-            tables["learning_rate"].append({"step": line["step"], "learning_rate": line["learning_rate"]})
+            tables["learning_rate"].append({"step": line["step"], "group": "train", "learning_rate": line["learning_rate"]})
     return tables
 
 
@@ -252,9 +252,8 @@ def main(
     save_adapter(trainer.model, card(params, summary), adapter)
     write_metrics(metrics, summary)
     write_metrics(speed, {"seconds": seconds, "seconds_per_step": seconds / params.train.max_steps, "peak_memory_gb": peak_memory_gb()})
-    with staged(plots) as temporary:
-        for name, rows in curves(trainer.state.log_history).items():
-            write_plot(temporary / f"{name}.json", rows)
+    for name, rows in curves(trainer.state.log_history).items():
+        write_plot(plots / f"{name}.json", rows)
     shutil.rmtree(folder)
     print(f"train: {params.train.max_steps} steps, dev perplexity {summary['dev']['perplexity']:.4g}, adapter in {adapter}")
 

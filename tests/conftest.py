@@ -79,14 +79,14 @@ def small(tiny: Path) -> Edit:
     def edit(params: dict[str, Any]) -> None:
         params["ingest"]["base"] = {"kind": "directory", "path": str(tiny), "license": "apache-2.0"}
         params["preprocess"]["train_limit"] = 16
-        params["train"] |= {"max_steps": 6, "eval_steps": 3, "log_steps": 1, "batch_size": 2}
+        params["train"] |= {"max_steps": 6, "eval_steps": 3, "log_steps": 1, "batch_size": 2, "gradient_accumulation": 2}
         params["train"]["lora"] |= {"r": 4, "alpha": 8}
         params["merge"]["check_items"] = params["quantize"]["check_items"] = 2
         params["quantize"]["types"] = ["q8_0"]
         params["generate"] |= {"items_per_set": 2, "max_new_tokens": 8}
         params["benchmark"]["limit"] = 4
         params["rouge"]["resamples"] = params["compare"]["resamples"] = params["calibrate"]["resamples"] = 50
-        params["judge"] |= {"items_per_set": 1}
+        params["judge"] |= {"items_per_set": 1, "reason_characters": 20}
         params["calibrate"]["items"] = 3
         params["variants"] = {
             "base": {"model": "models/base", "engine": "transformers"},
@@ -97,10 +97,18 @@ def small(tiny: Path) -> Edit:
     return edit
 
 
+def shorten(demo: Path) -> None:
+    """Keep the first rows of each file of the demo corpus."""
+    for name, rows in (("train", 16), ("dev", 4), *((f"validation/{s}", 2) for s in "ABCDE"), ("gold", 3)):
+        file = demo / f"{name}.jsonl"
+        file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:rows]), encoding="utf-8")
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with small params.yaml and the demo corpus, as the current directory."""
     shutil.copytree(ROOT / "data/demo", tmp_path / "data/demo")
+    shorten(tmp_path / "data/demo")
     shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "params.yaml", tmp_path)
     edit_params(tmp_path / "params.yaml", small(tiny))

@@ -70,9 +70,10 @@ def test_training_lowers_dev_loss_and_writes_exactly_what_it_promises(ready: Pat
     # Rank 4 on q, k, v, o, gate, up and down of two layers: 4 x (in + out) each, with 256-wide queries, outputs and MLP, 128-wide keys.
     assert figures["parameters"]["trainable"] == 2 * 4 * (5 * (256 + 256) + 2 * (256 + 128))
     assert figures["run"]["steps"] == 6
-    curve = json.loads((ready / "plots/train/loss_train.json").read_text(encoding="utf-8"))
+    points = json.loads((ready / "plots/train/loss.json").read_text(encoding="utf-8"))
+    curve = [p for p in points if p["group"] == "train"]
     assert [p["step"] for p in curve] == [1, 2, 3, 4, 5, 6]
-    dev = [p["loss_nats"] for p in json.loads((ready / "plots/train/loss_dev.json").read_text(encoding="utf-8"))]
+    dev = [p["loss_nats"] for p in points if p["group"] == "dev"]
     assert len(dev) == 2
     assert figures["dev"]["loss_nats"] == pytest.approx(min(dev), rel=1e-5)
     assert dev[-1] < curve[0]["loss_nats"]
@@ -122,7 +123,7 @@ def test_a_run_stopped_halfway_resumes_to_the_same_adapter(ready: Path, monkeypa
     train.main()
     resumed = load_file(ready / "models/adapter/adapter_model.safetensors")
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
-    steps = [p["step"] for p in json.loads((ready / "plots/train/loss_train.json").read_text(encoding="utf-8"))]
+    steps = [p["step"] for p in json.loads((ready / "plots/train/loss.json").read_text(encoding="utf-8")) if p["group"] == "train"]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
