@@ -58,6 +58,14 @@ def load_model(path: Path, dtype: str) -> PreTrainedModel:
     return model.to(device()).eval()
 
 
+def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
+    """Base and adapter, unmerged, in `dtype`, in evaluation mode: dropout would hide a wrong merge."""
+    # Imported here: most stages load no adapter.
+    from peft import PeftModel
+
+    return PeftModel.from_pretrained(load_model(base, dtype), adapter, is_trainable=False).eval()
+
+
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model directory or GGUF file; ValueError if it has no chat template."""
     arguments = _gguf(path)

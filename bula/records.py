@@ -129,6 +129,20 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def append_row(path: Path, row: Row) -> None:
+    """Add one object to a JSON Lines file, on disk before this returns; one write, so that a kill leaves no half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(row, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
+    with path.open("ab", buffering=0) as file:
+        file.write(line.encode())
+        os.fsync(file.fileno())
+
+
+def sha256_values(*values: Any) -> str:
+    """SHA-256 over plain values (what JSON can hold), in hexadecimal; key order does not matter."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

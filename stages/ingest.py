@@ -102,7 +102,7 @@ def read_demo(source: DemoSource) -> Iterator[Row]:
     """Rows of the demo corpus, with the split that their file gives them."""
     for split in DEMO_SPLITS:
         for line, row in enumerate(read_rows(Path(source.path) / f"{split}.jsonl"), start=1):
-            yield {"split": split.removeprefix("validation/"), "line": line, **row}
+            yield {"split": split.removeprefix("validation/"), "file": f"{split}.jsonl", "line": line, **row}
 
 
 def read_table(path: Path, encoding: str) -> Iterator[Row]:
@@ -129,7 +129,7 @@ def read_files(source: FilesSource) -> Iterator[Row]:
     for file in files:
         try:
             for line, row in enumerate(read_table(file, source.encoding), start=1):
-                yield map_columns(row, source, f"{file}:{line}") | {"line": line}
+                yield map_columns(row, source, f"{file}:{line}") | {"file": file.name, "line": line}
         except UnicodeDecodeError as error:
             raise ValueError(f"{file}: not {source.encoding} (byte {error.start + 1}); name its encoding in params.yaml") from error
 
@@ -140,7 +140,7 @@ def read_hub(source: HubSource) -> Iterator[Row]:
 
     rows = load_dataset(source.id, source.subset, split=source.split, revision=source.revision, streaming=True)
     for line, row in enumerate(rows, start=1):
-        yield map_columns(row, source, f"{source.id}:{line}") | {"line": line}
+        yield map_columns(row, source, f"{source.id}:{line}") | {"file": source.id, "line": line}
 
 
 def map_columns(row: Row, source: FilesSource | HubSource, where: str) -> Row:

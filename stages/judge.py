@@ -6,8 +6,6 @@ run pays for nothing twice.
     python -m stages.judge base
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from tqdm import tqdm
 
 from bula.params import Judge, Params, load_params
-from bula.records import Row, read_rows, sha256_file, write_rows
+from bula.records import Row, append_row, read_rows, sha256_file, sha256_values, write_rows
 from bula.reports import write_metrics, write_plot
 from bula.serving import connect, serve_llama_cpp
 from bula.stats import standard_error
@@ -95,17 +93,13 @@ def read_ledger(path: Path) -> dict[str, Verdict]:
 
 def ledger_key(identity: str, messages: list[dict[str, str]], settings: Judge) -> str:
     """Hash of everything that shapes a verdict: the judge, its settings, the prompt and the schema."""
-    content = [identity, settings.model, settings.max_tokens, messages, verdict_type(settings).model_json_schema()]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return sha256_values(identity, settings.model, settings.max_tokens, messages, verdict_type(settings).model_json_schema())
 
 
 def append_verdict(path: Path, key: str, judge: str, verdict: Verdict) -> None:
-    """Remember a verdict, on disk before this returns. One write of one line, so that a kill leaves no half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps({"key": key, "judge": judge, "verdict": verdict.model_dump()}, ensure_ascii=False, sort_keys=True) + "\n"
-    with LEDGER_LOCK, path.open("ab", buffering=0) as file:
-        file.write(line.encode())
-        os.fsync(file.fileno())
+    """Remember a verdict as soon as it is there; several calls may end at once."""
+    with LEDGER_LOCK:
+        append_row(path, {"key": key, "judge": judge, "verdict": verdict.model_dump()})
 
 
 @contextmanager

@@ -9,20 +9,13 @@ from typing import Annotated
 
 import torch
 import typer
-from peft import PeftModel
 from transformers import PreTrainedModel
 
-from bula.models import load_model, load_tokenizer, prepare, save_model, supervised_logits
+from bula.models import load_adapted, load_tokenizer, prepare, save_model, supervised_logits
 from bula.params import load_params
 from bula.prompts import Encoded, encode
 from bula.records import read_examples
 from bula.reports import write_metrics
-
-
-def load_adapted(base: Path, adapter: Path) -> PeftModel:
-    """Base and adapter in float32, in evaluation mode: dropout would hide a wrong merge."""
-    model = load_model(base, "float32")
-    return PeftModel.from_pretrained(model, adapter, is_trainable=False).eval()
 
 
 def each_logits(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> Iterator[torch.Tensor]:
@@ -59,7 +52,7 @@ def main(
     try:
         tokenizer = load_tokenizer(base)
         encoded = [encode(tokenizer, e) for e in read_examples(clean / "dev.jsonl")[: params.merge.check_items]]
-        model = load_adapted(base, adapter)
+        model = load_adapted(base, adapter, "float32")
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     # The one set of logits that is held: tokens x vocabulary x 4 bytes.

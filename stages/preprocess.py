@@ -45,7 +45,9 @@ def mask(text: object) -> str:
 
 def refuse(row: Row, reason: str) -> Row:
     """The quarantine record of a row: where it came from and why it was refused, without its words."""
-    return {"source": row["source"], "line": row["line"], "reason": reason, "excerpt": mask(row.get("question"))}
+    where = {"source": row["source"], "file": row["file"], "line": row["line"]}
+    identity = example_id(row["source"], str(row.get("question")), str(row.get("answer")))
+    return {"id": identity, **where, "reason": reason, "excerpt": mask(row.get("question"))}
 
 
 def why_invalid(row: Row) -> str:

@@ -6,8 +6,6 @@ and a run on other data, parameters, base model or code never picks them up.
     python -m stages.train
 """
 
-import hashlib
-import json
 import math
 import shutil
 import time
@@ -29,7 +27,7 @@ from trl import SFTConfig, SFTTrainer
 from bula.models import base_of, load_model, load_tokenizer, model_files, prepare, supervised_hidden
 from bula.params import Params, load_params
 from bula.prompts import encode
-from bula.records import Example, read_examples, sha256_file, staged
+from bula.records import Example, read_examples, sha256_file, sha256_values, staged
 from bula.reports import peak_memory_gb, write_metrics, write_plot
 
 # PEFT 0.21 still asks by the old name; nothing here can change that.
@@ -96,11 +94,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
 
 def fingerprint(params: Params, files: list[Path]) -> str:
     """Hash of everything that shapes the adapter: seed, precision, train's parameters and the bytes of `files`."""
-    settings = {"seed": params.seed, "dtype": params.dtype, "train": params.train.model_dump()}
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
-    for file in files:
-        digest.update(f"{file.name}:{sha256_file(file)}".encode())
-    return digest.hexdigest()[:16]
+    settings = [params.seed, params.dtype, params.train.model_dump()]
+    return sha256_values(settings, [[file.name, sha256_file(file)] for file in files])[:16]
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, examples: list[Example]) -> Dataset:

@@ -75,7 +75,7 @@ def test_each_file_format_gives_the_same_mapped_rows(suffix: str, tmp_path: Path
         frame.to_parquet(file)
     else:
         write_jsonl(file, [PAIR])
-    expected = {"question": "O que é febre?", "answer": "É a subida da temperatura.", "specialty": "clínica", "line": 1}
+    expected = {"question": "O que é febre?", "answer": "É a subida da temperatura.", "specialty": "clínica", "file": file.name, "line": 1}
     assert list(ingest.read_files(source(file))) == [expected]
 
 

@@ -20,7 +20,7 @@ def tokenizer(smollm2: Path) -> PreTrainedTokenizerBase:
 
 
 def row(question: object, answer: object = "Beba água e repouse.", split: str | None = "train", line: int = 1) -> Row:
-    return {"question": question, "answer": answer, "split": split, "line": line, "source": "s", "license": "cc0-1.0"}
+    return {"question": question, "answer": answer, "split": split, "file": "f.csv", "line": line, "source": "s", "license": "cc0-1.0"}
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,15 @@ def test_a_row_without_question_or_answer_goes_to_quarantine(
     question: object, answer: object, reason: str, tokenizer: PreTrainedTokenizerBase
 ) -> None:
     result = preprocess.sort_rows([row(question, answer, line=7)], tokenizer, SETTINGS)
-    assert result.refused == [{"source": "s", "line": 7, "reason": reason, "excerpt": preprocess.mask(question)}]
+    refused = result.refused[0]
+    assert {name: refused[name] for name in ("source", "file", "line", "reason")} == {
+        "source": "s",
+        "file": "f.csv",
+        "line": 7,
+        "reason": reason,
+    }
+    assert refused["excerpt"] == preprocess.mask(question)
+    assert len(refused["id"]) == 16
     assert not any(result.examples.values())
 
 
