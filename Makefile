@@ -5,8 +5,8 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; raise SystemExit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 TORCH_INDEX ?=
 VENV := .venv
-# What is installed needs 2 GB, the pipeline's files 2 GB, and pip's unpacking some more.
-NEEDED_GB := 6
+# Packages and the pipeline's files; pip's own torch brings CUDA's libraries, which TORCH_INDEX can spare.
+NEEDED_GB := $(if $(TORCH_INDEX),6,12)
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # The folder is imported as it stands; no stage may write byte code into a folder that DVC hashes.

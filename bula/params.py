@@ -271,6 +271,8 @@ class Train(Section):
     def _evaluation_happens(self) -> "Train":
         if self.eval_steps > self.max_steps:
             raise ValueError("eval_steps exceeds max_steps: dev would never be evaluated and no checkpoint kept")
+        if self.eval_steps % self.log_steps:
+            raise ValueError("eval_steps is no multiple of log_steps: a resumed run would draw another training curve")
         return self
 
 
@@ -427,6 +429,14 @@ class Params(Section):
             problems.append("judge.items_per_set exceeds generate.items_per_set: there would be no answers to judge")
         if (self.judge.base_url == "local") == (self.ingest.judge.kind == "api"):
             problems.append("judge.base_url is local exactly when ingest.judge brings a model (any kind but api)")
+        made = {"models/gguf/bf16.gguf", *(f"models/gguf/{kind}.gguf" for kind in self.quantize.types)}
+        for name, variant in self.variants.items():
+            if variant.model.startswith("models/gguf/") and variant.model not in made:
+                problems.append(f"variants.{name} needs {variant.model}, which quantize.types does not list")
+            if (variant.engine == "llama.cpp") != variant.model.endswith(".gguf"):
+                problems.append(f"variants.{name}: engine llama.cpp is for .gguf files, transformers and vllm for directories")
+        if "gold" in self.variants:
+            problems.append("variants.gold: the name is taken by calibrate's verdicts")
         if problems:
             raise ValueError("; ".join(problems))
         return self

@@ -93,7 +93,7 @@ def staged(path: Path) -> Iterator[Path]:
     temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old.tmp"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
+        _remove_stale(path)
         yield temporary
         if path.is_dir():
             # A folder cannot be renamed over another: the old one steps aside and is deleted last.
@@ -119,6 +119,14 @@ def _is_failed_write(error: OSError | SafetensorError, folder: Path) -> bool:
         return "os error" in str(error)
     named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return error.errno is not None and all(folder.absolute() in path.absolute().parents or path == folder for path in named)
+
+
+def _remove_stale(path: Path) -> None:
+    """Delete what killed runs, or an earlier one of this process, left under a temporary name of `path`."""
+    for stale in path.parent.glob(f".{path.name}.*.tmp"):
+        owner = int(stale.name.removeprefix(f".{path.name}.").split(".")[0])
+        if owner == os.getpid() or not Path(f"/proc/{owner}").exists():
+            _remove(stale)
 
 
 def _remove(path: Path) -> None:

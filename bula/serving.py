@@ -10,10 +10,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import xllamacpp
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 START_SECONDS = 600
 
@@ -34,7 +35,7 @@ def serve_llama_cpp(model: Path, parallel: int, context_tokens: int) -> Iterator
     params.n_ctx = parallel * context_tokens
     # Without its own share a slot may take another's memory, and an answer would depend on its neighbours' lengths.
     params.kv_unified = False
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = len(os.sched_getaffinity(0))
     # A reused prompt prefix was computed in a batch of another shape: repeatable answers need it computed anew.
     params.cache_prompt = False
     params.cache_ram_mib = 0
@@ -43,8 +44,10 @@ def serve_llama_cpp(model: Path, parallel: int, context_tokens: int) -> Iterator
         server = xllamacpp.Server(params)
     except RuntimeError as error:
         raise ValueError(f"llama.cpp cannot load {model}: {error}") from error
-    yield f"{server.listening_address}/v1"
-    del server
+    try:
+        yield f"{server.listening_address}/v1"
+    finally:
+        del server
 
 
 @contextmanager
@@ -86,4 +89,7 @@ def _wait(server: "subprocess.Popen[bytes]", url: str) -> None:
 
 def connect(url: str, timeout_seconds: float = 600, retries: int = 0, api_key: str = "local") -> OpenAI:
     """A client for `url`; transport failures are repeated `retries` times, nothing else is."""
-    return OpenAI(base_url=url, api_key=api_key, timeout=timeout_seconds, max_retries=retries)
+    # A proxy meant for the world outside must not be asked for this machine's own server.
+    outside = urlsplit(url).hostname not in ("127.0.0.1", "localhost")
+    http = DefaultHttpxClient(trust_env=outside, timeout=timeout_seconds)
+    return OpenAI(base_url=url, api_key=api_key, timeout=timeout_seconds, max_retries=retries, http_client=http)

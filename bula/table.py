@@ -42,8 +42,8 @@ def _cells(folder: Path, variant: str) -> dict[str, str]:
         cells[f"{task}, {name}, % ({benchmark[task]['items']} items)"] = _plus_minus(benchmark[task], name, f"{name}_stderr", 100, 1)
     doubt = "" if judge["trustworthy"] else "; not trustworthy"
     for part in ("accuracy", "style"):
-        label = f"judge: {part}, 1 to 3 ({judge['judge']}{doubt}; {judge['scored']} of {judge['items']} answers)"
-        cells[label] = _plus_minus(judge, f"{part}_mean", f"{part}_stderr")
+        scored = f" ({judge['scored']} of {judge['items']} answers)"
+        cells[f"judge: {part}, 1 to 3 ({judge['judge']}{doubt})"] = _plus_minus(judge, f"{part}_mean", f"{part}_stderr") + scored
     return cells
 
 

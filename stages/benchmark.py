@@ -11,6 +11,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
+# Before lm-eval imports datasets, which reads it once: the copy that it makes of local files is of no use to the next run
+# and could be stale. It goes when this process ends.
+CACHE = tempfile.TemporaryDirectory()
+os.environ["HF_DATASETS_CACHE"] = CACHE.name
+
 import typer
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
@@ -56,6 +61,13 @@ def evaluate(model: Path, tasks: Path, params: Params) -> dict[str, list[dict[st
     return dict(result["samples"])
 
 
+def number(task: str, metric: str, value: object) -> float:
+    """An item's score; ValueError for metrics that are no mean over items (F1 over a corpus, perplexity)."""
+    if not isinstance(value, int | float):
+        raise ValueError(f"task {task} has metric {metric}, which gives no number for each item; choose another task")
+    return float(value)
+
+
 def choose(sample: dict[str, Any]) -> str:
     """What the model answered: the likeliest option's number, or the generated text."""
     responses = sample["filtered_resps"]
@@ -69,8 +81,10 @@ def to_rows(samples: dict[str, list[dict[str, Any]]], variant: str) -> list[Row]
     """One row an item: task, the item's number, target, answer, and its score under each metric."""
     rows = []
     for task, items in samples.items():
-        for sample in sorted(items, key=lambda item: item["doc_id"]):
-            scores = {name: float(sample[name]) for name in sample["metrics"]}
+        # A task with several filters logs an item once for each; the first is lm-eval's own headline.
+        first = items[0]["filter"]
+        for sample in sorted((item for item in items if item["filter"] == first), key=lambda item: item["doc_id"]):
+            scores = {name: number(task, name, sample[name]) for name in sample["metrics"]}
             fixed = {"task": task, "item": int(sample["doc_id"]), "variant": variant, "document": sample["doc_hash"][:16]}
             rows.append(fixed | {"target": str(sample["target"]), "answer": choose(sample), "scores": scores})
     return rows
@@ -81,7 +95,7 @@ def summarise(rows: list[Row], params: Params) -> dict[str, dict[str, Any]]:
     settings = params.benchmark
     run = {"lm_eval": version("lm_eval"), "backend": settings.backend, "batch_size": settings.batch_size}
     metrics: dict[str, dict[str, Any]] = {"settings": run | {"chat_template": settings.chat_template, "dtype": params.dtype, "shots": 0}}
-    for task in settings.tasks:
+    for task in dict.fromkeys(row["task"] for row in rows):
         scores = [row["scores"] for row in rows if row["task"] == task]
         metrics[task] = {"items": len(scores)}
         for name in scores[0]:
@@ -110,7 +124,4 @@ def main(
 
 
 if __name__ == "__main__":
-    # The copy that `datasets` makes of local files is of no use to the next run and could be stale.
-    with tempfile.TemporaryDirectory() as cache:
-        os.environ["HF_DATASETS_CACHE"] = cache
-        typer.run(main)
+    typer.run(main)

@@ -6,15 +6,41 @@ The author is no clinician, so the figure is called author_kappa; it bounds what
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bula.params import Params, load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import write_metrics
 from bula.stats import bootstrap_kappa, standard_error, weighted_kappa
 from stages.judge import verdicts_or_exit
+
+
+class Gold(BaseModel):
+    """One gold answer with its author's scores."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    id: str
+    area: str
+    question: str
+    reference: str
+    answer: str
+    accuracy: Literal[1, 2, 3]
+    style: Literal[1, 2, 3]
+
+
+def read_gold(path: Path, limit: int) -> list[Row]:
+    """The first `limit` gold answers; ValueError names the file and what a row lacks."""
+    try:
+        rows = [Gold.model_validate(row).model_dump() for row in read_rows(path)][:limit]
+    except ValidationError as error:
+        raise ValueError(f"{path} holds a row that is no gold answer: {error}") from error
+    if not rows:
+        raise ValueError(f"{path} is empty; there is nothing to calibrate the judge on")
+    return [{**row, "split": row["area"]} for row in rows]
 
 
 def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str, int | float | str | bool]:
@@ -43,7 +69,7 @@ def main(
     """Judge the gold answers."""
     params = load_params()
     try:
-        rows = [{**row, "split": row["area"]} for row in read_rows(Path(params.calibrate.gold))][: params.calibrate.items]
+        rows = read_gold(Path(params.calibrate.gold), params.calibrate.items)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     verdicts = verdicts_or_exit(rows, params, judge)

@@ -67,7 +67,9 @@ def compare_all(data: Path, params: Params) -> dict[str, dict[str, float | int]]
         if variant == params.compare.baseline:
             continue
         for name, values in measures(data, variant).items():
-            if name in baseline:
+            # A weak judge may fail on all the answers on which it succeeded before: then there is no pair of verdicts.
+            pairless = name.startswith("judge_") and not baseline.get(name, {}).keys() & values.keys()
+            if name in baseline and not pairless:
                 results[f"{variant}_minus_{params.compare.baseline}__{name}"] = compare(baseline[name], values, params)
     for row, adjusted in zip(results.values(), holm([row["p"] for row in results.values()]), strict=True):
         row["p_holm"] = adjusted

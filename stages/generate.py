@@ -28,17 +28,23 @@ from bula.reports import peak_memory_gb, write_metrics
 from bula.serving import connect, serve_llama_cpp, serve_vllm
 from bula.stats import standard_error
 
+END_TOKENS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>")
 # An answer is its text, why it ended (stop or length), and how many tokens it took, the end of turn included.
 Answer = tuple[str, str, int]
 Serve = Callable[[Path, int, int], AbstractContextManager[str]]
 
 
+def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of all tokens that end a generation, by llama.cpp's rule, so that every engine stops at the same ones."""
+    vocabulary = tokenizer.get_vocab()
+    return sorted({tokenizer.eos_token_id} | {vocabulary[token] for token in END_TOKENS if token in vocabulary})
+
+
 def finish(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
-    """Cut generated ids after the first end-of-turn token and tell why they end."""
-    ended = tokenizer.eos_token_id in ids
-    if ended:
-        ids = ids[: ids.index(tokenizer.eos_token_id) + 1]
-    return tokenizer.decode(ids, skip_special_tokens=True).strip(), "stop" if ended else "length", len(ids)
+    """Cut generated ids after the first token that ends a generation and tell why they end."""
+    end = next((place for place, token in enumerate(ids) if token in end_tokens(tokenizer)), None)
+    ids = ids if end is None else ids[: end + 1]
+    return tokenizer.decode(ids, skip_special_tokens=True).strip(), "length" if end is None else "stop", len(ids)
 
 
 @torch.inference_mode()
@@ -58,7 +64,7 @@ def answer_locally(path: Path, dtype: str, tokenizer: PreTrainedTokenizerBase, p
             attention_mask=mask,
             do_sample=False,
             max_new_tokens=params.max_new_tokens,
-            eos_token_id=tokenizer.eos_token_id,
+            eos_token_id=end_tokens(tokenizer),
             pad_token_id=tokenizer.pad_token_id,
         )
         answers |= {i: finish(tokenizer, row[longest:].tolist()) for i, row in zip(batch, output, strict=True)}

@@ -5,6 +5,7 @@ Rows are only mapped to the names question, answer, specialty and kind here; jud
     python -m stages.ingest
 """
 
+import math
 import shutil
 import subprocess
 import sys
@@ -110,7 +111,7 @@ def read_table(path: Path, encoding: str) -> Iterator[Row]:
     if path.suffix == ".parquet":
         yield from pandas.read_parquet(path).to_dict("records")
     elif path.suffix == ".csv":
-        frame = pandas.read_csv(path, encoding=encoding, dtype=str, keep_default_na=False)
+        frame = pandas.read_csv(path, encoding=encoding, dtype=str, keep_default_na=False, index_col=False)
         yield from frame.to_dict("records")
     elif path.suffix in (".jsonl", ".ndjson") and encoding == "utf-8":
         yield from read_rows(path)
@@ -143,6 +144,13 @@ def read_hub(source: HubSource) -> Iterator[Row]:
         yield map_columns(row, source, f"{source.id}:{line}") | {"file": source.id, "line": line}
 
 
+def plain(value: object) -> str | int | float | bool | None:
+    """A cell as JSON can hold it: what is missing in a table (NaN) becomes null, what is no scalar becomes its text."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value if isinstance(value, str | int | float | bool) else str(value)
+
+
 def map_columns(row: Row, source: FilesSource | HubSource, where: str) -> Row:
     """The row under this project's names; ValueError lists the columns that a mapping names and the row lacks."""
     wanted = {field: column for field, column in source.columns.model_dump().items() if column}
@@ -151,7 +159,7 @@ def map_columns(row: Row, source: FilesSource | HubSource, where: str) -> Row:
         raise ValueError(
             f"{where}: no column {', '.join(missing)}; found {', '.join(map(str, row))}. Correct `columns` of source {source.name}"
         )
-    return {field: row[column] for field, column in wanted.items()}
+    return {field: plain(row[column]) for field, column in wanted.items()}
 
 
 def read_source(source: DataSource) -> Iterator[Row]:
@@ -198,9 +206,12 @@ def main(
             rows = write_rows(benchmarks / f"{task.name}.jsonl", read_task(task))
             counts[f"benchmark_{task.name}"] = {"rows": rows, "license": task.license, "kind": task.kind}
         ingest_base(params.ingest.base, params.dtype, base)
+        ingest_judge(params.ingest.judge, judge)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
-    ingest_judge(params.ingest.judge, judge)
+    except OSError as error:
+        # The hub's own errors (no such revision, gated, offline) are all OSErrors.
+        raise SystemExit(f"could not be fetched: {error}\nIs the network there, and HF_TOKEN set for a gated model?") from error
     for name, model in (("model_base", params.ingest.base), ("model_judge", params.ingest.judge)):
         counts[name] = {"license": model.license, "kind": model.kind}
     write_metrics(metrics, counts)

@@ -56,7 +56,12 @@ class Verdict(BaseModel):
 
 
 def verdict_type(settings: Judge) -> type[Verdict]:
-    """Verdict with the longest reason that params.yaml allows: a weak judge would write until its tokens run out."""
+    """The schema's type: for a local judge with the longest reason allowed, since a weak one writes until its tokens run out.
+
+    OpenAI refuses a schema with maxLength; its judge keeps the reason short because the rubric says so.
+    """
+    if settings.base_url != "local":
+        return Verdict
     return create_model("Verdict", __base__=Verdict, reason=(str, Field(max_length=settings.reason_characters)))
 
 
@@ -87,8 +92,14 @@ def ask(client: openai.OpenAI, settings: Judge, messages: list[dict[str, str]]) 
 
 
 def read_ledger(path: Path) -> dict[str, Verdict]:
-    """Verdicts already paid for, by their key."""
-    return {row["key"]: Verdict.model_validate(row["verdict"]) for row in read_rows(path)} if path.exists() else {}
+    """Verdicts already paid for, by their key; a last line that a full disk cut short is dropped."""
+    if not path.exists():
+        return {}
+    content = path.read_bytes()
+    whole = content.rfind(b"\n") + 1
+    if whole < len(content):
+        os.truncate(path, whole)
+    return {row["key"]: Verdict.model_validate(row["verdict"]) for row in read_rows(path)}
 
 
 def ledger_key(identity: str, messages: list[dict[str, str]], settings: Judge) -> str:

@@ -11,7 +11,7 @@ import torch
 import typer
 from transformers import PreTrainedModel
 
-from bula.models import load_adapted, load_tokenizer, prepare, save_model, supervised_logits
+from bula.models import load_adapted, load_model, load_tokenizer, prepare, save_model, supervised_logits
 from bula.params import load_params
 from bula.prompts import Encoded, encode
 from bula.records import read_examples
@@ -59,9 +59,9 @@ def main(
     reference = list(each_logits(model, encoded, tokenizer.pad_token_id))
     model = model.merge_and_unload(safe_merge=True)
     before = compare(reference, each_logits(model, encoded, tokenizer.pad_token_id))
-    model = model.to(getattr(torch, params.dtype))
-    after = compare(reference, each_logits(model, encoded, tokenizer.pad_token_id))
-    save_model(model, tokenizer, merged)
+    save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged)
+    # Read back, since a cast in memory also rounds the rotary frequencies, which no file holds and no user sees.
+    after = compare(reference, each_logits(load_model(merged, params.dtype), encoded, tokenizer.pad_token_id))
     checked = {"items": len(encoded), "tokens": sum(map(len, reference)), "dtype": params.dtype}
     write_metrics(metrics, {"checked": checked, "before_cast": before, "after_cast": after})
     print(f"merge: greedy agreement {before['greedy_agreement']:.2%} before the cast, {after['greedy_agreement']:.2%} after, in {merged}")

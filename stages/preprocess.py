@@ -88,7 +88,7 @@ def to_example(row: Row, params: Preprocess) -> Example:
 
 
 def sort_rows(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, params: Preprocess) -> Sorted:
-    """Validate every row, then keep the first of equal questions, validation before dev before train."""
+    """Validate every row, then keep the first of those that repeat each other, validation before dev before train."""
     result = Sorted(examples={s: [] for s in ORDER}, tokens={s: [] for s in ORDER}, refused=[])
     waiting: dict[str, list[tuple[Row, Example]]] = defaultdict(list)
     for row in rows:
@@ -97,14 +97,29 @@ def sort_rows(rows: Iterable[Row], tokenizer: PreTrainedTokenizerBase, params: P
         else:
             example = to_example(row, params)
             waiting[example.split].append((row, example))
-    first: dict[str, Example] = {}
+    seen: dict[str, dict[str, Example]] = {"question": {}, "answer": {}, "pair": {}}
     for split in ORDER:
-        for row, example in waiting[split]:
-            twin = first.setdefault(comparison_key(example.question), example)
-            reason = f"same question as {twin.id} in {twin.split}" if twin is not example else keep(example, tokenizer, params, result)
+        # By id, which is a hash: the first items of a split are an unbiased, stable sample of it.
+        for row, example in sorted(waiting[split], key=lambda pair: pair[1].id):
+            reason = why_duplicate(example, seen) or keep(example, tokenizer, params, result)
             if reason:
                 result.refused.append(refuse(row, reason))
     return result
+
+
+def why_duplicate(example: Example, seen: dict[str, dict[str, Example]]) -> str:
+    """Why an example repeats one that came before, or an empty string; `seen` is then told of it.
+
+    Within a split only a whole pair is a duplicate: two people may answer one question. Across splits the same question
+    or the same answer is, so that nothing of validation is trained on.
+    """
+    question, answer = comparison_key(example.question), comparison_key(example.answer)
+    keys = {"question": question, "answer": answer, "pair": f"{question}\n{answer}"}
+    for name, key in keys.items():
+        twin = seen[name].setdefault(key, example)
+        if twin is not example and (name == "pair" or twin.split != example.split):
+            return f"same {name} as {twin.id} in {twin.split}"
+    return ""
 
 
 def keep(example: Example, tokenizer: PreTrainedTokenizerBase, params: Preprocess, result: Sorted) -> str:
@@ -120,10 +135,8 @@ def keep(example: Example, tokenizer: PreTrainedTokenizerBase, params: Preproces
 
 
 def limit_train(result: Sorted, limit: int) -> None:
-    """Keep the first `limit` training examples in the order of their ids, which are hashes: an unbiased, stable sample."""
-    pairs = sorted(zip(result.examples["train"], result.tokens["train"], strict=True), key=lambda pair: pair[0].id)[:limit]
-    result.examples["train"] = [example for example, _ in pairs]
-    result.tokens["train"] = [tokens for _, tokens in pairs]
+    """Keep the first `limit` training examples."""
+    del result.examples["train"][limit:], result.tokens["train"][limit:]
 
 
 def nearest_overlap(items: list[Example], train: list[Example]) -> dict[str, tuple[float, str]]:

@@ -7,6 +7,7 @@ fixed sample, in float32: the weights are the file's, the arithmetic is the same
 """
 
 import math
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -49,6 +50,7 @@ def round_to(merged: Path, kind: str, file: Path) -> None:
     if result.returncode != 0 or len(written) != 1:
         raise SystemExit(f"auto-round could not write {kind}:\n" + "\n".join(result.stdout.splitlines()[-15:]))
     written[0].replace(file)
+    shutil.rmtree(folder)
 
 
 def export(merged: Path, kind: str, file: Path) -> None:

@@ -14,7 +14,7 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 
 from bula.params import Params, load_params
-from bula.records import Row, read_rows, write_rows
+from bula.records import Row, read_rows, staged, write_rows
 from bula.reports import write_metrics, write_plot
 from bula.stats import bootstrap_mean, standard_error
 from bula.text import words
@@ -77,9 +77,9 @@ def draw(rows: list[Row], variant: str, path: Path) -> None:
         axis.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("F1 of an answer")
     figure.suptitle(f"ROUGE of {variant} against the references ({len(rows)} answers; triangle: mean)")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # Without the version of the drawing library in it, the picture is the same bytes on every run.
-    figure.savefig(path, dpi=100, metadata={"Software": None})
+    with staged(path) as temporary:
+        # Without the version of the drawing library in it, the picture is the same bytes on every run.
+        figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
     pyplot.close(figure)
 
 

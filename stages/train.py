@@ -20,6 +20,7 @@ from datasets import Dataset
 from peft import LoraConfig, PeftModel
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerBase
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import get_last_checkpoint
 from trl import SFTConfig, SFTTrainer
@@ -98,6 +99,14 @@ def fingerprint(params: Params, files: list[Path]) -> str:
     return sha256_values(settings, [[file.name, sha256_file(file)] for file in files])[:16]
 
 
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint, or None; those that a kill cut short (their last file is missing) are removed."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / TRAINER_STATE_NAME).exists():
+            shutil.rmtree(checkpoint)
+    return get_last_checkpoint(folder) if folder.exists() else None
+
+
 def tokenise(tokenizer: PreTrainedTokenizerBase, examples: list[Example]) -> Dataset:
     """input_ids and labels of each example; -100 outside the answer."""
     encoded = [encode(tokenizer, example) for example in examples]
@@ -136,11 +145,15 @@ def configure(params: Params, folder: Path) -> SFTConfig:
         # Truncation is preprocess's to refuse, not ours to do.
         max_length=None,
         report_to="none",
+        # Quiet loggers would take the progress bar with them.
+        disable_tqdm=False,
     )
 
 
 def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> AnswerTrainer:
     """Model, adapter, data and settings, ready to train."""
+    if torch.cuda.device_count() > 1:
+        raise ValueError("train uses one GPU and sees several; say which one with CUDA_VISIBLE_DEVICES=0")
     tokenizer = load_tokenizer(base)
     lora = params.train.lora
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
@@ -241,7 +254,7 @@ def main(
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     started = time.perf_counter()
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(folder) if folder.exists() else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     seconds = time.perf_counter() - started
     summary = summarise(trainer, read_examples(clean / "dev.jsonl"))
     save_adapter(trainer.model, card(params, summary), adapter)

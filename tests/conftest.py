@@ -23,10 +23,12 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from stages.ingest import ingest_base
 
     base = ROOT / "models/base"
-    if (base / "model.safetensors").exists():
+    config = base / "config.json"
+    # After a run of another profile another model lies there.
+    if config.exists() and json.loads(config.read_text(encoding="utf-8"))["hidden_size"] == 576:
         return base
     path = tmp_path_factory.mktemp("smollm2") / "base"
-    ingest_base(load_params(ROOT / "params.yaml").ingest.base, "bfloat16", path)
+    ingest_base(load_params(ROOT / "profiles/smollm2-135m.yaml").ingest.base, "bfloat16", path)
     return path
 
 
@@ -110,7 +112,7 @@ def workspace(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     shutil.copytree(ROOT / "data/demo", tmp_path / "data/demo")
     shorten(tmp_path / "data/demo")
     shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    shutil.copy(ROOT / "profiles/smollm2-135m.yaml", tmp_path / "params.yaml")
     edit_params(tmp_path / "params.yaml", small(tiny))
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -79,6 +79,15 @@ def test_each_file_format_gives_the_same_mapped_rows(suffix: str, tmp_path: Path
     assert list(ingest.read_files(source(file))) == [expected]
 
 
+def test_a_missing_cell_is_null_in_every_format(tmp_path: Path) -> None:
+    frame = pandas.DataFrame([PAIR, PAIR | {"resposta": None}])
+    frame.to_parquet(tmp_path / "pairs.parquet")
+    write_jsonl(tmp_path / "pairs.jsonl", [PAIR, PAIR | {"resposta": None}])
+    for name in ("pairs.parquet", "pairs.jsonl"):
+        assert [row["answer"] for row in ingest.read_files(source(tmp_path / name))] == [PAIR["resposta"], None]
+    assert ingest.plain(["a"]) == "['a']"
+
+
 def test_latin_1_is_read_when_it_is_declared(tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
     file.write_bytes("pergunta,resposta,area\nDói à noite?,Não.,clínica\n".encode("latin-1"))

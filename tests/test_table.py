@@ -1,4 +1,5 @@
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bula.__main__ import END, START, app, with_results
-from bula.params import load_params
+from bula.params import load_params, parse_params
 from bula.reports import write_metrics
 from bula.table import differences_table, results_table
 from tests.conftest import ROOT, edit_params
@@ -191,3 +192,17 @@ def test_bula_results_names_the_file_that_is_missing_and_writes_nothing(reposito
     assert sorted(repository.rglob("*")) == before
     if missing != "README.md":
         assert (repository / "README.md").read_text(encoding="utf-8") == README
+
+
+def test_the_readme_holds_the_figures_of_the_committed_metrics(tmp_path: Path) -> None:
+    # Of the commit and not of the working tree: another machine's own run may differ in the last digits.
+    def committed(name: str) -> str:
+        return subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+
+    names = subprocess.run(["git", "ls-tree", "-r", "--name-only", "HEAD", "metrics"], cwd=ROOT, capture_output=True, check=True, text=True)
+    for name in names.stdout.split():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(committed(name), encoding="utf-8")
+    table = results_table(tmp_path / "metrics", list(parse_params(committed("params.yaml"), "params.yaml").variants))
+    readme = committed("README.md")
+    assert with_results(readme, table) == readme
