@@ -140,6 +140,30 @@ def test_verdicts_survive_a_run_that_breaks_halfway(api: Any, workspace: Path) -
     assert len(server.requests) == before
 
 
+def test_a_ledger_cut_short_by_a_full_disk_loses_its_last_line_alone(api: Any, workspace: Path) -> None:
+    params, server = api([verdict(3, 3)])
+    judge.judge_rows(ROWS[:2], params, workspace / "models/judge")
+    ledger = workspace / ".bula/ledger.jsonl"
+    ledger.write_bytes(ledger.read_bytes()[:-20])
+    judge.judge_rows(ROWS[:2], params, workspace / "models/judge")
+    assert len(server.requests) == 3
+    assert len(list(read_rows(ledger))) == 2
+
+
+def test_openai_is_sent_no_schema_keyword_that_it_refuses(api: Any, workspace: Path) -> None:
+    params, server = api([verdict(3, 3)])
+    judge.judge_rows(ROWS[:1], params, workspace / "models/judge")
+    assert "maxLength" not in json.dumps(server.requests[0])
+    local = params.judge.model_copy(update={"base_url": "local"})
+    assert judge.verdict_type(local).model_json_schema()["properties"]["reason"]["maxLength"] == local.reason_characters
+
+
+def test_a_gold_file_without_scores_is_a_sentence(workspace: Path) -> None:
+    write_rows(workspace / "data/demo/gold.jsonl", [{"id": "1", "area": "A", "question": "Q?"}])
+    with pytest.raises(SystemExit, match=r"data/demo/gold\.jsonl holds a row that is no gold answer"):
+        calibrate.main()
+
+
 def answers(workspace: Path) -> None:
     rows = [{"id": s, "split": s, "question": "Q?", "answer": "Sim.", "generated": "Não.", "variant": "base"} for s in "ABCDE"]
     write_rows(workspace / "data/answers/base.jsonl", rows)

@@ -19,7 +19,9 @@ def tokenizer(smollm2: Path) -> PreTrainedTokenizerBase:
     return load_tokenizer(smollm2)
 
 
-def row(question: object, answer: object = "Beba água e repouse.", split: str | None = "train", line: int = 1) -> Row:
+def row(question: object, answer: object = ..., split: str | None = "train", line: int = 1) -> Row:
+    """A raw row; without an answer given, each question has one of its own."""
+    answer = f"Beba água e repouse, {question}" if answer is ... else answer
     return {"question": question, "answer": answer, "split": split, "file": "f.csv", "line": line, "source": "s", "license": "cc0-1.0"}
 
 
@@ -59,6 +61,20 @@ def test_equal_questions_are_kept_once_and_validation_wins(tokenizer: PreTrained
     assert [e.answer for e in result.examples["B"]] == ["Na validação."]
     assert [e.question for e in result.examples["train"]] == ["Outra?"]
     assert [r["reason"] for r in result.refused] == [f"same question as {result.examples['B'][0].id} in B"]
+
+
+def test_an_answer_of_validation_is_never_trained_on(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [row("Dói a cabeça?", "Beba água.", "train"), row("Dói o pé?", "beba água", "C"), row("Dói a mão?", "Repouse.", "train")]
+    result = preprocess.sort_rows(rows, tokenizer, SETTINGS)
+    assert [e.question for e in result.examples["train"]] == ["Dói a mão?"]
+    assert result.refused[0]["reason"] == f"same answer as {result.examples['C'][0].id} in C"
+
+
+def test_two_answers_to_one_question_are_both_kept_within_a_split(tokenizer: PreTrainedTokenizerBase) -> None:
+    rows = [row("Dói?", "Beba água."), row("dói", "Repouse."), row("Dói!", "Beba  água")]
+    result = preprocess.sort_rows(rows, tokenizer, SETTINGS)
+    assert {e.answer.rstrip(".").replace("  ", " ") for e in result.examples["train"]} == {"Beba água", "Repouse"}
+    assert [r["reason"].split(" as ")[0] for r in result.refused] == ["same pair"]
 
 
 def test_text_is_normalised_and_ids_are_stable(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -77,7 +77,7 @@ def test_the_table_has_a_column_a_variant_and_a_row_a_figure(metrics: Path) -> N
         "| ROUGE-L F1 (40 answers) | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
         "| bula_medmcqa, acc, % (24 items) | 25.0 ± 8.8 | 50.0 ± 8.8 |",
         "| bula_squad_completion, contains, % (28 items) | 50.0 ± 9.6 | 50.0 ± 9.6 |",
-        "| judge: accuracy, 1 to 3 (tiny-judge; not trustworthy; 10 of 10 answers) | 1.50 ± 0.17 | 1.50 ± 0.17 |",
+        "| judge: accuracy, 1 to 3 (tiny-judge; not trustworthy) | 1.50 ± 0.17 (10 of 10 answers) | 1.50 ± 0.17 (10 of 10 answers) |",
         "| judge: style, 1 to 3 (tiny-judge; not trustworthy; 10 of 10 answers) | 2.25 ± 0.25 | 2.25 ± 0.25 |",
     ]
     assert results_table(metrics, ["base", "tuned"]).endswith("|\n")
@@ -106,7 +106,7 @@ def test_the_doubt_about_a_judge_goes_when_the_judge_is_trusted(metrics: Path) -
     stages["judge"]["trustworthy"] = True
     write(metrics, "base", stages)
     table = results_table(metrics, ["base"])
-    assert "| judge: style, 1 to 3 (tiny-judge; 10 of 10 answers) | 2.25 ± 0.25 |" in table
+    assert "| judge: style, 1 to 3 (tiny-judge) | 2.25 ± 0.25 (10 of 10 answers) |" in table
     assert "not trustworthy" not in table
 
 

@@ -127,6 +127,15 @@ def test_a_run_stopped_halfway_resumes_to_the_same_adapter(ready: Path, monkeypa
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_checkpoint_cut_short_is_not_resumed_from(tmp_path: Path) -> None:
+    for name in ("checkpoint-3", "checkpoint-6"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "checkpoint-3/trainer_state.json").write_text("{}", encoding="utf-8")
+    assert train.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
+    assert not (tmp_path / "checkpoint-6").exists()
+    assert train.last_checkpoint(tmp_path / "none") is None
+
+
 def test_merge_and_quantize_measure_what_they_change(ready: Path) -> None:
     edit_params(ready / "params.yaml", lambda p: p["train"].update(learning_rate=0.01))
     train.main()
