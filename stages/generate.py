@@ -42,7 +42,8 @@ def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def finish(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
     """Cut generated ids after the first token that ends a generation and tell why they end."""
-    end = next((place for place, token in enumerate(ids) if token in end_tokens(tokenizer)), None)
+    ends = end_tokens(tokenizer)
+    end = next((place for place, token in enumerate(ids) if token in ends), None)
     ids = ids if end is None else ids[: end + 1]
     return tokenizer.decode(ids, skip_special_tokens=True).strip(), "length" if end is None else "stop", len(ids)
 
