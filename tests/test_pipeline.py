@@ -24,6 +24,8 @@ def clone_tree(target: Path) -> None:
         if (ROOT / name).is_file():
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target / name)
+    # Also where params.yaml was changed for a run of one's own.
+    shutil.copy(ROOT / "profiles/smollm2-135m.yaml", target / "params.yaml")
     git(target, "init", "--quiet")
     commit(target, "start")
 
