@@ -78,7 +78,7 @@ def test_the_table_has_a_column_a_variant_and_a_row_a_figure(metrics: Path) -> N
         "| bula_medmcqa, acc, % (24 items) | 25.0 ± 8.8 | 50.0 ± 8.8 |",
         "| bula_squad_completion, contains, % (28 items) | 50.0 ± 9.6 | 50.0 ± 9.6 |",
         "| judge: accuracy, 1 to 3 (tiny-judge; not trustworthy) | 1.50 ± 0.17 (10 of 10 answers) | 1.50 ± 0.17 (10 of 10 answers) |",
-        "| judge: style, 1 to 3 (tiny-judge; not trustworthy; 10 of 10 answers) | 2.25 ± 0.25 | 2.25 ± 0.25 |",
+        "| judge: style, 1 to 3 (tiny-judge; not trustworthy) | 2.25 ± 0.25 (10 of 10 answers) | 2.25 ± 0.25 (10 of 10 answers) |",
     ]
     assert results_table(metrics, ["base", "tuned"]).endswith("|\n")
 
