@@ -16,7 +16,10 @@ Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
-UNION_TAGS = {"wheel", "hub", "directory", "api", "demo", "files"}
+Encoding = Literal["utf-8", "latin-1", "cp1252"]
+UNION_TAGS = {"wheel", "hub", "directory", "api", "demo", "files", "url"}
+# Licenses that forbid giving derived rows away, or say nothing; so do all with a no-derivatives clause.
+CLOSED_LICENSES = {"proprietary", "all-rights-reserved", "unknown", "other"}
 SET_NAMES = ("A", "B", "C", "D", "E")
 
 
@@ -95,40 +98,70 @@ class Columns(Section):
     """Column of the kind of question, or empty."""
 
 
-class DemoSource(Section):
+class Source(Section):
+    """What every source of question-answer pairs has."""
+
+    name: Name
+    """Name of the source in records and metrics."""
+    license: str = Field(min_length=1)
+    """SPDX identifier, lower case, or the hub's name of the license."""
+    redistribution: Literal["allowed", "forbidden"]
+    """Whether rows may be given to others; a source where they may not must stay off public remotes (docs/remotes.md)."""
+
+    @model_validator(mode="after")
+    def _license_allows(self) -> "Source":
+        if self.redistribution == "allowed" and (self.license in CLOSED_LICENSES or "-nd" in self.license):
+            raise ValueError(f"license {self.license} does not allow redistribution; say redistribution: forbidden")
+        return self
+
+
+class Tabular(Source):
+    """A source whose rows are mapped, filtered and given a role."""
+
+    columns: Columns
+    """Column mapping."""
+    filter: dict[str, list[str]]
+    """Keep only rows whose column (by the source's own name) holds one of the values; {} keeps all."""
+    limit: Annotated[int, Field(ge=0)]
+    """Rows kept, the first ones that pass the filter; 0 means all."""
+    role: Literal["split", "train", "dev", "A", "B", "C", "D", "E"]
+    """Where the rows go: all into one split, or (split) each by a hash of its question."""
+
+
+class DemoSource(Source):
     """The corpus that ships with the repository; its files already are train, dev and the validation sets."""
 
     kind: Literal["demo"]
-    name: Name
-    """Name of the source in records and metrics."""
     path: str
     """Directory of the corpus."""
-    license: str
-    """SPDX identifier, lower case."""
 
 
-class FilesSource(Section):
-    """A user's own files: JSON Lines, CSV or Parquet. Rows are split by hash."""
+class FilesSource(Tabular):
+    """A user's own files: JSON Lines, a JSON array, CSV (comma, semicolon or tab) or Parquet."""
 
     kind: Literal["files"]
-    name: Name
-    """Name of the source in records and metrics."""
     path: str
-    """A file, or a directory whose files are read in the order of their names; below data/sources/."""
-    columns: Columns
-    """Column mapping."""
-    encoding: Literal["utf-8", "utf-8-sig", "latin-1"]
-    """Text encoding of JSON Lines and CSV files; a byte that does not fit is an error, never replaced."""
-    license: str
-    """License under which the rows may be used."""
+    """A file, or a directory whose files are read in the order of their names; below data/sources/, so that DVC sees an edit."""
+    encoding: Encoding
+    """Text encoding of JSON and CSV files; a byte that does not fit refuses the row, and is never replaced."""
 
 
-class HubSource(Section):
-    """A data set on the Hugging Face hub. Rows are split by hash."""
+class UrlSource(Tabular):
+    """One file behind an http or https address, in a form that `files` reads; its ending tells the form."""
+
+    kind: Literal["url"]
+    url: str = Field(pattern=r"^https?://")
+    """Address."""
+    sha256: Sha256
+    """SHA-256 of the file: what an address serves can change."""
+    encoding: Encoding
+    """Text encoding of JSON and CSV files."""
+
+
+class HubSource(Tabular):
+    """A data set on the Hugging Face hub, streamed; its own code is never run."""
 
     kind: Literal["hub"]
-    name: Name
-    """Name of the source in records and metrics."""
     id: str
     """owner/name."""
     revision: Revision
@@ -137,13 +170,9 @@ class HubSource(Section):
     """Configuration name of the data set; "default" where it has none."""
     split: str
     """Split that is read."""
-    columns: Columns
-    """Column mapping."""
-    license: str
-    """SPDX identifier or the hub's name of the license."""
 
 
-DataSource = Annotated[DemoSource | FilesSource | HubSource, Field(discriminator="kind")]
+DataSource = Annotated[DemoSource | FilesSource | UrlSource | HubSource, Field(discriminator="kind")]
 
 
 class LocalTask(Section):
@@ -193,6 +222,8 @@ class Ingest(Section):
     """Question-answer pairs."""
     benchmarks: list[TaskSource] = Field(min_length=1)
     """Benchmark items."""
+    unreadable_share: float = Field(ge=0, le=1)
+    """Stop if more than this share of a source's rows cannot be read; up to it they go to quarantine, each with its line and reason."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Ingest":
@@ -203,13 +234,58 @@ class Ingest(Section):
         return self
 
 
-class Preprocess(Section):
-    """Validation, normalisation, de-duplication and split."""
+class Privacy(Section):
+    """What happens to personal data (bula/privacy.py says what is found); counted by kind in every case."""
 
+    rows: Literal["redact", "quarantine", "fail"]
+    """In rows of train, dev and validation: put a placeholder in its place, refuse the row, or stop."""
+    answers: Literal["redact", "fail"]
+    """In what a model generates: put a placeholder in its place, or stop. To leave an answer out would spare its variant the score."""
+
+
+class NearDuplicates(Section):
+    """MinHash over word shingles (Broder 1997), banded (Leskovec et al., Mining of Massive Datasets, 3.4), then verified exactly."""
+
+    threshold: float = Field(gt=0, le=1)
+    """Two texts are near-duplicates from this Jaccard similarity of their shingle sets on."""
+    shingle_words: Positive
+    """Consecutive words in a shingle."""
+    bands: Positive
+    """Bands of the signature; a pair of similarity s is looked at with probability 1 - (1 - s ** band_rows) ** bands."""
+    band_rows: Positive
+    """MinHash values in a band."""
+
+
+class Contamination(Section):
+    """Training rows that come too near to validation or benchmark items."""
+
+    run_words: Positive
+    """A row that shares a run of this many words with an item is contaminated."""
+    policy: Literal["remove", "keep"]
+    """What happens to contaminated training rows; they are counted in either case."""
+
+
+class Preprocess(Section):
+    """Validation, normalisation, quality filters, de-duplication and split."""
+
+    languages: list[str] = Field(min_length=1)
+    """Languages kept, by ISO 639-1 code."""
+    language_score: float = Field(gt=0, lt=1)
+    """A text is of another language if the identifier says so with at least this probability."""
+    min_question_words: Positive
+    """Shorter questions are refused."""
+    min_answer_words: Positive
+    """Shorter answers are refused."""
     max_tokens: Positive
     """Longest example kept, in tokens of the base model's tokenizer, template included."""
     max_prompt_tokens: Positive
     """Longest prompt kept (system prompt, question and template), in tokens."""
+    near_duplicates: NearDuplicates
+    """Which rows repeat each other in other words."""
+    contamination: Contamination
+    """Which training rows give away an item."""
+    overlap_items: Positive
+    """Items of each validation set whose nearest training row is looked up, the first in file order."""
     dev_share: Share
     """Share of the rows without a split of their own that goes to dev."""
     validation_share: Share
@@ -222,6 +298,15 @@ class Preprocess(Section):
         if self.dev_share + len(SET_NAMES) * self.validation_share >= 1:
             raise ValueError("dev_share and five times validation_share leave no rows for train")
         return self
+
+
+class Compute(Section):
+    """Who does preprocess's work. No stage lists these parameters: they change how long it takes, never what comes out (a test)."""
+
+    workers: Positive
+    """Processes on this machine."""
+    scheduler: str = Field(pattern=r"^(none|\w+://.+)$")
+    """none, or the address of a Dask scheduler (tcp://host:8786) whose workers see this folder."""
 
 
 class Lora(Section):
@@ -405,7 +490,9 @@ class Params(Section):
     """Seed of everything random."""
     dtype: Literal["bfloat16", "float32"]
     """Precision in which models are loaded for training and scoring."""
+    compute: Compute
     ingest: Ingest
+    privacy: Privacy
     preprocess: Preprocess
     train: Train
     merge: Merge

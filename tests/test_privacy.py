@@ -1,0 +1,66 @@
+"""The privacy gate against lines that were labelled before the rules were seen, by somebody who did not write the rules."""
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from bula.privacy import KINDS, PLACEHOLDER, Finding, find, redact
+from tests.conftest import ROOT
+
+# Labels: kind and exact value; invented throughout, numbers with check digits computed. Half are tricky negatives.
+LINES: list[dict[str, Any]] = [json.loads(line) for line in (ROOT / "tests/data/privacy.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def spans(line: dict[str, Any]) -> list[Finding]:
+    """The labelled findings of a line."""
+    starts = [(label["kind"], line["text"].index(label["value"]), len(label["value"])) for label in line["found"]]
+    return [Finding(kind, start, start + length) for kind, start, length in starts]
+
+
+def test_the_set_is_large_enough_and_half_of_it_are_negatives() -> None:
+    assert len(LINES) >= 120
+    assert sum(not line["found"] for line in LINES) >= len(LINES) / 2
+    assert len({line["text"] for line in LINES}) == len(LINES)
+    assert {label["kind"] for line in LINES for label in line["found"]} == set(KINDS)
+
+
+def test_recall_and_precision_reach_the_goals() -> None:
+    counts: Counter[str] = Counter()
+    for line in LINES:
+        found = find(line["text"])
+        hits = [w for w in spans(line) if any(f.kind == w.kind and f.start <= w.start and w.end <= f.end for f in found)]
+        # A right finding covers its label wholly: redaction must leave no digit behind.
+        counts += Counter(hit=len(hits), missed=len(line["found"]) - len(hits), false=len(found) - len(hits))
+    assert counts["hit"] / (counts["hit"] + counts["missed"]) >= 0.98
+    assert counts["hit"] / (counts["hit"] + counts["false"]) >= 0.95
+
+
+def test_redaction_leaves_none_of_the_values() -> None:
+    for line in LINES:
+        clean = redact(line["text"], find(line["text"]))
+        assert find(clean) == []
+        assert [label["value"] for label in line["found"] if label["value"] in clean] == []
+
+
+def test_a_text_is_redacted_by_kind() -> None:
+    # 529.982.247-25: 5*10+2*9+9*8+9*7+8*6+2*5+2*4+4*3+7*2 = 295, 295*10 mod 11 = 2; second digit 5 likewise.
+    text = "Ana, CPF 529.982.247-25, nascida em 12/03/1985, ana@exemplo.com.br, fone (11) 91234-5678."
+    assert redact(text, find(text)) == "Ana, CPF [CPF], nascida em [DATA DE NASCIMENTO], [E-MAIL], fone [TELEFONE]."
+    assert set(PLACEHOLDER) == set(KINDS)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Tome 500 mg de 8 em 8 horas por 7 dias.",
+        "Pressão 120/80, glicemia 110, 126, 130 e 145.",
+        "CPF 529.982.247-26",
+        "Ligue 192 ou para o Disque-Intoxicação, 0800 722 6001.",
+        "Consulta em 12/03/2024, cirurgia em 4 de julho de 2024.",
+        "Lote 12345678, validade 05/2026.",
+    ],
+)
+def test_what_only_looks_like_personal_data_stays(text: str) -> None:
+    assert find(text) == []
