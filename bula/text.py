@@ -33,3 +33,9 @@ def ngrams(text: str, size: int) -> Iterator[tuple[str, ...]]:
     """Runs of `size` consecutive words, in order, with repetitions."""
     tokens = words(text)
     return zip(*(tokens[start:] for start in range(size)), strict=False)
+
+
+def mask(text: object) -> str:
+    """The shape of a text without its content: letters become x, digits 9; at most 60 characters."""
+    shape = ("x" if c.isalpha() else "9" if c.isdigit() else c if c.isprintable() else " " for c in str(text)[:60])
+    return "".join(shape)

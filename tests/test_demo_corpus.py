@@ -36,7 +36,7 @@ FILES = sorted(path for path in DEMO.rglob("*") if path.is_file())
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("train", 240), ("dev", 20), *((name, 16) for name in SETS), *((f"benchmarks/{task}", 24) for task in [*CHOICES, "squad_completion"])],
+    [("train", 420), ("dev", 20), *((name, 24) for name in SETS), *((f"benchmarks/{task}", 60) for task in [*CHOICES, "squad_completion"])],
 )
 def test_every_part_is_large_enough(name: str, least: int) -> None:
     assert len(read(name)) >= least
@@ -44,7 +44,7 @@ def test_every_part_is_large_enough(name: str, least: int) -> None:
 
 def test_the_default_parameters_ask_for_no_more_than_there_is() -> None:
     params = load_params(ROOT / "params.yaml")
-    assert len(read("gold")) == 30 >= params.calibrate.items
+    assert len(read("gold")) == 60 >= params.calibrate.items
     assert all(len(read(name)) >= params.generate.items_per_set for name in SETS)
     assert all(len(read(f"benchmarks/{task}")) >= params.benchmark.limit for task in [*CHOICES, "squad_completion"])
     assert {Path(source.path) for source in params.ingest.benchmarks if source.kind == "files"} == {
@@ -93,6 +93,20 @@ def test_the_readme_of_the_corpus_gives_its_true_counts() -> None:
         assert f"{min(lengths)} to {max(lengths)} words" in text
 
 
+def test_the_readme_of_the_corpus_gives_its_true_coverage() -> None:
+    text = " ".join((DEMO / "README.md").read_text(encoding="utf-8").split())
+    for kind in KINDS:
+        counts = [
+            sum(row["kind"] == kind for where, row in PAIRS.items() if where.startswith(part)) for part in ("train", "dev", "validation")
+        ]
+        assert f"| `{kind}` | " + " | ".join(map(str, counts)) + " |" in text
+    specialties = Counter(row["specialty"] for row in PAIRS.values())
+    listed = {name: count for name, count in specialties.items() if count >= 10}
+    assert all(f"{name} {count}" in text for name, count in listed.items())
+    rest = specialties.total() - sum(listed.values())
+    assert f"other {len(specialties) - len(listed)} specialties have {rest} pairs together" in text
+
+
 # Questions and answers
 
 
@@ -139,11 +153,11 @@ def test_no_two_answers_share_more_than_30_percent_of_their_5grams() -> None:
     assert {pair: share for pair, share in shares.items() if share > 0.3} == {}
 
 
-def test_the_topics_are_16_a_set_all_different_one_for_each_pair() -> None:
+def test_the_topics_are_24_a_set_all_different_one_for_each_pair() -> None:
     topics = YAML(typ="safe").load((DEMO / "topics.yaml").read_text(encoding="utf-8"))
-    assert {name: len(titles) for name, titles in topics.items()} == dict.fromkeys("ABCDE", 16)
-    assert len({comparison_key(title) for titles in topics.values() for title in titles}) == 80
-    assert {name.removeprefix("validation/"): len(read(name)) for name in SETS} == dict.fromkeys("ABCDE", 16)
+    assert {name: len(titles) for name, titles in topics.items()} == dict.fromkeys("ABCDE", 24)
+    assert len({comparison_key(title) for titles in topics.values() for title in titles}) == 120
+    assert {name.removeprefix("validation/"): len(read(name)) for name in SETS} == dict.fromkeys("ABCDE", 24)
 
 
 # Benchmarks
@@ -199,8 +213,10 @@ def test_gold_answers_are_scored_1_to_3_with_a_note_where_something_is_wrong() -
         assert {type(row["accuracy"]), type(row["style"])} == {int}, row["id"]
         assert bool(row["note"]) == (row["accuracy"] < 3 or row["style"] < 3), row["id"]
     assert len({row["id"] for row in gold}) == len(gold)
-    # Kappa needs every score to occur, and on each scale alone.
-    assert {row["accuracy"] for row in gold} == {row["style"] for row in gold} == {1, 2, 3}
+    # Kappa needs every score to occur, and on each scale alone: 20 times each, the two crossed.
+    for part in ("accuracy", "style"):
+        assert Counter(row[part] for row in gold) == {1: 20, 2: 20, 3: 20}
+    assert set(Counter((row["accuracy"], row["style"]) for row in gold).values()) == {6, 7}
 
 
 def test_a_gold_answer_is_about_as_long_as_its_reference() -> None:
