@@ -73,6 +73,30 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
     return Encoded(prompt=prompt, completion=completion[:end])
 
 
+def token_lengths(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]) -> list[tuple[int, int]]:
+    """Lengths of prompt and whole example in tokens, as `encode` gives them, for many questions with their answers at once.
+
+    Raises ValueError if the template does not continue its own prompt, or ends a turn with no end-of-turn token.
+    """
+    texts, prompts = [], []
+    for question, answer in pairs:
+        asked = to_messages(question)
+        chat: Any = [*asked, {"role": "assistant", "content": answer}]
+        texts.append(str(tokenizer.apply_chat_template(chat, tokenize=False, date_string=DATE)))
+        prompts.append(str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, date_string=DATE)))
+    if any(not text.startswith(prompt) for text, prompt in zip(texts, prompts, strict=True)):
+        raise ValueError("the chat template does not continue its own prompt")
+    encoded = tokenizer(texts, add_special_tokens=False)
+    lengths = []
+    for index, prompt in enumerate(prompts):
+        ids: list[int] = encoded["input_ids"][index]
+        start = encoded.char_to_token(index, len(prompt))
+        if tokenizer.eos_token_id not in ids[start:]:
+            raise ValueError(f"the chat template ends a turn without {tokenizer.eos_token!r}")
+        lengths.append((start, len(ids) - ids[::-1].index(tokenizer.eos_token_id)))
+    return lengths
+
+
 def prompt_hash(prompt: list[int]) -> str:
     """First 64 bits of SHA-256 over the prompt's token ids: equal exactly when two variants saw the same prompt."""
     return hashlib.sha256(" ".join(map(str, prompt)).encode()).hexdigest()[:16]

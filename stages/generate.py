@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bula.models import load_model, load_tokenizer, prepare
 from bula.params import Generate, load_params
+from bula.privacy import KINDS, Finding, find, redact
 from bula.prompts import encode_prompt, prompt_hash
 from bula.records import Example, Row, validation_sets, write_rows
 from bula.reports import peak_memory_gb, write_metrics
@@ -94,14 +95,25 @@ def to_rows(variant: str, examples: list[Example], prompts: list[list[int]], ans
     ]
 
 
-def summarise(answers: list[Answer]) -> dict[str, int | float]:
-    """How many answers ended by themselves, how many were cut, and their length."""
+def redact_answers(variant: str, answers: list[Answer], found: list[list[Finding]], rule: str) -> list[Answer]:
+    """Answers with placeholders in place of personal data; ValueError if there is any and the rule is to fail."""
+    if rule == "fail" and any(found):
+        kinds = sorted({finding.kind for findings in found for finding in findings})
+        raise ValueError(f"answers of {variant} hold personal data ({', '.join(kinds)}), and privacy.answers is fail; nothing was written")
+    return [(redact(text, findings), reason, tokens) for (text, reason, tokens), findings in zip(answers, found, strict=True)]
+
+
+def summarise(answers: list[Answer], found: list[list[Finding]]) -> dict[str, int | float]:
+    """How many answers ended by themselves, how many were cut, their length, and the personal data that they held, by kind."""
     reasons = Counter(reason for _, reason, _ in answers)
+    kinds = Counter(finding.kind for findings in found for finding in findings)
     return {
         "items": len(answers),
         "finish_stop": reasons["stop"],
         "finish_length": reasons["length"],
         "empty": sum(not text for text, _, _ in answers),
+        "personal_data_answers": sum(map(bool, found)),
+        **{f"personal_data_{kind}": kinds[kind] for kind in KINDS},
         "completion_tokens_mean": sum(tokens for _, _, tokens in answers) / len(answers),
         "completion_tokens_stderr": standard_error([tokens for _, _, tokens in answers]),
     }
@@ -129,11 +141,13 @@ def main(
             answers = answer_by_server(model, servers[engine], prompts, params.generate)
         else:
             answers = answer_locally(model, params.dtype, tokenizer, prompts, params.generate)
+        seconds = time.perf_counter() - started
+        found = [find(text) for text, _, _ in answers]
+        answers = redact_answers(variant, answers, found, params.privacy.answers)
     except (ValueError, FileNotFoundError, openai.OpenAIError) as error:
         raise SystemExit(str(error)) from error
-    seconds = time.perf_counter() - started
     write_rows(out / f"{variant}.jsonl", to_rows(variant, examples, prompts, answers))
-    write_metrics(metrics / f"{variant}.json", summarise(answers))
+    write_metrics(metrics / f"{variant}.json", summarise(answers, found))
     rate = sum(tokens for _, _, tokens in answers) / seconds
     write_metrics(speed / f"{variant}.json", {"seconds": seconds, "tokens_per_second": rate, "peak_memory_gb": peak_memory_gb()})
     print(f"generate: {len(answers)} answers of {variant} at {rate:.0f} tokens/s in {out / variant}.jsonl")

@@ -1,0 +1,76 @@
+"""Turn raw rows into train, dev and the validation sets: validate, repair, redact, filter, de-duplicate, split, and check what
+of validation and benchmarks stands in train. Refused rows go to quarantine with a reason and without their words.
+
+Rows are never held all at once: shards of the raw files are cleaned by workers, and what must be decided over all rows is
+decided on hashes.
+
+    python -m stages.preprocess
+"""
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bula.params import Params, load_params
+from bula.reports import write_metrics, write_plot
+from stages.preprocess import report
+from stages.preprocess.clean import Settings, clean_shard, write_part
+from stages.preprocess.contamination import benchmark_rows
+from stages.preprocess.settle import Decision, Table, load_table, settle
+from stages.preprocess.shards import cut, each, workers
+
+
+def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Params) -> tuple[Table, Decision, Counter[str], int]:
+    """Clean all shards and settle what stays; gives the table of rows, the decision, counts and the number of parts."""
+    shards = cut(raw / f"{source.name}.jsonl" for source in params.ingest.sources)
+    settings = Settings(base.absolute(), params.preprocess, params.privacy, work)
+    counts: Counter[str] = Counter()
+    with workers(params.compute, len(shards)) as pool:
+        for found in each(pool, clean_shard, shards, settings, what="clean"):
+            counts += found
+        for number, task in enumerate(tasks, start=len(shards)):
+            rows = benchmark_rows(task)
+            write_part(work, number, rows, [0] * len(rows), params.preprocess.near_duplicates)
+        table = load_table(work, len(shards), [task.stem for task in tasks])
+        decision = settle(table, work, len(shards), params.preprocess, pool)
+    return table, decision, counts, len(shards)
+
+
+def main(
+    raw: Annotated[Path, typer.Option(help="Folder of ingested pairs.")] = Path("data/raw"),
+    benchmarks: Annotated[Path, typer.Option(help="Folder of benchmark items.")] = Path("data/benchmarks"),
+    base: Annotated[Path, typer.Option(help="Base model, for its tokenizer.")] = Path("models/base"),
+    clean: Annotated[Path, typer.Option(help="Folder for the splits.")] = Path("data/clean"),
+    quarantine: Annotated[Path, typer.Option(help="File for refused rows.")] = Path("data/quarantine.jsonl"),
+    metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics"),
+    plots: Annotated[Path, typer.Option(help="Folder for plots.")] = Path("plots"),
+) -> None:
+    """Turn raw rows into train, dev and the validation sets."""
+    params = load_params()
+    # The workers' libraries must not start threads of their own beside each other.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    clean.parent.mkdir(parents=True, exist_ok=True)
+    for stale in clean.parent.glob(".preprocess.*.tmp"):
+        shutil.rmtree(stale)
+    tasks = [benchmarks / f"{task.name}.jsonl" for task in params.ingest.benchmarks]
+    with tempfile.TemporaryDirectory(prefix=".preprocess.", suffix=".tmp", dir=clean.parent) as folder:
+        work = Path(folder).absolute()
+        try:
+            table, decision, counts, parts = preprocess(raw.absolute(), tasks, base, work, params)
+        except (ValueError, FileNotFoundError) as error:
+            raise SystemExit(str(error)) from error
+        kept, figures = report.write_clean(clean, quarantine, params, table, work, parts, decision, counts, tasks)
+    write_metrics(metrics / "preprocess.json", figures)
+    write_metrics(metrics / "contamination.json", report.contamination_metrics(decision, tasks))
+    write_plot(plots / "lengths.json", report.length_table(table, kept))
+    write_plot(plots / "contamination.json", report.contamination_plot(decision))
+    print(f"preprocess: {sum(map(len, kept.values()))} examples in {clean}, {figures['quarantine']['rows']} rows refused")
+
+
+if __name__ == "__main__":
+    typer.run(main)

