@@ -16,6 +16,8 @@ SYSTEM_PROMPT = (
 )
 # Llama 3.2's own template writes today's date unless it is given one; a fixed date makes runs repeatable.
 DATE = "26 Jul 2024"
+# Examples whose lengths are counted at once: an encoding holds offsets and masks too, about 50 KB an example.
+LENGTHS_AT_ONCE = 256
 
 
 class Encoded(BaseModel):
@@ -74,27 +76,29 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
 
 
 def token_lengths(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]) -> list[tuple[int, int]]:
-    """Lengths of prompt and whole example in tokens, as `encode` gives them, for many questions with their answers at once.
+    """Lengths of prompt and whole example in tokens, as `encode` gives them, for many questions with their answers.
 
     Raises ValueError if the template does not continue its own prompt, or ends a turn with no end-of-turn token.
     """
-    texts, prompts = [], []
-    for question, answer in pairs:
-        asked = to_messages(question)
-        chat: Any = [*asked, {"role": "assistant", "content": answer}]
-        texts.append(str(tokenizer.apply_chat_template(chat, tokenize=False, date_string=DATE)))
-        prompts.append(str(tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, date_string=DATE)))
-    if any(not text.startswith(prompt) for text, prompt in zip(texts, prompts, strict=True)):
-        raise ValueError("the chat template does not continue its own prompt")
-    encoded = tokenizer(texts, add_special_tokens=False)
     lengths = []
-    for index, prompt in enumerate(prompts):
-        ids: list[int] = encoded["input_ids"][index]
-        start = encoded.char_to_token(index, len(prompt))
-        if tokenizer.eos_token_id not in ids[start:]:
-            raise ValueError(f"the chat template ends a turn without {tokenizer.eos_token!r}")
-        lengths.append((start, len(ids) - ids[::-1].index(tokenizer.eos_token_id)))
+    for start in range(0, len(pairs), LENGTHS_AT_ONCE):
+        texts, prompts = zip(*(_texts(tokenizer, *pair) for pair in pairs[start : start + LENGTHS_AT_ONCE]), strict=True)
+        encoded = tokenizer(list(texts), add_special_tokens=False)
+        for index, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
+            ids: list[int] = encoded["input_ids"][index]
+            end = encoded.char_to_token(index, len(prompt))
+            if not text.startswith(prompt) or tokenizer.eos_token_id not in ids[end:]:
+                raise ValueError(f"the chat template does not continue its own prompt, or ends a turn without {tokenizer.eos_token!r}")
+            lengths.append((end, len(ids) - ids[::-1].index(tokenizer.eos_token_id)))
     return lengths
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> tuple[str, str]:
+    """A whole example and its prompt, rendered by the chat template."""
+    asked: Any = to_messages(question)
+    chat = [*asked, {"role": "assistant", "content": answer}]
+    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True, date_string=DATE)
+    return str(tokenizer.apply_chat_template(chat, tokenize=False, date_string=DATE)), str(prompt)
 
 
 def prompt_hash(prompt: list[int]) -> str:

@@ -20,7 +20,7 @@ Edit = Callable[[dict[str, Any]], None]
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded base model, brought in by the ingest stage's own code: models/base if `make repro` ran, else downloaded."""
     from bula.params import load_params
-    from stages.ingest import ingest_base
+    from stages.ingest.models import ingest_base
 
     base = ROOT / "models/base"
     config = base / "config.json"

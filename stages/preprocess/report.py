@@ -142,7 +142,7 @@ def card(
         )
         + "## Splits\n\n"
         + markdown(("split", "examples", "tokens"), [(split, len(ranks), metrics[split]["tokens"]) for split, ranks in kept.items()])
-        + f"## Language\n\nKept: {', '.join(params.preprocess.languages)}, by fastText's identifier; rows in another language are refused.\n\n"
+        + f"## Language\n\nKept: {', '.join(params.preprocess.languages)}, by fastText's identifier; other rows are refused.\n\n"
         + "## Refused rows\n\n"
         + markdown(("reason", "rows"), [(reason.replace("_", " "), count) for reason, count in metrics["quarantine"].items()])
         + f"## Personal data\n\nFound in {metrics['privacy']['rows']} rows and treated by the rule `{params.privacy.rows}`: {kinds}.\n\n"
