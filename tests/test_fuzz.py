@@ -27,7 +27,6 @@ DEMO = [json.loads(line) for line in (ROOT / "data/demo/train.jsonl").read_text(
 PAIRS = [(row["question"], row["answer"]) for row in DEMO if not any(ord(c) > 255 for c in row["question"] + row["answer"])]
 # What people's files hold and parsers trip over.
 QUIRKS = ["{}", 'Ele disse: "{}"', "{}\nE depois?", "{};;", "{} \\", ",{}", "'{}'", "{}\t"]
-HUGE = "dor " * 300_000
 DEEP = "[" * 20_000 + "]" * 20_000
 Record = tuple[str, str]
 
@@ -37,8 +36,8 @@ def encode_record(record: dict[str, Any], form: str, encoding: str) -> bytes:
     if form in ("jsonl", "json"):
         return json.dumps(record, ensure_ascii=False, indent=1 if form == "json" else None).encode(encoding)
     text = io.StringIO()
-    csv.writer(text, delimiter=";" if form == "semicolon" else ",", lineterminator="").writerow(record.values())
-    return text.getvalue().encode(encoding)
+    csv.writer(text, delimiter=";" if form == "semicolon" else ",", lineterminator="\n").writerow(record.values())
+    return text.getvalue().removesuffix("\n").encode(encoding)
 
 
 def assemble(records: list[bytes], form: str, bom: bool) -> tuple[bytes, list[int]]:
@@ -62,7 +61,9 @@ def bad_record(draw: st.DrawFn, good: bytes, form: str, encoding: str) -> bytes:
         "encoding": lambda: encode_record(
             dict(zip(("pergunta", "resposta"), ("Não dói à noite, está só coçando?", "É bom ir já."), strict=True)), form, "utf-16-le"
         ),
-        "huge": lambda: encode_record({"pergunta": "Dói?", "resposta": HUGE}, form, encoding),
+        "huge": lambda: encode_record(
+            {"pergunta": "Dói?", "resposta": "dor " * draw(st.sampled_from([300_000, 2_700_000]))}, form, encoding
+        ),
     }
     if form in ("jsonl", "json"):
         values: list[Any] = [None, 5, True, [], {}, [[None, {"a": None}]], {"a": [None]}, "", "  ", "\ud83d"]
@@ -99,7 +100,8 @@ def damaged_files(draw: st.DrawFn) -> tuple[str, str, bytes, list[Record], int]:
     form = draw(st.sampled_from(["jsonl", "json", "comma", "semicolon", "parquet"]))
     encoding = draw(st.sampled_from(["utf-8", "latin-1"])) if form != "parquet" else "utf-8"
     chosen = draw(st.lists(st.integers(0, len(PAIRS) - 1), min_size=2, max_size=6, unique=True))
-    pairs = [tuple(draw(st.sampled_from(QUIRKS)).format(text) for text in PAIRS[index]) for index in chosen]
+    quirky = [[draw(st.sampled_from(QUIRKS)).format(text) for text in PAIRS[index]] for index in chosen]
+    pairs: list[Record] = [(question, answer) for question, answer in quirky]
     rows = [dict(zip(("pergunta", "resposta"), pair, strict=True)) for pair in pairs]
     if form == "parquet":
         return damage_parquet(draw, rows)
@@ -111,7 +113,9 @@ def damaged_files(draw: st.DrawFn) -> tuple[str, str, bytes, list[Record], int]:
     if draw(st.booleans()):
         whole, ends = assemble([*records, spare], form, bom)
         cut = draw(st.integers(ends[0], len(whole) - 1))
-        return suffix, encoding, whole[:cut], [pair for pair, end in zip(pairs, ends, strict=False) if end <= cut], 1
+        # Between two records nothing is damaged.
+        damaged = not any(end <= cut <= end + 2 for end in ends)
+        return suffix, encoding, whole[:cut], [pair for pair, end in zip(pairs, ends, strict=False) if end <= cut], int(damaged)
     at = sorted(draw(st.lists(st.integers(0, len(records)), min_size=1, max_size=3)), reverse=True)
     for place in at:
         records.insert(place, bad_record(draw, spare, form, encoding))
@@ -155,8 +159,10 @@ def check(case: tuple[str, str, bytes, list[Record], int], base: Path) -> tuple[
     expected = {"".join(question.split()) for question, _ in promised}
     assert expected <= kept, (expected - kept, message, quarantine)
     assert all(row["reason"] and row["file"] == f"file.{suffix}" and row["line"] >= 0 for row in quarantine)
-    # What is neither kept nor refused was lost in silence; a file that gives nothing at all says so in a sentence.
-    assert message or len(kept) + len(quarantine) >= len(expected) or not damaged
+    # What is neither kept nor refused was lost in silence. In JSON Lines each damaged record is told apart; in the other forms
+    # neighbours may be refused as one.
+    least = damaged if suffix == "jsonl" else min(damaged, 1)
+    assert message or len(kept) + len(quarantine) >= len(expected) + least, (kept, quarantine)
     if message:
         assert "source mine gives no row" in message or "no column" in message
         assert not expected

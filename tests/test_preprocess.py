@@ -1,8 +1,9 @@
 """preprocess: each row judged by itself, then all rows together."""
 
+import functools
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,7 +55,7 @@ def settings(**changes: object) -> Params:
     return params.model_copy(update={"compute": compute, "preprocess": preprocess, "privacy": privacy})
 
 
-def settle(rows: list[Row], tiny: Path, folder: Path, params: Params | None = None, items: dict[str, list[Row]] | None = None) -> Result:
+def settle(rows: list[Row], tiny: Path, folder: Path, params: Params | None = None, items: Mapping[str, list[Any]] | None = None) -> Result:
     """Everything but the writing."""
     work = folder / f"work{next(NUMBERS)}"
     (work / "raw").mkdir(parents=True)
@@ -168,7 +169,7 @@ def test_text_is_normalised_and_ids_are_stable(tiny: Path, tmp_path: Path) -> No
     example = result.kept["train"][0]
     assert (example["question"], example["answer"]) == ("Não dói mais?", "Beba água e descanse bem.")
     # printf 'demo\x1fNão dói mais?\x1fBeba água e descanse bem.' | sha256sum, first 16 hex digits.
-    assert example["id"] == "9a0b9c0f2e5c0a6c" or len(example["id"]) == 16
+    assert example["id"] == "5cb3d45da52e5d58"
 
 
 @pytest.mark.parametrize(("limit", "reason"), [("max_prompt_tokens", "prompt longer than"), ("max_tokens", "longer than")])
@@ -301,7 +302,7 @@ def test_candidates_pair_each_text_with_those_before_it_and_those_first() -> Non
 
 # --- contamination ------------------------------------------------------------------------------------------
 
-ITEM = {"id": "q1", "question": QUESTION, "opa": "Banho frio", "opb": "Água", "opc": "água!", "opd": "Álcool", "cop": 1}
+ITEM: Row = {"id": "q1", "question": QUESTION, "opa": "Banho frio", "opb": "Água", "opc": "água!", "opd": "Álcool", "cop": 1}
 LEAF = {
     "doc_id": "l1",
     "title": "Febre",
@@ -316,7 +317,7 @@ def test_a_training_row_that_gives_a_benchmark_item_away_leaves_and_is_counted(t
     # Thirteen words of ANSWER inside another answer, and a question that is nearly the item's.
     run = " ".join(ANSWER.split()[5:19])
     rows = [row(answer=f"Pode ser outra coisa. {run} Converse com quem atende você."), row(NEARLY, OTHER), row(), row(split="A")]
-    items = {"mcq": [ITEM], "leaf": [LEAF]}
+    items: dict[str, list[Row]] = {"mcq": [ITEM], "leaf": [LEAF]}
     result = settle(rows, tiny, tmp_path, items=items)
     assert len(result.kept["train"]) == 1
     assert sorted(r["reason"].split(" of ")[0].split(" with ")[0] for r in result.refused) == [
@@ -364,16 +365,36 @@ def test_items_are_read_in_the_forms_of_the_benchmarks(tmp_path: Path) -> None:
     assert contamination.duplicate_options(tmp_path / "mcq.jsonl") == [1, 3]
 
 
-def test_real_benchmark_items_are_read_and_their_doubled_options_found() -> None:
+def test_real_benchmark_items_are_read_and_found_in_train(tiny: Path, tmp_path: Path) -> None:
     real = ROOT.parent / "shared/real/medqa-us4-test"
     if not real.exists():
         pytest.skip("the real items are not on this machine")
+    path = next(real.glob("*.jsonl"))
+    rows = contamination.benchmark_rows(path)
+    assert len(rows) == 1273
+    assert all(len(r["example"]["question"]) > 20 and r["example"]["answer"] for r in rows)
+    # Item 263 has options of arrows alone, all four different.
+    assert contamination.duplicate_options(path) == []
+    # An item asked in the training rows is found there, among all 1,273.
+    items = list(read_rows(path))
+    excerpt = " ".join(items[700]["question"].split()[5:25])
+    rows_ = [row(answer=f"Leia isto com calma: {excerpt}"), row(), row(split="A")]
+    result = settle(rows_, tiny, tmp_path, settings(languages=["pt", "en"]), {"medqa": items})
+    assert result.matrix["medqa"] | {"items": 0} == {
+        "items": 0,
+        "items_near_duplicate": 0,
+        "items_shared_run": 1,
+        "train_rows": 1,
+        "train_rows_left": 0,
+        "train_rows_near_duplicate": 0,
+        "train_rows_shared_run": 1,
+    }
 
 
 def test_nearest_overlap_is_the_share_of_word_5_grams() -> None:
     # "q a b c d e f" has the 5-grams qabcd, abcde, bcdef; "x a b c d e" shares abcde alone: one of three.
     train = [{"id": "2", "question": "q", "answer": "z z z z z"}, {"id": "3", "question": "q", "answer": "x a b c d e"}]
-    assert contamination.nearest({"1": "q a b c d e f"}, iter(train), 5) == {"1": (pytest.approx(1 / 3), "3")}
+    assert contamination.nearest({"1": "q a b c d e f"}, iter(train), 5) == {"1": (1 / 3, "3")}
 
 
 # --- shards and workers -------------------------------------------------------------------------------------
@@ -407,7 +428,7 @@ def test_two_processes_and_a_cluster_of_two_write_the_same_bytes_as_one(
             {"workers": 2, "scheduler": "none"},
             {"workers": 1, "scheduler": cluster.scheduler_address},
         ):
-            edit_params(workspace / "params.yaml", lambda p, compute=compute: p.update(compute=compute))
+            edit_params(workspace / "params.yaml", functools.partial(dict.update, compute=compute))
             stage.main()
             seen.append(
                 contents(workspace / "data/clean")
@@ -426,7 +447,10 @@ def prepare(workspace: Path, tiny: Path, rows: list[Row]) -> None:
     (workspace / "models/base").symlink_to(tiny)
     write_jsonl(workspace / "data/raw/demo.jsonl", rows)
     for task in load_params().ingest.benchmarks:
-        write_jsonl(workspace / f"data/benchmarks/{task.name}.jsonl", list(read_rows(Path(task.path))))
+        write_jsonl(
+            workspace / f"data/benchmarks/{task.name}.jsonl",
+            list(read_rows(Path("data/demo/benchmarks") / f"{task.name.removeprefix('bula_')}.jsonl")),
+        )
 
 
 def test_the_stage_writes_splits_card_evidence_and_metrics(workspace: Path, tiny: Path) -> None:

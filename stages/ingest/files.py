@@ -23,6 +23,8 @@ DELIMITERS = (",", ";", "\t", "|")
 LONGEST = 1_000_000
 # A CSV record may span lines, but not more than this: else one stray quote would swallow the file before it is given up.
 RECORD_LINES = 1000
+# Half of the bytes of Portuguese in UTF-16 are zero; a few in a text file are damage to a row or two.
+HEAD = 10_000
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -47,9 +49,9 @@ def read_file(path: Path, encoding: str, columns: list[str]) -> Iterator[Item]:
         yield from read_parquet(path, columns)
         return
     with path.open("rb") as file:
-        start = file.read(4)
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff") or start.startswith(b"\x00"):
-        yield 0, Refused("file is UTF-16 or binary; save it as UTF-8", "")
+        start = file.read(HEAD)
+    if start.count(0) > len(start) / 4:
+        yield 0, Refused("the file is UTF-16 or no text; save it as UTF-8", "")
     elif path.suffix in (".csv", ".tsv"):
         yield from read_csv(path, encoding, columns)
     elif path.suffix in (".jsonl", ".ndjson"):

@@ -9,7 +9,7 @@ import numpy
 from numpy.typing import NDArray
 
 from bula.records import Row, example_id, read_rows
-from bula.text import comparison_key, ngrams
+from bula.text import comparison_key, ngrams, normalise
 from stages.preprocess.clean import SPLITS, whole
 from stages.preprocess.near import windows, word_hashes
 
@@ -71,8 +71,9 @@ def duplicate_options(path: Path) -> list[int]:
     """Lines of multiple-choice items two of whose options are the same text: whichever is keyed, one of them is scored wrong."""
     lines = []
     for line, item in enumerate(read_rows(path), start=1):
-        options = [str(option) for option in _options(item)]
-        if len({comparison_key(option) for option in options}) < len(options):
+        # Signs inside an option count: "↑ ↓" is not "↓ ↑", nor -2 the same as 2.
+        options = [normalise(str(option)).casefold().strip(" .,;!") for option in _options(item)]
+        if len(set(options)) < len(options):
             lines.append(line)
     return lines
 

@@ -91,7 +91,7 @@ def load_table(work: Path, parts: int, benchmarks: list[str]) -> Table:
     order = numpy.lexsort((joined["id"], joined["split"]))
     rank = numpy.empty(len(order), numpy.int64)
     rank[order] = numpy.arange(len(order))
-    return Table([*benchmarks, *SPLITS], *(joined[column][order] for column in columns), rank)
+    return Table([*benchmarks, *SPLITS], **{column: values[order] for column, values in joined.items()}, rank=rank)
 
 
 def read_places(work: Path, places: Iterable[Place]) -> dict[Place, Row]:
@@ -132,10 +132,11 @@ def find_pairs(table: Table, work: Path, parts: int, which: str, bands: int, ali
     rows, train, corpus = len(table.split), table.names.index("train"), table.names.index("A")
     keep = numpy.flatnonzero(alive)
     found = numpy.empty(0, numpy.int64)
-    arrays = [numpy.load(work / f"{number}.{which}.npy", mmap_mode="r") for number in range(parts + corpus)]
+    files = [work / f"{number}.{which}.npy" for number in range(parts + corpus)]
     for band in range(bands):
         value = numpy.empty(rows, numpy.uint64)
-        value[table.rank] = numpy.concatenate([array[band] for array in arrays])
+        # Mapped anew for each band: a map that stays open keeps every band that was touched in memory.
+        value[table.rank] = numpy.concatenate([numpy.load(file, mmap_mode="r")[band] for file in files])
         fresh = []
         for one, other in candidates(value[keep], REACH):
             early, late = keep[one], keep[other]
