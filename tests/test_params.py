@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
-from bula.params import Params, Section, load_params, parse_params
+from bula.params import DemoSource, Params, Section, load_params, parse_params
 from tests.conftest import ROOT, run
 
 DEFAULT = (ROOT / "params.yaml").read_text(encoding="utf-8")
@@ -262,3 +262,11 @@ def test_a_bad_file_is_one_message_and_no_traceback(tmp_path: Path) -> None:
     lines = errors.splitlines()
     assert lines[0] == "bad.yaml has 2 bad values:"
     assert [line.split(":")[0] for line in lines[1:]] == ["  seed", "  train.max_steps"]
+
+
+@pytest.mark.parametrize("license_", ["proprietary", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "unknown"])
+def test_a_license_that_forbids_redistribution_must_be_declared(license_: str) -> None:
+    fields = {"kind": "demo", "name": "mine", "path": "data/demo", "license": license_}
+    with pytest.raises(ValidationError, match=f"license {license_} does not allow redistribution; say redistribution: forbidden"):
+        DemoSource.model_validate(fields | {"redistribution": "allowed"})
+    assert DemoSource.model_validate(fields | {"redistribution": "forbidden"}).license == license_

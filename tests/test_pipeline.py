@@ -76,7 +76,16 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_pipeline_writes_what_it_promises(repo: Path) -> None:
     metrics = sorted(str(p.relative_to(repo / "metrics")) for p in (repo / "metrics").rglob("*.json"))
     each = [f"{s}/{v}.json" for s in ("benchmark", "generate", "judge", "likelihood", "rouge") for v in VARIANTS]
-    single = ["calibrate.json", "compare.json", "ingest.json", "merge.json", "preprocess.json", "quantize.json", "train.json"]
+    single = [
+        "calibrate.json",
+        "compare.json",
+        "contamination.json",
+        "ingest.json",
+        "merge.json",
+        "preprocess.json",
+        "quantize.json",
+        "train.json",
+    ]
     speed = ["speed/train.json", *(f"speed/generate/{v}.json" for v in VARIANTS)]
     assert metrics == sorted([*each, *single, *speed])
     report = (repo / "report/report.md").read_text(encoding="utf-8")
@@ -114,6 +123,18 @@ def test_only_what_must_rerun_does_and_the_diff_reads_well(repo: Path) -> None:
     params.write_text(before, encoding="utf-8")
     # The run-cache brings the old results back without running a stage's work again.
     assert run(["dvc", "repro"], repo).returncode == 0
+
+
+def test_an_edited_source_makes_ingest_stale_and_other_workers_make_nothing_stale(repo: Path) -> None:
+    params, mine = repo / "params.yaml", repo / "data/sources/mine.jsonl"
+    before = params.read_text(encoding="utf-8")
+    edit_params(params, lambda p: p["compute"].update(workers=1))
+    assert stages_run(run(["dvc", "repro", "--dry"], repo).stdout) == []
+    params.write_text(before, encoding="utf-8")
+    mine.write_text('{"pergunta": "Dói?", "resposta": "Sim."}\n', encoding="utf-8")
+    assert "ingest" in stages_run(run(["dvc", "repro", "--dry"], repo).stdout)
+    mine.unlink()
+    assert stages_run(run(["dvc", "repro", "--dry"], repo).stdout) == []
 
 
 def test_a_fresh_clone_pulls_everything_and_runs_nothing(repo: Path, tmp_path: Path) -> None:

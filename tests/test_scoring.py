@@ -214,3 +214,19 @@ def test_rouge_writes_figures_plot_and_picture(workspace: Path) -> None:
     rouge.main("base")
     assert (workspace / "plots/rouge/base.png").read_bytes() == first
     assert leftovers(workspace) == []
+
+
+def test_personal_data_in_answers_is_redacted_and_counted_or_stops() -> None:
+    from bula.privacy import find
+
+    answers = [("Ligue para (11) 91234-5678.", "stop", 9), ("Beba água.", "length", 4)]
+    found = [find(text) for text, _, _ in answers]
+    clean = generate.redact_answers("tuned", answers, found, "redact")
+    assert clean == [("Ligue para [TELEFONE].", "stop", 9), ("Beba água.", "length", 4)]
+    figures = generate.summarise(clean, found)
+    assert (figures["personal_data_answers"], figures["personal_data_phone"], figures["personal_data_cpf"]) == (1, 1, 0)
+    with pytest.raises(
+        ValueError, match=r"answers of tuned hold personal data \(phone\), and privacy\.answers is fail; nothing was written"
+    ):
+        generate.redact_answers("tuned", answers, found, "fail")
+    assert generate.redact_answers("tuned", answers[1:], found[1:], "fail") == answers[1:]

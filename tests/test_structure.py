@@ -104,3 +104,7 @@ def test_every_pinned_package_is_pinned_exactly() -> None:
     lines = [line for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines() if not line.startswith("#")]
     assert lines == sorted(lines)
     assert all(line.count("==") == 1 and "+" not in line for line in lines)
+
+
+def test_no_stage_depends_on_who_does_the_work() -> None:
+    assert [stage for stage in STAGES if any(str(name).startswith("compute") for name in body(stage)["params"])] == []
