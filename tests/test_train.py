@@ -12,9 +12,11 @@ from bula.models import load_model, load_tokenizer, pad_batch
 from bula.params import load_params
 from bula.prompts import encode
 from bula.records import Example, read_examples, sha256_file
-from stages import merge, quantize, train
+from stages import merge, quantize
 from stages.ingest.sources import read_source, read_task
 from stages.preprocess import __main__ as preprocess
+from stages.train import __main__ as train
+from stages.train import checkpoints, report, trainer
 from tests.conftest import ROOT, edit_params
 
 
@@ -55,14 +57,14 @@ def test_the_loss_of_a_batch_equals_one_worked_out_in_numpy(tiny: Path, tmp_path
                 scores = row[position - 1]
                 total -= scores[labels[position]] - np.log(np.exp(scores - scores.max()).sum()) - scores.max()
                 count += 1
-    trainer = object.__new__(train.AnswerTrainer)
-    trainer.sums = {"train": torch.zeros(3, dtype=torch.float64), "eval": torch.zeros(3, dtype=torch.float64)}
-    trainer.model = model
-    trainer.accelerator = type("Accelerator", (), {"unwrap_model": staticmethod(lambda m: m)})()
-    loss = trainer.compute_loss(model, batch).detach()
+    made = object.__new__(trainer.AnswerTrainer)
+    made.sums = {"train": torch.zeros(3, dtype=torch.float64), "eval": torch.zeros(3, dtype=torch.float64)}
+    made.model = model
+    made.accelerator = type("Accelerator", (), {"unwrap_model": staticmethod(lambda m: m)})()
+    loss = made.compute_loss(model, batch).detach()
     assert count == sum(len(e.completion) for e in encoded)
     assert loss.item() == pytest.approx(total / count, abs=1e-5)
-    assert trainer.sums["eval"].tolist()[2] == count
+    assert made.sums["eval"].tolist()[2] == count
 
 
 def test_training_lowers_dev_loss_and_writes_exactly_what_it_promises(ready: Path) -> None:
@@ -100,29 +102,29 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(ready: Pa
 def test_checkpoints_are_found_again_only_for_the_same_run(ready: Path) -> None:
     params = load_params()
     files = [ready / "data/clean/train.jsonl", ready / "data/clean/dev.jsonl"]
-    before = train.fingerprint(params, files)
-    assert train.fingerprint(load_params(), files) == before
+    before = checkpoints.fingerprint(params, files)
+    assert checkpoints.fingerprint(load_params(), files) == before
     other = params.model_copy(update={"train": params.train.model_copy(update={"learning_rate": 0.5})})
-    assert train.fingerprint(other, files) != before
+    assert checkpoints.fingerprint(other, files) != before
     files[0].write_text(files[0].read_text(encoding="utf-8")[1:], encoding="utf-8")
-    assert train.fingerprint(params, files) != before
+    assert checkpoints.fingerprint(params, files) != before
 
 
 def test_a_run_stopped_halfway_resumes_to_the_same_adapter(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train.main()
     whole = load_file(ready / "models/adapter/adapter_model.safetensors")
-    log = train.AnswerTrainer.log
+    log = trainer.AnswerTrainer.log
 
     def stop_after_four_steps(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
         log(self, logs, start_time)
         if self.state.global_step == 4:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(train.AnswerTrainer, "log", stop_after_four_steps)
+    monkeypatch.setattr(trainer.AnswerTrainer, "log", stop_after_four_steps)
     with pytest.raises(KeyboardInterrupt):
         train.main()
     assert len(list((ready / ".bula/checkpoints").glob("*/checkpoint-3"))) == 1
-    monkeypatch.setattr(train.AnswerTrainer, "log", log)
+    monkeypatch.setattr(trainer.AnswerTrainer, "log", log)
     train.main()
     resumed = load_file(ready / "models/adapter/adapter_model.safetensors")
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
@@ -130,13 +132,105 @@ def test_a_run_stopped_halfway_resumes_to_the_same_adapter(ready: Path, monkeypa
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
+def checkpoint(folder: Path, step: int) -> Path:
+    path = folder / f"checkpoint-{step}"
+    path.mkdir(parents=True)
+    for name in ("adapter_model.safetensors", "trainer_state.json"):
+        (path / name).write_text(f"{name} of {step}", encoding="utf-8")
+    return path
+
+
 def test_a_checkpoint_cut_short_is_not_resumed_from(tmp_path: Path) -> None:
-    for name in ("checkpoint-3", "checkpoint-6"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "checkpoint-3/trainer_state.json").write_text("{}", encoding="utf-8")
-    assert train.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
-    assert not (tmp_path / "checkpoint-6").exists()
-    assert train.last_checkpoint(tmp_path / "none") is None
+    checkpoints.seal(checkpoint(tmp_path, 3))
+    # Killed before its last file, before its seal, and with a file that is shorter than the seal says.
+    checkpoint(tmp_path, 6)
+    short = checkpoint(tmp_path, 9)
+    checkpoints.seal(short)
+    (short / "trainer_state.json").write_text("{", encoding="utf-8")
+    assert checkpoints.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]
+    assert checkpoints.last_checkpoint(tmp_path / "none") is None
+
+
+def test_a_second_run_on_one_folder_stops_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
+    with (
+        checkpoints.alone(tmp_path / "run"),
+        pytest.raises(SystemExit, match=r"another run trains in .*run right now"),
+        checkpoints.alone(tmp_path / "run"),
+    ):
+        pass
+    with checkpoints.alone(tmp_path / "run"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_usable(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = trainer.AnswerTrainer._save_optimizer_and_scheduler
+
+    def full(self: Any, output_dir: str) -> None:
+        if output_dir.endswith("checkpoint-6"):
+            raise OSError(28, "No space left on device", output_dir)
+        whole(self, output_dir)
+
+    monkeypatch.setattr(trainer.AnswerTrainer, "_save_optimizer_and_scheduler", full)
+    with pytest.raises(OSError, match="No space left"):
+        train.main()
+    folder = next(path for path in (ready / ".bula/checkpoints").iterdir() if path.is_dir())
+    assert (folder / "checkpoint-6").exists()
+    assert checkpoints.last_checkpoint(folder) == str(folder.relative_to(ready) / "checkpoint-3") or checkpoints.last_checkpoint(
+        folder
+    ) == str(folder / "checkpoint-3")
+    assert not (folder / "checkpoint-6").exists()
+
+
+def test_what_the_template_made_of_the_rows_is_measured(ready: Path) -> None:
+    train.main()
+    figures = metrics(ready, "template")
+    examples = read_examples(ready / "data/clean/train.jsonl")
+    tokenizer = load_tokenizer(ready / "models/base")
+    encoded = [encode(tokenizer, e) for e in examples]
+    assert figures["rows"] == len(examples)
+    assert figures["supervised_share"] == pytest.approx(
+        sum(len(e.completion) for e in encoded) / sum(len(e.input_ids) for e in encoded), rel=1e-5
+    )
+    assert (figures["bos_tokens_at_start"], figures["rows_truncated"], figures["rows_without_supervised_token"]) == (1, 0, 0)
+    assert figures["end_of_turn_supervised"] is True
+    assert figures["pad_is_end_of_turn"] is False
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda ids, labels, eos, bos: (ids[:-1], labels[:-1]), "teach nothing, or never to stop"),
+        (lambda ids, labels, eos, bos: (ids, [-100] * len(ids)), "teach nothing, or never to stop"),
+        (lambda ids, labels, eos, bos: ([bos, *ids], [-100, *labels]), "rows start with 2 BOS tokens"),
+    ],
+)
+def test_rows_that_would_spoil_training_are_refused(change: Any, message: str, tiny: Path) -> None:
+    from datasets import Dataset
+
+    tokenizer = load_tokenizer(tiny)
+    example = Example(id="0" * 16, source="s", license="l", split="train", question="Dói muito?", answer="Não.")
+    encoded = encode(tokenizer, example)
+    ids, labels = change(encoded.input_ids, encoded.labels, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    with pytest.raises(ValueError, match=message):
+        report.template_figures(tokenizer, Dataset.from_dict({"input_ids": [ids], "labels": [labels]}), [example])
+
+
+def test_convergence_by_hand() -> None:
+    losses = [3.0, 2.0, 1.8, 1.6, 1.5, 1.3]
+    history: list[dict[str, float]] = [{"train_loss_nats": loss} for loss in losses]
+    history += [{"eval_loss_nats": loss} for loss in (2.2, 1.45, 1.5)]
+    figures = report.converge(history)
+    # Thirds of two steps: means 2.5, 1.7 and 1.4 nats.
+    assert figures["train_perplexity_first_third"] == pytest.approx(math.exp(2.5))
+    assert figures["train_perplexity_reduction"] == pytest.approx(1 - math.exp(1.4 - 2.5))
+    assert figures["train_bits_per_token_change_last_third"] == pytest.approx((1.4 - 1.7) / math.log(2))
+    assert figures["dev_perplexity_reduction"] == pytest.approx(1 - math.exp(1.5 - 2.2))
+    assert figures["dev_minus_train_loss_nats"] == pytest.approx(0.1)
+    assert figures["dev_above_best_loss_nats"] == pytest.approx(0.05)
+    assert figures["overfitted"] is True
+    assert report.converge(history[:-1])["overfitted"] is False
 
 
 def test_merge_and_quantize_measure_what_they_change(ready: Path) -> None:

@@ -1,0 +1,71 @@
+"""Checkpoints that survive a kill, a full disk and a second run, and that only the same run finds again.
+
+They lie in .bula/checkpoints/FINGERPRINT, outside DVC's outputs, which `dvc repro` deletes before it starts a stage. A
+checkpoint counts from the moment its seal is there: the seal is written last, by renaming.
+"""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers.trainer_utils import get_last_checkpoint
+
+from bula.params import Params
+from bula.records import sha256_file, sha256_values
+
+CHECKPOINTS = Path(".bula/checkpoints")
+SEAL = "whole"
+PACKAGE = Path(__file__).parent
+CODE = [*sorted(PACKAGE.glob("*.py")), *(PACKAGE.parent.parent / "bula" / f"{name}.py" for name in ("models", "prompts", "records"))]
+
+
+def fingerprint(params: Params, files: list[Path]) -> str:
+    """Hash of everything that shapes the adapter: seed, precision, train's parameters and the bytes of `files`."""
+    settings = [params.seed, params.dtype, params.train.model_dump()]
+    return sha256_values(settings, [[file.name, sha256_file(file)] for file in files])[:16]
+
+
+def seal(checkpoint: Path) -> None:
+    """Mark a checkpoint as whole, with the sizes of its files, once they are on the disk."""
+    sizes = []
+    for file in sorted(checkpoint.iterdir()):
+        with file.open("rb") as opened:
+            os.fsync(opened.fileno())
+        sizes.append(f"{file.stat().st_size} {file.name}\n")
+    temporary = checkpoint / f"{SEAL}.tmp"
+    temporary.write_text("".join(sizes), encoding="utf-8")
+    temporary.rename(checkpoint / SEAL)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether a checkpoint has its seal and every file in the size that the seal names."""
+    try:
+        lines = (checkpoint / SEAL).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return False
+    named = [line.split(" ", 1) for line in lines]
+    return bool(named) and all((checkpoint / name).exists() and (checkpoint / name).stat().st_size == int(size) for size, name in named)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The newest whole checkpoint, or None; those that a kill cut short are removed."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not is_whole(checkpoint):
+            shutil.rmtree(checkpoint)
+    return get_last_checkpoint(folder) if folder.exists() else None
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; SystemExit if another run does. The system lets go of it when a process ends, however it ends."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise SystemExit(f"another run trains in {folder} right now; wait for it or end it") from error
+        yield
+    folder.with_suffix(".lock").unlink()

@@ -1,0 +1,151 @@
+"""What training tells: metrics, curves, how it converged, what the template made of the rows, and the adapter with its card."""
+
+import math
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
+
+from bula.params import Params
+from bula.records import Example, sha256_values, staged
+from stages.train.trainer import AnswerTrainer
+
+# Dev loss may lie so far above its own minimum before the run is called overfitted: a hundredth of a nat is noise on a small dev set.
+OVERFIT_NATS = 0.01
+
+
+def curves(history: list[dict[str, float]]) -> dict[str, list[dict[str, float | str]]]:
+    """Points of the training curves from the trainer's log, one table a curve; `group` is the split."""
+    tables: dict[str, list[dict[str, float | str]]] = defaultdict(list)
+    for line in history:
+        for mode, split in (("train", "train"), ("eval", "dev")):
+            if f"{mode}_loss_nats" in line:
+                tables["loss"].append({"step": line["step"], "group": split, "loss_nats": line[f"{mode}_loss_nats"]})
+                tables["accuracy"].append({"step": line["step"], "group": split, "token_accuracy": line[f"{mode}_token_accuracy"]})
+        if "learning_rate" in line:
+            tables["learning_rate"].append({"step": line["step"], "group": "train", "learning_rate": line["learning_rate"]})
+    return tables
+
+
+def summarise(trainer: AnswerTrainer, dev: list[Example]) -> dict[str, Any]:
+    """metrics/train.json: what was trained, the last training loss, and dev at the checkpoint that was kept."""
+    history = trainer.state.log_history
+    best = min((line for line in history if "eval_loss_nats" in line), key=lambda line: line["eval_loss_nats"])
+    last = [line for line in history if "train_loss_nats" in line][-1]
+    labels = trainer.eval_dataset["labels"]
+    tokens = sum(label != -100 for row in labels for label in row)
+    loss = float(best["eval_loss_nats"])
+    nats = loss * tokens
+    trainable, total = trainer.model.get_nb_trainable_parameters()
+    return {
+        "parameters": {"trainable": trainable, "total": total, "trainable_share": trainable / total},
+        "run": {"steps": trainer.state.max_steps, "best_step": int(best["step"]), "epochs": trainer.state.epoch or 0.0},
+        "train": {"loss_nats": last["train_loss_nats"], "token_accuracy": last["train_token_accuracy"], "step": int(last["step"])},
+        "dev": {
+            "items": len(dev),
+            "tokens": tokens,
+            "loss_nats": loss,
+            "perplexity": math.exp(loss),
+            "bits_per_token": loss / math.log(2),
+            "bits_per_character": nats / math.log(2) / sum(len(e.answer) for e in dev),
+            "bits_per_byte": nats / math.log(2) / sum(len(e.answer.encode()) for e in dev),
+            "token_accuracy": best["eval_token_accuracy"],
+        },
+    }
+
+
+def converge(history: list[dict[str, float]]) -> dict[str, Any]:
+    """The convergence table of the reference work, from the trainer's log; docs/metrics.md defines each figure.
+
+    Means over whole thirds of the run, since a single step's loss is one batch's.
+    """
+    train = [line["train_loss_nats"] for line in history if "train_loss_nats" in line]
+    dev = [line["eval_loss_nats"] for line in history if "eval_loss_nats" in line]
+    third = max(1, len(train) // 3)
+    first, middle, last = (sum(part) / len(part) for part in (train[:third], train[-2 * third : -third] or train[:third], train[-third:]))
+    return {
+        "train_perplexity_first_third": math.exp(first),
+        "train_perplexity_last_third": math.exp(last),
+        "train_perplexity_reduction": 1 - math.exp(last - first),
+        "train_bits_per_token_change_last_third": (last - middle) / math.log(2),
+        "dev_perplexity_reduction": 1 - math.exp(dev[-1] - dev[0]),
+        "dev_minus_train_loss_nats": dev[-1] - last,
+        "dev_above_best_loss_nats": dev[-1] - min(dev),
+        "overfitted": dev[-1] - min(dev) > OVERFIT_NATS,
+    }
+
+
+def template_figures(tokenizer: PreTrainedTokenizerBase, rows: Dataset, examples: list[Example]) -> dict[str, Any]:
+    """What the chat template made of the training rows, counted on the very ids that are trained on; ValueError if they are unfit.
+
+    Some templates (ChatML's) open every message with the token that the tokenizer calls BOS: what must be one is the number at
+    the start of the row.
+    """
+    inputs, labels = list(rows["input_ids"]), list(rows["labels"])
+    supervised = [sum(label != -100 for label in row) for row in labels]
+    starts = {_leading(row, tokenizer.bos_token_id) for row in inputs}
+    figures = {
+        "rows": len(inputs),
+        "sample_sha256": sha256_values(tokenizer.decode(inputs[0])),
+        "bos_tokens_at_start": max(starts),
+        "supervised_share": sum(supervised) / sum(map(len, inputs)),
+        "end_of_turn_supervised": all(row[-1] == tokenizer.eos_token_id for row in labels),
+        "rows_truncated": sum(not _says(tokenizer, row, example.answer) for row, example in zip(labels, examples, strict=True)),
+        "rows_without_supervised_token": sum(not count for count in supervised),
+        "pad_is_end_of_turn": tokenizer.pad_token_id == tokenizer.eos_token_id,
+    }
+    if (
+        figures["rows_without_supervised_token"]
+        or figures["rows_truncated"]
+        or not figures["end_of_turn_supervised"]
+        or figures["pad_is_end_of_turn"]
+    ):
+        raise ValueError(f"the template leaves rows that teach nothing, or never to stop: {figures}")
+    if tokenizer.bos_token_id is not None and len(starts) != 1:
+        raise ValueError(f"rows start with {sorted(starts)} BOS tokens; the template must write the same number everywhere")
+    if max(starts) > 1:
+        raise ValueError(f"rows start with {max(starts)} BOS tokens; one is right, a second costs accuracy everywhere")
+    return figures
+
+
+def _says(tokenizer: PreTrainedTokenizerBase, labels: list[int], answer: str) -> bool:
+    """Whether the supervised tokens of a row are the whole answer."""
+    text = tokenizer.decode([label for label in labels if label != -100], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(text).strip() == answer
+
+
+def _leading(row: list[int], token: int | None) -> int:
+    """How many times a row starts with a token."""
+    return next((place for place, found in enumerate(row) if found != token), len(row))
+
+
+def card(params: Params, metrics: dict[str, Any]) -> str:
+    """The adapter's model card."""
+    base, dev = params.ingest.base, metrics["dev"]
+    name = getattr(base, "id", None) or getattr(base, "package", None) or getattr(base, "path", "")
+    sources = ", ".join(f"{source.name} ({source.license})" for source in params.ingest.sources)
+    head = ["library_name: peft", "pipeline_tag: text-generation", "language: [pt]", f"license: {base.license}", "tags: [lora, medical]"]
+    lines = [
+        f"# LoRA adapter for {name}",
+        "",
+        "Answers health questions in plain Brazilian Portuguese. Not medical advice, not a medical device.",
+        "",
+        f"- Trainable parameters: {metrics['parameters']['trainable']}",
+        f"- Steps: {metrics['run']['steps']} (kept: {metrics['run']['best_step']})",
+        f"- Dev loss: {dev['loss_nats']:.6g} nats a token, perplexity {dev['perplexity']:.6g}, {dev['items']} items",
+        f"- Trained on: {sources}",
+    ]
+    return "\n".join(["---", *head, "---", "", *lines, ""])
+
+
+def save_adapter(model: PeftModel, text: str, path: Path) -> None:
+    """Write adapter and card; the list of modules is sorted, since a set's order changes from run to run."""
+    for config in model.peft_config.values():
+        config.target_modules = sorted(config.target_modules)
+        config.base_model_name_or_path = "models/base"
+    with staged(path) as temporary:
+        model.save_pretrained(temporary)
+        (temporary / "README.md").write_text(text, encoding="utf-8")
