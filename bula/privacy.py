@@ -36,24 +36,34 @@ class Finding(NamedTuple):
     end: int
 
 
-# A document's digits may be glued, or parted by up to three signs of punctuation and spaces.
-GAP = r"[ .\-–/]{0,3}"
+# Word processors put hyphens, spaces and digits of many kinds; one for one, so that places in the text stay what they are.
+PLAIN = str.maketrans(
+    dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212\ufe63\uff0d", "-")
+    | dict.fromkeys("\u00a0\u2002\u2003\u2007\u2009\u200a\u202f\u3000\t", " ")
+    | {chr(0xFF10 + digit): str(digit) for digit in range(10)}
+)
+# A document's digits may be glued, or parted by up to three signs of punctuation and spaces; and no digit goes before.
+GAP = r"[ .,\-/]{0,3}"
+START = r"(?<!\d)(?<!\d[.,])"
 DOCUMENTS = (
-    ("cpf", CPF(), re.compile(rf"(?<![\d.,])\d{{3}}{GAP}\d{{3}}{GAP}\d{{3}}{GAP}\d{{2}}(?!\d)")),
-    ("cnpj", CNPJ(), re.compile(rf"(?<![\d.,A-Z])[\dA-Z]{{2}}{GAP}[\dA-Z]{{3}}{GAP}[\dA-Z]{{3}}{GAP}[\dA-Z]{{4}}{GAP}\d{{2}}(?!\d)")),
-    ("cns", CNS(), re.compile(rf"(?<![\d.,])[1-25-9]\d{{2}}{GAP}\d{{4}}{GAP}\d{{4}}{GAP}\d{{4}}(?!\d)")),
+    ("cpf", CPF(), re.compile(rf"{START}\d{{3}}{GAP}\d{{3}}{GAP}\d{{3}}{GAP}\d{{2}}(?!\d)")),
+    ("cnpj", CNPJ(), re.compile(rf"{START}(?<![A-Z])[\dA-Z]{{2}}{GAP}[\dA-Z]{{3}}{GAP}[\dA-Z]{{3}}{GAP}[\dA-Z]{{4}}{GAP}\d{{2}}(?!\d)")),
+    ("cns", CNS(), re.compile(rf"{START}[1-25-9]\d{{2}}{GAP}\d{{4}}{GAP}\d{{4}}{GAP}\d{{4}}(?!\d)")),
 )
 EMAIL = re.compile(r"(?<![\w.+%-])[\w.+%-]+@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{2,}")
 
 STATES = "AC|AL|AP|AM|BA|CE|DF|ES|GO|MA|MT|MS|MG|PA|PB|PR|PE|PI|RJ|RN|RS|RO|RR|SC|SP|SE|TO"
 CRM = re.compile(
-    rf"\bCRM{{1,2}}[ ./:-]*(?:(?:{STATES})\b)?(?:{STATES})?[ ./:nNº°ro-]*\d(?:[\d.]*\d)(?:[ ]?[/-]?[ ]?\(?(?:{STATES})\b\)?)?",
+    rf"\bCRMM?[ ./:-]{{0,6}}(?:(?:{STATES})\b)?(?:{STATES})?[ ./:nNº°ro-]{{0,8}}\d[\d.]{{1,9}}\d(?:-\d{{1,4}})?"
+    rf"(?:[ ]?[/-]?[ ]?\(?(?:{STATES})\b\)?)?",
+    re.IGNORECASE,
 )
 RG_NAME = r"(?:\bR\.?G\.?|\b[Ii]dentidade|\b[Rr]egistro [Gg]eral|\bIDENTIDADE|\bREGISTRO GERAL|\brg)"
+ISSUER = rf"(?:[ ,/-]{{0,3}}SSP[ /-]{{0,3}}(?:{STATES})\b)?"
 RG = re.compile(
     rf"{RG_NAME}(?![ ]*\d{{1,3}}\b(?!\.))[^\d\n]{{0,20}}?"
-    rf"((?:(?:{STATES})[ -]{{0,3}})?\d{{1,2}}\.?\d{{3}}\.?\d{{3}}(?:[ ]?-[ ]?[\dXx])?\b(?:[ ,/-]{{0,3}}SSP[ /-]{{0,3}}(?:{STATES})\b)?"
-    rf"|\d{{5,10}}[\dXx]?(?:-[\dXx])?\b(?:[ ,/-]{{0,3}}SSP[ /-]{{0,3}}(?:{STATES})\b)?)",
+    rf"((?:(?:{STATES})[ -]{{0,3}})?\d{{1,3}}\.?\d{{3}}\.?\d{{3}}(?:[ ]?-[ ]?[\dXx]{{1,2}})?\b{ISSUER}"
+    rf"|\d{{5,10}}[\dXx]?(?:-[\dXx]{{1,2}})?\b{ISSUER})",
 )
 
 MONTHS = "janeiro|fevereiro|março|abril|maio|junho|julho|agosto|setembro|outubro|novembro|dezembro"
@@ -85,23 +95,30 @@ CITY = re.compile(rf"[a-zà-ÿ] ?[/,–-] ?(?:{STATES})\b")
 
 NAMED = (("birth_date", BIRTH_BEFORE), ("birth_date", BIRTH_AFTER), ("rg", RG), ("crm", CRM), ("address", CEP))
 
-PHONE_WORD = r"(?:telefones?|tel\b\.?|fones?\b|celular|cel\b\.?|whats(?:app)?|zap|ligue|ligar|liga|contatos?|recado|ramal)"
-LOCAL_PHONE = re.compile(rf"{PHONE_WORD}[^\d\n]{{0,30}}?(?<!\d)(9?[ ]?\d{{4}}[ .-]?\d{{4}})(?![\d-])", re.IGNORECASE)
+PHONE_WORD = r"(?:telefones?|tel\b\.?|fones?\b|celular(?:es)?|cel\b\.?|whats(?:app)?|zap|ligue|ligar|liga|chama[rm]?|contatos?|recado|ramal|meu número)"
+LOCAL = r"9?[ ]?\d{4}[ .-]?\d{4}"
+LOCAL_PHONE = re.compile(rf"{PHONE_WORD}[^\d\n]{{0,30}}?(?<!\d)({LOCAL})(?![\d-])", re.IGNORECASE)
+# A second number after the first: "99999-8888 ou 98888-7777".
+NEXT_PHONE = re.compile(rf"^[ ]?(?:ou|e|/|,)[ ]?({LOCAL})(?![\d-])", re.IGNORECASE)
 # Written as a telephone: an area code in brackets or a country code, or a hyphen or space before the last four digits.
 PHONE_FORM = re.compile(r"^\+|^\(|\d{4}[ .-]\d{4}$")
 YEARS = re.compile(r"^(?:19|20)\d{2}[ .-](?:19|20)\d{2}$")
-MEASURED = re.compile(r"^[ ]?(?:c[óo]pias|UI\b|U/|m[gl]\b|mc?g\b|/|%|mm|células|cel/|unidades)")
+MEASURED = re.compile(r"^[ ]?(?:c[óo]pias|UI\b|U/|m[gl]\b|mc?g\b|/ ?[a-zµ]|%|mm|células|cel/|unidades)")
 
 
 def find(text: str) -> list[Finding]:
     """Personal data of a text, in order, without overlaps; spans leave out the word that names them, but for CRM."""
-    digits = sum(map(text.count, "0123456789"))
-    if not digits and "@" not in text:
+    plain = text.translate(PLAIN)
+    digits = sum(map(plain.count, "0123456789"))
+    if not digits and "@" not in plain:
         return []
     found: list[Finding] = []
-    for finding in sorted(_candidates(text, digits), key=lambda f: KINDS.index(f.kind)):
-        if all(finding.end <= other.start or other.end <= finding.start for other in found):
-            found.append(finding)
+    for finding in sorted(_candidates(plain, digits), key=lambda f: KINDS.index(f.kind)):
+        over = [other for other in found if finding.start < other.end and other.start < finding.end]
+        # Where findings overlap, the first kind gets the whole stretch: half a number left over is a number still.
+        kind, start, end = over[0] if over else finding
+        found = [other for other in found if other not in over]
+        found.append(Finding(kind, min([start, finding.start, *(o.start for o in over)]), max([end, finding.end, *(o.end for o in over)])))
     return sorted(found, key=lambda f: f.start)
 
 
@@ -132,14 +149,22 @@ def _phones(text: str) -> Iterator[Finding]:
     """Telephones: what phonenumbers accepts and is written like one or called one, and local numbers that are called one."""
     for match in LOCAL_PHONE.finditer(text):
         if not MEASURED.match(text[match.end(1) :]) and not YEARS.match(match.group(1).strip()):
-            yield Finding("phone", *match.span(1))
+            yield from _with_next(text, *match.span(1))
     # Toll-free numbers (0800) have eleven digits too, but belong to services, never to a person.
     for number in phonenumbers.PhoneNumberMatcher(text, "BR", phonenumbers.Leniency.VALID):
         named = re.search(rf"{PHONE_WORD}[^\d\n]{{0,30}}$", text[: number.start], re.IGNORECASE)
         national = str(number.number.national_number)
         written = named or PHONE_FORM.search(number.raw_string)
-        if written and len(national) >= 10 and not re.match(r"[3589]00", national) and not MEASURED.match(text[number.end :]):
-            yield Finding("phone", number.start, number.end)
+        long_enough = len(national) >= 10 or number.raw_string.startswith("+")
+        if written and long_enough and not re.match(r"[3589]00", national) and not MEASURED.match(text[number.end :]):
+            yield from _with_next(text, number.start, number.end)
+
+
+def _with_next(text: str, start: int, end: int) -> Iterator[Finding]:
+    """A telephone, and the local number that is given beside it."""
+    yield Finding("phone", start, end)
+    if more := NEXT_PHONE.match(text[end:]):
+        yield Finding("phone", end + more.start(1), end + more.end(1))
 
 
 def redact(text: str, findings: list[Finding]) -> str:

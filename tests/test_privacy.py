@@ -64,3 +64,31 @@ def test_a_text_is_redacted_by_kind() -> None:
 )
 def test_what_only_looks_like_personal_data_stays(text: str) -> None:
     assert find(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("tel: 98765-4321/98765-4322", "tel: [TELEFONE]/[TELEFONE]"),
+        ("(11) 98765-4321 / 98765-4322", "[TELEFONE] / [TELEFONE]"),
+        ("celular 99999-8888 ou 98888-7777", "celular [TELEFONE] ou [TELEFONE]"),
+        ("Me chama no 11987654321", "Me chama no [TELEFONE]"),
+        ("+351 912 345 678", "[TELEFONE]"),
+        # A hyphen of a word processor, a minus sign, commas, full-width digits, hard spaces.
+        ("CPF 529.982.247\u201125", "CPF [CPF]"),
+        ("CPF 529.982.247\u221225", "CPF [CPF]"),
+        ("529,982,247-25", "[CPF]"),
+        ("CPF n.52998224725", "CPF n.[CPF]"),
+        ("\uff15\uff12\uff19\uff19\uff18\uff12\uff12\uff14\uff17\uff12\uff15", "[CPF]"),
+        ("529\u00a0982\u00a0247\u00a025", "[CPF]"),
+        ("crm 123456 SP", "[CRM]"),
+        ("rg nº 12345678-90", "rg nº [RG]"),
+        ("CRM 98765-4321", "[CRM]"),
+    ],
+)
+def test_everyday_spellings_are_found_whole(text: str, clean: str) -> None:
+    assert redact(text, find(text)) == clean
+
+
+def test_a_long_row_of_signs_takes_no_time() -> None:
+    assert find("CRM" + "-" * 100_000 + "x1234 12345678") == []
