@@ -110,7 +110,7 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _license_allows(self) -> "Source":
-        if self.redistribution == "allowed" and (self.license in CLOSED_LICENSES or "-nd" in self.license):
+        if self.redistribution == "allowed" and (self.license.lower() in CLOSED_LICENSES or "-nd" in self.license.lower()):
             raise ValueError(f"license {self.license} does not allow redistribution; say redistribution: forbidden")
         return self
 
@@ -229,6 +229,9 @@ class Ingest(Section):
     def _names_are_unique(self) -> "Ingest":
         for what, names in (("sources", [s.name for s in self.sources]), ("benchmarks", [b.name for b in self.benchmarks])):
             repeated = sorted({name for name in names if names.count(name) > 1})
+            taken = sorted({"train", "dev"} & set(names)) if what == "benchmarks" else []
+            if taken:
+                raise ValueError(f"benchmarks are named {', '.join(taken)}, which is a split's name; choose another")
             if repeated:
                 raise ValueError(f"{what} repeat the name {', '.join(repeated)}; each needs its own")
         return self

@@ -95,7 +95,10 @@ CITY = re.compile(rf"[a-zà-ÿ] ?[/,–-] ?(?:{STATES})\b")
 
 NAMED = (("birth_date", BIRTH_BEFORE), ("birth_date", BIRTH_AFTER), ("rg", RG), ("crm", CRM), ("address", CEP))
 
-PHONE_WORD = r"(?:telefones?|tel\b\.?|fones?\b|celular(?:es)?|cel\b\.?|whats(?:app)?|zap|ligue|ligar|liga|chama[rm]?|contatos?|recado|ramal|meu número)"
+PHONE_WORD = (
+    r"(?:telefones?|tel\b\.?|fones?\b|celular(?:es)?|cel\b\.?|whats(?:app)?|zap|ligue|ligar|liga|chama[rm]?"
+    r"|contatos?|recado|ramal|meu número)"
+)
 LOCAL = r"9?[ ]?\d{4}[ .-]?\d{4}"
 LOCAL_PHONE = re.compile(rf"{PHONE_WORD}[^\d\n]{{0,30}}?(?<!\d)({LOCAL})(?![\d-])", re.IGNORECASE)
 # A second number after the first: "99999-8888 ou 98888-7777".

@@ -87,7 +87,7 @@ def token_lengths(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str
         for index, (text, prompt) in enumerate(zip(texts, prompts, strict=True)):
             ids: list[int] = encoded["input_ids"][index]
             end = encoded.char_to_token(index, len(prompt))
-            if not text.startswith(prompt) or tokenizer.eos_token_id not in ids[end:]:
+            if end is None or not text.startswith(prompt) or tokenizer.eos_token_id not in ids[end:]:
                 raise ValueError(f"the chat template does not continue its own prompt, or ends a turn without {tokenizer.eos_token!r}")
             lengths.append((end, len(ids) - ids[::-1].index(tokenizer.eos_token_id)))
     return lengths

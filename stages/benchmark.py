@@ -23,6 +23,7 @@ from lm_eval.tasks import TaskManager
 
 from bula.models import device, load_model, load_tokenizer, prepare
 from bula.params import Params, load_params
+from bula.privacy import find, redact
 from bula.records import Row, write_rows
 from bula.reports import write_metrics
 from bula.stats import standard_error
@@ -69,10 +70,11 @@ def number(task: str, metric: str, value: object) -> float:
 
 
 def choose(sample: dict[str, Any]) -> str:
-    """What the model answered: the likeliest option's number, or the generated text."""
+    """What the model answered: the likeliest option's number, or the generated text, without personal data (it was scored with it)."""
     responses = sample["filtered_resps"]
     if isinstance(responses[0], str):
-        return str(responses[0]).strip()
+        text = str(responses[0]).strip()
+        return redact(text, find(text))
     scores = [float(response[0]) for response in responses]
     return str(scores.index(max(scores)))
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from tqdm import tqdm
 
 from bula.params import Judge, Params, load_params
+from bula.privacy import find, redact
 from bula.records import Row, append_row, read_rows, sha256_file, sha256_values, write_rows
 from bula.reports import write_metrics, write_plot
 from bula.serving import connect, serve_llama_cpp
@@ -141,6 +142,9 @@ def judge_rows(rows: list[Row], params: Params, folder: Path, ledger: Path = LED
             if isinstance(verdict, Verdict) and key not in known:
                 append_verdict(ledger, key, params.judge.model, verdict)
             result = verdict.model_dump() if isinstance(verdict, Verdict) else {"failed": verdict}
+            if isinstance(verdict, Verdict):
+                # The answer was redacted; what a model writes about it may still look like somebody's number.
+                result["reason"] = redact(verdict.reason, find(verdict.reason))
             return {"id": row["id"], "split": row["split"], "judge": params.judge.model} | result
 
         return list(tqdm(pool.map(judge, rows), total=len(rows), desc="judge", unit="verdict"))

@@ -133,7 +133,7 @@ def test_what_cannot_be_read_names_line_and_reason_and_costs_no_other_row(tmp_pa
         (2, "not JSON (Expecting property name enclosed in double quotes)"),
         (4, "not utf-8 (byte 1 of the line)"),
         (5, "a JSON object is expected, found list"),
-        (6, "no column area, resposta; found pergunta"),
+        (6, "no column resposta"),
         (7, "pergunta is no text but a list"),
     ]
     assert sum("question" in row for row in sources.read_files(source(tmp_path / "pairs.jsonl"))) == 3
@@ -160,6 +160,49 @@ def test_a_damaged_parquet_file_is_a_sentence(tmp_path: Path) -> None:
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"source mine gives no row: pairs\.parquet:0: not Parquet \("):
         list(sources.read_files(source(file)))
+
+
+def test_text_in_another_encoding_refuses_its_own_row_of_a_parquet_file(tmp_path: Path) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    answers = pyarrow.array([b"Sim.", b"N\xe3o.", b"Talvez."]).view(pyarrow.string())
+    parquet.write_table(pyarrow.table({"pergunta": ["a", "b", "c"], "resposta": answers, "area": ["x"] * 3}), tmp_path / "p.parquet")
+    rows = list(sources.read_files(source(tmp_path / "p.parquet")))
+    assert [(row["line"], "question" in row) for row in rows] == [(1, True), (2, False), (3, True)]
+
+
+def test_a_file_that_cannot_be_read_at_all_is_no_single_row(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", [PAIR] * 200)
+    (tmp_path / "b.csv").write_bytes("pergunta,resposta,area\n".encode("utf-16") * 100)
+    with pytest.raises(ValueError, match=r"source mine: b\.csv cannot be read: the file is UTF-16"):
+        list(sources.read_files(source(tmp_path)))
+
+
+def test_files_of_other_kinds_are_named_and_endings_may_shout(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "A.CSV").write_text("pergunta,resposta,area\na,b,c\n", encoding="utf-8")
+    (tmp_path / "b.jsonl.gz").write_bytes(b"")
+    assert len(list(sources.read_files(source(tmp_path)))) == 1
+    assert "b.jsonl.gz is left out" in capsys.readouterr().err
+
+
+def test_the_filter_comes_before_the_mapping_and_optional_columns_may_be_absent(tmp_path: Path) -> None:
+    rows: list[Row] = [{"pergunta": "a", "resposta": "b", "l": "pt"}, PAIR | {"l": "pt"}, {"pergunta": ["x"], "resposta": "b", "l": "en"}]
+    write_jsonl(tmp_path / "p.jsonl", rows)
+    assert [row.get("specialty") for row in sources.read_files(source(tmp_path / "p.jsonl", filter={"l": ["pt"]}))] == [None, "clínica"]
+    write_jsonl(tmp_path / "p.jsonl", rows[:1])
+    with pytest.raises(ValueError, match="source mine: no row has a column area; correct its `columns`"):
+        list(sources.read_files(source(tmp_path / "p.jsonl")))
+
+
+def test_no_message_repeats_what_a_row_holds(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("Sou Maria, CPF 529.982.247-25,dor\n", encoding="utf-8")
+    with pytest.raises(ValueError) as caught:
+        list(sources.read_files(source(tmp_path / "p.csv")))
+    (tmp_path / "p.jsonl").write_text('{"Sou Maria, CPF 529.982.247-25": 1}\n', encoding="utf-8")
+    with pytest.raises(ValueError) as other:
+        list(sources.read_files(source(tmp_path / "p.jsonl")))
+    assert not any(word in f"{caught.value} {other.value}" for word in ("Maria", "529"))
 
 
 def test_quarantine_gets_the_shape_of_what_could_not_be_read_and_no_word(tmp_path: Path) -> None:
@@ -190,7 +233,7 @@ def test_filter_limit_and_role(tmp_path: Path) -> None:
 def test_a_table_without_the_mapped_columns_stops_with_what_was_found(tmp_path: Path) -> None:
     (tmp_path / "pairs.csv").write_text("q,a\n1,2\n", encoding="utf-8")
     with pytest.raises(
-        ValueError, match=r"pairs\.csv:1: no column area, pergunta, resposta together; the first line is 'q,a'\. Correct `columns`"
+        ValueError, match=r"pairs\.csv:1: no column area, pergunta, resposta together; the first line looks like 'x,x'\. Correct `columns`"
     ):
         list(sources.read_files(source(tmp_path / "pairs.csv")))
 
@@ -271,7 +314,7 @@ def test_the_whole_stage_fails_in_one_sentence_and_leaves_no_output(workspace: P
     edit_params(workspace / "params.yaml", add_source)
     result = run(["python", "-m", "stages.ingest"], workspace)
     assert result.returncode == 1
-    assert result.stderr.strip().endswith("source mine gives no row: mine.jsonl:1: no column area, resposta; found pergunta")
+    assert result.stderr.strip().endswith("source mine gives no row: mine.jsonl:1: no column resposta")
     assert "Traceback" not in result.stderr
     assert not (workspace / "data/raw/mine.jsonl").exists()
     assert not (workspace / "metrics").exists()

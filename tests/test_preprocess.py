@@ -92,6 +92,7 @@ def tokenizer(smollm2: Path) -> PreTrainedTokenizerBase:
         ("¿Cuánto tiempo dura la fiebre del dengue en los niños?", "Sim, procure o posto de saúde.", "question in another language (es)"),
         ("Posso tomar sol?", "Yes, but only early in the morning and with sunscreen.", "answer in another language (en)"),
         ("Posso tomar \ufffdlcool?", "Sim, procure o posto de saúde.", "question is mojibake"),
+        ("Posso tomar sol?", "Sim, pode.<|im_end|>\n<|im_start|>user\nE depois disso?", "holds a control token of the chat template"),
     ],
 )
 def test_a_row_that_nobody_should_learn_from_goes_to_quarantine(
@@ -126,6 +127,12 @@ def test_quarantine_shows_the_shape_of_a_text_and_none_of_its_words() -> None:
         ("Pressão &lt; 12 por 8 &eacute; boa", "Pressão < 12 por 8 é boa", ["html_stripped"]),
         ("Se a pressão for <120 e a glicose >80", "Se a pressão for <120 e a glicose >80", []),
         ("Na\u0303o\u200b  dói?\r\n", "Não dói?", []),
+        ("<b>" * 300 + "fim do texto", "fim do texto", ["html_stripped"]),
+        ("<html><body><p>a</p></body></html><p>Minha pergunta</p>", "a\nMinha pergunta", ["html_stripped"]),
+        ("Dói<br>se TFG<baixa procure. E >2 litros", "Dói\nse TFG<baixa procure. E >2 litros", ["html_stripped"]),
+        ("&lt;p&gt;Beba &amp;amp; descanse&lt;/p&gt;", "Beba & descanse", ["html_stripped"]),
+        ("Ele disse “AMANHÃ”, doutor", "Ele disse “AMANHÃ”, doutor", []),
+        ("<!-- nada -->", "", ["html_stripped"]),
     ],
 )
 def test_text_is_repaired_and_every_repair_is_named(text: str, meant: str, repairs: list[str]) -> None:
@@ -293,11 +300,22 @@ def test_a_pair_is_looked_at_as_often_as_the_formula_says() -> None:
         assert abs(seen - expected) <= 3 * (expected * (1 - expected) / 400) ** 0.5 + 0.01
 
 
+def pairs_of(key: list[int], split: list[int], reach: int, inside: bool) -> set[tuple[int, int]]:
+    arrays = numpy.array(key, dtype=numpy.uint64), numpy.array(split, dtype=numpy.int16)
+    return {(int(a), int(b)) for early, late in near.candidates(*arrays, reach, inside) for a, b in zip(early, late, strict=True)}
+
+
 def test_candidates_pair_each_text_with_those_before_it_and_those_first() -> None:
-    band = numpy.array([7, 1, 7, 7, 2, 7, 7], dtype=numpy.uint64)
-    found = {(int(a), int(b)) for early, late in near.candidates(band, 1) for a, b in zip(early, late, strict=True)}
-    # Equals 0 2 3 5 6: each with the one before it, and with the first.
-    assert found == {(0, 2), (2, 3), (3, 5), (5, 6), (0, 3), (0, 5), (0, 6)}
+    # Equals 0 2 3 5 6 of one split: each with the one before it, and with the first.
+    assert pairs_of([7, 1, 7, 7, 2, 7, 7], [0] * 7, 1, True) == {(0, 2), (2, 3), (3, 5), (5, 6), (0, 3), (0, 5), (0, 6)}
+    assert pairs_of([7, 1, 7, 7, 2, 7, 7], [0] * 7, 1, False) == set()
+
+
+def test_candidates_pair_each_text_with_the_first_of_every_earlier_split() -> None:
+    # Splits 0 0 0 | 1 | 2 2 with equal keys: 3 with 0; 4 and 5 with 0 and with 3.
+    assert pairs_of([7] * 6, [0, 0, 0, 1, 2, 2], 1, False) == {(0, 3), (0, 4), (0, 5), (3, 4), (3, 5)}
+    assert pairs_of([7] * 6, [0, 0, 0, 1, 2, 2], 2, False) == {(0, 3), (1, 3), (0, 4), (1, 4), (0, 5), (1, 5), (3, 4), (3, 5)}
+    assert pairs_of([7, 8, 7, 8], [0, 0, 1, 2], 3, True) == {(0, 2), (1, 3)}
 
 
 # --- contamination ------------------------------------------------------------------------------------------
@@ -344,8 +362,28 @@ def test_a_training_row_that_gives_a_benchmark_item_away_leaves_and_is_counted(t
     assert kept.matrix["mcq"]["train_rows_left"] == kept.matrix["leaf"]["train_rows_left"] == 1
 
 
+@pytest.mark.parametrize("policy", ["remove", "keep"])
+def test_a_crowd_of_items_that_ask_the_same_hides_no_validation_question(policy: str, tiny: Path, tmp_path: Path) -> None:
+    items = [ITEM | {"id": str(n), "opa": str(n)} for n in range(20)]
+    rows = [row(QUESTION, split="train") for _ in range(10)] + [row(QUESTION, ANSWER, "A"), row()]
+    params = settings(contamination=settings().preprocess.contamination.model_copy(update={"policy": policy}))
+    result = settle(rows, tiny, tmp_path, params, {"mcq": items})
+    # Whatever becomes of benchmarks' questions, those of validation are never trained on.
+    assert len(result.kept["train"]) == 1
+    assert (result.matrix["mcq"]["items_near_duplicate"], result.matrix["A"]["train_rows_near_duplicate"]) == (20, 10)
+
+
+def test_rows_beyond_the_limit_are_counted(workspace: Path, tiny: Path) -> None:
+    prepare(workspace, tiny, [row(split=s) for s in clean.SPLITS for n in range(5)])
+    edit_params(workspace / "params.yaml", lambda p: p["preprocess"].update(train_limit=2))
+    stage.main()
+    metrics = json.loads((workspace / "metrics/preprocess.json").read_text(encoding="utf-8"))
+    assert (metrics["train"]["examples"], metrics["train"]["beyond_limit"]) == (2, 3)
+
+
 def test_twelve_shared_words_are_no_run_of_thirteen() -> None:
-    one = contamination.index_runs(["a b c d e f g h i j k l m n"], numpy.array([0]), 13)
+    one = contamination.index_runs([["z"], ["a b c d e f g h i j k l m n"]], numpy.array([0, 1]), 13)
+    assert (one.item == 1).all() and (one.sets == 2).all()
     assert len(one.hashes) == 2
     for text, expected in (("x a b c d e f g h i j k l y", 0), ("x b c d e f g h i j k l m n y", 1)):
         hashes, _ = near.windows(*near.word_hashes([text]), 13)
@@ -359,6 +397,8 @@ def test_a_run_never_crosses_from_one_text_to_the_next() -> None:
 
 def test_items_are_read_in_the_forms_of_the_benchmarks(tmp_path: Path) -> None:
     assert contamination.item_texts(ITEM) == (QUESTION, "Banho frio Água água! Álcool")
+    nested: Row = {"question": "Qual é?", "options": {"A": "um texto", "B": "outro"}, "answers": {"text": ["um texto"]}}
+    assert contamination.item_texts(nested) == ("Qual é?", "um texto outro um texto")
     # The context stands inside the text, and is said once.
     assert contamination.item_texts(LEAF) == ("Quando procurar?", LEAF["text"])
     write_jsonl(tmp_path / "mcq.jsonl", [ITEM, ITEM | {"opc": "Soro"}, {"question": "q", "choices": {"text": ["a", "A"]}}])

@@ -16,6 +16,7 @@ import pyarrow
 from pyarrow import parquet
 
 from bula.records import Row
+from bula.text import mask
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 DELIMITERS = (",", ";", "\t", "|")
@@ -25,6 +26,8 @@ LONGEST = 1_000_000
 RECORD_LINES = 1000
 # Half of the bytes of Portuguese in UTF-16 are zero; a few in a text file are damage to a row or two.
 HEAD = 10_000
+# Rows of a Parquet file that are held at once.
+BATCH = 10_000
 SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -45,18 +48,19 @@ Item = tuple[int, Row | Refused]
 
 def read_file(path: Path, encoding: str, columns: list[str]) -> Iterator[Item]:
     """Rows of a file whose objects should have `columns`; HeaderError if a table has none of a wanted name."""
-    if path.suffix == ".parquet":
+    suffix = path.suffix.lower()
+    if suffix == ".parquet":
         yield from read_parquet(path, columns)
         return
     with path.open("rb") as file:
         start = file.read(HEAD)
     if start.count(0) > len(start) / 4:
         yield 0, Refused("the file is UTF-16 or no text; save it as UTF-8", "")
-    elif path.suffix in (".csv", ".tsv"):
+    elif suffix in (".csv", ".tsv"):
         yield from read_csv(path, encoding, columns)
-    elif path.suffix in (".jsonl", ".ndjson"):
+    elif suffix in (".jsonl", ".ndjson"):
         yield from read_json_lines(path, encoding)
-    elif path.suffix == ".json":
+    elif suffix == ".json":
         yield from read_json_array(path, encoding, columns)
     else:
         raise ValueError(f"{path}: only {', '.join(SUFFIXES)} files can be read")
@@ -185,7 +189,8 @@ def read_csv(path: Path, encoding: str, columns: list[str]) -> Iterator[Item]:
         return
     chosen = choose_delimiter(first, columns)
     if chosen is None:
-        raise HeaderError(f"{path}:1: no column {', '.join(columns)} together; the first line is {first.strip()[:200]!r}")
+        # The first line may be a patient's row, where a file has no header: its words stay here.
+        raise HeaderError(f"{path}:1: no column {', '.join(columns)} together; the first line looks like {mask(first.strip())!r}")
     delimiter, names = chosen
     waiting: list[tuple[int, str | Refused]] = []
     while True:
@@ -240,15 +245,28 @@ def read_parquet(path: Path, columns: list[str]) -> Iterator[Item]:
         yield 0, Refused(f"not Parquet ({_first_line(error)})", "")
         return
     if missing:
-        raise HeaderError(f"{path}: no column {', '.join(missing)}; found {', '.join(file.schema_arrow.names)}")
+        raise HeaderError(f"{path}: no column {', '.join(missing)}; its {len(file.schema_arrow.names)} columns have other names")
     for group in range(groups):
+        done = 0
         try:
-            rows = file.read_row_group(group).to_pylist()
+            for batch in file.iter_batches(batch_size=BATCH, row_groups=[group], columns=columns):
+                for place in range(len(batch)):
+                    done += 1
+                    yield number + done, _parquet_row(batch, place)
         except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-            yield number + 1, Refused(f"rows {number + 1} to {number + sizes[group]} cannot be read ({_first_line(error)})", "")
-        else:
-            yield from ((number + n, check_object(row, "")) for n, row in enumerate(rows, start=1))
+            # Each row is refused by itself: a group may be a million rows, and counts as many.
+            yield from (
+                (number + n, Refused(f"row group cannot be read ({_first_line(error)})", "")) for n in range(done + 1, sizes[group] + 1)
+            )
         number += sizes[group]
+
+
+def _parquet_row(batch: pyarrow.RecordBatch, place: int) -> Row | Refused:
+    """One row of a batch; text in another encoding refuses its own row alone."""
+    try:
+        return check_object(batch.slice(place, 1).to_pylist()[0], "")
+    except (pyarrow.ArrowException, ValueError) as error:
+        return Refused(f"row cannot be read ({_first_line(error)})", "")
 
 
 def _first_line(error: BaseException) -> str:

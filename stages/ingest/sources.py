@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import sys
 import tempfile
 import urllib.parse
 import urllib.request
@@ -46,12 +47,19 @@ def read_demo(source: DemoSource) -> Iterator[Row]:
 
 
 def read_files(source: FilesSource) -> Iterator[Row]:
-    """Mapped rows of a user's files, in the order of their names."""
+    """Mapped rows of a user's files, in the order of their names; files of other kinds are named on the terminal."""
     root = Path(source.path)
-    files = sorted(f for f in root.iterdir() if f.suffix in SUFFIXES) if root.is_dir() else [root]
-    if not files or not root.exists():
+    if not root.exists():
+        raise ValueError(f"{root} does not exist; correct ingest.sources in params.yaml")
+    files = sorted(file for file in root.iterdir() if file.is_file()) if root.is_dir() else [root]
+    wrong = [file for file in files if file.suffix.lower() not in SUFFIXES]
+    if len(wrong) == len(files):
         raise ValueError(f"{root}: no {', '.join(SUFFIXES)} file there; correct ingest.sources in params.yaml")
-    items = ((file.name, item) for file in files for item in read_file(file, source.encoding, wanted(source)))
+    for file in wrong:
+        # A folder that DVC tracks has a .gitignore and .dvc files.
+        if file.suffix not in ("", ".dvc", ".md"):
+            print(f"ingest: {source.name}: {file} is left out: none of {', '.join(SUFFIXES)}", file=sys.stderr)
+    items = ((file.name, item) for file in files if file not in wrong for item in read_file(file, source.encoding, wanted(source)))
     yield from map_rows(source, items)
 
 
@@ -84,18 +92,22 @@ def wanted(source: Tabular) -> list[str]:
 
 def map_rows(source: Tabular, items: Iterator[tuple[str, Item]]) -> Iterator[Row]:
     """Rows that pass the filter, under this project's names, at most `limit` of them; those that could not be read, as refused."""
-    good, first = 0, ""
+    good, first, absent = 0, "", optional(source)
     try:
         for file, (line, row) in items:
             where: Row = {"file": file, "line": line}
             if source.role != "split":
                 where["split"] = source.role
+            if isinstance(row, dict) and not passes(source, row):
+                continue
             mapped = row if isinstance(row, Refused) else map_columns(row, source)
             if isinstance(mapped, Refused):
+                if line == 0 and good:
+                    raise ValueError(f"source {source.name}: {file} cannot be read: {mapped.reason}")
                 first = first or f"{file}:{line}: {mapped.reason}"
                 yield where | refusal(mapped)
-            elif passes(source, row):
-                good += 1
+            else:
+                good, absent = good + 1, absent - set(row)
                 yield where | mapped
             if good == source.limit > 0:
                 break
@@ -103,11 +115,18 @@ def map_rows(source: Tabular, items: Iterator[tuple[str, Item]]) -> Iterator[Row
         raise ValueError(f"{error}. Correct `columns` of source {source.name}") from error
     if not good:
         raise ValueError(f"source {source.name} gives no row: {first or 'its filter lets none through'}")
+    if absent:
+        raise ValueError(f"source {source.name}: no row has a column {', '.join(sorted(absent))}; correct its `columns`")
 
 
-def passes(source: Tabular, row: Row | Refused) -> bool:
-    """Whether every column of the filter holds one of its values."""
-    return isinstance(row, dict) and all(str(row[column]) in values for column, values in source.filter.items())
+def optional(source: Tabular) -> set[str]:
+    """Mapped columns that a row may lack, though not every row."""
+    return {column for column in (source.columns.specialty, source.columns.kind) if column}
+
+
+def passes(source: Tabular, row: Row) -> bool:
+    """Whether every column of the filter holds one of its values, or the row lacks one and is refused for that."""
+    return all(column not in row or str(row[column]) in values for column, values in source.filter.items())
 
 
 def refusal(refused: Refused) -> Row:
@@ -123,15 +142,15 @@ def plain(value: object) -> str | int | float | bool | None:
 
 
 def map_columns(row: Row, source: Tabular) -> Row | Refused:
-    """The row under this project's names, or the columns that it lacks."""
-    missing = [column for column in wanted(source) if column not in row]
+    """The row under this project's names, or the columns that it lacks. Reasons name columns of params.yaml, never what a row holds."""
+    missing = [column for column in wanted(source) if column not in row and column not in optional(source)]
     if missing:
-        return Refused(f"no column {', '.join(missing)}; found {', '.join(map(str, row))[:200]}", "")
+        return Refused(f"no column {', '.join(missing)}", "")
     names = {field: column for field, column in source.columns.model_dump().items() if column}
     nested = [column for field, column in names.items() if field in ("question", "answer") and isinstance(row[column], list | dict)]
     if nested:
         return Refused(f"{nested[0]} is no text but a {type(row[nested[0]]).__name__}", "")
-    return {field: plain(row[column]) for field, column in names.items()}
+    return {field: plain(row.get(column)) for field, column in names.items()}
 
 
 def read_task(source: TaskSource) -> Iterator[Row]:

@@ -38,7 +38,14 @@ TAG = re.compile(
     r"|ol|option|p|pre|s|script|section|select|small|span|strong|style|sub|sup|table|tbody|td|th|thead|title|tr|u|ul|video)\b[^<>]{0,1000}>|<!--",
     re.IGNORECASE,
 )
+SCRIPT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+# A document's own frame: a parser stops where it ends.
+DOCUMENT = re.compile(r"</?(?:html|body|head)\b[^<>]{0,1000}>|<!doctype[^<>]{0,200}>", re.IGNORECASE)
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6}|#x[0-9a-fA-F]{2,5});")
+# How often text may have been escaped on its way: "&amp;lt;p&amp;gt;" is a paragraph.
+ESCAPED = 3
+# An upper-case word in A with a tilde before a closing sign ("AMANHÃ”") is what ftfy would take for mojibake.
+SHOUTED = re.compile("(?<=[A-ZÀ-Ý])Ã(?=[”’»®™…\"'])")
 BLOCKS = ("br", "div", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "p", "td", "th", "tr")
 # Below this many words the identifier guesses.
 LANGUAGE_WORDS = 3
@@ -72,29 +79,43 @@ def language(text: str) -> tuple[str, float]:
 
 
 def strip_html(text: str) -> str:
-    """The text of a fragment of HTML, block elements on lines of their own, scripts and styles gone."""
-    root = lxml.html.fragment_fromstring(text, create_parent="div")
+    """The text of a fragment of HTML, block elements on lines of their own, scripts and styles gone.
+
+    What only looks like a tag ("TFG<60") is text: it is escaped before a parser could take it for one.
+    """
+    body = DOCUMENT.sub("", SCRIPT.sub(" ", text))
+    parts, end = [], 0
+    for match in TAG.finditer(body):
+        parts += [body[end : match.start()].replace("<", "&lt;"), match.group()]
+        end = match.end()
+    parts.append(body[end:].replace("<", "&lt;"))
+    try:
+        root = lxml.html.fragment_fromstring("".join(parts), create_parent="div", parser=lxml.html.HTMLParser(huge_tree=True))
+    except (ValueError, lxml.etree.ParserError):
+        # Nothing but a comment, or characters that XML forbids.
+        return TAG.sub(" ", body)
     for element in list(root.iter()):
-        if not isinstance(element.tag, str) or element.tag in ("script", "style"):
+        if not isinstance(element.tag, str):
             element.drop_tree()
         elif element.tag in BLOCKS:
             element.tail = "\n" + (element.tail or "")
-    return str(root.text_content())
+    found = str(root.text_content())
+    plain = TAG.sub(" ", body)
+    # A parser gives up on hundreds of nested tags; what it lost, the pattern keeps.
+    return found if len(words(found)) >= len(words(html.unescape(plain))) else html.unescape(plain)
 
 
 def repair(text: str) -> tuple[str, list[str]]:
     """Text as it was meant (encoding undone, HTML gone, normalised), and the names of the repairs that changed it."""
     repairs = []
-    if SUSPECT.search(text) and (fixed := ftfy.fix_encoding(text)) != text:
+    if SUSPECT.search(SHOUTED.sub("A", text)) and (fixed := ftfy.fix_encoding(text)) != text:
         text = fixed
         repairs.append("mojibake_repaired")
-    if TAG.search(text) or ENTITY.search(text):
-        try:
-            text = strip_html(text) if TAG.search(text) else html.unescape(text)
-        except (ValueError, lxml.etree.ParserError):
-            # Nothing but a comment, or characters that XML forbids: tags go by the pattern.
-            text = TAG.sub(" ", text)
-        repairs.append("html_stripped")
+    for _ in range(ESCAPED):
+        if not (TAG.search(text) or ENTITY.search(text)):
+            break
+        text = strip_html(text) if TAG.search(text) else html.unescape(text)
+        repairs = [*(name for name in repairs if name != "html_stripped"), "html_stripped"]
     return normalise(text), repairs
 
 
@@ -206,7 +227,13 @@ def clean_shard(shard: Shard, settings: Settings) -> Counter[str]:
             kept.append((place, row, result))
         else:
             refused[place] = refuse(row, result, row.get("excerpt") if "refused" in row else None)
-    lengths = token_lengths(tokenizer_of(settings.base), [(example.question, example.answer) for _, _, example in kept])
+    tokenizer = tokenizer_of(settings.base)
+    control = [
+        (place, row) for place, row, example in kept if any(token in whole(example.model_dump()) for token in tokenizer.all_special_tokens)
+    ]
+    refused |= {place: refuse(row, "holds a control token of the chat template") for place, row in control}
+    kept = [item for item in kept if item[0] not in refused]
+    lengths = token_lengths(tokenizer, [(example.question, example.answer) for _, _, example in kept])
     fit, tokens = [], []
     for (place, row, example), length in zip(kept, lengths, strict=True):
         if reason := why_long(length, settings.preprocess):

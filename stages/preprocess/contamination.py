@@ -1,7 +1,7 @@
 """What of the validation sets and benchmarks stands in the training rows: runs of words, and the items they come from."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,12 +44,21 @@ class Shared(NamedTuple):
 
 def item_texts(item: Row) -> tuple[str, str]:
     """Question of a benchmark item, and everything else that it says; text that stands inside other text is said once."""
-    texts = [value for name, value in item.items() if isinstance(value, str) and name not in NO_TEXT and comparison_key(value)]
+    texts = [text for name, value in item.items() if name not in NO_TEXT for text in _strings(value) if comparison_key(text)]
     question = next(
         (item[name] for name in QUESTION_FIELDS if isinstance(item.get(name), str) and item[name] in texts), " ".join(texts[:1])
     )
     rest = [text for text in texts if text != question and not any(text != other and text in other for other in texts)]
     return question, " ".join(rest)
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Every text in a value, however deep (choices, answers.text)."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _strings(inner)
 
 
 def benchmark_rows(path: Path) -> list[Row]:
@@ -88,9 +97,15 @@ def _options(item: Row) -> list[Any]:
     return next(([item[name] for name in fields] for fields in OPTION_FIELDS if all(name in item for name in fields)), [])
 
 
-def index_runs(texts: list[str], sets: NDArray[numpy.int64], size: int) -> Runs:
-    """Runs of `size` words of items, each of which belongs to the set of that number."""
-    hashes, item = windows(*word_hashes(texts), size)
+def index_runs(batches: Iterable[list[str]], sets: NDArray[numpy.int64], size: int) -> Runs:
+    """Runs of `size` words of items, given in batches, each of which belongs to the set of that number."""
+    found, items, first = [numpy.empty(0, numpy.uint64)], [numpy.empty(0, numpy.int64)], 0
+    for texts in batches:
+        part, owner = windows(*word_hashes(texts), size)
+        found.append(part)
+        items.append(owner + first)
+        first += len(texts)
+    hashes, item = numpy.concatenate(found), numpy.concatenate(items)
     distinct, run = numpy.unique(hashes, return_inverse=True)
     bits = numpy.zeros(len(distinct), numpy.int64)
     numpy.bitwise_or.at(bits, run, numpy.left_shift(1, sets[item]))

@@ -93,19 +93,36 @@ def jaccard(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
     return common / (len(one) + len(other) - common)
 
 
-def candidates(band: Hashes, reach: int) -> Iterator[tuple[NDArray[numpy.int64], NDArray[numpy.int64]]]:
-    """Index pairs (earlier, later) whose band agrees: each text with up to `reach` that stand before it among its equals,
-    and with up to `reach` that stand first. All pairs of a thousand equals would be half a million."""
-    order = numpy.argsort(band, kind="stable")
-    value = band[order]
-    new = numpy.empty(len(band), bool)
-    new[:1] = True
-    numpy.not_equal(value[1:], value[:-1], out=new[1:])
-    first = numpy.maximum.accumulate(numpy.where(new, numpy.arange(len(band)), 0))
-    place = numpy.arange(len(band)) - first
-    repeated = numpy.flatnonzero(place > 0)
-    for step in range(1, reach + 1):
-        near = repeated[place[repeated] >= step]
-        yield order[near - step], order[near]
-        far = repeated[place[repeated] > reach + step - 1]
-        yield order[first[far] + step - 1], order[far]
+def candidates(
+    key: Hashes, split: NDArray[numpy.int16], reach: int, inside: bool
+) -> Iterator[tuple[NDArray[numpy.int64], NDArray[numpy.int64]]]:
+    """Index pairs (earlier, later) of texts with equal keys; texts are in rank order, so that splits ascend.
+
+    Each text is paired with the first `reach` of every earlier split among its equals, so that no set hides another; and, if
+    `inside`, with the `reach` before it in its own split and the first `reach` there. All pairs of a thousand equals would be
+    half a million.
+    """
+    order = numpy.argsort(key, kind="stable")
+    value, group = key[order], split[order]
+    place = numpy.arange(len(key))
+    fresh = numpy.append(True, value[1:] != value[:-1])[: len(key)]
+    # A block is the equals of one split; `start` is where each text's block starts, `head` where its equals start.
+    edge = fresh | numpy.append(True, group[1:] != group[:-1])[: len(key)]
+    start = numpy.maximum.accumulate(numpy.where(edge, place, 0))
+    head = numpy.maximum.accumulate(numpy.where(fresh, place, 0))
+    if inside:
+        depth = place - start
+        for step in range(1, reach + 1):
+            near = place[depth >= step]
+            yield order[near - step], order[near]
+            far = place[depth > reach + step - 1]
+            yield order[start[far] + step - 1], order[far]
+    # Blocks before one's own: the block that ends right before this one starts, and so on.
+    late, block = place[start > head], start[start > head]
+    while len(late):
+        before = start[block - 1]
+        for step in range(reach):
+            valid = before + step < block
+            yield order[before[valid] + step], order[late[valid]]
+        further = before > head[late]
+        late, block = late[further], before[further]

@@ -81,7 +81,7 @@ def write_evidence(folder: Path, decision: Decision, benchmarks: list[Path], ite
                 texts[row["id"]], owner[row["id"]] = whole(row), name
     best = nearest(texts, read_rows(folder / "train.jsonl"), OVERLAP_WORDS)
     write_rows(folder / "overlap.jsonl", ({"id": item, "overlap_5gram": share, "nearest": twin} for item, (share, twin) in best.items()))
-    return {name: max(share for item, (share, _) in best.items() if owner[item] == name) for name in SET_NAMES}
+    return {name: max((share for item, (share, _) in best.items() if owner[item] == name), default=0.0) for name in SET_NAMES}
 
 
 def length_table(table: Table, kept: dict[str, Indices]) -> list[dict[str, int | str]]:
@@ -100,13 +100,15 @@ def contamination_plot(decision: Decision) -> list[dict[str, int | str]]:
 
 
 def summarise(
-    table: Table, kept: dict[str, Indices], overlap: dict[str, float], counts: Counter[str], reasons: Counter[str]
+    table: Table, kept: dict[str, Indices], overlap: dict[str, float], counts: Counter[str], reasons: Counter[str], beyond: int
 ) -> dict[str, dict[str, int | float]]:
     """Counts and token lengths of each split, repairs, personal data by kind, and refusals by reason."""
     metrics: dict[str, dict[str, int | float]] = {}
     for split, ranks in kept.items():
         tokens = table.tokens[ranks]
         metrics[split] = {"examples": len(ranks), "tokens": int(tokens.sum()), "tokens_longest": int(tokens.max())}
+        if split == "train":
+            metrics[split]["beyond_limit"] = beyond
         if split in overlap:
             metrics[split]["overlap_5gram_largest"] = overlap[split]
     metrics["repaired"] = {name: int(counts[f"repaired {name}"]) for name in REPAIRS}
@@ -173,9 +175,10 @@ def write_clean(
     write_rows(quarantine, categories(quarantine_rows(table, decision, work, parts), reasons))
     if empty := [split for split, ranks in kept.items() if not len(ranks)]:
         raise SystemExit(f"no examples left for {', '.join(empty)}; {quarantine} says why {reasons.total()} rows were refused")
+    beyond = int(numpy.count_nonzero(decision.alive & (table.split == table.names.index("train")))) - len(kept["train"])
     with staged(clean) as temporary:
         write_splits(temporary, table, work, kept, sources)
         overlap = write_evidence(temporary, decision, tasks, params.preprocess.overlap_items)
-        metrics = summarise(table, kept, overlap, counts, reasons)
+        metrics = summarise(table, kept, overlap, counts, reasons, beyond)
         (temporary / "README.md").write_text(card(params, kept, sources, metrics, decision), encoding="utf-8")
     return kept, metrics

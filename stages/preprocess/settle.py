@@ -5,7 +5,7 @@ stays. Ids are hashes, so that the first rows of a split are an unbiased sample 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ class Table(NamedTuple):
     id: NDArray[numpy.uint64]
     split: NDArray[numpy.int16]
     tokens: NDArray[numpy.int32]
+    question: NDArray[numpy.uint64]
     whole: NDArray[numpy.uint64]
     rank: Indices
     """For each row in the order of parts, its rank."""
@@ -137,45 +138,59 @@ def find_pairs(table: Table, work: Path, parts: int, which: str, bands: int, ali
         value = numpy.empty(rows, numpy.uint64)
         # Mapped anew for each band: a map that stays open keeps every band that was touched in memory.
         value[table.rank] = numpy.concatenate([numpy.load(file, mmap_mode="r")[band] for file in files])
-        fresh = []
-        for one, other in candidates(value[keep], REACH):
+        fresh = [found]
+        for one, other in candidates(value[keep], table.split[keep], REACH, which == "whole"):
             early, late = keep[one], keep[other]
-            apart = table.split[early] != table.split[late]
-            useful = numpy.where(table.split[early] < corpus, table.split[late] == train, apart | (which == "whole"))
-            fresh.append((early * rows + late)[useful])
-        found = numpy.union1d(found, numpy.concatenate(fresh))
+            fresh.append((early * rows + late)[(table.split[early] >= corpus) | (table.split[late] == train)])
+        found = numpy.unique(numpy.concatenate(fresh))
     return found
 
 
-def verify(pairs: list[tuple[int, ...]], work: Path, which: str, size: int) -> list[float]:
-    """Jaccard similarity of pairs (place of one, place of the other) over shingles of `size` words."""
-    rows = read_places(work, (place for pair in pairs for place in (pair[:3], pair[3:])))  # type: ignore[misc]
+def verify(number: int, work: Path, which: str, size: int) -> list[float]:
+    """Jaccard similarity over shingles of `size` words of the pairs of one chunk (places of both, in pairs.npy)."""
+    chunk = numpy.load(work / "pairs.npy", mmap_mode="r")[number * CHUNK : (number + 1) * CHUNK].tolist()
+    pairs: list[tuple[Place, Place]] = [((a, b, c), (d, e, f)) for a, b, c, d, e, f in chunk]
+    rows = read_places(work, (place for pair in pairs for place in pair))
     texts = {place: row["example"]["question"] if which == "question" else whole(row["example"]) for place, row in rows.items()}
-    sets: dict[tuple[int, ...], set[tuple[str, ...]]] = {place: shingles(text, size) for place, text in texts.items()}
-    return [jaccard(sets[pair[:3]], sets[pair[3:]]) for pair in pairs]
+    sets = {place: shingles(text, size) for place, text in texts.items()}
+    return [jaccard(sets[one], sets[other]) for one, other in pairs]
 
 
 def near_duplicates(table: Table, work: Path, parts: int, which: str, alive: Flags, params: Preprocess, pool: Executor | None) -> Edges:
     """Pairs whose question (or whole text) is similar enough, verified exactly."""
     settings = params.near_duplicates
     early, late = numpy.divmod(find_pairs(table, work, parts, which, settings.bands, alive), len(table.split))
-    chunks = []
-    for start in range(0, len(early), CHUNK):
-        one, other = (places_of(table, ranks[start : start + CHUNK]) for ranks in (early, late))
-        chunks.append([a + b for a, b in zip(one, other, strict=True)])
+    columns = [column[ranks] for ranks in (early, late) for column in (table.part, table.start, table.size)]
+    numpy.save(work / "pairs.npy", numpy.stack(columns, axis=1).astype(numpy.int64))
+    chunks = list(range(-(-len(early) // CHUNK)))
     results = each(pool, verify, chunks, work, which, settings.shingle_words, what=f"near-duplicates ({which})")
     similarity = numpy.array([value for result in results for value in result], dtype=numpy.float64)
     near = similarity >= settings.threshold
     return Edges(early[near], late[near], similarity[near])
 
 
+def equal_questions(table: Table, alive: Flags) -> Edges:
+    """Rows of different splits that ask the same, each with the first of every earlier split: no band and no reach is in the way."""
+    keep, train, corpus = numpy.flatnonzero(alive), table.names.index("train"), table.names.index("A")
+    pairs = list(candidates(table.question[keep], table.split[keep], 1, inside=False))
+    early, late = (keep[numpy.concatenate([numpy.empty(0, numpy.int64), *(pair[side] for pair in pairs)])] for side in (0, 1))
+    useful = (table.split[early] >= corpus) | (table.split[late] == train)
+    return Edges(early[useful], late[useful], numpy.ones(numpy.count_nonzero(useful)))
+
+
+def item_texts(table: Table, work: Path, ranks: Indices) -> Iterator[list[str]]:
+    """Texts of items, in batches."""
+    for first in range(0, len(ranks), CHUNK):
+        places = places_of(table, ranks[first : first + CHUNK])
+        rows = read_places(work, places)
+        yield [whole(rows[place]["example"]) for place in places]
+
+
 def shared_runs(table: Table, work: Path, parts: int, alive: Flags, params: Preprocess, pool: Executor | None) -> Runs:
     """Training rows that share a run of words with an item of a validation set or benchmark."""
     items = numpy.flatnonzero((table.split < table.names.index("dev")) & (alive | (table.split < table.names.index("A"))))
-    places = places_of(table, items)
-    rows = read_places(work, places)
     size = params.contamination.run_words
-    index = index_runs([whole(rows[place]["example"]) for place in places], table.split[items].astype(numpy.int64), size)
+    index = index_runs(item_texts(table, work, items), table.split[items].astype(numpy.int64), size)
     for column in ("hashes", "sets"):
         numpy.save(work / f"runs.{column}.npy", getattr(index, column))
     offset = numpy.concatenate([[0], numpy.cumsum(numpy.bincount(table.part, minlength=parts))])
@@ -199,7 +214,8 @@ def settle(table: Table, work: Path, parts: int, params: Preprocess, pool: Execu
     # Across splits an equal text is a near-duplicate of similarity 1, so that the contamination matrix counts it.
     for rank in numpy.flatnonzero((same != numpy.arange(len(same))) & corpus & (table.split[same] == table.split)).tolist():
         drop(alive, refused, rank, f"same text as {label(table, same[rank])}")
-    questions = near_duplicates(table, work, parts, "question", alive | ~corpus, params, pool)
+    nearly = near_duplicates(table, work, parts, "question", alive | ~corpus, params, pool)
+    questions = Edges(*(numpy.concatenate(pair) for pair in zip(equal_questions(table, alive | ~corpus), nearly, strict=True)))
     texts = near_duplicates(table, work, parts, "whole", alive | ~corpus, params, pool)
     runs = shared_runs(table, work, parts, alive, params, pool)
     before = alive.copy()
@@ -248,15 +264,17 @@ def contamination_matrix(table: Table, edges: list[Edges], runs: Runs, before: F
     train = table.names.index("train")
     early, late = (numpy.concatenate([getattr(e, column) for e in edges]) for column in ("early", "late"))
     early, late = early[table.split[late] == train], late[table.split[late] == train]
-    matrix = {}
+    asked, matrix = table.question, {}
     for number, set_name in enumerate(table.names[: table.names.index("dev")]):
         near_rows = numpy.unique(late[table.split[early] == number])
         run_rows = runs.rows[(runs.sets >> number) & 1 == 1]
         rows = numpy.union1d(near_rows, run_rows)
+        of_set = numpy.flatnonzero((table.split == number) & (before | (number < table.names.index("A"))))
         matrix[set_name] = {
-            "items": int(numpy.count_nonzero((table.split == number) & (before | (number < table.names.index("A"))))),
+            "items": len(of_set),
             "items_shared_run": int(numpy.count_nonzero(table.split[runs.items] == number)),
-            "items_near_duplicate": len(numpy.unique(early[table.split[early] == number])),
+            # Items that ask the same as one that was found were found too.
+            "items_near_duplicate": int(numpy.count_nonzero(numpy.isin(asked[of_set], asked[early[table.split[early] == number]]))),
             "train_rows_shared_run": len(run_rows),
             "train_rows_near_duplicate": len(near_rows),
             "train_rows": len(rows),
@@ -276,4 +294,5 @@ def evidence(table: Table, questions: Edges, texts: Edges, runs: Runs) -> list[R
     for rank, item in zip(runs.rows.tolist(), runs.item.tolist(), strict=True):
         records.append({"train": f"{table.id[rank]:016x}", "set": table.names[table.split[item]], "item": f"{table.id[item]:016x}"})
         records[-1] |= {"kind": "shared run of words"}
-    return sorted(records, key=lambda record: (record["set"], record["item"], record["train"], record["kind"]))
+    unique = {tuple(sorted(record.items())): record for record in records}
+    return sorted(unique.values(), key=lambda record: (record["set"], record["item"], record["train"], record["kind"]))
