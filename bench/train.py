@@ -1,0 +1,238 @@
+"""How fast the train stage's trainer is beside TRL's own and beside a plain loop: the same LoRA on the same rows.
+
+Each contender runs in a process of its own, in turn, over one epoch of the first rows of the demo corpus, with the batch
+size, accumulation and precision of params.yaml. TRL runs by its defaults and without checkpointing; the faster one counts.
+A second pass in float32, without dropout and in file order, checks that this project's losses are TRL's, step by step.
+
+    python -m bench.train [--rows 32] [--rounds 2]
+"""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from peft import LoraConfig, get_peft_model
+from torch.nn.functional import cross_entropy
+from torch.utils.data import SequentialSampler
+from transformers import TrainerCallback
+from trl import SFTConfig, SFTTrainer
+
+from bula.models import load_model, load_tokenizer, prepare
+from bula.params import Params, load_params
+from bula.prompts import encode
+from bula.records import Example, example_id, read_rows
+from bula.reports import peak_memory_gb
+from stages.train.trainer import AnswerTrainer, configure, tokenise
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = ROOT / "models/base"
+CONTENDERS = ("bula", "trl_defaults", "trl_without_checkpointing", "plain_loop")
+
+
+class Clock(TrainerCallback):  # type: ignore[misc]
+    """Seconds from the first step's begin to the last step's end, and each step's loss."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self.started = self.ended = 0.0
+        self.losses: list[float] = []
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock once."""
+        self.started = self.started or time.perf_counter()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the end."""
+        self.ended = time.perf_counter()
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+        """Remember the loss."""
+        if logs and "loss" in logs:
+            self.losses.append(float(logs["loss"]))
+
+
+def load_rows(count: int) -> list[Example]:
+    """The first training pairs of the demo corpus."""
+    rows = list(read_rows(ROOT / "data/demo/train.jsonl"))[:count]
+    pairs = [(row["question"], row["answer"]) for row in rows]
+    return [Example(id=example_id("bench", q, a), source="bench", license="l", split="train", question=q, answer=a) for q, a in pairs]
+
+
+def settings(params: Params, rows: int, precision: str) -> Params:
+    """params.yaml for one epoch; in float32 without dropout, so that two trainers can be compared number by number."""
+    train = params.train.model_copy(update={"max_steps": rows // (params.train.batch_size * params.train.gradient_accumulation)})
+    if precision == "float32":
+        train = train.model_copy(update={"lora": train.lora.model_copy(update={"dropout": 0.0})})
+    return params.model_copy(update={"dtype": precision, "train": train})
+
+
+def run_trainer(name: str, params: Params, examples: list[Example], in_order: bool) -> tuple[float, list[float]]:
+    """One epoch by this project's trainer or TRL's; seconds of its steps, and their losses."""
+    tokenizer, train = load_tokenizer(BASE), params.train
+    kind: Any = AnswerTrainer if name == "bula" else SFTTrainer
+    if in_order:
+        kind = type("InOrder", (kind,), {"_get_train_sampler": lambda self, dataset=None: SequentialSampler(self.train_dataset)})
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = configure(params, Path(folder)).to_dict()
+        if name != "bula":
+            defaults = SFTConfig(output_dir=folder, use_cpu=True, bf16=False).to_dict()
+            arguments |= {
+                key: defaults[key] for key in ("gradient_checkpointing", "activation_checkpointing", "max_length") if key in defaults
+            }
+            arguments["max_length"] = 1024
+            arguments["gradient_checkpointing"] = name == "trl_defaults"
+        arguments |= {
+            "eval_strategy": "no",
+            "save_strategy": "no",
+            "load_best_model_at_end": False,
+            "logging_steps": 1,
+            "disable_tqdm": True,
+        }
+        known = SFTConfig.__dataclass_fields__
+        config = SFTConfig(**{key: value for key, value in arguments.items() if key in known and known[key].init and value is not None})
+        lora = LoraConfig(
+            r=train.lora.r, lora_alpha=train.lora.alpha, lora_dropout=train.lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+        )
+        clock = Clock()
+        trainer = kind(
+            model=load_model(BASE, params.dtype),
+            args=config,
+            train_dataset=tokenise(tokenizer, examples),
+            processing_class=tokenizer,
+            peft_config=lora,
+            callbacks=[clock],
+        )
+        trainer.train()
+    return clock.ended - clock.started, clock.losses
+
+
+def run_plain(params: Params, examples: list[Example]) -> tuple[float, list[float]]:
+    """One epoch by a loop that anybody would write: batches of like length, padded, loss over all positions' logits."""
+    tokenizer, train = load_tokenizer(BASE), params.train
+    lora = LoraConfig(
+        r=train.lora.r, lora_alpha=train.lora.alpha, lora_dropout=train.lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(load_model(BASE, params.dtype), lora).train()
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=train.learning_rate)
+    encoded = sorted((encode(tokenizer, e) for e in examples), key=lambda e: len(e.input_ids))
+    size, losses = train.batch_size * train.gradient_accumulation, []
+    started = time.perf_counter()
+    for first in range(0, len(encoded), size):
+        batch = encoded[first : first + size]
+        longest = max(len(e.input_ids) for e in batch)
+        ids = torch.tensor([e.input_ids + [tokenizer.pad_token_id] * (longest - len(e.input_ids)) for e in batch])
+        mask = torch.tensor([[1] * len(e.input_ids) + [0] * (longest - len(e.input_ids)) for e in batch])
+        labels = torch.tensor([e.labels + [-100] * (longest - len(e.labels)) for e in batch])
+        with torch.autocast("cpu", torch.bfloat16, enabled=params.dtype == "bfloat16"):
+            logits = model(input_ids=ids, attention_mask=mask).logits
+        loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss))
+    return time.perf_counter() - started, losses
+
+
+def product_rate() -> float:
+    """Measured rate of bfloat16 matrix products, in FLOP/s: 1,024 x 2,048 by 2,048 x 2,048, for two seconds."""
+    a, b = (torch.randn(n, 2048).bfloat16() for n in (1024, 2048))
+    for _ in range(3):
+        a @ b
+    started, count = time.perf_counter(), 0
+    while time.perf_counter() - started < 2:
+        a @ b
+        count += 1
+    return count * 2 * 1024 * 2048 * 2048 / (time.perf_counter() - started)
+
+
+def work(examples: list[Example]) -> tuple[int, int, float]:
+    """Supervised tokens, all tokens, and the FLOPs that they need: 4 a parameter and token, the head on supervised ones alone."""
+    tokenizer, model = load_tokenizer(BASE), load_model(BASE, "bfloat16")
+    encoded = [encode(tokenizer, example) for example in examples]
+    supervised, tokens = sum(len(e.completion) for e in encoded), sum(len(e.input_ids) for e in encoded)
+    head = model.get_output_embeddings().weight.numel()
+    body = sum(p.numel() for p in model.model.layers.parameters())
+    return supervised, tokens, 4.0 * (body * tokens + head * supervised)
+
+
+def child(name: str, rows: int, precision: str, in_order: bool) -> dict[str, Any]:
+    """One contender in a process of its own."""
+    command = [sys.executable, "-m", "bench.train", "--only", name, "--rows", str(rows), "--precision", precision]
+    result = subprocess.run([*command, *(["--in-order"] if in_order else [])], cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"{name} failed:\n{result.stderr[-2000:]}")
+    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def losses_agree(params: Params) -> float:
+    """Largest difference between the losses of this project's trainer and TRL's on the same batches, in float32."""
+    rows = 3 * params.train.batch_size * params.train.gradient_accumulation
+    ours, theirs = (child(name, rows, "float32", True)["losses"] for name in ("bula", "trl_without_checkpointing"))
+    return float(max(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
+
+
+def main(
+    rows: Annotated[int, typer.Option(help="Rows of the epoch.")] = 32,
+    rounds: Annotated[int, typer.Option(help="Times that each contender runs.")] = 2,
+    only: Annotated[str, typer.Option(help="Run one contender in this process and print what it took.")] = "",
+    precision: Annotated[str, typer.Option(help="Precision of that one.")] = "bfloat16",
+    in_order: Annotated[bool, typer.Option(help="Rows in file order.")] = False,
+) -> None:
+    """Train with each contender in turn."""
+    params = settings(load_params(ROOT / "profiles/smollm2-135m.yaml"), rows, precision)
+    prepare(params.seed)
+    examples = load_rows(rows)
+    if only:
+        plain = only == "plain_loop"
+        seconds, losses = run_plain(params, examples) if plain else run_trainer(only, params, examples, in_order)
+        print(json.dumps({"seconds": seconds, "losses": losses, "peak_memory_gb": peak_memory_gb()}))
+        return
+    report(params, examples, rounds)
+
+
+def report(params: Params, examples: list[Example], rounds: int) -> None:
+    """All contenders in turn, `rounds` times; a table, and one JSON line last."""
+    supervised, tokens, flops = work(examples)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
+    for _ in range(rounds):
+        for name in CONTENDERS:
+            runs[name].append(child(name, len(examples), "bfloat16", False))
+    median = {name: statistics.median(run["seconds"] for run in found) for name, found in runs.items()}
+    memory = {name: max(run["peak_memory_gb"] for run in found) for name, found in runs.items()}
+    trl = min(("trl_defaults", "trl_without_checkpointing"), key=lambda name: median[name])
+    rate = product_rate()
+    figures: dict[str, float] = {"product_gflops": rate / 1e9, "loss_difference_float32": losses_agree(params)}
+    for name in CONTENDERS:
+        figures |= {f"{name}_supervised_tokens_per_second": supervised / median[name], f"{name}_tokens_per_second": tokens / median[name]}
+        figures |= {f"{name}_share_of_product_rate": flops / median[name] / rate, f"{name}_peak_memory_gb": memory[name]}
+    figures |= {"ratio_to_trl": median[trl] / median["bula"], "ratio_to_plain_loop": median["plain_loop"] / median["bula"]}
+    goals = {"ratio_to_trl": 2.5, "bula_share_of_product_rate": 0.6, "loss_difference_float32": 1e-3, "memory_not_above": trl}
+    met = figures["ratio_to_trl"] >= 2.5 and figures["bula_share_of_product_rate"] >= 0.6 and memory["bula"] <= memory[trl]
+    for name, value in figures.items():
+        print(f"{name:52} {value:10.4g}")
+    machine = f"{os.cpu_count()} x {platform.machine()}"
+    summary = {
+        "name": "train",
+        "machine": machine,
+        "figures": figures,
+        "goals": goals,
+        "met": bool(met and figures["loss_difference_float32"] <= 1e-3),
+    }
+    print(json.dumps(summary))
+
+
+if __name__ == "__main__":
+    typer.run(main)
