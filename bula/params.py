@@ -368,7 +368,7 @@ class Merge(Section):
     """Adapter into base, and the check of it."""
 
     check_items: Positive
-    """Dev examples on which merged and base+adapter are compared."""
+    """Validation answers, taken from A to E in turn, on which merged and base+adapter are compared."""
 
 
 class Quantize(Section):
@@ -377,7 +377,7 @@ class Quantize(Section):
     types: list[Literal["q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m", "q2_k_s", "q4_0", "q4_1", "q5_0", "q5_1"]]
     """Quantized files to write beside the 16-bit one, by llama.cpp's names."""
     check_items: Positive
-    """Dev examples over which KL divergence, perplexity and agreement are measured."""
+    """Validation answers, taken from A to E in turn, over which each file is compared."""
 
 
 class Likelihood(Section):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from bula import fidelity
 from bula.models import load_model, load_tokenizer, pad_batch
 from bula.params import load_params
 from bula.prompts import encode
@@ -248,7 +249,9 @@ def test_merge_and_quantize_measure_what_they_change(ready: Path) -> None:
     figures = metrics(ready, "quantize")
     assert sorted(figures) == ["bf16", "q8_0"]
     assert figures["bf16"]["kl_nats"] == 0.0
-    assert figures["bf16"]["top_token_agreement"] == 1.0
+    assert figures["bf16"]["greedy_agreement"] == 1.0
+    # Sixteen bits hold the merged weights as they are.
+    assert figures["bf16"]["logit_difference_largest"] == 0.0
     assert 0 < figures["q8_0"]["kl_nats"] < 0.05
     # Seven linear layers in each of two blocks, and the embedding; norms stay in 32 bit.
     assert (figures["q8_0"]["tensors_q8_0"], figures["q8_0"]["tensors_f32"]) == (15, 5)
@@ -260,28 +263,41 @@ def test_merge_and_quantize_measure_what_they_change(ready: Path) -> None:
     assert torch.equal(files[0], files[1])
 
 
-def test_kl_divergence_and_agreement_by_hand() -> None:
+def test_fidelity_by_hand() -> None:
     p = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
     q = torch.tensor([[0.25, 0.75], [0.9, 0.1]]).log()
     targets = torch.tensor([1, 0])
-    result = quantize.fidelity([(p, targets)], [(q, targets)])
+    result = fidelity.fidelity([(p, targets)], [(q, targets)])
     # First token: 0.5 ln(0.5/0.25) + 0.5 ln(0.5/0.75) = 0.143841; second: 0; mean of two.
     assert result["kl_nats"] == pytest.approx(0.0719205, abs=1e-6)
     # -(ln 0.75 + ln 0.9) / 2
     assert result["perplexity"] == pytest.approx(math.exp(0.5 * (0.2876821 + 0.1053605)), rel=1e-6)
     # A tie goes to the first token in p and q prefers the second: one of two agree.
-    assert result["top_token_agreement"] == 0.5
+    assert result["greedy_agreement"] == 0.5
+    # |ln 0.5 - ln 0.25| = 0.693147, |ln 0.5 - ln 0.75| = 0.405465, 0, 0.
+    assert result["logit_difference_largest"] == pytest.approx(0.693147, abs=1e-6)
+    assert result["logit_difference_mean"] == pytest.approx((0.693147 + 0.405465) / 4, abs=1e-6)
+    assert (result["items"], result["tokens"]) == (1, 2)
 
 
-def test_merge_reports_differences_by_hand() -> None:
-    first = [torch.tensor([[1.0, 2.0], [3.0, 1.0]])]
-    second = [torch.tensor([[1.0, 2.5], [1.0, 2.0]])]
-    # Differences 0, 0.5, 2, 1; the first token agrees, the second does not.
-    assert merge.compare(first, second) == {
-        "logit_difference_largest": 2.0,
-        "logit_difference_mean": pytest.approx(0.875),
-        "greedy_agreement": 0.5,
-    }
+def test_the_sample_takes_the_sets_in_turn(ready: Path) -> None:
+    tokenizer = load_tokenizer(ready / "models/base")
+    taken = fidelity.sample(ready / "data/clean", tokenizer, 6)
+    firsts = [read_examples(ready / f"data/clean/validation/{name}.jsonl")[0] for name in "ABCDE"]
+    assert [e.input_ids for e in taken[:5]] == [encode(tokenizer, e).input_ids for e in firsts]
+    assert len(taken) == 6
+
+
+def test_a_zero_adapter_merges_to_the_base_itself_and_merging_twice_changes_nothing(ready: Path) -> None:
+    # A fresh adapter is zero: its second matrix is.
+    edit_params(ready / "params.yaml", lambda p: p["train"].update(learning_rate=1e-12))
+    train.main()
+    merge.main()
+    base, merged = (load_model(ready / f"models/{name}", "bfloat16").state_dict() for name in ("base", "merged"))
+    assert all(torch.equal(base[name], merged[name]) for name in base)
+    first = sha256_file(ready / "models/merged/model.safetensors")
+    merge.main()
+    assert sha256_file(ready / "models/merged/model.safetensors") == first
 
 
 def test_a_missing_base_model_is_a_sentence(ready: Path) -> None:

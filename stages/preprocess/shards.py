@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from bula.params import Compute
+from stages import end_with_parent
 
 # About 6,000 pairs: few enough that a worker's tables stay below 100 MB, many enough that NumPy's calls do not count.
 SHARD_BYTES = 4_000_000
@@ -59,7 +60,7 @@ def workers(compute: Compute, pieces: int) -> Iterator[Executor | None]:
         # Forked from a server that has imported the libraries once and has no threads; "fork" would copy torch's locks.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["stages.preprocess.clean"])
-        with ProcessPoolExecutor(min(compute.workers, pieces), mp_context=context) as pool:
+        with ProcessPoolExecutor(min(compute.workers, pieces), mp_context=context, initializer=end_with_parent) as pool:
             yield pool
 
 

@@ -1,0 +1,64 @@
+"""What a step from one form of a model to the next costs: adapter, merged, 16-bit GGUF, quantized GGUF, all by one measure.
+
+Over the full vocabulary, at every supervised token of the same answers, in float32, with the weights as the form holds them.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from bula.models import supervised_logits
+from bula.prompts import Encoded, encode
+from bula.records import validation_sets
+from bula.stats import ratio_standard_error
+
+# Float32 logits (tokens, vocabulary) and targets (tokens,) of one example.
+Scored = tuple[torch.Tensor, torch.Tensor]
+
+
+def sample(clean: Path, tokenizer: PreTrainedTokenizerBase, items: int) -> list[Encoded]:
+    """The first `items` validation answers, taken from A to E in turn."""
+    columns = zip(*validation_sets(clean / "validation").values(), strict=False)
+    return [encode(tokenizer, example) for row in columns for example in row][:items]
+
+
+def score(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> Iterator[Scored]:
+    """Logits and targets, one example after the other."""
+    for item in encoded:
+        parts = list(supervised_logits(model, [item], pad_id))
+        yield torch.cat([logits for logits, _ in parts]), torch.cat([targets for _, targets in parts])
+
+
+def fidelity(reference: list[Scored], other: Iterable[Scored]) -> dict[str, float | int]:
+    """Figures of `other` against `reference`; docs/metrics.md defines each.
+
+    KL(reference || other) is a mean in nats a token, its standard error takes answers as clusters.
+    """
+    divergences, sizes = [], []
+    largest = total = nats = 0.0
+    agree = values = 0
+    for (a, targets), (b, _) in zip(reference, other, strict=True):
+        difference = (a - b).abs()
+        largest, total = max(largest, float(difference.max())), total + float(difference.sum(dtype=torch.float64))
+        values += difference.numel()
+        p, q = a.log_softmax(-1), b.log_softmax(-1)
+        # KL of a distribution with itself is 0, and rounding must not make it negative.
+        divergences.append(max(0.0, float((p.exp() * (p - q)).sum(dtype=torch.float64))))
+        sizes.append(len(targets))
+        nats -= float(q.gather(1, targets[:, None]).sum(dtype=torch.float64))
+        agree += int((a.argmax(-1) == b.argmax(-1)).sum())
+    tokens = sum(sizes)
+    return {
+        "items": len(sizes),
+        "tokens": tokens,
+        "logit_difference_largest": largest,
+        "logit_difference_mean": total / values,
+        "kl_nats": sum(divergences) / tokens,
+        "kl_nats_stderr": ratio_standard_error(divergences, sizes),
+        "greedy_agreement": agree / tokens,
+        "perplexity": math.exp(nats / tokens),
+        "bits_per_token": nats / tokens / math.log(2),
+    }
