@@ -12,6 +12,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+# Two workers with two threads each would wait for each other on two cores; set before torch is imported, and for every stage.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
 ROOT = Path(__file__).resolve().parent.parent
 Edit = Callable[[dict[str, Any]], None]
 

@@ -84,6 +84,7 @@ def test_the_pipeline_writes_what_it_promises(repo: Path) -> None:
         "merge.json",
         "preprocess.json",
         "quantize.json",
+        "template.json",
         "train.json",
     ]
     speed = ["speed/train.json", *(f"speed/generate/{v}.json" for v in VARIANTS)]

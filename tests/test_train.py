@@ -92,6 +92,7 @@ def test_training_lowers_dev_loss_and_writes_exactly_what_it_promises(ready: Pat
 def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(ready: Path) -> None:
     adapter = ready / "models/adapter"
     hashes = []
+    edit_params(ready / "params.yaml", lambda p: p["train"].update(max_steps=2, eval_steps=2))
     for seed in (1, 1, 2):
         edit_params(ready / "params.yaml", lambda p, seed=seed: p.update(seed=seed))  # type: ignore[misc]
         train.main()
@@ -290,7 +291,7 @@ def test_the_sample_takes_the_sets_in_turn(ready: Path) -> None:
 
 def test_a_zero_adapter_merges_to_the_base_itself_and_merging_twice_changes_nothing(ready: Path) -> None:
     # A fresh adapter is zero: its second matrix is.
-    edit_params(ready / "params.yaml", lambda p: p["train"].update(learning_rate=1e-12))
+    edit_params(ready / "params.yaml", lambda p: p["train"].update(learning_rate=1e-12, max_steps=2, eval_steps=2))
     train.main()
     merge.main()
     base, merged = (load_model(ready / f"models/{name}", "bfloat16").state_dict() for name in ("base", "merged"))
