@@ -283,6 +283,22 @@ def test_similarity_and_bands_by_hand() -> None:
     assert not (same[:, 0] == same[:, 2]).any()
 
 
+def test_the_worked_examples_of_similarity_and_runs_in_docs_metrics() -> None:
+    a, b, c = (near.shingles(f"Posso tomar dipirona com {end}?", 2) for end in ("febre", "febre alta", "leite"))
+    assert (near.jaccard(a, b), near.jaccard(a, c)) == (0.8, 0.6)
+    for similarity, expected in ((0.8, 0.99995), (0.7, 0.990), (0.6, 0.868)):
+        assert 1 - (1 - similarity**5) ** 25 == pytest.approx(expected, abs=5e-4)
+    item = "Tome um comprimido de oito em oito horas por sete dias depois das refeições com água."
+    runs = contamination.index_runs([[item]], numpy.array([0]), 13)
+    assert len(runs.hashes) == 4
+    copied = "Em geral, tome um comprimido de oito em oito horas por sete dias, depois das refeições."
+    reworded = "Tome um comprimido de seis em seis horas por sete dias depois das refeições com água."
+    for text, found in ((copied, 2), (reworded, 0)):
+        hashes, _ = near.windows(*near.word_hashes([text]), 13)
+        assert numpy.count_nonzero(contamination.look_up(hashes, runs.hashes) >= 0) == found
+    assert near.jaccard(near.shingles(item, 2), near.shingles(reworded, 2)) == pytest.approx(11 / 19)
+
+
 def test_a_pair_is_looked_at_as_often_as_the_formula_says() -> None:
     # 1 - (1 - s ** 5) ** 25 at s = 0.7 is 0.990, at s = 1/3 is 0.098.
     params = load_params(ROOT / "params.yaml").preprocess.near_duplicates
