@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from bula.models import load_model, load_tokenizer, prepare
-from bula.params import Generate, load_params
+from bula.params import Generate, Params, load_params
 from bula.privacy import KINDS, Finding, find, redact
 from bula.prompts import encode_prompt, prompt_hash
 from bula.records import Example, Row, validation_sets, write_rows
@@ -86,6 +86,14 @@ def answer_by_server(path: Path, serve: Serve, prompts: list[list[int]], params:
         return list(tqdm(pool.map(ask, prompts), total=len(prompts), desc="generate", unit="answer"))
 
 
+def answer(path: Path, engine: str, params: Params, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]) -> list[Answer]:
+    """Answers by the engine that the variant names."""
+    servers: dict[str, Serve] = {"llama.cpp": serve_llama_cpp, "vllm": serve_vllm}
+    if engine in servers:
+        return answer_by_server(path, servers[engine], prompts, params.generate)
+    return answer_locally(path, params.dtype, tokenizer, prompts, params.generate)
+
+
 def to_rows(variant: str, examples: list[Example], prompts: list[list[int]], answers: list[Answer]) -> list[Row]:
     """Answer rows: the example, and what the variant made of its question."""
     return [
@@ -131,16 +139,12 @@ def main(
     """Answer the questions."""
     params = load_params()
     prepare(params.seed)
-    servers: dict[str, Serve] = {"llama.cpp": serve_llama_cpp, "vllm": serve_vllm}
     try:
         examples = [e for items in validation_sets(clean / "validation").values() for e in items[: params.generate.items_per_set]]
         tokenizer = load_tokenizer(model)
         prompts = [encode_prompt(tokenizer, example.question) for example in examples]
         started = time.perf_counter()
-        if engine in servers:
-            answers = answer_by_server(model, servers[engine], prompts, params.generate)
-        else:
-            answers = answer_locally(model, params.dtype, tokenizer, prompts, params.generate)
+        answers = answer(model, engine, params, tokenizer, prompts)
         seconds = time.perf_counter() - started
         found = [find(text) for text, _, _ in answers]
         answers = redact_answers(variant, answers, found, params.privacy.answers)

@@ -158,7 +158,7 @@ def test_a_damaged_parquet_file_is_a_sentence(tmp_path: Path) -> None:
     file = tmp_path / "pairs.parquet"
     pandas.DataFrame([PAIR] * 50).to_parquet(file)
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(ValueError, match=r"source mine gives no row: pairs\.parquet:0: not Parquet \("):
+    with pytest.raises(ValueError, match=r"source mine: pairs\.parquet cannot be read: not Parquet \("):
         list(sources.read_files(source(file)))
 
 
@@ -172,8 +172,9 @@ def test_text_in_another_encoding_refuses_its_own_row_of_a_parquet_file(tmp_path
     assert [(row["line"], "question" in row) for row in rows] == [(1, True), (2, False), (3, True)]
 
 
-def test_a_file_that_cannot_be_read_at_all_is_no_single_row(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "a.jsonl", [PAIR] * 200)
+@pytest.mark.parametrize("other", ["a.jsonl", "c.jsonl"])
+def test_a_file_that_cannot_be_read_at_all_is_no_single_row(other: str, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / other, [PAIR] * 200)
     (tmp_path / "b.csv").write_bytes("pergunta,resposta,area\n".encode("utf-16") * 100)
     with pytest.raises(ValueError, match=r"source mine: b\.csv cannot be read: the file is UTF-16"):
         list(sources.read_files(source(tmp_path)))

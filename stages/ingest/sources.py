@@ -102,7 +102,8 @@ def map_rows(source: Tabular, items: Iterator[tuple[str, Item]]) -> Iterator[Row
                 continue
             mapped = row if isinstance(row, Refused) else map_columns(row, source)
             if isinstance(mapped, Refused):
-                if line == 0 and good:
+                if line == 0:
+                    # A whole file is no single row: how many are lost cannot be told.
                     raise ValueError(f"source {source.name}: {file} cannot be read: {mapped.reason}")
                 first = first or f"{file}:{line}: {mapped.reason}"
                 yield where | refusal(mapped)

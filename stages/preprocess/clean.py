@@ -174,7 +174,7 @@ def assign_split(row: Row, question: str, params: Preprocess) -> str:
 
 
 def clean_row(row: Row, settings: Settings, counts: Counter[str]) -> Example | str:
-    """The row as an Example, or why it is refused; `counts` is told of repairs, languages and personal data."""
+    """The row as an Example, or why it is refused; `counts` is told of repairs and personal data."""
     if "refused" in row:
         return f"unreadable: {row['refused']}"
     if reason := why_no_text(row):

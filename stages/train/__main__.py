@@ -16,9 +16,8 @@ import typer
 from bula.models import model_files, prepare
 from bula.params import load_params
 from bula.records import read_examples
-from bula.reports import peak_memory_gb, write_metrics, write_plot
 from stages.train.checkpoints import CHECKPOINTS, CODE, alone, fingerprint, last_checkpoint
-from stages.train.report import card, converge, curves, save_adapter, summarise, template_figures
+from stages.train.report import card, converge, save_adapter, summarise, template_figures, write_all
 from stages.train.trainer import make_trainer
 
 
@@ -43,12 +42,7 @@ def main(
             seconds = time.perf_counter() - started
             summary = summarise(trainer, read_examples(clean / "dev.jsonl")) | {"convergence": converge(trainer.state.log_history)}
             save_adapter(trainer.model, card(params, summary), adapter)
-            write_metrics(metrics / "train.json", summary)
-            write_metrics(metrics / "template.json", template)
-            speed = {"seconds": seconds, "seconds_per_step": seconds / params.train.max_steps, "peak_memory_gb": peak_memory_gb()}
-            write_metrics(metrics / "speed/train.json", speed)
-            for name, rows in curves(trainer.state.log_history).items():
-                write_plot(plots / f"{name}.json", rows)
+            write_all(metrics, plots, summary, template, trainer, seconds)
             # Only now: a kill before this line costs no step.
             shutil.rmtree(folder)
     except (ValueError, FileNotFoundError) as error:

@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bula.params import Params
 from bula.records import Example, sha256_values, staged
+from bula.reports import peak_memory_gb, write_metrics, write_plot
 from stages.train.trainer import AnswerTrainer
 
 # Dev loss may lie so far above its own minimum before the run is called overfitted: a hundredth of a nat is noise on a small dev set.
@@ -149,3 +150,15 @@ def save_adapter(model: PeftModel, text: str, path: Path) -> None:
     with staged(path) as temporary:
         model.save_pretrained(temporary)
         (temporary / "README.md").write_text(text, encoding="utf-8")
+
+
+def write_all(
+    metrics: Path, plots: Path, summary: dict[str, Any], template: dict[str, Any], trainer: AnswerTrainer, seconds: float
+) -> None:
+    """Write all figures and curves."""
+    write_metrics(metrics / "train.json", summary)
+    write_metrics(metrics / "template.json", template)
+    speed = {"seconds": seconds, "seconds_per_step": seconds / trainer.state.max_steps, "peak_memory_gb": peak_memory_gb()}
+    write_metrics(metrics / "speed/train.json", speed)
+    for name, rows in curves(trainer.state.log_history).items():
+        write_plot(plots / f"{name}.json", rows)
