@@ -7,7 +7,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase, set_seed
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
 from transformers.utils import logging as transformers_logging
 
 from bula.prompts import Encoded
@@ -44,18 +52,26 @@ def model_files(path: Path) -> list[Path]:
     return [path] if path.is_file() else sorted(file for file in path.iterdir() if file.is_file())
 
 
-def load_model(path: Path, dtype: str) -> PreTrainedModel:
+def load_model(path: Path, dtype: str, *, weights: str = "full", attention: str = "sdpa") -> PreTrainedModel:
     """Load a model directory or GGUF file in evaluation mode, in `dtype` (bfloat16 or float32), on the device.
 
-    GGUF weights are unpacked to `dtype`, so that quantized and full models are scored by the same arithmetic.
+    GGUF weights are unpacked to `dtype`, so that quantized and full models are scored by the same arithmetic. With `weights`
+    int8 or nf4 bitsandbytes quantizes the linear layers while loading; `dtype` is then that of the rest and of the products.
     """
     arguments = _gguf(path)
     if arguments:
         arguments["quantization_config"] = GgufConfig(dequantize=True)
-    folder = path.parent if arguments else path
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), local_files_only=True, **arguments)
+    elif weights != "full":
+        four = {"bnb_4bit_quant_type": weights, "bnb_4bit_use_double_quant": True, "bnb_4bit_compute_dtype": getattr(torch, dtype)}
+        bits = {"load_in_8bit": True} if weights == "int8" else {"load_in_4bit": True, **four}
+        arguments |= {"quantization_config": BitsAndBytesConfig(**bits), "device_map": {"": device()}}
+    folder = path.parent if path.suffix == ".gguf" else path
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, dtype), attn_implementation=attention, local_files_only=True, **arguments
+    )
     model.generation_config.use_cache = True
-    return model.to(device()).eval()
+    # A quantized model is where its device_map put it, and refuses to be moved.
+    return (model if weights != "full" else model.to(device())).eval()
 
 
 def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
@@ -119,7 +135,11 @@ def supervised_hidden(model: PreTrainedModel, batch: dict[str, torch.Tensor]) ->
 
     The head is a quarter of a small model's work, so it is applied to these positions alone.
     """
-    output = base_of(model).model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False)
+    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    if "position_ids" not in inputs:
+        # Right-padded and causal: no token that counts sees a padding token, so that the mask would only cost time.
+        del inputs["attention_mask"]
+    output = base_of(model).model(**inputs, use_cache=False)
     targets = batch["labels"][:, 1:]
     mask = targets != -100
     return output.last_hidden_state[:, :-1][mask], targets[mask]

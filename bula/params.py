@@ -304,12 +304,14 @@ class Preprocess(Section):
 
 
 class Compute(Section):
-    """Who does preprocess's work. No stage lists these parameters: they change how long it takes, never what comes out (a test)."""
+    """How the work is done and followed. No stage lists these parameters: they change no byte of what comes out (a test)."""
 
     workers: Positive
-    """Processes on this machine."""
+    """Processes of preprocess on this machine."""
     scheduler: str = Field(pattern=r"^(none|\w+://.+)$")
-    """none, or the address of a Dask scheduler (tcp://host:8786) whose workers see this folder."""
+    """none, or the address of a Dask scheduler (tcp://host:8786) whose workers see this folder, for preprocess."""
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"]
+    """Where train shows its curves while it runs; the tracker is yours to install. TensorBoard reads .bula/tensorboard."""
 
 
 class Lora(Section):
@@ -328,8 +330,13 @@ class Lora(Section):
 class Train(Section):
     """The fine-tuning run."""
 
+    launch: Name
+    """Configuration of `accelerate launch`: accelerate/NAME.yaml says on which devices and in how many processes train runs."""
     lora: Lora
     """The adapter."""
+    base_weights: Literal["full", "int8", "nf4"]
+    """How the frozen base is held: in dtype; in 8 bit (Dettmers et al. 2022, arXiv:2208.07339); or in 4-bit NormalFloat with
+    double quantization (QLoRA, Dettmers et al. 2023, arXiv:2305.14314). The adapter is merged into the full base in each case."""
     max_steps: Positive
     """Optimizer steps."""
     learning_rate: float = Field(gt=0)
@@ -345,22 +352,47 @@ class Train(Section):
     batch_size: Positive
     """Examples in one forward pass on one device."""
     gradient_accumulation: Positive
-    """Forward passes in one optimizer step."""
+    """Forward passes of a device in one optimizer step."""
     eval_batch_size: Positive
-    """Examples in one forward pass over dev."""
+    """Examples in one forward pass over dev on one device."""
     eval_steps: Positive
     """Optimizer steps between two evaluations on dev, each of which writes a checkpoint."""
+    save_steps: Positive
+    """Optimizer steps between two checkpoints: what a kill can cost."""
     log_steps: Positive
     """Optimizer steps between two points of the training curve."""
+    keep: Literal["best", "last"]
+    """Which weights become the adapter: those with the lowest dev loss, or those of the last step."""
+    patience: Annotated[int, Field(ge=0)]
+    """Early stopping: end after this many evaluations without a new lowest dev loss; 0 never does."""
+    kernels: Literal["fused", "trl"]
+    """Who computes adapters, norms and loss: this project's functions in plain torch (stages/train/kernels.py), several times
+    faster on a CPU; or PEFT and TRL by their own means (Triton on a GPU), under mixed precision. The loss is the same."""
+    attention: Literal["sdpa", "flash_attention_2"]
+    """Attention kernel; flash_attention_2 needs a CUDA GPU and the package flash-attn."""
+    packing: bool
+    """Fill batches with several examples a row; only with flash_attention_2, since elsewhere examples would see each other."""
+    liger: bool
+    """Liger's kernels for norms, rotary embedding and MLP; needs a CUDA GPU, the package liger-kernel and kernels: trl."""
     gradient_checkpointing: bool
     """Recompute activations in the backward pass: less memory, a third more work."""
+    activation_offload: bool
+    """Hold activations in the host's memory between the passes; needs a CUDA GPU."""
 
     @model_validator(mode="after")
     def _evaluation_happens(self) -> "Train":
+        problems = []
         if self.eval_steps > self.max_steps:
-            raise ValueError("eval_steps exceeds max_steps: dev would never be evaluated and no checkpoint kept")
-        if self.eval_steps % self.log_steps:
-            raise ValueError("eval_steps is no multiple of log_steps: a resumed run would draw another training curve")
+            problems.append("eval_steps exceeds max_steps: dev would never be evaluated and no checkpoint kept")
+        for name in ("eval_steps", "save_steps"):
+            if getattr(self, name) % self.log_steps:
+                problems.append(f"{name} is no multiple of log_steps: a resumed run would draw another training curve")
+        if self.keep == "last" and self.max_steps % self.eval_steps:
+            problems.append("keep: last needs max_steps to be a multiple of eval_steps: the last step's dev loss is reported")
+        if self.packing and self.attention != "flash_attention_2":
+            problems.append("packing needs attention: flash_attention_2; elsewhere packed examples see each other")
+        if problems:
+            raise ValueError("; ".join(problems))
         return self
 
 

@@ -17,3 +17,6 @@ def end_with_parent() -> None:
 # dvc names the stage to the command that it starts; an import by anything else changes nothing.
 if "DVC_STAGE" in os.environ:
     end_with_parent()
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        # accelerate's launcher (stages/train/launch.py) ignores Ctrl-C, and its child would inherit that.
+        signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -39,6 +39,13 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Llama of two layers, 256 wide, random weights, with SmolLM2's tokenizer and chat template."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny"
+    build_tiny(smollm2, path)
+    return path
+
+
+def build_tiny(smollm2: Path, path: Path) -> None:
+    """Write the two-layer model."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -60,9 +67,7 @@ def tiny(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         # Wide enough apart that bfloat16 does not swap the likeliest tokens.
         initializer_range=0.1,
     )
-    path = tmp_path_factory.mktemp("tiny") / "tiny"
     save_model(LlamaForCausalLM(config).to(torch.bfloat16), tokenizer, path)
-    return path
 
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
@@ -85,7 +90,7 @@ def small(tiny: Path) -> Edit:
     def edit(params: dict[str, Any]) -> None:
         params["ingest"]["base"] = {"kind": "directory", "path": str(tiny), "license": "apache-2.0"}
         params["preprocess"]["train_limit"] = 16
-        params["train"] |= {"max_steps": 6, "eval_steps": 3, "log_steps": 1, "batch_size": 2, "gradient_accumulation": 2}
+        params["train"] |= {"max_steps": 6, "eval_steps": 3, "save_steps": 3, "log_steps": 1, "batch_size": 2, "gradient_accumulation": 2}
         params["train"]["lora"] |= {"r": 4, "alpha": 8}
         params["merge"]["check_items"] = params["quantize"]["check_items"] = 2
         params["quantize"]["types"] = ["q8_0"]
@@ -121,6 +126,24 @@ def workspace(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def ready(workspace: Path, tiny: Path) -> Path:
+    """The workspace after ingest and preprocess."""
+    from bula.params import load_params
+    from bula.records import write_rows
+    from stages.ingest.sources import read_source, read_task
+    from stages.preprocess import __main__ as preprocess
+
+    (workspace / "models/base").symlink_to(tiny)
+    params = load_params()
+    for source in params.ingest.sources:
+        write_rows(workspace / f"data/raw/{source.name}.jsonl", read_source(source))
+    for task in params.ingest.benchmarks:
+        write_rows(workspace / f"data/benchmarks/{task.name}.jsonl", read_task(task))
+    preprocess.main()
+    return workspace
 
 
 def run(command: list[str], cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":

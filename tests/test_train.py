@@ -14,26 +14,10 @@ from bula.params import load_params
 from bula.prompts import encode
 from bula.records import Example, read_examples, sha256_file
 from stages import merge, quantize
-from stages.ingest.sources import read_source, read_task
-from stages.preprocess import __main__ as preprocess
 from stages.train import __main__ as train
 from stages.train import checkpoints, report, trainer
+from stages.train.kernels import add_answer_head
 from tests.conftest import ROOT, edit_params
-
-
-@pytest.fixture
-def ready(workspace: Path, tiny: Path) -> Path:
-    """The workspace after ingest and preprocess."""
-    from bula.records import write_rows
-
-    (workspace / "models/base").symlink_to(tiny)
-    params = load_params()
-    for source in params.ingest.sources:
-        write_rows(workspace / f"data/raw/{source.name}.jsonl", read_source(source))
-    for task in params.ingest.benchmarks:
-        write_rows(workspace / f"data/benchmarks/{task.name}.jsonl", read_task(task))
-    preprocess.main()
-    return workspace
 
 
 def metrics(folder: Path, name: str) -> dict[str, Any]:
@@ -59,13 +43,13 @@ def test_the_loss_of_a_batch_equals_one_worked_out_in_numpy(tiny: Path, tmp_path
                 total -= scores[labels[position]] - np.log(np.exp(scores - scores.max()).sum()) - scores.max()
                 count += 1
     made = object.__new__(trainer.AnswerTrainer)
-    made.sums = {"train": torch.zeros(3, dtype=torch.float64), "eval": torch.zeros(3, dtype=torch.float64)}
-    made.model = model
-    made.accelerator = type("Accelerator", (), {"unwrap_model": staticmethod(lambda m: m)})()
+    made.sums = {"train": torch.zeros(4, dtype=torch.float64), "eval": torch.zeros(4, dtype=torch.float64)}
+    made.model, made.kernels = model, "fused"
+    add_answer_head(model)
     loss = made.compute_loss(model, batch).detach()
     assert count == sum(len(e.completion) for e in encoded)
     assert loss.item() == pytest.approx(total / count, abs=1e-5)
-    assert made.sums["eval"].tolist()[2] == count
+    assert made.sums["eval"].tolist()[2:] == [count, int(batch["attention_mask"].sum())]
 
 
 def test_training_lowers_dev_loss_and_writes_exactly_what_it_promises(ready: Path) -> None:

@@ -6,8 +6,10 @@ and a run on other data, parameters, base model or code never picks them up.
     python -m stages.train
 """
 
+import os
 import shutil
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -17,8 +19,19 @@ from bula.models import model_files, prepare
 from bula.params import load_params
 from bula.records import read_examples
 from stages.train.checkpoints import CHECKPOINTS, CODE, alone, fingerprint, last_checkpoint
-from stages.train.report import card, converge, save_adapter, summarise, template_figures, write_all
-from stages.train.trainer import make_trainer
+from stages.train.report import card, report, save_adapter, template_figures
+from stages.train.trainer import AnswerTrainer, make_trainer
+
+
+def fit(trainer: AnswerTrainer, folder: Path) -> float:
+    """Train from the last whole checkpoint on, and give the seconds; SystemExit if the run was told to end."""
+    started = time.perf_counter()
+    with trainer.accelerator.main_process_first():
+        checkpoint = last_checkpoint(folder)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.ending.told:
+        raise SystemExit(f"train: ended after step {trainer.state.global_step}, which is kept; run it again to go on from there")
+    return time.perf_counter() - started
 
 
 def main(
@@ -28,26 +41,25 @@ def main(
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics"),
     plots: Annotated[Path, typer.Option(help="Folder for the curves.")] = Path("plots/train"),
 ) -> None:
-    """Train the adapter."""
+    """Train the adapter; under accelerate every process runs this, and the first one writes."""
     params = load_params()
     prepare(params.seed)
+    first = os.environ.get("RANK", "0") == "0"
     try:
-        train = read_examples(clean / "train.jsonl")
         folder = CHECKPOINTS / fingerprint(params, [clean / "train.jsonl", clean / "dev.jsonl", *model_files(base), *CODE])
-        with alone(folder):
+        with alone(folder) if first else nullcontext():
             trainer = make_trainer(params, base, clean, folder)
-            template = template_figures(trainer.processing_class, trainer.train_dataset, train)
-            started = time.perf_counter()
-            trainer.train(resume_from_checkpoint=last_checkpoint(folder))
-            seconds = time.perf_counter() - started
-            summary = summarise(trainer, read_examples(clean / "dev.jsonl")) | {"convergence": converge(trainer.state.log_history)}
-            save_adapter(trainer.model, card(params, summary), adapter)
-            write_all(metrics, plots, summary, template, trainer, seconds)
-            # Only now: a kill before this line costs no step.
-            shutil.rmtree(folder)
+            template = template_figures(trainer.processing_class, trainer.rows, read_examples(clean / "train.jsonl"))
+            seconds = fit(trainer, folder)
+            summary = report(trainer, read_examples(clean / "dev.jsonl"), template, seconds, (metrics, plots) if first else None)
+            save_adapter(trainer, card(params, summary), adapter if first else None)
+            if first:
+                # Only now: a kill before this line costs no step.
+                shutil.rmtree(folder)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
-    print(f"train: {params.train.max_steps} steps, dev perplexity {summary['dev']['perplexity']:.4g}, adapter in {adapter}")
+    if first:
+        print(f"train: {summary['run']['steps']} steps, dev perplexity {summary['dev']['perplexity']:.4g}, adapter in {adapter}")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from bula.records import sha256_file, sha256_values
 
 CHECKPOINTS = Path(".bula/checkpoints")
 SEAL = "whole"
+ENDING = "ending"
 PACKAGE = Path(__file__).parent
 CODE = [*sorted(PACKAGE.glob("*.py")), *(PACKAGE.parent.parent / "bula" / f"{name}.py" for name in ("models", "prompts", "records"))]
 
@@ -58,14 +59,42 @@ def last_checkpoint(folder: Path) -> str | None:
     return get_last_checkpoint(folder) if folder.exists() else None
 
 
+def _lock(folder: Path) -> Path:
+    """The file beside the folder whose lock its run holds."""
+    return folder.with_suffix(".lock")
+
+
+def say_ending(folder: Path) -> None:
+    """Let others know that this folder's run was told to end and does so."""
+    _lock(folder).write_text(ENDING, encoding="utf-8")
+
+
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; SystemExit if another run does. The system lets go of it when a process ends, however it ends."""
+    """Hold the folder's lock; SystemExit if another run does, unless that one is ending: then wait for it.
+
+    The system lets go of the lock when a process ends, however it ends.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise SystemExit(f"another run trains in {folder} right now; wait for it or end it") from error
+    with _hold(_lock(folder)):
         yield
-    folder.with_suffix(".lock").unlink()
+        _lock(folder).unlink()
+
+
+@contextmanager
+def _hold(path: Path) -> Iterator[None]:
+    """Lock the file at `path`, which must still be that file once it is locked: its last holder may have removed it."""
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                if file.read() != ENDING:
+                    raise SystemExit(f"another run trains in {path.with_suffix('')} right now; wait for it or end it") from error
+                print("train: waiting for a run that is saving its last step", flush=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
+            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                file.truncate(0)
+                yield
+                return

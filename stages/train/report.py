@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from datasets import Dataset
@@ -34,16 +35,17 @@ def curves(history: list[dict[str, float]]) -> dict[str, list[dict[str, float | 
 def summarise(trainer: AnswerTrainer, dev: list[Example]) -> dict[str, Any]:
     """metrics/train.json: what was trained, the last training loss, and dev at the checkpoint that was kept."""
     history = trainer.state.log_history
-    best = min((line for line in history if "eval_loss_nats" in line), key=lambda line: line["eval_loss_nats"])
+    evaluated = [line for line in history if "eval_loss_nats" in line]
+    kept = min(evaluated, key=lambda line: line["eval_loss_nats"]) if trainer.args.load_best_model_at_end else evaluated[-1]
     last = [line for line in history if "train_loss_nats" in line][-1]
     labels = trainer.eval_dataset["labels"]
     tokens = sum(label != -100 for row in labels for label in row)
-    loss = float(best["eval_loss_nats"])
+    loss = float(kept["eval_loss_nats"])
     nats = loss * tokens
     trainable, total = trainer.model.get_nb_trainable_parameters()
     return {
         "parameters": {"trainable": trainable, "total": total, "trainable_share": trainable / total},
-        "run": {"steps": trainer.state.max_steps, "best_step": int(best["step"]), "epochs": trainer.state.epoch or 0.0},
+        "run": {"steps": trainer.state.global_step, "kept_step": int(kept["step"]), "epochs": trainer.state.epoch or 0.0},
         "train": {"loss_nats": last["train_loss_nats"], "token_accuracy": last["train_token_accuracy"], "step": int(last["step"])},
         "dev": {
             "items": len(dev),
@@ -53,7 +55,7 @@ def summarise(trainer: AnswerTrainer, dev: list[Example]) -> dict[str, Any]:
             "bits_per_token": loss / math.log(2),
             "bits_per_character": nats / math.log(2) / sum(len(e.answer) for e in dev),
             "bits_per_byte": nats / math.log(2) / sum(len(e.answer.encode()) for e in dev),
-            "token_accuracy": best["eval_token_accuracy"],
+            "token_accuracy": kept["eval_token_accuracy"],
         },
     }
 
@@ -135,30 +137,42 @@ def card(params: Params, metrics: dict[str, Any]) -> str:
         "Answers health questions in plain Brazilian Portuguese. Not medical advice, not a medical device.",
         "",
         f"- Trainable parameters: {metrics['parameters']['trainable']}",
-        f"- Steps: {metrics['run']['steps']} (kept: {metrics['run']['best_step']})",
+        f"- Steps: {metrics['run']['steps']} (kept: {metrics['run']['kept_step']})",
         f"- Dev loss: {dev['loss_nats']:.6g} nats a token, perplexity {dev['perplexity']:.6g}, {dev['items']} items",
         f"- Trained on: {sources}",
     ]
     return "\n".join(["---", *head, "---", "", *lines, ""])
 
 
-def save_adapter(model: PeftModel, text: str, path: Path) -> None:
-    """Write adapter and card; the list of modules is sorted, since a set's order changes from run to run."""
+def save_adapter(trainer: AnswerTrainer, text: str, path: Path | None) -> None:
+    """Write adapter and card to `path`; every process calls this, since shards are gathered, and the one with a path writes.
+
+    The list of modules is sorted, since a set's order changes from run to run.
+    """
+    model: PeftModel = trainer.model
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    if path is None:
+        return
     for config in model.peft_config.values():
         config.target_modules = sorted(config.target_modules)
         config.base_model_name_or_path = "models/base"
     with staged(path) as temporary:
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=weights)
         (temporary / "README.md").write_text(text, encoding="utf-8")
 
 
-def write_all(
-    metrics: Path, plots: Path, summary: dict[str, Any], template: dict[str, Any], trainer: AnswerTrainer, seconds: float
-) -> None:
-    """Write all figures and curves."""
-    write_metrics(metrics / "train.json", summary)
-    write_metrics(metrics / "template.json", template)
-    speed = {"seconds": seconds, "seconds_per_step": seconds / trainer.state.max_steps, "peak_memory_gb": peak_memory_gb()}
-    write_metrics(metrics / "speed/train.json", speed)
-    for name, rows in curves(trainer.state.log_history).items():
-        write_plot(plots / f"{name}.json", rows)
+def report(
+    trainer: AnswerTrainer, dev: list[Example], template: dict[str, Any], seconds: float, folders: tuple[Path, Path] | None
+) -> dict[str, Any]:
+    """Figures of the run; written with the curves where `folders`, those of metrics and plots, are given."""
+    history = trainer.state.log_history
+    summary = summarise(trainer, dev) | {"convergence": converge(history)}
+    if folders:
+        metrics, plots = folders
+        write_metrics(metrics / "train.json", summary)
+        write_metrics(metrics / "template.json", template)
+        rate = median(line["tokens_per_second"] for line in history if "tokens_per_second" in line)
+        write_metrics(metrics / "speed/train.json", {"seconds": seconds, "tokens_per_second": rate, "peak_memory_gb": peak_memory_gb()})
+        for name, rows in curves(history).items():
+            write_plot(plots / f"{name}.json", rows)
+    return summary

@@ -1,23 +1,27 @@
 """TRL's trainer with a loss over the answer alone, batches of like length, and an order that a resumed run repeats."""
 
 import math
+import os
+import time
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from torch.nn.functional import cross_entropy
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
-from bula.models import base_of, load_model, load_tokenizer, supervised_hidden
+from bula.models import base_of, load_model, load_tokenizer
 from bula.params import Params
 from bula.prompts import encode
 from bula.records import Example, read_examples
+from stages.train.callbacks import EndWell, Patience, Progress
 from stages.train.checkpoints import seal
+from stages.train.kernels import add_answer_head, use_kernels
 
 # PEFT 0.21 still asks by the old name; nothing here can change that.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -27,13 +31,23 @@ class EpochSampler(LengthGroupedSampler):  # type: ignore[misc]
     """Batches of like length in an order that depends on seed and epoch alone.
 
     transformers draws the order from the global generator, whose state differs when a run resumes: the resumed run
-    would then see some examples twice and others never.
+    would then see some examples twice and others never. An epoch has whole batches only, so that any number of processes
+    sees the same ones; what is left over is another part of the rows in every epoch.
     """
 
     def __init__(self, batch_size: int, lengths: list[int], seed: int) -> None:
-        """`batch_size` examples are of like length; `seed` fixes the order of the first epoch."""
+        """`batch_size` examples, those of one optimizer step, are of like length; `seed` fixes the order of the first epoch."""
         self.seed = seed
+        self.whole = len(lengths) // batch_size * batch_size or len(lengths)
         super().__init__(batch_size, lengths=lengths, generator=torch.Generator().manual_seed(seed))
+
+    def __iter__(self) -> Any:
+        """Indices of one epoch."""
+        return iter(list(super().__iter__())[: self.whole])
+
+    def __len__(self) -> int:
+        """Examples of one epoch."""
+        return self.whole
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the data loader at the start of each epoch."""
@@ -41,58 +55,89 @@ class EpochSampler(LengthGroupedSampler):  # type: ignore[misc]
 
 
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
-    """SFTTrainer whose loss applies the head to supervised positions alone and counts loss and accuracy by token.
+    """SFTTrainer that counts loss and accuracy by token, over all processes, and seals its checkpoints.
 
-    TRL's own loss scores every position on the CPU, in slices, with entropy: three times the time for the same gradient.
+    With `kernels` "fused" adapters, norms and loss are computed by stages/train/kernels.py, with "trl" by PEFT and TRL.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """As SFTTrainer's; the sums are total loss in nats, tokens predicted right, and supervised tokens."""
-        self.sums = {"train": torch.zeros(3, dtype=torch.float64), "eval": torch.zeros(3, dtype=torch.float64)}
+    # Every loss is divided by the tokens of the whole optimizer step.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *args: Any, kernels: str, **kwargs: Any) -> None:
+        """As SFTTrainer's. The sums are total loss in nats, tokens predicted right, supervised tokens, and all tokens."""
+        self.sums = {mode: torch.zeros(4, dtype=torch.float64) for mode in ("train", "eval")}
+        self.since = time.perf_counter()
         super().__init__(*args, **kwargs)
+        self.kernels, self.rows, self.ending = kernels, self.train_dataset, EndWell(Path(self.args.output_dir), 0)
+        self.sums = {mode: sums.to(self.args.device) for mode, sums in self.sums.items()}
+        if kernels == "fused":
+            use_kernels(self.model)
+            add_answer_head(base_of(self.model))
+
+    def score(self, model: Any, inputs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Total loss in nats, tokens predicted right, supervised tokens."""
+        if self.kernels == "fused":
+            total, right, count = model(**inputs, answer_head=True)
+        else:
+            output = model(**inputs, use_cache=False, fused_lm_head=True)
+            total, right, count = -output.log_probs.sum(), output.is_top1.sum(), output.label_mask.sum()
+        return total, right, count
 
     def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
         """Sum of the negative log-likelihood in nats over the number of supervised tokens of the optimizer step."""
-        plain = self.accelerator.unwrap_model(model)
-        hidden, targets = supervised_hidden(plain, inputs)
-        logits = base_of(plain).get_output_embeddings()(hidden).float()
-        total = cross_entropy(logits, targets, reduction="sum")
-        correct = (logits.detach().argmax(-1) == targets).sum()
-        mode = "train" if self.model.training else "eval"
-        self.sums[mode] += torch.tensor([total.detach(), correct, len(targets)], dtype=torch.float64)
-        return total / (len(targets) if num_items_in_batch is None else num_items_in_batch)
+        total, right, count = self.score(model, inputs)
+        seen = inputs["attention_mask"].sum() if "attention_mask" in inputs else count.new_tensor(inputs["input_ids"].numel())
+        self.sums["train" if self.model.training else "eval"] += torch.stack([total.detach().double(), right, count, seen])
+        if num_items_in_batch is None:
+            # A row that only fills up a batch has no token.
+            return total / count.clamp(min=1)
+        # The number is that of all processes, whose gradients are then averaged.
+        return total / num_items_in_batch * self.accelerator.num_processes
 
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         """The order of the training examples."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
         return EpochSampler(batch, [len(ids) for ids in dataset["input_ids"]], self.args.seed)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add loss and token accuracy over all supervised tokens since the last line of this kind."""
+        """Add loss and token accuracy over all supervised tokens since the last line of this kind, and how fast it goes."""
         mode = "train" if self.model.training else "eval"
-        total, correct, tokens = self.sums[mode].tolist()
+        total, right, tokens, seen = self.accelerator.reduce(self.sums[mode], reduction="sum").tolist()
         if tokens:
-            logs |= {f"{mode}_loss_nats": total / tokens, f"{mode}_token_accuracy": correct / tokens}
+            logs |= {f"{mode}_loss_nats": total / tokens, f"{mode}_token_accuracy": right / tokens}
+            if mode == "train":
+                logs["tokens_per_second"] = seen / (time.perf_counter() - self.since)
             self.sums[mode].zero_()
         super().log(logs, start_time)
+        self.since = time.perf_counter()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save, and say that the checkpoint is whole. Rotation, inside, keeps the one before this and the best."""
+        """Save, and say that the checkpoint is whole once every process has written its part."""
         super()._save_checkpoint(model, trial)
-        seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
 
 
-def tokenise(tokenizer: PreTrainedTokenizerBase, examples: list[Example]) -> Dataset:
-    """input_ids and labels of each example; -100 outside the answer."""
+def tokenise(tokenizer: PreTrainedTokenizerBase, examples: list[Example], multiple: int = 1) -> Dataset:
+    """input_ids and labels of each example, -100 outside the answer; rows without any label fill up to a multiple.
+
+    So every process has as many batches of dev, and no example counts twice.
+    """
     encoded = [encode(tokenizer, example) for example in examples]
-    return Dataset.from_dict({"input_ids": [e.input_ids for e in encoded], "labels": [e.labels for e in encoded]})
+    rows = [(e.input_ids, e.labels) for e in encoded]
+    blank = encoded[0].input_ids
+    rows += [(blank, [-100] * len(blank))] * (-len(rows) % multiple)
+    return Dataset.from_dict({"input_ids": [ids for ids, _ in rows], "labels": [labels for _, labels in rows]})
 
 
 def configure(params: Params, folder: Path) -> SFTConfig:
     """TRL's settings; what TRL would do by default and should not is named here."""
-    train = params.train
+    train, tracker = params.train, params.compute.tracker
     on_cpu = not torch.cuda.is_available()
+    # Not in the folder of checkpoints, which goes when the run is done.
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f".bula/tensorboard/{folder.name}")
     return SFTConfig(
         output_dir=str(folder),
         seed=params.seed,
@@ -107,37 +152,76 @@ def configure(params: Params, folder: Path) -> SFTConfig:
         per_device_eval_batch_size=train.eval_batch_size,
         eval_strategy="steps",
         eval_steps=train.eval_steps,
+        # Further checkpoints come from EndWell.
         save_steps=train.eval_steps,
         save_total_limit=2,
-        load_best_model_at_end=True,
+        load_best_model_at_end=train.keep == "best",
         metric_for_best_model="eval_loss_nats",
         greater_is_better=False,
         logging_steps=train.log_steps,
         activation_checkpointing=train.gradient_checkpointing,
+        activation_offloading=train.activation_offload,
+        packing=train.packing,
+        eval_packing=False,
+        use_liger_kernel=train.liger,
         optim="adamw_torch",
-        bf16=params.dtype == "bfloat16",
+        # The fused functions keep the base's precision by themselves; autocast would convert at every step.
+        bf16=params.dtype == "bfloat16" and train.kernels == "trl",
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
-        # Truncation is preprocess's to refuse, not ours to do.
-        max_length=None,
-        report_to="none",
+        # Truncation is preprocess's to refuse, not ours to do; packing fills rows up to the longest example.
+        max_length=params.preprocess.max_tokens if train.packing else None,
+        report_to=tracker,
         # Quiet loggers would take the progress bar with them.
         disable_tqdm=False,
     )
 
 
+def refuse(params: Params) -> None:
+    """ValueError with what this machine lacks for the parameters."""
+    train, cuda = params.train, torch.cuda.is_available()
+    package = {"flash_attention_2": "flash_attn", "sdpa": None}[train.attention]
+    needs = [
+        ("attention", train.attention, train.attention != "sdpa", True, package),
+        ("liger", "true", train.liger, True, "liger_kernel"),
+        ("activation_offload", "true", train.activation_offload, True, None),
+        ("base_weights", train.base_weights, train.base_weights != "full", False, "bitsandbytes"),
+    ]
+    for name, value, wanted, gpu, package in needs:
+        if wanted and gpu and not cuda:
+            raise ValueError(f"train.{name} is {value}, which needs a CUDA GPU; torch sees none on this machine")
+        if wanted and package and not find_spec(package):
+            raise ValueError(f"train.{name} is {value}, which needs the package {package}; install it with pip")
+    tracker = params.compute.tracker
+    if tracker != "none" and not any(map(find_spec, (tracker, "tensorboardX") if tracker == "tensorboard" else (tracker,))):
+        raise ValueError(f"compute.tracker is {tracker}, which is not installed; install it with pip, or set it to none")
+    if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
+        raise ValueError("train was started as one process and sees several GPUs; set train.launch to ddp, or CUDA_VISIBLE_DEVICES=0")
+
+
 def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> AnswerTrainer:
-    """Model, adapter, data and settings, ready to train."""
-    if torch.cuda.device_count() > 1:
-        raise ValueError("train uses one GPU and sees several; say which one with CUDA_VISIBLE_DEVICES=0")
+    """Model, adapter, data and settings, ready to train; ValueError says what this machine lacks."""
+    refuse(params)
+    train, lora = params.train, params.train.lora
+    arguments = configure(params, folder)
     tokenizer = load_tokenizer(base)
-    lora = params.train.lora
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    return AnswerTrainer(
-        model=load_model(base, params.dtype),
-        args=configure(params, folder),
-        train_dataset=tokenise(tokenizer, read_examples(clean / "train.jsonl")),
-        eval_dataset=tokenise(tokenizer, read_examples(clean / "dev.jsonl")),
+    # Asking for the device starts the process group and picks this process's GPU, on which the model is then loaded.
+    together = arguments.eval_batch_size * max(1, arguments.world_size) if arguments.device else 1
+    ending = EndWell(folder, train.save_steps)
+    rows = tokenise(tokenizer, read_examples(clean / "train.jsonl"))
+    trainer = AnswerTrainer(
+        model=load_model(base, params.dtype, weights=train.base_weights, attention=train.attention),
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=tokenise(tokenizer, read_examples(clean / "dev.jsonl"), multiple=together),
         processing_class=tokenizer,
         peft_config=LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"),
+        callbacks=[ending, *([Patience(train.patience)] if train.patience else [])],
+        kernels=train.kernels,
     )
+    # Packing makes other rows of them; the template is looked at in those that were written.
+    trainer.rows, trainer.ending = rows, ending
+    trainer.remove_callback(ProgressCallback)
+    trainer.add_callback(Progress())
+    return trainer

@@ -1,0 +1,153 @@
+"""Kill `dvc repro` at random times, run it again, and see that the adapter is the one of an uninterrupted run, bit for bit.
+
+In a temporary clone with a two-layer model, four forward passes a step, dropout on, and a checkpoint every step, so that many
+kills fall inside the writing of one. Each seed draws a time uniformly over the length of an uninterrupted run, and kills the
+whole process tree with SIGKILL; a last one sends SIGTERM to dvc alone.
+
+    python -m bench.kill [--seeds 20]
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+from bula.records import sha256_file
+from stages.train.checkpoints import is_whole
+
+ROOT = Path(__file__).resolve().parent.parent
+# What train writes; figures of speed differ from run to run.
+WRITTEN = ("models/adapter", "metrics/train.json", "metrics/template.json", "plots/train")
+COMMAND = ["dvc", "repro", "train", "--no-run-cache"]
+
+
+def clone(folder: Path, tiny: Path) -> None:
+    """A repository in `folder` whose pipeline has run up to train, with parameters that make kills hurt."""
+    from tests.conftest import edit_params, shorten, small
+    from tests.test_pipeline import clone_tree, commit
+
+    folder.mkdir(parents=True)
+    clone_tree(folder)
+
+    def edit(params: dict[str, Any]) -> None:
+        small(tiny)(params)
+        params["ingest"]["judge"] = {"kind": "api", "license": "none"}
+        params["judge"]["base_url"] = "http://localhost:9"
+        params["train"] |= {"max_steps": 24, "eval_steps": 6, "save_steps": 1, "log_steps": 1, "gradient_accumulation": 4}
+        params["train"]["lora"] |= {"r": 16, "dropout": 0.1}
+
+    shorten(folder / "data/demo")
+    edit_params(folder / "params.yaml", edit)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    repro = subprocess.run(["dvc", "repro", "preprocess"], cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    if repro.returncode:
+        raise SystemExit(f"the clone does not run:\n{repro.stdout[-2000:]}{repro.stderr[-2000:]}")
+    commit(folder, "ready to train")
+
+
+def environment() -> dict[str, str]:
+    """A user's environment: this virtual environment's commands, nothing fetched."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return os.environ | {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def start(folder: Path) -> "subprocess.Popen[bytes]":
+    """`dvc repro` in a process group of its own, as a terminal starts it; what it says goes to repro.log."""
+    with (folder / ".bula.log").open("ab") as log:
+        return subprocess.Popen(COMMAND, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True)
+
+
+def finish(folder: Path) -> float:
+    """Run to the end; seconds. SystemExit with the last lines if it fails."""
+    started = time.perf_counter()
+    if start(folder).wait():
+        raise SystemExit("dvc repro failed:\n" + (folder / ".bula.log").read_text(encoding="utf-8", errors="replace")[-3000:])
+    return time.perf_counter() - started
+
+
+def kill(folder: Path, after: float, how: signal.Signals) -> dict[str, Any]:
+    """Start, and kill after so many seconds: with SIGKILL every process at once, with SIGTERM dvc alone. Says what was found."""
+    process = start(folder)
+    time.sleep(after)
+    tree = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
+    ended = process.poll() is not None
+    (os.killpg if how == signal.SIGKILL else os.kill)(process.pid, how) if not ended else None
+    process.wait()
+    _, alive = psutil.wait_procs(tree, timeout=60)
+    checkpoints = sorted(folder.glob(".bula/checkpoints/*/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    whole = [path.name for path in checkpoints if is_whole(path)]
+    return {
+        "seconds": round(after, 2),
+        "signal": how.name,
+        "had_ended": ended,
+        "survivors": len(alive),
+        "last_whole": whole[-1] if whole else "none",
+        "while_writing": len(whole) < len(checkpoints),
+    }
+
+
+def reset(folder: Path) -> None:
+    """As before train ran."""
+    subprocess.run(["git", "checkout", "--quiet", "--", "dvc.lock"], cwd=folder, check=True)
+    for path in (folder / ".bula", *(folder / name for name in WRITTEN)):
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def written(folder: Path) -> dict[str, str]:
+    """SHA-256 of every file that train wrote."""
+    files = [file for name in WRITTEN for file in ([folder / name] if (folder / name).is_file() else sorted((folder / name).rglob("*")))]
+    return {str(file.relative_to(folder)): sha256_file(file) for file in files if file.is_file()}
+
+
+def try_seed(folder: Path, seed: int, length: float, how: signal.Signals, reference: dict[str, str]) -> dict[str, Any]:
+    """One kill at a random time, and the run after it; `same` says whether every file is that of the uninterrupted run."""
+    reset(folder)
+    found = kill(folder, random.Random(seed).uniform(0, length), how)
+    rerun = finish(folder)
+    return {"seed": seed} | found | {"rerun_seconds": round(rerun, 1), "same": written(folder) == reference}
+
+
+def main(
+    seeds: Annotated[int, typer.Option(help="Kills with SIGKILL.")] = 20,
+) -> None:
+    """Kill and compare; a line for each seed, and one JSON line last."""
+    from tests.conftest import build_tiny
+
+    if not (ROOT / "models/base").exists():
+        raise SystemExit("models/base is missing; `make repro` or `dvc pull` brings it")
+    with tempfile.TemporaryDirectory() as place:
+        tiny, folder = Path(place) / "tiny", Path(place) / "bula"
+        build_tiny(ROOT / "models/base", tiny)
+        clone(folder, tiny)
+        length = finish(folder)
+        reference = written(folder)
+        print(f"uninterrupted: {length:.1f} s, {len(reference)} files", flush=True)
+        plan = [(seed, signal.SIGKILL) for seed in range(seeds)] + [(seeds, signal.SIGTERM)]
+        rows = []
+        for seed, how in plan:
+            rows.append(try_seed(folder, seed, length, how, reference))
+            print(json.dumps(rows[-1]), flush=True)
+    figures = {
+        "kills": len(rows),
+        "same": sum(row["same"] for row in rows),
+        "while_writing": sum(row["while_writing"] for row in rows),
+        "resumed": sum(row["last_whole"] != "none" for row in rows),
+        "survivors": sum(row["survivors"] for row in rows),
+        "uninterrupted_seconds": length,
+    }
+    met = figures["same"] == len(rows) and not figures["survivors"] and figures["while_writing"] > 0
+    print(json.dumps({"name": "kill", "figures": figures, "goals": {"same": len(rows), "survivors": 0, "while_writing": 1}, "met": met}))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,165 @@
+"""What LoRA training spends most time on where there is no GPU, each as one function with its own backward pass.
+
+`adapted` is base plus adapter of one linear layer (Hu et al. 2021, arXiv:2106.09685, equation 3) in the base's precision,
+under float32 masters: PEFT's own copies every activation to float32, drops there, and copies back. `answer_loss` is the
+head and the cross-entropy over supervised positions, some rows at a time, with the gradient found on the way, so that no
+logits are kept for a second pass. `normalised` is Llama's norm with a frozen weight. All are plain torch, for any device;
+bench/train.py says what they bring.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from peft import PeftModel
+from peft.tuners.lora import Linear
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.functional import linear
+from transformers import PreTrainedModel
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from bula.models import supervised_hidden
+
+# Rows of the head's product made at once: 64 x 128,256 float32 logits of Llama 3.2 are 33 MB, 64 x 49,152 stay near the cache.
+ROWS = 64
+
+
+def keep_mask(shape: torch.Size, dropout: float, like: Tensor) -> Tensor:
+    """Ones with probability 1 - dropout, to 1 part in 65,536, else zeros, in the precision and on the device of `like`.
+
+    Four draws of 16 bits come out of each 64-bit word of torch's generator: torch itself draws one word for every number, on a
+    CPU by one thread. A mask of booleans would be converted at each use.
+    """
+    words = torch.empty((shape.numel() + 3) // 4, dtype=torch.int64, device=like.device).random_(-(2**63), None)
+    draws = words.view(torch.int16)[: shape.numel()].view(shape)
+    return torch.ge(draws, round(dropout * 65536) - 32768, out=torch.empty(shape, dtype=like.dtype, device=like.device))
+
+
+class _Adapted(torch.autograd.Function):
+    """x W^T + scale * (mask x) A^T B^T for a frozen W; gradients for x, A and B."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+        """x (..., in) and weight (out, in) in one precision, a (rank, in) and b (out, rank) in any; (..., out) in x's."""
+        rows = x.reshape(-1, x.shape[-1])
+        low = linear(rows if mask is None else rows * mask, a.to(x.dtype))
+        ctx.save_for_backward(rows, weight, a, b, low, mask)
+        ctx.scale = scale
+        return linear(rows, weight).addmm_(low, b.to(x.dtype).t(), alpha=scale).view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """The chain rule by hand; the masked input is made again, which is cheaper than keeping it."""
+        rows, weight, a, b, low, mask = ctx.saved_tensors
+        shape, gradient = gradient.shape[:-1], gradient.reshape(-1, gradient.shape[-1])
+        inner = (gradient @ b.to(gradient.dtype)).mul_(ctx.scale)
+        to_a = (inner.t() @ (rows if mask is None else rows * mask)).to(a.dtype)
+        to_b = (gradient.t() @ low).to(b.dtype).mul_(ctx.scale)
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = gradient @ weight
+            back = inner @ a.to(inner.dtype)
+            to_x = to_x.add_(back if mask is None else back.mul_(mask)).view(*shape, -1)
+        return to_x, None, to_a, to_b, None, None
+
+
+def adapted(layer: Linear, x: Tensor) -> Tensor:
+    """What PEFT's layer gives for x (..., in): base and its one adapter, dropout while training."""
+    name = layer.active_adapters[0]
+    dropout = getattr(layer.lora_dropout[name], "p", 0.0) if layer.training else 0.0
+    mask = keep_mask(x.shape, dropout, x).view(-1, x.shape[-1]) if dropout else None
+    scale = layer.scaling[name] / (1 - dropout)
+    return _Adapted.apply(x, layer.base_layer.weight, layer.lora_A[name].weight, layer.lora_B[name].weight, scale, mask)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Normalised(torch.autograd.Function):
+    """x / sqrt(mean(x^2) + eps) * weight for a frozen weight (Zhang & Sennrich 2019, arXiv:1910.07467); gradient for x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x (..., width); float32 inside, rounded to x's precision before the weight, as LlamaRMSNorm does."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return torch.mul(x, inverse).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """(g - x^ mean(g x^)) / norm, with g the gradient times the weight and x^ the normalised input."""
+        x, weight, inverse = ctx.saved_tensors
+        unit, g = x.float().mul_(inverse), (gradient * weight).float()
+        along = torch.linalg.vecdot(g, unit).unsqueeze(-1).div_(x.shape[-1])
+        return g.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype), None, None
+
+
+def normalised(layer: LlamaRMSNorm, x: Tensor) -> Tensor:
+    """What LlamaRMSNorm gives for x (..., width)."""
+    return _Normalised.apply(x, layer.weight, layer.variance_epsilon)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _AnswerLoss(torch.autograd.Function):
+    """Sum of the negative log-likelihood and number of tokens predicted right; the gradient for hidden alone."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden (n, width), the frozen head (vocabulary, width), targets (n,); float32 scalar and int64 scalar."""
+        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        right = torch.zeros((), dtype=torch.int64, device=hidden.device)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(targets), ROWS):
+            part = slice(start, start + ROWS)
+            logits, wanted = linear(hidden[part], weight).float(), targets[part, None]
+            right += (logits.argmax(-1) == targets[part]).sum()
+            logits -= logits.logsumexp(-1, keepdim=True)
+            total -= logits.gather(1, wanted).sum()
+            if gradient is not None:
+                # d(-log p_y)/d logits = p - 1 at the target, p elsewhere.
+                logits.exp_().scatter_add_(1, wanted, torch.full_like(wanted, -1, dtype=logits.dtype))
+                gradient[part] = logits.to(hidden.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        ctx.mark_non_differentiable(right)
+        return total, right
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
+        """The gradient that forward found, scaled."""
+        (gradient,) = ctx.saved_tensors
+        return gradient * upstream.to(gradient.dtype), None, None
+
+
+def answer_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Summed negative log-likelihood in nats (float32) of targets (n,) after hidden (n, width), and tokens predicted right."""
+    return _AnswerLoss.apply(hidden, weight, targets)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def use_kernels(model: PeftModel) -> None:
+    """Let every plain LoRA layer over a full-precision linear layer, and every frozen Llama norm, compute by the functions here.
+
+    Others (4 bit, DoRA, a bias, other norms) stay as they are.
+    """
+    for layer in model.modules():
+        if type(layer) is Linear and layer.base_layer.bias is None and not layer.lora_variant and not any(layer.lora_bias.values()):
+            layer.forward = functools.partial(adapted, layer)
+        elif type(layer) is LlamaRMSNorm and not layer.weight.requires_grad:
+            layer.forward = functools.partial(normalised, layer)
+
+
+def add_answer_head(model: PreTrainedModel) -> None:
+    """Teach `model(..., labels=labels, answer_head=True)` to give total loss, tokens predicted right and supervised tokens.
+
+    As the model's own forward, since DDP and FSDP gather parameters and gradients around that call.
+    """
+    whole = model.forward
+
+    @functools.wraps(type(model).forward)
+    def forward(*arguments: Any, answer_head: bool = False, **inputs: Any) -> Any:
+        if not answer_head:
+            return whole(*arguments, **inputs)
+        hidden, targets = supervised_hidden(model, inputs)
+        return *answer_loss(hidden, model.get_output_embeddings().weight, targets), targets.new_tensor(len(targets))
+
+    model.forward = forward

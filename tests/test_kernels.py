@@ -1,0 +1,137 @@
+"""The functions of stages/train/kernels.py against the libraries' own, and against values worked out by hand."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch.nn.functional import cross_entropy
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
+
+from bula.models import base_of, load_model, load_tokenizer, pad_batch
+from bula.prompts import encode
+from bula.records import Example
+from stages.train import kernels
+
+
+def lora(tiny: Path, dropout: float) -> PeftModel:
+    """The two-layer model with an adapter that does something."""
+    torch.manual_seed(1)
+    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(load_model(tiny, "float32"), config).train()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.05)
+    return model
+
+
+def batch(tiny: Path) -> dict[str, torch.Tensor]:
+    tokenizer = load_tokenizer(tiny)
+    pairs = [("Dói?", "Sim, um pouco, e passa."), ("Posso tomar sol sem protetor no rosto?", "Não.")]
+    examples = [Example(id=f"{n}" * 16, source="s", license="l", split="train", question=q, answer=a) for n, (q, a) in enumerate(pairs)]
+    return pad_batch([encode(tokenizer, example) for example in examples], tokenizer.pad_token_id)
+
+
+def test_loss_and_gradients_are_those_of_peft_and_torch(tiny: Path) -> None:
+    model, inputs = lora(tiny, 0.0), batch(tiny)
+    logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+    expected = cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten(), reduction="sum")
+    expected.backward()
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    kernels.use_kernels(model)
+    kernels.add_answer_head(base_of(model))
+    total, right, count = model(**inputs, answer_head=True)
+    (total * 0.5).backward()
+    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
+    kept = inputs["labels"][:, 1:] != -100
+    assert count.item() == int(kept.sum())
+    assert right.item() == int((logits[:, :-1].argmax(-1) == inputs["labels"][:, 1:])[kept].sum())
+    # Seven linear layers in each of two blocks, two matrices each.
+    assert len(gradients) == 28
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            assert parameter.grad is not None
+            torch.testing.assert_close(parameter.grad * 2, gradients[name], rtol=1e-4, atol=1e-5)
+    # Without the flag it is the model's own forward, as generation needs it.
+    torch.testing.assert_close(
+        model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits, logits, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_an_adapter_with_dropout_by_hand(tiny: Path) -> None:
+    model = lora(tiny, 0.5)
+    layer = model.base_model.model.model.layers[0].mlp.up_proj
+    x = torch.randn(3, 5, 256, requires_grad=True)
+    a, b, weight = (
+        matrix.weight.detach().clone().requires_grad_() for matrix in (layer.lora_A.default, layer.lora_B.default, layer.base_layer)
+    )
+    torch.manual_seed(7)
+    mask = kernels.keep_mask(x.shape, 0.5, x)
+    expected = x @ weight.T + 2.0 * (x * mask / 0.5) @ a.T @ b.T
+    wanted = torch.autograd.grad(expected.square().sum(), [x, a, b])
+    torch.manual_seed(7)
+    found = kernels.adapted(layer, x)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(
+        torch.autograd.grad(found.square().sum(), [x, layer.lora_A.default.weight, layer.lora_B.default.weight]), wanted, strict=True
+    ):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(kernels.adapted(layer.eval(), x), x @ weight.T + 2.0 * x @ a.T @ b.T)
+
+
+def test_a_mask_keeps_the_share_that_it_should() -> None:
+    torch.manual_seed(3)
+    mask = kernels.keep_mask(torch.Size((1001, 999)), 0.05, torch.empty(0, dtype=torch.bfloat16))
+    assert mask.dtype == torch.bfloat16
+    assert set(mask.unique().tolist()) == {0.0, 1.0}
+    # Five standard errors of a share over a million draws; each quarter of the words' bits on its own, too.
+    for part in (mask, *(mask.flatten()[start::4] for start in range(4))):
+        assert abs(part.double().mean().item() - 0.95) < 5 * math.sqrt(0.95 * 0.05 / part.numel())
+    assert kernels.keep_mask(torch.Size((7,)), 0.0, torch.empty(0)).tolist() == [1.0] * 7
+
+
+def test_the_loss_of_three_tokens_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two rows at a time, so that the third is a slice of its own.
+    monkeypatch.setattr(kernels, "ROWS", 2)
+    # Logits (ln 3, 0), (0, ln 3) and (0, 0): probabilities 3/4, 1/4; 1/4, 3/4; 1/2, 1/2.
+    three = math.log(3)
+    hidden = torch.tensor([[three, 0.0], [0.0, three], [0.0, 0.0]], requires_grad=True)
+    total, right = kernels.answer_loss(hidden, torch.eye(2), torch.tensor([0, 0, 1]))
+    total.backward()
+    assert total.item() == pytest.approx(math.log(4 / 3) + math.log(4) + math.log(2))
+    assert right.item() == 1
+    assert hidden.grad is not None
+    assert hidden.grad.flatten().tolist() == pytest.approx([-0.25, 0.25, -0.75, 0.75, 0.5, -0.5])
+    empty, none = kernels.answer_loss(hidden[:0], torch.eye(2), torch.tensor([], dtype=torch.int64))
+    assert (empty.item(), none.item()) == (0.0, 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_is_llamas(dtype: torch.dtype) -> None:
+    torch.manual_seed(5)
+    layer = LlamaRMSNorm(64, eps=1e-5).to(dtype)
+    layer.weight.data.uniform_(0.5, 1.5)
+    layer.weight.requires_grad_(False)
+    x = torch.randn(4, 9, 64).to(dtype).requires_grad_()
+    gradient = torch.randn(4, 9, 64).to(dtype)
+    exact = x.detach().double().requires_grad_()
+    wanted = layer.weight.double() * exact / (exact.square().mean(-1, keepdim=True) + 1e-5).sqrt()
+    (by,) = torch.autograd.grad(wanted, exact, gradient.double())
+    found = kernels.normalised(layer, x)
+    (our,) = torch.autograd.grad(found, x, gradient)
+    tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    torch.testing.assert_close(found, wanted.to(dtype), **tolerance)
+    torch.testing.assert_close(our, by.to(dtype), **tolerance)
+
+
+def test_only_what_the_functions_are_for_is_replaced(tiny: Path) -> None:
+    model = lora(tiny, 0.0)
+    bias = model.base_model.model.model.layers[0].mlp.up_proj
+    bias.base_layer.bias = torch.nn.Parameter(torch.zeros(256))
+    kernels.use_kernels(model)
+    replaced = [name for name, layer in model.named_modules() if "forward" in vars(layer)]
+    # Seven linear layers and two norms a block, and the last norm; less the layer with a bias.
+    assert len(replaced) == 2 * 9 + 1 - 1
+    assert not any(name.endswith("layers.0.mlp.up_proj") for name in replaced)

@@ -1,0 +1,107 @@
+"""train under `accelerate launch`: one process, two processes, and what a machine lacks."""
+
+import json
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+from safetensors.torch import load_file
+
+from bula.params import load_params
+from stages.train import __main__ as train
+from stages.train import trainer
+from tests.conftest import ROOT, edit_params, run
+
+
+def launch(folder: Path, configuration: str) -> dict[str, Any]:
+    """Train in `folder` as dvc does; the curve of losses and the adapter."""
+    result = run([sys.executable, "-m", "stages.train.launch", f"accelerate/{configuration}.yaml"], folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    points = json.loads((folder / "plots/train/loss.json").read_text(encoding="utf-8"))
+    return {"losses": [point["loss_nats"] for point in points], "adapter": load_file(folder / "models/adapter/adapter_model.safetensors")}
+
+
+def on_cpu(name: str) -> str:
+    """One of the configurations for GPUs, on the CPU, at a free port; its name."""
+    configuration = YAML(typ="safe").load((ROOT / f"accelerate/{name}.yaml").read_text(encoding="utf-8"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        configuration |= {"use_cpu": True, "main_process_port": free.getsockname()[1]}
+    with Path(f"accelerate/{name}_on_cpu.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(configuration, file)
+    return f"{name}_on_cpu"
+
+
+def test_two_processes_train_what_one_trains(ready: Path) -> None:
+    shutil.copytree(ROOT / "accelerate", ready / "accelerate")
+
+    def edit(params: dict[str, Any]) -> None:
+        params["dtype"] = "float32"
+        params["train"] |= {"batch_size": 2, "gradient_accumulation": 2, "max_steps": 5, "eval_steps": 5, "learning_rate": 0.01}
+        params["train"]["lora"]["dropout"] = 0.0
+
+    edit_params(ready / "params.yaml", edit)
+    one = launch(ready, "cpu")
+    edit_params(ready / "params.yaml", lambda p: p["train"].update(gradient_accumulation=1))
+    two = launch(ready, on_cpu("ddp"))
+    # Five steps of four rows, and dev, whose rows no number of processes divides; 16 rows make four steps an epoch.
+    assert len(one["losses"]) == 6
+    assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
+    assert one["losses"][-2] < one["losses"][0]
+    for name, weights in one["adapter"].items():
+        assert (weights - two["adapter"][name]).abs().max() < 1e-5
+    assert not list((ready / ".bula/checkpoints").iterdir())
+
+
+def test_every_configuration_that_a_profile_names_is_there_and_keeps_the_precision_of_params() -> None:
+    names = {path.stem for path in (ROOT / "accelerate").glob("*.yaml")}
+    assert names == {"cpu", "gpu", "ddp", "fsdp"}
+    assert {load_params(path).train.launch for path in (ROOT / "profiles").glob("*.yaml")} <= names
+    for name in names:
+        assert YAML(typ="safe").load((ROOT / f"accelerate/{name}.yaml").read_text(encoding="utf-8"))["mixed_precision"] == "no"
+
+
+def test_an_unknown_configuration_is_a_sentence(workspace: Path) -> None:
+    shutil.copytree(ROOT / "accelerate", workspace / "accelerate")
+    result = run([sys.executable, "-m", "stages.train.launch", "accelerate/tpu.yaml"], workspace)
+    assert result.returncode == 1
+    assert result.stderr.strip() == "accelerate/tpu.yaml does not exist; train.launch is one of cpu, ddp, fsdp, gpu"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attention": "flash_attention_2"}, "train.attention is flash_attention_2, which needs a CUDA GPU"),
+        ({"liger": True}, "train.liger is true, which needs a CUDA GPU"),
+        ({"activation_offload": True}, "train.activation_offload is true, which needs a CUDA GPU"),
+        ({"base_weights": "nf4"}, "train.base_weights is nf4, which needs the package bitsandbytes"),
+        ({"base_weights": "int8"}, "train.base_weights is int8, which needs the package bitsandbytes"),
+    ],
+)
+def test_what_a_machine_lacks_is_refused_with_a_sentence(
+    change: dict[str, Any], message: str, ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trainer, "find_spec", lambda name: None)
+    monkeypatch.setattr(trainer.torch.cuda, "is_available", lambda: False)
+    edit_params(ready / "params.yaml", lambda p: p["train"].update(change))
+    with pytest.raises(SystemExit, match=message):
+        train.main()
+    assert not (ready / "models/adapter").exists()
+
+
+def test_a_tracker_that_is_not_installed_is_refused(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "find_spec", lambda name: None)
+    edit_params(ready / "params.yaml", lambda p: p["compute"].update(tracker="wandb"))
+    with pytest.raises(SystemExit, match=r"compute\.tracker is wandb, which is not installed"):
+        train.main()
+
+
+def test_several_gpus_need_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ValueError, match=r"set train\.launch to ddp"):
+        trainer.refuse(load_params(ROOT / "profiles/smollm2-135m.yaml"))
