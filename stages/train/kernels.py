@@ -36,68 +36,54 @@ def keep_mask(shape: torch.Size, dropout: float, like: Tensor) -> Tensor:
     return torch.ge(draws, round(dropout * 65536) - 32768, out=torch.empty(shape, dtype=like.dtype, device=like.device))
 
 
+def dropped(x: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
+    """x (..., in) as rows (n, in) after dropout without its scaling, and the mask; drawn once for all layers that read this x.
+
+    Queries, keys and values share theirs, gate and up too: the same input, dropped once, kept on the tensor until it goes.
+    """
+    if not dropout:
+        return x.detach().reshape(-1, x.shape[-1]), None
+    made: tuple[Tensor, Tensor] | None = getattr(x, "dropped", None)
+    if made is None:
+        rows = x.detach().reshape(-1, x.shape[-1])
+        mask = keep_mask(rows.shape, dropout, rows)
+        made = x.dropped = (rows * mask, mask)  # type: ignore[attr-defined]
+    return made
+
+
 class _Adapted(torch.autograd.Function):
-    """x W^T + scale * (mask x) A^T B^T for a frozen W; gradients for x, A and B."""
+    """x W^T + scale * seen A^T B^T for a frozen W; gradients for x, A and B."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float, mask: Tensor | None) -> Tensor:
-        """x (..., in) and weight (out, in) in one precision, a (rank, in) and b (out, rank) in any; (..., out) in x's."""
-        rows = x.reshape(-1, x.shape[-1])
-        low = linear(rows if mask is None else rows * mask, a.to(x.dtype))
-        ctx.save_for_backward(rows, weight, a, b, low, mask)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float, seen: Tensor, mask: Tensor | None) -> Tensor:
+        """x (..., in), its rows `seen` after dropout, and weight (out, in) in one precision; a (rank, in), b (out, rank) in any."""
+        low = linear(seen, a.to(x.dtype))
+        ctx.save_for_backward(weight, a, b, low, seen, mask)
         ctx.scale = scale
-        return linear(rows, weight).addmm_(low, b.to(x.dtype).t(), alpha=scale).view(*x.shape[:-1], -1)
+        return linear(x.reshape(seen.shape), weight).addmm_(low, b.to(x.dtype).t(), alpha=scale).view(*x.shape[:-1], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The chain rule by hand; the masked input is made again, which is cheaper than keeping it."""
-        rows, weight, a, b, low, mask = ctx.saved_tensors
+        """The chain rule by hand."""
+        weight, a, b, low, seen, mask = ctx.saved_tensors
         shape, gradient = gradient.shape[:-1], gradient.reshape(-1, gradient.shape[-1])
         inner = (gradient @ b.to(gradient.dtype)).mul_(ctx.scale)
-        to_a = (inner.t() @ (rows if mask is None else rows * mask)).to(a.dtype)
+        to_a = (inner.t() @ seen).to(a.dtype)
         to_b = (gradient.t() @ low).to(b.dtype).mul_(ctx.scale)
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = gradient @ weight
             back = inner @ a.to(inner.dtype)
-            to_x = to_x.add_(back if mask is None else back.mul_(mask)).view(*shape, -1)
-        return to_x, None, to_a, to_b, None, None
+            to_x = (back if mask is None else back.mul_(mask)).addmm_(gradient, weight).view(*shape, -1)
+        return to_x, None, to_a, to_b, None, None, None
 
 
 def adapted(layer: Linear, x: Tensor) -> Tensor:
     """What PEFT's layer gives for x (..., in): base and its one adapter, dropout while training."""
     name = layer.active_adapters[0]
     dropout = getattr(layer.lora_dropout[name], "p", 0.0) if layer.training else 0.0
-    mask = keep_mask(x.shape, dropout, x).view(-1, x.shape[-1]) if dropout else None
-    scale = layer.scaling[name] / (1 - dropout)
-    return _Adapted.apply(x, layer.base_layer.weight, layer.lora_A[name].weight, layer.lora_B[name].weight, scale, mask)  # type: ignore[no-any-return,no-untyped-call]
-
-
-class _Normalised(torch.autograd.Function):
-    """x / sqrt(mean(x^2) + eps) * weight for a frozen weight (Zhang & Sennrich 2019, arXiv:1910.07467); gradient for x."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """x (..., width); float32 inside, rounded to x's precision before the weight, as LlamaRMSNorm does."""
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, inverse)
-        return torch.mul(x, inverse).to(x.dtype).mul_(weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """(g - x^ mean(g x^)) / norm, with g the gradient times the weight and x^ the normalised input."""
-        x, weight, inverse = ctx.saved_tensors
-        unit, g = x.float().mul_(inverse), (gradient * weight).float()
-        along = torch.linalg.vecdot(g, unit).unsqueeze(-1).div_(x.shape[-1])
-        return g.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype), None, None
-
-
-def normalised(layer: LlamaRMSNorm, x: Tensor) -> Tensor:
-    """What LlamaRMSNorm gives for x (..., width)."""
-    return _Normalised.apply(x, layer.weight, layer.variance_epsilon)  # type: ignore[no-any-return,no-untyped-call]
+    a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name] / (1 - dropout)
+    return _Adapted.apply(x, layer.base_layer.weight, a, b, scale, *dropped(x, dropout))  # type: ignore[no-any-return,no-untyped-call]
 
 
 class _AnswerLoss(torch.autograd.Function):
@@ -134,6 +120,32 @@ class _AnswerLoss(torch.autograd.Function):
 def answer_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Summed negative log-likelihood in nats (float32) of targets (n,) after hidden (n, width), and tokens predicted right."""
     return _AnswerLoss.apply(hidden, weight, targets)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Normalised(torch.autograd.Function):
+    """x / sqrt(mean(x^2) + eps) * weight for a frozen weight (Zhang & Sennrich 2019, arXiv:1910.07467); gradient for x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x (..., width); float32 inside, rounded to x's precision before the weight, as LlamaRMSNorm does."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+        ctx.save_for_backward(x, weight, inverse)
+        return torch.mul(x, inverse).to(x.dtype).mul_(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """(g - x^ mean(g x^)) / norm, with g the gradient times the weight and x^ the normalised input."""
+        x, weight, inverse = ctx.saved_tensors
+        unit, g = x.float().mul_(inverse), (gradient * weight).float()
+        along = torch.linalg.vecdot(g, unit).unsqueeze(-1).div_(x.shape[-1])
+        return g.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype), None, None
+
+
+def normalised(layer: LlamaRMSNorm, x: Tensor) -> Tensor:
+    """What LlamaRMSNorm gives for x (..., width)."""
+    return _Normalised.apply(x, layer.weight, layer.variance_epsilon)  # type: ignore[no-any-return,no-untyped-call]
 
 
 def use_kernels(model: PeftModel) -> None:
