@@ -1,5 +1,6 @@
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,69 @@ def test_profiles_differ_in_values_and_never_in_keys() -> None:
     assert params.train.max_steps == 6000
     assert params.benchmark.tasks == ["medmcqa", "medqa_4options", "squad_completion"]
     assert params.judge.model == "gpt-4o-mini-2024-07-18"
+
+
+def test_both_kernels_train_the_same(ready: Path) -> None:
+    curves = []
+    for kernels in ("fused", "trl"):
+
+        def edit(params: dict[str, Any], kernels: str = kernels) -> None:
+            params["dtype"] = "float32"
+            params["train"] |= {"kernels": kernels, "max_steps": 3, "eval_steps": 3, "learning_rate": 0.01}
+            params["train"]["lora"]["dropout"] = 0.0
+
+        edit_params(ready / "params.yaml", edit)
+        train.main()
+        curves.append(json.loads((ready / "plots/train/loss.json").read_text(encoding="utf-8")))
+    assert [point["step"] for point in curves[0]] == [point["step"] for point in curves[1]] == [1, 2, 3, 3]
+    for one, other in zip(*curves, strict=True):
+        assert one["loss_nats"] == pytest.approx(other["loss_nats"], abs=1e-3)
+    accuracies = json.loads((ready / "plots/train/accuracy.json").read_text(encoding="utf-8"))
+    assert all(0 <= point["token_accuracy"] <= 1 for point in accuracies)
+
+
+def test_early_stopping_ends_the_run_and_keeps_the_best_or_the_last(ready: Path) -> None:
+    # So large a step that dev loss only rises after the first evaluation.
+    def edit(params: dict[str, Any]) -> None:
+        params["train"] |= {"learning_rate": 5.0, "warmup_share": 0.0, "scheduler": "constant", "max_steps": 12, "log_steps": 1}
+        params["train"] |= {"eval_steps": 1, "save_steps": 1, "patience": 2, "gradient_accumulation": 1}
+
+    edit_params(ready / "params.yaml", edit)
+    adapters = []
+    for keep in ("best", "last"):
+        edit_params(ready / "params.yaml", lambda p, keep=keep: p["train"].update(keep=keep))  # type: ignore[misc]
+        train.main()
+        figures, points = metrics(ready, "train"), json.loads((ready / "plots/train/loss.json").read_text(encoding="utf-8"))
+        dev = [point["loss_nats"] for point in points if point["group"] == "dev"]
+        best = dev.index(min(dev)) + 1
+        assert figures["run"]["steps"] == len(dev) == best + 2 < 12
+        assert figures["run"]["kept_step"] == (best if keep == "best" else best + 2)
+        assert figures["dev"]["loss_nats"] == pytest.approx(dev[figures["run"]["kept_step"] - 1])
+        adapters.append(sha256_file(ready / "models/adapter/adapter_model.safetensors"))
+    assert adapters[0] != adapters[1]
+
+
+def test_a_tracker_sees_the_curve_and_changes_no_byte(ready: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    edit_params(ready / "params.yaml", lambda p: p["train"].update(max_steps=2, eval_steps=2, save_steps=2))
+    hashes = []
+    for tracker in ("none", "tensorboard"):
+        edit_params(ready / "params.yaml", lambda p, tracker=tracker: p["compute"].update(tracker=tracker))  # type: ignore[misc]
+        train.main()
+        hashes.append(sha256_file(ready / "models/adapter/adapter_model.safetensors"))
+    assert hashes[0] == hashes[1]
+    (events,) = (ready / ".bula/tensorboard").rglob("events.out.tfevents.*")
+    assert b"train/train_loss_nats" in events.read_bytes()
+    shown = capfd.readouterr().err
+    assert re.search(r"2/2 .*loss \d+\.\d+ nats, \d+ tokens/s", shown.replace("\r", "\n"))
+    assert "step 2: dev loss" in shown
+
+
+def test_an_epoch_has_whole_steps_in_an_order_of_its_own() -> None:
+    sampler = trainer.EpochSampler(4, [5, 3, 9, 1, 2, 8, 7, 6, 4, 10], seed=1)
+    first, again = list(sampler), list(trainer.EpochSampler(4, [5, 3, 9, 1, 2, 8, 7, 6, 4, 10], seed=1))
+    assert first == again
+    assert len(first) == len(sampler) == len(set(first)) == 8
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    # Fewer rows than a step has: all of them.
+    assert sorted(trainer.EpochSampler(4, [1, 1, 1], seed=1)) == [0, 1, 2]
