@@ -1,9 +1,12 @@
 # make repro: set up, then run the pipeline.   make test: set up, then lint, types and tests.
+# make seeds N=3: train and score under N seeds, to see how far luck alone moves the figures; each takes most of make repro's time.
 # TORCH_INDEX=URL: a package index with the torch build for your accelerator or a CPU-only one (default: pip's own).
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; raise SystemExit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 TORCH_INDEX ?=
+# Seeds of make seeds, the pipeline's own among them.
+N ?= 3
 VENV := .venv
 # Packages and the pipeline's files; pip's own torch brings CUDA's libraries, which TORCH_INDEX can spare.
 NEEDED_GB := $(if $(TORCH_INDEX),6,12)
@@ -15,7 +18,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup repro test lint results clean
+.PHONY: help setup repro seeds test lint results clean
 help:
 	@grep -E '^# make|^#  ' Makefile | sed 's/^# //'
 
@@ -33,6 +36,11 @@ $(VENV)/.installed: requirements.lock
 	@touch $@
 
 repro: setup
+	@dvc repro
+
+# The second line brings compare up to date with the spread.
+seeds: setup
+	@python -m bula seeds --count $(N)
 	@dvc repro
 
 lint: setup

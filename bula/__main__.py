@@ -1,7 +1,8 @@
-"""The `bula` command for people: ask the tuned model a question, or write the table of results into the README.
+"""The `bula` command for people: ask the tuned model, write the table of results into the README, or measure luck.
 
 python -m bula ask "Posso tomar dipirona com ibuprofeno?"
 python -m bula results
+python -m bula seeds --count 3
 """
 
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from bula.params import load_params
+from bula.seeds import measure_seeds
 from bula.table import results_table
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -65,6 +67,19 @@ def results(
         raise SystemExit(str(error)) from error
     readme.write_text(text, encoding="utf-8")
     print(f"results: {readme} holds the figures of {metrics}/")
+
+
+@app.command()
+def seeds(
+    count: Annotated[int, typer.Option(min=2, help="Seeds, the pipeline's own among them.")],
+    metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/seeds.json"),
+) -> None:
+    """Train and score with further seeds, and write how far each figure spreads; `dvc repro` then marks the differences."""
+    try:
+        spreads = measure_seeds(count, metrics)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
+    print(f"seeds: {count} seeds, the spread of {len(spreads)} figures in {metrics}")
 
 
 if __name__ == "__main__":

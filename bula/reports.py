@@ -47,8 +47,13 @@ def _scalar(where: str, value: object) -> Scalar:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{where}: {value!r}; DVC would show it as a change for ever")
-        return float(f"{value:.6g}")
+        return as_written(value)
     return value
+
+
+def as_written(value: float) -> float:
+    """The number with the six significant digits that a metrics file has of it."""
+    return float(f"{value:.6g}")
 
 
 def _check_identities(where: str, metrics: Mapping[str, object]) -> None:

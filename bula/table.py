@@ -57,12 +57,18 @@ def results_table(folder: Path, variants: list[str]) -> str:
 
 
 def differences_table(file: Path) -> str:
-    """Markdown table of the paired differences that compare wrote to `file`."""
+    """Markdown table of the paired differences that compare wrote to `file`; those within the range over seeds are marked."""
     figures: dict[str, Metrics] = json.loads(file.read_text(encoding="utf-8"))
-    lines = ["| difference | mean [interval] | p (Holm) | items |", "|---|---|---|---|"]
+    lines = ["| difference | mean [interval] | p (Holm) | items | seeds |", "|---|---|---|---|---|"]
     for name, row in figures.items():
         label = name.replace("_minus_", " − ").replace("__", ": ")
-        lines.append(
-            f"| {label} | {row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}] | {row['p_holm']:.3g} | {row['items']} |"
-        )
+        mean = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+        lines.append(f"| {label} | {mean} | {row['p_holm']:.3g} | {row['items']} | {_seeds(row)} |")
     return "\n".join(lines) + "\n"
+
+
+def _seeds(row: Metrics) -> str:
+    """The range over seeds, with a mark if the difference is no larger; a dash where it was not measured."""
+    if "seed_range" not in row:
+        return "–"
+    return f"{row['seed_range']:.4f}" + (" **within**" if row["within_seed_range"] else "")

@@ -1,45 +1,31 @@
 """Compare each variant with the baseline on the same items, by pairs, and write the report that a reviewer reads.
 
 Interval: paired bootstrap over items. Test: McNemar's for right/wrong, sign flips for the rest, with Holm's correction
-over every test in the file.
+over every test in the file. A difference that another training seed alone could have made is marked.
 
     python -m stages.compare
 """
 
+import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bula.measures import Values, judged, means, scored
 from bula.params import Params, load_params
 from bula.records import read_rows, staged
-from bula.reports import write_metrics
+from bula.reports import as_written, write_metrics
 from bula.stats import bootstrap_mean, holm, mcnemar, paired_permutation
 from bula.table import differences_table, results_table
 
-LN2 = 0.6931471805599453
-# One measure of one variant: a value for each item.
-Values = dict[str, float]
+# A group of figures for each paired difference.
+Results = dict[str, dict[str, float | int]]
 
 
 def measures(data: Path, variant: str) -> dict[str, Values]:
     """Everything that is known of each item under one variant, by measure."""
-    found: dict[str, Values] = {}
-    likelihood = list(read_rows(data / "likelihood" / f"{variant}.jsonl"))
-    # Scaled so that the mean over items is the pooled figure: total bits over total characters.
-    characters = sum(row["characters"] for row in likelihood) / len(likelihood)
-    found["bits_per_character"] = {row["id"]: row["nats"] / LN2 / characters for row in likelihood}
-    for row in read_rows(data / "scores" / f"{variant}.jsonl"):
-        for kind in ("rouge1_f", "rouge2_f", "rougeL_f"):
-            found.setdefault(kind, {})[row["id"]] = row[kind]
-    for row in read_rows(data / "samples" / f"{variant}.jsonl"):
-        name, value = next(iter(row["scores"].items()))
-        found.setdefault(f"{row['task']}_{name}", {})[row["document"]] = value
-    for row in read_rows(data / "verdicts" / f"{variant}.jsonl"):
-        for part in ("accuracy", "style"):
-            if part in row:
-                found.setdefault(f"judge_{part}", {})[row["id"]] = float(row[part])
-    return found
+    return scored(data, variant) | judged(data, variant)
 
 
 def compare(first: Values, second: Values, params: Params) -> dict[str, float | int]:
@@ -59,10 +45,10 @@ def compare(first: Values, second: Values, params: Params) -> dict[str, float | 
     return {"items": len(shared), "difference": sum(differences) / len(shared), "low": low, "high": high, "p": p}
 
 
-def compare_all(data: Path, params: Params) -> dict[str, dict[str, float | int]]:
+def compare_all(data: Path, params: Params) -> Results:
     """Every measure of every variant against the baseline, with p-values corrected together."""
     baseline = measures(data, params.compare.baseline)
-    results: dict[str, dict[str, float | int]] = {}
+    results: Results = {}
     for variant in params.variants:
         if variant == params.compare.baseline:
             continue
@@ -74,6 +60,47 @@ def compare_all(data: Path, params: Params) -> dict[str, dict[str, float | int]]
     for row, adjusted in zip(results.values(), holm([row["p"] for row in results.values()]), strict=True):
         row["p_holm"] = adjusted
     return results
+
+
+def seed_ranges(file: Path, data: Path, params: Params) -> dict[str, dict[str, float]]:
+    """Range over seeds of each measure, by variant, where `file` holds one that was measured from this very run.
+
+    A spread of a variant counts only if all its figures of the pipeline's own run are those of today's rows.
+    """
+    spreads = json.loads(file.read_text(encoding="utf-8"))
+    known = {}
+    for variant in params.variants:
+        today = means(measures(data, variant))
+        mine = {name: spreads[f"{variant}__{name}"] for name in today if f"{variant}__{name}" in spreads}
+        if mine and all(spread["first"] == as_written(today[name]) for name, spread in mine.items()):
+            known[variant] = {name: spread["range"] for name, spread in mine.items()}
+    return known
+
+
+def mark(results: Results, ranges: dict[str, dict[str, float]], params: Params) -> None:
+    """Write beside each difference the range over seeds, and whether it lies within; nothing where no range is known.
+
+    A variant that was not trained anew for each seed takes the largest range that another one has for the measure.
+    """
+    for variant in params.variants:
+        prefix = f"{variant}_minus_{params.compare.baseline}__"
+        for key, row in results.items():
+            name = key.removeprefix(prefix)
+            others = [known[name] for known in ranges.values() if name in known]
+            if key.startswith(prefix) and others:
+                row["seed_range"] = ranges.get(variant, {}).get(name, max(others))
+                row["within_seed_range"] = abs(as_written(row["difference"])) <= row["seed_range"]
+
+
+def seed_note(results: Results) -> str:
+    """What the column of seeds says, or that there is nothing to say."""
+    within = [row["within_seed_range"] for row in results.values() if "within_seed_range" in row]
+    if not within:
+        return "How far another training seed alone moves these figures was not measured for this run: `make seeds N=3` does it.\n"
+    return (
+        f"Seeds: how far the measure moved when training alone was repeated under other seeds (`metrics/seeds.json`). "
+        f"**within** marks the {sum(within)} of {len(within)} differences that are no larger: luck can make them.\n"
+    )
 
 
 def side_by_side(data: Path, params: Params) -> str:
@@ -115,6 +142,7 @@ def main(
     params = load_params()
     try:
         results = compare_all(data, params)
+        mark(results, seed_ranges(figures / "seeds.json", data, params), params)
         table = results_table(figures, list(params.variants))
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
@@ -126,7 +154,7 @@ def main(
         text = (
             f"# What tuning changed\n\n{table}\n± is a standard error, [ ] a {percent} bootstrap interval over answers.\n\n"
             f"{judge_note(params)}\n## Paired differences\n\nThe same items under both variants; {percent} intervals.\n\n"
-            f"{differences}\n## Answers side by side\n\nNot medical advice.\n\n{side_by_side(data, params)}"
+            f"{seed_note(results)}\n{differences}\n## Answers side by side\n\nNot medical advice.\n\n{side_by_side(data, params)}"
         )
         (temporary / "report.md").write_text(text, encoding="utf-8")
     print(f"compare: {len(results)} paired differences, report in {report}/report.md\n\n{table}")

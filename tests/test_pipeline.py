@@ -21,8 +21,8 @@ def clone_tree(target: Path) -> None:
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
     ).stdout.split("\0")
     for name in filter(None, names):
-        # The figures of the default run are none of this clone's.
-        if (ROOT / name).is_file() and not name.startswith(("metrics/", "plots/")):
+        # The figures of the default run are none of this clone's. No stage writes seeds.json; a spread in it is another run's.
+        if (ROOT / name).is_file() and (name == "metrics/seeds.json" or not name.startswith(("metrics/", "plots/"))):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target / name)
     # Also where params.yaml was changed for a run of one's own.
@@ -84,6 +84,7 @@ def test_the_pipeline_writes_what_it_promises(repo: Path) -> None:
         "merge.json",
         "preprocess.json",
         "quantize.json",
+        "seeds.json",
         "template.json",
         "train.json",
     ]
@@ -92,6 +93,7 @@ def test_the_pipeline_writes_what_it_promises(repo: Path) -> None:
     report = (repo / "report/report.md").read_text(encoding="utf-8")
     assert "| | base | tuned |" in report
     assert "not trustworthy" in report
+    assert "was not measured for this run" in report
     assert leftovers(repo) == []
 
 
@@ -203,3 +205,28 @@ def test_a_bad_parameter_stops_the_first_stage_with_every_bad_key(tmp_path: Path
         assert line in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "models/base").exists()
+
+
+def test_another_seed_trains_another_model_and_compare_marks_what_luck_can_do(repo: Path) -> None:
+    git(repo, "checkout", "--", ".")
+    assert stages_run(run(["dvc", "repro", "--dry"], repo).stdout) == []
+    seeds = run(["python", "-m", "bula", "seeds", "--count", "2"], repo, **OFFLINE)
+    assert seeds.returncode == 0, seeds.stdout + seeds.stderr
+    stages = ("train", "merge", "likelihood@tuned", "generate@tuned", "benchmark@tuned", "rouge@tuned")
+    assert re.findall(r"^seeds: seed \d+ \(2 of 2\): (\S+)$", seeds.stdout, re.MULTILINE) == list(stages)
+    # Neither the pipeline's own models nor its figures are touched.
+    again = run(["dvc", "repro"], repo, **OFFLINE)
+    assert stages_run(again.stdout) == ["compare"], again.stdout + again.stderr
+    changed = {line[3:] for line in git(repo, "status", "--porcelain").splitlines()}
+    assert changed == {"dvc.lock", "metrics/compare.json", "metrics/seeds.json"}
+    spread = json.loads((repo / "metrics/seeds.json").read_text(encoding="utf-8"))
+    likelihood = json.loads((repo / "metrics/likelihood/tuned.json").read_text(encoding="utf-8"))
+    assert spread["tuned__bits_per_character"]["first"] == pytest.approx(likelihood["pooled"]["bits_per_character"], rel=1e-5)
+    assert spread["tuned__bits_per_character"]["range"] > 0
+    assert spread["train__dev_loss_nats"]["range"] > 0
+    rows = json.loads((repo / "metrics/compare.json").read_text(encoding="utf-8"))
+    assert all(("seed_range" in row) == ("__judge_" not in name) for name, row in rows.items())
+    bits = rows["tuned_minus_base__bits_per_character"]
+    assert bits["seed_range"] == spread["tuned__bits_per_character"]["range"]
+    assert bits["within_seed_range"] == (abs(bits["difference"]) <= bits["seed_range"])
+    assert "marks the" in (repo / "report/report.md").read_text(encoding="utf-8")

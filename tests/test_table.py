@@ -117,15 +117,25 @@ def test_a_missing_file_is_named(metrics: Path, stage: str) -> None:
         results_table(metrics, ["base", "tuned"])
 
 
-def test_differences_have_a_sign_an_interval_and_the_corrected_p(tmp_path: Path) -> None:
+def test_differences_have_a_sign_an_interval_the_corrected_p_and_a_mark(tmp_path: Path) -> None:
     row = {"items": 80, "difference": 0.03125, "low": -0.01, "high": 0.0725, "p": 0.04, "p_holm": 0.123456}
     other = {"items": 24, "difference": -0.5, "low": -0.75, "high": -0.25, "p": 0.0001, "p_holm": 0.0002}
-    write_metrics(tmp_path / "compare.json", {"tuned_minus_base__rougeL_f": row, "quantized_minus_base__judge_style": other})
+    lucky = row | {"seed_range": 0.04, "within_seed_range": True}
+    sure = other | {"seed_range": 0.04, "within_seed_range": False}
+    rows = {
+        "tuned_minus_base__rougeL_f": row,
+        "quantized_minus_base__judge_style": other,
+        "x_minus_base__a": lucky,
+        "x_minus_base__b": sure,
+    }
+    write_metrics(tmp_path / "compare.json", rows)
     assert differences_table(tmp_path / "compare.json").splitlines() == [
-        "| difference | mean [interval] | p (Holm) | items |",
-        "|---|---|---|---|",
-        "| quantized − base: judge_style | -0.5000 [-0.7500, -0.2500] | 0.0002 | 24 |",
-        "| tuned − base: rougeL_f | +0.0312 [-0.0100, +0.0725] | 0.123 | 80 |",
+        "| difference | mean [interval] | p (Holm) | items | seeds |",
+        "|---|---|---|---|---|",
+        "| quantized − base: judge_style | -0.5000 [-0.7500, -0.2500] | 0.0002 | 24 | – |",
+        "| tuned − base: rougeL_f | +0.0312 [-0.0100, +0.0725] | 0.123 | 80 | – |",
+        "| x − base: a | +0.0312 [-0.0100, +0.0725] | 0.123 | 80 | 0.0400 **within** |",
+        "| x − base: b | -0.5000 [-0.7500, -0.2500] | 0.0002 | 24 | 0.0400 |",
     ]
 
 
