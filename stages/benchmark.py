@@ -24,6 +24,7 @@ from lm_eval.tasks import TaskManager
 from bula.models import device, load_model, load_tokenizer, prepare
 from bula.params import Params, load_params
 from bula.privacy import find, redact
+from bula.prompts import DATE, SYSTEM_PROMPT
 from bula.records import Row, write_rows
 from bula.reports import write_metrics
 from bula.stats import standard_error
@@ -35,7 +36,9 @@ def backend(model: Path, params: Params) -> dict[str, Any]:
     if settings.backend != "hf":
         return {"model": settings.backend, "model_args": {"pretrained": str(model), **settings.backend_args}}
     loaded, tokenizer = load_model(model, params.dtype), load_tokenizer(model)
-    return {"model": HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=settings.batch_size, device=device())}
+    # Else a chat template that writes the date takes today's.
+    date = {"date_string": DATE}
+    return {"model": HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=settings.batch_size, device=device(), chat_template_args=date)}
 
 
 def evaluate(model: Path, tasks: Path, params: Params) -> dict[str, list[dict[str, Any]]]:
@@ -53,6 +56,8 @@ def evaluate(model: Path, tasks: Path, params: Params) -> dict[str, list[dict[st
         batch_size=settings.batch_size,
         limit=settings.limit or None,
         apply_chat_template=settings.chat_template,
+        # A chat opens as it did in training; plain text has no place for it.
+        system_instruction=SYSTEM_PROMPT if settings.chat_template else None,
         bootstrap_iters=0,
         random_seed=params.seed,
         numpy_random_seed=params.seed,

@@ -484,7 +484,7 @@ def test_two_processes_and_a_cluster_of_two_write_the_same_bytes_as_one(
             {"workers": 2, "scheduler": "none"},
             {"workers": 1, "scheduler": cluster.scheduler_address},
         ):
-            edit_params(workspace / "params.yaml", functools.partial(dict.update, compute=compute))
+            edit_params(workspace / "params.yaml", functools.partial(dict.update, compute=compute | {"tracker": "none"}))
             stage.main()
             seen.append(
                 contents(workspace / "data/clean")

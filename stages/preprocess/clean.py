@@ -67,6 +67,14 @@ def tokenizer_of(base: Path) -> PreTrainedTokenizerBase:
 
 
 @lru_cache(maxsize=1)
+def control_tokens(base: Path) -> re.Pattern[str]:
+    """Every token that steers the model: a tokenizer names a few of them, Llama 3's three of its 256."""
+    tokenizer = tokenizer_of(base)
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special} | set(tokenizer.all_special_tokens)
+    return re.compile("|".join(map(re.escape, sorted(special))))
+
+
+@lru_cache(maxsize=1)
 def detector() -> LangDetector:
     """fastText's language identification (176 languages), the small model that its package carries."""
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
@@ -227,10 +235,8 @@ def clean_shard(shard: Shard, settings: Settings) -> Counter[str]:
             kept.append((place, row, result))
         else:
             refused[place] = refuse(row, result, row.get("excerpt") if "refused" in row else None)
-    tokenizer = tokenizer_of(settings.base)
-    control = [
-        (place, row) for place, row, example in kept if any(token in whole(example.model_dump()) for token in tokenizer.all_special_tokens)
-    ]
+    tokenizer, steering = tokenizer_of(settings.base), control_tokens(settings.base)
+    control = [(place, row) for place, row, example in kept if steering.search(whole(example.model_dump()))]
     refused |= {place: refuse(row, "holds a control token of the chat template") for place, row in control}
     kept = [item for item in kept if item[0] not in refused]
     lengths = token_lengths(tokenizer, [(example.question, example.answer) for _, _, example in kept])
