@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import psutil
 import typer
+from ruamel.yaml import YAML
 
 from bula.records import sha256_file
 from stages.train.checkpoints import is_whole
@@ -34,7 +35,7 @@ COMMAND = ["dvc", "repro", "train", "--no-run-cache"]
 def clone(folder: Path, tiny: Path) -> None:
     """A repository in `folder` whose pipeline has run up to train, with parameters that make kills hurt."""
     from tests.conftest import edit_params, shorten, small
-    from tests.test_pipeline import clone_tree, commit
+    from tests.test_pipeline import clone_tree
 
     folder.mkdir(parents=True)
     clone_tree(folder)
@@ -52,7 +53,6 @@ def clone(folder: Path, tiny: Path) -> None:
     repro = subprocess.run(["dvc", "repro", "preprocess"], cwd=folder, env=environment(), capture_output=True, text=True, check=False)
     if repro.returncode:
         raise SystemExit(f"the clone does not run:\n{repro.stdout[-2000:]}{repro.stderr[-2000:]}")
-    commit(folder, "ready to train")
 
 
 def environment() -> dict[str, str]:
@@ -97,9 +97,13 @@ def kill(folder: Path, after: float, how: signal.Signals) -> dict[str, Any]:
 
 
 def reset(folder: Path) -> None:
-    """As before train ran."""
-    subprocess.run(["git", "checkout", "--quiet", "--", "dvc.lock"], cwd=folder, check=True)
-    for path in (folder / ".bula", *(folder / name for name in WRITTEN)):
+    """As if train had never run: nothing that it wrote, no checkpoint, no entry in dvc.lock."""
+    yaml, lock = YAML(typ="safe"), folder / "dvc.lock"
+    content = yaml.load(lock.read_text(encoding="utf-8"))
+    content["stages"].pop("train", None)
+    with lock.open("w", encoding="utf-8") as file:
+        yaml.dump(content, file)
+    for path in (folder / ".bula/checkpoints", *(folder / name for name in WRITTEN)):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 

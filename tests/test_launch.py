@@ -27,16 +27,16 @@ def launch(folder: Path, configuration: str) -> dict[str, Any]:
 
 def on_cpu(name: str) -> str:
     """One of the configurations for GPUs, on the CPU, at a free port; its name."""
-    configuration = YAML(typ="safe").load((ROOT / f"accelerate/{name}.yaml").read_text(encoding="utf-8"))
+    text = (ROOT / f"accelerate/{name}.yaml").read_text(encoding="utf-8")
+    assert "use_cpu: false\n" in text
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        configuration |= {"use_cpu": True, "main_process_port": free.getsockname()[1]}
-    with Path(f"accelerate/{name}_on_cpu.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump(configuration, file)
+        text = text.replace("use_cpu: false\n", f"use_cpu: true\nmain_process_port: {free.getsockname()[1]}\n")
+    Path(f"accelerate/{name}_on_cpu.yaml").write_text(text, encoding="utf-8")
     return f"{name}_on_cpu"
 
 
-def test_two_processes_train_what_one_trains(ready: Path) -> None:
+def test_two_processes_train_what_one_trains_with_the_whole_model_and_with_shards(ready: Path) -> None:
     shutil.copytree(ROOT / "accelerate", ready / "accelerate")
 
     def edit(params: dict[str, Any]) -> None:
@@ -52,8 +52,11 @@ def test_two_processes_train_what_one_trains(ready: Path) -> None:
     assert len(one["losses"]) == 6
     assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
     assert one["losses"][-2] < one["losses"][0]
+    sharded = launch(ready, on_cpu("fsdp"))
+    assert sharded["losses"] == pytest.approx(one["losses"], abs=1e-4)
     for name, weights in one["adapter"].items():
         assert (weights - two["adapter"][name]).abs().max() < 1e-5
+        assert (weights - sharded["adapter"][name]).abs().max() < 1e-5
     assert not list((ready / ".bula/checkpoints").iterdir())
 
 

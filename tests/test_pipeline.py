@@ -1,14 +1,17 @@
 """`dvc repro` in a temporary clone, with a two-layer model: what users of DVC rely on."""
 
 import json
+import random
 import re
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from bench import kill
 from tests.conftest import ROOT, edit_params, leftovers, run, shorten, small
 
 VARIANTS = ("base", "tuned")
@@ -59,6 +62,7 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def edit(params: dict) -> None:  # type: ignore[type-arg]
         small(tiny)(params)
+        params["train"] |= {"gradient_accumulation": 4, "save_steps": 1}
         params["ingest"]["judge"] = {"kind": "directory", "path": str(judge), "license": "apache-2.0"}
         del params["variants"]["quantized"]
 
@@ -102,6 +106,20 @@ def test_a_second_repro_runs_nothing(repo: Path) -> None:
     assert result.returncode == 0
     assert stages_run(result.stdout) == []
     assert git(repo, "status", "--porcelain") == ""
+
+
+def test_killed_at_random_times_it_goes_on_to_the_same_adapter(repo: Path) -> None:
+    # bench/kill.py does it twenty times, with more steps. Four passes a step, dropout on, a checkpoint every step.
+    whole = kill.written(repo)
+    assert len(whole) == 8
+    kill.reset(repo)
+    draw = random.Random(20261122)
+    for how in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        assert kill.kill(repo, draw.uniform(5, 20), how)["survivors"] == 0
+    kill.finish(repo)
+    assert kill.written(repo) == whole
+    assert not list((repo / ".bula/checkpoints").iterdir())
+    git(repo, "checkout", "--", "dvc.lock")
 
 
 def test_only_what_must_rerun_does_and_the_diff_reads_well(repo: Path) -> None:

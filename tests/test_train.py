@@ -362,3 +362,22 @@ def test_an_epoch_has_whole_steps_in_an_order_of_its_own() -> None:
     assert list(sampler) != first
     # Fewer rows than a step has: all of them.
     assert sorted(trainer.EpochSampler(4, [1, 1, 1], seed=1)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("weights", ["nf4", "int8"])
+def test_a_quantized_base_trains_and_its_adapter_merges_into_the_full_one(weights: str, ready: Path) -> None:
+    def edit(params: dict[str, Any]) -> None:
+        params["train"] |= {"base_weights": weights, "max_steps": 3, "eval_steps": 3, "learning_rate": 0.01}
+
+    edit_params(ready / "params.yaml", edit)
+    train.main()
+    figures = metrics(ready, "train")
+    # As many parameters as without: two weights of 4 bits lie in one byte.
+    assert figures["parameters"]["trainable"] == 2 * 4 * (5 * (256 + 256) + 2 * (256 + 128))
+    quantized = load_model(ready / "models/base", "bfloat16", weights=weights).model.layers[0].mlp.up_proj.weight
+    assert quantized.dtype in (torch.uint8, torch.int8)
+    merge.main()
+    merged = load_model(ready / "models/merged", "float32").model.layers[0].mlp.up_proj.weight
+    base = load_model(ready / "models/base", "float32").model.layers[0].mlp.up_proj.weight
+    assert 0 < (merged - base).abs().max() < 0.2
+    assert metrics(ready, "merge")["before_cast"]["greedy_agreement"] == 1.0
