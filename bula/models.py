@@ -3,6 +3,7 @@
 A model is always a directory or one GGUF file on this machine; nothing here reaches a hub.
 """
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def prepare(seed: int) -> None:
     set_seed(seed)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
+    # PEFT loads it wherever it is installed, and without a GPU it regrets aloud that a kernel is missing.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def device() -> str:

@@ -389,6 +389,8 @@ class Train(Section):
                 problems.append(f"{name} is no multiple of log_steps: a resumed run would draw another training curve")
         if self.keep == "last" and self.max_steps % self.eval_steps:
             problems.append("keep: last needs max_steps to be a multiple of eval_steps: the last step's dev loss is reported")
+        if self.liger and self.kernels != "trl":
+            problems.append("liger needs kernels: trl; the fused functions take the place of what it replaces")
         if self.packing and self.attention != "flash_attention_2":
             problems.append("packing needs attention: flash_attention_2; elsewhere packed examples see each other")
         if problems:

@@ -79,7 +79,7 @@ def test_an_unknown_configuration_is_a_sentence(workspace: Path) -> None:
     ("change", "message"),
     [
         ({"attention": "flash_attention_2"}, "train.attention is flash_attention_2, which needs a CUDA GPU"),
-        ({"liger": True}, "train.liger is true, which needs a CUDA GPU"),
+        ({"liger": True, "kernels": "trl"}, "train.liger is true, which needs a CUDA GPU"),
         ({"activation_offload": True}, "train.activation_offload is true, which needs a CUDA GPU"),
         ({"base_weights": "nf4"}, "train.base_weights is nf4, which needs the package bitsandbytes"),
         ({"base_weights": "int8"}, "train.base_weights is int8, which needs the package bitsandbytes"),

@@ -216,6 +216,12 @@ def test_convergence_by_hand() -> None:
     assert figures["dev_above_best_loss_nats"] == pytest.approx(0.05)
     assert figures["overfitted"] is True
     assert report.converge(history[:-1])["overfitted"] is False
+    # docs/metrics.md works the same figures out.
+    section = (ROOT / "docs/metrics.md").read_text(encoding="utf-8").split("### Convergence\n")[1].split("\n### ")[0]
+    shown = dict(re.findall(r"^\| `(\w+)` \| .* \| (\S+) \|$", section, re.MULTILINE))
+    assert shown.keys() == figures.keys()
+    for name, value in figures.items():
+        assert float(shown[name].replace("−", "-")) == pytest.approx(value, rel=1e-4) if name != "overfitted" else shown[name] == "true"
 
 
 def test_merge_and_quantize_measure_what_they_change(ready: Path) -> None:
