@@ -1,8 +1,8 @@
 """Kill `dvc repro` at random times, run it again, and see that the adapter is the one of an uninterrupted run, bit for bit.
 
-In a temporary clone with a two-layer model, four forward passes a step, dropout on, and a checkpoint every step, so that many
-kills fall inside the writing of one. Each seed draws a time uniformly over the length of an uninterrupted run, and kills the
-whole process tree with SIGKILL; a last one sends SIGTERM to dvc alone.
+In a temporary clone with a two-layer model, four forward passes a step, dropout on, and a checkpoint every step. Each seed draws a
+time uniformly over the length of an uninterrupted run and kills the whole process tree with SIGKILL; every second one waits from
+there for the next checkpoint and kills inside its writing. A last one sends SIGTERM to dvc alone.
 
     python -m bench.kill [--seeds 20]
 """
@@ -24,7 +24,7 @@ import typer
 from ruamel.yaml import YAML
 
 from bula.records import sha256_file
-from stages.train.checkpoints import is_whole
+from stages.train.checkpoints import SEAL, is_whole
 
 ROOT = Path(__file__).resolve().parent.parent
 # What train writes; figures of speed differ from run to run.
@@ -75,10 +75,20 @@ def finish(folder: Path) -> float:
     return time.perf_counter() - started
 
 
-def kill(folder: Path, after: float, how: signal.Signals) -> dict[str, Any]:
-    """Start, and kill after so many seconds: with SIGKILL every process at once, with SIGTERM dvc alone. Says what was found."""
+def writing(folder: Path) -> bool:
+    """Whether a checkpoint is there that has no seal yet."""
+    return any(not (path / SEAL).exists() for path in folder.glob(".bula/checkpoints/*/checkpoint-*"))
+
+
+def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> dict[str, Any]:
+    """Start, and kill after so many seconds: with SIGKILL every process at once, with SIGTERM dvc alone; says what was found.
+
+    With `aim`, not before a checkpoint is being written.
+    """
     process = start(folder)
     time.sleep(after)
+    while aim and process.poll() is None and not writing(folder):
+        time.sleep(0.001)
     tree = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     ended = process.poll() is not None
     (os.killpg if how == signal.SIGKILL else os.kill)(process.pid, how) if not ended else None
@@ -116,7 +126,7 @@ def written(folder: Path) -> dict[str, str]:
 def try_seed(folder: Path, seed: int, length: float, how: signal.Signals, reference: dict[str, str]) -> dict[str, Any]:
     """One kill at a random time, and the run after it; `same` says whether every file is that of the uninterrupted run."""
     reset(folder)
-    found = kill(folder, random.Random(seed).uniform(0, length), how)
+    found = kill(folder, random.Random(seed).uniform(0, length), how, aim=seed % 2 == 1 and how == signal.SIGKILL)
     rerun = finish(folder)
     return {"seed": seed} | found | {"rerun_seconds": round(rerun, 1), "same": written(folder) == reference}
 

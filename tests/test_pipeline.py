@@ -114,8 +114,10 @@ def test_killed_at_random_times_it_goes_on_to_the_same_adapter(repo: Path) -> No
     assert len(whole) == 8
     kill.reset(repo)
     draw = random.Random(20261122)
-    for how in (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
-        assert kill.kill(repo, draw.uniform(5, 20), how)["survivors"] == 0
+    for how, aim in ((signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGTERM, False), (signal.SIGKILL, False)):
+        found = kill.kill(repo, draw.uniform(5, 15), how, aim)
+        assert found["survivors"] == 0
+        assert found["while_writing"] or not aim or found["had_ended"]
     kill.finish(repo)
     assert kill.written(repo) == whole
     assert not list((repo / ".bula/checkpoints").iterdir())

@@ -13,6 +13,7 @@ from datasets import Dataset
 from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from bula.models import base_of, load_model, load_tokenizer
@@ -25,6 +26,9 @@ from stages.train.kernels import add_answer_head, use_kernels
 
 # PEFT 0.21 still asks by the old name; nothing here can change that.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+# The newest, to go on from, and the best, to end with.
+CHECKPOINTS_KEPT = 2
 
 
 class EpochSampler(LengthGroupedSampler):  # type: ignore[misc]
@@ -113,11 +117,12 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self.since = time.perf_counter()
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save, and say that the checkpoint is whole once every process has written its part."""
+        """Save, say that the checkpoint is whole once every process has written its part, and only then let older ones go."""
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            rotate_checkpoints(self.args.output_dir, CHECKPOINTS_KEPT, self.state.best_model_checkpoint)
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, examples: list[Example], multiple: int = 1) -> Dataset:
@@ -154,7 +159,8 @@ def configure(params: Params, folder: Path) -> SFTConfig:
         eval_steps=train.eval_steps,
         # Further checkpoints come from EndWell.
         save_steps=train.eval_steps,
-        save_total_limit=2,
+        # The trainer would drop older checkpoints before the new one is sealed.
+        save_total_limit=None,
         load_best_model_at_end=train.keep == "best",
         metric_for_best_model="eval_loss_nats",
         greater_is_better=False,
