@@ -22,6 +22,9 @@ from transformers.utils import logging as transformers_logging
 from bula.prompts import Encoded
 from bula.records import staged
 
+# PEFT loads it wherever it is installed, and without a GPU it regrets aloud that a kernel is missing.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+
 # Rows of the head's product made at once: 1,024 x 128,256 float32 logits of Llama 3.2 are 0.5 GB.
 HEAD_ROWS = 1024
 # The padding tokens that some tokenizers define but do not name; a pad equal to the end of turn would hide it.
@@ -33,8 +36,6 @@ def prepare(seed: int) -> None:
     set_seed(seed)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    # PEFT loads it wherever it is installed, and without a GPU it regrets aloud that a kernel is missing.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def device() -> str:

@@ -73,6 +73,10 @@ def test_an_unknown_configuration_is_a_sentence(workspace: Path) -> None:
     result = run([sys.executable, "-m", "stages.train.launch", "accelerate/tpu.yaml"], workspace)
     assert result.returncode == 1
     assert result.stderr.strip() == "accelerate/tpu.yaml does not exist; train.launch is one of cpu, ddp, fsdp, gpu"
+    # What train itself says is not buried under the launcher's words.
+    result = run([sys.executable, "-m", "stages.train.launch", "accelerate/cpu.yaml"], workspace)
+    assert result.returncode == 1
+    assert result.stderr == "models/base does not exist; `dvc repro` writes it, `dvc pull` fetches it\n"
 
 
 @pytest.mark.parametrize(

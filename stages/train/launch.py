@@ -26,7 +26,8 @@ def main(configuration: Annotated[Path, typer.Argument(help="Configuration of ac
         os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     # Ctrl-C reaches every process of the terminal; the stage saves and ends, and the launcher waits for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configuration)]
+    # Quiet: where the stage ended with a sentence, the launcher's own traceback would bury it.
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(configuration)]
     os.execv(sys.executable, [*launcher, "--module", "stages.train"])
 
 
