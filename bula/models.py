@@ -3,7 +3,6 @@
 A model is always a directory or one GGUF file on this machine; nothing here reaches a hub.
 """
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +20,6 @@ from transformers.utils import logging as transformers_logging
 
 from bula.prompts import Encoded
 from bula.records import staged
-
-# PEFT loads it wherever it is installed, and without a GPU it regrets aloud that a kernel is missing.
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 # Rows of the head's product made at once: 1,024 x 128,256 float32 logits of Llama 3.2 are 0.5 GB.
 HEAD_ROWS = 1024
