@@ -70,8 +70,26 @@ def load_model(path: Path, dtype: str, *, weights: str = "full", attention: str 
         folder, dtype=getattr(torch, dtype), attn_implementation=attention, local_files_only=True, **arguments
     )
     model.generation_config.use_cache = True
+    if path.suffix == ".gguf":
+        restore_rope(model, path)
     # A quantized model is where its device_map put it, and refuses to be moved.
     return (model if weights != "full" else model.to(device())).eval()
+
+
+def restore_rope(model: PreTrainedModel, file: Path) -> None:
+    """Divide the rotary frequencies by the factors that a GGUF file has for them, in place.
+
+    llama.cpp keeps the scaling of Llama 3.1 and 3.2 as a tensor, which transformers 5.23 does not read: it would score these
+    models with the frequencies of Llama 3.0.
+    """
+    # Imported here: most models are directories.
+    from gguf import GGUFReader
+
+    for tensor in GGUFReader(file).tensors:
+        if tensor.name == "rope_freqs.weight":
+            rotary = model.model.rotary_emb
+            rotary.inv_freq = rotary.inv_freq / torch.tensor(tensor.data).to(rotary.inv_freq.device)
+            rotary.original_inv_freq = rotary.inv_freq
 
 
 def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
