@@ -126,7 +126,7 @@ def written(folder: Path) -> dict[str, str]:
 def try_seed(folder: Path, seed: int, length: float, how: signal.Signals, reference: dict[str, str]) -> dict[str, Any]:
     """One kill at a random time, and the run after it; `same` says whether every file is that of the uninterrupted run."""
     reset(folder)
-    found = kill(folder, random.Random(seed).uniform(0, length), how, aim=seed % 2 == 1 and how == signal.SIGKILL)
+    found = kill(folder, random.Random(seed).uniform(0, length), how, aim=seed % 2 == 1 or how == signal.SIGTERM)
     rerun = finish(folder)
     return {"seed": seed} | found | {"rerun_seconds": round(rerun, 1), "same": written(folder) == reference}
 

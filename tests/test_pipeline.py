@@ -114,7 +114,7 @@ def test_killed_at_random_times_it_goes_on_to_the_same_adapter(repo: Path) -> No
     assert len(whole) == 8
     kill.reset(repo)
     draw = random.Random(20261122)
-    for how, aim in ((signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGTERM, False), (signal.SIGKILL, False)):
+    for how, aim in ((signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGTERM, True), (signal.SIGKILL, False)):
         found = kill.kill(repo, draw.uniform(5, 15), how, aim)
         assert found["survivors"] == 0
         assert found["while_writing"] or not aim or found["had_ended"]
