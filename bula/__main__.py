@@ -1,8 +1,9 @@
-"""The `bula` command for people: ask the tuned model, write the table of results into the README, or measure luck.
+"""The `bula` command for people: ask the tuned model, write the table of results into the README, measure luck, or plan a run.
 
 python -m bula ask "Posso tomar dipirona com ibuprofeno?"
 python -m bula results
 python -m bula seeds --count 3
+python -m bula plan --gpus h100,l4
 """
 
 from pathlib import Path
@@ -80,6 +81,33 @@ def seeds(
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     print(f"seeds: {count} seeds, the spread of {len(spreads)} figures in {metrics}")
+
+
+@app.command()
+def plan(
+    gpus: Annotated[str, typer.Option(help="Devices, by commas; an unknown name prints the known ones.")] = "h100,a100-80gb,l4,rtx-4090,t4",
+    utilisation: Annotated[float, typer.Option(help="Share of its rate that a device reaches: an assumption until you measured it.")] = 0.4,
+    rate: Annotated[float | None, typer.Option(help="GFLOP/s of this machine's matrix products, for the device cpu.")] = None,
+    tokens_per_row: Annotated[float | None, typer.Option(help="Mean tokens of a training row, in place of metrics/.")] = None,
+    supervised_share: Annotated[float | None, typer.Option(help="Supervised tokens / all tokens, in place of metrics/.")] = None,
+    dev_rows: Annotated[int | None, typer.Option(help="Rows of dev, with --tokens-per-row.")] = None,
+    params: Annotated[Path, typer.Option(help="File of parameters.")] = Path("params.yaml"),
+    model: Annotated[Path | None, typer.Option(help="A model directory, in place of the base that params.yaml names.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """What training will take: parameters, tokens, FLOPs, memory by part, hours on each device."""
+    import json
+
+    from bula.plan import find_config, find_launch, find_rows, lines, make_plan
+
+    values, root = load_params(params), Path()
+    try:
+        rows = find_rows(values, root, tokens_per_row, supervised_share, dev_rows)
+        config, launch = find_config(values, root, model), find_launch(values, root)
+        made = make_plan(values, config, rows, launch, gpus.split(","), utilisation, rate)
+    except (ValueError, FileNotFoundError) as error:
+        raise SystemExit(str(error)) from error
+    print(json.dumps(made) if as_json else "\n".join(lines(made)))
 
 
 if __name__ == "__main__":

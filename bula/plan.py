@@ -1,0 +1,443 @@
+"""What training by params.yaml will take, before it starts: parameters, tokens, FLOPs, memory by part, hours on each GPU.
+
+transformers and PEFT build model and adapter without weights, and what they built is counted. The rest follows by formula:
+
+- FLOPs of a matrix product: 2 a weight and token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1). A frozen weight takes 2
+  forward and 2 for the gradient of its input, a trained one 2 more for its own (Hoffmann et al. 2022, arXiv:2203.15556,
+  appendix F, count these 6). Attention: 4 x length x width a token and layer (Chowdhery et al. 2022, arXiv:2204.02311,
+  appendix B), half of it under the causal mask, and 2.5 times as much backward (Dao 2023, arXiv:2307.08691, section 4.1).
+- Memory: what autograd keeps of each layer, counted from the functions that run (stages/train/kernels.py, or PEFT's layers
+  under autocast); a test compares the bytes with what a model really keeps.
+
+docs/gpu.md works one run out; bench/plan.py measures memory and time beside this plan. Only for Llama's architecture.
+
+    python -m bula plan --gpus h100,l4
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from ruamel.yaml import YAML
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from bula.params import DirectoryModel, HubModel, Params, Train
+from stages.train.kernels import ROWS
+
+Plan = dict[str, Any]
+
+# Shapes of models that a plan may be wanted for before anything was fetched, by their id on the hub: their config.json.
+KNOWN_SHAPES: dict[str, dict[str, Any]] = {
+    "meta-llama/Llama-3.2-1B-Instruct": {
+        "model_type": "llama",
+        "hidden_size": 2048,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 64,
+        "vocab_size": 128256,
+        "tie_word_embeddings": True,
+    }
+}
+# Bytes a weight of a quantized linear layer. NF4: half a byte, and for each block of 64 an 8-bit constant that shares a float32
+# with 255 others (Dettmers et al. 2023, arXiv:2305.14314, section 3). 8 bit: the float32 a row is a thousandth and left out.
+QUANTIZED = {"int8": 1.0, "nf4": 0.5 + (1 + 4 / 256) / 64}
+# What a process holds before the first weight. CPU: Python with torch, transformers, PEFT and TRL, measured by bench/plan.py.
+# GPU: CUDA's context and the libraries' workspaces; an assumption, since no GPU has run this.
+RUNTIME_BYTES = {"cpu": 0.7e9, "gpu": 0.8e9}
+# The linear layers of a block that read what its first norm gives.
+FIRST = ("q_proj", "k_proj", "v_proj")
+# Which input of a block its linear layers read.
+INPUTS = dict.fromkeys(FIRST, "attention") | {"o_proj": "output", "gate_proj": "mlp", "up_proj": "mlp", "down_proj": "down"}
+# Tiles of TRL 1.16's head: positions and vocabulary.
+TRL_TILE = (4096, 32768)
+
+
+class Gpu(NamedTuple):
+    """A device, by its vendor's data sheet: dense rates, without sparsity."""
+
+    bfloat16: float
+    """FLOP/s of bfloat16 matrix products under float32 sums."""
+    float32: float
+    """FLOP/s in float32, which torch does not run on tensor cores unless told to."""
+    memory: float
+    """Bytes."""
+    note: str = ""
+    """What to know about it."""
+
+
+GPUS = {
+    "h100": Gpu(989e12, 67e12, 80e9, "SXM"),
+    "a100-80gb": Gpu(312e12, 19.5e12, 80e9),
+    "a100-40gb": Gpu(312e12, 19.5e12, 40e9),
+    "l4": Gpu(121e12, 30.3e12, 24e9),
+    "rtx-4090": Gpu(165e12, 82.6e12, 24e9),
+    "t4": Gpu(65e12, 8.1e12, 16e9, "no bfloat16: the rate is that of float16"),
+}
+
+
+class Shape(NamedTuple):
+    """What is counted on the model and its adapter. Widths are numbers of values a token."""
+
+    base: int
+    """Parameters of the base model."""
+    adapter: int
+    """Parameters of the adapter."""
+    linear: int
+    """Weights of the decoder's linear layers: the base without embeddings, norms and head."""
+    largest_layer: int
+    """Weights of one decoder layer."""
+    head: int
+    """Weights of the head, tied or not."""
+    first_linear: int
+    """Of `linear`, what multiplies the embedding: nobody asks for its gradient."""
+    first_adapter: int
+    """Of `adapter`, the same."""
+    layers: int
+    hidden: int
+    queries: int
+    """Width of the queries: heads x width of a head."""
+    keys: int
+    """Width of the keys, and of the values."""
+    heads: int
+    mlp: int
+    vocabulary: int
+    adapted: tuple[tuple[tuple[str, int], ...], ...]
+    """For each layer, name and input width of every linear layer with an adapter."""
+
+
+class Rows(NamedTuple):
+    """The training rows, as far as a plan needs to know them."""
+
+    source: str
+    """Where the figures come from."""
+    examples: int | None
+    """Training rows; None if not known."""
+    tokens_per_row: float
+    """Mean length of a row in tokens, prompt and template included."""
+    tokens_longest: int
+    """The longest row."""
+    supervised_share: float
+    """Supervised tokens / all tokens."""
+    dev_tokens: float | None
+    """Tokens of dev; None if not known, and then dev is not counted."""
+
+
+def locked(lock: Path, stage: str) -> dict[str, Any] | None:
+    """The parameters of a stage's last run, by dvc.lock; None if nothing is known of it."""
+    stages = (YAML(typ="safe").load(lock.read_text(encoding="utf-8")) or {}).get("stages", {}) if lock.exists() else {}
+    found: dict[str, Any] | None = stages.get(stage, {}).get("params", {}).get("params.yaml")
+    return found
+
+
+def base_is_current(params: Params, lock: Path) -> bool:
+    """Whether models/base is the model that params.yaml names: it stays in place when another profile is copied there."""
+    found = locked(lock, "ingest")
+    return found is None or bool(found["ingest"]["base"] == params.ingest.base.model_dump())
+
+
+def rows_are_current(params: Params, lock: Path) -> bool:
+    """Whether metrics/preprocess.json counts the rows that params.yaml describes, in tokens of its base model."""
+    found = locked(lock, "preprocess")
+    ours = (params.preprocess.model_dump(), params.ingest.model_dump()["sources"])
+    return found is None or ((found["preprocess"], found["ingest.sources"]) == ours and base_is_current(params, lock))
+
+
+def find_config(params: Params, root: Path, model: Path | None) -> tuple[str, dict[str, Any]]:
+    """Where the base model's shape was found, and its config.json; ValueError says what to do if there is none."""
+    source = params.ingest.base
+    named = [model] if model else [Path(source.path)] if isinstance(source, DirectoryModel) else []
+    if not named and base_is_current(params, root / "dvc.lock"):
+        named = [Path("models/base")]
+    for folder in named:
+        file = root / folder / "config.json"
+        if file.exists():
+            return str(folder / "config.json"), json.loads(file.read_text(encoding="utf-8"))
+    if model:
+        raise ValueError(f"{model / 'config.json'} does not exist; name a model directory")
+    if isinstance(source, HubModel) and source.id in KNOWN_SHAPES:
+        return f"the known shape of {source.id}", KNOWN_SHAPES[source.id]
+    raise ValueError(
+        "the base model of params.yaml is not here; run `dvc repro ingest`, or name a directory with its config.json by --model"
+    )
+
+
+def count(config: Mapping[str, Any], train: Train) -> Shape:
+    """Build model and adapter on torch's meta device, which holds no weights, and count; ValueError if it is no Llama."""
+    if config.get("model_type") != "llama":
+        raise ValueError(f"plan knows the Llama architecture alone, and config.json says model_type {config.get('model_type')!r}")
+    found, lora = AutoConfig.for_model(**config), train.lora
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(found)
+        decoder, base, head = model.model.layers, model.num_parameters(), model.get_output_embeddings().weight.numel()
+        linear = [sum(part.weight.numel() for part in layer.modules() if isinstance(part, nn.Linear)) for layer in decoder]
+        first = sum(getattr(decoder[0].self_attn, name).weight.numel() for name in FIRST)
+        inject_adapter_in_model(LoraConfig(r=lora.r, target_modules=targets, task_type="CAUSAL_LM"), model)
+    adapted = [[(name, part) for name, part in layer.named_modules() if hasattr(part, "lora_A")] for layer in decoder]
+    attention = decoder[0].self_attn
+    return Shape(
+        base=base,
+        adapter=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        linear=sum(linear),
+        largest_layer=max(linear),
+        head=head,
+        first_linear=first,
+        first_adapter=sum(part.in_features * lora.r for name, part in adapted[0] if name.rpartition(".")[2] in FIRST),
+        layers=len(decoder),
+        hidden=found.hidden_size,
+        queries=found.num_attention_heads * attention.head_dim,
+        keys=found.num_key_value_heads * attention.head_dim,
+        heads=found.num_attention_heads,
+        mlp=found.intermediate_size,
+        vocabulary=found.vocab_size,
+        adapted=tuple(tuple((name.rpartition(".")[2], part.in_features) for name, part in layer) for layer in adapted),
+    )
+
+
+def find_rows(params: Params, root: Path, given: float | None, share: float | None, dev_rows: int | None) -> Rows:
+    """The training rows by metrics/, or as `given` in tokens a row; ValueError asks for that where metrics are of another run.
+
+    Without metrics the longest row is preprocess.max_tokens, and every token counts as supervised unless `share` is given.
+    """
+    counts, template = root / "metrics/preprocess.json", root / "metrics/template.json"
+    if given is not None:
+        dev = None if dev_rows is None else dev_rows * given
+        return Rows("--tokens-per-row", None, given, params.preprocess.max_tokens, 1.0 if share is None else share, dev)
+    if not counts.exists() or not rows_are_current(params, root / "dvc.lock"):
+        why = "was written for other parameters" if counts.exists() else "does not exist"
+        raise ValueError(f"metrics/preprocess.json {why}; run `dvc repro preprocess`, or give --tokens-per-row")
+    found = json.loads(counts.read_text(encoding="utf-8"))
+    train, dev = found["train"], float(found["dev"]["tokens"])
+    if share is None:
+        share = json.loads(template.read_text(encoding="utf-8"))["supervised_share"] if template.exists() else 1.0
+    mean = train["tokens"] / train["examples"]
+    return Rows("metrics/preprocess.json", train["examples"], mean, train["tokens_longest"], share, dev)
+
+
+def find_launch(params: Params, root: Path) -> dict[str, Any]:
+    """accelerate/NAME.yaml as train.launch names it; FileNotFoundError if there is none."""
+    file = root / f"accelerate/{params.train.launch}.yaml"
+    if not file.exists():
+        raise FileNotFoundError(f"{file} does not exist; train.launch names a configuration of accelerate there")
+    found: dict[str, Any] = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
+    return found
+
+
+def work(params: Params, rows: Rows, processes: int) -> dict[str, float]:
+    """What is gone through: rows and tokens of a step, of the run, and of all evaluations on dev, padding left out."""
+    train = params.train
+    # A packed row is filled up to the limit with several examples.
+    tokens = float(params.preprocess.max_tokens) if train.packing else rows.tokens_per_row
+    step_rows = train.batch_size * train.gradient_accumulation * processes
+    evaluations = train.max_steps // train.eval_steps
+    seen = {"rows_per_step": step_rows, "rows": step_rows * train.max_steps, "tokens": step_rows * train.max_steps * tokens}
+    dev = {"dev_evaluations": evaluations, "dev_tokens": evaluations * (rows.dev_tokens or 0.0)}
+    return seen | {"supervised_tokens": seen["tokens"] * rows.supervised_share} | dev
+
+
+def flops(shape: Shape, train: Train, rows: Rows, done: Mapping[str, float]) -> dict[str, float]:
+    """Floating-point operations by part. TRL's head makes its logits a second time for the gradient; on a GPU, as here, both
+    kinds of kernels apply it to supervised tokens alone.
+    """
+    tokens, supervised = done["tokens"], done["supervised_tokens"]
+    # Scores and weighted values: 2 x 2 a pair, half of the pairs masked.
+    attention = 2.0 * rows.tokens_per_row * shape.queries * shape.layers
+    forward = 2.0 * (shape.linear + shape.adapter) + attention
+    parts = {
+        "base": (4.0 * shape.linear - 2.0 * shape.first_linear) * tokens,
+        "adapter": (6.0 * shape.adapter - 2.0 * shape.first_adapter) * tokens,
+        "attention": 3.5 * attention * tokens,
+        "head": (4.0 if train.kernels == "fused" else 6.0) * shape.head * supervised,
+        "recomputed": forward * tokens if train.gradient_checkpointing else 0.0,
+        "dev": (forward + 2.0 * shape.head * rows.supervised_share) * done["dev_tokens"],
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+def precision(params: Params) -> int:
+    """Bytes of one number in the model's precision."""
+    return 2 if params.dtype == "bfloat16" else 4
+
+
+def kept_per_token(shape: Shape, params: Params, adapted: Sequence[tuple[str, int]], length: float, on_cpu: bool) -> float:
+    """Bytes a token that autograd keeps of one layer, whose linear layers with an adapter are `adapted`, in rows of `length`.
+
+    Both norms keep their input and its inverse root mean square; attention its queries, keys, values, output and the logarithms
+    of its sums; SwiGLU gate, activated gate and up. With `fused` the adapters of one input keep it once after dropout, with the
+    mask, in the model's precision; PEFT's keep a copy each. Every adapter keeps its low-rank product.
+    """
+    train, size = params.train, precision(params)
+    ours, dropout = train.kernels == "fused", train.lora.dropout > 0
+    fused, autocast = ours and train.base_weights == "full", not ours and size == 2
+    # With a mask of padding, which `fused` does without, keys and values are repeated for every query head, and the mask is kept.
+    masked = not ours and train.attention == "sdpa" and train.batch_size > 1
+    keys, mask = (shape.queries, length * size) if masked else (shape.keys, 0.0)
+    norms = 2 * (shape.hidden * (size if ours else 4) + 4)
+    layer = norms + mask + (2 * shape.queries + 2 * keys + 3 * shape.mlp) * size + 4 * shape.heads
+    inputs = {INPUTS[name]: width for name, width in adapted}
+    each, low = sum(width for _, width in adapted), len(adapted) * train.lora.r
+    # Attention keeps its output itself.
+    once = sum(width for name, width in inputs.items() if name != "output")
+    if fused:
+        return layer + size * (low + (2 * sum(inputs.values()) if dropout else once))
+    # PEFT works in its adapters' float32 where no autocast tells it otherwise; its dropout's mask is of booleans on a GPU.
+    wide = size if autocast else 4
+    return layer + wide * (low + (each if dropout or autocast or size == 2 else once)) + (each * (4 if on_cpu else 1) if dropout else 0)
+
+
+def activations(shape: Shape, params: Params, length: int, on_cpu: bool) -> float:
+    """Bytes kept for the backward pass of one batch of rows of `length`; of one layer and all layers' inputs under checkpointing."""
+    train, size = params.train, precision(params)
+    layers = [kept_per_token(shape, params, adapted, length, on_cpu) for adapted in shape.adapted]
+    if train.gradient_checkpointing:
+        kept = max(layers) + size * shape.hidden * shape.layers
+    elif train.activation_offload:
+        # The layer at work and the one on its way.
+        kept = 2 * max(layers)
+    else:
+        kept = sum(layers)
+    casts = size * shape.adapter if train.kernels == "trl" and size == 2 else 0
+    return kept * train.batch_size * length + casts
+
+
+def passing(shape: Shape, params: Params, tokens: int, supervised: float, on_cpu: bool) -> float:
+    """Bytes of what comes and goes at the peak: the head's slices, or the gradients inside the last layer's MLP."""
+    size = precision(params)
+    if params.train.kernels == "fused":
+        # The slice in float32 and once more while its sum is taken; hidden states, and the supervised ones with their gradient.
+        head = 8 * min(ROWS, supervised) * shape.vocabulary + (tokens + 2 * supervised) * shape.hidden * size
+    else:
+        tile = min(supervised, TRL_TILE[0]) * min(shape.vocabulary, TRL_TILE[1])
+        head = tile * (size + 8 if on_cpu else size) + (tokens * size + supervised * (size + 4)) * shape.hidden
+    return max(head, tokens * size * (2 * shape.mlp + 2 * shape.hidden))
+
+
+def memory(shape: Shape, params: Params, rows: Rows, launch: Mapping[str, Any], on_cpu: bool) -> dict[str, float]:
+    """Bytes by part on one device, at the batch of the longest rows. FSDP shares weights and optimizer, DDP doubles gradients.
+
+    Launch configurations: accelerate/NAME.yaml. What FSDP gathers at once is the embedding and one layer.
+    """
+    train, size = params.train, precision(params)
+    longest = params.preprocess.max_tokens if train.packing else rows.tokens_longest
+    tokens = train.batch_size * longest
+    kind = str(launch["distributed_type"])
+    parts_of = launch["num_processes"] if kind == "FSDP" else 1
+    whole = (shape.base - shape.linear) * size + shape.linear * QUANTIZED.get(train.base_weights, size)
+    gathered = (shape.head + shape.largest_layer) * size if kind == "FSDP" else 0
+    parts = {
+        "base_weights": whole / parts_of + gathered,
+        "adapter": 4 * shape.adapter / parts_of,
+        "gradients": 4 * shape.adapter / parts_of * (2 if kind.startswith("MULTI") else 1),
+        "adamw_moments": 8 * shape.adapter / parts_of,
+        "activations": activations(shape, params, longest, on_cpu),
+        "head_and_scratch": passing(shape, params, tokens, tokens * rows.supervised_share, on_cpu),
+        "runtime": RUNTIME_BYTES["cpu" if on_cpu else "gpu"],
+    }
+    return parts | {"total": sum(parts.values())}
+
+
+def chosen(names: Sequence[str], rate: float | None, dtype: str) -> dict[str, tuple[float, float | None, str]]:
+    """FLOP/s, memory in bytes and note of each device asked for; ValueError lists the known ones. `rate` is the CPU's, in GFLOP/s."""
+    unknown = [name for name in names if name not in (*GPUS, "cpu")]
+    if unknown or not names:
+        raise ValueError(f"no GPU called {', '.join(unknown) or 'nothing'} is known; known are {', '.join(GPUS)} and cpu")
+    if "cpu" in names and not rate:
+        raise ValueError(
+            "cpu needs --rate: GFLOP/s of this machine's matrix products, which `python -m bench.train` prints as product_gflops"
+        )
+    found: dict[str, tuple[float, float | None, str]] = {}
+    for name in names:
+        if name == "cpu":
+            found[name] = ((rate or 0) * 1e9, None, "by --rate")
+        else:
+            gpu = GPUS[name]
+            found[name] = (gpu.bfloat16 if dtype == "bfloat16" else gpu.float32, gpu.memory, gpu.note if dtype == "bfloat16" else "")
+    return found
+
+
+def make_plan(
+    params: Params,
+    config: tuple[str, Mapping[str, Any]],
+    rows: Rows,
+    launch: Mapping[str, Any],
+    gpus: Sequence[str],
+    utilisation: float,
+    rate: float | None,
+) -> Plan:
+    """The whole plan as plain data. Hours = FLOPs / (devices x FLOP/s x utilisation), the share of its rate that a device reaches."""
+    if not 0 < utilisation <= 1:
+        raise ValueError(f"--utilisation is {utilisation}, and is a share of a device's rate: above 0, at most 1")
+    devices = chosen(gpus, rate, params.dtype)
+    shape, processes = count(config[1], params.train), int(launch["num_processes"])
+    done = work(params, rows, processes)
+    parts = flops(shape, params.train, rows, done)
+    kinds = {
+        kind: memory(shape, params, rows, launch, kind == "cpu") for kind in dict.fromkeys("cpu" if n == "cpu" else "gpu" for n in gpus)
+    }
+    table: dict[str, Any] = {}
+    for name, (speed, held, note) in devices.items():
+        needed = kinds["cpu" if name == "cpu" else "gpu"]["total"]
+        table[name] = {"count": processes, "flops_per_second": speed, "hours": parts["total"] / (processes * speed * utilisation) / 3600}
+        table[name] |= {"memory_bytes": held, "memory_share": needed / held if held else None, "fits": needed <= held if held else None}
+        table[name] |= {"note": note}
+    return {
+        "model": {
+            "source": config[0],
+            "base": shape.base,
+            "trainable": shape.adapter,
+            "trainable_share": shape.adapter / (shape.base + shape.adapter),
+        },
+        "rows": rows._asdict(),
+        "run": {"steps": params.train.max_steps, "processes": processes, **done},
+        "flops": parts,
+        "memory_bytes": kinds,
+        "utilisation": utilisation,
+        "devices": table,
+    }
+
+
+def duration(hours: float) -> str:
+    """Hours as people say them."""
+    return f"{hours * 3600:.3g} s" if hours < 1 / 60 else f"{hours * 60:.3g} min" if hours < 1 else f"{hours:.3g} h"
+
+
+def lines(plan: Plan) -> list[str]:
+    """The plan as a table for people. GB is 10^9 bytes."""
+    model, rows, run = plan["model"], plan["rows"], plan["run"]
+    text = [
+        f"base model       {model['base']:>16,} parameters ({model['source']})",
+        f"adapter          {model['trainable']:>16,} parameters, {model['trainable_share']:.2%} of both",
+        f"rows             {run['rows']:>16,} = {run['steps']:,} steps x {run['rows_per_step']} ({epochs(plan)})",
+        f"tokens           {run['tokens']:>16,.0f} at {rows['tokens_per_row']:.1f} a row, {rows['supervised_share']:.1%} supervised",
+        f"longest row      {rows['tokens_longest']:>16,} tokens",
+        "dev                   not counted: give --dev-rows"
+        if rows["dev_tokens"] is None
+        else f"dev              {run['dev_tokens']:>16,.0f} tokens in {run['dev_evaluations']} evaluations",
+        "",
+        "FLOPs",
+        *(f"  {name:14} {value:>16.4g}  {value / plan['flops']['total']:6.1%}" for name, value in plan["flops"].items()),
+    ]
+    for kind, parts in plan["memory_bytes"].items():
+        text += ["", f"memory, {kind.upper()}, GB a device", *(f"  {name:16} {value / 1e9:>14.3f}" for name, value in parts.items())]
+    text += ["", f"time at {plan['utilisation']:.0%} of a device's rate"]
+    for name, device in plan["devices"].items():
+        fits = (
+            ""
+            if device["fits"] is None
+            else f"{'fits' if device['fits'] else 'DOES NOT FIT'}, {device['memory_share']:.0%} of {device['memory_bytes'] / 1e9:.0f} GB"
+        )
+        cells = f"{device['count']} x {device['flops_per_second'] / 1e12:.4g} TFLOP/s", duration(device["hours"]), fits, device["note"]
+        text.append(f"  {name:10} {cells[0]:>20} {cells[1]:>10}  {', '.join(cell for cell in cells[2:] if cell)}")
+    return text
+
+
+def epochs(plan: Plan) -> str:
+    """How often the run goes through its rows."""
+    examples = plan["rows"]["examples"]
+    return f"{plan['run']['rows'] / examples:.2f} epochs of {examples:,}" if examples else "epochs unknown"
