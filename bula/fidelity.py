@@ -38,12 +38,12 @@ def fidelity(reference: list[Scored], other: Iterable[Scored]) -> dict[str, floa
     KL(reference || other) is a mean in nats a token, its standard error takes answers as clusters.
     """
     divergences, sizes = [], []
-    largest = total = nats = 0.0
+    largest = largest_logit = total = nats = 0.0
     agree = values = 0
     for (a, targets), (b, _) in zip(reference, other, strict=True):
         difference = (a - b).abs()
         largest, total = max(largest, float(difference.max())), total + float(difference.sum(dtype=torch.float64))
-        values += difference.numel()
+        values, largest_logit = values + difference.numel(), max(largest_logit, float(a.abs().max()))
         p, q = a.log_softmax(-1), b.log_softmax(-1)
         # KL of a distribution with itself is 0, and rounding must not make it negative.
         divergences.append(max(0.0, float((p.exp() * (p - q)).sum(dtype=torch.float64))))
@@ -55,6 +55,7 @@ def fidelity(reference: list[Scored], other: Iterable[Scored]) -> dict[str, floa
         "items": len(sizes),
         "tokens": tokens,
         "logit_difference_largest": largest,
+        "logit_difference_relative": largest / largest_logit,
         "logit_difference_mean": total / values,
         "kl_nats": sum(divergences) / tokens,
         "kl_nats_stderr": ratio_standard_error(divergences, sizes),

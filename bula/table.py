@@ -56,6 +56,36 @@ def results_table(folder: Path, variants: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def fidelity_table(folder: Path) -> str:
+    """Markdown table of what each step from adapter to quantized file costs, from merge's and quantize's metrics."""
+    merge, files = (json.loads((folder / f"{stage}.json").read_text(encoding="utf-8")) for stage in ("merge", "quantize"))
+    dtype = merge["checked"]["dtype"]
+    rows = {
+        "base + adapter, float32": ("", merge["adapter"]),
+        "merged, float32": ("base + adapter", merge["before_cast"]),
+        f"merged, saved in {dtype}": ("base + adapter", merge["after_cast"]),
+        f"the same, run in {dtype}": ("base + adapter", merge["as_served"]),
+        "bf16.gguf": ("merged, saved", files["bf16"]),
+        **{f"{kind}.gguf": ("bf16.gguf", figures) for kind, figures in files.items() if kind != "bf16"},
+    }
+    head = [
+        "step",
+        "compared with",
+        "largest logit difference",
+        "mean",
+        "KL, nats a token",
+        "same greedy token, %",
+        "perplexity",
+        "answers",
+    ]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
+    for step, (other, row) in rows.items():
+        logits = f"{row['logit_difference_largest']:.3g} | {row['logit_difference_mean']:.3g}"
+        share = f"{row['kl_nats']:.3g} | {row['greedy_agreement'] * 100:.1f} | {row['perplexity']:.3f}"
+        lines.append(f"| {step} | {other} | {logits} | {share} | {row['items']} |")
+    return "\n".join(lines) + "\n"
+
+
 def differences_table(file: Path) -> str:
     """Markdown table of the paired differences that compare wrote to `file`; those within the range over seeds are marked."""
     figures: dict[str, Metrics] = json.loads(file.read_text(encoding="utf-8"))

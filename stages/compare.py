@@ -17,7 +17,7 @@ from bula.params import Params, load_params
 from bula.records import read_rows, staged
 from bula.reports import as_written, write_metrics
 from bula.stats import bootstrap_mean, holm, mcnemar, paired_permutation
-from bula.table import differences_table, results_table
+from bula.table import differences_table, fidelity_table, results_table
 
 # A group of figures for each paired difference.
 Results = dict[str, dict[str, float | int]]
@@ -143,7 +143,7 @@ def main(
     try:
         results = compare_all(data, params)
         mark(results, seed_ranges(figures / "seeds.json", data, params), params)
-        table = results_table(figures, list(params.variants))
+        table, chain = results_table(figures, list(params.variants)), fidelity_table(figures)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     write_metrics(metrics, results)
@@ -154,7 +154,9 @@ def main(
         text = (
             f"# What tuning changed\n\n{table}\n± is a standard error, [ ] a {percent} bootstrap interval over answers.\n\n"
             f"{judge_note(params)}\n## Paired differences\n\nThe same items under both variants; {percent} intervals.\n\n"
-            f"{seed_note(results)}\n{differences}\n## Answers side by side\n\nNot medical advice.\n\n{side_by_side(data, params)}"
+            f"{seed_note(results)}\n{differences}\n## From adapter to quantized file\n\nOver validation answers, at every supervised "
+            f"token; in float32 unless a row says otherwise.\n\n{chain}\n## Answers side by side\n\nNot medical advice.\n\n"
+            f"{side_by_side(data, params)}"
         )
         (temporary / "report.md").write_text(text, encoding="utf-8")
     print(f"compare: {len(results)} paired differences, report in {report}/report.md\n\n{table}")

@@ -15,6 +15,7 @@ from typing import Annotated
 
 import typer
 from gguf import GGUFReader, LlamaFileType
+from transformers import PreTrainedTokenizerBase
 
 from bula.fidelity import fidelity, sample, score
 from bula.models import load_model, load_tokenizer, prepare
@@ -24,8 +25,8 @@ from bula.records import staged
 from bula.reports import write_metrics
 from stages import end_with_parent
 
-# The types that llama.cpp's own converter writes; auto-round writes the rest.
-CONVERTER = {"bf16": LlamaFileType.MOSTLY_BF16, "q8_0": LlamaFileType.MOSTLY_Q8_0}
+# The types that llama.cpp's own converter writes; auto-round writes the rest. f32 is for bench/engines.py.
+CONVERTER = {"f32": LlamaFileType.ALL_F32, "bf16": LlamaFileType.MOSTLY_BF16, "q8_0": LlamaFileType.MOSTLY_Q8_0}
 
 
 def convert(merged: Path, kind: str, file: Path) -> None:
@@ -53,6 +54,18 @@ def export(merged: Path, kind: str, file: Path) -> None:
     """Write one GGUF file by the exporter that knows its type."""
     print(f"quantize: writing {kind}", flush=True)
     (convert if kind in CONVERTER else round_to)(merged, kind, file)
+
+
+def carries(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Check that a GGUF file names the tokenizer's chat template and end-of-turn token; SystemExit if it does not.
+
+    Whoever gets the file alone has no other source for them: without the first questions are asked in another form than in
+    training, without the second answers never end.
+    """
+    fields = GGUFReader(file).fields
+    for name, value in (("tokenizer.chat_template", tokenizer.chat_template), ("tokenizer.ggml.eos_token_id", tokenizer.eos_token_id)):
+        if name not in fields or fields[name].contents() != value:
+            raise SystemExit(f"{file.name} has no {name}, or not the one of the merged model; nothing was written")
 
 
 def describe(file: Path) -> dict[str, int | str]:
@@ -98,6 +111,7 @@ def main(
         temporary.mkdir()
         for kind in kinds:
             export(merged, kind, temporary / f"{kind}.gguf")
+            carries(temporary / f"{kind}.gguf", tokenizer)
         figures = measure(merged, temporary, kinds, encoded, tokenizer.pad_token_id)
     write_metrics(metrics, figures)
     print(f"quantize: {', '.join(kinds)} in {folder}")

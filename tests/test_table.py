@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from bula.__main__ import END, START, app, with_results
 from bula.params import load_params, parse_params
 from bula.reports import write_metrics
-from bula.table import differences_table, results_table
+from bula.table import differences_table, fidelity_table, results_table
 from tests.conftest import ROOT, edit_params
 
 
@@ -136,6 +136,27 @@ def test_differences_have_a_sign_an_interval_the_corrected_p_and_a_mark(tmp_path
         "| tuned − base: rougeL_f | +0.0312 [-0.0100, +0.0725] | 0.123 | 80 | – |",
         "| x − base: a | +0.0312 [-0.0100, +0.0725] | 0.123 | 80 | 0.0400 **within** |",
         "| x − base: b | -0.5000 [-0.7500, -0.2500] | 0.0002 | 24 | 0.0400 |",
+    ]
+
+
+def test_the_fidelity_chain_has_a_row_a_step_in_the_order_of_the_steps(tmp_path: Path) -> None:
+    def step(number: int) -> dict[str, float | int]:
+        largest, mean, kl = number * 0.5, number * 0.0125, number * 0.00025
+        logits = {"logit_difference_largest": largest, "logit_difference_mean": mean, "logit_difference_relative": 0.01}
+        return logits | {"kl_nats": kl, "greedy_agreement": 1 - number / 64, "perplexity": 2.0**number, "items": 8 * number}
+
+    names = ("adapter", "before_cast", "after_cast", "as_served")
+    merge: dict[str, Any] = {"checked": {"dtype": "bfloat16"}, "weights": {"matrices": 14, "difference_largest": 1e-7}}
+    write_metrics(tmp_path / "merge.json", merge | {name: step(number) for number, name in enumerate(names)})
+    write_metrics(tmp_path / "quantize.json", {"bf16": step(4), "q8_0": step(5), "q4_k_m": step(6)})
+    assert fidelity_table(tmp_path).splitlines()[2:] == [
+        "| base + adapter, float32 |  | 0 | 0 | 0 | 100.0 | 1.000 | 0 |",
+        "| merged, float32 | base + adapter | 0.5 | 0.0125 | 0.00025 | 98.4 | 2.000 | 8 |",
+        "| merged, saved in bfloat16 | base + adapter | 1 | 0.025 | 0.0005 | 96.9 | 4.000 | 16 |",
+        "| the same, run in bfloat16 | base + adapter | 1.5 | 0.0375 | 0.00075 | 95.3 | 8.000 | 24 |",
+        "| bf16.gguf | merged, saved | 2 | 0.05 | 0.001 | 93.8 | 16.000 | 32 |",
+        "| q4_k_m.gguf | bf16.gguf | 3 | 0.075 | 0.0015 | 90.6 | 64.000 | 48 |",
+        "| q8_0.gguf | bf16.gguf | 2.5 | 0.0625 | 0.00125 | 92.2 | 32.000 | 40 |",
     ]
 
 
