@@ -93,7 +93,7 @@ def test_what_a_machine_lacks_is_refused_with_a_sentence(
     change: dict[str, Any], message: str, ready: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "find_spec", lambda name: None)
-    monkeypatch.setattr(trainer.torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     edit_params(ready / "params.yaml", lambda p: p["train"].update(change))
     with pytest.raises(SystemExit, match=message):
         train.main()
@@ -108,7 +108,7 @@ def test_a_tracker_that_is_not_installed_is_refused(ready: Path, monkeypatch: py
 
 
 def test_several_gpus_need_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer.torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(ValueError, match=r"set train\.launch to ddp"):
         trainer.refuse(load_params(ROOT / "profiles/smollm2-135m.yaml"))
