@@ -29,6 +29,7 @@ from stages.train.checkpoints import SEAL, is_whole
 ROOT = Path(__file__).resolve().parent.parent
 # What train writes; figures of speed differ from run to run.
 WRITTEN = ("models/adapter", "metrics/train.json", "metrics/template.json", "plots/train")
+LOG = ".bula/repro.log"
 COMMAND = ["dvc", "repro", "train", "--no-run-cache"]
 
 
@@ -62,8 +63,9 @@ def environment() -> dict[str, str]:
 
 
 def start(folder: Path) -> "subprocess.Popen[bytes]":
-    """`dvc repro` in a process group of its own, as a terminal starts it; what it says goes to repro.log."""
-    with (folder / ".bula.log").open("ab") as log:
+    """`dvc repro` in a process group of its own, as a terminal starts it; what it says goes to .bula/repro.log."""
+    (folder / LOG).parent.mkdir(exist_ok=True)
+    with (folder / LOG).open("ab") as log:
         return subprocess.Popen(COMMAND, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True)
 
 
@@ -71,7 +73,7 @@ def finish(folder: Path) -> float:
     """Run to the end; seconds. SystemExit with the last lines if it fails."""
     started = time.perf_counter()
     if start(folder).wait():
-        raise SystemExit("dvc repro failed:\n" + (folder / ".bula.log").read_text(encoding="utf-8", errors="replace")[-3000:])
+        raise SystemExit("dvc repro failed:\n" + (folder / LOG).read_text(encoding="utf-8", errors="replace")[-3000:])
     return time.perf_counter() - started
 
 

@@ -117,7 +117,8 @@ def test_killed_at_random_times_it_goes_on_to_the_same_adapter(repo: Path) -> No
     for how, aim in ((signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGTERM, True), (signal.SIGKILL, False)):
         found = kill.kill(repo, draw.uniform(5, 15), how, aim)
         assert found["survivors"] == 0
-        assert found["while_writing"] or not aim or found["had_ended"]
+        # Told to end while it trains, it leaves a checkpoint that counts.
+        assert found["last_whole"] != "none" or how != signal.SIGTERM or found["had_ended"]
     kill.finish(repo)
     assert kill.written(repo) == whole
     assert not list((repo / ".bula/checkpoints").iterdir())

@@ -392,9 +392,9 @@ def test_a_tracker_sees_the_curve_and_changes_no_byte(ready: Path, capfd: pytest
     assert hashes[0] == hashes[1]
     (events,) = (ready / ".bula/tensorboard").rglob("events.out.tfevents.*")
     assert b"train/train_loss_nats" in events.read_bytes()
-    shown = capfd.readouterr().err
+    said, shown = capfd.readouterr()
     assert re.search(r"2/2 .*loss \d+\.\d+ nats, \d+ tokens/s", shown.replace("\r", "\n"))
-    assert "step 2: dev loss" in shown
+    assert "step 2: dev loss" in said
 
 
 def test_an_epoch_has_whole_steps_in_an_order_of_its_own() -> None:
