@@ -1,5 +1,6 @@
 # make repro: set up, then run the pipeline.   make test: set up, then lint, types and tests.
 # make seeds N=3: train and score under N seeds, to see how far luck alone moves the figures; each takes most of make repro's time.
+# make llama-dry-run: Llama 3.2 1B with random weights through the GPU profile's code, on the CPU; what it takes: docs/gpu.md.
 # TORCH_INDEX=URL: a package index with the torch build for your accelerator or a CPU-only one (default: pip's own).
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
@@ -18,7 +19,7 @@ export PYTHONDONTWRITEBYTECODE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-.PHONY: help setup repro seeds test lint results clean
+.PHONY: help setup repro seeds llama-dry-run test lint results clean
 help:
 	@grep -E '^# make|^#  ' Makefile | sed 's/^# //'
 
@@ -42,6 +43,9 @@ repro: setup
 seeds: setup
 	@python -m bula seeds --count $(N)
 	@dvc repro
+
+llama-dry-run: setup
+	@python -m bench.llama_dry_run
 
 lint: setup
 	@ruff check . && ruff format --check . && mypy

@@ -123,11 +123,11 @@ def prepare(folder: Path, rows: int) -> None:
             file.write(json.dumps(row | {"source": "bench", "license": "cc0-1.0"}, ensure_ascii=False) + "\n")
 
 
-def run(folder: Path) -> tuple[float, float]:
-    """Seconds of the stage, and the largest sum over its processes of memory (proportional set size), in GB."""
+def run(folder: Path, command: list[str]) -> tuple[float, float]:
+    """Seconds of a stage, and the largest sum over its processes of memory (proportional set size), in GB."""
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     started, peak = time.perf_counter(), 0.0
-    process = subprocess.Popen([sys.executable, "-m", "stages.preprocess"], cwd=folder, env=environment)
+    process = subprocess.Popen(command, cwd=folder, env=environment)
     top = psutil.Process(process.pid)
     while process.poll() is None:
         total = 0
@@ -140,7 +140,7 @@ def run(folder: Path) -> tuple[float, float]:
         time.sleep(SAMPLE_SECONDS)
     seconds = time.perf_counter() - started
     if process.returncode:
-        raise SystemExit(f"the stage failed with {process.returncode}")
+        raise SystemExit(f"{' '.join(command[1:])} failed with {process.returncode}")
     return seconds, peak
 
 
@@ -175,7 +175,7 @@ def measure(rows: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="bula-bench.") as name:
         folder = Path(name)
         prepare(folder, rows)
-        seconds, memory = run(folder)
+        seconds, memory = run(folder, [sys.executable, "-m", "stages.preprocess"])
         return {"rows": rows, "seconds": seconds, "rows_per_second": rows / seconds, "peak_memory_gb": memory, **score(folder, rows)}
 
 

@@ -1,0 +1,208 @@
+"""Llama 3.2 1B through the GPU profile's own code, as far as a machine without a GPU goes: the real architecture, the real tokenizer.
+
+In a temporary clone it writes a base with random weights, takes profiles/llama-3.2-1b.yaml with the edits that this machine
+forces (printed), and runs ingest, preprocess, three steps of train, merge, quantize and generate by the commands of dvc.yaml,
+each in its own process, watched for time and memory. Counts of parameters, sizes of files, memory and time are real. What the
+model says is not: random weights guess, so that the loss is about ln(128,256) = 11.8 nats and the answers are noise.
+
+    python -m bench.llama_dry_run
+"""
+
+import json
+import os
+import platform
+import re
+import shlex
+import sys
+import tempfile
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import typer
+from gguf import GGUFReader
+from peft import LoraConfig, get_peft_model
+from ruamel.yaml import YAML
+
+from bench.llama import outline, save_config, save_tokenizer, save_weights
+from bench.preprocess import run
+from bula.models import load_tokenizer
+from bula.params import load_params
+from bula.prompts import encode
+from bula.records import read_examples, read_rows
+from stages.train.trainer import EpochSampler
+from tests.conftest import edit_params
+from tests.test_pipeline import clone_tree
+
+ROOT = Path(__file__).resolve().parent.parent
+PROFILE = "profiles/llama-3.2-1b.yaml"
+STAGES = ("ingest", "preprocess", "train", "merge", "quantize", "generate")
+VARIANT = "tuned"
+STEPS, DEV_ROWS = 3, 8
+# What the architecture must give, by hand and from the reference work.
+PARAMETERS, TRAINABLE, TRAINABLE_Q_V, Q4_K_M_BYTES = 1_235_814_400, 11_272_192, 851_968, 807_693_952
+MEMORY_GB, MINUTES, Q4_TOLERANCE = 16, 30, 0.01
+# Float32's rounding; frequencies without Llama 3's scaling cost 0.002 even where the weights are random.
+SAME_KL_NATS = 1e-6
+
+
+def edits(base: Path) -> dict[str, Any]:
+    """The least that must differ from the profile, by dotted key: no hub, no GPU, and an hour less of work."""
+    demo = YAML(typ="safe").load((ROOT / "profiles/smollm2-135m.yaml").read_text(encoding="utf-8"))["ingest"]
+    return {
+        "ingest.base": {"kind": "directory", "path": str(base), "license": "llama3.2"},
+        "ingest.sources": demo["sources"],
+        "ingest.benchmarks": demo["benchmarks"],
+        "train.launch": "cpu",
+        "train.kernels": "fused",
+        "train.max_steps": STEPS,
+        "train.eval_steps": STEPS,
+        "train.save_steps": STEPS,
+        "train.log_steps": 1,
+        "merge.check_items": 2,
+        "quantize.check_items": 2,
+        "generate.items_per_set": 1,
+        "generate.max_new_tokens": 16,
+        "judge.items_per_set": 1,
+    }
+
+
+def prepare(folder: Path, clone: Path) -> int:
+    """Base model and clone, ready to run; gives the number of parameters written and prints every edit."""
+    base = folder / "llama"
+    save_tokenizer(base)
+    save_config(base)
+    clone.mkdir()
+    clone_tree(clone)
+    (clone / "params.yaml").write_text((ROOT / PROFILE).read_text(encoding="utf-8"), encoding="utf-8")
+
+    def edit(params: dict[str, Any]) -> None:
+        for key, value in edits(base).items():
+            *path, last = key.split(".")
+            section = params
+            for part in path:
+                section = section[part]
+            print(f"edit of {PROFILE}: {key}: {textwrap.shorten(str(section[last]), 90)} -> {textwrap.shorten(str(value), 90)}")
+            section[last] = value
+
+    edit_params(clone / "params.yaml", edit)
+    dev = clone / "data/demo/dev.jsonl"
+    lines = dev.read_text(encoding="utf-8").splitlines(keepends=True)
+    print(f"edit of data/demo/dev.jsonl: {len(lines)} rows -> {DEV_ROWS}", flush=True)
+    dev.write_text("".join(lines[:DEV_ROWS]), encoding="utf-8")
+    return save_weights(base, seed=load_params(clone / "params.yaml").seed)
+
+
+def command(clone: Path, stage: str) -> list[str]:
+    """The stage's command in dvc.yaml, for the one variant, with its placeholders filled in as DVC would."""
+    yaml = YAML(typ="safe")
+    entry, params = (yaml.load((clone / name).read_text(encoding="utf-8")) for name in ("dvc.yaml", "params.yaml"))
+    entry = entry["stages"][stage]
+
+    def value(match: re.Match[str]) -> str:
+        found: Any = params | {"key": VARIANT, "item": params["variants"][VARIANT]}
+        for part in match[1].split("."):
+            found = found[part]
+        return str(found)
+
+    python, *rest = shlex.split(re.sub(r"\$\{([\w.]+)\}", value, entry.get("do", entry)["cmd"]))
+    assert python == "python", python
+    return [sys.executable, *rest]
+
+
+def trainable(base: Path, r: int, targets: str | list[str]) -> int:
+    """Parameters of an adapter, counted on the model without its weights."""
+    model = get_peft_model(outline(base), LoraConfig(r=r, target_modules=targets, task_type="CAUSAL_LM"))
+    return int(model.get_nb_trainable_parameters()[0])
+
+
+def step_tokens(clone: Path) -> list[int]:
+    """All tokens of each training step, prompts included, padding not: the rows in the order that the trainer takes them."""
+    params = load_params(clone / "params.yaml")
+    tokenizer, size = load_tokenizer(clone / "models/base"), params.train.batch_size * params.train.gradient_accumulation
+    lengths = [len(encode(tokenizer, example).input_ids) for example in read_examples(clone / "data/clean/train.jsonl")]
+    sampler = EpochSampler(size, lengths, params.seed)
+    sampler.set_epoch(0)
+    order = list(sampler)
+    return [sum(lengths[i] for i in order[step * size : (step + 1) * size]) for step in range(STEPS)]
+
+
+def collect(clone: Path) -> dict[str, float]:
+    """Figures that the stages wrote, and the sizes of what they made."""
+    metrics = {
+        name: json.loads((clone / f"metrics/{name}.json").read_text()) for name in ("train", "template", "merge", "quantize", "speed/train")
+    }
+    train, answers = metrics["train"], list(read_rows(clone / f"data/answers/{VARIANT}.jsonl"))
+    tokens, rate = step_tokens(clone), metrics["speed/train"]["tokens_per_second"]
+    figures = {
+        "parameters": train["parameters"]["total"] - train["parameters"]["trainable"],
+        "trainable_r16_all_linear": train["parameters"]["trainable"],
+        "dev_loss_nats": train["dev"]["loss_nats"],
+        "tokens_per_step": sum(tokens) / STEPS,
+        "tokens_per_second": rate,
+        "seconds_per_step": sum(tokens) / STEPS / rate,
+        "bos_tokens_at_start": metrics["template"]["bos_tokens_at_start"],
+        "rows_truncated": metrics["template"]["rows_truncated"],
+        "merge_before_cast_logit_difference_largest": metrics["merge"]["before_cast"]["logit_difference_largest"],
+        "merge_after_cast_logit_difference_largest": metrics["merge"]["after_cast"]["logit_difference_largest"],
+        "adapter_bytes": (clone / "models/adapter/adapter_model.safetensors").stat().st_size,
+        "answers": len(answers),
+        "answer_tokens": sum(answer["completion_tokens"] for answer in answers),
+    }
+    for kind, group in metrics["quantize"].items():
+        figures |= {f"gguf_{kind}_bytes": group["bytes"], f"gguf_{kind}_kl_nats": group["kl_nats"]}
+    return figures | {"gguf_q4_k_m_bytes_ratio": figures["gguf_q4_k_m_bytes"] / Q4_K_M_BYTES}
+
+
+def check(figures: dict[str, float], clone: Path) -> None:
+    """SystemExit with every count that is not what the architecture gives, and where the GGUF files say something else than the model."""
+    wanted = {
+        "parameters_written": PARAMETERS,
+        "parameters": PARAMETERS,
+        "trainable_r16_all_linear": TRAINABLE,
+        "trainable_r8_q_v": TRAINABLE_Q_V,
+        "bos_tokens_at_start": 1,
+        "rows_truncated": 0,
+    }
+    wrong = [f"{name} is {figures[name]}, must be {value}" for name, value in wanted.items() if figures[name] != value]
+    # The same weights in another file: what differs is how the file was written or read, rotary frequencies for one.
+    if figures["gguf_bf16_kl_nats"] > SAME_KL_NATS:
+        wrong.append(f"the 16-bit GGUF file differs from the merged model by {figures['gguf_bf16_kl_nats']} nats, must be 0")
+    # llama.cpp's converter knows tokenizers by the ids of a test text.
+    splitting = GGUFReader(clone / "models/gguf/bf16.gguf").fields["tokenizer.ggml.pre"].contents()
+    if splitting != "llama-bpe":
+        wrong.append(f"the GGUF file names the tokenizer {splitting}, must be llama-bpe")
+    if wrong:
+        raise SystemExit("\n".join(wrong))
+
+
+def main() -> None:
+    """Run the stages, and print what they took."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    with tempfile.TemporaryDirectory(prefix="bula-llama.") as name:
+        folder = Path(name)
+        clone = folder / "bula"
+        figures: dict[str, float] = {"parameters_written": prepare(folder, clone)}
+        figures |= {"trainable_r8_q_v": trainable(folder / "llama", 8, ["q_proj", "v_proj"])}
+        for stage in STAGES:
+            print(f"\n{stage}: {' '.join(command(clone, stage)[1:])}", flush=True)
+            figures[f"{stage}_seconds"], figures[f"{stage}_peak_memory_gb"] = run(clone, command(clone, stage))
+        figures |= collect(clone)
+        check(figures, clone)
+    figures["minutes"] = sum(figures[f"{stage}_seconds"] for stage in STAGES) / 60
+    figures["peak_memory_gb"] = max(figures[f"{stage}_peak_memory_gb"] for stage in STAGES)
+    goals = {"peak_memory_gb": MEMORY_GB, "minutes": MINUTES, "gguf_q4_k_m_bytes_ratio_from_1": Q4_TOLERANCE}
+    met = (
+        figures["peak_memory_gb"] <= MEMORY_GB
+        and figures["minutes"] <= MINUTES
+        and abs(figures["gguf_q4_k_m_bytes_ratio"] - 1) <= Q4_TOLERANCE
+    )
+    print()
+    for key, value in figures.items():
+        print(f"{key:44} {value:18,}" if isinstance(value, int) else f"{key:44} {value:18,.6g}")
+    machine = f"{os.cpu_count()} x {platform.machine()}"
+    print(json.dumps({"name": "llama_dry_run", "machine": machine, "figures": figures, "goals": goals, "met": met}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
