@@ -1,0 +1,196 @@
+"""Whether `python -m bula plan` tells memory and time right: its formulas beside real training steps on the CPU.
+
+Each case runs in a process of its own: forward and backward passes of this project's functions over rows of one length, and
+one step of AdamW. Memory is the largest resident memory from the first step on. Time: one case of each model gives the
+utilisation, as a share of the rate of plain products in the same minute, by which the plan tells the others' seconds.
+Besides models/base there are the first layers of Llama 3.2 1B, and all of them, with random weights: the real width, the
+real vocabulary, up to 8 GB.
+
+    python -m bench.plan
+"""
+
+import gc
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import psutil
+import torch
+import typer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from bench.llama import CONFIG
+from bench.train import product_rate
+from bula import plan
+from bula.models import base_of, load_model, prepare
+from bula.params import Params, load_params
+from stages.train.kernels import add_answer_head, use_kernels
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = ROOT / "models/base"
+# Steps of a case. The first one fills caches; of the others the fastest counts, since other work on the machine only adds.
+STEPS = 5
+GOAL = 0.15
+
+
+class Case(NamedTuple):
+    """A model and a batch."""
+
+    layers: int
+    """Layers of Llama 3.2 1B; 0 is models/base."""
+    batch: int
+    """Rows."""
+    length: int
+    """Tokens of each row."""
+    calibrates: bool
+    """Whether the utilisation of its kind of model is taken from it."""
+
+
+CASES = [Case(0, 2, 200, False), Case(0, 4, 300, True), Case(0, 8, 300, False)]
+CASES += [Case(2, 4, 300, False), Case(4, 4, 300, True), Case(4, 4, 150, False), Case(16, 4, 300, False)]
+
+
+def name_of(case: Case) -> str:
+    """What a case is called in the figures."""
+    return f"{f'llama_{case.layers}_layers' if case.layers else 'smollm2'}_{case.batch}x{case.length}"
+
+
+def config_of(case: Case) -> dict[str, Any]:
+    """The config.json of a case's model."""
+    if case.layers:
+        return CONFIG | {"num_hidden_layers": case.layers}
+    config: dict[str, Any] = json.loads((BASE / "config.json").read_text(encoding="utf-8"))
+    return config
+
+
+def make_model(case: Case, params: Params) -> Any:
+    """The model with its adapter, as the trainer makes it."""
+    if case.layers:
+        config = AutoConfig.for_model(**config_of(case))
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, params.dtype), attn_implementation="sdpa")
+    else:
+        model = load_model(BASE, params.dtype)
+    lora = params.train.lora
+    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    settings = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM")
+    adapted = get_peft_model(model, settings).train()
+    use_kernels(adapted)
+    add_answer_head(base_of(adapted))
+    return adapted
+
+
+def batch_of(case: Case, vocabulary: int) -> dict[str, torch.Tensor]:
+    """Random tokens, the first third of each row a prompt."""
+    ids = torch.randint(0, vocabulary, (case.batch, case.length))
+    labels = ids.clone()
+    labels[:, : case.length // 3] = -100
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def peak_since_reset(reset: bool = False) -> int:
+    """Largest resident memory of this process in bytes since it was last reset (Linux)."""
+    if reset:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    line = next(line for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024
+
+
+def measure(case: Case, params: Params) -> dict[str, float]:
+    """Seconds of a forward and backward pass, FLOP/s of plain products before and after, and bytes resident: before the model,
+    with it, and at most while training.
+    """
+    prepare(params.seed)
+    process = psutil.Process()
+    runtime = process.memory_info().rss
+    model = make_model(case, params)
+    batch = batch_of(case, model.config.vocab_size)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-4)
+    # safetensors maps its file: a weight becomes resident when it is first read.
+    assert all(torch.isfinite(parameter.sum()) for parameter in model.parameters())
+    gc.collect()
+    loaded, seconds, rates = process.memory_info().rss, [], [product_rate()]
+    peak_since_reset(reset=True)
+    for step in range(STEPS):
+        started = time.perf_counter()
+        total, _, count = model(**batch, answer_head=True)
+        (total / count).backward()
+        seconds.append(time.perf_counter() - started)
+        if step == 0:
+            optimizer.step()
+    peak = peak_since_reset() - loaded
+    rates.append(product_rate())
+    taken = {"seconds": min(seconds[1:]), "rate": max(rates)}
+    return {"runtime": runtime, "loaded": loaded - runtime, "peak": peak} | taken
+
+
+def predict(case: Case, params: Params) -> tuple[float, dict[str, float]]:
+    """FLOPs of a forward and backward pass, and bytes by part, by the plan."""
+    train = params.train.model_copy(update={"batch_size": case.batch, "kernels": "fused"})
+    told = params.model_copy(update={"train": train})
+    shape = plan.count(config_of(case), train)
+    share = (case.length - max(1, case.length // 3)) / case.length
+    rows = plan.Rows("bench", None, case.length, case.length, share, None)
+    tokens = float(case.batch * case.length)
+    done = {"tokens": tokens, "supervised_tokens": tokens * share, "dev_tokens": 0.0}
+    launch = {"distributed_type": "NO", "num_processes": 1}
+    return plan.flops(shape, train, rows, done)["total"], plan.memory(shape, told, rows, launch, on_cpu=True)
+
+
+def child(index: int) -> dict[str, float]:
+    """One case in a process of its own."""
+    command = [sys.executable, "-m", "bench.plan", "--only", str(index)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise SystemExit(f"{name_of(CASES[index])} failed:\n{result.stderr[-2000:]}")
+    found: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
+    return found
+
+
+def compare(params: Params, rounds: int) -> dict[str, float]:
+    """Figures of all cases: measured, predicted, and their ratio."""
+    runs = [[child(index) for index in range(len(CASES))] for _ in range(rounds)]
+    found = [(case, {key: statistics.median(run[i][key] for run in runs) for key in runs[0][i]}) for i, case in enumerate(CASES)]
+    reached = {case.layers > 0: predict(case, params)[0] / m["seconds"] / m["rate"] for case, m in found if case.calibrates}
+    figures = {f"{'llama' if wide else 'smollm2'}_utilisation": value for wide, value in reached.items()}
+    figures["runtime_gb"] = statistics.median(measured["runtime"] for _, measured in found) / 1e9
+    for case, measured in found:
+        name, (work, parts) = name_of(case), predict(case, params)
+        total = measured["runtime"] + measured["loaded"] + measured["peak"]
+        figures |= {f"{name}_gb": total / 1e9, f"{name}_gb_ratio": parts["total"] / total}
+        # What is resident beyond the arrays that the plan knows.
+        known = sum(parts[part] for part in ("gradients", "adamw_moments", "activations", "head_and_scratch"))
+        figures[f"{name}_heap_share"] = (measured["peak"] - known) / parts["activations"]
+        figures |= {f"{name}_seconds": measured["seconds"], f"{name}_product_gflops": measured["rate"] / 1e9}
+        if not case.calibrates:
+            figures[f"{name}_seconds_ratio"] = work / (reached[case.layers > 0] * measured["rate"]) / measured["seconds"]
+    return figures
+
+
+def main(
+    rounds: Annotated[int, typer.Option(help="Times that each case runs.")] = 1,
+    only: Annotated[int, typer.Option(help="Measure the case of this number in this process.")] = -1,
+) -> None:
+    """Measure each case, and print the plan's figures over the measured ones."""
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    if only >= 0:
+        print(json.dumps(measure(CASES[only], params)))
+        return
+    figures = compare(params, rounds)
+    for name, value in figures.items():
+        print(f"{name:40} {value:10.4g}")
+    met = all(abs(value - 1) <= GOAL for name, value in figures.items() if name.endswith("_ratio"))
+    machine = f"{os.cpu_count()} x {platform.machine()}"
+    goals = {"every ratio of plan to measurement": [1 - GOAL, 1 + GOAL]}
+    print(json.dumps({"name": "plan", "machine": machine, "figures": figures, "goals": goals, "met": met}))
+
+
+if __name__ == "__main__":
+    typer.run(main)
