@@ -82,6 +82,22 @@ def writing(folder: Path) -> bool:
     return any(not (path / SEAL).exists() for path in folder.glob(".bula/checkpoints/*/checkpoint-*"))
 
 
+def works(process: psutil.Process) -> bool:
+    """Whether a process still does something. One that ended is gone, also where no init collects orphans, as in many containers."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def survivors(tree: list[psutil.Process], seconds: float = 60) -> int:
+    """How many of the processes still work after so many seconds; waits no longer than it must."""
+    deadline = time.monotonic() + seconds
+    while any(map(works, tree)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return sum(map(works, tree))
+
+
 def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> dict[str, Any]:
     """Start, and kill after so many seconds: with SIGKILL every process at once, with SIGTERM dvc alone; says what was found.
 
@@ -95,14 +111,13 @@ def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> 
     ended = process.poll() is not None
     (os.killpg if how == signal.SIGKILL else os.kill)(process.pid, how) if not ended else None
     process.wait()
-    _, alive = psutil.wait_procs(tree, timeout=60)
     checkpoints = sorted(folder.glob(".bula/checkpoints/*/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     whole = [path.name for path in checkpoints if is_whole(path)]
     return {
         "seconds": round(after, 2),
         "signal": how.name,
         "had_ended": ended,
-        "survivors": len(alive),
+        "survivors": survivors(tree),
         "last_whole": whole[-1] if whole else "none",
         "while_writing": len(whole) < len(checkpoints),
     }

@@ -20,6 +20,11 @@ ROOT = Path(__file__).resolve().parent.parent
 Edit = Callable[[dict[str, Any]], None]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files in the order of their names, but first the one that takes as long as all others together."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+
+
 @pytest.fixture(scope="session")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded base model, brought in by the ingest stage's own code: models/base if `make repro` ran, else downloaded."""
@@ -150,7 +155,8 @@ def run(command: list[str], cwd: Path, **environment: str) -> "subprocess.Comple
     """Run a command of the virtual environment as a user would, and give what came back."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | environment
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    # No terminal's input: a question that a program asks must fail, not wait.
+    return subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import psutil
 import pytest
 
+from bench.kill import survivors
 from tests.conftest import ROOT
 
 CHILD = "import stages, sys, time; print('ready', flush=True); time.sleep(60)"
@@ -25,10 +25,19 @@ def test_a_stage_ends_with_dvc(how: signal.Signals) -> None:
         child = psutil.Process(parent.pid).children()[0]
         os.kill(parent.pid, how)
         parent.wait()
-        deadline = time.monotonic() + 10
-        while child.is_running() and child.status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
-            time.sleep(0.05)
-        alive = child.is_running() and child.status() != psutil.STATUS_ZOMBIE
+        alive = survivors([child], 10)
         if alive:
             child.kill()
-        assert not alive
+        assert alive == 0
+
+
+def test_a_process_that_ended_is_no_survivor_before_anybody_waited_for_it() -> None:
+    ended, works = (subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"]) for seconds in (0, 60))
+    try:
+        assert survivors([psutil.Process(ended.pid)], 30) == 0
+        assert survivors([psutil.Process(works.pid)], 0) == 1
+        assert psutil.Process(ended.pid).status() == psutil.STATUS_ZOMBIE
+    finally:
+        works.kill()
+        works.wait()
+        ended.wait()
