@@ -85,7 +85,7 @@ def writing(folder: Path) -> bool:
 def works(process: psutil.Process) -> bool:
     """Whether a process still does something. One that ended is gone, also where no init collects orphans, as in many containers."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

@@ -26,7 +26,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bula.params import DirectoryModel, HubModel, Params, Train
-from stages.train.kernels import ROWS
+from stages.train.kernels import PART, ROWS
 
 Plan = dict[str, Any]
 
@@ -314,8 +314,9 @@ def passing(shape: Shape, params: Params, tokens: int, supervised: float, on_cpu
     """Bytes of what comes and goes at the peak: the head's slices, or the gradients inside the last layer's MLP."""
     size = precision(params)
     if params.train.kernels == "fused":
-        # The slice in float32 and once more while its sum is taken; hidden states, and the supervised ones with their gradient.
-        head = 8 * min(ROWS, supervised) * shape.vocabulary + (tokens + 2 * supervised) * shape.hidden * size
+        # The slice, a part of it in float32; hidden states, and the supervised ones with their gradient.
+        logits = (size * min(ROWS, supervised) + 4 * min(PART, supervised)) * shape.vocabulary
+        head = logits + (tokens + 2 * supervised) * shape.hidden * size
     else:
         tile = min(supervised, TRL_TILE[0]) * min(shape.vocabulary, TRL_TILE[1])
         head = tile * (size + 8 if on_cpu else size) + (tokens * size + supervised * (size + 4)) * shape.hidden

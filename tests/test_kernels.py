@@ -92,9 +92,10 @@ def test_a_mask_keeps_the_share_that_it_should() -> None:
     assert kernels.keep_mask(torch.Size((7,)), 0.0, torch.empty(0)).tolist() == [1.0] * 7
 
 
-def test_the_loss_of_three_tokens_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Two rows at a time, so that the third is a slice of its own.
-    monkeypatch.setattr(kernels, "ROWS", 2)
+@pytest.mark.parametrize(("rows", "part"), [(2, 1), (2, 2), (3, 2), (256, 16)])
+def test_the_loss_of_three_tokens_by_hand(rows: int, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "ROWS", rows)
+    monkeypatch.setattr(kernels, "PART", part)
     # Logits (ln 3, 0), (0, ln 3) and (0, 0): probabilities 3/4, 1/4; 1/4, 3/4; 1/2, 1/2.
     three = math.log(3)
     hidden = torch.tensor([[three, 0.0], [0.0, three], [0.0, 0.0]], requires_grad=True)

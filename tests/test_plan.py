@@ -205,8 +205,8 @@ def test_memory_by_part_worked_by_hand() -> None:
     # A token of a layer, in values of 2 bytes: norms 2 x 8; q 8, k 4, v 4, output 8; gate, activated gate, up 3 x 16; inputs after
     # dropout and their masks 2 x (8 + 8 + 8 + 16); low-rank 7 x 2: 16 + 24 + 48 + 80 + 14 = 182. Float32: 2 of norms, 2 of heads.
     assert found["activations"] == 2 * (182 * 2 + 4 * 4) * 24
-    # 24 tokens, 12 supervised: slices of 12 rows x 10 x 8 bytes, (24 + 2 x 12) x 8 x 2 bytes; the MLP's gradients are more.
-    assert found["head_and_scratch"] == max(960 + 768, 24 * 2 * (2 * 16 + 2 * 8))
+    # 24 tokens, 12 supervised: a slice of 12 rows x 10 x (2 + 4) bytes, (24 + 2 x 12) x 8 x 2 bytes; the MLP's gradients are more.
+    assert found["head_and_scratch"] == max(720 + 768, 24 * 2 * (2 * 16 + 2 * 8))
     assert (found["heap"], parts(tiny_params(), on_cpu=True)["heap"]) == (0, 0.6 * found["activations"])
     assert found["total"] == sum(value for name, value in found.items() if name != "total")
 
