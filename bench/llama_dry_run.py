@@ -5,6 +5,9 @@ forces (printed), and runs ingest, preprocess, three steps of train, merge, quan
 each in its own process, watched for time and memory. Counts of parameters, sizes of files, memory and time are real. What the
 model says is not: random weights guess, so that the loss is about ln(128,256) = 11.8 nats and the answers are noise.
 
+What train takes is also told beforehand by `bula plan`'s formulas, at the FLOP/s that a step of four such layers reaches on this
+machine (bench/plan.py), and set beside what it took.
+
     python -m bench.llama_dry_run
 """
 
@@ -24,8 +27,10 @@ from gguf import GGUFReader
 from peft import LoraConfig, get_peft_model
 from ruamel.yaml import YAML
 
-from bench.llama import outline, save_config, save_tokenizer, save_weights
+from bench.llama import CONFIG, outline, save_config, save_tokenizer, save_weights
+from bench.plan import CASES, GOAL, child, predict
 from bench.preprocess import run
+from bula import plan
 from bula.models import load_tokenizer
 from bula.params import load_params
 from bula.prompts import encode
@@ -116,15 +121,35 @@ def trainable(base: Path, r: int, targets: str | list[str]) -> int:
     return int(model.get_nb_trainable_parameters()[0])
 
 
-def step_tokens(clone: Path) -> list[int]:
-    """All tokens of each training step, prompts included, padding not: the rows in the order that the trainer takes them."""
+def step_lengths(clone: Path) -> list[list[int]]:
+    """Tokens of each row of each training step, prompts included, padding not: the rows in the order that the trainer takes them."""
     params = load_params(clone / "params.yaml")
     tokenizer, size = load_tokenizer(clone / "models/base"), params.train.batch_size * params.train.gradient_accumulation
     lengths = [len(encode(tokenizer, example).input_ids) for example in read_examples(clone / "data/clean/train.jsonl")]
     sampler = EpochSampler(size, lengths, params.seed)
     sampler.set_epoch(0)
     order = list(sampler)
-    return [sum(lengths[i] for i in order[step * size : (step + 1) * size]) for step in range(STEPS)]
+    return [[lengths[i] for i in order[step * size : (step + 1) * size]] for step in range(STEPS)]
+
+
+def planned(clone: Path, flops_per_second: float) -> dict[str, float]:
+    """What `bula plan` says of train: memory in GB at the longest row, seconds of a step at a rate."""
+    params, steps = load_params(clone / "params.yaml"), step_lengths(clone)
+    share = json.loads((clone / "metrics/template.json").read_text(encoding="utf-8"))["supervised_share"]
+    lengths = [length for step in steps for length in step]
+    rows = plan.Rows("the steps", None, sum(lengths) / len(lengths), max(lengths), share, None)
+    shape, tokens = plan.count(CONFIG, params.train), float(sum(lengths))
+    done = {"tokens": tokens, "supervised_tokens": tokens * share, "dev_tokens": 0.0}
+    work = plan.flops(shape, params.train, rows, done)["total"]
+    memory = plan.memory(shape, params, rows, plan.find_launch(params, clone), on_cpu=True)["total"]
+    return {"plan_memory_gb": memory / 1e9, "plan_seconds_per_step": work / STEPS / flops_per_second}
+
+
+def calibrate() -> float:
+    """FLOP/s that this machine reaches in a step of the first layers of Llama 3.2 1B."""
+    index = next(i for i, case in enumerate(CASES) if case.layers and case.calibrates)
+    params = load_params(ROOT / PROFILE)
+    return predict(CASES[index], params)[0] / child(index)["seconds"]
 
 
 def collect(clone: Path) -> dict[str, float]:
@@ -133,14 +158,15 @@ def collect(clone: Path) -> dict[str, float]:
         name: json.loads((clone / f"metrics/{name}.json").read_text()) for name in ("train", "template", "merge", "quantize", "speed/train")
     }
     train, answers = metrics["train"], list(read_rows(clone / f"data/answers/{VARIANT}.jsonl"))
-    tokens, rate = step_tokens(clone), metrics["speed/train"]["tokens_per_second"]
+    tokens, rate = sum(map(sum, step_lengths(clone))), metrics["speed/train"]["tokens_per_second"]
     figures = {
         "parameters": train["parameters"]["total"] - train["parameters"]["trainable"],
         "trainable_r16_all_linear": train["parameters"]["trainable"],
         "dev_loss_nats": train["dev"]["loss_nats"],
-        "tokens_per_step": sum(tokens) / STEPS,
+        "tokens_per_step": tokens / STEPS,
         "tokens_per_second": rate,
-        "seconds_per_step": sum(tokens) / STEPS / rate,
+        "seconds_per_step": tokens / STEPS / rate,
+        "train_process_memory_gb": metrics["speed/train"]["peak_memory_gb"],
         "bos_tokens_at_start": metrics["template"]["bos_tokens_at_start"],
         "rows_truncated": metrics["template"]["rows_truncated"],
         "merge_before_cast_logit_difference_largest": metrics["merge"]["before_cast"]["logit_difference_largest"],
@@ -184,18 +210,22 @@ def main() -> None:
         clone = folder / "bula"
         figures: dict[str, float] = {"parameters_written": prepare(folder, clone)}
         figures |= {"trainable_r8_q_v": trainable(folder / "llama", 8, ["q_proj", "v_proj"])}
+        rate = calibrate()
         for stage in STAGES:
             print(f"\n{stage}: {' '.join(command(clone, stage)[1:])}", flush=True)
             figures[f"{stage}_seconds"], figures[f"{stage}_peak_memory_gb"] = run(clone, command(clone, stage))
-        figures |= collect(clone)
+        figures |= collect(clone) | planned(clone, rate)
         check(figures, clone)
+    figures["plan_memory_ratio"] = figures["plan_memory_gb"] / figures["train_process_memory_gb"]
+    figures["plan_time_ratio"] = figures["plan_seconds_per_step"] / figures["seconds_per_step"]
     figures["minutes"] = sum(figures[f"{stage}_seconds"] for stage in STAGES) / 60
     figures["peak_memory_gb"] = max(figures[f"{stage}_peak_memory_gb"] for stage in STAGES)
-    goals = {"peak_memory_gb": MEMORY_GB, "minutes": MINUTES, "gguf_q4_k_m_bytes_ratio_from_1": Q4_TOLERANCE}
+    goals = {"peak_memory_gb": MEMORY_GB, "minutes": MINUTES, "gguf_q4_k_m_bytes_ratio_from_1": Q4_TOLERANCE, "plan_ratios_from_1": GOAL}
     met = (
         figures["peak_memory_gb"] <= MEMORY_GB
         and figures["minutes"] <= MINUTES
         and abs(figures["gguf_q4_k_m_bytes_ratio"] - 1) <= Q4_TOLERANCE
+        and all(abs(figures[f"plan_{what}_ratio"] - 1) <= GOAL for what in ("memory", "time"))
     )
     print()
     for key, value in figures.items():
