@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -269,6 +270,16 @@ def test_the_table_says_what_the_json_says(here: Path) -> None:
     ):
         assert text in output
     assert "memory, GPU" in output and "memory, CPU" in output and "no bfloat16" in output
+
+
+def test_the_example_of_docs_gpu_is_what_plan_prints(here: Path) -> None:
+    text = (ROOT / "docs/gpu.md").read_text(encoding="utf-8")
+    found = re.search(r"\$ python -m bula plan --params \S+ (.*)\n([^`]*)```", text)
+    assert found
+    arguments, shown = found.groups()
+    code, output = call(*arguments.split())
+    assert code == 0
+    assert output.rstrip() == shown.rstrip()
 
 
 def test_what_is_too_large_does_not_fit(here: Path) -> None:
