@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +19,8 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 ROOT = Path(__file__).resolve().parent.parent
 Edit = Callable[[dict[str, Any]], None]
+# No command of a test takes a third of it; below pytest's own limit, so that one reads what the command said.
+HANGS_SECONDS = 700
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -156,7 +159,16 @@ def run(command: list[str], cwd: Path, **environment: str) -> "subprocess.Comple
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     env = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | environment
     # No terminal's input: a question that a program asks must fail, not wait.
-    return subprocess.run(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    quiet, pipe = subprocess.DEVNULL, subprocess.PIPE
+    started = subprocess.Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, stdin=quiet, stdout=pipe, stderr=pipe)
+    try:
+        output, errors = started.communicate(timeout=HANGS_SECONDS)
+    except subprocess.TimeoutExpired:
+        # The whole group, whose pipes would keep this waiting; then what it said until then.
+        os.killpg(started.pid, signal.SIGKILL)
+        output, errors = started.communicate()
+        pytest.fail(f"{' '.join(command)} did not end in {HANGS_SECONDS} seconds:\n{output[-5000:]}\n{errors[-5000:]}")
+    return subprocess.CompletedProcess(command, started.returncode, output, errors)
 
 
 def leftovers(folder: Path) -> list[str]:

@@ -9,7 +9,8 @@ import psutil
 import pytest
 
 from bench.kill import survivors
-from tests.conftest import ROOT
+from tests import conftest
+from tests.conftest import ROOT, run
 
 CHILD = "import stages, sys, time; print('ready', flush=True); time.sleep(60)"
 # A parent like dvc's: it starts the command through a shell and waits.
@@ -41,3 +42,11 @@ def test_a_process_that_ended_is_no_survivor_before_anybody_waited_for_it() -> N
         works.kill()
         works.wait()
         ended.wait()
+
+
+def test_a_command_that_hangs_fails_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conftest, "HANGS_SECONDS", 2)
+    # The second one holds the pipes after the first is killed.
+    command = ["sh", "-c", "echo begun; sleep 60 & sleep 60"]
+    with pytest.raises(pytest.fail.Exception, match="did not end in 2 seconds:\nbegun"):
+        run(command, ROOT)
