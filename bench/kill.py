@@ -111,13 +111,15 @@ def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> 
     ended = process.poll() is not None
     (os.killpg if how == signal.SIGKILL else os.kill)(process.pid, how) if not ended else None
     process.wait()
+    # First let them end: on SIGTERM training still saves its step.
+    left = survivors(tree)
     checkpoints = sorted(folder.glob(".bula/checkpoints/*/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     whole = [path.name for path in checkpoints if is_whole(path)]
     return {
         "seconds": round(after, 2),
         "signal": how.name,
         "had_ended": ended,
-        "survivors": survivors(tree),
+        "survivors": left,
         "last_whole": whole[-1] if whole else "none",
         "while_writing": len(whole) < len(checkpoints),
     }
