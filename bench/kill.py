@@ -77,9 +77,9 @@ def finish(folder: Path) -> float:
     return time.perf_counter() - started
 
 
-def writing(folder: Path) -> bool:
-    """Whether a checkpoint is there that has no seal yet."""
-    return any(not (path / SEAL).exists() for path in folder.glob(".bula/checkpoints/*/checkpoint-*"))
+def unsealed(folder: Path) -> set[Path]:
+    """Checkpoints that have no seal: the one that is being written, and those that a kill cut short before."""
+    return {path for path in folder.glob(".bula/checkpoints/*/checkpoint-*") if not (path / SEAL).exists()}
 
 
 def works(process: psutil.Process) -> bool:
@@ -103,10 +103,12 @@ def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> 
 
     With `aim`, not before a checkpoint is being written.
     """
-    process = start(folder)
-    time.sleep(after)
-    while aim and process.poll() is None and not writing(folder):
-        time.sleep(0.001)
+    # What an earlier kill cut short is no writing; train removes it before it writes.
+    stale = unsealed(folder)
+    process, begun = start(folder), time.monotonic()
+    while process.poll() is None and ((early := time.monotonic() < begun + after) or (aim and not unsealed(folder) - stale)):
+        stale &= unsealed(folder)
+        time.sleep(0.01 if early else 0.001)
     tree = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     ended = process.poll() is not None
     (os.killpg if how == signal.SIGKILL else os.kill)(process.pid, how) if not ended else None

@@ -4,10 +4,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
 
+from bench import kill
 from bench.kill import survivors
 from tests import conftest
 from tests.conftest import ROOT, run
@@ -42,6 +44,16 @@ def test_a_process_that_ended_is_no_survivor_before_anybody_waited_for_it() -> N
         works.kill()
         works.wait()
         ended.wait()
+
+
+def test_an_aimed_kill_waits_past_what_the_kill_before_it_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = tmp_path / ".bula/checkpoints/f/checkpoint-1"
+    checkpoint.mkdir(parents=True)
+    script = f"sleep 1; rm -r {checkpoint}; sleep 0.5; touch {tmp_path}/trains; mkdir {checkpoint}; sleep 60"
+    monkeypatch.setattr(kill, "COMMAND", ["sh", "-c", script])
+    found = kill.kill(tmp_path, 0.2, signal.SIGKILL, aim=True)
+    assert (tmp_path / "trains").exists()
+    assert found["while_writing"] and not found["had_ended"] and not found["survivors"]
 
 
 def test_a_command_that_hangs_fails_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
