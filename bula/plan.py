@@ -273,8 +273,9 @@ def kept_per_token(shape: Shape, params: Params, adapted: Sequence[tuple[str, in
     """Bytes a token that autograd keeps of one layer, whose linear layers with an adapter are `adapted`, in rows of `length`.
 
     Both norms keep their input and its inverse root mean square; attention its queries, keys, values, output and the logarithms
-    of its sums; SwiGLU gate, activated gate and up. With `fused` the adapters of one input keep it once after dropout, with the
-    mask, in the model's precision; PEFT's keep a copy each. Every adapter keeps its low-rank product.
+    of its sums; SwiGLU gate and up, and the activated gate, which `fused` makes again. With `fused` the adapters of one input
+    keep it once after dropout, with the mask, in the model's precision; PEFT's keep a copy each. Every adapter keeps its
+    low-rank product.
     """
     train, size = params.train, precision(params)
     ours, dropout = train.kernels == "fused", train.lora.dropout > 0
@@ -283,7 +284,7 @@ def kept_per_token(shape: Shape, params: Params, adapted: Sequence[tuple[str, in
     masked = not ours and train.attention == "sdpa" and train.batch_size > 1
     keys, mask = (shape.queries, length * size) if masked else (shape.keys, 0.0)
     norms = 2 * (shape.hidden * (size if ours else 4) + 4)
-    layer = norms + mask + (2 * shape.queries + 2 * keys + 3 * shape.mlp) * size + 4 * shape.heads
+    layer = norms + mask + (2 * shape.queries + 2 * keys + (2 if ours else 3) * shape.mlp) * size + 4 * shape.heads
     inputs = {INPUTS[name]: width for name, width in adapted}
     each, low = sum(width for _, width in adapted), len(adapted) * train.lora.r
     # Attention keeps its output itself.
@@ -311,16 +312,18 @@ def activations(shape: Shape, params: Params, length: int, on_cpu: bool) -> floa
 
 
 def passing(shape: Shape, params: Params, tokens: int, supervised: float, on_cpu: bool) -> float:
-    """Bytes of what comes and goes at the peak: the head's slices, or the gradients inside the last layer's MLP."""
-    size = precision(params)
+    """Bytes of what comes and goes at the peak: the head's slices, or the gradients inside the last layer's MLP or attention."""
+    size, attention = precision(params), 0
     if params.train.kernels == "fused":
         # The slice, a part of it in float32; hidden states, and the supervised ones with their gradient.
         logits = (size * min(ROWS, supervised) + 4 * min(PART, supervised)) * shape.vocabulary
         head = logits + (tokens + 2 * supervised) * shape.hidden * size
+        # In float32 on a CPU: queries, output and its gradient, keys and values, and the gradients of three of them.
+        attention = 16 * tokens * (shape.queries + shape.keys) if on_cpu and size == 2 else 0
     else:
         tile = min(supervised, TRL_TILE[0]) * min(shape.vocabulary, TRL_TILE[1])
         head = tile * (size + 8 if on_cpu else size) + (tokens * size + supervised * (size + 4)) * shape.hidden
-    return max(head, tokens * size * (2 * shape.mlp + 2 * shape.hidden))
+    return max(head, attention, tokens * size * (3 * shape.mlp + shape.hidden))
 
 
 def memory(shape: Shape, params: Params, rows: Rows, launch: Mapping[str, Any], on_cpu: bool) -> dict[str, float]:

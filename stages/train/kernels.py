@@ -1,23 +1,26 @@
 """What LoRA training spends most time on where there is no GPU, each as one function with its own backward pass.
 
-`adapted` is base plus adapter of one linear layer (Hu et al. 2021, arXiv:2106.09685, equation 3) in the base's precision,
-under float32 masters: PEFT's own copies every activation to float32, drops there, and copies back. `answer_loss` is the
-head and the cross-entropy over supervised positions, some rows at a time, with the gradient found on the way, so that no
-logits are kept for a second pass. `normalised` is Llama's norm with a frozen weight. All are plain torch, for any device;
-bench/train.py says what they bring.
+`adapted` is base plus adapter of the linear layers that read one input (Hu et al. 2021, arXiv:2106.09685, equation 3) in the
+base's precision, under float32 masters: PEFT's own copies every activation to float32, drops there, and copies back.
+`answer_loss` is the head and the cross-entropy over supervised positions, some rows at a time, with the gradient found on the
+way, so that no logits are kept for a second pass. `normalised` is Llama's norm with a frozen weight, `attended` its attention,
+`widened` its MLP, each with fewer passes over memory. All are plain torch, for any device; bench/train.py says what they bring.
 """
 
 import functools
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, TypeGuard
 
 import torch
 from peft import PeftModel
 from peft.tuners.lora import Linear
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear
+from torch.nn.functional import linear, silu
 from transformers import PreTrainedModel
-from transformers.models.llama.modeling_llama import LlamaRMSNorm
+from transformers.activations import SiLUActivation
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
 from bula.models import supervised_hidden
 
@@ -25,67 +28,206 @@ from bula.models import supervised_hidden
 ROWS = 256
 # Rows of it that go through float32 at once: 16 x 49,152 numbers are 3 MB and stay in a core's cache.
 PART = 16
+# Numbers that a function of many passes works on at once on a CPU: 1 MB of float32, which the cores' caches keep between passes.
+CACHED = 1 << 18
 
 
-def keep_mask(shape: torch.Size, dropout: float, like: Tensor) -> Tensor:
-    """Ones with probability 1 - dropout, to 1 part in 65,536, else zeros, in the precision and on the device of `like`.
+def parts(x: Tensor) -> Iterator[slice]:
+    """Slices over the rows of x (n, width): on a CPU as many at a time as stay in its cache, elsewhere all at once."""
+    step = max(1, CACHED // x.shape[1] if x.device.type == "cpu" else len(x))
+    return (slice(start, start + step) for start in range(0, len(x), step))
+
+
+def dropped(x: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
+    """x (n, width) after dropout without its scaling, and the mask: ones with probability 1 - dropout, to 1 part in 65,536, else
+    zeros, in the precision and on the device of x.
 
     Four draws of 16 bits come out of each 64-bit word of torch's generator: torch itself draws one word for every number, on a
     CPU by one thread. A mask of booleans would be converted at each use.
     """
-    words = torch.empty((shape.numel() + 3) // 4, dtype=torch.int64, device=like.device).random_(-(2**63), None)
-    draws = words.view(torch.int16)[: shape.numel()].view(shape)
-    return torch.ge(draws, round(dropout * 65536) - 32768, out=torch.empty(shape, dtype=like.dtype, device=like.device))
-
-
-def dropped(x: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
-    """x (..., in) as rows (n, in) after dropout without its scaling, and the mask; drawn once for all layers that read this x.
-
-    Queries, keys and values share theirs, gate and up too: the same input, dropped once, kept on the tensor until it goes.
-    """
     if not dropout:
-        return x.detach().reshape(-1, x.shape[-1]), None
-    made: tuple[Tensor, Tensor] | None = getattr(x, "dropped", None)
-    if made is None:
-        rows = x.detach().reshape(-1, x.shape[-1])
-        mask = keep_mask(rows.shape, dropout, rows)
-        made = x.dropped = (rows * mask, mask)  # type: ignore[attr-defined]
-    return made
+        return x, None
+    seen, mask = torch.empty_like(x), torch.empty_like(x)
+    for part in parts(x):
+        kept = mask[part]
+        words = torch.empty((kept.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
+        torch.ge(words.view(torch.int16)[: kept.numel()].view(kept.shape), round(dropout * 65536) - 32768, out=kept)
+        torch.mul(x[part], kept, out=seen[part])
+    return seen, mask
 
 
 class _Adapted(torch.autograd.Function):
-    """x W^T + scale * seen A^T B^T for a frozen W; gradients for x, A and B."""
+    """x W^T + scale * seen A^T B^T for each frozen W, A and B that read the same x; gradients for x, every A and every B."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, a: Tensor, b: Tensor, scale: float, seen: Tensor, mask: Tensor | None) -> Tensor:
-        """x (..., in), its rows `seen` after dropout, and weight (out, in) in one precision; a (rank, in), b (out, rank) in any."""
-        low = linear(seen, a.to(x.dtype))
-        ctx.save_for_backward(weight, a, b, low, seen, mask)
+    def forward(ctx: Any, x: Tensor, seen: Tensor, mask: Tensor | None, scales: tuple[float, ...], *matrices: Tensor) -> tuple[Tensor, ...]:
+        """x (..., in), its rows `seen` (n, in) after dropout, and each weight (out, in) in one precision; each a (rank, in) and
+        b (out, rank) in any. `matrices` are all weights, then all a, then all b.
+        """
+        count = len(scales)
+        weights, a, b = (matrices[first : first + count] for first in range(0, 3 * count, count))
+        # One product for the rows' low-rank values of all.
+        low = torch.split(linear(seen, torch.cat(a).to(x.dtype)), [len(one) for one in a], dim=1)
+        ctx.save_for_backward(seen, mask, *low, *matrices)
+        ctx.scales, rows = scales, x.reshape(seen.shape)
+        made = (linear(rows, w).addmm_(one, up.to(x.dtype).t(), alpha=s) for w, one, up, s in zip(weights, low, b, scales, strict=True))
+        return tuple(one.view(*x.shape[:-1], -1) for one in made)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        """The chain rule by hand."""
+        seen, mask, *saved = ctx.saved_tensors
+        count = len(ctx.scales)
+        low, weights, a, b = (saved[first : first + count] for first in range(0, 4 * count, count))
+        rows = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
+        inner = torch.cat([(g @ up.to(g.dtype)).mul_(s) for g, up, s in zip(rows, b, ctx.scales, strict=True)], dim=1)
+        to_a = [one.to(mine.dtype) for one, mine in zip((inner.t() @ seen).split([len(one) for one in a]), a, strict=True)]
+        to_b = [(g.t() @ one).to(up.dtype).mul_(s) for g, one, up, s in zip(rows, low, b, ctx.scales, strict=True)]
+        to_x = None
+        if ctx.needs_input_grad[0]:
+            to_x = inner @ torch.cat(a).to(inner.dtype)
+            if mask is not None:
+                to_x.mul_(mask)
+            for g, weight in zip(rows, weights, strict=True):
+                to_x.addmm_(g, weight)
+            to_x = to_x.view(*gradients[0].shape[:-1], -1)
+        return to_x, None, None, None, *[None] * count, *to_a, *to_b
+
+
+def fits(layer: Any) -> TypeGuard[Linear]:
+    """Whether `adapted` computes this layer: plain LoRA over a full-precision linear layer without a bias."""
+    return type(layer) is Linear and layer.base_layer.bias is None and not layer.lora_variant and not any(layer.lora_bias.values())
+
+
+def adapted(layers: Sequence[Linear], x: Tensor) -> tuple[Tensor, ...]:
+    """What PEFT's layers give for the same x (..., in): base and the one adapter, dropout while training.
+
+    They share one draw of dropout, as queries, keys and values do here, and gate and up: the same input, dropped once.
+    """
+    name, first = layers[0].active_adapters[0], layers[0]
+    dropout = getattr(first.lora_dropout[name], "p", 0.0) if first.training else 0.0
+    scales = tuple(layer.scaling[name] / (1 - dropout) for layer in layers)
+    matrices = [layer.base_layer.weight for layer in layers]
+    matrices += [layer.lora_A[name].weight for layer in layers] + [layer.lora_B[name].weight for layer in layers]
+    seen, mask = dropped(x.detach().reshape(-1, x.shape[-1]), dropout)
+    return _Adapted.apply(x, seen, mask, scales, *matrices)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def alone(layer: Linear, x: Tensor) -> Tensor:
+    """What one of PEFT's layers gives for x (..., in)."""
+    return adapted([layer], x)[0]
+
+
+def projected(layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """What each of these layers gives for x; those with an adapter in one function."""
+    ours = [layer for layer in layers if fits(layer)]
+    made = dict(zip(ours, adapted(ours, x), strict=True)) if ours else {}
+    return [made[layer] if layer in made else layer(x) for layer in layers]
+
+
+class _Rotated(torch.autograd.Function):
+    """Rotary embedding (Su et al. 2021, arXiv:2104.09864): each pair (x_i, x_(i + width/2)) turned by its angle; gradient for x."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x (batch, tokens, heads, width); cos and sin (1 or batch, tokens, width), whose two halves are alike."""
+        ctx.save_for_backward(cos, sin)
+        return turned(x, cos, sin)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        """Turned back."""
+        cos, sin = ctx.saved_tensors
+        return turned(gradient, cos, -sin), None, None
+
+
+def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (batch, tokens, heads, width) turned by the angles: of a pair (a, b), a cos - b sin and b cos + a sin."""
+    half = x.shape[-1] // 2
+    signed = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
+    return torch.mul(x, cos.unsqueeze(2)).addcmul_(x.roll(half, -1), signed.unsqueeze(2))
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x (batch, tokens, heads, width) with its positions in it; cos and sin (1 or batch, tokens, width)."""
+    return _Rotated.apply(x, cos, sin)  # type: ignore[no-any-return,no-untyped-call]
+
+
+class _Attention(torch.autograd.Function):
+    """Causal attention in bfloat16 on a CPU, whose backward pass computes in float32: there torch's own is the faster one so,
+    by a quarter with AMX and by half without, and exacter. Gradients for queries, keys and values.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+        """q (batch, heads, tokens, width), k and v the same with as many heads or a divisor of that; gives as q."""
+        # What scaled_dot_product_attention calls here; the logarithms of the sums, which it keeps to itself, are wanted back.
+        output, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
+        ctx.save_for_backward(q, k, v, output, sums)
         ctx.scale = scale
-        return linear(x.reshape(seen.shape), weight).addmm_(low, b.to(x.dtype).t(), alpha=scale).view(*x.shape[:-1], -1)
+        return output  # type: ignore[no-any-return]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """The chain rule by hand."""
-        weight, a, b, low, seen, mask = ctx.saved_tensors
-        shape, gradient = gradient.shape[:-1], gradient.reshape(-1, gradient.shape[-1])
-        inner = (gradient @ b.to(gradient.dtype)).mul_(ctx.scale)
-        to_a = (inner.t() @ seen).to(a.dtype)
-        to_b = (gradient.t() @ low).to(b.dtype).mul_(ctx.scale)
-        to_x = None
-        if ctx.needs_input_grad[0]:
-            back = inner @ a.to(inner.dtype)
-            to_x = (back if mask is None else back.mul_(mask)).addmm_(gradient, weight).view(*shape, -1)
-        return to_x, None, to_a, to_b, None, None, None
+        """Flash attention's (Dao et al. 2022, arXiv:2205.14135, algorithm 4)."""
+        q, k, v, output, sums = ctx.saved_tensors
+        wide = (one.float() for one in (gradient, q, k, v, output))
+        made = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*wide, sums, 0.0, True, scale=ctx.scale)
+        return *(one.to(q.dtype) for one in made), None
 
 
-def adapted(layer: Linear, x: Tensor) -> Tensor:
-    """What PEFT's layer gives for x (..., in): base and its one adapter, dropout while training."""
-    name = layer.active_adapters[0]
-    dropout = getattr(layer.lora_dropout[name], "p", 0.0) if layer.training else 0.0
-    a, b, scale = layer.lora_A[name].weight, layer.lora_B[name].weight, layer.scaling[name] / (1 - dropout)
-    return _Adapted.apply(x, layer.base_layer.weight, a, b, scale, *dropped(x, dropout))  # type: ignore[no-any-return,no-untyped-call]
+def attended(
+    layer: LlamaAttention,
+    hidden_states: Tensor,
+    position_embeddings: tuple[Tensor, Tensor],
+    attention_mask: Tensor | None = None,
+    past_key_values: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """What LlamaAttention gives for hidden_states (batch, tokens, width); with a cache, by its own forward."""
+    if past_key_values is not None:
+        return LlamaAttention.forward(layer, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs)  # type: ignore[no-any-return]
+    heads = (*hidden_states.shape[:-1], -1, layer.head_dim)
+    q, k, v = (one.view(heads) for one in projected([layer.q_proj, layer.k_proj, layer.v_proj], hidden_states))
+    q, k = (rotated(one, *position_embeddings) for one in (q, k))
+    q, k, v = (one.transpose(1, 2) for one in (q, k, v))
+    kind, weights = layer.config._attn_implementation, None
+    if kind == "sdpa" and attention_mask is None and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+        output = _Attention.apply(q, k, v, layer.scaling).transpose(1, 2)  # type: ignore[no-untyped-call]
+    else:
+        output, weights = ALL_ATTENTION_FUNCTIONS[kind](layer, q, k, v, attention_mask, dropout=0.0, scaling=layer.scaling, **kwargs)
+    return layer.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+
+
+class _Gated(torch.autograd.Function):
+    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202); gradients for both. What silu gave is made again, not kept."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        """Both (..., width)."""
+        ctx.save_for_backward(gate, up)
+        return silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """The product rule."""
+        gate, up = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(gradient * up, gate), silu(gate).mul_(gradient)
+
+
+def gated(gate: Tensor, up: Tensor) -> Tensor:
+    """silu(gate) * up, all (..., width)."""
+    return _Gated.apply(gate, up)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def widened(layer: LlamaMLP, x: Tensor) -> Tensor:
+    """What LlamaMLP gives for x (..., width)."""
+    made: Tensor = layer.down_proj(gated(*projected([layer.gate_proj, layer.up_proj], x)))
+    return made
 
 
 class _AnswerLoss(torch.autograd.Function):
@@ -140,19 +282,28 @@ class _Normalised(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x (..., width); float32 inside, rounded to x's precision before the weight, as LlamaRMSNorm does."""
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        inverse = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-        ctx.save_for_backward(x, weight, inverse)
-        return torch.mul(x, inverse).to(x.dtype).mul_(weight)
+        rows, width = x.reshape(-1, x.shape[-1]), x.shape[-1]
+        made = torch.empty_like(rows)
+        inverse = torch.empty(len(rows), 1, dtype=torch.float32, device=x.device)
+        for part in parts(rows):
+            wide = rows[part].to(torch.float32, copy=True)
+            torch.linalg.vector_norm(wide, dim=-1, keepdim=True, out=inverse[part]).square_().div_(width).add_(eps).rsqrt_()
+            made[part].copy_(wide.mul_(inverse[part])).mul_(weight)
+        ctx.save_for_backward(rows, weight, inverse)
+        return made.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """(g - x^ mean(g x^)) / norm, with g the gradient times the weight and x^ the normalised input."""
-        x, weight, inverse = ctx.saved_tensors
-        unit, g = torch.mul(x, inverse), torch.mul(gradient, weight.float())
-        along = torch.linalg.vecdot(g, unit).unsqueeze(-1).div_(x.shape[-1])
-        return g.addcmul_(unit, along, value=-1).mul_(inverse).to(x.dtype), None, None
+        rows, weight, inverse = ctx.saved_tensors
+        upstream, made, wide_weight = gradient.reshape(rows.shape), torch.empty_like(rows), weight.float()
+        for part in parts(rows):
+            unit = rows[part].to(torch.float32, copy=True).mul_(inverse[part])
+            g = upstream[part].to(torch.float32, copy=True).mul_(wide_weight)
+            along = torch.linalg.vecdot(g, unit).unsqueeze(-1).div_(rows.shape[-1])
+            made[part].copy_(g.addcmul_(unit, along, value=-1).mul_(inverse[part]))
+        return made.view(gradient.shape), None, None
 
 
 def normalised(layer: LlamaRMSNorm, x: Tensor) -> Tensor:
@@ -161,15 +312,20 @@ def normalised(layer: LlamaRMSNorm, x: Tensor) -> Tensor:
 
 
 def use_kernels(model: PeftModel) -> None:
-    """Let every plain LoRA layer over a full-precision linear layer, and every frozen Llama norm, compute by the functions here.
+    """Let every plain LoRA layer over a full-precision linear layer, every frozen Llama norm, Llama's attention and its MLP
+    compute by the functions here.
 
-    Others (4 bit, DoRA, a bias, other norms) stay as they are.
+    Others (4 bit, DoRA, a bias, other norms, other activations) stay as they are.
     """
     for layer in model.modules():
-        if type(layer) is Linear and layer.base_layer.bias is None and not layer.lora_variant and not any(layer.lora_bias.values()):
-            layer.forward = functools.partial(adapted, layer)
+        if fits(layer):
+            layer.forward = functools.partial(alone, layer)
         elif type(layer) is LlamaRMSNorm and not layer.weight.requires_grad:
             layer.forward = functools.partial(normalised, layer)
+        elif type(layer) is LlamaAttention and not layer.attention_dropout:
+            layer.forward = functools.partial(attended, layer)
+        elif type(layer) is LlamaMLP and isinstance(layer.act_fn, nn.SiLU | SiLUActivation):
+            layer.forward = functools.partial(widened, layer)
 
 
 def add_answer_head(model: PreTrainedModel) -> None:
