@@ -28,7 +28,7 @@ from peft import LoraConfig, get_peft_model
 from ruamel.yaml import YAML
 
 from bench.llama import CONFIG, outline, save_config, save_tokenizer, save_weights
-from bench.plan import CASES, GOAL, child, predict
+from bench.plan import CASES, FIRST_STEPS, GOAL, child, predict
 from bench.preprocess import run
 from bula import plan
 from bula.models import load_tokenizer
@@ -43,7 +43,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROFILE = "profiles/llama-3.2-1b.yaml"
 STAGES = ("ingest", "preprocess", "train", "merge", "quantize", "generate")
 VARIANT = "tuned"
-STEPS, DEV_ROWS = 3, 8
+STEPS, DEV_ROWS = FIRST_STEPS, 8
 # What the architecture must give, by hand and from the reference work.
 PARAMETERS, TRAINABLE, TRAINABLE_Q_V, Q4_K_M_BYTES = 1_235_814_400, 11_272_192, 851_968, 807_693_952
 MEMORY_GB, MINUTES, Q4_TOLERANCE = 16, 30, 0.01
@@ -132,9 +132,9 @@ def step_lengths(clone: Path) -> list[list[int]]:
     return [[lengths[i] for i in order[step * size : (step + 1) * size]] for step in range(STEPS)]
 
 
-def planned(clone: Path, flops_per_second: float) -> dict[str, float]:
+def planned(clone: Path, steps: list[list[int]], flops_per_second: float) -> dict[str, float]:
     """What `bula plan` says of train: memory in GB at the longest row, seconds of a step at a rate."""
-    params, steps = load_params(clone / "params.yaml"), step_lengths(clone)
+    params = load_params(clone / "params.yaml")
     share = json.loads((clone / "metrics/template.json").read_text(encoding="utf-8"))["supervised_share"]
     lengths = [length for step in steps for length in step]
     rows = plan.Rows("the steps", None, sum(lengths) / len(lengths), max(lengths), share, None)
@@ -146,19 +146,19 @@ def planned(clone: Path, flops_per_second: float) -> dict[str, float]:
 
 
 def calibrate() -> float:
-    """FLOP/s that this machine reaches in a step of the first layers of Llama 3.2 1B."""
+    """FLOP/s that this machine reaches in the first steps of a process with the first layers of Llama 3.2 1B."""
     index = next(i for i, case in enumerate(CASES) if case.layers and case.calibrates)
     params = load_params(ROOT / PROFILE)
-    return predict(CASES[index], params)[0] / child(index)["seconds"]
+    return predict(CASES[index], params)[0] / child(index)["first_steps_seconds"]
 
 
-def collect(clone: Path) -> dict[str, float]:
+def collect(clone: Path, steps: list[list[int]]) -> dict[str, float]:
     """Figures that the stages wrote, and the sizes of what they made."""
     metrics = {
         name: json.loads((clone / f"metrics/{name}.json").read_text()) for name in ("train", "template", "merge", "quantize", "speed/train")
     }
     train, answers = metrics["train"], list(read_rows(clone / f"data/answers/{VARIANT}.jsonl"))
-    tokens, rate = sum(map(sum, step_lengths(clone))), metrics["speed/train"]["tokens_per_second"]
+    tokens, rate = sum(map(sum, steps)), metrics["speed/train"]["tokens_per_second"]
     figures = {
         "parameters": train["parameters"]["total"] - train["parameters"]["trainable"],
         "trainable_r16_all_linear": train["parameters"]["trainable"],
@@ -214,7 +214,8 @@ def main() -> None:
         for stage in STAGES:
             print(f"\n{stage}: {' '.join(command(clone, stage)[1:])}", flush=True)
             figures[f"{stage}_seconds"], figures[f"{stage}_peak_memory_gb"] = run(clone, command(clone, stage))
-        figures |= collect(clone) | planned(clone, rate)
+        steps = step_lengths(clone)
+        figures |= collect(clone, steps) | planned(clone, steps, rate)
         check(figures, clone)
     figures["plan_memory_ratio"] = figures["plan_memory_gb"] / figures["train_process_memory_gb"]
     figures["plan_time_ratio"] = figures["plan_seconds_per_step"] / figures["seconds_per_step"]
