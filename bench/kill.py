@@ -103,11 +103,12 @@ def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> 
 
     With `aim`, not before a checkpoint is being written.
     """
-    # What an earlier kill cut short is no writing; train removes it before it writes.
-    stale = unsealed(folder)
+    # What an earlier kill cut short is no writing, until train has removed it; nor is a whole one that loses its seal as it goes.
+    stale, sealed = unsealed(folder), set[Path]()
     process, begun = start(folder), time.monotonic()
-    while process.poll() is None and ((early := time.monotonic() < begun + after) or (aim and not unsealed(folder) - stale)):
+    while process.poll() is None and ((early := time.monotonic() < begun + after) or (aim and not unsealed(folder) - stale - sealed)):
         stale &= unsealed(folder)
+        sealed |= {path.parent for path in folder.glob(f".bula/checkpoints/*/checkpoint-*/{SEAL}")}
         time.sleep(0.01 if early else 0.001)
     tree = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     ended = process.poll() is not None

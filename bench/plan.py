@@ -1,10 +1,9 @@
 """Whether `python -m bula plan` tells memory and time right: its formulas beside real training steps on the CPU.
 
-Each case runs in a process of its own: forward and backward passes of this project's functions over rows of one length, and
-one step of AdamW. Memory is the largest resident memory from the first step on. Time: one case of each model gives the
-utilisation, as a share of the rate of plain products in the same minute, by which the plan tells the others' seconds.
-Besides models/base there are the first layers of Llama 3.2 1B, and all of them, with random weights: the real width, the
-real vocabulary, up to 8 GB.
+Each case runs in a process of its own: training steps of this project's functions over rows of one length. Memory is the
+largest resident memory from the first step on. Time: one case of each model gives the utilisation, as a share of the rate
+of plain products in the same minute, by which the plan tells the others' seconds. Besides models/base there are the first
+layers of Llama 3.2 1B, and all of them, with random weights: the real width, the real vocabulary, up to 8 GB.
 
     python -m bench.plan
 """
@@ -37,8 +36,6 @@ ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "models/base"
 # Steps of a case. The first one fills caches; of the others the fastest counts, since other work on the machine only adds.
 STEPS = 5
-# A run of so few steps pays for memory and compiled products in every one of its figures (bench/llama_dry_run.py).
-FIRST_STEPS = 3
 GOAL = 0.15
 
 
@@ -105,8 +102,8 @@ def peak_since_reset(reset: bool = False) -> int:
 
 
 def measure(case: Case, params: Params) -> dict[str, float]:
-    """Seconds of a forward and backward pass, at its fastest and in the mean of the first, FLOP/s of plain products before and
-    after, and bytes resident: before the model, with it, and at most while training.
+    """Seconds of a training step, the fastest and the median, FLOP/s of plain products before and after, and bytes resident:
+    before the model, with it, and at most while training.
     """
     prepare(params.seed)
     process = psutil.Process()
@@ -120,16 +117,16 @@ def measure(case: Case, params: Params) -> dict[str, float]:
     gc.collect()
     loaded, seconds, rates = process.memory_info().rss, [], [product_rate()]
     peak_since_reset(reset=True)
-    for step in range(STEPS):
+    for _ in range(STEPS):
         started = time.perf_counter()
         total, _, count = model(**batch, answer_head=True)
         (total / count).backward()
+        optimizer.step()
+        optimizer.zero_grad()
         seconds.append(time.perf_counter() - started)
-        if step == 0:
-            optimizer.step()
     peak = peak_since_reset() - loaded
     rates.append(product_rate())
-    taken = {"seconds": min(seconds[1:]), "first_steps_seconds": statistics.mean(seconds[:FIRST_STEPS]), "rate": max(rates)}
+    taken = {"seconds": min(seconds[1:]), "typical_seconds": statistics.median(seconds), "rate": max(rates)}
     return {"runtime": runtime, "loaded": loaded - runtime, "peak": peak} | taken
 
 

@@ -366,8 +366,9 @@ class Train(Section):
     patience: Annotated[int, Field(ge=0)]
     """Early stopping: end after this many evaluations without a new lowest dev loss; 0 never does."""
     kernels: Literal["fused", "trl"]
-    """Who computes adapters, norms and loss: this project's functions in plain torch (stages/train/kernels.py), several times
-    faster on a CPU; or PEFT and TRL by their own means (Triton on a GPU), under mixed precision. The loss is the same."""
+    """Who computes adapters, attention, MLP, norms and loss: this project's functions in torch (stages/train/kernels.py), several
+    times faster on a CPU; or PEFT, transformers and TRL by their own means (Triton on a GPU), under mixed precision. The loss is
+    the same."""
     attention: Literal["sdpa", "flash_attention_2"]
     """Attention kernel; flash_attention_2 needs a CUDA GPU and the package flash-attn."""
     packing: bool

@@ -312,18 +312,19 @@ def activations(shape: Shape, params: Params, length: int, on_cpu: bool) -> floa
 
 
 def passing(shape: Shape, params: Params, tokens: int, supervised: float, on_cpu: bool) -> float:
-    """Bytes of what comes and goes at the peak: the head's slices, or the gradients inside the last layer's MLP or attention."""
-    size, attention = precision(params), 0
+    """Bytes of what comes and goes at the peak: the head's slices, or the gradients inside the last layer's MLP.
+
+    Those inside its attention come when what its MLP kept is gone, and are fewer.
+    """
+    size = precision(params)
     if params.train.kernels == "fused":
         # The slice, a part of it in float32; hidden states, and the supervised ones with their gradient.
         logits = (size * min(ROWS, supervised) + 4 * min(PART, supervised)) * shape.vocabulary
         head = logits + (tokens + 2 * supervised) * shape.hidden * size
-        # In float32 on a CPU: queries, output and its gradient, keys and values, and the gradients of three of them.
-        attention = 16 * tokens * (shape.queries + shape.keys) if on_cpu and size == 2 else 0
     else:
         tile = min(supervised, TRL_TILE[0]) * min(shape.vocabulary, TRL_TILE[1])
         head = tile * (size + 8 if on_cpu else size) + (tokens * size + supervised * (size + 4)) * shape.hidden
-    return max(head, attention, tokens * size * (3 * shape.mlp + shape.hidden))
+    return max(head, tokens * size * (3 * shape.mlp + shape.hidden))
 
 
 def memory(shape: Shape, params: Params, rows: Rows, launch: Mapping[str, Any], on_cpu: bool) -> dict[str, float]:

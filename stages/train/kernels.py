@@ -4,7 +4,8 @@
 base's precision, under float32 masters: PEFT's own copies every activation to float32, drops there, and copies back.
 `answer_loss` is the head and the cross-entropy over supervised positions, some rows at a time, with the gradient found on the
 way, so that no logits are kept for a second pass. `normalised` is Llama's norm with a frozen weight, `attended` its attention,
-`widened` its MLP, each with fewer passes over memory. All are plain torch, for any device; bench/train.py says what they bring.
+`widened` its MLP, each with fewer passes over memory. All are plain torch, for any device,
+but for `_Attention`, which calls what the pinned torch uses on a CPU; bench/train.py says what they bring.
 """
 
 import functools
@@ -30,6 +31,8 @@ ROWS = 256
 PART = 16
 # Numbers that a function of many passes works on at once on a CPU: 1 MB of float32, which the cores' caches keep between passes.
 CACHED = 1 << 18
+# What params.yaml offers; transformers' own eager attention is no entry of its table.
+ATTENTION = ("sdpa", "flash_attention_2")
 
 
 def parts(x: Tensor) -> Iterator[slice]:
@@ -322,7 +325,7 @@ def use_kernels(model: PeftModel) -> None:
             layer.forward = functools.partial(alone, layer)
         elif type(layer) is LlamaRMSNorm and not layer.weight.requires_grad:
             layer.forward = functools.partial(normalised, layer)
-        elif type(layer) is LlamaAttention and not layer.attention_dropout:
+        elif type(layer) is LlamaAttention and not layer.attention_dropout and layer.config._attn_implementation in ATTENTION:
             layer.forward = functools.partial(attended, layer)
         elif type(layer) is LlamaMLP and isinstance(layer.act_fn, nn.SiLU | SiLUActivation):
             layer.forward = functools.partial(widened, layer)

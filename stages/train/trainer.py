@@ -61,7 +61,8 @@ class EpochSampler(LengthGroupedSampler):  # type: ignore[misc]
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer that counts loss and accuracy by token, over all processes, and seals its checkpoints.
 
-    With `kernels` "fused" adapters, norms and loss are computed by stages/train/kernels.py, with "trl" by PEFT and TRL.
+    With `kernels` "fused" adapters, attention, MLP, norms and loss are computed by stages/train/kernels.py, with "trl" by PEFT,
+    transformers and TRL.
     """
 
     # Every loss is divided by the tokens of the whole optimizer step.
