@@ -149,7 +149,8 @@ def run_plain(params: Params, examples: list[Example]) -> tuple[float, list[floa
             parameter.data = parameter.data.float()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=train.learning_rate)
     encoded = sorted((encode(tokenizer, e) for e in examples), key=lambda e: len(e.input_ids))
-    size, losses, started = train.batch_size * train.gradient_accumulation, [], 0.0
+    size, started = train.batch_size * train.gradient_accumulation, 0.0
+    losses: list[float] = []
     # The longest batch once more before the clock starts, as above.
     for first in [len(encoded) - size, *range(0, len(encoded), size)]:
         started = started or (time.perf_counter() if losses else 0.0)

@@ -88,7 +88,7 @@ class Widths(TorchDispatchMode):
     """Notes in which precision attention's backward pass computes."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.found: list[torch.dtype] = []
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
