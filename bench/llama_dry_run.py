@@ -5,8 +5,8 @@ forces (printed), and runs ingest, preprocess, three steps of train, merge, quan
 each in its own process, watched for time and memory. Counts of parameters, sizes of files, memory and time are real. What the
 model says is not: random weights guess, so that the loss is about ln(128,256) = 11.8 nats and the answers are noise.
 
-What train takes is also told beforehand by `bula plan`'s formulas, at the FLOP/s that a step of four such layers reaches on this
-machine (bench/plan.py), and set beside what it took.
+What train takes is also told by `bula plan`'s formulas, at the FLOP/s that train reaches with four of the layers on the same
+rows, and set beside what it took.
 
     python -m bench.llama_dry_run
 """
@@ -16,6 +16,7 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import sys
 import tempfile
 import textwrap
@@ -28,7 +29,7 @@ from peft import LoraConfig, get_peft_model
 from ruamel.yaml import YAML
 
 from bench.llama import CONFIG, outline, save_config, save_tokenizer, save_weights
-from bench.plan import CASES, GOAL, child, predict
+from bench.plan import GOAL
 from bench.preprocess import run
 from bula import plan
 from bula.models import load_tokenizer
@@ -44,6 +45,8 @@ PROFILE = "profiles/llama-3.2-1b.yaml"
 STAGES = ("ingest", "preprocess", "train", "merge", "quantize", "generate")
 VARIANT = "tuned"
 STEPS, DEV_ROWS = 3, 8
+# Layers whose training tells the plan how fast this machine is.
+CALIBRATION_LAYERS = 4
 # What the architecture must give, by hand and from the reference work.
 PARAMETERS, TRAINABLE, TRAINABLE_Q_V, Q4_K_M_BYTES = 1_235_814_400, 11_272_192, 851_968, 807_693_952
 MEMORY_GB, MINUTES, Q4_TOLERANCE = 16, 30, 0.01
@@ -132,24 +135,34 @@ def step_lengths(clone: Path) -> list[list[int]]:
     return [[lengths[i] for i in order[step * size : (step + 1) * size]] for step in range(STEPS)]
 
 
-def planned(clone: Path, steps: list[list[int]], flops_per_second: float) -> dict[str, float]:
-    """What `bula plan` says of train: memory in GB at the longest row, seconds of a step at a rate."""
+def planned(clone: Path, steps: list[list[int]], layers: int) -> tuple[float, float]:
+    """What `bula plan` says of train with so many layers: FLOPs of a step, and bytes of memory at the longest row."""
     params = load_params(clone / "params.yaml")
     share = json.loads((clone / "metrics/template.json").read_text(encoding="utf-8"))["supervised_share"]
     lengths = [length for step in steps for length in step]
     rows = plan.Rows("the steps", None, sum(lengths) / len(lengths), max(lengths), share, None)
-    shape, tokens = plan.count(CONFIG, params.train), float(sum(lengths))
+    shape, tokens = plan.count(CONFIG | {"num_hidden_layers": layers}, params.train), float(sum(lengths))
     done = {"tokens": tokens, "supervised_tokens": tokens * share, "dev_tokens": 0.0}
-    work = plan.flops(shape, params.train, rows, done)["total"]
     memory = plan.memory(shape, params, rows, plan.find_launch(params, clone), on_cpu=True)["total"]
-    return {"plan_memory_gb": memory / 1e9, "plan_seconds_per_step": work / STEPS / flops_per_second}
+    return plan.flops(shape, params.train, rows, done)["total"] / len(steps), memory
 
 
-def calibrate() -> float:
-    """FLOP/s that this machine reaches in a step with the first layers of Llama 3.2 1B: in the median, as train's own rate is."""
-    index = next(i for i, case in enumerate(CASES) if case.layers and case.calibrates)
-    params = load_params(ROOT / PROFILE)
-    return predict(CASES[index], params)[0] / child(index)["typical_seconds"]
+def seconds_per_step(clone: Path, steps: list[list[int]]) -> float:
+    """What train took for a step, by the rate that it wrote."""
+    rate = json.loads((clone / "metrics/speed/train.json").read_text(encoding="utf-8"))["tokens_per_second"]
+    return float(sum(map(sum, steps)) / len(steps) / rate)
+
+
+def calibrate(clone: Path, small: Path, steps: list[list[int]]) -> float:
+    """FLOP/s that train reaches on this machine with the first layers of the model and the same rows, in a clone of its own."""
+    shutil.copytree(clone, small, ignore=shutil.ignore_patterns("model*.safetensors*", "gguf"))
+    save_config(small / "models/base", num_hidden_layers=CALIBRATION_LAYERS)
+    save_weights(small / "models/base", seed=load_params(small / "params.yaml").seed)
+    print(f"\ncalibration: train with {CALIBRATION_LAYERS} layers", flush=True)
+    run(small, command(small, "train"))
+    rate = planned(small, steps, CALIBRATION_LAYERS)[0] / seconds_per_step(small, steps)
+    shutil.rmtree(small)
+    return rate
 
 
 def collect(clone: Path, steps: list[list[int]]) -> dict[str, float]:
@@ -158,14 +171,14 @@ def collect(clone: Path, steps: list[list[int]]) -> dict[str, float]:
         name: json.loads((clone / f"metrics/{name}.json").read_text()) for name in ("train", "template", "merge", "quantize", "speed/train")
     }
     train, answers = metrics["train"], list(read_rows(clone / f"data/answers/{VARIANT}.jsonl"))
-    tokens, rate = sum(map(sum, steps)), metrics["speed/train"]["tokens_per_second"]
+    tokens, seconds = sum(map(sum, steps)), seconds_per_step(clone, steps)
     figures = {
         "parameters": train["parameters"]["total"] - train["parameters"]["trainable"],
         "trainable_r16_all_linear": train["parameters"]["trainable"],
         "dev_loss_nats": train["dev"]["loss_nats"],
         "tokens_per_step": tokens / STEPS,
-        "tokens_per_second": rate,
-        "seconds_per_step": tokens / STEPS / rate,
+        "tokens_per_second": tokens / STEPS / seconds,
+        "seconds_per_step": seconds,
         "train_process_memory_gb": metrics["speed/train"]["peak_memory_gb"],
         "bos_tokens_at_start": metrics["template"]["bos_tokens_at_start"],
         "rows_truncated": metrics["template"]["rows_truncated"],
@@ -210,12 +223,15 @@ def main() -> None:
         clone = folder / "bula"
         figures: dict[str, float] = {"parameters_written": prepare(folder, clone)}
         figures |= {"trainable_r8_q_v": trainable(folder / "llama", 8, ["q_proj", "v_proj"])}
-        rate = calibrate()
         for stage in STAGES:
             print(f"\n{stage}: {' '.join(command(clone, stage)[1:])}", flush=True)
             figures[f"{stage}_seconds"], figures[f"{stage}_peak_memory_gb"] = run(clone, command(clone, stage))
-        steps = step_lengths(clone)
-        figures |= collect(clone, steps) | planned(clone, steps, rate)
+            if stage == "train":
+                # In the same minutes: a machine's speed varies over an hour.
+                steps = step_lengths(clone)
+                rate = calibrate(clone, folder / "small", steps)
+        flops, memory = planned(clone, steps, CONFIG["num_hidden_layers"])
+        figures |= collect(clone, steps) | {"plan_memory_gb": memory / 1e9, "plan_seconds_per_step": flops / rate}
         check(figures, clone)
     figures["plan_memory_ratio"] = figures["plan_memory_gb"] / figures["train_process_memory_gb"]
     figures["plan_time_ratio"] = figures["plan_seconds_per_step"] / figures["seconds_per_step"]

@@ -102,8 +102,8 @@ def peak_since_reset(reset: bool = False) -> int:
 
 
 def measure(case: Case, params: Params) -> dict[str, float]:
-    """Seconds of a training step, the fastest and the median, FLOP/s of plain products before and after, and bytes resident:
-    before the model, with it, and at most while training.
+    """Seconds of a training step, FLOP/s of plain products before and after, and bytes resident: before the model, with it, and
+    at most while training.
     """
     prepare(params.seed)
     process = psutil.Process()
@@ -126,7 +126,7 @@ def measure(case: Case, params: Params) -> dict[str, float]:
         seconds.append(time.perf_counter() - started)
     peak = peak_since_reset() - loaded
     rates.append(product_rate())
-    taken = {"seconds": min(seconds[1:]), "typical_seconds": statistics.median(seconds), "rate": max(rates)}
+    taken = {"seconds": min(seconds[1:]), "rate": max(rates)}
     return {"runtime": runtime, "loaded": loaded - runtime, "peak": peak} | taken
 
 
