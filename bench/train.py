@@ -88,51 +88,58 @@ def given(config: SFTConfig) -> dict[str, Any]:
     return {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.init}
 
 
-def run_trainer(name: str, params: Params, examples: list[Example], in_order: bool) -> tuple[float, list[float]]:
-    """One epoch by this project's trainer or TRL's; seconds of its steps, and their losses."""
-    tokenizer, train = load_tokenizer(BASE), params.train
-    own: Any = AnswerTrainer if name == "bula" else SFTTrainer
+def lora_of(params: Params) -> LoraConfig:
+    """The adapter of params.yaml, on every linear layer."""
+    lora = params.train.lora
+    return LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def config_of(name: str, params: Params, folder: str) -> SFTConfig:
+    """What a contender trains by: the train stage's settings, and for TRL its own in what it would do unasked."""
+    arguments = given(configure(params, Path(folder)))
+    if name != "bula":
+        arguments["bf16"] = params.dtype == "bfloat16"
+        defaults = given(SFTConfig(output_dir=folder, use_cpu=True, bf16=False))
+        arguments |= {key: defaults[key] for key in ("max_length", "activation_checkpointing", "gradient_checkpointing")}
+        if name == "trl_without_checkpointing":
+            arguments |= {"activation_checkpointing": False, "gradient_checkpointing": False}
+    quiet = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "logging_steps": 1, "disable_tqdm": True}
+    return SFTConfig(**arguments | quiet)
+
+
+def ordered(own: Any) -> Any:
+    """The trainer class `own`, which takes the rows as they are while `told` is true."""
 
     class Ordered(own):  # type: ignore[misc]
-        """Takes the rows as they are where the order is told."""
-
         told = True
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
             return SequentialSampler(self.train_dataset) if self.told else super()._get_train_sampler(train_dataset)
 
+    return Ordered
+
+
+def run_trainer(name: str, params: Params, examples: list[Example], in_order: bool) -> tuple[float, list[float]]:
+    """One epoch by this project's trainer or TRL's; seconds of its steps, and their losses."""
+    tokenizer, clock = load_tokenizer(BASE), Clock()
     rows = tokenise(tokenizer, examples)
     if not in_order:
         rows = rows.select(sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"])))
     with tempfile.TemporaryDirectory() as folder:
-        arguments = given(configure(params, Path(folder)))
-        if name != "bula":
-            arguments["bf16"] = params.dtype == "bfloat16"
-            # What TRL does where nobody tells it otherwise.
-            defaults = given(SFTConfig(output_dir=folder, use_cpu=True, bf16=False))
-            arguments |= {key: defaults[key] for key in ("max_length", "activation_checkpointing", "gradient_checkpointing")}
-            if name == "trl_without_checkpointing":
-                arguments |= {"activation_checkpointing": False, "gradient_checkpointing": False}
-        quiet = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "logging_steps": 1, "disable_tqdm": True}
-        config = SFTConfig(**arguments | quiet)
-        lora = LoraConfig(
-            r=train.lora.r, lora_alpha=train.lora.alpha, lora_dropout=train.lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
-        )
-        clock = Clock()
-        trainer = Ordered(
+        trainer = ordered(AnswerTrainer if name == "bula" else SFTTrainer)(
             model=load_model(BASE, params.dtype),
-            args=config,
+            args=config_of(name, params, folder),
             train_dataset=rows,
             processing_class=tokenizer,
-            peft_config=lora,
+            peft_config=lora_of(params),
             callbacks=[clock],
             **({"kernels": "fused"} if name == "bula" else {}),
         )
         if not in_order:
             # One step of the longest rows before the clock starts: a long run pays once for memory and for libraries' first calls.
-            config.max_steps = 1
+            trainer.args.max_steps = 1
             trainer.train()
-            clock.started, config.max_steps, trainer.told = 0.0, params.train.max_steps, False
+            clock.started, trainer.args.max_steps, trainer.told = 0.0, params.train.max_steps, False
         trainer.train()
     return clock.ended - clock.started, clock.losses
 
@@ -140,10 +147,7 @@ def run_trainer(name: str, params: Params, examples: list[Example], in_order: bo
 def run_plain(params: Params, examples: list[Example]) -> tuple[float, list[float]]:
     """One epoch by a loop that anybody would write: batches of like length, padded, loss over all positions' logits."""
     tokenizer, train = load_tokenizer(BASE), params.train
-    lora = LoraConfig(
-        r=train.lora.r, lora_alpha=train.lora.alpha, lora_dropout=train.lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-    model = get_peft_model(load_model(BASE, params.dtype), lora).train()
+    model = get_peft_model(load_model(BASE, params.dtype), lora_of(params)).train()
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
