@@ -68,8 +68,14 @@ def test_loss_and_gradients_are_those_of_peft_and_torch(targets: str | list[str]
     )
 
 
-def test_checkpointing_draws_the_same_dropout_again(tiny: Path) -> None:
-    found = []
+def test_checkpointing_draws_the_same_dropout_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, draws, plain = [], [0], kernels.dropped
+
+    def counted(x: torch.Tensor, dropout: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+        draws[-1] += 1
+        return plain(x, dropout)
+
+    monkeypatch.setattr(kernels, "dropped", counted)
     for again in (False, True):
         model, inputs = lora(tiny, 0.5), batch(tiny)
         if again:
@@ -80,6 +86,9 @@ def test_checkpointing_draws_the_same_dropout_again(tiny: Path) -> None:
         torch.manual_seed(9)
         model(**inputs, answer_head=True)[0].backward()
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+        draws.append(0)
+    # Queries, keys and values draw once, gate and up once, output and down once each, in two blocks; and all of them again.
+    assert draws[:2] == [8, 16]
     assert len(found[0]) == 28
     assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())
 
