@@ -8,9 +8,6 @@ that of the other: if it is small beside what rounding moves, the two tokens wer
     python -m bench.engines [--tokens 32]
 """
 
-import json
-import os
-import platform
 import statistics
 import tempfile
 from itertools import takewhile
@@ -21,6 +18,7 @@ import torch
 import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bench.summary import show
 from bula.models import load_model, load_tokenizer, prepare
 from bula.params import load_params
 from bula.prompts import encode_prompt
@@ -142,8 +140,6 @@ def main(
         # An answer that is never left has no gap: 0 says so, beside an equal_share of 1.
         found = gaps(exact, prompts, answers[REFERENCE], answers[name]) or [0.0]
         figures |= {f"{name}_gap_median": statistics.median(found), f"{name}_gap_largest": max(found)}
-    for name, value in figures.items():
-        print(f"{name:68} {value:10.4g}")
     goals = {
         "llama_cpp_16_bit_as_transformers_16_bit_equal_share": GOAL,
         # Or else the difference is explained: without 16-bit rounding there is none, and with it llama.cpp leaves float32 at
@@ -154,10 +150,7 @@ def main(
     equal = figures["llama_cpp_16_bit_as_transformers_16_bit_equal_share"] >= GOAL
     explained = figures["llama_cpp_32_bit_as_transformers_float32_equal_share"] >= GOAL
     explained = explained and figures["llama_cpp_16_bit_gap_largest"] <= figures["transformers_16_bit_gap_largest"]
-    figures |= {"equal": equal, "explained": explained}
-    met = equal or explained
-    machine = f"{os.cpu_count()} x {platform.machine()}"
-    print(json.dumps({"name": "engines", "machine": machine, "figures": figures, "goals": goals, "met": met}))
+    show("engines", figures | {"equal": equal, "explained": explained}, goals, equal or explained)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ first that fails is printed, shrunk.
 
 import contextlib
 import io
-import json
 import time
 from collections import Counter
 from pathlib import Path
@@ -18,6 +17,7 @@ import typer
 from hypothesis import HealthCheck, given, settings
 from tqdm import tqdm
 
+from bench.summary import show
 from tests.test_fuzz import check, damaged_files
 
 BASE = Path(__file__).resolve().parent.parent / "models/base"
@@ -43,11 +43,9 @@ def main(files: Annotated[int, typer.Option(help="Files to draw.")] = 10_000) ->
 
         run()
     figures = {**total, "good_rows_kept_share": total["kept"] / total["promised"], "seconds": time.perf_counter() - started}
-    for name, value in figures.items():
-        print(f"{name:24} {value:10,.4g}")
     goals = {"good_rows_kept_share": 1.0, "files": files}
     met = figures["good_rows_kept_share"] == 1 and total["files"] >= files
-    print(json.dumps({"name": "fuzz", "figures": figures, "goals": goals, "met": met}))
+    show("fuzz", figures, goals, met)
 
 
 if __name__ == "__main__":

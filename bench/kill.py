@@ -23,6 +23,7 @@ import psutil
 import typer
 from ruamel.yaml import YAML
 
+from bench.summary import show
 from bula.records import sha256_file
 from stages.train.checkpoints import SEAL, is_whole
 
@@ -182,7 +183,7 @@ def main(
         "uninterrupted_seconds": length,
     }
     met = figures["same"] == len(rows) and not figures["survivors"] and figures["while_writing"] > 0
-    print(json.dumps({"name": "kill", "figures": figures, "goals": {"same": len(rows), "survivors": 0, "while_writing": 1}, "met": met}))
+    show("kill", figures, {"same": len(rows), "survivors": 0, "while_writing": 1}, met)
 
 
 if __name__ == "__main__":

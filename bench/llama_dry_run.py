@@ -13,7 +13,6 @@ rows, and set beside what it took.
 
 import json
 import os
-import platform
 import re
 import shlex
 import shutil
@@ -31,6 +30,7 @@ from ruamel.yaml import YAML
 from bench.llama import CONFIG, outline, save_config, save_tokenizer, save_weights
 from bench.plan import GOAL
 from bench.preprocess import run
+from bench.summary import show
 from bula import plan
 from bula.models import load_tokenizer
 from bula.params import load_params
@@ -215,6 +215,23 @@ def check(figures: dict[str, float], clone: Path) -> None:
         raise SystemExit("\n".join(wrong))
 
 
+def summarise(figures: dict[str, float]) -> None:
+    """Compare with the goals, and print."""
+    figures["plan_memory_ratio"] = figures["plan_memory_gb"] / figures["train_process_memory_gb"]
+    figures["plan_time_ratio"] = figures["plan_seconds_per_step"] / figures["seconds_per_step"]
+    figures["minutes"] = sum(figures[f"{stage}_seconds"] for stage in STAGES) / 60
+    figures["peak_memory_gb"] = max(figures[f"{stage}_peak_memory_gb"] for stage in STAGES)
+    goals = {"peak_memory_gb": MEMORY_GB, "minutes": MINUTES, "gguf_q4_k_m_bytes_ratio_from_1": Q4_TOLERANCE, "plan_ratios_from_1": GOAL}
+    met = (
+        figures["peak_memory_gb"] <= MEMORY_GB
+        and figures["minutes"] <= MINUTES
+        and abs(figures["gguf_q4_k_m_bytes_ratio"] - 1) <= Q4_TOLERANCE
+        and all(abs(figures[f"plan_{what}_ratio"] - 1) <= GOAL for what in ("memory", "time"))
+    )
+    print()
+    show("llama_dry_run", figures, goals, met)
+
+
 def main() -> None:
     """Run the stages, and print what they took."""
     os.environ["HF_HUB_OFFLINE"] = "1"
@@ -233,22 +250,7 @@ def main() -> None:
         flops, memory = planned(clone, steps, CONFIG["num_hidden_layers"])
         figures |= collect(clone, steps) | {"plan_memory_gb": memory / 1e9, "plan_seconds_per_step": flops / rate}
         check(figures, clone)
-    figures["plan_memory_ratio"] = figures["plan_memory_gb"] / figures["train_process_memory_gb"]
-    figures["plan_time_ratio"] = figures["plan_seconds_per_step"] / figures["seconds_per_step"]
-    figures["minutes"] = sum(figures[f"{stage}_seconds"] for stage in STAGES) / 60
-    figures["peak_memory_gb"] = max(figures[f"{stage}_peak_memory_gb"] for stage in STAGES)
-    goals = {"peak_memory_gb": MEMORY_GB, "minutes": MINUTES, "gguf_q4_k_m_bytes_ratio_from_1": Q4_TOLERANCE, "plan_ratios_from_1": GOAL}
-    met = (
-        figures["peak_memory_gb"] <= MEMORY_GB
-        and figures["minutes"] <= MINUTES
-        and abs(figures["gguf_q4_k_m_bytes_ratio"] - 1) <= Q4_TOLERANCE
-        and all(abs(figures[f"plan_{what}_ratio"] - 1) <= GOAL for what in ("memory", "time"))
-    )
-    print()
-    for key, value in figures.items():
-        print(f"{key:44} {value:18,}" if isinstance(value, int) else f"{key:44} {value:18,.6g}")
-    machine = f"{os.cpu_count()} x {platform.machine()}"
-    print(json.dumps({"name": "llama_dry_run", "machine": machine, "figures": figures, "goals": goals, "met": met}))
+    summarise(figures)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ would, in a temporary folder. With --times 10 it runs ten times the rows too and
 
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import psutil
 import typer
 from ruamel.yaml import YAML
 
+from bench.summary import show
 from bula.text import words
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -196,10 +196,7 @@ def main(
         goals |= {"time_ratio": 1.1 * times, f"peak_memory_gb_times_{times}": 3.0}
         met = met and figures["time_ratio"] <= goals["time_ratio"] and last["peak_memory_gb"] <= 3
     met = met and all(run["exact_found"] >= 0.99 and run["near_found"] >= 0.95 and run["clean_lost"] <= 0.005 for run in runs)
-    for name, value in figures.items():
-        print(f"{name:28} {value:12,.4g}")
-    machine = f"{os.cpu_count()} x {platform.machine()}"
-    print(json.dumps({"name": "preprocess", "machine": machine, "figures": figures, "goals": goals, "met": bool(met)}))
+    show("preprocess", figures, goals, met)
 
 
 if __name__ == "__main__":

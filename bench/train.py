@@ -14,7 +14,6 @@ times faster and memory not at all, and then norms, masks and activations are wh
 import dataclasses
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from bench.summary import show
 from bula import plan
 from bula.models import load_model, load_tokenizer, prepare
 from bula.params import Params, load_params
@@ -258,17 +258,7 @@ def report(params: Params, examples: list[Example], rounds: int) -> None:
     figures |= {"ratio_to_trl": median[trl] / median["bula"], "ratio_to_plain_loop": median["plain_loop"] / median["bula"]}
     goals = {"ratio_to_trl": 2.5, "share_without_amx": 0.6, "loss_difference_float32": 1e-3, "memory_not_above": trl}
     met = figures["ratio_to_trl"] >= 2.5 and share >= 0.6 and memory["bula"] <= memory[trl]
-    for name, value in figures.items():
-        print(f"{name:52} {value:10.4g}")
-    machine = f"{os.cpu_count()} x {platform.machine()}"
-    summary = {
-        "name": "train",
-        "machine": machine,
-        "figures": figures,
-        "goals": goals,
-        "met": bool(met and figures["loss_difference_float32"] <= 1e-3),
-    }
-    print(json.dumps(summary))
+    show("train", figures, goals, met and figures["loss_difference_float32"] <= 1e-3)
 
 
 if __name__ == "__main__":
