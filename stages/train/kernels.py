@@ -5,7 +5,9 @@ base's precision, under float32 masters: PEFT's own copies every activation to f
 `answer_loss` is the head and the cross-entropy over supervised positions, some rows at a time, with the gradient found on the
 way, so that no logits are kept for a second pass. `normalised` is Llama's norm with a frozen weight, `attended` its attention,
 `widened` its MLP, each with fewer passes over memory. All are plain torch, for any device,
-but for `_Attention`, which calls what the pinned torch uses on a CPU; bench/train.py says what they bring.
+but for `_Attention`, which calls what the pinned torch uses on a CPU. bench/train.py says what they bring together,
+bench/kernels.py what each brings. Products of two large tensors in bfloat16 are written to a third: in place they take torch's
+CPU kernels twice the time.
 """
 
 import functools
@@ -91,7 +93,7 @@ class _Adapted(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             to_x = inner @ torch.cat(a).to(inner.dtype)
             if mask is not None:
-                to_x.mul_(mask)
+                to_x = to_x * mask
             for g, weight in zip(rows, weights, strict=True):
                 to_x.addmm_(g, weight)
             to_x = to_x.view(*gradients[0].shape[:-1], -1)
@@ -159,8 +161,8 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """Causal attention in bfloat16 on a CPU, whose backward pass computes in float32: there torch's own is the faster one so,
-    by a quarter with AMX and by half without, and exacter. Gradients for queries, keys and values.
+    """Causal attention in bfloat16 on a CPU, whose backward pass computes in float32, in which torch's own is faster there, and
+    exacter. Gradients for queries, keys and values.
     """
 
     @staticmethod
@@ -212,14 +214,18 @@ class _Gated(torch.autograd.Function):
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         """Both (..., width)."""
         ctx.save_for_backward(gate, up)
-        return silu(gate).mul_(up)
+        return silu(gate) * up
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """The product rule."""
         gate, up = ctx.saved_tensors
-        return torch.ops.aten.silu_backward(gradient * up, gate), silu(gate).mul_(gradient)
+        made = silu(gate)
+        to_up = made * gradient
+        to_gate = torch.mul(gradient, up, out=made)
+        torch.ops.aten.silu_backward.grad_input(to_gate, gate, grad_input=to_gate)
+        return to_gate, to_up
 
 
 def gated(gate: Tensor, up: Tensor) -> Tensor:
