@@ -1,17 +1,16 @@
 """Whether `python -m bula plan` tells memory and time right: its formulas beside real training steps on the CPU.
 
 Each case runs in a process of its own: training steps of this project's functions over rows of one length. Memory is the
-largest resident memory from the first step on. Time: one case of each model gives the utilisation, as a share of the rate
-of plain products in the same minute, by which the plan tells the others' seconds. Besides models/base there are the first
-layers of Llama 3.2 1B, and all of them, with random weights: the real width, the real vocabulary, up to 8 GB.
+largest resident memory from the first step on. Time: every case prints its utilisation, the share of the rate of plain
+products in the same minute. Besides models/base there are the first layers of Llama 3.2 1B, and all of them, with random
+weights: the real width, the real vocabulary, up to 8 GB. Of Llama one case's utilisation must tell the others' seconds. That
+of so narrow a model as models/base grows with the batch, and is printed alone.
 
     python -m bench.plan
 """
 
 import gc
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.llama import CONFIG
+from bench.summary import show
 from bench.train import product_rate
 from bula import plan
 from bula.models import base_of, load_model, prepare
@@ -48,12 +48,12 @@ class Case(NamedTuple):
     """Rows."""
     length: int
     """Tokens of each row."""
-    calibrates: bool
-    """Whether the utilisation of its kind of model is taken from it."""
 
 
-CASES = [Case(0, 2, 200, False), Case(0, 4, 300, True), Case(0, 8, 300, False)]
-CASES += [Case(2, 4, 300, False), Case(4, 4, 300, True), Case(4, 4, 150, False), Case(16, 4, 300, False)]
+CASES = [Case(0, 2, 200), Case(0, 4, 300), Case(0, 8, 300)]
+# The one whose utilisation tells the seconds of Llama's others.
+CALIBRATION = Case(4, 4, 300)
+CASES += [Case(2, 4, 300), CALIBRATION, Case(4, 4, 150), Case(16, 4, 300)]
 
 
 def name_of(case: Case) -> str:
@@ -157,9 +157,8 @@ def compare(params: Params, rounds: int) -> dict[str, float]:
     """Figures of all cases: measured, predicted, and their ratio."""
     runs = [[child(index) for index in range(len(CASES))] for _ in range(rounds)]
     found = [(case, {key: statistics.median(run[i][key] for run in runs) for key in runs[0][i]}) for i, case in enumerate(CASES)]
-    reached = {case.layers > 0: predict(case, params)[0] / m["seconds"] / m["rate"] for case, m in found if case.calibrates}
-    figures = {f"{'llama' if wide else 'smollm2'}_utilisation": value for wide, value in reached.items()}
-    figures["runtime_gb"] = statistics.median(measured["runtime"] for _, measured in found) / 1e9
+    reached = {case: predict(case, params)[0] / measured["seconds"] / measured["rate"] for case, measured in found}
+    figures = {"runtime_gb": statistics.median(measured["runtime"] for _, measured in found) / 1e9}
     for case, measured in found:
         name, (work, parts) = name_of(case), predict(case, params)
         total = measured["runtime"] + measured["loaded"] + measured["peak"]
@@ -168,8 +167,9 @@ def compare(params: Params, rounds: int) -> dict[str, float]:
         known = sum(parts[part] for part in ("gradients", "adamw_moments", "activations", "head_and_scratch"))
         figures[f"{name}_heap_share"] = (measured["peak"] - known) / parts["activations"]
         figures |= {f"{name}_seconds": measured["seconds"], f"{name}_product_gflops": measured["rate"] / 1e9}
-        if not case.calibrates:
-            figures[f"{name}_seconds_ratio"] = work / (reached[case.layers > 0] * measured["rate"]) / measured["seconds"]
+        figures[f"{name}_utilisation"] = reached[case]
+        if case.layers and case != CALIBRATION:
+            figures[f"{name}_seconds_ratio"] = work / (reached[CALIBRATION] * measured["rate"]) / measured["seconds"]
     return figures
 
 
@@ -183,12 +183,8 @@ def main(
         print(json.dumps(measure(CASES[only], params)))
         return
     figures = compare(params, rounds)
-    for name, value in figures.items():
-        print(f"{name:40} {value:10.4g}")
     met = all(abs(value - 1) <= GOAL for name, value in figures.items() if name.endswith("_ratio"))
-    machine = f"{os.cpu_count()} x {platform.machine()}"
-    goals = {"every ratio of plan to measurement": [1 - GOAL, 1 + GOAL]}
-    print(json.dumps({"name": "plan", "machine": machine, "figures": figures, "goals": goals, "met": met}))
+    show("plan", figures, {"every ratio of plan to measurement": [1 - GOAL, 1 + GOAL]}, met)
 
 
 if __name__ == "__main__":
