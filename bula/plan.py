@@ -51,7 +51,7 @@ QUANTIZED = {"int8": 1.0, "nf4": 0.5 + (1 + 4 / 256) / 64}
 # GPU: CUDA's context and the libraries' workspaces; an assumption, since no GPU has run this.
 RUNTIME_BYTES = {"cpu": 0.6e9, "gpu": 0.8e9}
 # What the C library's heap loses, as a share of the activations: gradients and other small arrays settle in the holes that one
-# step's activations leave, and the next step's no longer fit there. glibc 2.36; bench/plan.py measures it anew, from 0.4 to 0.9.
+# step's activations leave, and the next step's no longer fit there. glibc 2.36; bench/plan.py measures it anew, from 0.4 to 1.
 # GPUs have an allocator of torch's own, of which nothing was measured.
 HEAP_LOSS = {"cpu": 0.5, "gpu": 0.0}
 # The linear layers of a block that read what its first norm gives.
