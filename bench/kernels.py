@@ -85,14 +85,16 @@ def pairs_of(ours: LlamaDecoderLayer, theirs: LlamaDecoderLayer, model: Any, row
     }
 
 
-def run(call: Call, inputs: list[Tensor], autocast: bool) -> tuple[float, list[Tensor]]:
-    """Seconds of a forward and backward pass; the output, and the gradients of the inputs."""
+def run(call: Call, inputs: list[Tensor], autocast: bool, layer: LlamaDecoderLayer) -> tuple[float, list[Tensor]]:
+    """Seconds of a forward and backward pass; the output, and the gradients of the inputs and of the layer's adapters."""
+    layer.zero_grad()
     leaves = [one.detach().clone().requires_grad_() for one in inputs]
     started = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         made = call(*leaves)
     made.backward(torch.ones_like(made))
-    return time.perf_counter() - started, [made.detach(), *(leaf.grad for leaf in leaves if leaf.grad is not None)]
+    seconds = time.perf_counter() - started
+    return seconds, [made.detach(), *(leaf.grad for leaf in (*leaves, *layer.parameters()) if leaf.grad is not None)]
 
 
 def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
@@ -100,17 +102,17 @@ def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
-def measure(name: str, pair: Pair, layers: tuple[LlamaDecoderLayer, ...], rounds: int, autocast: bool) -> dict[str, float]:
+def measure(name: str, pair: Pair, layers: tuple[LlamaDecoderLayer, LlamaDecoderLayer], rounds: int, autocast: bool) -> dict[str, float]:
     """Difference, median milliseconds of both, and their ratio; SystemExit if the numbers are not the library's."""
     ours, library, inputs = pair
     for layer in layers:
         layer.eval()
-    apart = difference(run(ours, inputs, False)[1], run(library, inputs, autocast)[1])
+    apart = difference(run(ours, inputs, False, layers[0])[1], run(library, inputs, autocast, layers[1])[1])
     if not apart <= TOLERANCE:
         raise SystemExit(f"{name} gives not the library's numbers: they differ by {apart:.2g} of the largest, more than {TOLERANCE:g}")
     for layer in layers:
         layer.train()
-    times = [(run(ours, inputs, False)[0], run(library, inputs, autocast)[0]) for _ in range(rounds)]
+    times = [(run(ours, inputs, False, layers[0])[0], run(library, inputs, autocast, layers[1])[0]) for _ in range(rounds)]
     mine, theirs = (statistics.median(way) * 1e3 for way in zip(*times, strict=True))
     figures = {"difference": apart, "milliseconds": mine, "library_milliseconds": theirs, "ratio": theirs / mine}
     return {f"{name}_{figure}": value for figure, value in figures.items()}

@@ -32,6 +32,8 @@ ROOT = Path(__file__).resolve().parent.parent
 WRITTEN = ("models/adapter", "metrics/train.json", "metrics/template.json", "plots/train")
 LOG = ".bula/repro.log"
 COMMAND = ["dvc", "repro", "train", "--no-run-cache"]
+# What train says when it does not start over: training is deterministic, so the files alone would not tell.
+RESUMED = "train: going on from step"
 
 
 def clone(folder: Path, tiny: Path) -> None:
@@ -46,7 +48,7 @@ def clone(folder: Path, tiny: Path) -> None:
         small(tiny)(params)
         params["ingest"]["judge"] = {"kind": "api", "license": "none"}
         params["judge"]["base_url"] = "http://localhost:9"
-        params["train"] |= {"max_steps": 24, "eval_steps": 6, "save_steps": 1, "log_steps": 1, "gradient_accumulation": 4}
+        params["train"] |= {"max_steps": 25, "eval_steps": 5, "save_steps": 1, "log_steps": 1, "gradient_accumulation": 4}
         params["train"]["lora"] |= {"r": 16, "dropout": 0.1}
 
     shorten(folder / "data/demo")
@@ -147,11 +149,32 @@ def written(folder: Path) -> dict[str, str]:
 
 
 def try_seed(folder: Path, seed: int, length: float, how: signal.Signals, reference: dict[str, str]) -> dict[str, Any]:
-    """One kill at a random time, and the run after it; `same` says whether every file is that of the uninterrupted run."""
+    """One kill at a random time, and the run after it: whether it went on from a checkpoint, and whether every file is that of the
+    uninterrupted run.
+    """
     reset(folder)
     found = kill(folder, random.Random(seed).uniform(0, length), how, aim=seed % 2 == 1 or how == signal.SIGTERM)
+    (folder / LOG).unlink()
     rerun = finish(folder)
-    return {"seed": seed} | found | {"rerun_seconds": round(rerun, 1), "same": written(folder) == reference}
+    resumed = RESUMED in (folder / LOG).read_text(encoding="utf-8", errors="replace")
+    return {"seed": seed} | found | {"rerun_seconds": round(rerun, 1), "resumed": resumed, "same": written(folder) == reference}
+
+
+def summarise(rows: list[dict[str, Any]], length: float) -> None:
+    """Count over the runs that were killed before they ended, and compare with the goals."""
+    whole = sum(row["last_whole"] != "none" for row in rows)
+    figures = {
+        "kills": len(rows),
+        "same": sum(row["same"] for row in rows),
+        "while_writing": sum(row["while_writing"] for row in rows),
+        "left_a_checkpoint": whole,
+        "resumed": sum(row["resumed"] for row in rows),
+        "survivors": sum(row["survivors"] for row in rows),
+        "uninterrupted_seconds": length,
+    }
+    goals = {"same": len(rows), "resumed": whole, "survivors": 0, "while_writing": 1}
+    met = all(figures[name] == goals[name] for name in ("same", "resumed", "survivors")) and figures["while_writing"] > 0
+    show("kill", figures, goals, met)
 
 
 def main(
@@ -174,16 +197,7 @@ def main(
         for seed, how in plan:
             rows.append(try_seed(folder, seed, length, how, reference))
             print(json.dumps(rows[-1]), flush=True)
-    figures = {
-        "kills": len(rows),
-        "same": sum(row["same"] for row in rows),
-        "while_writing": sum(row["while_writing"] for row in rows),
-        "resumed": sum(row["last_whole"] != "none" for row in rows),
-        "survivors": sum(row["survivors"] for row in rows),
-        "uninterrupted_seconds": length,
-    }
-    met = figures["same"] == len(rows) and not figures["survivors"] and figures["while_writing"] > 0
-    show("kill", figures, {"same": len(rows), "survivors": 0, "while_writing": 1}, met)
+    summarise([row for row in rows if not row["had_ended"]], length)
 
 
 if __name__ == "__main__":

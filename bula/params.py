@@ -376,7 +376,7 @@ class Train(Section):
     liger: bool
     """Liger's kernels for norms, rotary embedding and MLP; needs a CUDA GPU, the package liger-kernel and kernels: trl."""
     gradient_checkpointing: bool
-    """Recompute activations in the backward pass: less memory, a third more work."""
+    """Recompute activations in the backward pass: less memory, a second forward pass (`bula plan` counts it)."""
     activation_offload: bool
     """Hold activations in the host's memory between the passes; needs a CUDA GPU."""
 

@@ -15,7 +15,7 @@ from tests import conftest
 from tests.conftest import ROOT, run
 
 CHILD = "import stages, sys, time; print('ready', flush=True); time.sleep(60)"
-# A parent like dvc's: it starts the command through a shell and waits.
+# A parent that waits, as dvc does.
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!r}])"
 
 

@@ -1,6 +1,9 @@
 import json
 import math
+import os
 import re
+import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -87,15 +90,77 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(ready: Pa
     assert hashes[0][0] != hashes[2][0]
 
 
-def test_checkpoints_are_found_again_only_for_the_same_run(ready: Path) -> None:
+def test_checkpoints_are_found_again_only_for_the_same_run(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     params = load_params()
     files = [ready / "data/clean/train.jsonl", ready / "data/clean/dev.jsonl"]
     before = checkpoints.fingerprint(params, files)
     assert checkpoints.fingerprint(load_params(), files) == before
     other = params.model_copy(update={"train": params.train.model_copy(update={"learning_rate": 0.5})})
     assert checkpoints.fingerprint(other, files) != before
+    longer = params.model_copy(update={"preprocess": params.preprocess.model_copy(update={"max_tokens": 99})})
+    assert checkpoints.fingerprint(longer, files) != before
+    with monkeypatch.context() as patch:
+        patch.setenv("WORLD_SIZE", "2")
+        assert checkpoints.fingerprint(params, files) != before
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "version", lambda name: f"{name} of another year")
+        assert checkpoints.fingerprint(params, files) != before
     files[0].write_text(files[0].read_text(encoding="utf-8")[1:], encoding="utf-8")
     assert checkpoints.fingerprint(params, files) != before
+
+
+def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows by one with every forward and backward pass of training from now on."""
+    passes, step = [], trainer.AnswerTrainer.training_step
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        passes.append(self.state.global_step)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.AnswerTrainer, "training_step", counted)
+    return passes
+
+
+def written(ready: Path) -> dict[str, str]:
+    """Hash of every file of the adapter, of the curves and of train's metrics but those of speed."""
+    files = [*(ready / "models/adapter").iterdir(), *(ready / "plots/train").iterdir(), *(ready / "metrics").glob("*.json")]
+    return {str(file): sha256_file(file) for file in files}
+
+
+def test_a_run_killed_after_its_last_step_takes_no_further_step(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Within an epoch, which has four steps: at its end there is nothing left to take.
+    edit_params(ready / "params.yaml", lambda p: p["train"].update(max_steps=3, scheduler="constant"))
+    train.main()
+    whole = written(ready)
+    assert metrics(ready, "train")["run"]["steps"] == 3
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "report", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        train.main()
+    shutil.rmtree(ready / "models/adapter")
+    passes = count_passes(monkeypatch)
+    train.main()
+    assert passes == []
+    assert written(ready) == whole
+
+
+def test_told_to_end_between_two_lines_of_the_log_the_curve_stays_the_same(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit_params(ready / "params.yaml", lambda p: p["train"].update(max_steps=4, eval_steps=2, save_steps=2, log_steps=2))
+    train.main()
+    whole, step = written(ready), trainer.AnswerTrainer.training_step
+
+    def told(self: Any, *args: Any, **kwargs: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.AnswerTrainer, "training_step", told)
+    with pytest.raises(SystemExit, match="ended after step 1, which is kept"):
+        train.main()
+    monkeypatch.setattr(trainer.AnswerTrainer, "training_step", step)
+    train.main()
+    assert "going on from step 1\n" in capsys.readouterr().out
+    assert written(ready) == whole
 
 
 def test_a_run_stopped_halfway_resumes_to_the_same_adapter(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +178,10 @@ def test_a_run_stopped_halfway_resumes_to_the_same_adapter(ready: Path, monkeypa
         train.main()
     assert len(list((ready / ".bula/checkpoints").glob("*/checkpoint-3"))) == 1
     monkeypatch.setattr(trainer.AnswerTrainer, "log", log)
+    passes = count_passes(monkeypatch)
     train.main()
+    # Steps 4 to 6 of two passes each: starting over would end in the same adapter.
+    assert len(passes) == 6
     resumed = load_file(ready / "models/adapter/adapter_model.safetensors")
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
     steps = [p["step"] for p in json.loads((ready / "plots/train/loss.json").read_text(encoding="utf-8")) if p["group"] == "train"]
@@ -138,6 +206,24 @@ def test_a_checkpoint_cut_short_is_not_resumed_from(tmp_path: Path) -> None:
     assert checkpoints.last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-3")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]
     assert checkpoints.last_checkpoint(tmp_path / "none") is None
+
+
+def test_a_finished_run_killed_while_it_tidies_up_leaves_nothing_to_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    for step in (3, 6):
+        checkpoints.seal(checkpoint(folder, step))
+    remove = shutil.rmtree
+
+    def killed(path: Path, **kwargs: Any) -> None:
+        remove(path / "checkpoint-3")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        checkpoints.discard(folder)
+    monkeypatch.setattr(shutil, "rmtree", remove)
+    assert checkpoints.last_checkpoint(folder) is None
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_second_run_on_one_folder_stops_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
@@ -423,6 +509,7 @@ def test_a_quantized_base_trains_and_its_adapter_merges_into_the_full_one(weight
     assert figures["parameters"]["trainable"] == 2 * 4 * (5 * (256 + 256) + 2 * (256 + 128))
     quantized = load_model(ready / "models/base", "bfloat16", weights=weights).model.layers[0].mlp.up_proj.weight
     assert quantized.dtype in (torch.uint8, torch.int8)
+    assert {weight.dtype for weight in load_file(ready / "models/adapter/adapter_model.safetensors").values()} == {np.dtype("float32")}
     merge.main()
     merged = load_model(ready / "models/merged", "float32").model.layers[0].mlp.up_proj.weight
     base = load_model(ready / "models/base", "float32").model.layers[0].mlp.up_proj.weight

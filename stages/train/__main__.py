@@ -7,7 +7,6 @@ and a run on other data, parameters, base model or code never picks them up.
 """
 
 import os
-import shutil
 import time
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,7 +17,7 @@ import typer
 from bula.models import model_files, prepare
 from bula.params import load_params
 from bula.records import read_examples
-from stages.train.checkpoints import CHECKPOINTS, CODE, alone, fingerprint, last_checkpoint
+from stages.train.checkpoints import CHECKPOINTS, CODE, alone, discard, fingerprint, last_checkpoint
 from stages.train.report import card, report, save_adapter, template_figures
 from stages.train.trainer import AnswerTrainer, make_trainer
 
@@ -28,6 +27,8 @@ def fit(trainer: AnswerTrainer, folder: Path) -> float:
     started = time.perf_counter()
     with trainer.accelerator.main_process_first():
         checkpoint = last_checkpoint(folder)
+    if checkpoint and trainer.is_world_process_zero():
+        print(f"train: going on from step {checkpoint.rpartition('-')[2]}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.ending.told:
         raise SystemExit(f"train: ended after step {trainer.state.global_step}, which is kept; run it again to go on from there")
@@ -55,7 +56,7 @@ def main(
             save_adapter(trainer, card(params, summary), adapter if first else None)
             if first:
                 # Only now: a kill before this line costs no step.
-                shutil.rmtree(folder)
+                discard(folder)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     if first:

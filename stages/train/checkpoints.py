@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
 from transformers.trainer_utils import get_last_checkpoint
@@ -19,14 +20,18 @@ from bula.records import sha256_file, sha256_values
 CHECKPOINTS = Path(".bula/checkpoints")
 SEAL = "whole"
 ENDING = "ending"
+COMPUTES = ("torch", "transformers", "peft", "trl", "accelerate")
 PACKAGE = Path(__file__).parent
 CODE = [*sorted(PACKAGE.glob("*.py")), *(PACKAGE.parent.parent / "bula" / f"{name}.py" for name in ("models", "prompts", "records"))]
 
 
 def fingerprint(params: Params, files: list[Path]) -> str:
-    """Hash of everything that shapes the adapter: seed, precision, train's parameters and the bytes of `files`."""
-    settings = [params.seed, params.dtype, params.train.model_dump()]
-    return sha256_values(settings, [[file.name, sha256_file(file)] for file in files])[:16]
+    """Hash of everything that shapes the adapter: seed, precision, train's parameters, the longest row (packing fills up to it),
+    the number of processes, the versions of what computes, and the bytes of `files`.
+    """
+    settings = [params.seed, params.dtype, params.train.model_dump(), params.preprocess.max_tokens]
+    where = [os.environ.get("WORLD_SIZE", "1"), *map(version, COMPUTES)]
+    return sha256_values(settings, where, [[file.name, sha256_file(file)] for file in files])[:16]
 
 
 def seal(checkpoint: Path) -> None:
@@ -52,11 +57,23 @@ def is_whole(checkpoint: Path) -> bool:
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint, or None; those that a kill cut short are removed."""
+    """The newest whole checkpoint, or None; what a kill cut short, in its writing or in its removal, is removed."""
+    shutil.rmtree(_done(folder), ignore_errors=True)
     for checkpoint in folder.glob("checkpoint-*"):
         if not is_whole(checkpoint):
             shutil.rmtree(checkpoint)
     return get_last_checkpoint(folder) if folder.exists() else None
+
+
+def discard(folder: Path) -> None:
+    """Remove the checkpoints of a run that is done. Under another name: of some of them, after a kill, no run must go on."""
+    folder.rename(_done(folder))
+    shutil.rmtree(_done(folder))
+
+
+def _done(folder: Path) -> Path:
+    """What the folder is called while it is removed."""
+    return folder.with_suffix(".done")
 
 
 def _lock(folder: Path) -> Path:

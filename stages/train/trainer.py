@@ -29,6 +29,8 @@ warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprec
 
 # The newest, to go on from, and the best, to end with.
 CHECKPOINTS_KEPT = 2
+# Of a checkpoint: loss, right predictions and tokens since the last line of the log; SIGTERM may come between two lines.
+SUMS = "sums.pt"
 
 
 class EpochSampler(LengthGroupedSampler):  # type: ignore[misc]
@@ -73,6 +75,10 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self.sums = {mode: torch.zeros(4, dtype=torch.float64) for mode in ("train", "eval")}
         self.since = time.perf_counter()
         super().__init__(*args, **kwargs)
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                # TRL casts the adapters of a quantized base to bfloat16, where late, small updates round away.
+                parameter.data = parameter.data.float()
         self.kernels, self.rows, self.ending = kernels, self.train_dataset, EndWell(Path(self.args.output_dir), 0)
         self.sums = {mode: sums.to(self.args.device) for mode, sums in self.sums.items()}
         if kernels == "fused":
@@ -117,13 +123,29 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         super().log(logs, start_time)
         self.since = time.perf_counter()
 
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """Nothing where the run goes on from its last step: transformers would take one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**kwargs)
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save, say that the checkpoint is whole once every process has written its part, and only then let older ones go."""
         super()._save_checkpoint(model, trial)
         self.accelerator.wait_for_everyone()
+        sums = self.accelerator.reduce(self.sums["train"], reduction="sum")
         if self.args.should_save:
-            seal(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}")
+            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+            torch.save(sums.cpu(), checkpoint / SUMS)
+            seal(checkpoint)
             rotate_checkpoints(self.args.output_dir, CHECKPOINTS_KEPT, self.state.best_model_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """And the sums since the last line of the log, which are those of all processes: the first one takes them."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and self.is_world_process_zero():
+            self.sums["train"] = torch.load(Path(checkpoint) / SUMS, weights_only=True).to(self.args.device)
 
 
 def tokenise(tokenizer: PreTrainedTokenizerBase, examples: list[Example], multiple: int = 1) -> Dataset:
