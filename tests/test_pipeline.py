@@ -113,14 +113,18 @@ def test_killed_at_random_times_it_goes_on_to_the_same_adapter(repo: Path) -> No
     whole = kill.written(repo)
     assert len(whole) == 8
     kill.reset(repo)
-    draw = random.Random(20261122)
-    for how, aim in ((signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGTERM, True), (signal.SIGKILL, False)):
-        found = kill.kill(repo, draw.uniform(5, 15), how, aim)
-        assert found["survivors"] == 0
-        # Told to end while it trains, it leaves a checkpoint that counts.
-        assert found["last_whole"] != "none" or how != signal.SIGTERM or found["had_ended"]
-    kill.finish(repo)
-    assert kill.written(repo) == whole
+    length, draw = kill.finish(repo), random.Random(20261122)
+    for kills in ([(signal.SIGTERM, True)], [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGKILL, False)]):
+        kill.reset(repo)
+        for how, aim in kills:
+            found = kill.kill(repo, draw.uniform(0, length / 2 if aim else length), how, aim)
+            assert found["survivors"] == 0
+            # Told to end while it trains, it leaves a checkpoint that counts.
+            assert found["last_whole"] != "none" or how != signal.SIGTERM
+        (repo / kill.LOG).unlink()
+        kill.finish(repo)
+        assert found["last_whole"] == "none" or kill.RESUMED in (repo / kill.LOG).read_text(encoding="utf-8")
+        assert kill.written(repo) == whole
     assert not list((repo / ".bula/checkpoints").iterdir())
     git(repo, "checkout", "--", "dvc.lock")
 
