@@ -207,7 +207,7 @@ def test_the_loss_of_three_tokens_by_hand(rows: int, part: int, monkeypatch: pyt
     # In bfloat16 the gradient is rounded once: 0.75 / 1,100 lies nearest to 0.00068283, 0.75 times a rounded 1 / 1,100 does not.
     short = torch.tensor([[0.0, three]], dtype=torch.bfloat16, requires_grad=True)
     total, _ = kernels.answer_loss(short, torch.eye(2, dtype=torch.bfloat16), torch.tensor([0]))
-    (total / 1100).backward()
+    (total / 1100).backward()  # type: ignore[no-untyped-call]
     assert short.grad is not None
     assert short.grad.flatten().tolist() == pytest.approx([-0.00068283, 0.00068283], rel=1e-4)
     empty, none = kernels.answer_loss(hidden[:0], torch.eye(2), torch.tensor([], dtype=torch.int64))
