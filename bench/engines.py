@@ -83,12 +83,11 @@ def by_llama_cpp(file: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[l
     answers = []
     with serve_llama_cpp(file, 1, max(map(len, prompts)) + tokens) as url, connect(url) as client:
         for prompt in prompts:
-            # The server names the ids of generated tokens beside their probabilities alone.
-            reply = client.completions.create(model=file.name, prompt=prompt, max_tokens=tokens, temperature=0, logprobs=1)
-            choice: Any = reply.choices[0].to_dict()
-            # None where the end of turn came first.
-            ids = [token["id"] for token in (choice["logprobs"] or {"content": []})["content"]]
-            stopped = choice["finish_reason"] == "stop" and not (ids and ids[-1] in end_tokens(tokenizer))
+            # llama.cpp's own form of the request: OpenAI's leaves out the ids of tokens that end within a character.
+            asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "return_tokens": True}
+            reply: Any = client.post(f"{url.removesuffix('/v1')}/completion", cast_to=object, body=asked)
+            ids = list(reply["tokens"])
+            stopped = reply["stop_type"] != "limit" and not (ids and ids[-1] in end_tokens(tokenizer))
             answers.append(ids + [tokenizer.eos_token_id] * stopped)
     return answers
 
