@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # What train writes; figures of speed differ from run to run.
 WRITTEN = ("models/adapter", "metrics/train.json", "metrics/template.json", "plots/train")
 LOG = ".bula/repro.log"
+FINGERPRINT = "[0-9a-f]" * 16
 COMMAND = ["dvc", "repro", "train", "--no-run-cache"]
 # What train says when it does not start over: training is deterministic, so the files alone would not tell.
 RESUMED = "train: going on from step"
@@ -80,9 +81,15 @@ def finish(folder: Path) -> float:
     return time.perf_counter() - started
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """Checkpoints of a run that is not done, oldest first; a done one's are removed under another name."""
+    found = folder.glob(f".bula/checkpoints/{FINGERPRINT}/checkpoint-*")
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
 def unsealed(folder: Path) -> set[Path]:
     """Checkpoints that have no seal: the one that is being written, and those that a kill cut short before."""
-    return {path for path in folder.glob(".bula/checkpoints/*/checkpoint-*") if not (path / SEAL).exists()}
+    return {path for path in checkpoints(folder) if not (path / SEAL).exists()}
 
 
 def works(process: psutil.Process) -> bool:
@@ -111,7 +118,7 @@ def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> 
     process, begun = start(folder), time.monotonic()
     while process.poll() is None and ((early := time.monotonic() < begun + after) or (aim and not unsealed(folder) - stale - sealed)):
         stale &= unsealed(folder)
-        sealed |= {path.parent for path in folder.glob(f".bula/checkpoints/*/checkpoint-*/{SEAL}")}
+        sealed |= {path for path in checkpoints(folder) if (path / SEAL).exists()}
         time.sleep(0.01 if early else 0.001)
     tree = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
     ended = process.poll() is not None
@@ -119,15 +126,15 @@ def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> 
     process.wait()
     # First let them end: on SIGTERM training still saves its step.
     left = survivors(tree)
-    checkpoints = sorted(folder.glob(".bula/checkpoints/*/checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    whole = [path.name for path in checkpoints if is_whole(path)]
+    kept = checkpoints(folder)
+    whole = [path.name for path in kept if is_whole(path)]
     return {
         "seconds": round(after, 2),
         "signal": how.name,
         "had_ended": ended,
         "survivors": left,
         "last_whole": whole[-1] if whole else "none",
-        "while_writing": len(whole) < len(checkpoints),
+        "while_writing": len(whole) < len(kept),
     }
 
 
