@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from bula.params import load_params
+from bula.records import staged
 from bula.seeds import measure_seeds
 from bula.table import results_table
 
@@ -66,7 +67,8 @@ def results(
         text = with_results(readme.read_text(encoding="utf-8"), table)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
-    readme.write_text(text, encoding="utf-8")
+    with staged(readme) as temporary:
+        temporary.write_text(text, encoding="utf-8")
     print(f"results: {readme} holds the figures of {metrics}/")
 
 

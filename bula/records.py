@@ -78,10 +78,18 @@ def write_rows(path: Path, rows: Iterable[Row | BaseModel]) -> int:
     with staged(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             plain = row.model_dump(exclude_none=True) if isinstance(row, BaseModel) else row
-            line = json.dumps(plain, ensure_ascii=False, sort_keys=True, allow_nan=False)
-            file.write(unicodedata.normalize("NFC", line) + "\n")
+            file.write(json.dumps(_composed(plain), ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
             count += 1
     return count
+
+
+def _composed(value: Any) -> Any:
+    """The value with every text in NFC. Not the line as a whole: a mark after a line feed would join the n of its escape."""
+    if isinstance(value, str):
+        return unicodedata.normalize("NFC", value)
+    if isinstance(value, dict):
+        return {_composed(key): _composed(part) for key, part in value.items()}
+    return [_composed(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 @contextmanager

@@ -39,7 +39,10 @@ def _cells(folder: Path, variant: str) -> dict[str, str]:
         cells[f"{kind.replace('rouge', 'ROUGE-')} F1 ({rouge['items']} answers)"] = _interval(rouge, f"{kind}_f")
     for task in sorted(set(benchmark) - {"settings"}):
         name = next(key for key in benchmark[task] if f"{key}_stderr" in benchmark[task])
-        cells[f"{task}, {name}, % ({benchmark[task]['items']} items)"] = _plus_minus(benchmark[task], name, f"{name}_stderr", 100, 1)
+        figures = _plus_minus(benchmark[task], name, f"{name}_stderr", 100, 1)
+        # Such a score is the share of items whose key is that option, and says nothing of the model.
+        same = " (one answer to all)" if benchmark[task]["commonest_answer_share"] == 1 else ""
+        cells[f"{task}, {name}, % ({benchmark[task]['items']} items)"] = figures + same
     doubt = "" if judge["trustworthy"] else "; not trustworthy"
     for part in ("accuracy", "style"):
         scored = f" ({judge['scored']} of {judge['items']} answers)"

@@ -7,6 +7,7 @@ The tasks of tasks/ read the items that ingest pinned; params.yaml may name lm-e
 
 import os
 import tempfile
+from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,13 +99,14 @@ def to_rows(samples: dict[str, list[dict[str, Any]]], variant: str) -> list[Row]
 
 
 def summarise(rows: list[Row], params: Params) -> dict[str, dict[str, Any]]:
-    """Mean and standard error of each metric by task, and the settings that move scores."""
+    """Mean and standard error of each metric by task, how often the commonest answer was given, and the settings that move scores."""
     settings = params.benchmark
     run = {"lm_eval": version("lm_eval"), "backend": settings.backend, "batch_size": settings.batch_size}
     metrics: dict[str, dict[str, Any]] = {"settings": run | {"chat_template": settings.chat_template, "dtype": params.dtype, "shots": 0}}
     for task in dict.fromkeys(row["task"] for row in rows):
         scores = [row["scores"] for row in rows if row["task"] == task]
-        metrics[task] = {"items": len(scores)}
+        given = Counter(row["answer"] for row in rows if row["task"] == task)
+        metrics[task] = {"items": len(scores), "commonest_answer_share": max(given.values()) / len(scores)}
         for name in scores[0]:
             values = [score[name] for score in scores]
             metrics[task] |= {name: sum(values) / len(values), f"{name}_stderr": standard_error(values)}

@@ -8,7 +8,7 @@ over every test in the file. A difference that another training seed alone could
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -62,12 +62,11 @@ def compare_all(data: Path, params: Params) -> Results:
     return results
 
 
-def seed_ranges(file: Path, data: Path, params: Params) -> dict[str, dict[str, float]]:
-    """Range over seeds of each measure, by variant, where `file` holds one that was measured from this very run.
+def seed_ranges(spreads: dict[str, Any], data: Path, params: Params) -> dict[str, dict[str, float]]:
+    """Range over seeds of each measure, by variant, where `spreads` (metrics/seeds.json) has one that was measured from this very run.
 
     A spread of a variant counts only if all its figures of the pipeline's own run are those of today's rows.
     """
-    spreads = json.loads(file.read_text(encoding="utf-8"))
     known = {}
     for variant in params.variants:
         today = means(measures(data, variant))
@@ -92,14 +91,16 @@ def mark(results: Results, ranges: dict[str, dict[str, float]], params: Params) 
                 row["within_seed_range"] = abs(as_written(row["difference"])) <= row["seed_range"]
 
 
-def seed_note(results: Results) -> str:
-    """What the column of seeds says, or that there is nothing to say."""
+def seed_note(results: Results, seeds: int) -> str:
+    """What the column of seeds says of so many seeds, or that there is nothing to say."""
     within = [row["within_seed_range"] for row in results.values() if "within_seed_range" in row]
     if not within:
         return "How far another training seed alone moves these figures was not measured for this run: `make seeds N=3` does it.\n"
+    zero = sum(row["difference"] == 0 for row in results.values() if row.get("within_seed_range"))
     return (
-        f"Seeds: how far the measure moved when training alone was repeated under other seeds (`metrics/seeds.json`). "
-        f"**within** marks the {sum(within)} of {len(within)} differences that are no larger: luck can make them.\n"
+        f"Seeds: how far the measure moved over {seeds} runs that differ in the seed of training alone (`metrics/seeds.json`). **within** "
+        f"marks the {sum(within)} of {len(within)} differences that are no larger, {zero} of them 0: luck can make them. Of the others "
+        "it proves nothing, since a few seeds show less than luck can do.\n"
     )
 
 
@@ -127,9 +128,22 @@ def judge_note(params: Params) -> str:
     if params.judge.trustworthy:
         return f"Judge: {params.judge.model}. How far it agrees with the author's scores: `metrics/calibrate.json`.\n"
     return (
-        f"**The judge {params.judge.model} is not trustworthy**: it is far too small to judge medicine, and its figures only "
-        "show that the step works. How far it agrees with the author's scores: `metrics/calibrate.json`.\n"
+        f"**The judge {params.judge.model} is not trustworthy** (`judge.trustworthy` in params.yaml): nobody has shown that it can "
+        "judge medicine, and its figures settle nothing. How far it agrees with the author's scores: `metrics/calibrate.json`.\n"
     )
+
+
+def interval_note(results: Results, params: Params) -> str:
+    """What an interval and a p-value of the table of differences stand for."""
+    return (
+        f"The same items under both variants. Each {percent(params.compare.confidence)} interval stands for its comparison alone, while p "
+        f"is corrected for all {len(results)}: where they disagree, and wherever items are few, go by p.\n"
+    )
+
+
+def percent(share: float) -> str:
+    """A share in per cent, with the decimals that it has."""
+    return f"{share * 100:g}%"
 
 
 def main(
@@ -142,20 +156,20 @@ def main(
     params = load_params()
     try:
         results = compare_all(data, params)
-        mark(results, seed_ranges(figures / "seeds.json", data, params), params)
+        spreads = json.loads((figures / "seeds.json").read_text(encoding="utf-8"))
+        mark(results, seed_ranges(spreads, data, params), params)
         table, chain = results_table(figures, list(params.variants)), fidelity_table(figures)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     write_metrics(metrics, results)
     differences = differences_table(metrics)
-    percent = f"{params.compare.confidence:.0%}"
     with staged(report) as temporary:
         temporary.mkdir()
         text = (
-            f"# What tuning changed\n\n{table}\n± is a standard error, [ ] a {percent} bootstrap interval over answers.\n\n"
-            f"{judge_note(params)}\n## Paired differences\n\nThe same items under both variants; {percent} intervals.\n\n"
-            f"{seed_note(results)}\n{differences}\n## From adapter to quantized file\n\nOver validation answers, at every supervised "
-            f"token; in float32 unless a row says otherwise.\n\n{chain}\n## Answers side by side\n\nNot medical advice.\n\n"
+            f"# What tuning changed\n\n{table}\n± is a standard error, [ ] a {percent(params.rouge.confidence)} bootstrap interval over "
+            f"answers.\n\n{judge_note(params)}\n## Paired differences\n\n{interval_note(results, params)}\n"
+            f"{seed_note(results, spreads.get('seeds', 0))}\n{differences}\n## From adapter to quantized file\n\nOver validation "
+            f"answers, at every supervised token; in float32 unless a row says otherwise.\n\n{chain}\n## Answers side by side\n\nNot medical advice.\n\n"
             f"{side_by_side(data, params)}"
         )
         (temporary / "report.md").write_text(text, encoding="utf-8")

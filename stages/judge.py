@@ -134,20 +134,28 @@ def judge_rows(rows: list[Row], params: Params, folder: Path, ledger: Path = LED
     """One verdict row for each row (id, split, question, reference, answer): the scores, or `failed` with the reason."""
     with judge_client(params, folder) as (client, identity), ThreadPoolExecutor(params.judge.parallel) as pool:
         known = read_ledger(ledger)
+        keys = [ledger_key(identity, to_messages(row), params.judge) for row in rows]
+        # Rows that are alike are asked once.
+        different = dict(zip(keys, rows, strict=True))
 
-        def judge(row: Row) -> Row:
-            messages = to_messages(row)
-            key = ledger_key(identity, messages, params.judge)
-            verdict = known.get(key) or ask(client, params.judge, messages)
+        def judge(key: str) -> Verdict | str:
+            verdict = known.get(key) or ask(client, params.judge, to_messages(different[key]))
             if isinstance(verdict, Verdict) and key not in known:
                 append_verdict(ledger, key, params.judge.model, verdict)
-            result = verdict.model_dump() if isinstance(verdict, Verdict) else {"failed": verdict}
-            if isinstance(verdict, Verdict):
-                # The answer was redacted; what a model writes about it may still look like somebody's number.
-                result["reason"] = redact(verdict.reason, find(verdict.reason))
-            return {"id": row["id"], "split": row["split"], "judge": params.judge.model} | result
+            return verdict
 
-        return list(tqdm(pool.map(judge, rows), total=len(rows), desc="judge", unit="verdict"))
+        verdicts = tqdm(pool.map(judge, different), total=len(different), desc="judge", unit="verdict")
+        found = dict(zip(different, verdicts, strict=True))
+    return [verdict_row(row, found[key], params.judge.model) for key, row in zip(keys, rows, strict=True)]
+
+
+def verdict_row(row: Row, verdict: Verdict | str, judge: str) -> Row:
+    """What is written of one verdict, or of the call that failed."""
+    result = verdict.model_dump() if isinstance(verdict, Verdict) else {"failed": verdict}
+    if isinstance(verdict, Verdict):
+        # The answer was redacted; what a model writes about it may still look like somebody's number.
+        result["reason"] = redact(verdict.reason, find(verdict.reason))
+    return {"id": row["id"], "split": row["split"], "judge": judge} | result
 
 
 def summarise(verdicts: list[Row], settings: Judge) -> dict[str, int | float | str | bool]:

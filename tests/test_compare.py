@@ -6,11 +6,44 @@ import pytest
 from bula.params import load_params
 from bula.records import write_rows
 from stages import compare
-from tests.conftest import edit_params
+from tests.conftest import ROOT, edit_params
 
 
 def two_variants(params: dict[str, Any]) -> None:
     params["variants"].pop("quantized")
+
+
+def pairs(workspace: Path, variant: str, shift: float, order: int) -> None:
+    """Twenty items that differ much from each other, each better by the same `shift`, in this or the reverse order."""
+    items = list(range(20))[::order]
+    write_rows(workspace / f"data/likelihood/{variant}.jsonl", [{"id": f"{n:02}", "nats": 10.0 * n, "characters": 50} for n in items])
+    scores = [{"id": f"{n:02}", "rouge1_f": 0.04 * n + shift, "rouge2_f": 0.04 * n, "rougeL_f": 0.04 * n + (n == 3) * shift} for n in items]
+    write_rows(workspace / f"data/scores/{variant}.jsonl", scores)
+    # Eight gained, none lost.
+    right = {n: float(n % 2 == 0 or (shift > 0 and n < 16)) for n in items}
+    write_rows(
+        workspace / f"data/samples/{variant}.jsonl", [{"task": "t", "document": f"{n:02}", "scores": {"acc": right[n]}} for n in items]
+    )
+    write_rows(workspace / f"data/verdicts/{variant}.jsonl", [{"id": "00", "failed": "Timeout"}])
+
+
+def test_items_are_joined_by_their_ids_and_p_is_corrected_over_all_tests(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", two_variants)
+    pairs(workspace, "base", 0.0, 1)
+    pairs(workspace, "tuned", 0.1, -1)
+    results = {name.rpartition("__")[2]: row for name, row in compare.compare_all(workspace / "data", load_params()).items()}
+    # Every item gains 0.1: only differences of the same item have no width, whatever the items' own spread.
+    rouge = results["rouge1_f"]
+    assert (rouge["difference"], rouge["low"], rouge["high"]) == pytest.approx((0.1, 0.1, 0.1))
+    assert results["bits_per_character"]["low"] == results["bits_per_character"]["high"] == 0.0
+    # Eight heads of eight: 2 / 2 ** 8.
+    assert results["t_acc"]["p"] == pytest.approx(2 / 2**8)
+    # Of five tests the smallest p counts five times, the next four times; the others are 1 already.
+    smallest, second = rouge["p"], results["t_acc"]["p"]
+    assert smallest < second
+    assert rouge["p_holm"] == pytest.approx(5 * smallest)
+    assert results["t_acc"]["p_holm"] == pytest.approx(4 * second)
+    assert all(results[name]["p_holm"] == 1.0 for name in ("bits_per_character", "rouge2_f", "rougeL_f"))
 
 
 def fill(workspace: Path, variant: str, shift: float) -> None:
@@ -50,7 +83,7 @@ def test_differences_are_taken_over_pairs(workspace: Path) -> None:
 
 
 def test_variants_without_a_common_item_are_refused() -> None:
-    params = load_params(Path(__file__).parent.parent / "params.yaml")
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     with pytest.raises(ValueError, match="share no item"):
         compare.compare({"a": 1.0}, {"b": 1.0}, params)
 
@@ -61,7 +94,15 @@ def test_generated_markup_cannot_break_the_report() -> None:
 
 
 def test_the_report_says_when_the_judge_is_not_to_be_trusted() -> None:
-    params = load_params(Path(__file__).parent.parent / "params.yaml")
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     assert "not trustworthy" in compare.judge_note(params)
+    # A large judge that nobody has calibrated is not small.
+    assert "small" not in compare.judge_note(params)
     sure = params.model_copy(update={"judge": params.judge.model_copy(update={"trustworthy": True})})
     assert "not trustworthy" not in compare.judge_note(sure)
+
+
+def test_the_report_names_each_kind_of_interval_by_its_own_coverage(workspace: Path) -> None:
+    assert (compare.percent(0.995), compare.percent(0.95), compare.percent(0.8)) == ("99.5%", "95%", "80%")
+    edit_params(workspace / "params.yaml", lambda p: p["compare"].update(confidence=0.8))
+    assert "80% interval" in compare.interval_note({}, load_params())

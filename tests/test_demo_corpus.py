@@ -43,7 +43,7 @@ def test_every_part_is_large_enough(name: str, least: int) -> None:
 
 
 def test_the_default_parameters_ask_for_no_more_than_there_is() -> None:
-    params = load_params(ROOT / "params.yaml")
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     assert len(read("gold")) == 60 >= params.calibrate.items
     assert all(len(read(name)) >= params.generate.items_per_set for name in SETS)
     assert all(len(read(f"benchmarks/{task}")) >= params.benchmark.limit for task in [*CHOICES, "squad_completion"])
@@ -167,7 +167,7 @@ def test_the_topics_are_24_a_set_all_different_one_for_each_pair() -> None:
 def test_the_right_letter_is_each_of_the_four_equally_often(task: str) -> None:
     options, answer = CHOICES[task]
     items = read(f"benchmarks/{task}")
-    limit = load_params(ROOT / "params.yaml").benchmark.limit
+    limit = load_params(ROOT / "profiles/smollm2-135m.yaml").benchmark.limit
     # Among all items, and among those that the default parameters score: a model that always says C gets a quarter.
     for chosen in (items, items[: limit or None]):
         counts = Counter(item[answer] for item in chosen)

@@ -1,3 +1,4 @@
+import errno
 import functools
 import hashlib
 import json
@@ -10,10 +11,10 @@ from pathlib import Path
 import pandas
 import pytest
 
-from bula.params import Columns, DemoSource, DirectoryModel, FilesSource, UrlSource, WheelModel
+from bula.params import Columns, DemoSource, DirectoryModel, FilesSource, UrlSource, WheelModel, load_params
 from bula.records import Row, read_rows
+from stages.ingest import __main__ as ingest
 from stages.ingest import models, sources
-from stages.ingest.__main__ import ingest_source
 from tests.conftest import ROOT, edit_params, leftovers, run, write_jsonl
 
 COLUMNS = Columns(question="pergunta", answer="resposta", specialty="area", kind="")
@@ -154,6 +155,66 @@ def test_a_damaged_object_of_a_json_array_costs_itself_alone(tmp_path: Path) -> 
     assert [(row["line"], "question" in row) for row in rows] == [(1, True), (2, False), (3, True)]
 
 
+@pytest.mark.parametrize("end", ["", ",", ",\n ", "\n"])
+def test_an_array_that_breaks_off_between_two_objects_says_so(end: str, tmp_path: Path) -> None:
+    good = json.dumps(PAIR, ensure_ascii=False)
+    (tmp_path / "pairs.json").write_text(f"[{good},\n{good}{end}", encoding="utf-8")
+    rows = list(sources.read_files(source(tmp_path / "pairs.json")))
+    assert [row.get("refused") for row in rows] == [None, None, "the array is never closed"]
+    # Where an object broke off, that is the damage, and it counts once.
+    (tmp_path / "pairs.json").write_text(f"[{good},\n{good[:-3]}", encoding="utf-8")
+    assert ["refused" in row for row in sources.read_files(source(tmp_path / "pairs.json"))] == [False, True]
+
+
+def test_a_column_or_key_that_stands_twice_is_refused_and_never_the_last_one_taken(tmp_path: Path) -> None:
+    (tmp_path / "p.csv").write_text("pergunta;resposta;area;resposta\na;certa;c;errada\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"p\.csv:1: column resposta stands there more than once; rename or remove the others\. Correct"):
+        list(sources.read_files(source(tmp_path / "p.csv")))
+    twice = '{"pergunta": "a", "resposta": "certa", "area": "c", "resposta": "errada"}'
+    good = json.dumps(PAIR, ensure_ascii=False)
+    for name, text in (("p.jsonl", f"{twice}\n{good}\n"), ("p.json", f"[{twice},\n{good}]")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        rows = list(sources.read_files(source(tmp_path / name)))
+        assert [row.get("refused") for row in rows] == ["not JSON (a key stands twice in one object)", None]
+
+
+def test_folders_below_are_read_too_and_hidden_ones_are_not(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "b.jsonl", [PAIR])
+    write_jsonl(tmp_path / "a/c.jsonl", [PAIR, PAIR])
+    write_jsonl(tmp_path / ".copies/b.jsonl", [PAIR])
+    rows = list(sources.read_files(source(tmp_path)))
+    assert [(row["file"], row["line"]) for row in rows] == [("a/c.jsonl", 1), ("a/c.jsonl", 2), ("b.jsonl", 1)]
+
+
+def test_an_empty_file_is_not_blamed_on_the_filter(tmp_path: Path) -> None:
+    for name, text in (("p.jsonl", ""), ("p.json", "[]"), ("p.csv", "pergunta,resposta,area\n")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        with pytest.raises(ValueError, match="source mine gives no row: nothing in it holds one"):
+            list(sources.read_files(source(tmp_path / name)))
+    write_jsonl(tmp_path / "p.jsonl", [PAIR])
+    with pytest.raises(ValueError, match="source mine gives no row: its filter lets none through"):
+        list(sources.read_files(source(tmp_path / "p.jsonl", filter={"area": ["outra"]})))
+
+
+def test_data_that_dvc_does_not_watch_are_refused_and_a_model_is_named(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ingest.refuse_unwatched(load_params().ingest)
+    assert "after a change there run `dvc repro --force ingest`" in capsys.readouterr().err
+    for change in ({"sources": [source(Path("elsewhere/p.csv"))]}, {"sources": [source(workspace / "data/sources/../p.csv")]}):
+        with pytest.raises(ValueError, match=r"^mine: .* lies outside data/demo and data/sources: DVC would see no edit; move it there$"):
+            ingest.refuse_unwatched(load_params().ingest.model_copy(update=change))
+    ingest.refuse_unwatched(load_params().ingest.model_copy(update={"sources": [source(workspace / "data/sources/deep/p.csv")]}))
+
+
+def test_a_full_disk_is_not_called_a_missing_network(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/somewhere")
+
+    monkeypatch.setattr(ingest, "ingest_base", full)
+    with pytest.raises(SystemExit, match=r"ingest stopped: .*No space left on device.*; is there disk space") as caught:
+        ingest.main()
+    assert "network" not in str(caught.value)
+
+
 def test_a_damaged_parquet_file_is_a_sentence(tmp_path: Path) -> None:
     file = tmp_path / "pairs.parquet"
     pandas.DataFrame([PAIR] * 50).to_parquet(file)
@@ -214,10 +275,10 @@ def test_quarantine_gets_the_shape_of_what_could_not_be_read_and_no_word(tmp_pat
 
 def test_more_unreadable_rows_than_allowed_stop_with_the_first(tmp_path: Path) -> None:
     (tmp_path / "pairs.jsonl").write_text((json.dumps(PAIR) + "\n") * 3 + "?\n", encoding="utf-8")
-    figures = ingest_source(source(tmp_path / "pairs.jsonl"), tmp_path / "raw", 0.25)
+    figures = ingest.ingest_source(source(tmp_path / "pairs.jsonl"), tmp_path / "raw", 0.25)
     assert (figures["rows"], figures["unreadable"]) == (3, 1)
     with pytest.raises(ValueError, match=r"1 of 4 rows of source mine cannot be read, more than .*; the first is pairs\.jsonl:4: not JSON"):
-        ingest_source(source(tmp_path / "pairs.jsonl"), tmp_path / "raw", 0.24)
+        ingest.ingest_source(source(tmp_path / "pairs.jsonl"), tmp_path / "raw", 0.24)
     assert not (tmp_path / "raw/mine.jsonl").exists()
 
 

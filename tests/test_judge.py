@@ -127,6 +127,10 @@ def test_a_verdict_is_paid_for_once(api: Any, workspace: Path) -> None:
     changed = [{**ROWS[0], "answer": "Outra."}]
     judge.judge_rows(changed, params, workspace / "models/judge")
     assert len(server.requests) == 5
+    # The same words in two rows of one run are one question to the judge, and two verdicts.
+    alike = [{**ROWS[0], "id": name, "answer": "Igual."} for name in ("a", "b")]
+    assert [row["id"] for row in judge.judge_rows(alike, params, workspace / "models/judge")] == ["a", "b"]
+    assert len(server.requests) == 6
 
 
 def test_verdicts_survive_a_run_that_breaks_halfway(api: Any, workspace: Path) -> None:
@@ -165,7 +169,8 @@ def test_a_gold_file_without_scores_is_a_sentence(workspace: Path) -> None:
 
 
 def answers(workspace: Path) -> None:
-    rows = [{"id": s, "split": s, "question": "Q?", "answer": "Sim.", "generated": "Não.", "variant": "base"} for s in "ABCDE"]
+    same = {"answer": "Sim.", "generated": "Não.", "variant": "base"}
+    rows = [{"id": f"{s}{n}", "split": s, "question": f"Pergunta {n} de {s}?"} | same for s in "ABCDE" for n in range(3)]
     write_rows(workspace / "data/answers/base.jsonl", rows)
 
 
@@ -202,8 +207,11 @@ def test_calls_that_all_fail_are_no_result(api: Any, workspace: Path) -> None:
 def test_the_stage_judges_the_first_answers_of_each_set(api: Any, workspace: Path) -> None:
     _, server = api([verdict(2, 3)])
     answers(workspace)
+    edit_params(workspace / "params.yaml", lambda p: p["judge"].update(items_per_set=2))
     judge.main("base")
-    assert [row["id"] for row in read_rows(workspace / "data/verdicts/base.jsonl")] == list("ABCDE")
+    assert [row["id"] for row in read_rows(workspace / "data/verdicts/base.jsonl")] == [f"{s}{n}" for s in "ABCDE" for n in (0, 1)]
+    # Each of them is paid for.
+    assert len(server.requests) == 10
     assert "Referência:\nSim.\n\nResposta a avaliar:\nNão." in server.requests[0]["messages"][1]["content"]
 
 

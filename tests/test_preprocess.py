@@ -3,7 +3,8 @@
 import functools
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from bula.models import load_tokenizer
 from bula.params import Params, Preprocess, load_params
 from bula.prompts import encode, token_lengths
-from bula.records import Example, Row, read_rows
+from bula.records import Example, Row, example_id, read_rows
 from bula.text import mask
 from stages.preprocess import __main__ as stage
 from stages.preprocess import clean, contamination, near, shards
@@ -133,10 +134,88 @@ def test_quarantine_shows_the_shape_of_a_text_and_none_of_its_words() -> None:
         ("&lt;p&gt;Beba &amp;amp; descanse&lt;/p&gt;", "Beba & descanse", ["html_stripped"]),
         ("Ele disse “AMANHÃ”, doutor", "Ele disse “AMANHÃ”, doutor", []),
         ("<!-- nada -->", "", ["html_stripped"]),
+        ("Duas semanas, R&amp;D e &nada;", "Duas semanas, R&D e &nada;", ["html_stripped"]),
+        ("Nada muda em &nada;", "Nada muda em &nada;", []),
     ],
 )
 def test_text_is_repaired_and_every_repair_is_named(text: str, meant: str, repairs: list[str]) -> None:
     assert clean.repair(text) == (meant, repairs)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        # A block starts on a line of its own, also where only its start says so.
+        ("nos dias 1 e 2.<p>5 dias depois, volte</p>", "nos dias 1 e 2.\n5 dias depois, volte"),
+        ("Dose de 1,<div>5 mg à noite</div>", "Dose de 1,\n5 mg à noite"),
+        ("Tome 1/<p>2 comprimido</p>", "Tome 1/\n2 comprimido"),
+        ("Beba água.<p>Descanse", "Beba água.\nDescanse"),
+        ("Sintomas:<ul><li>Febre", "Sintomas:\nFebre"),
+        ("Dose<table><tr><td>1</td><td>2</td></tr></table>5 mg", "Dose\n1\n2\n5 mg"),
+        ("1<dl><dt>2<dd>3</dl>4<select><option>5<option>6</select>", "1\n2\n3\n4\n5\n6"),
+        ("1<blockquote>2</blockquote>3<section>4</section>5<ol><li>6</ol>7", "1\n2\n3\n4\n5\n6\n7"),
+        ("<p>Um</p>\n  <p>Dois</p>Três<br><br>Quatro", "Um\n\nDois\nTrês\n\nQuatro"),
+        # What runs on in a line leaves nothing behind, what is no text a space.
+        ("parace<span class=x>tamol</span>", "paracetamol"),
+        ("<b>D</b>or e <b>f</b>ebre", "Dor e febre"),
+        ("Dose: 1<!-- -->5<!-- --> mg", "Dose: 15 mg"),
+        ("1<img src='a>b.png'/>5 mg", "1 5 mg"),
+        # A power is no factor, and a half no eleven.
+        ("10<sup>6</sup> UFC, 10<sup>-3</sup> mg", "10^6 UFC, 10^-3 mg"),
+        ("1<sup>o</sup> dia, Marca<sup>®</sup>, H<sub>2</sub>O", "1o dia, Marca®, H2O"),
+        ("1<sup>1</sup>/<sub>2</sub> comprimido, 1<sup>3</sup>&frasl;<sub>4</sub>", "1 1/2 comprimido, 1 3⁄4"),
+        # A whole page, a parser's limits, damage.
+        ("<!DOCTYPE html><html lang=pt-BR><head><title>Dor</title></head><body>Sim</body></html>", "Dor\nSim"),
+        ('<p class=MsoNormal style="margin:0"id=x>Beba<br clear=all />água<input disabled></p>', "Beba\nágua"),
+        ("Dói 1 <!-- e 2, <b>3</b>\x1e4", "Dói 1 e 2, 3 4"),
+        ("Dói<style>p {}</style> 1 <script>alert(1)", "Dói 1"),
+    ],
+)
+def test_stripping_html_leaves_words_and_numbers_as_a_reader_sees_them(text: str, meant: str) -> None:
+    assert clean.repair(text) == (meant, ["html_stripped"])
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("Minha glicemia <em jejum> deu 99", ...),
+        ("Se <a 100 e >a 60, ou PA <i e PA = 12 ou > 14", ...),
+        ("Se <a meta=7% e >a anterior", ...),
+        ("<b>Mudar</b> <style de vida em 12 meses", "Mudar <style de vida em 12 meses"),
+        ("PA &lt;a média&gt; e &lt;a&gt; de 12", "PA <a média> e <a> de 12"),
+        ("Nível &lt;script&gt; de 12", "Nível <script> de 12"),
+        # What had been escaped is a tag if it ends, or if it stands on its own.
+        ("&lt;b&gt;Sim&lt;/b&gt;,&lt;br&gt;&lt;p class='x'&gt;12", "Sim,\n12"),
+        ("Dor &lt;script&gt;alert(1)&lt;/script&gt; forte", "Dor forte"),
+    ],
+)
+def test_a_word_that_is_also_the_name_of_a_tag_stays(text: str, meant: object) -> None:
+    assert clean.repair(text)[0] == (text if meant is ... else meant)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("Tenho câncer. Ele disse “AMANHÃ” ontem", ...),
+        ("De MANHÃ\xa0e à noite", "De MANHÃ e à noite"),
+        ("Minha IRMÃ\xa0tem dor, e a outra IRMÃ– não", "Minha IRMÃ tem dor, e a outra IRMÃ– não"),
+        ("VocÃª disse “AMANHÃ” \U000f0000", "Você disse “AMANHÃ” \U000f0000"),
+    ],
+)
+def test_ftfy_repairs_the_damage_and_not_the_words_in_capitals(text: str, meant: object) -> None:
+    assert clean.repair(text)[0] == (text if meant is ... else meant)
+
+
+def test_a_word_in_capitals_before_a_quote_is_not_refused_as_mojibake(tiny: Path, tmp_path: Path) -> None:
+    result = settle([row("Tenho câncer. Ele disse “AMANHÃ” ontem, devo esperar?"), row()], tiny, tmp_path)
+    assert (result.refused, len(result.kept["train"])) == ([], 2)
+
+
+@pytest.mark.parametrize("part", ["<!--", "<!-->", "<script>", "<style", "<b>", "<p>", '<a x="', "&lt;b&gt;", "<sup> ", "<a   "])
+# A million characters read once take a second; read again from every opening they took hours.
+@pytest.mark.timeout(60)
+def test_a_field_full_of_openings_is_read_once(part: str) -> None:
+    assert "<p>" not in clean.strip_html(part * (1_000_000 // len(part)))
 
 
 def test_repairs_are_counted(tiny: Path, tmp_path: Path) -> None:
@@ -216,10 +295,15 @@ def test_new_rows_move_no_old_row_between_splits(tiny: Path, tmp_path: Path) -> 
     edited = [r | {"question": f"Doutor, {r['question']}", "answer": r["answer"] + " Melhoras."} for r in old[:20]]
     new = [*list(synthetic(20, 2)), *edited]
     before = settle(old, tiny, tmp_path, params).kept
-    after = settle([*new[:15], *old[:200], *new[15:30], *old[200:], *new[30:]], tiny, tmp_path, params).kept
-    place = {example["id"]: split for split, examples in after.items() for example in examples}
-    moved = [e["id"] for split, examples in before.items() for e in examples if place.get(e["id"], split) != split]
-    assert moved == []
+    after = settle([*new[:15], *old[:200], *new[15:30], *old[200:], *new[30:]], tiny, tmp_path, params)
+    place = {example["id"]: split for split, examples in after.kept.items() for example in examples}
+    stood = {example["id"]: split for split, examples in before.items() for example in examples}
+    assert [identity for identity, split in stood.items() if place.get(identity, split) != split] == []
+    # An old row vanishes only if the edited copy of it ranks before it: of each of the 20 pairs one leaves, with its reason.
+    twins = {example_id(r["source"], r["question"], r["answer"]) for r in old[:20]}
+    left = {r["id"] for r in after.refused if r["reason"].startswith("near-duplicate ")}
+    assert (len(stood), len(after.refused), len(left)) == (400, 20, 20)
+    assert stood.keys() - place.keys() == twins & left
     # 0.4 of 400 in train, 0.1 in each other; three standard deviations of a binomial are 29 and 18.
     counts = {split: len(examples) for split, examples in before.items()}
     assert abs(counts["train"] - 160) <= 29
@@ -243,6 +327,45 @@ NEARLY = QUESTION.replace("alta", "forte")
 
 def test_the_same_text_in_other_case_is_kept_once(tiny: Path, tmp_path: Path) -> None:
     result = settle([row(QUESTION, ANSWER), row(QUESTION.upper(), ANSWER.replace(",", " ;"))], tiny, tmp_path)
+    assert len(result.kept["train"]) == 1
+    assert result.refused[0]["reason"] == f"same text as {result.kept['train'][0]['id']} in train"
+
+
+def without_accents(text: str) -> str:
+    """As many people type."""
+    return "".join(sign for sign in unicodedata.normalize("NFD", text) if unicodedata.category(sign) != "Mn")
+
+
+@pytest.mark.parametrize("answered", ["anew", "the same"])
+def test_a_validation_question_typed_without_accents_leaves_train(answered: str, tiny: Path, tmp_path: Path) -> None:
+    pairs = [r for name in "ABCDE" for r in read_rows(ROOT / f"data/demo/validation/{name}.jsonl")]
+    assert sum(without_accents(r["question"]) != r["question"] for r in pairs) > 100
+    asked = [row(r["question"], r["answer"], "A") for r in pairs]
+    said = [... if answered == "anew" else without_accents(r["answer"]) for r in pairs]
+    typed = [row(without_accents(r["question"]), answer) for r, answer in zip(pairs, said, strict=True)]
+    result = settle([*typed, *asked, row()], tiny, tmp_path)
+    assert (len(result.kept["A"]), len(result.kept["train"]), len(result.refused)) == (len(pairs), 1, len(pairs))
+    # What stays is as it was written.
+    assert {e["question"] for e in result.kept["A"]} == {r["question"] for r in pairs}
+
+
+def test_texts_are_compared_without_accents(tmp_path: Path) -> None:
+    params = load_params(ROOT / "params.yaml").preprocess.near_duplicates
+    assert near.unaccented("Não, à NOITE: coração, pe\u0301") == "Nao, a NOITE: coracao, pe"
+    assert near.shingles("Dói à noite", 2) == near.shingles("doi a noite", 2) == {("doi", "a"), ("a", "noite")}
+    assert near.shingles("Só", 2) == {("so",)}
+    bands = near.signatures(["Só", "so", "Dói à noite", "doi a noite"], params)
+    assert (bands[:, 0] == bands[:, 1]).all() and (bands[:, 2] == bands[:, 3]).all()
+    flat, _ = near.word_hashes(["coração é", "coracao e"])
+    assert (flat[:2] == flat[2:]).all()
+    rows: list[Row] = [{"example": {"id": "0" * 16, "question": q, "answer": a}} for q, a in (("Dói?", "Não."), ("doi", "nao"))]
+    clean.write_part(tmp_path, 0, rows, [1, 1], params)
+    with numpy.load(tmp_path / "0.npz") as arrays:
+        assert all(arrays[name][0] == arrays[name][1] for name in ("question", "whole"))
+
+
+def test_the_same_text_without_accents_is_kept_once(tiny: Path, tmp_path: Path) -> None:
+    result = settle([row(QUESTION, ANSWER), row(without_accents(QUESTION), without_accents(ANSWER))], tiny, tmp_path)
     assert len(result.kept["train"]) == 1
     assert result.refused[0]["reason"] == f"same text as {result.kept['train'][0]['id']} in train"
 
@@ -275,7 +398,7 @@ def test_two_validation_sets_do_not_ask_the_same(tiny: Path, tmp_path: Path) -> 
 def test_similarity_and_bands_by_hand() -> None:
     # {ab, bc, cd} and {ab, bc, ce}: two of four.
     assert near.jaccard(near.shingles("a b c d", 2), near.shingles("A, b. c e", 2)) == 0.5
-    assert near.shingles("só", 2) == {("só",)}
+    assert near.shingles("só", 2) == {("so",)}
     params = load_params(ROOT / "params.yaml").preprocess.near_duplicates
     same = near.signatures([QUESTION, QUESTION.upper(), ANSWER, "só", "SÓ"], params)
     assert same.shape == (25, 5)
@@ -376,6 +499,36 @@ def test_a_training_row_that_gives_a_benchmark_item_away_leaves_and_is_counted(t
     kept = settle(rows, tiny, tmp_path, keep, items)
     assert len(kept.kept["train"]) == 3
     assert kept.matrix["mcq"]["train_rows_left"] == kept.matrix["leaf"]["train_rows_left"] == 1
+
+
+DAMAGE: dict[str, Callable[[str], str]] = {
+    "soft hyphens": lambda text: text.replace("a", "a\u00ad"),
+    "entities": lambda text: text.replace("o", "&#111;"),
+    "tags": lambda text: "".join(f"<b>{sign}</b>" if sign == "e" else sign for sign in text),
+    "NFD": lambda text: unicodedata.normalize("NFD", text),
+    "mojibake": lambda text: text.encode().decode("latin-1"),
+    "personal data": lambda text: text.replace("febre", "febre CPF 529.982.247-25"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_benchmark_item_finds_its_clean_copy_in_train(damage: str, tiny: Path, tmp_path: Path) -> None:
+    hurt = DAMAGE[damage]
+    run = " ".join(ANSWER.split()[5:24])
+    asked = hurt(QUESTION) if damage == "personal data" else QUESTION
+    shared = hurt(run) if damage == "personal data" else run
+    rows = [row(asked), row(answer=f"Pode ser outra coisa. {shared} Converse com quem atende você."), row()]
+    items: dict[str, list[Row]] = {
+        "mcq": [{"question": hurt(QUESTION), "choices": {"text": ["Banho", "Soro"]}}],
+        "leaf": [{"question": "Quando procurar?", "text": hurt(ANSWER)}],
+    }
+    result = settle(rows, tiny, tmp_path, items=items)
+    assert len(result.kept["train"]) == 1
+    assert (result.matrix["mcq"]["train_rows_near_duplicate"], result.matrix["leaf"]["train_rows_shared_run"]) == (1, 1)
+    # Only compared: the id is that of the item as it stands in the benchmark.
+    write_jsonl(tmp_path / "mcq.jsonl", items["mcq"])
+    expected = example_id("mcq", hurt(QUESTION), "Banho Soro")
+    assert contamination.benchmark_rows(tmp_path / "mcq.jsonl")[0]["example"]["id"] == expected
 
 
 @pytest.mark.parametrize("policy", ["remove", "keep"])

@@ -47,7 +47,7 @@ def test_a_process_that_ended_is_no_survivor_before_anybody_waited_for_it() -> N
 
 
 def test_an_aimed_kill_waits_past_what_the_kill_before_it_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    checkpoint = tmp_path / ".bula/checkpoints/f/checkpoint-1"
+    checkpoint = tmp_path / ".bula/checkpoints/0123456789abcdef/checkpoint-1"
     checkpoint.mkdir(parents=True)
     script = f"sleep 1; rm -r {checkpoint}; sleep 0.5; touch {tmp_path}/trains; mkdir {checkpoint}; sleep 60"
     monkeypatch.setattr(kill, "COMMAND", ["sh", "-c", script])

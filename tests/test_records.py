@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,15 @@ def test_write_rows_sorts_keys_and_writes_nfc_utf8_one_object_a_line(tmp_path: P
     count = write_rows(file, [{"b": "na\u0303o", "a": {"d": 1, "c": "linha\nnova"}}, {"z": None, "y": 0.5}])
     assert count == 2
     assert file.read_bytes() == '{"a": {"c": "linha\\nnova", "d": 1}, "b": "n\u00e3o"}\n{"y": 0.5, "z": null}\n'.encode()
+
+
+def test_a_mark_after_a_line_feed_joins_no_escape(tmp_path: Path) -> None:
+    # As text out of a PDF has it: the line feed is written as backslash and n, and n with a cedilla is a letter.
+    texts = ["hospitalizac\n\u0327a\u0303o", "a\t\u0327", "a\r\u0301", "a\x1e\u0301", "\u0327"]
+    write_rows(tmp_path / "x.jsonl", [{"texts": texts, text: 1} for text in texts])
+    for row, text in zip(read_rows(tmp_path / "x.jsonl"), texts, strict=True):
+        assert row["texts"] == [unicodedata.normalize("NFC", each) for each in texts]
+        assert row[unicodedata.normalize("NFC", text)] == 1
 
 
 def test_write_rows_leaves_out_the_empty_fields_of_an_example(tmp_path: Path) -> None:

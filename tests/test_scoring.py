@@ -163,6 +163,9 @@ def test_the_three_tasks_give_one_row_an_item(workspace: Path, tiny: Path) -> No
         assert figures[task][f"{metric}_stderr"] == pytest.approx(math.sqrt(mean * (1 - mean) / 3), rel=1e-5)
     for row in rows[:8]:
         assert row["scores"]["acc"] == float(row["answer"] == row["target"])
+    for task in ("bula_medmcqa", "bula_medqa_4options", "bula_squad_completion"):
+        given = [row["answer"] for row in rows if row["task"] == task]
+        assert figures[task]["commonest_answer_share"] == max(map(given.count, given)) / 4
     assert figures["settings"]["lm_eval"] == "0.4.13"
     assert figures["settings"]["chat_template"] is False
 

@@ -218,7 +218,7 @@ def three(workspace: Path) -> Path:
 def marked(workspace: Path, file: Path) -> compare.Results:
     params = load_params()
     results = compare.compare_all(workspace / "data", params)
-    compare.mark(results, compare.seed_ranges(file, workspace / "data", params), params)
+    compare.mark(results, compare.seed_ranges(json.loads(file.read_text(encoding="utf-8")), workspace / "data", params), params)
     return results
 
 
@@ -233,7 +233,9 @@ def test_a_difference_within_the_range_over_seeds_is_marked(three: Path) -> None
         "quantized_minus_base__rouge1_f": (0.1, False),
         "quantized_minus_base__rougeL_f": (0.2, False),
     }
-    assert "marks the 2 of 4 differences" in compare.seed_note(results)
+    note = compare.seed_note(results, 3)
+    assert "over 3 runs" in note
+    assert "marks the 2 of 4 differences that are no larger, 0 of them 0" in note
 
 
 def test_a_variants_own_range_goes_before_a_larger_one_of_another(three: Path) -> None:
@@ -246,7 +248,7 @@ def test_the_spread_of_another_run_is_not_used(three: Path) -> None:
     # ROUGE-1 is the same by chance, ROUGE-L is not: none of the two is this run's.
     results = marked(three, write_spread(three, tuned__rouge1_f=(0.2, 0.1), tuned__rougeL_f=(0.350001, 0.2)))
     assert not any("seed_range" in row or "within_seed_range" in row for row in results.values())
-    assert "was not measured for this run" in compare.seed_note(results)
+    assert "was not measured for this run" in compare.seed_note(results, 3)
 
 
 def test_six_significant_digits_decide(workspace: Path) -> None:

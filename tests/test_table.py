@@ -31,8 +31,8 @@ def figures(variant_number: int) -> dict[str, dict[str, Any]]:
         "rouge": {"pooled": {"items": 40, **rouge}},
         "benchmark": {
             "settings": {"dtype": "bfloat16", "shots": 0},
-            "bula_medmcqa": {"items": 24, "acc": 0.25 * variant_number, "acc_stderr": 0.0884},
-            "bula_squad_completion": {"items": 28, "contains": 0.5, "contains_stderr": 0.0962},
+            "bula_medmcqa": {"items": 24, "acc": 0.25 * variant_number, "acc_stderr": 0.0884, "commonest_answer_share": 0.9},
+            "bula_squad_completion": {"items": 28, "contains": 0.5, "contains_stderr": 0.0962, "commonest_answer_share": 0.1},
         },
         "judge": {
             "judge": "tiny-judge",
@@ -93,12 +93,20 @@ def test_columns_stand_in_the_order_asked_for(metrics: Path) -> None:
 def test_figures_of_other_items_stand_in_a_row_of_their_own(metrics: Path) -> None:
     stages = figures(2)
     stages["rouge"]["pooled"]["items"] = 39
-    stages["benchmark"]["extra"] = {"items": 4, "acc": 1.0, "acc_stderr": 0.0}
+    stages["benchmark"]["extra"] = {"items": 4, "acc": 1.0, "acc_stderr": 0.0, "commonest_answer_share": 0.5}
     write(metrics, "tuned", stages)
     lines = results_table(metrics, ["base", "tuned"]).splitlines()
     assert "| ROUGE-L F1 (40 answers) | 0.120 [0.110, 0.135] |  |" in lines
     assert "| ROUGE-L F1 (39 answers) |  | 0.220 [0.210, 0.234] |" in lines
     assert "| extra, acc, % (4 items) |  | 100.0 ± 0.0 |" in lines
+
+
+def test_a_score_of_one_answer_to_all_says_so(metrics: Path) -> None:
+    stages = figures(2)
+    stages["benchmark"]["bula_medmcqa"]["commonest_answer_share"] = 1.0
+    write(metrics, "tuned", stages)
+    line = next(line for line in results_table(metrics, ["base", "tuned"]).splitlines() if "medmcqa" in line)
+    assert line == "| bula_medmcqa, acc, % (24 items) | 25.0 ± 8.8 | 50.0 ± 8.8 (one answer to all) |"
 
 
 def test_the_doubt_about_a_judge_goes_when_the_judge_is_trusted(metrics: Path) -> None:

@@ -5,6 +5,8 @@ Rows are only mapped to the names question, answer, specialty and kind here; jud
     python -m stages.ingest
 """
 
+import errno
+import os
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -14,7 +16,7 @@ from typing import Annotated
 import typer
 
 from bula.models import prepare
-from bula.params import DataSource, load_params
+from bula.params import DataSource, DemoSource, DirectoryModel, FilesSource, Ingest, LocalTask, load_params
 from bula.records import Row, write_rows
 from bula.reports import write_metrics
 from stages.ingest.models import ingest_base, ingest_judge
@@ -22,6 +24,26 @@ from stages.ingest.sources import read_source, read_task
 
 # Refused rows that are named on the terminal, of each source; all of them are in data/quarantine.jsonl after preprocess.
 NAMED_REFUSALS = 5
+# The folders of data that are dependencies of this stage in dvc.yaml.
+WATCHED = ("data/demo", "data/sources")
+# What a full disk and missing rights say; the hub's own errors have no number.
+LOCAL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
+
+
+def is_watched(path: str) -> bool:
+    """Whether DVC sees an edit at `path`; a link counts as where it lies."""
+    place = Path(os.path.normpath(path)).absolute()
+    return any(place.is_relative_to(Path(folder).absolute()) for folder in WATCHED)
+
+
+def refuse_unwatched(settings: Ingest) -> None:
+    """ValueError if data lie where an edit would rerun nothing. A model elsewhere is only named: it is large, and seldom changes."""
+    for source in [*settings.sources, *settings.benchmarks]:
+        if isinstance(source, DemoSource | FilesSource | LocalTask) and not is_watched(source.path):
+            raise ValueError(f"{source.name}: {source.path} lies outside {' and '.join(WATCHED)}: DVC would see no edit; move it there")
+    for model in (settings.base, settings.judge):
+        if isinstance(model, DirectoryModel):
+            print(f"ingest: DVC does not watch {model.path}; after a change there run `dvc repro --force ingest`", file=sys.stderr)
 
 
 def counted(source: DataSource, refused: list[str]) -> Iterator[Row]:
@@ -59,6 +81,7 @@ def main(
     prepare(params.seed)
     counts: dict[str, dict[str, int | str]] = {}
     try:
+        refuse_unwatched(params.ingest)
         for source in params.ingest.sources:
             counts[f"source_{source.name}"] = ingest_source(source, raw, params.ingest.unreadable_share)
         for task in params.ingest.benchmarks:
@@ -69,6 +92,8 @@ def main(
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     except OSError as error:
+        if error.errno in LOCAL_ERRORS:
+            raise SystemExit(f"ingest stopped: {error}; is there disk space, and may this user read and write there?") from error
         # The hub's own errors (no such revision, gated, offline) and those of addresses are all OSErrors.
         raise SystemExit(f"could not be fetched: {error}\nIs the network there, and HF_TOKEN set for a gated model?") from error
     for name, model in (("model_base", params.ingest.base), ("model_judge", params.ingest.judge)):

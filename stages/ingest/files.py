@@ -88,7 +88,7 @@ def read_lines(path: Path, encoding: str) -> Iterator[tuple[int, str | Refused]]
 def parse_object(text: str) -> Row | Refused:
     """One JSON object, or why the text is none."""
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
     except (ValueError, RecursionError) as error:
         return Refused(f"not JSON ({getattr(error, 'msg', error)})", text)
     return check_object(value, text)
@@ -109,6 +109,14 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON value")
 
 
+def _refuse_twice(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Of two answers under one key, Python's reader would take the last without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
 def read_json_lines(path: Path, encoding: str) -> Iterator[Item]:
     """One object a line; blank lines are nothing."""
     for number, line in read_lines(path, encoding):
@@ -123,22 +131,27 @@ def read_json_array(path: Path, encoding: str, columns: list[str]) -> Iterator[I
     raw = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     # Bytes that do not fit become half surrogates, which check_object refuses where they stand.
     text = raw.decode(encoding, "surrogateescape")
-    decoder = json.JSONDecoder(parse_constant=_refuse_constant)
+    decoder = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_refuse_twice)
     place = _skip(text, 0)
-    if text[place : place + 1] != "[":
+    damaged = text[place : place + 1] != "["
+    if damaged:
         yield 1, Refused("a JSON array is expected", text[place : place + 60])
     line, counted = 1, 0
-    place = _skip(text, place + 1) if text[place : place + 1] == "[" else place
+    place = place if damaged else _skip(text, place + 1)
     # A bracket that closes the array in the middle of the file is damage too.
     while place < len(text) and not (text[place] == "]" and not text[place + 1 :].strip()):
         line, counted = line + text.count("\n", counted, place), place
         try:
             value, end = decoder.raw_decode(text, place)
             yield line, check_object(value, text[place : place + 60])
+            damaged = False
         except (ValueError, RecursionError) as error:
             yield line, Refused(f"not JSON ({getattr(error, 'msg', error)})", SURROGATE.sub("?", text[place : place + 60]))
-            end = _next_object(text, place + 1, decoder, columns)
+            end, damaged = _next_object(text, place + 1, decoder, columns), True
         place = _skip(text, end)
+    if place >= len(text) and not damaged:
+        # Cut between two objects, as by a download that broke off: what came is good, and something did not come.
+        yield line, Refused("the array is never closed", "")
 
 
 def _skip(text: str, place: int) -> int:
@@ -179,6 +192,13 @@ def choose_delimiter(header: str, columns: list[str]) -> tuple[str, list[str]] |
     return None
 
 
+def _refuse_repeated(path: Path, names: list[str], columns: list[str]) -> None:
+    """HeaderError if a wanted column stands twice: nobody can tell which of them is meant."""
+    repeated = [column for column in columns if names.count(column) > 1]
+    if repeated:
+        raise HeaderError(f"{path}:1: column {', '.join(repeated)} stands there more than once; rename or remove the others")
+
+
 def read_csv(path: Path, encoding: str, columns: list[str]) -> Iterator[Item]:
     """Records of a CSV file, which may span lines in quotes. After a damaged record, reading goes on at the line after its first."""
     csv.field_size_limit(LONGEST)
@@ -192,6 +212,7 @@ def read_csv(path: Path, encoding: str, columns: list[str]) -> Iterator[Item]:
         # The first line may be a patient's row, where a file has no header: its words stay here.
         raise HeaderError(f"{path}:1: no column {', '.join(columns)} together; the first line looks like {mask(first.strip())!r}")
     delimiter, names = chosen
+    _refuse_repeated(path, names, columns)
     waiting: list[tuple[int, str | Refused]] = []
     while True:
         if not waiting and (item := next(lines, None)):
@@ -246,6 +267,7 @@ def read_parquet(path: Path, columns: list[str]) -> Iterator[Item]:
         return
     if missing:
         raise HeaderError(f"{path}: no column {', '.join(missing)}; its {len(file.schema_arrow.names)} columns have other names")
+    _refuse_repeated(path, file.schema_arrow.names, columns)
     for group in range(groups):
         done = 0
         try:

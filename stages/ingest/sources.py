@@ -47,11 +47,11 @@ def read_demo(source: DemoSource) -> Iterator[Row]:
 
 
 def read_files(source: FilesSource) -> Iterator[Row]:
-    """Mapped rows of a user's files, in the order of their names; files of other kinds are named on the terminal."""
+    """Mapped rows of a user's files, those in folders below too, in the order of their paths; other kinds are named on the terminal."""
     root = Path(source.path)
     if not root.exists():
         raise ValueError(f"{root} does not exist; correct ingest.sources in params.yaml")
-    files = sorted(file for file in root.iterdir() if file.is_file()) if root.is_dir() else [root]
+    files = sorted(file for file in root.rglob("*") if file.is_file() and not _hidden(file, root)) if root.is_dir() else [root]
     wrong = [file for file in files if file.suffix.lower() not in SUFFIXES]
     if len(wrong) == len(files):
         raise ValueError(f"{root}: no {', '.join(SUFFIXES)} file there; correct ingest.sources in params.yaml")
@@ -59,8 +59,14 @@ def read_files(source: FilesSource) -> Iterator[Row]:
         # A folder that DVC tracks has a .gitignore and .dvc files.
         if file.suffix not in ("", ".dvc", ".md"):
             print(f"ingest: {source.name}: {file} is left out: none of {', '.join(SUFFIXES)}", file=sys.stderr)
-    items = ((file.name, item) for file in files if file not in wrong for item in read_file(file, source.encoding, wanted(source)))
+    good = {file: file.relative_to(root).as_posix() if root.is_dir() else file.name for file in files if file not in wrong}
+    items = ((name, item) for file, name in good.items() for item in read_file(file, source.encoding, wanted(source)))
     yield from map_rows(source, items)
+
+
+def _hidden(file: Path, root: Path) -> bool:
+    """Whether a file or a folder above it is hidden: editors keep copies there, which would count twice."""
+    return any(part.startswith(".") for part in file.relative_to(root).parts)
 
 
 def read_url(source: UrlSource) -> Iterator[Row]:
@@ -92,13 +98,14 @@ def wanted(source: Tabular) -> list[str]:
 
 def map_rows(source: Tabular, items: Iterator[tuple[str, Item]]) -> Iterator[Row]:
     """Rows that pass the filter, under this project's names, at most `limit` of them; those that could not be read, as refused."""
-    good, first, absent = 0, "", optional(source)
+    good, filtered, first, absent = 0, 0, "", optional(source)
     try:
         for file, (line, row) in items:
             where: Row = {"file": file, "line": line}
             if source.role != "split":
                 where["split"] = source.role
             if isinstance(row, dict) and not passes(source, row):
+                filtered += 1
                 continue
             mapped = row if isinstance(row, Refused) else map_columns(row, source)
             if isinstance(mapped, Refused):
@@ -115,7 +122,8 @@ def map_rows(source: Tabular, items: Iterator[tuple[str, Item]]) -> Iterator[Row
     except HeaderError as error:
         raise ValueError(f"{error}. Correct `columns` of source {source.name}") from error
     if not good:
-        raise ValueError(f"source {source.name} gives no row: {first or 'its filter lets none through'}")
+        why = first or ("its filter lets none through" if filtered else "nothing in it holds one")
+        raise ValueError(f"source {source.name} gives no row: {why}")
     if absent:
         raise ValueError(f"source {source.name}: no row has a column {', '.join(sorted(absent))}; correct its `columns`")
 

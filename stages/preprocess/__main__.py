@@ -64,6 +64,8 @@ def main(
             table, decision, counts, parts = preprocess(raw.absolute(), tasks, base, work, params)
         except (ValueError, FileNotFoundError) as error:
             raise SystemExit(str(error)) from error
+        except OSError as error:
+            raise SystemExit(f"preprocess stopped: {error}; the splits are as they were. It needs about the room of data/raw") from error
         kept, figures = report.write_clean(clean, quarantine, params, table, work, parts, decision, counts, tasks)
     write_metrics(metrics / "preprocess.json", figures)
     write_metrics(metrics / "contamination.json", report.contamination_metrics(decision, tasks))

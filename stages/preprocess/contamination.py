@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from bula.records import Row, example_id, read_rows
 from bula.text import comparison_key, ngrams, normalise
-from stages.preprocess.clean import SPLITS, whole
+from stages.preprocess.clean import SPLITS, as_cleaned, whole
 from stages.preprocess.near import windows, word_hashes
 
 # Fields of lm-eval's tasks: what is asked, and what is no text of the item.
@@ -61,16 +61,25 @@ def _strings(value: Any) -> Iterator[str]:
             yield from _strings(inner)
 
 
+def _cleaned(value: Any) -> Any:
+    """A value of an item with every text in it cleaned as a training row's is: an entity in one of them must not part the two."""
+    if isinstance(value, str):
+        return as_cleaned(value)
+    if isinstance(value, dict):
+        return {name: _cleaned(inner) for name, inner in value.items()}
+    return [_cleaned(inner) for inner in value] if isinstance(value, list) else value
+
+
 def benchmark_rows(path: Path) -> list[Row]:
-    """Items of a benchmark in the shape in which cleaned rows are kept."""
+    """Items of a benchmark in the shape in which cleaned rows are kept; the id is that of the item as it is asked."""
     rows = []
     for line, item in enumerate(read_rows(path), start=1):
-        question, rest = item_texts(item)
+        question, rest = item_texts(_cleaned(item))
         rows.append(
             {
                 "file": path.name,
                 "line": line,
-                "example": {"id": example_id(path.stem, question, rest), "question": question, "answer": rest},
+                "example": {"id": example_id(path.stem, *item_texts(item)), "question": question, "answer": rest},
             }
         )
     return rows

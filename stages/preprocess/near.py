@@ -3,9 +3,13 @@
 A signature's values agree with those of another text with the probability that equals the Jaccard similarity of their shingle
 sets (Broder 1997). Signatures are cut into bands; two texts are looked at if a whole band agrees, and count as near-duplicates
 only if the exact similarity of their shingle sets reaches the threshold: MinHash never decides alone.
+
+People type without accents, so texts are compared without them: "pressao" is "pressão" here, and only here.
 """
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterator
 
 import numpy
@@ -13,7 +17,7 @@ from numpy.typing import NDArray
 from rensa import RMinHash
 
 from bula.params import NearDuplicates
-from bula.text import ngrams, words
+from bula.text import comparison_key, ngrams, words
 
 Hashes = NDArray[numpy.uint64]
 
@@ -24,11 +28,23 @@ MIX = (numpy.uint64(0xBF58476D1CE4E5B9), numpy.uint64(0x94D049BB133111EB))
 # Words remembered with their hash; Portuguese health text has fewer, typing errors included.
 VOCABULARY: dict[str, int] = {}
 VOCABULARY_LIMIT = 500_000
+# Unicode's blocks of combining marks.
+MARKS = re.compile("[\u0300-\u036f\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]")
+
+
+def unaccented(text: str) -> str:
+    """Text without accents and cedillas, to compare with and never to keep."""
+    return text if text.isascii() else MARKS.sub("", unicodedata.normalize("NFD", text))
 
 
 def key_hash(text: str) -> int:
     """64 bits of BLAKE2b."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+def same_text_hash(text: str) -> int:
+    """Two texts with the same hash differ only in case, accents, punctuation and spacing."""
+    return key_hash(comparison_key(unaccented(text)))
 
 
 def word_hashes(texts: list[str]) -> tuple[Hashes, NDArray[numpy.int64]]:
@@ -38,7 +54,7 @@ def word_hashes(texts: list[str]) -> tuple[Hashes, NDArray[numpy.int64]]:
     flat: list[int] = []
     starts = [0]
     for text in texts:
-        for word in words(text):
+        for word in words(unaccented(text)):
             if word not in VOCABULARY:
                 VOCABULARY[word] = key_hash(word)
             flat.append(VOCABULARY[word])
@@ -68,7 +84,7 @@ def signatures(texts: list[str], settings: NearDuplicates) -> Hashes:
     lengths = numpy.diff(starts)
     short = numpy.flatnonzero(lengths < settings.shingle_words)
     if len(short):
-        own = numpy.array([key_hash(" ".join(words(texts[index]))) for index in short], dtype=numpy.uint64)
+        own = numpy.array([same_text_hash(texts[index]) for index in short], dtype=numpy.uint64)
         order = numpy.argsort(numpy.concatenate([owner, short]), kind="stable")
         hashes = numpy.concatenate([hashes, own])[order]
         owner = numpy.concatenate([owner, short])[order]
@@ -83,8 +99,9 @@ def signatures(texts: list[str], settings: NearDuplicates) -> Hashes:
 
 
 def shingles(text: str, size: int) -> set[tuple[str, ...]]:
-    """The set of runs of `size` words, or the whole text where it is shorter."""
-    return set(ngrams(text, size)) or {tuple(words(text))}
+    """The set of runs of `size` words without accents, or the whole text where it is shorter."""
+    plain = unaccented(text)
+    return set(ngrams(plain, size)) or {tuple(words(plain))}
 
 
 def jaccard(one: set[tuple[str, ...]], other: set[tuple[str, ...]]) -> float:
