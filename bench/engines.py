@@ -19,12 +19,11 @@ import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.summary import show
-from bula.models import load_model, load_tokenizer, prepare
+from bula.models import end_tokens, load_model, load_tokenizer, prepare
 from bula.params import load_params
 from bula.prompts import encode_prompt
 from bula.records import validation_sets
 from bula.serving import connect, serve_llama_cpp
-from stages.generate import end_tokens
 from stages.quantize import export
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,7 +80,7 @@ def by_transformers(
 def by_llama_cpp(file: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], tokens: int) -> list[list[int]]:
     """Greedy answers by llama.cpp's server, one request at a time; the end of turn, which it does not send, is put back."""
     answers = []
-    with serve_llama_cpp(file, 1, max(map(len, prompts)) + tokens) as url, connect(url) as client:
+    with serve_llama_cpp(file, 1, max(map(len, prompts)) + tokens) as [url], connect(url) as client:
         for prompt in prompts:
             # llama.cpp's own form of the request: OpenAI's leaves out the ids of tokens that end within a character.
             asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "return_tokens": True}

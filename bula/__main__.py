@@ -27,7 +27,7 @@ def ask(
 ) -> None:
     """Answer one question, greedily, with the tuned model. Not medical advice."""
     # Imported here: the other commands need no torch.
-    from bula.models import load_model, load_tokenizer, prepare
+    from bula.models import end_tokens, load_model, load_tokenizer, prepare
     from bula.prompts import encode_prompt
 
     params = load_params()
@@ -42,7 +42,7 @@ def ask(
         attention_mask=ids.new_ones(ids.shape),
         do_sample=False,
         max_new_tokens=params.generate.max_new_tokens,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=end_tokens(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )
     print(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip())

@@ -60,6 +60,14 @@ def fidelity(reference: list[Scored], other: Iterable[Scored]) -> dict[str, floa
         "kl_nats": sum(divergences) / tokens,
         "kl_nats_stderr": ratio_standard_error(divergences, sizes),
         "greedy_agreement": agree / tokens,
-        "perplexity": math.exp(nats / tokens),
+        "perplexity": _perplexity(nats / tokens),
         "bits_per_token": nats / tokens / math.log(2),
     }
+
+
+def _perplexity(nats: float) -> float:
+    """exp of the loss; ValueError where no number holds it."""
+    try:
+        return math.exp(nats)
+    except OverflowError as error:
+        raise ValueError(f"a loss of {nats:.0f} nats a token: the weights are broken") from error

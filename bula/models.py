@@ -3,10 +3,12 @@
 A model is always a directory or one GGUF file on this machine; nothing here reaches a hub.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -23,6 +25,8 @@ from bula.records import staged
 
 # Rows of the head's product made at once: 1,024 x 128,256 float32 logits of Llama 3.2 are 0.5 GB.
 HEAD_ROWS = 1024
+# What llama.cpp takes for the end of a generation, whatever else a file says.
+END_TOKENS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>")
 # The padding tokens that some tokenizers define but do not name; a pad equal to the end of turn would hide it.
 PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>")
 
@@ -66,14 +70,26 @@ def load_model(path: Path, dtype: str, *, weights: str = "full", attention: str 
         bits = {"load_in_8bit": True} if weights == "int8" else {"load_in_4bit": True, **four}
         arguments |= {"quantization_config": BitsAndBytesConfig(**bits), "device_map": {"": device()}}
     folder = path.parent if path.suffix == ".gguf" else path
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation=attention, local_files_only=True, **arguments
-    )
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=getattr(torch, dtype), attn_implementation=attention, local_files_only=True, **arguments
+        )
+    except OSError as error:
+        # A folder without weights, as an interrupted download leaves it.
+        raise FileNotFoundError(f"{path} holds no whole model; `dvc repro` writes it, `dvc pull` fetches it ({error})") from error
     model.generation_config.use_cache = True
     if path.suffix == ".gguf":
         restore_rope(model, path)
     # A quantized model is where its device_map put it, and refuses to be moved.
     return (model if weights != "full" else model.to(device())).eval()
+
+
+def rope_factors(file: Path) -> torch.Tensor | None:
+    """What a GGUF file divides the rotary frequencies by, (head size / 2,), or None if it scales none of them."""
+    # Imported here: most models are directories.
+    from gguf import GGUFReader
+
+    return next((torch.tensor(tensor.data) for tensor in GGUFReader(file).tensors if tensor.name == "rope_freqs.weight"), None)
 
 
 def restore_rope(model: PreTrainedModel, file: Path) -> None:
@@ -82,14 +98,10 @@ def restore_rope(model: PreTrainedModel, file: Path) -> None:
     llama.cpp keeps the scaling of Llama 3.1 and 3.2 as a tensor, which transformers 5.23 does not read: it would score these
     models with the frequencies of Llama 3.0.
     """
-    # Imported here: most models are directories.
-    from gguf import GGUFReader
-
-    for tensor in GGUFReader(file).tensors:
-        if tensor.name == "rope_freqs.weight":
-            rotary = model.model.rotary_emb
-            rotary.inv_freq = rotary.inv_freq / torch.tensor(tensor.data).to(rotary.inv_freq.device)
-            rotary.original_inv_freq = rotary.inv_freq
+    if (factors := rope_factors(file)) is not None:
+        rotary = model.model.rotary_emb
+        rotary.inv_freq = rotary.inv_freq / factors.to(rotary.inv_freq.device)
+        rotary.original_inv_freq = rotary.inv_freq
 
 
 def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
@@ -105,6 +117,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     arguments = _gguf(path)
     folder = path.parent if arguments else path
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **arguments)
+    if arguments:
+        drop_foreign(tokenizer, path)
     if not tokenizer.chat_template:
         raise ValueError(f"{path} has no chat template; use an instruction-tuned model, or add chat_template.jinja to it")
     if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
@@ -115,6 +129,30 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         tokenizer.pad_token = free[0]
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def drop_foreign(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
+    """Forget added tokens that a GGUF file does not hold, in place.
+
+    transformers 5.23 gives Llama 3's an <|endoftext|> beyond the last row of the embeddings: a text with these words would be read
+    past the end of the weights, under this variant alone.
+    """
+    if max(tokenizer.added_tokens_decoder, default=0) < len(tokenizer) - 1:
+        return
+    # Imported here, and read only where the last token is an added one: it takes seconds.
+    from gguf import GGUFReader
+
+    size = len(GGUFReader(file).fields["tokenizer.ggml.tokens"].data)
+    if len(tokenizer) > size:
+        state = json.loads(tokenizer.backend_tokenizer.to_str())
+        state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < size]
+        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
+
+
+def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids of all tokens that end a generation, by llama.cpp's rule, so that every engine stops at the same ones."""
+    vocabulary = tokenizer.get_vocab()
+    return sorted({tokenizer.eos_token_id} | {vocabulary[token] for token in END_TOKENS if token in vocabulary})
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:

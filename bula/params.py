@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -324,7 +324,15 @@ class Lora(Section):
     dropout: Share
     """Dropout on the adapter's input."""
     target_modules: Literal["all-linear"] | list[str]
-    """Modules that get an adapter; all-linear is every linear layer except the head."""
+    """Modules that get an adapter; all-linear is every linear layer except the head. The embeddings and the head cannot have one."""
+
+    @field_validator("target_modules")
+    @classmethod
+    def _not_tied(cls, modules: str | list[str]) -> str | list[str]:
+        tied = sorted({"embed_tokens", "lm_head"} & {name.rpartition(".")[2] for name in modules}) if isinstance(modules, list) else []
+        if tied:
+            raise ValueError(f"{', '.join(tied)} cannot be adapted: embeddings and head are one matrix, which an adapter would tear in two")
+        return modules
 
 
 class Train(Section):
@@ -432,7 +440,7 @@ class Generate(Section):
     batch_size: Positive
     """Questions answered at once by the transformers engine."""
     parallel: Positive
-    """Requests in flight at once on a server engine."""
+    """Requests in flight at once on a server engine. llama.cpp runs one server for each, up to the number of processors."""
 
 
 class Benchmark(Section):
@@ -481,7 +489,7 @@ class Judge(Section):
     retries: Annotated[int, Field(ge=0)]
     """Times the client repeats a call that failed in transport."""
     parallel: Positive
-    """Calls in flight at once."""
+    """Calls in flight at once; a local judge runs one server for each, up to the number of processors."""
 
 
 class Calibrate(Section):

@@ -22,7 +22,7 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from bula.models import device, load_model, load_tokenizer, prepare
+from bula.models import device, end_tokens, load_model, load_tokenizer, prepare
 from bula.params import Params, load_params
 from bula.privacy import find, redact
 from bula.prompts import DATE, SYSTEM_PROMPT
@@ -37,6 +37,8 @@ def backend(model: Path, params: Params) -> dict[str, Any]:
     if settings.backend != "hf":
         return {"model": settings.backend, "model_args": {"pretrained": str(model), **settings.backend_args}}
     loaded, tokenizer = load_model(model, params.dtype), load_tokenizer(model)
+    # lm-eval leaves the end to the model's own settings, and a GGUF file keeps one token of the three of Llama 3.
+    loaded.generation_config.eos_token_id = end_tokens(tokenizer)
     # Else a chat template that writes the date takes today's.
     date = {"date_string": DATE}
     return {"model": HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=settings.batch_size, device=device(), chat_template_args=date)}

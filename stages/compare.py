@@ -169,8 +169,8 @@ def main(
             f"# What tuning changed\n\n{table}\n± is a standard error, [ ] a {percent(params.rouge.confidence)} bootstrap interval over "
             f"answers.\n\n{judge_note(params)}\n## Paired differences\n\n{interval_note(results, params)}\n"
             f"{seed_note(results, spreads.get('seeds', 0))}\n{differences}\n## From adapter to quantized file\n\nOver validation "
-            f"answers, at every supervised token; in float32 unless a row says otherwise.\n\n{chain}\n## Answers side by side\n\nNot medical advice.\n\n"
-            f"{side_by_side(data, params)}"
+            f"answers, at every supervised token; in float32 unless a row says otherwise.\n\n{chain}\n## Answers side by side\n\n"
+            f"Not medical advice.\n\n{side_by_side(data, params)}"
         )
         (temporary / "report.md").write_text(text, encoding="utf-8")
     print(f"compare: {len(results)} paired differences, report in {report}/report.md\n\n{table}")

@@ -1,7 +1,7 @@
 """Answer validation questions under one variant, greedily, once; rouge, judge and the report read these answers.
 
-A model directory is answered by transformers in batches of like length, a GGUF file by a llama.cpp server with several
-requests at once. The prompt travels as token ids, so that every engine sees exactly what training saw.
+A model directory is answered by transformers in batches of like length, a GGUF file by llama.cpp servers, each with one
+request at a time. The prompt travels as token ids, so that every engine sees exactly what training saw.
 
     python -m stages.generate base models/base transformers
 """
@@ -20,30 +20,22 @@ import typer
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from bula.models import load_model, load_tokenizer, prepare
+from bula.models import end_tokens, load_model, load_tokenizer, prepare
 from bula.params import Generate, Params, load_params
 from bula.privacy import KINDS, Finding, find, redact
 from bula.prompts import encode_prompt, prompt_hash
 from bula.records import Example, Row, validation_sets, write_rows
 from bula.reports import peak_memory_gb, write_metrics
-from bula.serving import connect, serve_llama_cpp, serve_vllm
+from bula.serving import connect_each, serve_llama_cpp, serve_vllm
 from bula.stats import standard_error
 
-END_TOKENS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>")
 # An answer is its text, why it ended (stop or length), and how many tokens it took, the end of turn included.
 Answer = tuple[str, str, int]
-Serve = Callable[[Path, int, int], AbstractContextManager[str]]
+Serve = Callable[[Path, int, int], AbstractContextManager[list[str]]]
 
 
-def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of all tokens that end a generation, by llama.cpp's rule, so that every engine stops at the same ones."""
-    vocabulary = tokenizer.get_vocab()
-    return sorted({tokenizer.eos_token_id} | {vocabulary[token] for token in END_TOKENS if token in vocabulary})
-
-
-def finish(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
-    """Cut generated ids after the first token that ends a generation and tell why they end."""
-    ends = end_tokens(tokenizer)
+def finish(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int]) -> Answer:
+    """Cut generated ids after the first token of `ends` and tell why they end."""
     end = next((place for place, token in enumerate(ids) if token in ends), None)
     ids = ids if end is None else ids[: end + 1]
     return tokenizer.decode(ids, skip_special_tokens=True).strip(), "length" if end is None else "stop", len(ids)
@@ -52,7 +44,7 @@ def finish(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Answer:
 @torch.inference_mode()
 def answer_locally(path: Path, dtype: str, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], params: Generate) -> list[Answer]:
     """Greedy answers by transformers, in batches of like prompt length, padded on the left."""
-    model = load_model(path, dtype)
+    model, ends = load_model(path, dtype), end_tokens(tokenizer)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: dict[int, Answer] = {}
     for start in tqdm(range(0, len(order), params.batch_size), desc="generate", unit="batch"):
@@ -66,20 +58,21 @@ def answer_locally(path: Path, dtype: str, tokenizer: PreTrainedTokenizerBase, p
             attention_mask=mask,
             do_sample=False,
             max_new_tokens=params.max_new_tokens,
-            eos_token_id=end_tokens(tokenizer),
+            eos_token_id=ends,
             pad_token_id=tokenizer.pad_token_id,
         )
-        answers |= {i: finish(tokenizer, row[longest:].tolist()) for i, row in zip(batch, output, strict=True)}
+        answers |= {i: finish(tokenizer, row[longest:].tolist(), ends) for i, row in zip(batch, output, strict=True)}
     return [answers[i] for i in range(len(prompts))]
 
 
 def answer_by_server(path: Path, serve: Serve, prompts: list[list[int]], params: Generate) -> list[Answer]:
-    """Greedy answers by an OpenAI-compatible server, `parallel` requests at once."""
+    """Greedy answers by OpenAI-compatible servers, at most `parallel` requests at once."""
     context = max(map(len, prompts)) + params.max_new_tokens
-    with serve(path, params.parallel, context) as url, connect(url) as client, ThreadPoolExecutor(params.parallel) as pool:
+    with serve(path, params.parallel, context) as urls, connect_each(urls) as lend, ThreadPoolExecutor(params.parallel) as pool:
 
         def ask(prompt: list[int]) -> Answer:
-            reply = client.completions.create(model=path.name, prompt=prompt, max_tokens=params.max_new_tokens, temperature=0)
+            with lend() as client:
+                reply = client.completions.create(model=path.name, prompt=prompt, max_tokens=params.max_new_tokens, temperature=0)
             choice, usage = reply.choices[0], reply.usage
             return choice.text.strip(), str(choice.finish_reason), usage.completion_tokens if usage else 0
 

@@ -23,7 +23,7 @@ from bula.params import Judge, Params, load_params
 from bula.privacy import find, redact
 from bula.records import Row, append_row, read_rows, sha256_file, sha256_values, write_rows
 from bula.reports import write_metrics, write_plot
-from bula.serving import connect, serve_llama_cpp
+from bula.serving import Lend, connect_each, serve_llama_cpp
 from bula.stats import standard_error
 
 LEDGER = Path(".bula/ledger.jsonl")
@@ -115,32 +115,35 @@ def append_verdict(path: Path, key: str, judge: str, verdict: Verdict) -> None:
 
 
 @contextmanager
-def judge_client(params: Params, folder: Path) -> Iterator[tuple[openai.OpenAI, str]]:
-    """A client, and what identifies the judge: the model file's hash, or the URL."""
+def judge_clients(params: Params, folder: Path) -> Iterator[tuple[Lend, str]]:
+    """Clients to be lent, and what identifies the judge: the model file's hash, or the URL."""
     settings = params.judge
     if settings.base_url != "local":
         key = os.environ.get("OPENAI_API_KEY")
         if not key:
             raise ConnectionError("the environment variable OPENAI_API_KEY is not set")
-        with connect(settings.base_url, settings.timeout_seconds, settings.retries, key) as client:
-            yield client, settings.base_url
+        with connect_each([settings.base_url] * settings.parallel, settings.timeout_seconds, settings.retries, key) as lend:
+            yield lend, settings.base_url
         return
     file = folder / "judge.gguf"
-    with serve_llama_cpp(file, settings.parallel, CONTEXT_TOKENS) as url, connect(url, settings.timeout_seconds) as client:
-        yield client, sha256_file(file)
+    with serve_llama_cpp(file, settings.parallel, CONTEXT_TOKENS) as urls, connect_each(urls, settings.timeout_seconds) as lend:
+        yield lend, sha256_file(file)
 
 
 def judge_rows(rows: list[Row], params: Params, folder: Path, ledger: Path = LEDGER) -> list[Row]:
     """One verdict row for each row (id, split, question, reference, answer): the scores, or `failed` with the reason."""
-    with judge_client(params, folder) as (client, identity), ThreadPoolExecutor(params.judge.parallel) as pool:
+    with judge_clients(params, folder) as (lend, identity), ThreadPoolExecutor(params.judge.parallel) as pool:
         known = read_ledger(ledger)
         keys = [ledger_key(identity, to_messages(row), params.judge) for row in rows]
         # Rows that are alike are asked once.
         different = dict(zip(keys, rows, strict=True))
 
         def judge(key: str) -> Verdict | str:
-            verdict = known.get(key) or ask(client, params.judge, to_messages(different[key]))
-            if isinstance(verdict, Verdict) and key not in known:
+            if key in known:
+                return known[key]
+            with lend() as client:
+                verdict = ask(client, params.judge, to_messages(different[key]))
+            if isinstance(verdict, Verdict):
                 append_verdict(ledger, key, params.judge.model, verdict)
             return verdict
 

@@ -20,10 +20,10 @@ from transformers import PreTrainedTokenizerBase
 from bula.fidelity import fidelity, sample, score
 from bula.models import load_model, load_tokenizer, prepare
 from bula.params import load_params
+from bula.processes import end_with_parent
 from bula.prompts import Encoded
 from bula.records import staged
 from bula.reports import write_metrics
-from stages import end_with_parent
 
 # The types that llama.cpp's own converter writes; auto-round writes the rest. f32 is for bench/engines.py.
 CONVERTER = {"f32": LlamaFileType.ALL_F32, "bf16": LlamaFileType.MOSTLY_BF16, "q8_0": LlamaFileType.MOSTLY_Q8_0}

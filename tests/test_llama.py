@@ -12,12 +12,13 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 from bench import llama as parts
-from bula.models import load_model, load_tokenizer
+from bula.models import end_tokens, load_model, load_tokenizer
 from bula.params import DirectoryModel, load_params
 from bula.prompts import SYSTEM_PROMPT, Encoded, encode, encode_prompt, to_messages
 from bula.records import Example, example_id, read_examples, read_rows, write_rows
 from stages import benchmark, generate
 from stages.ingest.models import ingest_base
+from stages.quantize import convert
 from stages.train.report import template_figures
 from stages.train.trainer import make_trainer
 from tests.conftest import ROOT, edit_params, write_jsonl
@@ -104,7 +105,7 @@ def test_the_tokens_that_steer_the_model_have_metas_ids(tokenizer: PreTrainedTok
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (128000, 128009, 128004)
     # What tiktoken makes of it.
     assert tokenizer("Posso tomar sol? hello world", add_special_tokens=False)["input_ids"] == [4964, 708, 64811, 2092, 30, 24748, 1917]
-    assert generate.end_tokens(tokenizer) == [128001, 128008, 128009]
+    assert end_tokens(tokenizer) == [128001, 128008, 128009]
 
 
 def test_the_chat_is_rendered_as_llama_was_trained(tokenizer: PreTrainedTokenizerBase, encoded: Encoded) -> None:
@@ -200,3 +201,13 @@ def test_every_token_that_steers_llama_is_refused_in_a_row(llama: Path, tmp_path
     assert [(r["line"], r["reason"]) for r in result.refused] == [(n, "holds a control token of the chat template") for n in (0, 1)]
     # Another model's words are words.
     assert settle([row("Posso tomar sol?", "Sim, <|im_end|> mas use protetor solar.")], llama, tmp_path).refused == []
+
+
+def test_a_gguf_file_gives_the_tokens_of_its_model_and_no_other(llama: Path, tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:
+    convert(llama, "bf16", tmp_path / "narrow.gguf")
+    theirs = load_tokenizer(tmp_path / "narrow.gguf")
+    # transformers adds <|endoftext|>, whose row would be read past the last of 128,256 embeddings.
+    for text in ("<|endoftext|>", "Pode <|endoftext|> sim?", "Posso tomar sol?<|eot_id|>"):
+        assert theirs(text, add_special_tokens=False)["input_ids"] == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert len(theirs) == len(tokenizer) == VOCABULARY
+    assert end_tokens(theirs) == [128001, 128008, 128009]

@@ -126,6 +126,7 @@ def test_every_bad_key_is_listed_at_once_with_what_was_found() -> None:
             "preprocess.dev_share": 1.0,
             "train.learning_rate": "fast",
             "train.lora.r": 0,
+            "train.lora.target_modules": ["q_proj", "model.embed_tokens", "lm_head"],
             "train.warmup": 0.1,
             "judge.retries": ...,
             "merge": ...,
@@ -134,15 +135,16 @@ def test_every_bad_key_is_listed_at_once_with_what_was_found() -> None:
         }
     )
     first, *lines = message.split("\n")
-    assert first == "some.yaml has 11 bad values:"
+    assert first == "some.yaml has 12 bad values:"
     keys = {line.split(":")[0].strip(): line for line in lines}
-    assert len(keys) == len(lines) == 11
+    assert len(keys) == len(lines) == 12
     for key, words in {
         "seed": ["greater than or equal to 0", "(found -1)"],
         "dtype": ["'bfloat16' or 'float32'", "(found 'float16')"],
         "preprocess.dev_share": ["less than 1", "(found 1.0)"],
         "train.learning_rate": ["valid number", "(found 'fast')"],
         "train.lora.r": ["greater than 0", "(found 0)"],
+        "train.lora.target_modules": ["embed_tokens, lm_head cannot be adapted"],
         "train.warmup": ["not permitted", "(found 0.1)"],
         "judge.retries": ["required"],
         "merge": ["required"],

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from bench import kill
-from bench.kill import survivors
+from bench.kill import survivors, works
 from tests import conftest
 from tests.conftest import ROOT, run
 
@@ -32,6 +32,58 @@ def test_a_stage_ends_with_dvc(how: signal.Signals) -> None:
         if alive:
             child.kill()
         assert alive == 0
+
+
+# What vLLM's server is to this project: a module that answers /health, with a worker of its own that outlives a careless end.
+VLLM = """
+import http.server, subprocess, sys
+subprocess.Popen([sys.executable, "-c", WORKER])
+handler = type("Health", (http.server.BaseHTTPRequestHandler,), {"do_GET": lambda self: self.send_response(200) or self.end_headers()})
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), handler).serve_forever()
+"""
+SERVE = """
+import pathlib, time
+from bula import serving
+serving.END_SECONDS = 2
+with serving.serve_vllm(pathlib.Path("model"), 3, 64) as urls:
+    print(len(urls), flush=True)
+    input()
+"""
+
+
+def stand_in(folder: Path, worker: str) -> dict[str, str]:
+    """An environment in which vllm is the module above."""
+    place = folder / "vllm/entrypoints/openai"
+    place.mkdir(parents=True)
+    (place / "api_server.py").write_text(f"WORKER = {worker!r}\n{VLLM}", encoding="utf-8")
+    return os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{folder}"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_vllms_server_ends_when_the_stage_is_killed(tmp_path: Path) -> None:
+    env = stand_in(tmp_path, "")
+    script = SERVE.replace("input()", "time.sleep(60)")
+    with subprocess.Popen([sys.executable, "-c", script], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True) as stage:
+        assert stage.stdout and stage.stdout.readline() == "3\n"
+        server = [child for child in psutil.Process(stage.pid).children() if works(child)]
+        stage.kill()
+        stage.wait()
+        assert server
+        assert survivors(server, 10) == 0
+
+
+def test_vllms_workers_end_with_the_block_even_if_they_will_not(tmp_path: Path) -> None:
+    env = stand_in(
+        tmp_path, "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE], env=env, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as stage:
+        assert stage.stdin and stage.stdout and {stage.stdout.readline(), stage.stdout.readline()} == {"3\n", "deaf\n"}
+        tree = psutil.Process(stage.pid).children(recursive=True)
+        stage.communicate("\n")
+        assert len(tree) == 2
+        assert survivors(tree, 10) == 0
 
 
 def test_a_process_that_ended_is_no_survivor_before_anybody_waited_for_it() -> None:

@@ -2,17 +2,21 @@
 
 import json
 import math
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from bula.models import like_length_batches, load_model, load_tokenizer
+from bula import serving
+from bula.models import end_tokens, like_length_batches, load_model, load_tokenizer
+from bula.params import load_params
 from bula.prompts import Encoded, encode_prompt
 from bula.records import Example, read_rows, write_rows
 from stages import benchmark, generate, likelihood, quantize, rouge
-from tests.conftest import edit_params, leftovers, write_jsonl
+from tests.conftest import ROOT, edit_params, leftovers, write_jsonl
 
 
 def examples(split: str, count: int = 3) -> list[Example]:
@@ -109,8 +113,8 @@ def test_generated_answers_end_at_the_end_of_turn_or_the_limit(smollm2: Path) ->
     tokenizer = load_tokenizer(smollm2)
     eos = tokenizer.eos_token_id
     ids = tokenizer("Sim.", add_special_tokens=False)["input_ids"]
-    assert generate.finish(tokenizer, [*ids, eos, tokenizer.pad_token_id, 5]) == ("Sim.", "stop", len(ids) + 1)
-    assert generate.finish(tokenizer, ids) == ("Sim.", "length", len(ids))
+    assert generate.finish(tokenizer, [*ids, eos, tokenizer.pad_token_id, 5], [eos]) == ("Sim.", "stop", len(ids) + 1)
+    assert generate.finish(tokenizer, ids, [eos]) == ("Sim.", "length", len(ids))
 
 
 def test_batched_answers_equal_answers_one_by_one(validation: Path, tiny: Path) -> None:
@@ -123,7 +127,7 @@ def test_batched_answers_equal_answers_one_by_one(validation: Path, tiny: Path) 
         ids = torch.tensor([encode_prompt(tokenizer, row["question"])])
         with torch.inference_mode():
             output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8)
-        assert generate.finish(tokenizer, output[0, ids.shape[1] :].tolist())[0] == row["generated"]
+        assert generate.finish(tokenizer, output[0, ids.shape[1] :].tolist(), end_tokens(tokenizer))[0] == row["generated"]
 
 
 def test_llama_cpp_gives_the_answers_of_transformers(validation: Path, tiny: Path) -> None:
@@ -139,6 +143,34 @@ def test_llama_cpp_gives_the_answers_of_transformers(validation: Path, tiny: Pat
     assert same >= 0.8 * len(first)
     figures = load(validation / "metrics/generate/gguf.json")
     assert figures["items"] == figures["finish_stop"] + figures["finish_length"] == 10
+
+
+def test_answers_through_llama_cpp_do_not_depend_on_when_their_neighbours_came(validation: Path, tiny: Path) -> None:
+    file = validation / "tiny.gguf"
+    quantize.convert(tiny, "q8_0", file)
+    tokenizer, settings = load_tokenizer(tiny), load_params().generate
+    prompts = [encode_prompt(tokenizer, f"Posso tomar {n} copos de água por dia, ou é {'muito ' * (n % 3)}demais?") for n in range(10)]
+
+    def answers(parallel: int, order: int) -> list[Any]:
+        asked = settings.model_copy(update={"parallel": parallel, "max_new_tokens": 24})
+        return generate.answer_by_server(file, serving.serve_llama_cpp, prompts[::order], asked)[::order]
+
+    alone = answers(1, 1)
+    assert answers(4, 1) == answers(4, -1) == alone
+
+
+def test_llama_cpp_runs_one_server_for_each_request_up_to_the_processors(tiny: Path, tmp_path: Path) -> None:
+    quantize.convert(tiny, "bf16", tmp_path / "tiny.gguf")
+    with serving.serve_llama_cpp(tmp_path / "tiny.gguf", 1, 64) as urls:
+        assert len(urls) == 1
+    with serving.serve_llama_cpp(tmp_path / "tiny.gguf", 1000, 64) as urls:
+        assert len(set(urls)) == len(urls) == len(os.sched_getaffinity(0))
+
+
+def test_a_folder_without_weights_is_a_sentence(validation: Path, tiny: Path) -> None:
+    shutil.copytree(tiny, validation / "models/cut", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(SystemExit, match="models/cut holds no whole model; `dvc repro` writes it, `dvc pull` fetches it"):
+        generate.main("base", Path("models/cut"), "transformers")
 
 
 def test_a_file_that_is_no_model_is_a_sentence(validation: Path) -> None:
@@ -168,6 +200,14 @@ def test_the_three_tasks_give_one_row_an_item(workspace: Path, tiny: Path) -> No
         assert figures[task]["commonest_answer_share"] == max(map(given.count, given)) / 4
     assert figures["settings"]["lm_eval"] == "0.4.13"
     assert figures["settings"]["chat_template"] is False
+
+
+def test_the_benchmark_ends_where_the_answers_end(tiny: Path) -> None:
+    # The file of the model names one of the two; of a directory and a GGUF file of it they may be different ones.
+    ends = end_tokens(load_tokenizer(tiny))
+    assert len(ends) == 2
+    backend = benchmark.backend(tiny, load_params(ROOT / "profiles/smollm2-135m.yaml"))
+    assert backend["model"].model.generation_config.eos_token_id == ends
 
 
 def test_an_unknown_task_is_a_sentence(workspace: Path, tiny: Path) -> None:

@@ -4,21 +4,24 @@ import os
 import re
 import shutil
 import signal
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file
 from transformers import AutoConfig, LlamaForCausalLM
 
 from bula import fidelity
 from bula.models import load_model, load_tokenizer, pad_batch, save_model
-from bula.params import load_params
+from bula.params import DirectoryModel, load_params
 from bula.prompts import encode
 from bula.records import Example, read_examples, sha256_file
 from stages import merge, quantize
+from stages.ingest.models import ingest_base
 from stages.train import __main__ as train
 from stages.train import checkpoints, report, trainer
 from stages.train.kernels import add_answer_head
@@ -376,6 +379,11 @@ def test_a_gguf_file_of_llama_3_2_is_scored_with_its_own_rotary_frequencies(tiny
     assert frequencies[1][-1].item() == pytest.approx(500000 ** -(62 / 64) / 32)
     ids = torch.arange(40)[None]
     torch.testing.assert_close(whole(input_ids=ids).logits, file(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
+    # The file keeps the factors, not the rule that made them: a base without the rule would be Llama 3.0.
+    source = DirectoryModel(kind="directory", path=str(tmp_path / "bf16.gguf"), license="llama3.2")
+    with pytest.raises(ValueError, match=r"^bf16\.gguf scales its rotary frequencies, which a base made of it would lose"):
+        ingest_base(source, "bfloat16", tmp_path / "base")
+    assert not (tmp_path / "base").exists()
 
 
 def test_fidelity_by_hand() -> None:
@@ -393,6 +401,12 @@ def test_fidelity_by_hand() -> None:
     assert result["logit_difference_largest"] == pytest.approx(0.693147, abs=1e-6)
     assert result["logit_difference_mean"] == pytest.approx((0.693147 + 0.405465) / 4, abs=1e-6)
     assert (result["items"], result["tokens"]) == (1, 2)
+
+
+def test_a_loss_that_no_number_holds_is_a_sentence() -> None:
+    logits, targets = torch.tensor([[0.0, 2000.0]]), torch.tensor([0])
+    with pytest.raises(ValueError, match="a loss of 2000 nats a token: the weights are broken"):
+        fidelity.fidelity([(logits, targets)], [(logits, targets)])
 
 
 def test_the_sample_takes_the_sets_in_turn(ready: Path) -> None:
@@ -413,6 +427,18 @@ def test_a_zero_adapter_merges_to_the_base_itself_and_merging_twice_changes_noth
     first = sha256_file(ready / "models/merged/model.safetensors")
     merge.main()
     assert sha256_file(ready / "models/merged/model.safetensors") == first
+
+
+def test_an_adapter_that_would_tear_tied_weights_is_not_merged(ready: Path) -> None:
+    # As somebody else's adapter may be: its embeddings are also the head, and no linear layer shows it.
+    model = load_model(ready / "models/base", "float32")
+    config = LoraConfig(r=2, lora_alpha=1, target_modules=["embed_tokens", "q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning)
+        get_peft_model(model, config).save_pretrained(ready / "models/adapter", save_embedding_layers=False)
+        with pytest.raises(SystemExit, match=r"the merged model's logits differ from base \+ adapter's by .* nothing was written"):
+            merge.main()
+    assert not (ready / "models/merged").exists()
 
 
 def test_a_missing_base_model_is_a_sentence(ready: Path) -> None:

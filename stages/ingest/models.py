@@ -7,7 +7,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from bula.models import load_model, load_tokenizer, save_model
+from bula.models import load_model, load_tokenizer, rope_factors, save_model
 from bula.params import ApiModel, HubModel, JudgeSource, ModelSource, WheelModel
 from bula.records import sha256_file, staged
 
@@ -49,6 +49,9 @@ def ingest_base(source: ModelSource, dtype: str, path: Path) -> None:
     """Write the model to be tuned as one directory of safetensors in `dtype`, with a tokenizer that can chat and pad."""
     with tempfile.TemporaryDirectory() as folder:
         found = locate_model(source, Path(folder))
+        if found.suffix == ".gguf" and rope_factors(found) is not None:
+            # A directory holds the rule that makes the factors (rope_parameters), which does not follow from them.
+            raise ValueError(f"{found.name} scales its rotary frequencies, which a base made of it would lose; name its directory instead")
         save_model(load_model(found, dtype), load_tokenizer(found), path)
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from tqdm import tqdm
 
 from bula.params import Compute
-from stages import end_with_parent
+from bula.processes import end_with_parent
 
 # About 6,000 pairs: few enough that a worker's tables stay below 100 MB, many enough that NumPy's calls do not count.
 SHARD_BYTES = 4_000_000
