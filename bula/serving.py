@@ -3,6 +3,7 @@
 An address is to be asked one request at a time; one that can take more stands in the list as often.
 """
 
+import json
 import os
 import signal
 import socket
@@ -15,7 +16,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from urllib.error import URLError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 import xllamacpp
 from openai import DefaultHttpxClient, OpenAI
@@ -24,6 +25,8 @@ from bula.processes import end_with_parent
 
 START_SECONDS = 600
 END_SECONDS = 60
+# A proxy meant for the world outside must not be asked for this machine's own server.
+LOCAL = build_opener(ProxyHandler({}))
 # Lends a client to whoever asks one request, and waits while all are lent.
 Lend = Callable[[], AbstractContextManager[OpenAI]]
 
@@ -61,9 +64,14 @@ def _llama_cpp(model: Path, context_tokens: int, threads: int) -> xllamacpp.Serv
     params.cache_ram_mib = 0
     params.verbosity = 0
     try:
-        return xllamacpp.Server(params)
+        server = xllamacpp.Server(params)
     except RuntimeError as error:
         raise ValueError(f"llama.cpp cannot load {model}: {error}") from error
+    # One that is let go before it has begun to work never ends, and holds the program: wait for one token.
+    body = json.dumps({"prompt": [1], "n_predict": 1}).encode()
+    request = Request(f"{server.listening_address}/completion", body, {"Content-Type": "application/json"})
+    with LOCAL.open(request, timeout=START_SECONDS):
+        return server
 
 
 @contextmanager
@@ -103,7 +111,7 @@ def _wait(server: "subprocess.Popen[bytes]", url: str) -> None:
         if server.poll() is not None:
             raise ValueError(f"vLLM ended with exit code {server.returncode} before it answered; is it installed, with a GPU?")
         try:
-            with urlopen(url, timeout=5):
+            with LOCAL.open(url, timeout=5):
                 return
         except (URLError, TimeoutError):
             time.sleep(1)
@@ -112,7 +120,6 @@ def _wait(server: "subprocess.Popen[bytes]", url: str) -> None:
 
 def connect(url: str, timeout_seconds: float = 600, retries: int = 0, api_key: str = "local") -> OpenAI:
     """A client for `url`; transport failures are repeated `retries` times, nothing else is."""
-    # A proxy meant for the world outside must not be asked for this machine's own server.
     outside = urlsplit(url).hostname not in ("127.0.0.1", "localhost")
     http = DefaultHttpxClient(trust_env=outside, timeout=timeout_seconds)
     return OpenAI(base_url=url, api_key=api_key, timeout=timeout_seconds, max_retries=retries, http_client=http)
