@@ -21,7 +21,10 @@ from typing import Annotated, Any
 
 import psutil
 import typer
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+from voluptuous import Invalid
 
 from bench.summary import show
 from bula.records import sha256_file
@@ -108,13 +111,27 @@ def survivors(tree: list[psutil.Process], seconds: float = 60) -> int:
     return sum(map(works, tree))
 
 
+def mend_lock(folder: Path, before: str) -> bool:
+    """Put dvc.lock back if a kill cut it short, as README.md tells people to, and say whether it did: dvc writes it in place."""
+    lock = folder / "dvc.lock"
+    try:
+        content = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))
+        COMPILED_LOCKFILE_SCHEMA(content)
+        whole = content["stages"].keys() >= YAML(typ="safe").load(before)["stages"].keys()
+    except (YAMLError, Invalid, AttributeError, KeyError, FileNotFoundError):
+        whole = False
+    if not whole:
+        lock.write_text(before, encoding="utf-8")
+    return not whole
+
+
 def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> dict[str, Any]:
     """Start, and kill after so many seconds: with SIGKILL every process at once, with SIGTERM dvc alone; says what was found.
 
     With `aim`, not before a checkpoint is being written.
     """
     # What an earlier kill cut short is no writing, until train has removed it; nor is a whole one that loses its seal as it goes.
-    stale, sealed = unsealed(folder), set[Path]()
+    stale, sealed, lock = unsealed(folder), set[Path](), (folder / "dvc.lock").read_text(encoding="utf-8")
     process, begun = start(folder), time.monotonic()
     while process.poll() is None and ((early := time.monotonic() < begun + after) or (aim and not unsealed(folder) - stale - sealed)):
         stale &= unsealed(folder)
@@ -135,6 +152,7 @@ def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> 
         "survivors": left,
         "last_whole": whole[-1] if whole else "none",
         "while_writing": len(whole) < len(kept),
+        "lock_cut": mend_lock(folder, lock),
     }
 
 
@@ -174,6 +192,7 @@ def summarise(rows: list[dict[str, Any]], length: float) -> None:
         "kills": len(rows),
         "same": sum(row["same"] for row in rows),
         "while_writing": sum(row["while_writing"] for row in rows),
+        "lock_cut": sum(row["lock_cut"] for row in rows),
         "left_a_checkpoint": whole,
         "resumed": sum(row["resumed"] for row in rows),
         "survivors": sum(row["survivors"] for row in rows),

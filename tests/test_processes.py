@@ -101,11 +101,31 @@ def test_a_process_that_ended_is_no_survivor_before_anybody_waited_for_it() -> N
 def test_an_aimed_kill_waits_past_what_the_kill_before_it_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = tmp_path / ".bula/checkpoints/0123456789abcdef/checkpoint-1"
     checkpoint.mkdir(parents=True)
+    (tmp_path / "dvc.lock").write_text(LOCK, encoding="utf-8")
     script = f"sleep 1; rm -r {checkpoint}; sleep 0.5; touch {tmp_path}/trains; mkdir {checkpoint}; sleep 60"
     monkeypatch.setattr(kill, "COMMAND", ["sh", "-c", script])
     found = kill.kill(tmp_path, 0.2, signal.SIGKILL, aim=True)
     assert (tmp_path / "trains").exists()
     assert found["while_writing"] and not found["had_ended"] and not found["survivors"]
+
+
+LOCK = """schema: '2.0'
+stages:
+  ingest:
+    cmd: python -m stages.ingest
+  train:
+    cmd: python -m stages.train
+"""
+
+
+@pytest.mark.parametrize(
+    ("now", "cut"),
+    [(LOCK, False), (LOCK + "  merge:\n    cmd: a\n", False), ("", True), ("schema: '2.0'\n", True), (LOCK[:60], True)],
+)
+def test_a_lock_that_a_kill_cut_short_is_put_back(now: str, cut: bool, tmp_path: Path) -> None:
+    (tmp_path / "dvc.lock").write_text(now, encoding="utf-8")
+    assert kill.mend_lock(tmp_path, LOCK) == cut
+    assert (tmp_path / "dvc.lock").read_text(encoding="utf-8") == (LOCK if cut else now)
 
 
 def test_a_command_that_hangs_fails_with_what_it_said(monkeypatch: pytest.MonkeyPatch) -> None:
