@@ -69,6 +69,13 @@ def ingest_source(source: DataSource, folder: Path, unreadable_share: float) -> 
     return {**kept, "license": source.license, "redistribution": source.redistribution, "kind": source.kind}
 
 
+def why_stopped(error: OSError) -> str:
+    """What a person can do: the hub's own errors (no such revision, gated, offline) and those of addresses are OSErrors too."""
+    if error.errno in LOCAL_ERRORS:
+        return f"ingest stopped: {error}; is there disk space, and may this user read and write there?"
+    return f"could not be fetched: {error}\nIs the network there, and HF_TOKEN set for a gated model?"
+
+
 def main(
     raw: Annotated[Path, typer.Option(help="Folder for question-answer pairs.")] = Path("data/raw"),
     benchmarks: Annotated[Path, typer.Option(help="Folder for benchmark items.")] = Path("data/benchmarks"),
@@ -92,10 +99,7 @@ def main(
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     except OSError as error:
-        if error.errno in LOCAL_ERRORS:
-            raise SystemExit(f"ingest stopped: {error}; is there disk space, and may this user read and write there?") from error
-        # The hub's own errors (no such revision, gated, offline) and those of addresses are all OSErrors.
-        raise SystemExit(f"could not be fetched: {error}\nIs the network there, and HF_TOKEN set for a gated model?") from error
+        raise SystemExit(why_stopped(error)) from error
     for name, model in (("model_base", params.ingest.base), ("model_judge", params.ingest.judge)):
         counts[name] = {"license": model.license, "kind": model.kind}
     write_metrics(metrics, counts)

@@ -41,6 +41,13 @@ def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Par
     return table, decision, counts, len(shards)
 
 
+def make_room(folder: Path) -> None:
+    """Make the folder that the work folder will lie in, and remove what killed runs left there."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for stale in folder.glob(".preprocess.*.tmp"):
+        shutil.rmtree(stale)
+
+
 def main(
     raw: Annotated[Path, typer.Option(help="Folder of ingested pairs.")] = Path("data/raw"),
     benchmarks: Annotated[Path, typer.Option(help="Folder of benchmark items.")] = Path("data/benchmarks"),
@@ -54,9 +61,7 @@ def main(
     params = load_params()
     # The workers' libraries must not start threads of their own beside each other.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    clean.parent.mkdir(parents=True, exist_ok=True)
-    for stale in clean.parent.glob(".preprocess.*.tmp"):
-        shutil.rmtree(stale)
+    make_room(clean.parent)
     tasks = [benchmarks / f"{task.name}.jsonl" for task in params.ingest.benchmarks]
     with tempfile.TemporaryDirectory(prefix=".preprocess.", suffix=".tmp", dir=clean.parent) as folder:
         work = Path(folder).absolute()
