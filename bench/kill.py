@@ -112,8 +112,17 @@ def survivors(tree: list[psutil.Process], seconds: float = 60) -> int:
 
 
 def mend_lock(folder: Path, before: str) -> bool:
-    """Put dvc.lock back if a kill cut it short, as README.md tells people to, and say whether it did: dvc writes it in place."""
-    lock = folder / "dvc.lock"
+    """Put dvc.lock back if a kill cut it short, as README.md tells people to, and say whether it did: dvc writes it in place.
+
+    Its rwlock is written in place too, many times; one that is no JSON goes.
+    """
+    lock, held = folder / "dvc.lock", folder / ".dvc/tmp/rwlock"
+    try:
+        json.loads(held.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        pass
+    except ValueError:
+        held.unlink()
     try:
         content = YAML(typ="safe").load(lock.read_text(encoding="utf-8"))
         COMPILED_LOCKFILE_SCHEMA(content)

@@ -124,7 +124,10 @@ stages:
 )
 def test_a_lock_that_a_kill_cut_short_is_put_back(now: str, cut: bool, tmp_path: Path) -> None:
     (tmp_path / "dvc.lock").write_text(now, encoding="utf-8")
+    (tmp_path / ".dvc/tmp").mkdir(parents=True)
+    (tmp_path / ".dvc/tmp/rwlock").write_text("{" if cut else "{}", encoding="utf-8")
     assert kill.mend_lock(tmp_path, LOCK) == cut
+    assert (tmp_path / ".dvc/tmp/rwlock").exists() != cut
     assert (tmp_path / "dvc.lock").read_text(encoding="utf-8") == (LOCK if cut else now)
 
 
