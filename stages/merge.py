@@ -42,12 +42,13 @@ def adapted(model: PreTrainedModel) -> dict[str, Terms]:
 @torch.inference_mode()
 def weight_difference(terms: dict[str, Terms], merged: PreTrainedModel) -> float:
     """Largest absolute difference between a merged weight and base + scale * B @ A in float64."""
-    differences = [torch.zeros(())]
+    differences = [0.0]
     for name, (base, a, b, scale) in terms.items():
         exact = base.double() + scale * (b.double() @ a.double())
         # By its module: of tied weights only one has a parameter's name.
-        differences.append((merged.get_submodule(name.removesuffix(".weight")).weight - exact).abs().max())
-    return float(torch.stack(differences).max())
+        differences.append(float((merged.get_submodule(name.removesuffix(".weight")).weight - exact).abs().max()))
+    # Python's max would pass over a NaN.
+    return float(torch.tensor(differences, dtype=torch.float64).max())
 
 
 def merge(model: PeftModel, reference: list[Scored], encoded: list[Encoded], pad_id: int) -> tuple[PreTrainedModel, Figures, Figures]:
