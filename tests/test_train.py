@@ -443,11 +443,12 @@ def test_an_adapter_that_would_tear_tied_weights_is_not_merged(ready: Path) -> N
 
 def test_a_weight_that_is_no_number_is_no_small_difference() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
-    terms = {f"{n}.weight": (model[n].weight.detach().clone(), torch.zeros(1, 2), torch.zeros(2, 1), 1.0) for n in (0, 1)}
-    assert merge.weight_difference(terms, model) == 0.0  # type: ignore[arg-type]
+    weights = dict(model.named_parameters())
+    terms = {f"{n}.weight": (weights[f"{n}.weight"].detach().clone(), torch.zeros(1, 2), torch.zeros(2, 1), 1.0) for n in (0, 1)}
+    assert merge.weight_difference(terms, model) == 0.0
     with torch.no_grad():
-        model[1].weight[0, 0] = math.nan
-    assert math.isnan(merge.weight_difference(terms, model))  # type: ignore[arg-type]
+        weights["1.weight"][0, 0] = math.nan
+    assert math.isnan(merge.weight_difference(terms, model))
 
 
 def test_a_missing_base_model_is_a_sentence(ready: Path) -> None:
