@@ -7,6 +7,8 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+import torch
+
 from bula.models import load_model, load_tokenizer, rope_factors, save_model
 from bula.params import ApiModel, HubModel, JudgeSource, ModelSource, WheelModel
 from bula.records import sha256_file, staged
@@ -52,7 +54,7 @@ def ingest_base(source: ModelSource, dtype: str, path: Path) -> None:
         if found.suffix == ".gguf" and rope_factors(found) is not None:
             # A directory holds the rule that makes the factors (rope_parameters), which does not follow from them.
             raise ValueError(f"{found.name} scales its rotary frequencies, which a base made of it would lose; name its directory instead")
-        save_model(load_model(found, dtype), load_tokenizer(found), path)
+        save_model(load_model(found, dtype).to(getattr(torch, dtype)), load_tokenizer(found), path)
 
 
 def ingest_judge(source: JudgeSource, path: Path) -> None:
