@@ -23,7 +23,7 @@ from torch.nn.functional import cross_entropy, linear, scaled_dot_product_attent
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 
 from bench.summary import show
-from bula.models import base_of, load_model, prepare
+from bula.models import base_of, compute_dtype, load_model, prepare
 from bula.params import Params, load_params
 from stages.train import kernels
 
@@ -129,7 +129,7 @@ def main(
     ours, theirs, model = layers_of(params)
     figures: dict[str, float] = {}
     for name, pair in pairs_of(ours, theirs, model, rows, length).items():
-        figures |= measure(name, pair, (ours, theirs), rounds, params.dtype == "bfloat16")
+        figures |= measure(name, pair, (ours, theirs), rounds, compute_dtype(params.dtype) == "bfloat16")
     goals = {name: GATE if name == "gate_ratio" else 1.0 for name in figures if name.endswith("_ratio")}
     show("kernels", figures, goals, all(figures[name] >= goal for name, goal in goals.items()))
 

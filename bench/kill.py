@@ -38,6 +38,8 @@ FINGERPRINT = "[0-9a-f]" * 16
 COMMAND = ["dvc", "repro", "train", "--no-run-cache"]
 # What train says when it does not start over: training is deterministic, so the files alone would not tell.
 RESUMED = "train: going on from step"
+# What it says when it is done, and its checkpoints are gone.
+DONE = ", adapter in "
 
 
 def clone(folder: Path, tiny: Path) -> None:
@@ -146,9 +148,13 @@ def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> 
         stale &= unsealed(folder)
         sealed |= {path for path in checkpoints(folder) if (path / SEAL).exists()}
         time.sleep(0.01 if early else 0.001)
-    tree = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
-    ended = process.poll() is not None
-    (os.killpg if how == signal.SIGKILL else os.kill)(process.pid, how) if not ended else None
+    tree: list[psutil.Process] = []
+    if not (ended := process.poll() is not None):
+        # Held still meanwhile: looking for the children takes so long that a small model's training could be over.
+        os.killpg(process.pid, signal.SIGSTOP)
+        tree = psutil.Process(process.pid).children(recursive=True)
+        (os.killpg if how == signal.SIGKILL else os.kill)(process.pid, how)
+        os.killpg(process.pid, signal.SIGCONT)
     process.wait()
     # First let them end: on SIGTERM training still saves its step.
     left = survivors(tree)
@@ -172,7 +178,7 @@ def reset(folder: Path) -> None:
     content["stages"].pop("train", None)
     with lock.open("w", encoding="utf-8") as file:
         yaml.dump(content, file)
-    for path in (folder / ".bula/checkpoints", *(folder / name for name in WRITTEN)):
+    for path in (folder / ".bula/checkpoints", folder / LOG, *(folder / name for name in WRITTEN)):
         shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 

@@ -28,7 +28,7 @@ from bench.llama import CONFIG
 from bench.summary import show
 from bench.train import product_rate
 from bula import plan
-from bula.models import base_of, load_model, prepare
+from bula.models import base_of, compute_dtype, load_model, prepare
 from bula.params import Params, load_params
 from stages.train.kernels import add_answer_head, use_kernels
 
@@ -73,7 +73,7 @@ def make_model(case: Case, params: Params) -> Any:
     """The model with its adapter, as the trainer makes it."""
     if case.layers:
         config = AutoConfig.for_model(**config_of(case))
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, params.dtype), attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, compute_dtype(params.dtype)), attn_implementation="sdpa")
     else:
         model = load_model(BASE, params.dtype)
     lora = params.train.lora
@@ -115,7 +115,7 @@ def measure(case: Case, params: Params) -> dict[str, float]:
     # safetensors maps its file: a weight becomes resident when it is first read.
     assert all(torch.isfinite(parameter.sum()) for parameter in model.parameters())
     gc.collect()
-    loaded, seconds, rates = process.memory_info().rss, [], [product_rate()]
+    loaded, seconds, rates = process.memory_info().rss, [], [product_rate(params.dtype)]
     peak_since_reset(reset=True)
     for _ in range(STEPS):
         started = time.perf_counter()
@@ -125,7 +125,7 @@ def measure(case: Case, params: Params) -> dict[str, float]:
         optimizer.zero_grad()
         seconds.append(time.perf_counter() - started)
     peak = peak_since_reset() - loaded
-    rates.append(product_rate())
+    rates.append(product_rate(params.dtype))
     taken = {"seconds": min(seconds[1:]), "rate": max(rates)}
     return {"runtime": runtime, "loaded": loaded - runtime, "peak": peak} | taken
 

@@ -7,6 +7,8 @@ checks that this project's losses are TRL's, step by step.
 
 Of the rate of matrix products a share is reached, which is compared with a goal without AMX: those tiles make products ten
 times faster and memory not at all, and then norms, masks and activations are what a step waits for. Both are printed.
+A CPU without bfloat16 products computes the same weights in float32 (bula/models.py): there all contenders do, and the rate of
+products is float32's.
 
     python -m bench.train [--rows 48] [--rounds 1]
 """
@@ -32,7 +34,7 @@ from trl import SFTConfig, SFTTrainer
 
 from bench.summary import show
 from bula import plan
-from bula.models import load_model, load_tokenizer, prepare
+from bula.models import compute_dtype, load_model, load_tokenizer, prepare
 from bula.params import Params, load_params
 from bula.prompts import encode
 from bula.records import Example, example_id, read_rows
@@ -98,7 +100,7 @@ def config_of(name: str, params: Params, folder: str) -> SFTConfig:
     """What a contender trains by: the train stage's settings, and for TRL its own in what it would do unasked."""
     arguments = given(configure(params, Path(folder)))
     if name != "bula":
-        arguments["bf16"] = params.dtype == "bfloat16"
+        arguments["bf16"] = compute_dtype(params.dtype) == "bfloat16"
         defaults = given(SFTConfig(output_dir=folder, use_cpu=True, bf16=False))
         arguments |= {key: defaults[key] for key in ("max_length", "activation_checkpointing", "gradient_checkpointing")}
         if name == "trl_without_checkpointing":
@@ -163,7 +165,7 @@ def run_plain(params: Params, examples: list[Example]) -> tuple[float, list[floa
         ids = torch.tensor([e.input_ids + [tokenizer.pad_token_id] * (longest - len(e.input_ids)) for e in batch])
         mask = torch.tensor([[1] * len(e.input_ids) + [0] * (longest - len(e.input_ids)) for e in batch])
         labels = torch.tensor([e.labels + [-100] * (longest - len(e.labels)) for e in batch])
-        with torch.autocast("cpu", torch.bfloat16, enabled=params.dtype == "bfloat16"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype(params.dtype) == "bfloat16"):
             logits = model(input_ids=ids, attention_mask=mask).logits
         loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
         loss.backward()  # type: ignore[no-untyped-call]
@@ -173,9 +175,11 @@ def run_plain(params: Params, examples: list[Example]) -> tuple[float, list[floa
     return time.perf_counter() - started, losses
 
 
-def product_rate() -> float:
-    """Measured rate of bfloat16 matrix products, in FLOP/s: 1,024 x 2,048 by 2,048 x 2,048, for two seconds."""
-    a, b = (torch.randn(n, 2048).bfloat16() for n in (1024, 2048))
+def product_rate(dtype: str) -> float:
+    """Measured rate of matrix products in the precision that `dtype` is computed in, in FLOP/s: 1,024 x 2,048 by 2,048 x 2,048, for
+    two seconds.
+    """
+    a, b = (torch.randn(n, 2048, dtype=getattr(torch, compute_dtype(dtype))) for n in (1024, 2048))
     for _ in range(3):
         a @ b
     started, count = time.perf_counter(), 0
@@ -230,7 +234,8 @@ def main(
     if only:
         plain = only == "plain_loop"
         seconds, losses = run_plain(params, examples) if plain else run_trainer(only, params, examples, in_order)
-        print(json.dumps({"seconds": seconds, "losses": losses, "peak_memory_gb": peak_memory_gb(), "product_rate": product_rate()}))
+        found = {"seconds": seconds, "losses": losses, "peak_memory_gb": peak_memory_gb(), "product_rate": product_rate(params.dtype)}
+        print(json.dumps(found))
         return
     report(params, examples, rounds)
 

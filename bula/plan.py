@@ -25,6 +25,7 @@ from ruamel.yaml import YAML
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bula.models import compute_dtype
 from bula.params import DirectoryModel, HubModel, Params, Train
 from stages.train.kernels import PART, ROWS
 
@@ -264,9 +265,9 @@ def flops(shape: Shape, train: Train, rows: Rows, done: Mapping[str, float]) -> 
     return parts | {"total": sum(parts.values())}
 
 
-def precision(params: Params) -> int:
-    """Bytes of one number in the model's precision."""
-    return 2 if params.dtype == "bfloat16" else 4
+def precision(params: Params, on_cpu: bool) -> int:
+    """Bytes of one number in the precision that the model is computed in."""
+    return 2 if compute_dtype(params.dtype, "cpu" if on_cpu else "cuda") == "bfloat16" else 4
 
 
 def kept_per_token(shape: Shape, params: Params, adapted: Sequence[tuple[str, int]], length: float, on_cpu: bool) -> float:
@@ -277,7 +278,7 @@ def kept_per_token(shape: Shape, params: Params, adapted: Sequence[tuple[str, in
     keep it once after dropout, with the mask, in the model's precision; PEFT's keep a copy each. Every adapter keeps its
     low-rank product.
     """
-    train, size = params.train, precision(params)
+    train, size = params.train, precision(params, on_cpu)
     ours, dropout = train.kernels == "fused", train.lora.dropout > 0
     fused, autocast = ours and train.base_weights == "full", not ours and size == 2
     # With a mask of padding, which `fused` does without, keys and values are repeated for every query head, and the mask is kept.
@@ -298,7 +299,7 @@ def kept_per_token(shape: Shape, params: Params, adapted: Sequence[tuple[str, in
 
 def activations(shape: Shape, params: Params, length: int, on_cpu: bool) -> float:
     """Bytes kept for the backward pass of one batch of rows of `length`; of one layer and all layers' inputs under checkpointing."""
-    train, size = params.train, precision(params)
+    train, size = params.train, precision(params, on_cpu)
     layers = [kept_per_token(shape, params, adapted, length, on_cpu) for adapted in shape.adapted]
     if train.gradient_checkpointing:
         kept = max(layers) + size * shape.hidden * shape.layers
@@ -316,7 +317,7 @@ def passing(shape: Shape, params: Params, tokens: int, supervised: float, on_cpu
 
     Those inside its attention come when what its MLP kept is gone, and are fewer.
     """
-    size = precision(params)
+    size = precision(params, on_cpu)
     if params.train.kernels == "fused":
         # The slice, a part of it in float32; hidden states, and the supervised ones with their gradient.
         logits = (size * min(ROWS, supervised) + 4 * min(PART, supervised)) * shape.vocabulary
@@ -332,7 +333,7 @@ def memory(shape: Shape, params: Params, rows: Rows, launch: Mapping[str, Any], 
 
     Launch configurations: accelerate/NAME.yaml. What FSDP gathers at once is the embedding and one layer.
     """
-    train, size = params.train, precision(params)
+    train, size = params.train, precision(params, on_cpu)
     longest = params.preprocess.max_tokens if train.packing else rows.tokens_longest
     tokens = train.batch_size * longest
     kind = str(launch["distributed_type"])

@@ -62,12 +62,12 @@ def results_table(folder: Path, variants: list[str]) -> str:
 def fidelity_table(folder: Path) -> str:
     """Markdown table of what each step from adapter to quantized file costs, from merge's and quantize's metrics."""
     merge, files = (json.loads((folder / f"{stage}.json").read_text(encoding="utf-8")) for stage in ("merge", "quantize"))
-    dtype = merge["checked"]["dtype"]
+    dtype, computed = merge["checked"]["dtype"], merge["checked"]["compute_dtype"]
     rows = {
         "base + adapter, float32": ("", merge["adapter"]),
         "merged, float32": ("base + adapter", merge["before_cast"]),
         f"merged, saved in {dtype}": ("base + adapter", merge["after_cast"]),
-        f"the same, run in {dtype}": ("base + adapter", merge["as_served"]),
+        f"the same, run in {computed}": ("base + adapter", merge["as_served"]),
         "bf16.gguf": ("merged, saved", files["bf16"]),
         **{f"{kind}.gguf": ("bf16.gguf", figures) for kind, figures in files.items() if kind != "bf16"},
     }

@@ -356,13 +356,10 @@ def test_a_base_without_a_chat_template_is_refused(tiny: Path, tmp_path: Path) -
 
 
 def test_the_base_models_weights_are_the_ggufs_own(smollm2: Path) -> None:
-    import torch
-
     from bula.models import load_model
 
     model = load_model(smollm2, "bfloat16")
     assert sum(p.numel() for p in model.parameters()) == 134_515_008
-    assert model.model.embed_tokens.weight.dtype == torch.bfloat16
     assert not hasattr(model.config, "quantization_config")
 
 

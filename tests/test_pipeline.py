@@ -130,8 +130,9 @@ def test_killed_at_random_times_it_goes_on_to_the_same_adapter(restored: Path) -
             after = 0.0 if how == signal.SIGTERM else draw.uniform(0, length / 2 if aim else length)
             found = kill.kill(restored, after, how, aim)
             assert found["survivors"] == 0
-            # Told to end while it trains, it leaves a checkpoint that counts.
-            assert found["last_whole"] != "none" or how != signal.SIGTERM, found
+            log = (restored / kill.LOG).read_text(encoding="utf-8")
+            # Told to end while it trains, it leaves a checkpoint that counts; on a busy machine it may have been done by then.
+            assert how == signal.SIGKILL or found["last_whole"] != "none" or kill.DONE in log, f"{found}\n{log[-3000:]}"
         (restored / kill.LOG).unlink()
         kill.finish(restored)
         assert found["last_whole"] == "none" or kill.RESUMED in (restored / kill.LOG).read_text(encoding="utf-8")

@@ -154,14 +154,15 @@ def test_the_fidelity_chain_has_a_row_a_step_in_the_order_of_the_steps(tmp_path:
         return logits | {"kl_nats": kl, "greedy_agreement": 1 - number / 64, "perplexity": 2.0**number, "items": 8 * number}
 
     names = ("adapter", "before_cast", "after_cast", "as_served")
-    merge: dict[str, Any] = {"checked": {"dtype": "bfloat16"}, "weights": {"matrices": 14, "difference_largest": 1e-7}}
+    checked = {"dtype": "bfloat16", "compute_dtype": "float32"}
+    merge: dict[str, Any] = {"checked": checked, "weights": {"matrices": 14, "difference_largest": 1e-7}}
     write_metrics(tmp_path / "merge.json", merge | {name: step(number) for number, name in enumerate(names)})
     write_metrics(tmp_path / "quantize.json", {"bf16": step(4), "q8_0": step(5), "q4_k_m": step(6)})
     assert fidelity_table(tmp_path).splitlines()[2:] == [
         "| base + adapter, float32 |  | 0 | 0 | 0 | 100.0 | 1.000 | 0 |",
         "| merged, float32 | base + adapter | 0.5 | 0.0125 | 0.00025 | 98.4 | 2.000 | 8 |",
         "| merged, saved in bfloat16 | base + adapter | 1 | 0.025 | 0.0005 | 96.9 | 4.000 | 16 |",
-        "| the same, run in bfloat16 | base + adapter | 1.5 | 0.0375 | 0.00075 | 95.3 | 8.000 | 24 |",
+        "| the same, run in float32 | base + adapter | 1.5 | 0.0375 | 0.00075 | 95.3 | 8.000 | 24 |",
         "| bf16.gguf | merged, saved | 2 | 0.05 | 0.001 | 93.8 | 16.000 | 32 |",
         "| q4_k_m.gguf | bf16.gguf | 3 | 0.075 | 0.0015 | 90.6 | 64.000 | 48 |",
         "| q8_0.gguf | bf16.gguf | 2.5 | 0.0625 | 0.00125 | 92.2 | 32.000 | 40 |",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from transformers.trainer_utils import get_last_checkpoint
 
+from bula.models import compute_dtype
 from bula.params import Params
 from bula.records import sha256_file, sha256_values
 
@@ -26,10 +27,10 @@ CODE = [*sorted(PACKAGE.glob("*.py")), *(PACKAGE.parent.parent / "bula" / f"{nam
 
 
 def fingerprint(params: Params, files: list[Path]) -> str:
-    """Hash of everything that shapes the adapter: seed, precision, train's parameters, the longest row (packing fills up to it),
-    the number of processes, the versions of what computes, and the bytes of `files`.
+    """Hash of everything that shapes the adapter: seed, precision, that of computing, train's parameters, the longest row (packing
+    fills up to it), the number of processes, the versions of what computes, and the bytes of `files`.
     """
-    settings = [params.seed, params.dtype, params.train.model_dump(), params.preprocess.max_tokens]
+    settings = [params.seed, params.dtype, compute_dtype(params.dtype), params.train.model_dump(), params.preprocess.max_tokens]
     where = [os.environ.get("WORLD_SIZE", "1"), *map(version, COMPUTES)]
     return sha256_values(settings, where, [[file.name, sha256_file(file)] for file in files])[:16]
 

@@ -10,6 +10,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from bula.models import base_of
 from bula.params import Params
 from bula.records import Example, sha256_values, staged
 from bula.reports import peak_memory_gb, write_metrics, write_plot
@@ -45,7 +46,12 @@ def summarise(trainer: AnswerTrainer, dev: list[Example]) -> dict[str, Any]:
     trainable, total = trainer.model.get_nb_trainable_parameters()
     return {
         "parameters": {"trainable": trainable, "total": total, "trainable_share": trainable / total},
-        "run": {"steps": trainer.state.global_step, "kept_step": int(kept["step"]), "epochs": trainer.state.epoch or 0.0},
+        "run": {
+            "steps": trainer.state.global_step,
+            "kept_step": int(kept["step"]),
+            "epochs": trainer.state.epoch or 0.0,
+            "compute_dtype": str(base_of(trainer.model).dtype).removeprefix("torch."),
+        },
         "train": {"loss_nats": last["train_loss_nats"], "token_accuracy": last["train_token_accuracy"], "step": int(last["step"])},
         "dev": {
             "items": len(dev),

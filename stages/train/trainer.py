@@ -195,7 +195,7 @@ def configure(params: Params, folder: Path) -> SFTConfig:
         use_liger_kernel=train.liger,
         optim="adamw_torch",
         # The fused functions keep the base's precision by themselves; autocast would convert at every step.
-        bf16=compute_dtype(params.dtype) == torch.bfloat16 and train.kernels == "trl",
+        bf16=compute_dtype(params.dtype) == "bfloat16" and train.kernels == "trl",
         use_cpu=on_cpu,
         dataloader_pin_memory=not on_cpu,
         # Truncation is preprocess's to refuse, not ours to do; packing fills rows up to the longest example.

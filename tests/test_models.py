@@ -1,0 +1,55 @@
+"""How models are loaded: the precision of their weights, and the one that they are computed in."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bula.models import compute_dtype, load_model
+from bula.params import DirectoryModel, load_params
+from stages.ingest.models import ingest_base
+from stages.train.checkpoints import fingerprint
+
+
+@pytest.fixture(params=[True, False], ids=["with-bfloat16-products", "without"])
+def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether this test's machine is a CPU that multiplies bfloat16 by instructions of its own."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: request.param)
+    return bool(request.param)
+
+
+def test_bfloat16_is_computed_in_float32_only_where_it_must(products: bool) -> None:
+    assert compute_dtype("bfloat16") == ("bfloat16" if products else "float32")
+    assert compute_dtype("float32") == "float32"
+    # A plan for a GPU, made on this machine.
+    assert compute_dtype("bfloat16", "cuda") == "bfloat16"
+
+
+def test_weights_are_those_of_dtype_whatever_they_are_computed_in(products: bool, tiny: Path, tmp_path: Path) -> None:
+    from stages.quantize import convert
+
+    convert(tiny, "f32", tmp_path / "tiny.gguf")
+    exact = load_file(tiny / "model.safetensors")
+    for path in (tiny, tmp_path / "tiny.gguf"):
+        model = load_model(path, "bfloat16")
+        assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16 if products else torch.float32}
+        for name, weight in model.named_parameters():
+            assert torch.equal(weight.float(), exact[name].float())
+        # Rounded to bfloat16 they would turn late positions by other angles.
+        assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_ingest_writes_dtype_whatever_it_is_computed_in(products: bool, tiny: Path, tmp_path: Path) -> None:
+    source = DirectoryModel.model_validate({"kind": "directory", "path": str(tiny), "license": "apache-2.0"})
+    ingest_base(source, "bfloat16", tmp_path / "base")
+    assert {weight.dtype for weight in load_file(tmp_path / "base/model.safetensors").values()} == {torch.bfloat16}
+
+
+def test_a_checkpoint_of_another_precision_is_not_gone_on_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    params, found = load_params(), set()
+    for has in (True, False):
+        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has: has)
+        found.add(fingerprint(params, []))
+    assert len(found) == (1 if torch.cuda.is_available() else 2)
