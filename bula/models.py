@@ -49,7 +49,7 @@ def compute_dtype(dtype: str, place: str | None = None) -> str:
     float32 for bfloat16 weights on a CPU without bfloat16 products of its own, as all before AVX-512 are: torch's stand-in
     takes six times as long as float32 (10 against 66 GFLOP/s on two cores with AVX2) and rounds besides. The weights are the same.
     """
-    slow = (place or device()) == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    slow = (place or device()) == "cpu" and not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return "float32" if slow else dtype
 
 

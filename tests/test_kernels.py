@@ -170,7 +170,7 @@ def test_a_gated_value_by_hand() -> None:
 
 def test_attention_in_bfloat16_is_torchs(tiny: Path) -> None:
     torch.manual_seed(11)
-    layer = load_model(tiny, "bfloat16").model.layers[0].self_attn.requires_grad_(False)
+    layer = load_model(tiny, "bfloat16").model.layers[0].self_attn.requires_grad_(False).bfloat16()
     heads = layer.config.num_attention_heads, layer.config.num_key_value_heads
     assert heads[0] > heads[1]
     x, upstream = torch.randn(2, 70, 256).bfloat16().requires_grad_(), torch.randn(2, 70, 256).bfloat16()
