@@ -426,6 +426,8 @@ class Quantize(Section):
 class Likelihood(Section):
     """Scoring of the reference answers."""
 
+    items_per_set: Annotated[int, Field(ge=0)]
+    """Answers scored of each validation set, the first in file order; 0 means all."""
     batch_tokens: Positive
     """Padded tokens in one forward pass."""
 

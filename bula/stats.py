@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
-from sklearn.metrics import cohen_kappa_score
 
 
 def bootstrap_mean(values: Sequence[float], resamples: int, confidence: float, seed: int) -> tuple[float, float]:
@@ -82,6 +81,9 @@ def weighted_kappa(first: Sequence[int], second: Sequence[int]) -> float:
     """Cohen's kappa with quadratic weights on scores 1 to 3 (Cohen 1968); 0 if it is undefined (no variation at all)."""
     if len(set(first) | set(second)) == 1:
         return 0.0
+    # Imported here: it takes a second, and of the stages that import this module calibrate alone asks for a kappa.
+    from sklearn.metrics import cohen_kappa_score
+
     return float(cohen_kappa_score(first, second, labels=[1, 2, 3], weights="quadratic"))
 
 

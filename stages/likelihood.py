@@ -78,7 +78,9 @@ def main(
     params = load_params()
     prepare(params.seed)
     try:
-        sets = validation_sets(clean / "validation")
+        # With 0 all: the slice then has no end.
+        first = params.likelihood.items_per_set or None
+        sets = {name: items[:first] for name, items in validation_sets(clean / "validation").items()}
         tokenizer = load_tokenizer(model)
         encoded = [encode(tokenizer, example) for items in sets.values() for example in items]
         loaded = load_model(model, params.dtype)

@@ -80,6 +80,15 @@ def test_likelihood_does_not_depend_on_how_examples_are_batched(validation: Path
     assert figures["pooled"]["bits_per_byte"] < figures["pooled"]["bits_per_character"]
 
 
+@pytest.mark.parametrize(("asked", "given"), [(1, 1), (2, 2), (0, 3), (9, 3)])
+def test_likelihood_scores_the_first_items_of_each_set(asked: int, given: int, validation: Path, tiny: Path) -> None:
+    edit_params(validation / "params.yaml", lambda p: p["likelihood"].update(items_per_set=asked))
+    likelihood.main("base", tiny)
+    rows = list(read_rows(validation / "data/likelihood/base.jsonl"))
+    assert [row["id"] for row in rows] == [e.id for split in "ABCDE" for e in examples(split)[:given]]
+    assert load(validation / "metrics/likelihood/base.json")["C"]["items"] == given
+
+
 def test_likelihood_equals_transformers_own_loss(validation: Path, tiny: Path) -> None:
     from bula.models import pad_batch
     from bula.prompts import encode
