@@ -42,7 +42,7 @@ RESUMED = "train: going on from step"
 DONE = ", adapter in "
 
 
-def clone(folder: Path, tiny: Path) -> None:
+def clone(folder: Path, tiny: Path, steps: int = 25) -> None:
     """A repository in `folder` whose pipeline has run up to train, with parameters that make kills hurt."""
     from tests.conftest import edit_params, shorten, small
     from tests.test_pipeline import clone_tree
@@ -54,7 +54,7 @@ def clone(folder: Path, tiny: Path) -> None:
         small(tiny)(params)
         params["ingest"]["judge"] = {"kind": "api", "license": "none"}
         params["judge"]["base_url"] = "http://localhost:9"
-        params["train"] |= {"max_steps": 25, "eval_steps": 5, "save_steps": 1, "log_steps": 1, "gradient_accumulation": 4}
+        params["train"] |= {"max_steps": steps, "eval_steps": min(5, steps), "save_steps": 1, "log_steps": 1, "gradient_accumulation": 4}
         params["train"]["lora"] |= {"r": 16, "dropout": 0.1}
 
     shorten(folder / "data/demo")

@@ -219,6 +219,13 @@ def test_gold_answers_are_scored_1_to_3_with_a_note_where_something_is_wrong() -
     assert set(Counter((row["accuracy"], row["style"]) for row in gold).values()) == {6, 7}
 
 
+@pytest.mark.parametrize("first", [9, 18, 27, 30, 36])
+def test_the_first_gold_answers_are_as_balanced_as_all(first: int) -> None:
+    # calibrate.items takes them in file order.
+    for part in ("accuracy", "style"):
+        assert set(Counter(row[part] for row in read("gold")[:first]).values()) == {first // 3}
+
+
 def test_a_gold_answer_is_about_as_long_as_its_reference() -> None:
     # Otherwise a judge could score by length.
     ratios = {row["id"]: len(words(row["answer"])) / len(words(row["reference"])) for row in read("gold")}

@@ -1,18 +1,14 @@
 """`dvc repro` in a temporary clone, with a two-layer model: what users of DVC rely on."""
 
 import json
-import random
 import re
 import shutil
-import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from bench import kill
 from tests.conftest import ROOT, edit_params, leftovers, run, shorten, small
 
 VARIANTS = ("base", "tuned")
@@ -107,37 +103,6 @@ def test_a_second_repro_runs_nothing(repo: Path) -> None:
     assert result.returncode == 0
     assert stages_run(result.stdout) == []
     assert git(repo, "status", "--porcelain") == ""
-
-
-@pytest.fixture
-def restored(repo: Path) -> Iterator[Path]:
-    """The repository that these tests share, afterwards as it was committed, however the test ends."""
-    yield repo
-    git(repo, "checkout", "--", ".")
-    assert run(["dvc", "checkout", "--force"], repo).returncode == 0
-
-
-def test_killed_at_random_times_it_goes_on_to_the_same_adapter(restored: Path) -> None:
-    # bench/kill.py does it twenty times, with more steps. Four passes a step, dropout on, a checkpoint every step.
-    whole = kill.written(restored)
-    assert len(whole) == 8
-    kill.reset(restored)
-    length, draw = kill.finish(restored), random.Random(20261122)
-    for kills in ([(signal.SIGTERM, True)], [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGKILL, False)]):
-        kill.reset(restored)
-        for how, aim in kills:
-            # The first checkpoint may be written much sooner than that of the run whose length was taken: no draw for SIGTERM.
-            after = 0.0 if how == signal.SIGTERM else draw.uniform(0, length / 2 if aim else length)
-            found = kill.kill(restored, after, how, aim)
-            assert found["survivors"] == 0
-            log = (restored / kill.LOG).read_text(encoding="utf-8")
-            # Told to end while it trains, it leaves a checkpoint that counts; on a busy machine it may have been done by then.
-            assert how == signal.SIGKILL or found["last_whole"] != "none" or kill.DONE in log, f"{found}\n{log[-3000:]}"
-        (restored / kill.LOG).unlink()
-        kill.finish(restored)
-        assert found["last_whole"] == "none" or kill.RESUMED in (restored / kill.LOG).read_text(encoding="utf-8")
-        assert kill.written(restored) == whole
-    assert not list((restored / ".bula/checkpoints").iterdir())
 
 
 def test_only_what_must_rerun_does_and_the_diff_reads_well(repo: Path) -> None:
