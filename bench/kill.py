@@ -38,8 +38,6 @@ FINGERPRINT = "[0-9a-f]" * 16
 COMMAND = ["dvc", "repro", "train", "--no-run-cache"]
 # What train says when it does not start over: training is deterministic, so the files alone would not tell.
 RESUMED = "train: going on from step"
-# What it says when it is done, and its checkpoints are gone.
-DONE = ", adapter in "
 
 
 def clone(folder: Path, tiny: Path, steps: int = 25) -> None:
@@ -149,12 +147,17 @@ def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> 
         sealed |= {path for path in checkpoints(folder) if (path / SEAL).exists()}
         time.sleep(0.01 if early else 0.001)
     tree: list[psutil.Process] = []
+    done = False
     if not (ended := process.poll() is not None):
         # Held still meanwhile: looking for the children takes so long that a small model's training could be over.
         os.killpg(process.pid, signal.SIGSTOP)
-        tree = psutil.Process(process.pid).children(recursive=True)
-        (os.killpg if how == signal.SIGKILL else os.kill)(process.pid, how)
-        os.killpg(process.pid, signal.SIGCONT)
+        try:
+            tree = psutil.Process(process.pid).children(recursive=True)
+            # dvc took the old one away, and train writes it whole: before it lets go of its checkpoints.
+            done = (folder / "models/adapter").exists()
+            (os.killpg if how == signal.SIGKILL else os.kill)(process.pid, how)
+        finally:
+            os.killpg(process.pid, signal.SIGCONT)
     process.wait()
     # First let them end: on SIGTERM training still saves its step.
     left = survivors(tree)
@@ -164,6 +167,7 @@ def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> 
         "seconds": round(after, 2),
         "signal": how.name,
         "had_ended": ended,
+        "was_done": done,
         "survivors": left,
         "last_whole": whole[-1] if whole else "none",
         "while_writing": len(whole) < len(kept),

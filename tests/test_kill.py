@@ -22,8 +22,8 @@ def test_killed_at_random_times_it_goes_on_to_the_same_adapter(tiny: Path, tmp_p
             found = kill.kill(folder, after, how, aim)
             assert found["survivors"] == 0
             log = (folder / kill.LOG).read_text(encoding="utf-8")
-            # Told to end while it trains, it leaves a checkpoint that counts; on a busy machine it may have been done by then.
-            assert how == signal.SIGKILL or found["last_whole"] != "none" or kill.DONE in log, f"{found}\n{log[-3000:]}"
+            # Told to end while it trains, it leaves a checkpoint that counts; on a busy machine the adapter may be there by then.
+            assert how == signal.SIGKILL or found["last_whole"] != "none" or found["was_done"], f"{found}\n{log[-3000:]}"
         (folder / kill.LOG).unlink()
         kill.finish(folder)
         assert found["last_whole"] == "none" or kill.RESUMED in (folder / kill.LOG).read_text(encoding="utf-8")
