@@ -64,9 +64,12 @@ def clone(folder: Path, tiny: Path, steps: int = 25) -> None:
 
 
 def environment() -> dict[str, str]:
-    """A user's environment: this virtual environment's commands, nothing fetched."""
+    """A user's environment: this virtual environment's commands, nothing fetched.
+
+    dvc runs stages by the shell that SHELL names, and by /bin/sh where nothing does, as in most containers.
+    """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+    return os.environ | {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", "SHELL": "/bin/sh"}
 
 
 def start(folder: Path) -> "subprocess.Popen[bytes]":

@@ -113,8 +113,8 @@ def command(clone: Path, stage: str) -> list[str]:
             found = found[part]
         return str(found)
 
-    python, *rest = shlex.split(re.sub(r"\$\{([\w.]+)\}", value, entry.get("do", entry)["cmd"]))
-    assert python == "python", python
+    replace, python, *rest = shlex.split(re.sub(r"\$\{([\w.]+)\}", value, entry.get("do", entry)["cmd"]))
+    assert (replace, python) == ("exec", "python"), (replace, python)
     return [sys.executable, *rest]
 
 

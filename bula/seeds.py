@@ -10,7 +10,6 @@ python -m bula seeds --count 3
 import fcntl
 import json
 import os
-import shlex
 import shutil
 import statistics
 import subprocess
@@ -79,9 +78,17 @@ def to_link(paths: Iterable[str]) -> list[str]:
     return sorted(path for path in data if not data & {str(parent) for parent in Path(path).parents})
 
 
+def precision(folder: Path) -> str:
+    """What the run in `folder` was trained in, as its metrics say: a CPU without bfloat16 products takes float32."""
+    return str(json.loads((folder / "metrics/train.json").read_text(encoding="utf-8"))["run"]["compute_dtype"])
+
+
 def work_folder(lock: Lock, seed: int) -> Path:
-    """The folder of one seed, named by a hash of all that shapes its figures: seed, parameters, commands, data and code."""
-    settings = [[name, stage["cmd"], stage["params"]["params.yaml"] | {"seed": seed}] for name, stage in lock.items()]
+    """The folder of one seed, named by a hash of all that shapes its figures: seed, parameters, commands, data, code, and the
+    precision that the pipeline's own run was computed in.
+    """
+    settings: list[Any] = [[name, stage["cmd"], stage["params"]["params.yaml"] | {"seed": seed}] for name, stage in lock.items()]
+    settings.append(precision(Path()))
     return SEEDS / f"{seed}-{sha256_values(settings, inputs(lock))[:16]}"
 
 
@@ -139,7 +146,7 @@ def run_seed(lock: Lock, seed: int, what: str) -> Path:
         for name in left:
             print(f"seeds: {what}: {name}", flush=True)
             # As dvc does, so that the stage ends when this process does (stages/__init__.py).
-            code = run_command(shlex.split(lock[name]["cmd"]), folder, DVC_STAGE=name)
+            code = run_command(["sh", "-c", lock[name]["cmd"]], folder, DVC_STAGE=name)
             if code:
                 raise ValueError(f"{name} under seed {seed} ended with exit code {code}; what finished in {folder} is kept")
             append_row(folder / DONE, {"stage": name})
@@ -171,7 +178,13 @@ def measure_seeds(count: int, metrics: Path) -> dict[str, dict[str, float | int]
     runs = [figures(Path(), variants)]
     for number in range(1, count):
         seed = (params.seed + number) % 2**32
-        runs.append(figures(run_seed(lock, seed, f"seed {seed} ({number + 1} of {count})"), variants))
+        folder = run_seed(lock, seed, f"seed {seed} ({number + 1} of {count})")
+        if precision(folder) != precision(Path()):
+            raise ValueError(
+                f"seed {seed} was computed in {precision(folder)}, the pipeline's own run in {precision(Path())}, on another kind of "
+                "machine: their difference is not luck alone. `dvc repro --force train` makes the pipeline's own run on this one"
+            )
+        runs.append(figures(folder, variants))
     spreads = {name: spread([run[name] for run in runs]) for name in runs[0]}
     write_metrics(metrics, {"seeds": count, **spreads})
     return spreads

@@ -5,7 +5,8 @@ import signal
 
 from bula.processes import end_with_parent
 
-# dvc names the stage to the command that it starts; an import by anything else changes nothing.
+# dvc names the stage to the command that it starts; an import by anything else changes nothing. The parent is dvc itself, since
+# dvc.yaml's commands take the place of their shell.
 if "DVC_STAGE" in os.environ:
     end_with_parent()
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
