@@ -1,9 +1,10 @@
 """Whether llama.cpp and transformers give the same greedy answers, and if not, why: the same questions, token by token.
 
-The merged model answers the questions of the generate stage by transformers in float32 (one at a time), in params.yaml's
-dtype (one at a time, and in batches as the stage does it), and by llama.cpp from the 16-bit file and from a 32-bit one. Each
-is set against the others. Where an answer leaves that of float32, the gap is the float32 logit of float32's own token less
-that of the other: if it is small beside what rounding moves, the two tokens were as good as tied.
+The merged model answers the questions of the generate stage by transformers in float32 (one at a time), in bfloat16 (one at a
+time, and in batches as the stage does it), and by llama.cpp from the 16-bit file and from a 32-bit one. Bfloat16 also where the
+stage would take float32, on a CPU without such products; torch's stand-in is slow there. Each is set against the others. Where
+an answer leaves that of float32, the gap is the float32 logit of float32's own token less that of the other: if it is small
+beside what rounding moves, the two tokens were as good as tied.
 
     python -m bench.engines [--tokens 32]
 """
@@ -103,10 +104,19 @@ def gaps(model: PreTrainedModel, prompts: list[list[int]], exact: list[list[int]
     return found
 
 
+def in_16_bit(merged: Path, exact: PreTrainedModel) -> PreTrainedModel:
+    """The model computed in bfloat16, also on a CPU where the stages take float32 for it."""
+    half = load_model(merged, "bfloat16").to(torch.bfloat16)
+    # The cast rounds them; where the model is loaded in bfloat16 they are float32.
+    half.model.rotary_emb.inv_freq = exact.model.rotary_emb.inv_freq
+    return half
+
+
 def answer_all(merged: Path, file: Path, prompts: list[list[int]], tokens: int) -> tuple[dict[str, list[list[int]]], PreTrainedModel]:
     """Everybody's answers, and the float32 model, whose logits tell why they differ."""
     params, tokenizer = load_params(), load_tokenizer(merged)
-    half, exact = load_model(merged, params.dtype), load_model(merged, "float32")
+    exact = load_model(merged, "float32")
+    half = in_16_bit(merged, exact)
     answers = {
         "transformers_16_bit": by_transformers(half, tokenizer, prompts, tokens, 1),
         "transformers_16_bit_batched": by_transformers(half, tokenizer, prompts, tokens, params.generate.batch_size),

@@ -1,9 +1,10 @@
 """What each function of stages/train/kernels.py brings beside what it replaces: forward and backward pass of the same inputs.
 
-The library's way is transformers' module under PEFT's layers with bfloat16 autocast, as TRL runs it; for the head, the logits
-of the supervised positions and torch's cross-entropy. One decoder layer of models/base, in the precision and with the adapter
-and dropout of params.yaml, at the batch that a training step has. Each pair runs in turn; dropout is off while their outputs
-and gradients are compared, and on while they are timed. Only without the rest of a step beside it: bench/train.py times that.
+The library's way is transformers' module under PEFT's layers, as TRL runs it (with bfloat16 autocast unless the CPU computes in
+float32); for the head, the logits of the supervised positions and torch's cross-entropy. One decoder layer of models/base, in
+the precision and with the adapter and dropout of params.yaml, at the batch that a training step has. Each pair runs in turn;
+dropout is off while their outputs and gradients are compared, and on while they are timed. Only without the rest of a step
+beside it: bench/train.py times that.
 
     python -m bench.kernels [--rows 8] [--length 305] [--rounds 20]
 """
@@ -28,8 +29,9 @@ from bula.params import Params, load_params
 from stages.train import kernels
 
 ROOT = Path(__file__).resolve().parent.parent
-# Largest difference of an output or a gradient, as a share of its own largest number: a few roundings to bfloat16's 8 bits.
-TOLERANCE = 2**-5
+# Largest difference of an output or a gradient, as a share of its own largest number: a few roundings to bfloat16's 8
+# bits, or float32's through sums over thousands of numbers.
+TOLERANCE = {"bfloat16": 2**-5, "float32": 1e-4}
 # The gate makes silu a second time instead of keeping it, a third less for the backward pass: it may take so much longer.
 GATE = 0.7
 Call = Callable[..., Any]
@@ -102,14 +104,14 @@ def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
     return max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in zip(ours, theirs, strict=True))
 
 
-def measure(name: str, pair: Pair, layers: tuple[LlamaDecoderLayer, LlamaDecoderLayer], rounds: int, autocast: bool) -> dict[str, float]:
+def measure(name: str, pair: Pair, layers: tuple[LlamaDecoderLayer, LlamaDecoderLayer], rounds: int, dtype: str) -> dict[str, float]:
     """Difference, median milliseconds of both, and their ratio; SystemExit if the numbers are not the library's."""
-    ours, library, inputs = pair
+    (ours, library, inputs), autocast, tolerance = pair, dtype == "bfloat16", TOLERANCE[dtype]
     for layer in layers:
         layer.eval()
     apart = difference(run(ours, inputs, False, layers[0])[1], run(library, inputs, autocast, layers[1])[1])
-    if not apart <= TOLERANCE:
-        raise SystemExit(f"{name} gives not the library's numbers: they differ by {apart:.2g} of the largest, more than {TOLERANCE:g}")
+    if not apart <= tolerance:
+        raise SystemExit(f"{name} gives not the library's numbers: they differ by {apart:.2g} of the largest, more than {tolerance:g}")
     for layer in layers:
         layer.train()
     times = [(run(ours, inputs, False, layers[0])[0], run(library, inputs, autocast, layers[1])[0]) for _ in range(rounds)]
@@ -128,8 +130,13 @@ def main(
     prepare(params.seed)
     ours, theirs, model = layers_of(params)
     figures: dict[str, float] = {}
-    for name, pair in pairs_of(ours, theirs, model, rows, length).items():
-        figures |= measure(name, pair, (ours, theirs), rounds, compute_dtype(params.dtype) == "bfloat16")
+    dtype = compute_dtype(params.dtype)
+    pairs = pairs_of(ours, theirs, model, rows, length)
+    if dtype == "float32":
+        # Training takes it in bfloat16 alone.
+        del pairs["attention"]
+    for name, pair in pairs.items():
+        figures |= measure(name, pair, (ours, theirs), rounds, dtype)
     goals = {name: GATE if name == "gate_ratio" else 1.0 for name in figures if name.endswith("_ratio")}
     show("kernels", figures, goals, all(figures[name] >= goal for name, goal in goals.items()))
 

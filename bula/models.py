@@ -4,6 +4,7 @@ A model is always a directory or one GGUF file on this machine; nothing here rea
 """
 
 import json
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,14 +44,30 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def bfloat16_products() -> bool:
+    """Whether this CPU has instructions that multiply bfloat16 numbers: AVX512_BF16 or AMX on x86, what torch asks for elsewhere.
+
+    On x86 torch's own question is whether oneDNN takes bfloat16 at all, and plain AVX-512 says yes: there it widens to float32
+    and rounds back.
+    """
+    if platform.machine() in ("x86_64", "AMD64"):
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def compute_dtype(dtype: str, place: str | None = None) -> str:
     """The precision that a model held in `dtype` is computed in on this machine, by its device or by `place` (cpu or cuda).
 
-    float32 for bfloat16 weights on a CPU without bfloat16 products of its own, as all before AVX-512 are: torch's stand-in
-    takes six times as long as float32 (10 against 66 GFLOP/s on two cores with AVX2) and rounds besides. The weights are the same.
+    float32 for bfloat16 weights on a CPU without bfloat16 products of its own: torch's stand-in takes six times as long as
+    float32 (10 against 66 GFLOP/s on two cores with AVX2) and rounds besides. The weights are the same.
     """
-    slow = (place or device()) == "cpu" and not (torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    slow = (place or device()) == "cpu" and not bfloat16_products()
     return "float32" if slow else dtype
+
+
+def precisions(dtype: str) -> dict[str, str]:
+    """What metrics say of the arithmetic behind their figures: precision of the weights, and that of computing on this machine."""
+    return {"dtype": dtype, "compute_dtype": compute_dtype(dtype)}
 
 
 def _gguf(path: Path) -> dict[str, object]:

@@ -537,7 +537,7 @@ class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     """Seed of everything random."""
     dtype: Literal["bfloat16", "float32"]
-    """Precision in which models are loaded for training and scoring."""
+    """Precision of the weights in training and scoring; a CPU without bfloat16 products computes the same weights in float32."""
     compute: Compute
     ingest: Ingest
     privacy: Privacy

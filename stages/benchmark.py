@@ -22,7 +22,7 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from bula.models import compute_dtype, device, end_tokens, load_model, load_tokenizer, prepare
+from bula.models import device, end_tokens, load_model, load_tokenizer, precisions, prepare
 from bula.params import Params, load_params
 from bula.privacy import find, redact
 from bula.prompts import DATE, SYSTEM_PROMPT
@@ -104,7 +104,10 @@ def summarise(rows: list[Row], params: Params) -> dict[str, dict[str, Any]]:
     """Mean and standard error of each metric by task, how often the commonest answer was given, and the settings that move scores."""
     settings = params.benchmark
     run: dict[str, Any] = {"lm_eval": version("lm_eval"), "backend": settings.backend, "batch_size": settings.batch_size}
-    run |= {"chat_template": settings.chat_template, "dtype": params.dtype, "compute_dtype": compute_dtype(params.dtype), "shots": 0}
+    run |= {"chat_template": settings.chat_template, "shots": 0}
+    if settings.backend == "hf":
+        # lm-eval's other backends take their precision from backend_args.
+        run |= precisions(params.dtype)
     metrics: dict[str, dict[str, Any]] = {"settings": run}
     for task in dict.fromkeys(row["task"] for row in rows):
         scores = [row["scores"] for row in rows if row["task"] == task]

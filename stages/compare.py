@@ -17,7 +17,7 @@ from bula.params import Params, load_params
 from bula.records import read_rows, staged
 from bula.reports import as_written, write_metrics
 from bula.stats import bootstrap_mean, holm, mcnemar, paired_permutation
-from bula.table import differences_table, fidelity_table, results_table
+from bula.table import differences_table, fidelity_table, read_metrics, results_table
 
 # A group of figures for each paired difference.
 Results = dict[str, dict[str, float | int]]
@@ -104,6 +104,18 @@ def seed_note(results: Results, seeds: int) -> str:
     )
 
 
+def precision_note(figures: Path, params: Params) -> str:
+    """A warning for each stage that computed its variants in different precisions, on machines of two kinds; empty if none did."""
+    notes = []
+    for stage in ("likelihood", "generate", "benchmark"):
+        told = {v: read_metrics(figures, stage, v)["settings"].get("compute_dtype") for v in params.variants}
+        known = {variant: dtype for variant, dtype in told.items() if dtype}
+        if len(set(known.values())) > 1:
+            each = ", ".join(f"{variant} in {dtype}" for variant, dtype in known.items())
+            notes.append(f"\n**{stage} was computed on machines of two kinds** ({each}): rounding is part of its differences.\n")
+    return "".join(notes)
+
+
 def side_by_side(data: Path, params: Params) -> str:
     """The first question of each validation set with the reference and every variant's answer."""
     answers = {v: {row["id"]: row for row in read_rows(data / "answers" / f"{v}.jsonl")} for v in params.variants}
@@ -158,7 +170,7 @@ def main(
         results = compare_all(data, params)
         spreads = json.loads((figures / "seeds.json").read_text(encoding="utf-8"))
         mark(results, seed_ranges(spreads, data, params), params)
-        table, chain = results_table(figures, list(params.variants)), fidelity_table(figures)
+        table, chain, doubt = results_table(figures, list(params.variants)), fidelity_table(figures), precision_note(figures, params)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     write_metrics(metrics, results)
@@ -166,14 +178,14 @@ def main(
     with staged(report) as temporary:
         temporary.mkdir()
         text = (
-            f"# What tuning changed\n\n{table}\n± is a standard error, [ ] a {percent(params.rouge.confidence)} bootstrap interval over "
-            f"answers.\n\n{judge_note(params)}\n## Paired differences\n\n{interval_note(results, params)}\n"
+            f"# What tuning changed\n\n{table}{doubt}\n± is a standard error, [ ] a {percent(params.rouge.confidence)} bootstrap "
+            f"interval over answers.\n\n{judge_note(params)}\n## Paired differences\n\n{interval_note(results, params)}\n"
             f"{seed_note(results, spreads.get('seeds', 0))}\n{differences}\n## From adapter to quantized file\n\nOver validation "
             f"answers, at every supervised token; in float32 unless a row says otherwise.\n\n{chain}\n## Answers side by side\n\n"
             f"Not medical advice.\n\n{side_by_side(data, params)}"
         )
         (temporary / "report.md").write_text(text, encoding="utf-8")
-    print(f"compare: {len(results)} paired differences, report in {report}/report.md\n\n{table}")
+    print(f"compare: {len(results)} paired differences, report in {report}/report.md\n\n{table}{doubt}")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import typer
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from bula.models import end_tokens, load_model, load_tokenizer, prepare
+from bula.models import end_tokens, load_model, load_tokenizer, precisions, prepare
 from bula.params import Generate, Params, load_params
 from bula.privacy import KINDS, Finding, find, redact
 from bula.prompts import encode_prompt, prompt_hash
@@ -104,6 +104,11 @@ def redact_answers(variant: str, answers: list[Answer], found: list[list[Finding
     return [(redact(text, findings), reason, tokens) for (text, reason, tokens), findings in zip(answers, found, strict=True)]
 
 
+def settings(engine: str, dtype: str) -> dict[str, str]:
+    """The engine, and where it is transformers the precision; a server has its own arithmetic."""
+    return {"engine": engine, **(precisions(dtype) if engine == "transformers" else {})}
+
+
 def summarise(answers: list[Answer], found: list[list[Finding]]) -> dict[str, int | float]:
     """How many answers ended by themselves, how many were cut, their length, and the personal data that they held, by kind."""
     reasons = Counter(reason for _, reason, _ in answers)
@@ -144,7 +149,7 @@ def main(
     except (ValueError, FileNotFoundError, openai.OpenAIError) as error:
         raise SystemExit(str(error)) from error
     write_rows(out / f"{variant}.jsonl", to_rows(variant, examples, prompts, answers))
-    write_metrics(metrics / f"{variant}.json", summarise(answers, found))
+    write_metrics(metrics / f"{variant}.json", {"settings": settings(engine, params.dtype), **summarise(answers, found)})
     rate = sum(tokens for _, _, tokens in answers) / seconds
     write_metrics(speed / f"{variant}.json", {"seconds": seconds, "tokens_per_second": rate, "peak_memory_gb": peak_memory_gb()})
     print(f"generate: {len(answers)} answers of {variant} at {rate:.0f} tokens/s in {out / variant}.jsonl")

@@ -12,7 +12,7 @@ import typer
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from bula.models import like_length_batches, load_model, load_tokenizer, prepare, supervised_logits
+from bula.models import like_length_batches, load_model, load_tokenizer, precisions, prepare, supervised_logits
 from bula.params import load_params
 from bula.prompts import Encoded, encode
 from bula.records import Example, Row, validation_sets, write_rows
@@ -89,7 +89,7 @@ def main(
     rows = to_rows(sets, encoded, score(loaded, encoded, params.likelihood.batch_tokens, tokenizer.pad_token_id), variant)
     figures = {name: summarise([row for row in rows if row["split"] == name]) for name in sets}
     write_rows(out / f"{variant}.jsonl", rows)
-    write_metrics(metrics / f"{variant}.json", figures | {"pooled": summarise(rows)})
+    write_metrics(metrics / f"{variant}.json", {"settings": precisions(params.dtype), **figures, "pooled": summarise(rows)})
     print(f"likelihood: {variant} has perplexity {summarise(rows)['perplexity']:.4g} on {len(rows)} items")
 
 

@@ -15,7 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from bula.fidelity import Scored, fidelity, sample, score
-from bula.models import base_of, compute_dtype, load_adapted, load_model, load_tokenizer, prepare, save_model
+from bula.models import base_of, compute_dtype, load_adapted, load_model, load_tokenizer, precisions, prepare, save_model
 from bula.params import load_params
 from bula.prompts import Encoded
 from bula.reports import write_metrics
@@ -89,11 +89,11 @@ def main(
     save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged)
     # Read back, since a cast in memory also rounds the rotary frequencies, which no file holds and no user sees; and run in
     # float32, so that the difference is that of the weights alone. In the precision it is served in, rounding comes on top.
-    after = fidelity(reference, score(load_model(merged, "float32"), encoded, tokenizer.pad_token_id))
-    served = fidelity(reference, score(load_model(merged, params.dtype), encoded, tokenizer.pad_token_id))
+    after = served = fidelity(reference, score(load_model(merged, "float32"), encoded, tokenizer.pad_token_id))
+    if compute_dtype(params.dtype) != "float32":
+        served = fidelity(reference, score(load_model(merged, params.dtype), encoded, tokenizer.pad_token_id))
     figures = {"adapter": fidelity(reference, reference), "before_cast": before, "after_cast": after, "as_served": served}
-    precisions = {"dtype": params.dtype, "compute_dtype": compute_dtype(params.dtype)}
-    write_metrics(metrics, {"checked": precisions, "weights": weights, **figures})
+    write_metrics(metrics, {"checked": precisions(params.dtype), "weights": weights, **figures})
     print(f"merge: greedy agreement {before['greedy_agreement']:.2%} before the cast, {after['greedy_agreement']:.2%} after, in {merged}")
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from bula.params import load_params
 from bula.records import write_rows
+from bula.reports import write_metrics
 from stages import compare
 from tests.conftest import ROOT, edit_params
 
@@ -86,6 +87,20 @@ def test_variants_without_a_common_item_are_refused() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     with pytest.raises(ValueError, match="share no item"):
         compare.compare({"a": 1.0}, {"b": 1.0}, params)
+
+
+def test_the_report_warns_of_variants_that_machines_of_two_kinds_computed(tmp_path: Path) -> None:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    for variant in params.variants:
+        for stage in ("likelihood", "generate", "benchmark"):
+            # llama.cpp's arithmetic is its own, and no pair's.
+            own = stage == "generate" and variant == "quantized"
+            write_metrics(tmp_path / stage / f"{variant}.json", {"settings": {"a": 1} | ({} if own else {"compute_dtype": "float32"})})
+    assert compare.precision_note(tmp_path, params) == ""
+    write_metrics(tmp_path / "generate/tuned.json", {"settings": {"compute_dtype": "bfloat16"}})
+    note = compare.precision_note(tmp_path, params)
+    assert "**generate was computed on machines of two kinds** (base in float32, tuned in bfloat16)" in note
+    assert "likelihood" not in note
 
 
 def test_generated_markup_cannot_break_the_report() -> None:

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bula.models import compute_dtype, load_model
+from bula import models
+from bula.models import bfloat16_products, compute_dtype, load_model
 from bula.params import DirectoryModel, load_params
 from stages.ingest.models import ingest_base
 from stages.train.checkpoints import fingerprint
@@ -16,8 +17,31 @@ from stages.train.checkpoints import fingerprint
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether this test's machine is a CPU that multiplies bfloat16 by instructions of its own."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: request.param)
+    monkeypatch.setattr(models, "bfloat16_products", lambda: request.param)
     return bool(request.param)
+
+
+@pytest.mark.parametrize(
+    ("machine", "avx512_bf16", "amx", "one_dnn", "has"),
+    [
+        ("x86_64", True, False, True, True),
+        ("AMD64", False, True, True, True),
+        # AVX-512 alone: oneDNN takes bfloat16 and widens it.
+        ("x86_64", False, False, True, False),
+        ("x86_64", False, False, False, False),
+        ("aarch64", False, False, True, True),
+        ("arm64", False, False, False, False),
+    ],
+)
+def test_who_has_bfloat16_products(
+    machine: str, avx512_bf16: bool, amx: bool, one_dnn: bool, has: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: one_dnn)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    assert bfloat16_products() is has
 
 
 def test_bfloat16_is_computed_in_float32_only_where_it_must(products: bool) -> None:
@@ -50,6 +74,6 @@ def test_ingest_writes_dtype_whatever_it_is_computed_in(products: bool, tiny: Pa
 def test_a_checkpoint_of_another_precision_is_not_gone_on_from(monkeypatch: pytest.MonkeyPatch) -> None:
     params, found = load_params(), set()
     for has in (True, False):
-        monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda has=has: has)
+        monkeypatch.setattr(models, "bfloat16_products", lambda has=has: has)
         found.add(fingerprint(params, []))
     assert len(found) == (1 if torch.cuda.is_available() else 2)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bula import serving
-from bula.models import end_tokens, like_length_batches, load_model, load_tokenizer
+from bula.models import compute_dtype, end_tokens, like_length_batches, load_model, load_tokenizer
 from bula.params import load_params
 from bula.prompts import Encoded, encode_prompt
 from bula.records import Example, read_rows, write_rows
@@ -75,7 +75,7 @@ def test_likelihood_does_not_depend_on_how_examples_are_batched(validation: Path
         assert a["nats"] == pytest.approx(b["nats"], rel=1e-4)
         assert (a["tokens"], a["tokens_right"]) == (b["tokens"], b["tokens_right"])
     figures = load(validation / "metrics/likelihood/base.json")
-    assert list(figures) == ["A", "B", "C", "D", "E", "pooled"]
+    assert list(figures) == ["A", "B", "C", "D", "E", "pooled", "settings"]
     assert figures["pooled"]["items"] == 15
     assert figures["pooled"]["bits_per_byte"] < figures["pooled"]["bits_per_character"]
 
@@ -86,7 +86,9 @@ def test_likelihood_scores_the_first_items_of_each_set(asked: int, given: int, v
     likelihood.main("base", tiny)
     rows = list(read_rows(validation / "data/likelihood/base.jsonl"))
     assert [row["id"] for row in rows] == [e.id for split in "ABCDE" for e in examples(split)[:given]]
-    assert load(validation / "metrics/likelihood/base.json")["C"]["items"] == given
+    figures = load(validation / "metrics/likelihood/base.json")
+    assert figures["C"]["items"] == given
+    assert figures["settings"] == {"dtype": "bfloat16", "compute_dtype": compute_dtype("bfloat16")}
 
 
 def test_likelihood_equals_transformers_own_loss(validation: Path, tiny: Path) -> None:
@@ -152,6 +154,9 @@ def test_llama_cpp_gives_the_answers_of_transformers(validation: Path, tiny: Pat
     assert same >= 0.8 * len(first)
     figures = load(validation / "metrics/generate/gguf.json")
     assert figures["items"] == figures["finish_stop"] + figures["finish_length"] == 10
+    assert figures["settings"] == {"engine": "llama.cpp"}
+    told = load(validation / "metrics/generate/base.json")["settings"]
+    assert told == {"engine": "transformers", "dtype": "float32", "compute_dtype": "float32"}
 
 
 def test_answers_through_llama_cpp_do_not_depend_on_when_their_neighbours_came(validation: Path, tiny: Path) -> None:
@@ -209,6 +214,11 @@ def test_the_three_tasks_give_one_row_an_item(workspace: Path, tiny: Path) -> No
         assert figures[task]["commonest_answer_share"] == max(map(given.count, given)) / 4
     assert figures["settings"]["lm_eval"] == "0.4.13"
     assert figures["settings"]["chat_template"] is False
+    assert figures["settings"]["compute_dtype"] == compute_dtype("bfloat16")
+    # Another backend has a precision of its own.
+    params = load_params()
+    other = params.model_copy(update={"benchmark": params.benchmark.model_copy(update={"backend": "vllm"})})
+    assert not {"dtype", "compute_dtype"} & benchmark.summarise(rows, other)["settings"].keys()
 
 
 def test_the_benchmark_ends_where_the_answers_end(tiny: Path) -> None:

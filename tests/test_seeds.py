@@ -49,7 +49,8 @@ bits = {20261122: 2.0, 20261123: 1.99, 20261124: 2.015}[seed]
 if stage == "train":
     assert read("data/clean/train.jsonl") == "rows" and read("models/base/weights") == "base"
     write("models/adapter/seed", seed)
-    write("metrics/train.json", {"dev": {"loss_nats": bits + 1}})
+    here = "bfloat16" if (root / "elsewhere").exists() else "float32"
+    write("metrics/train.json", {"dev": {"loss_nats": bits + 1}, "run": {"compute_dtype": here}})
 elif stage == "merge":
     write("models/merged/seed", int(read("models/adapter/seed")))
 elif stage == "likelihood":
@@ -115,6 +116,16 @@ def test_a_spread_worked_by_hand_as_in_docs_metrics() -> None:
     )
     with pytest.raises(ValueError, match="two seeds"):
         spread([2.0])
+
+
+def test_runs_of_two_kinds_of_machines_are_no_spread(repo: Path) -> None:
+    assert seeds(repo, 2)[0] == 0
+    # Only the further seeds' runs are made there.
+    (repo / "elsewhere").touch()
+    code, said, _ = seeds(repo, 3)
+    assert code != 0
+    assert f"seed {SEED + 2} was computed in bfloat16, the pipeline's own run in float32" in said
+    assert json.loads((repo / "metrics/seeds.json").read_text(encoding="utf-8"))["seeds"] == 2
 
 
 def test_each_seed_runs_every_stage_once_in_its_own_folder_and_never_again(repo: Path) -> None:

@@ -15,8 +15,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file
 from transformers import AutoConfig, LlamaForCausalLM
 
-from bula import fidelity
-from bula.models import load_model, load_tokenizer, pad_batch, save_model
+from bula import fidelity, models
+from bula.models import compute_dtype, load_model, load_tokenizer, pad_batch, save_model
 from bula.params import DirectoryModel, load_params
 from bula.prompts import encode
 from bula.records import Example, read_examples, sha256_file
@@ -68,6 +68,7 @@ def test_training_lowers_dev_loss_and_writes_exactly_what_it_promises(ready: Pat
     # Rank 4 on q, k, v, o, gate, up and down of two layers: 4 x (in + out) each, with 256-wide queries, outputs and MLP, 128-wide keys.
     assert figures["parameters"]["trainable"] == 2 * 4 * (5 * (256 + 256) + 2 * (256 + 128))
     assert figures["run"]["steps"] == 6
+    assert figures["run"]["compute_dtype"] == compute_dtype("bfloat16")
     points = json.loads((ready / "plots/train/loss.json").read_text(encoding="utf-8"))
     curve = [p for p in points if p["group"] == "train"]
     assert [p["step"] for p in curve] == [1, 2, 3, 4, 5, 6]
@@ -337,6 +338,9 @@ def test_merge_and_quantize_measure_what_they_change(ready: Path) -> None:
     assert figures["before_cast"]["greedy_agreement"] == 1.0
     assert figures["before_cast"]["logit_difference_largest"] < 1e-3
     assert figures["after_cast"]["logit_difference_largest"] > figures["before_cast"]["logit_difference_largest"]
+    # Served in bfloat16 its rounding comes on top.
+    assert figures["checked"] == {"dtype": "bfloat16", "compute_dtype": compute_dtype("bfloat16")}
+    assert (figures["as_served"] == figures["after_cast"]) == (compute_dtype("bfloat16") == "float32")
     base, merged = load_model(ready / "models/base", "float32"), load_model(ready / "models/merged", "float32")
     assert not torch.equal(base.model.layers[0].mlp.down_proj.weight, merged.model.layers[0].mlp.down_proj.weight)
     assert torch.equal(base.model.embed_tokens.weight, merged.model.embed_tokens.weight)
@@ -465,6 +469,16 @@ def test_profiles_differ_in_values_and_never_in_keys() -> None:
     assert params.judge.model == "gpt-4o-mini-2024-07-18"
 
 
+@pytest.mark.parametrize("products", [True, False])
+def test_trl_computes_in_the_precision_that_the_metrics_name(products: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(models, "bfloat16_products", lambda: products)
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    theirs = params.model_copy(update={"train": params.train.model_copy(update={"kernels": "trl"})})
+    assert trainer.configure(theirs, tmp_path).bf16 is products
+    assert trainer.configure(params, tmp_path).bf16 is False
+
+
 def test_both_kernels_train_the_same(ready: Path) -> None:
     curves = []
     for kernels in ("fused", "trl"):
@@ -485,7 +499,7 @@ def test_both_kernels_train_the_same(ready: Path) -> None:
 
 
 def test_early_stopping_ends_the_run_and_keeps_the_best_or_the_last(ready: Path) -> None:
-    # So small a step that bfloat16 does not see it: dev loss stays what it was at the first evaluation.
+    # So small a step that no loss of the log sees it: dev loss stays what it was at the first evaluation.
     def edit(params: dict[str, Any]) -> None:
         params["train"] |= {"learning_rate": 1e-12, "warmup_share": 0.0, "scheduler": "constant", "max_steps": 12, "log_steps": 1}
         params["train"] |= {"eval_steps": 1, "save_steps": 1, "patience": 2, "gradient_accumulation": 1}
