@@ -8,7 +8,7 @@ checks that this project's losses are TRL's, step by step.
 Of the rate of matrix products a share is reached, which is compared with a goal without AMX: those tiles make products ten
 times faster and memory not at all, and then norms, masks and activations are what a step waits for. Both are printed.
 A CPU without bfloat16 products computes the same weights in float32 (bula/models.py): there all contenders do, and the rate of
-products is float32's.
+products is float32's. TRL unasked would take torch's slow bfloat16 all the same; over a few rows it is timed that way, too.
 
     python -m bench.train [--rows 48] [--rounds 1]
 """
@@ -43,6 +43,8 @@ from stages.train.trainer import AnswerTrainer, configure, tokenise
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "models/base"
+# TRL as it comes, where the others compute in float32.
+SLOW, SLOW_ROWS = "trl_in_bfloat16", 8
 CONTENDERS = ("bula", "trl_defaults", "trl_without_checkpointing", "plain_loop")
 # oneDNN's own switch: bfloat16 products by vectors, not by tiles.
 WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
@@ -100,10 +102,10 @@ def config_of(name: str, params: Params, folder: str) -> SFTConfig:
     """What a contender trains by: the train stage's settings, and for TRL its own in what it would do unasked."""
     arguments = given(configure(params, Path(folder)))
     if name != "bula":
-        arguments["bf16"] = compute_dtype(params.dtype) == "bfloat16"
+        arguments["bf16"] = name == SLOW or compute_dtype(params.dtype) == "bfloat16"
         defaults = given(SFTConfig(output_dir=folder, use_cpu=True, bf16=False))
         arguments |= {key: defaults[key] for key in ("max_length", "activation_checkpointing", "gradient_checkpointing")}
-        if name == "trl_without_checkpointing":
+        if name in ("trl_without_checkpointing", SLOW):
             arguments |= {"activation_checkpointing": False, "gradient_checkpointing": False}
     quiet = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "logging_steps": 1, "disable_tqdm": True}
     return SFTConfig(**arguments | quiet)
@@ -127,9 +129,10 @@ def run_trainer(name: str, params: Params, examples: list[Example], in_order: bo
     rows = tokenise(tokenizer, examples)
     if not in_order:
         rows = rows.select(sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"])))
+    model = load_model(BASE, params.dtype)
     with tempfile.TemporaryDirectory() as folder:
         trainer = ordered(AnswerTrainer if name == "bula" else SFTTrainer)(
-            model=load_model(BASE, params.dtype),
+            model=model.to(torch.bfloat16) if name == SLOW else model,
             args=config_of(name, params, folder),
             train_dataset=rows,
             processing_class=tokenizer,
@@ -261,6 +264,9 @@ def report(params: Params, examples: list[Example], rounds: int) -> None:
         figures |= {f"{name}_supervised_tokens_per_second": supervised / median[name], f"{name}_tokens_per_second": tokens / median[name]}
         figures |= {f"{name}_share_of_product_rate": flops / median[name] / rate, f"{name}_peak_memory_gb": memory[name]}
     figures |= {"ratio_to_trl": median[trl] / median["bula"], "ratio_to_plain_loop": median["plain_loop"] / median["bula"]}
+    if compute_dtype(params.dtype) == "float32":
+        figures[f"{SLOW}_tokens_per_second"] = work(params, examples[:SLOW_ROWS])[1] / child(SLOW, SLOW_ROWS)["seconds"]
+        figures[f"ratio_to_{SLOW}"] = figures["bula_tokens_per_second"] / figures[f"{SLOW}_tokens_per_second"]
     goals = {"ratio_to_trl": 2.5, "share_without_amx": 0.6, "loss_difference_float32": 1e-3, "memory_not_above": trl}
     met = figures["ratio_to_trl"] >= 2.5 and share >= 0.6 and memory["bula"] <= memory[trl]
     show("train", figures, goals, met and figures["loss_difference_float32"] <= 1e-3)
