@@ -32,6 +32,8 @@ DONE = "done.jsonl"
 MERGED = "models/merged"
 # The judge is left out: it may cost money, and one that is not trustworthy would only add its own luck.
 SCORING = ("likelihood", "generate", "benchmark", "rouge")
+# What stages/generate.py and lm-eval's other backends leave open.
+OWN = ("the engine's own", None)
 # Stages of dvc.lock by name: cmd, deps, params and outs of each.
 Lock = dict[str, dict[str, Any]]
 
@@ -78,17 +80,30 @@ def to_link(paths: Iterable[str]) -> list[str]:
     return sorted(path for path in data if not data & {str(parent) for parent in Path(path).parents})
 
 
-def precision(folder: Path) -> str:
-    """What the run in `folder` was trained in, as its metrics say: a CPU without bfloat16 products takes float32."""
-    return str(json.loads((folder / "metrics/train.json").read_text(encoding="utf-8"))["run"]["compute_dtype"])
+def check_precision(dtype: str, variants: list[str]) -> None:
+    """ValueError if a stage of the pipeline's own run was computed in another precision than `dtype`, this machine's: then it ran
+    on another kind of machine, and further seeds would differ from it by more than luck.
+    """
+    metrics = {name: json.loads(Path(f"metrics/{name}.json").read_text(encoding="utf-8")) for name in ("train", *scored_in(variants))}
+    told = {name: group.get("run", group.get("settings", {})).get("compute_dtype") for name, group in metrics.items()}
+    if other := [f"{name} in {told[name]}" for name in told if told[name] not in (dtype, *OWN)]:
+        raise ValueError(
+            f"the pipeline's own run was computed on another kind of machine ({', '.join(other)}; this one computes in {dtype}), and "
+            "rounding would count as luck; `dvc repro --force` makes it anew on this one"
+        )
 
 
-def work_folder(lock: Lock, seed: int) -> Path:
+def scored_in(variants: list[str]) -> list[str]:
+    """Names of the metrics that tell what a variant's scores were computed in."""
+    return [f"{stage}/{variant}" for variant in variants for stage in ("likelihood", "generate", "benchmark")]
+
+
+def work_folder(lock: Lock, seed: int, dtype: str) -> Path:
     """The folder of one seed, named by a hash of all that shapes its figures: seed, parameters, commands, data, code, and the
-    precision that the pipeline's own run was computed in.
+    precision of computing, `dtype`.
     """
     settings: list[Any] = [[name, stage["cmd"], stage["params"]["params.yaml"] | {"seed": seed}] for name, stage in lock.items()]
-    settings.append(precision(Path()))
+    settings.append(dtype)
     return SEEDS / f"{seed}-{sha256_values(settings, inputs(lock))[:16]}"
 
 
@@ -133,9 +148,9 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def run_seed(lock: Lock, seed: int, what: str) -> Path:
+def run_seed(lock: Lock, seed: int, what: str, dtype: str) -> Path:
     """Train and score under one seed, as far as that is not done yet; gives its folder. ValueError if a stage fails."""
-    folder = work_folder(lock, seed)
+    folder = work_folder(lock, seed, dtype)
     with _alone(folder):
         done = {row["stage"] for row in read_rows(folder / DONE)} if (folder / DONE).exists() else set()
         left = [name for name in lock if name not in done]
@@ -174,17 +189,16 @@ def measure_seeds(count: int, metrics: Path) -> dict[str, dict[str, float | int]
     print(f"seeds: seed {params.seed} (1 of {count}): the pipeline's own", flush=True)
     if run_command(["dvc", "repro", *targets], Path()):
         raise ValueError("the pipeline's own run failed; dvc's words are above")
+    # Imported here: it takes seconds, and no other command of `python -m bula` waits for it.
+    from bula.models import compute_dtype
+
+    dtype = compute_dtype(params.dtype)
+    check_precision(dtype, variants)
     lock = read_lock(variants)
     runs = [figures(Path(), variants)]
     for number in range(1, count):
         seed = (params.seed + number) % 2**32
-        folder = run_seed(lock, seed, f"seed {seed} ({number + 1} of {count})")
-        if precision(folder) != precision(Path()):
-            raise ValueError(
-                f"seed {seed} was computed in {precision(folder)}, the pipeline's own run in {precision(Path())}, on another kind of "
-                "machine: their difference is not luck alone. `dvc repro --force train` makes the pipeline's own run on this one"
-            )
-        runs.append(figures(folder, variants))
+        runs.append(figures(run_seed(lock, seed, f"seed {seed} ({number + 1} of {count})", dtype), variants))
     spreads = {name: spread([run[name] for run in runs]) for name in runs[0]}
     write_metrics(metrics, {"seeds": count, **spreads})
     return spreads

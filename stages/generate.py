@@ -105,8 +105,9 @@ def redact_answers(variant: str, answers: list[Answer], found: list[list[Finding
 
 
 def settings(engine: str, dtype: str) -> dict[str, str]:
-    """The engine, and where it is transformers the precision; a server has its own arithmetic."""
-    return {"engine": engine, **(precisions(dtype) if engine == "transformers" else {})}
+    """The engine and its precision; what serves a file has an arithmetic of its own."""
+    own = dict.fromkeys(("dtype", "compute_dtype"), "the engine's own")
+    return {"engine": engine, **(precisions(dtype) if engine == "transformers" else own)}
 
 
 def summarise(answers: list[Answer], found: list[list[Finding]]) -> dict[str, int | float]:

@@ -94,8 +94,10 @@ def test_the_report_warns_of_variants_that_machines_of_two_kinds_computed(tmp_pa
     for variant in params.variants:
         for stage in ("likelihood", "generate", "benchmark"):
             # llama.cpp's arithmetic is its own, and no pair's.
-            own = stage == "generate" and variant == "quantized"
-            write_metrics(tmp_path / stage / f"{variant}.json", {"settings": {"a": 1} | ({} if own else {"compute_dtype": "float32"})})
+            dtype = "the engine's own" if stage == "generate" and variant == "quantized" else "float32"
+            write_metrics(tmp_path / stage / f"{variant}.json", {"settings": {"compute_dtype": dtype}})
+    # lm-eval's other backends say nothing.
+    write_metrics(tmp_path / "benchmark/tuned.json", {"settings": {"backend": "vllm"}})
     assert compare.precision_note(tmp_path, params) == ""
     write_metrics(tmp_path / "generate/tuned.json", {"settings": {"compute_dtype": "bfloat16"}})
     note = compare.precision_note(tmp_path, params)

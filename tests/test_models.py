@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from bula import models
 from bula.models import bfloat16_products, compute_dtype, load_model
 from bula.params import DirectoryModel, load_params
+from stages import generate
 from stages.ingest.models import ingest_base
 from stages.train.checkpoints import fingerprint
 
@@ -47,6 +48,8 @@ def test_who_has_bfloat16_products(
 def test_bfloat16_is_computed_in_float32_only_where_it_must(products: bool) -> None:
     assert compute_dtype("bfloat16") == ("bfloat16" if products else "float32")
     assert compute_dtype("float32") == "float32"
+    computed = compute_dtype("bfloat16")
+    assert generate.settings("transformers", "bfloat16") == {"engine": "transformers", "dtype": "bfloat16", "compute_dtype": computed}
     # A plan for a GPU, made on this machine.
     assert compute_dtype("bfloat16", "cuda") == "bfloat16"
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from stages import compare
 from tests.conftest import ROOT, edit_params, leftovers, run, shorten, small
 
 VARIANTS = ("base", "tuned")
@@ -96,6 +97,18 @@ def test_the_pipeline_writes_what_it_promises(repo: Path) -> None:
     assert "not trustworthy" in report
     assert "was not measured for this run" in report
     assert leftovers(repo) == []
+
+
+def test_scores_of_another_kind_of_machine_are_named_in_the_report(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(repo / "metrics", tmp_path / "metrics")
+    file = tmp_path / "metrics/likelihood/base.json"
+    here = json.loads(file.read_text(encoding="utf-8"))
+    here["settings"]["compute_dtype"] = {"bfloat16": "float32", "float32": "bfloat16"}[here["settings"]["compute_dtype"]]
+    file.write_text(json.dumps(here), encoding="utf-8")
+    monkeypatch.chdir(repo)
+    compare.main(figures=tmp_path / "metrics", report=tmp_path / "report", metrics=tmp_path / "compare.json")
+    assert "**likelihood was computed on machines of two kinds**" in (tmp_path / "report/report.md").read_text(encoding="utf-8")
+    assert "two kinds" not in (repo / "report/report.md").read_text(encoding="utf-8")
 
 
 def test_a_second_repro_runs_nothing(repo: Path) -> None:

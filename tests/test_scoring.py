@@ -154,7 +154,7 @@ def test_llama_cpp_gives_the_answers_of_transformers(validation: Path, tiny: Pat
     assert same >= 0.8 * len(first)
     figures = load(validation / "metrics/generate/gguf.json")
     assert figures["items"] == figures["finish_stop"] + figures["finish_length"] == 10
-    assert figures["settings"] == {"engine": "llama.cpp"}
+    assert figures["settings"] == {"engine": "llama.cpp", "dtype": "the engine's own", "compute_dtype": "the engine's own"}
     told = load(validation / "metrics/generate/base.json")["settings"]
     assert told == {"engine": "transformers", "dtype": "float32", "compute_dtype": "float32"}
 

@@ -44,12 +44,18 @@ def write(path, value):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(json.dumps(value) + "\\n")
 
+elsewhere = root / "elsewhere"
+here = "bfloat16" if elsewhere.exists() and elsewhere.read_text() == stage else "float32"
+if stage in ("likelihood", "benchmark"):
+    write(f"metrics/{stage}/tuned.json", {"settings": {"compute_dtype": here}})
+if stage == "generate":
+    write("metrics/generate/tuned.json", {"settings": {"compute_dtype": "the engine's own"}})
+
 # 2, 1.99 and 2.015 bits a character.
 bits = {20261122: 2.0, 20261123: 1.99, 20261124: 2.015}[seed]
 if stage == "train":
     assert read("data/clean/train.jsonl") == "rows" and read("models/base/weights") == "base"
     write("models/adapter/seed", seed)
-    here = "bfloat16" if (root / "elsewhere").exists() else "float32"
     write("metrics/train.json", {"dev": {"loss_nats": bits + 1}, "run": {"compute_dtype": here}})
 elif stage == "merge":
     write("models/merged/seed", int(read("models/adapter/seed")))
@@ -67,7 +73,7 @@ elif stage == "rouge":
 
 
 def entry(name: str, deps: list[str], outs: list[str]) -> dict[str, Any]:
-    return {"cmd": f"python -m work {name}", "deps": ["work.py", *deps], "params": ["seed"], "outs": outs}
+    return {"cmd": f"exec python -m work {name}", "deps": ["work.py", *deps], "params": ["seed"], "outs": outs}
 
 
 @pytest.fixture
@@ -87,7 +93,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         YAML(typ="safe").dump({"stages": stages}, file)
     (tmp_path / "work.py").write_text(WORK, encoding="utf-8")
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", tmp_path / "params.yaml")
-    edit_params(tmp_path / "params.yaml", lambda params: params.update(seed=SEED))
+    edit_params(tmp_path / "params.yaml", lambda params: params.update(seed=SEED, dtype="float32"))
     for path, content in (("data/clean/train.jsonl", "rows"), ("models/base/weights", "base")):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(content, encoding="utf-8")
@@ -118,14 +124,14 @@ def test_a_spread_worked_by_hand_as_in_docs_metrics() -> None:
         spread([2.0])
 
 
-def test_runs_of_two_kinds_of_machines_are_no_spread(repo: Path) -> None:
-    assert seeds(repo, 2)[0] == 0
-    # Only the further seeds' runs are made there.
-    (repo / "elsewhere").touch()
-    code, said, _ = seeds(repo, 3)
-    assert code != 0
-    assert f"seed {SEED + 2} was computed in bfloat16, the pipeline's own run in float32" in said
-    assert json.loads((repo / "metrics/seeds.json").read_text(encoding="utf-8"))["seeds"] == 2
+@pytest.mark.parametrize(("stage", "name"), [("train", "train"), ("benchmark", "benchmark/tuned")])
+def test_a_run_of_another_kind_of_machine_is_refused_before_a_seed_runs(stage: str, name: str, repo: Path) -> None:
+    (repo / "elsewhere").write_text(stage, encoding="utf-8")
+    code, said, log = seeds(repo, 2)
+    assert code == 1
+    assert f"({name} in bfloat16; this one computes in float32)" in said
+    assert "Traceback" not in said
+    assert sorted(log) == sorted(stages_of(SEED))
 
 
 def test_each_seed_runs_every_stage_once_in_its_own_folder_and_never_again(repo: Path) -> None:
@@ -146,7 +152,7 @@ def test_each_seed_runs_every_stage_once_in_its_own_folder_and_never_again(repo:
         "train__dev_loss_nats",
         *(f"tuned__{name}" for name in ("bits_per_character", "rouge1_f", "rouge2_f", "rougeL_f", "t_acc")),
     }
-    folder = repo / work_folder(read_lock(["tuned"]), SEED + 1)
+    folder = repo / work_folder(read_lock(["tuned"]), SEED + 1, "float32")
     assert load_params(folder / "params.yaml") == load_params().model_copy(update={"seed": SEED + 1})
     assert (folder / "data/clean/train.jsonl").resolve() == repo / "data/clean/train.jsonl"
     # The models of other seeds go, the pipeline's own and its base stay.
@@ -179,7 +185,7 @@ def test_what_finished_before_a_failure_is_kept(repo: Path) -> None:
 
 def test_a_second_run_on_a_seed_is_refused_while_the_first_one_works(repo: Path) -> None:
     assert run(["dvc", "repro", *STAGES], repo).returncode == 0
-    folder = work_folder(read_lock(["tuned"]), SEED + 1)
+    folder = work_folder(read_lock(["tuned"]), SEED + 1, "float32")
     folder.mkdir(parents=True)
     with (folder / "lock").open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
