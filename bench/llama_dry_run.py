@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from gguf import GGUFReader
 from peft import LoraConfig, get_peft_model
 from ruamel.yaml import YAML
 
@@ -32,6 +31,7 @@ from bench.plan import GOAL
 from bench.preprocess import run
 from bench.summary import show
 from bula import plan
+from bula.gguf_files import read_gguf
 from bula.models import load_tokenizer
 from bula.params import load_params
 from bula.prompts import encode
@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROFILE = "profiles/llama-3.2-1b.yaml"
 STAGES = ("ingest", "preprocess", "train", "merge", "quantize", "generate")
 VARIANT = "tuned"
-STEPS, DEV_ROWS = 3, 8
+STEPS, DEV_ROWS = 3, 2
 # Layers whose training tells the plan how fast this machine is.
 CALIBRATION_LAYERS = 4
 # What the architecture must give, by hand and from the reference work.
@@ -208,7 +208,7 @@ def check(figures: dict[str, float], clone: Path) -> None:
     if figures["gguf_bf16_kl_nats"] > SAME_KL_NATS:
         wrong.append(f"the 16-bit GGUF file differs from the merged model by {figures['gguf_bf16_kl_nats']} nats, must be 0")
     # llama.cpp's converter knows tokenizers by the ids of a test text.
-    splitting = GGUFReader(clone / "models/gguf/bf16.gguf").fields["tokenizer.ggml.pre"].contents()
+    splitting = read_gguf(clone / "models/gguf/bf16.gguf").fields["tokenizer.ggml.pre"].contents()
     if splitting != "llama-bpe":
         wrong.append(f"the GGUF file names the tokenizer {splitting}, must be llama-bpe")
     if wrong:

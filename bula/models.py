@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from bula.gguf_files import read_gguf, shared_reader
 from bula.prompts import Encoded
 from bula.records import staged
 
@@ -100,13 +101,14 @@ def load_model(path: Path, dtype: str, *, weights: str = "full", attention: str 
         arguments |= {"quantization_config": BitsAndBytesConfig(**bits), "device_map": {"": device()}}
     folder = path.parent if path.suffix == ".gguf" else path
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder,
-            dtype=getattr(torch, dtype) if weights == "full" else computed,
-            attn_implementation=attention,
-            local_files_only=True,
-            **arguments,
-        )
+        with shared_reader():
+            model = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype) if weights == "full" else computed,
+                attn_implementation=attention,
+                local_files_only=True,
+                **arguments,
+            )
     except OSError as error:
         # A folder without weights, as an interrupted download leaves it.
         raise FileNotFoundError(f"{path} holds no whole model; `dvc repro` writes it, `dvc pull` fetches it ({error})") from error
@@ -124,10 +126,7 @@ def load_model(path: Path, dtype: str, *, weights: str = "full", attention: str 
 
 def rope_factors(file: Path) -> torch.Tensor | None:
     """What a GGUF file divides the rotary frequencies by, (head size / 2,), or None if it scales none of them."""
-    # Imported here: most models are directories.
-    from gguf import GGUFReader
-
-    return next((torch.tensor(tensor.data) for tensor in GGUFReader(file).tensors if tensor.name == "rope_freqs.weight"), None)
+    return next((torch.tensor(tensor.data) for tensor in read_gguf(file).tensors if tensor.name == "rope_freqs.weight"), None)
 
 
 def restore_rope(model: PreTrainedModel, file: Path) -> None:
@@ -154,7 +153,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model directory or GGUF file; ValueError if it has no chat template."""
     arguments = _gguf(path)
     folder = path.parent if arguments else path
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **arguments)
+    with shared_reader():
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **arguments)
     if arguments:
         drop_foreign(tokenizer, path)
     if not tokenizer.chat_template:
@@ -177,10 +177,7 @@ def drop_foreign(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
     """
     if max(tokenizer.added_tokens_decoder, default=0) < len(tokenizer) - 1:
         return
-    # Imported here, and read only where the last token is an added one: it takes seconds.
-    from gguf import GGUFReader
-
-    size = len(GGUFReader(file).fields["tokenizer.ggml.tokens"].data)
+    size = len(read_gguf(file).fields["tokenizer.ggml.tokens"].data)
     if len(tokenizer) > size:
         state = json.loads(tokenizer.backend_tokenizer.to_str())
         state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < size]

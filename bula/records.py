@@ -78,9 +78,14 @@ def write_rows(path: Path, rows: Iterable[Row | BaseModel]) -> int:
     with staged(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
             plain = row.model_dump(exclude_none=True) if isinstance(row, BaseModel) else row
-            file.write(json.dumps(_composed(plain), ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n")
+            file.write(json_line(_composed(plain)))
             count += 1
     return count
+
+
+def json_line(value: Any) -> str:
+    """A value as one line of a JSON Lines file: keys sorted, text as it is; ValueError for NaN and infinity."""
+    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
 
 
 def _composed(value: Any) -> Any:
@@ -148,9 +153,8 @@ def _remove(path: Path) -> None:
 def append_row(path: Path, row: Row) -> None:
     """Add one object to a JSON Lines file, on disk before this returns; one write, so that a kill leaves no half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(row, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
     with path.open("ab", buffering=0) as file:
-        file.write(line.encode())
+        file.write(json_line(row).encode())
         os.fsync(file.fileno())
 
 

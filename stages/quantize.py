@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from gguf import GGUFReader, LlamaFileType
+from gguf import LlamaFileType
 from transformers import PreTrainedTokenizerBase
 
 from bula.fidelity import fidelity, sample, score
+from bula.gguf_files import read_gguf
 from bula.models import load_model, load_tokenizer, prepare
 from bula.params import load_params
 from bula.processes import end_with_parent
@@ -62,7 +63,7 @@ def carries(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     Whoever gets the file alone has no other source for them: without the first questions are asked in another form than in
     training, without the second answers never end.
     """
-    fields = GGUFReader(file).fields
+    fields = read_gguf(file).fields
     for name, value in (("tokenizer.chat_template", tokenizer.chat_template), ("tokenizer.ggml.eos_token_id", tokenizer.eos_token_id)):
         if name not in fields or fields[name].contents() != value:
             raise SystemExit(f"{file.name} has no {name}, or not the one of the merged model; nothing was written")
@@ -70,7 +71,7 @@ def carries(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
 
 def describe(file: Path) -> dict[str, int | str]:
     """Size in bytes, and the number of tensors of each type, from the file's own header."""
-    types = Counter(tensor.tensor_type.name for tensor in GGUFReader(file).tensors)
+    types = Counter(tensor.tensor_type.name for tensor in read_gguf(file).tensors)
     size: dict[str, int | str] = {"bytes": file.stat().st_size}
     return size | {f"tensors_{name.lower()}": count for name, count in sorted(types.items())}
 

@@ -11,7 +11,7 @@ import unicodedata
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import ftfy
 import numpy
@@ -22,7 +22,7 @@ from bula.models import load_tokenizer
 from bula.params import SET_NAMES, NearDuplicates, Preprocess, Privacy
 from bula.privacy import find, redact
 from bula.prompts import token_lengths
-from bula.records import Example, Row, example_id
+from bula.records import Example, Row, example_id, json_line
 from bula.text import comparison_key, mask, normalise, words
 from stages.preprocess.near import same_text_hash, signatures
 from stages.preprocess.shards import Shard, shard_lines
@@ -292,7 +292,7 @@ def clean_shard(shard: Shard, settings: Settings) -> Counter[str]:
             fit.append({"file": row["file"], "line": row["line"], "example": example.model_dump(exclude_none=True)})
             tokens.append(length[1])
     write_part(settings.work, shard.number, fit, tokens, settings.preprocess.near_duplicates)
-    (settings.work / f"{shard.number}.refused.jsonl").write_bytes(b"".join(dump(refused[place]) for place in sorted(refused)))
+    (settings.work / f"{shard.number}.refused.jsonl").write_bytes(b"".join(json_line(refused[place]).encode() for place in sorted(refused)))
     return counts
 
 
@@ -303,14 +303,9 @@ def why_long(length: tuple[int, int], params: Preprocess) -> str:
     return f"longer than {params.max_tokens} tokens" if length[1] > params.max_tokens else ""
 
 
-def dump(value: Any) -> bytes:
-    """One line of JSON as the project writes it."""
-    return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False).encode() + b"\n"
-
-
 def write_part(work: Path, number: int, rows: list[Row], tokens: list[int], settings: NearDuplicates) -> None:
     """Rows (file, line, example) of a part, and the arrays by which repetitions are found without reading them again."""
-    lines = [dump(row) for row in rows]
+    lines = [json_line(row).encode() for row in rows]
     (work / f"{number}.jsonl").write_bytes(b"".join(lines))
     questions = [row["example"]["question"] for row in rows]
     wholes = [whole(row["example"]) for row in rows]
