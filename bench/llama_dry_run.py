@@ -159,7 +159,7 @@ def calibrate(clone: Path, small: Path) -> float:
     """FLOP/s that train reaches on this machine with the first layers of the model, in a clone of its own.
 
     A step there is one batch: the products are as large as in the accumulated ones, and there are half as many. The steps are as
-    many, since train's rate is their median, and the first one, half as slow again, must not count.
+    many, since train's rate is their median, and the first one, which is slower, must not count.
     """
     shutil.copytree(clone, small, ignore=shutil.ignore_patterns("model*.safetensors*", "gguf"))
     save_config(small / "models/base", num_hidden_layers=CALIBRATION_LAYERS)
