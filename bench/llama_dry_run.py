@@ -66,6 +66,8 @@ def edits(base: Path) -> dict[str, Any]:
         "train.launch": "cpu",
         "train.kernels": "fused",
         "train.max_steps": STEPS,
+        # One batch a step: on two cores with AVX2 alone a batch takes 100 s, and the half hour has no room for six.
+        "train.gradient_accumulation": 1,
         "train.eval_steps": STEPS,
         "train.save_steps": STEPS,
         "train.log_steps": 1,
@@ -115,9 +117,9 @@ def command(clone: Path, stage: str) -> list[str]:
             found = found[part]
         return str(found)
 
-    replace, python, *rest = shlex.split(re.sub(r"\$\{([\w.]+)\}", value, entry.get("do", entry)["cmd"]))
-    assert (replace, python) == ("exec", "python"), (replace, python)
-    return [sys.executable, *rest]
+    replace, python, rest = re.sub(r"\$\{([\w.]+)\}", value, entry.get("do", entry)["cmd"]).partition(" python ")
+    assert (replace, python) == ("exec env STAGE_PARENT=$PPID", " python "), (replace, python)
+    return [sys.executable, *shlex.split(rest)]
 
 
 def trainable(base: Path, r: int, targets: str | list[str]) -> int:
@@ -158,13 +160,11 @@ def seconds_per_step(clone: Path, steps: list[list[int]]) -> float:
 def calibrate(clone: Path, small: Path) -> float:
     """FLOP/s that train reaches on this machine with the first layers of the model, in a clone of its own.
 
-    A step there is one batch: the products are as large as in the accumulated ones, and there are half as many. The steps are as
-    many, since train's rate is their median, and the first one, which is slower, must not count.
+    As many steps on the same rows, since train's rate is their median, and the first one, which is slower, must not count.
     """
     shutil.copytree(clone, small, ignore=shutil.ignore_patterns("model*.safetensors*", "gguf"))
     save_config(small / "models/base", num_hidden_layers=CALIBRATION_LAYERS)
     save_weights(small / "models/base", seed=load_params(small / "params.yaml").seed)
-    edit_params(small / "params.yaml", lambda params: params["train"].update(gradient_accumulation=1))
     steps = step_lengths(small)
     print(f"\ncalibration: train with {CALIBRATION_LAYERS} layers", flush=True)
     run(small, command(small, "train"))
