@@ -1,7 +1,9 @@
 """train under `accelerate launch`: one process, two processes, and what a machine lacks."""
 
 import json
+import os
 import shutil
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -13,16 +15,18 @@ from safetensors.torch import load_file
 
 from bula.params import load_params
 from stages.train import __main__ as train
+from stages.train import launch as start
 from stages.train import trainer
 from tests.conftest import ROOT, edit_params, run
 
 
 def launch(folder: Path, configuration: str) -> dict[str, Any]:
-    """Train in `folder` as dvc does; the curve of losses and the adapter."""
+    """Train in `folder` as dvc does; the curve of losses, the adapter, and what was printed."""
     result = run([sys.executable, "-m", "stages.train.launch", f"accelerate/{configuration}.yaml"], folder)
     assert result.returncode == 0, result.stdout + result.stderr
     points = json.loads((folder / "plots/train/loss.json").read_text(encoding="utf-8"))
-    return {"losses": [point["loss_nats"] for point in points], "adapter": load_file(folder / "models/adapter/adapter_model.safetensors")}
+    adapter = load_file(folder / "models/adapter/adapter_model.safetensors")
+    return {"losses": [point["loss_nats"] for point in points], "adapter": adapter, "output": result.stdout}
 
 
 def on_cpu(name: str) -> str:
@@ -58,6 +62,74 @@ def test_two_processes_train_what_one_trains_with_the_whole_model_and_with_shard
         assert (weights - two["adapter"][name]).abs().max() < 1e-5
         assert (weights - sharded["adapter"][name]).abs().max() < 1e-5
     assert not list((ready / ".bula/checkpoints").iterdir())
+
+
+STOPPED = """
+import typer
+from stages.train import callbacks
+from stages.train.__main__ import main
+
+whole = callbacks.EndWell.on_step_end
+
+def told(self, args, state, control, **kwargs):
+    self.told |= args.process_index == 1 and state.global_step == 5
+    whole(self, args, state, control, **kwargs)
+
+callbacks.EndWell.on_step_end = told
+typer.run(main)
+"""
+
+
+def test_two_processes_go_on_within_an_epoch_where_they_stopped(ready: Path) -> None:
+    shutil.copytree(ROOT / "accelerate", ready / "accelerate")
+
+    def edit(params: dict[str, Any]) -> None:
+        params["train"] |= {"batch_size": 2, "gradient_accumulation": 1, "max_steps": 7, "eval_steps": 7, "learning_rate": 0.01}
+        params["train"]["lora"]["dropout"] = 0.1
+
+    # 16 rows of four a step: step 5 is the first of the second epoch, whose order is another.
+    edit_params(ready / "params.yaml", edit)
+    whole = launch(ready, on_cpu("ddp"))
+    (ready / "stopped.py").write_text(STOPPED, encoding="utf-8")
+    name = on_cpu("ddp")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", f"accelerate/{name}.yaml", "stopped.py"]
+    # One process alone was told to; both agree.
+    result = run(launcher, ready, CUDA_VISIBLE_DEVICES="")
+    assert "train: ended after step 5, which is kept" in result.stderr
+    resumed = launch(ready, on_cpu("ddp"))
+    assert "train: going on from step 5\n" in resumed["output"]
+    assert resumed["losses"] == whole["losses"]
+    assert all(weights.equal(resumed["adapter"][name]) for name, weights in whole["adapter"].items())
+
+
+@pytest.mark.parametrize(
+    ("configuration", "named", "seen"),
+    [
+        ("cpu", None, ""),
+        ("cpu", "1", ""),
+        ("gpu", None, "0"),
+        ("gpu", "3", "3"),
+        ("gpu", "2,3", "2"),
+        ("ddp", None, None),
+        ("ddp", "2,3", "2,3"),
+        ("fsdp", None, None),
+    ],
+)
+def test_a_process_sees_the_gpus_that_its_configuration_means(
+    configuration: str, named: str | None, seen: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    found: list[str] = []
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(os, "execv", lambda program, command: found.extend(command))
+    start.main(ROOT / f"accelerate/{configuration}.yaml")
+    assert found[found.index("--config_file") + 1] == str(ROOT / f"accelerate/{configuration}.yaml")
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
+    # Training ends with the launcher, which has this process's id.
+    assert os.environ["STAGE_PARENT"] == str(os.getpid())
 
 
 def test_every_configuration_that_a_profile_names_is_there_and_keeps_the_precision_of_params() -> None:

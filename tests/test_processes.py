@@ -34,6 +34,32 @@ def test_a_stage_ends_with_dvc(how: signal.Signals) -> None:
         assert alive == 0
 
 
+@pytest.mark.parametrize(("who", "code"), [("nobody", 0), ("this", 0), ("init", 1)])
+def test_a_stage_whose_dvc_ended_before_it_could_listen_ends(who: str, code: int) -> None:
+    parent = {"nobody": "", "this": str(os.getpid()), "init": "1"}[who]
+    script = "import stages, os; print(os.environ.get('STAGE_PARENT'))"
+    result = run([sys.executable, "-c", script], ROOT, STAGE_PARENT=parent)
+    # No process of the stage's own takes another's parent for its own.
+    assert (result.returncode, result.stdout) == (code, "" if code else "None\n")
+    assert ("what started this stage is gone" in result.stderr) == bool(code)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_training_started_by_hand_ends_with_its_launcher() -> None:
+    child = f"import os; os.environ['STAGE_PARENT'] = str(os.getppid()); {CHILD}"
+    script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    env = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"} | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", script], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout and parent.stdout.readline() == "ready\n"
+        child_process = psutil.Process(parent.pid).children()[0]
+        parent.kill()
+        parent.wait()
+        alive = survivors([child_process], 10)
+        if alive:
+            child_process.kill()
+        assert alive == 0
+
+
 # What vLLM's server is to this project: a module that answers /health, with a worker of its own that outlives a careless end.
 VLLM = """
 import http.server, subprocess, sys

@@ -31,7 +31,9 @@ def fit(trainer: AnswerTrainer, folder: Path) -> float:
         print(f"train: going on from step {checkpoint.rpartition('-')[2]}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
     if trainer.ending.told:
-        raise SystemExit(f"train: ended after step {trainer.state.global_step}, which is kept; run it again to go on from there")
+        # The step before, where patience ran out in this one: it has no checkpoint, and the next run takes it again.
+        kept = str(last_checkpoint(folder)).rpartition("-")[2]
+        raise SystemExit(f"train: ended after step {kept}, which is kept; run it again to go on from there")
     return time.perf_counter() - started
 
 

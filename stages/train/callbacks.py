@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback
 
 from stages.train.checkpoints import say_ending
@@ -71,6 +72,12 @@ class Patience(TrainerCallback):  # type: ignore[misc]
 
 class Progress(ProgressCallback):  # type: ignore[misc]
     """The progress bar with loss and speed in it, and a line at each evaluation."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """A bar that begins where the run goes on: steps taken before must not make the time left look short."""
+        if state.is_world_process_zero:
+            self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, dynamic_ncols=True)
+        self.current_step = state.global_step
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
         """Show the newest figures."""

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+from safetensors import SafetensorError
 from transformers.trainer_utils import get_last_checkpoint
 
 from bula.models import compute_dtype
@@ -21,6 +22,8 @@ from bula.records import sha256_file, sha256_values
 CHECKPOINTS = Path(".bula/checkpoints")
 SEAL = "whole"
 ENDING = "ending"
+# What torch.save says where it cannot write, on a full disk for one: no OSError.
+TORCH_WRITES = ("inline_container", "PytorchStreamWriter")
 COMPUTES = ("torch", "transformers", "peft", "trl", "accelerate")
 PACKAGE = Path(__file__).parent
 CODE = [*sorted(PACKAGE.glob("*.py")), *(PACKAGE.parent.parent / "bula" / f"{name}.py" for name in ("models", "prompts", "records"))]
@@ -28,23 +31,52 @@ CODE = [*sorted(PACKAGE.glob("*.py")), *(PACKAGE.parent.parent / "bula" / f"{nam
 
 def fingerprint(params: Params, files: list[Path]) -> str:
     """Hash of everything that shapes the adapter: seed, precision, that of computing, train's parameters, the longest row (packing
-    fills up to it), the number of processes, the versions of what computes, and the bytes of `files`.
+    fills up to it), the number of processes, what accelerate was told, the versions of what computes, and the bytes of `files`.
     """
+    # accelerate/NAME.yaml as its launcher hands it on. Not the file, which differs from machine to machine in `machine_rank`.
+    told = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(("ACCELERATE_", "FSDP_")))
     settings = [params.seed, params.dtype, compute_dtype(params.dtype), params.train.model_dump(), params.preprocess.max_tokens]
-    where = [os.environ.get("WORLD_SIZE", "1"), *map(version, COMPUTES)]
+    where = [os.environ.get("WORLD_SIZE", "1"), *told, *map(version, COMPUTES)]
     return sha256_values(settings, where, [[file.name, sha256_file(file)] for file in files])[:16]
 
 
 def seal(checkpoint: Path) -> None:
-    """Mark a checkpoint as whole, with the sizes of its files, once they are on the disk."""
+    """Mark a checkpoint as whole, with the sizes of its files, once they are on the disk; the mark is there too when this returns."""
     sizes = []
     for file in sorted(checkpoint.iterdir()):
-        with file.open("rb") as opened:
-            os.fsync(opened.fileno())
+        _to_disk(file)
         sizes.append(f"{file.stat().st_size} {file.name}\n")
     temporary = checkpoint / f"{SEAL}.tmp"
     temporary.write_text("".join(sizes), encoding="utf-8")
+    _to_disk(temporary)
     temporary.rename(checkpoint / SEAL)
+    # The names: older checkpoints go next, and their going must not reach the disk first.
+    _to_disk(checkpoint)
+    _to_disk(checkpoint.parent)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or a folder's names, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+@contextmanager
+def writing(checkpoint: Path) -> Iterator[None]:
+    """End with a sentence where the block cannot write its checkpoint; what it left is removed when the run goes on."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not any(place in str(error) for place in TORCH_WRITES):
+            raise
+        kept = max((int(path.name.rpartition("-")[2]) for path in checkpoint.parent.glob("checkpoint-*") if is_whole(path)), default=0)
+        raise SystemExit(
+            f"cannot write {checkpoint} ({getattr(error, 'strerror', None) or error}); is the disk full? Run train again, and it goes on "
+            f"from step {kept}"
+        ) from error
 
 
 def is_whole(checkpoint: Path) -> bool:

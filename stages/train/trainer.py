@@ -21,7 +21,7 @@ from bula.params import Params
 from bula.prompts import encode
 from bula.records import Example, read_examples
 from stages.train.callbacks import EndWell, Patience, Progress
-from stages.train.checkpoints import seal
+from stages.train.checkpoints import seal, writing
 from stages.train.kernels import add_answer_head, use_kernels
 
 # PEFT 0.21 still asks by the old name; nothing here can change that.
@@ -109,7 +109,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         """The order of the training examples."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
-        return EpochSampler(batch, [len(ids) for ids in dataset["input_ids"]], self.args.seed)
+        self.sampler = EpochSampler(batch, [len(ids) for ids in dataset["input_ids"]], self.args.seed)
+        return self.sampler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add loss and token accuracy over all supervised tokens since the last line of this kind, and how fast it goes."""
@@ -128,18 +129,22 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
+        # Where several processes go on inside an epoch, the call of transformers and accelerate does not reach through the loader
+        # that skips batches, and the rest of that epoch would have the order of the first one.
+        self.sampler.set_epoch(kwargs["epoch"])
         super()._run_epoch(**kwargs)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save, say that the checkpoint is whole once every process has written its part, and only then let older ones go."""
-        super()._save_checkpoint(model, trial)
-        self.accelerator.wait_for_everyone()
-        sums = self.accelerator.reduce(self.sums["train"], reduction="sum")
-        if self.args.should_save:
-            checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
-            torch.save(sums.cpu(), checkpoint / SUMS)
-            seal(checkpoint)
-            rotate_checkpoints(self.args.output_dir, CHECKPOINTS_KEPT, self.state.best_model_checkpoint)
+        checkpoint = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        with writing(checkpoint):
+            super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            sums = self.accelerator.reduce(self.sums["train"], reduction="sum")
+            if self.args.should_save:
+                torch.save(sums.cpu(), checkpoint / SUMS)
+                seal(checkpoint)
+                rotate_checkpoints(self.args.output_dir, CHECKPOINTS_KEPT, self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """And the sums since the last line of the log, which are those of all processes: the first one takes them."""
