@@ -51,6 +51,9 @@ def fidelity(reference: list[Scored], other: Iterable[Scored]) -> dict[str, floa
         nats -= float(q.gather(1, targets[:, None]).sum(dtype=torch.float64))
         agree += int((a.argmax(-1) == b.argmax(-1)).sum())
     tokens = sum(sizes)
+    # Python's max passes over a NaN, and a difference that is none would be 0; the sums hold it.
+    if not (math.isfinite(total) and math.isfinite(nats)):
+        raise ValueError("a logit is not a finite number: the weights are broken")
     return {
         "items": len(sizes),
         "tokens": tokens,

@@ -15,6 +15,7 @@ docs/gpu.md works one run out; bench/plan.py measures memory and time beside thi
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +62,8 @@ FIRST = ("q_proj", "k_proj", "v_proj")
 INPUTS = dict.fromkeys(FIRST, "attention") | {"o_proj": "output", "gate_proj": "mlp", "up_proj": "mlp", "down_proj": "down"}
 # Tiles of TRL 1.16's head: positions and vocabulary.
 TRL_TILE = (4096, 32768)
+# What is said of a CPU with train.kernels "trl": TRL 1.16 scores supervised tokens alone only where Triton runs.
+ALL_TOKENS = "too little: here TRL's head takes every token, not the supervised ones alone"
 
 
 class Gpu(NamedTuple):
@@ -240,7 +243,8 @@ def work(params: Params, rows: Rows, processes: int) -> dict[str, float]:
     # A packed row is filled up to the limit with several examples.
     tokens = float(params.preprocess.max_tokens) if train.packing else rows.tokens_per_row
     step_rows = train.batch_size * train.gradient_accumulation * processes
-    evaluations = train.max_steps // train.eval_steps
+    # The trainer evaluates after its last step too, whatever that is.
+    evaluations = math.ceil(train.max_steps / train.eval_steps)
     seen = {"rows_per_step": step_rows, "rows": step_rows * train.max_steps, "tokens": step_rows * train.max_steps * tokens}
     dev = {"dev_evaluations": evaluations, "dev_tokens": evaluations * (rows.dev_tokens or 0.0)}
     return seen | {"supervised_tokens": seen["tokens"] * rows.supervised_share} | dev
@@ -248,7 +252,7 @@ def work(params: Params, rows: Rows, processes: int) -> dict[str, float]:
 
 def flops(shape: Shape, train: Train, rows: Rows, done: Mapping[str, float]) -> dict[str, float]:
     """Floating-point operations by part. TRL's head makes its logits a second time for the gradient; on a GPU, as here, both
-    kinds of kernels apply it to supervised tokens alone.
+    kinds of kernels apply it to supervised tokens alone. On a CPU TRL's takes every token (ALL_TOKENS).
     """
     tokens, supervised = done["tokens"], done["supervised_tokens"]
     # Scores and weighted values: 2 x 2 a pair, half of the pairs masked.
@@ -394,6 +398,8 @@ def make_plan(
     }
     table: dict[str, Any] = {}
     for name, (speed, held, note) in devices.items():
+        if name == "cpu" and params.train.kernels == "trl":
+            note = f"{note}, {ALL_TOKENS}"
         needed = kinds["cpu" if name == "cpu" else "gpu"]["total"]
         table[name] = {"count": processes, "flops_per_second": speed, "hours": parts["total"] / (processes * speed * utilisation) / 3600}
         table[name] |= {"memory_bytes": held, "memory_share": needed / held if held else None, "fits": needed <= held if held else None}
@@ -450,6 +456,8 @@ def lines(plan: Plan) -> list[str]:
 
 
 def epochs(plan: Plan) -> str:
-    """How often the run goes through its rows."""
+    """How often the run goes through its examples, by their tokens: a packed row holds several of them."""
     examples = plan["rows"]["examples"]
-    return f"{plan['run']['rows'] / examples:.2f} epochs of {examples:,}" if examples else "epochs unknown"
+    if not examples:
+        return "epochs unknown"
+    return f"{plan['run']['tokens'] / (examples * plan['rows']['tokens_per_row']):.2f} epochs of {examples:,}"

@@ -79,7 +79,7 @@ def describe(file: Path) -> dict[str, int | str]:
 def measure(merged: Path, folder: Path, kinds: list[str], encoded: list[Encoded], pad_id: int) -> dict[str, dict[str, int | float | str]]:
     """Figures of each file, the 16-bit one against the merged model and each other against the 16-bit one."""
     figures = {}
-    # The one set of logits that is held: tokens x vocabulary x 4 bytes.
+    # One set of logits is held, tokens x vocabulary x 4 bytes, and two while the 16-bit file is compared.
     reference = list(score(load_model(merged, "float32"), encoded, pad_id))
     for kind in kinds:
         found = score(load_model(folder / f"{kind}.gguf", "float32"), encoded, pad_id)

@@ -100,6 +100,22 @@ def test_flops_of_a_model_worked_by_hand() -> None:
     assert parts["total"] == sum(value for name, value in parts.items() if name != "total")
 
 
+def test_dev_is_scored_after_the_last_step_too() -> None:
+    # After steps 4, 8 and 10.
+    assert plan.work(tiny_params(max_steps=10, eval_steps=4), ROWS._replace(dev_tokens=100.0), 1)["dev_tokens"] == 300
+
+
+def test_a_packed_row_holds_several_examples() -> None:
+    params = tiny_params(max_steps=10, eval_steps=5, gradient_accumulation=1, packing=True)
+    rows = ROWS._replace(examples=64)
+    # 10 steps x 2 rows of as many tokens as preprocess lets through; the 64 examples have 6 tokens each.
+    limit = params.preprocess.max_tokens
+    made = plan.make_plan(params, ("test", TINY), rows, ONE, ["h100"], 0.4, None)
+    assert plan.epochs(made) == f"{20 * limit / (64 * 6):.2f} epochs of 64"
+    plain = plan.make_plan(tiny_params(max_steps=16, gradient_accumulation=2), ("test", TINY), rows, ONE, ["h100"], 0.4, None)
+    assert plan.epochs(plain) == "1.00 epochs of 64"
+
+
 def test_checkpointing_adds_a_forward_pass_and_trl_makes_its_logits_twice() -> None:
     params = tiny_params()
     shape, done = plan.count(TINY, params.train), {"tokens": 100.0, "supervised_tokens": 50.0, "dev_tokens": 0.0}
@@ -279,6 +295,7 @@ def test_the_table_says_what_the_json_says(here: Path) -> None:
         "dev                   not counted",
     ):
         assert text in output
+    assert plan.ALL_TOKENS in output
     assert "memory, GPU" in output and "memory, CPU" in output and "no bfloat16" in output
 
 

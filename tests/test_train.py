@@ -2,6 +2,7 @@ import json
 import math
 import os
 import re
+import resource
 import shutil
 import signal
 import warnings
@@ -13,7 +14,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file
-from transformers import AutoConfig, LlamaForCausalLM
+from transformers import AutoConfig, LlamaForCausalLM, TrainerState
 
 from bula import fidelity, models
 from bula.models import compute_dtype, load_model, load_tokenizer, pad_batch, save_model
@@ -23,7 +24,7 @@ from bula.records import Example, read_examples, sha256_file
 from stages import merge, quantize
 from stages.ingest.models import ingest_base
 from stages.train import __main__ as train
-from stages.train import checkpoints, report, trainer
+from stages.train import callbacks, checkpoints, report, trainer
 from stages.train.kernels import add_answer_head
 from tests.conftest import ROOT, edit_params
 
@@ -106,6 +107,11 @@ def test_checkpoints_are_found_again_only_for_the_same_run(ready: Path, monkeypa
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
         assert checkpoints.fingerprint(params, files) != before
+    # What accelerate's launcher makes of accelerate/NAME.yaml.
+    for name, value in (("ACCELERATE_MIXED_PRECISION", "bf16"), ("FSDP_VERSION", "1")):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            assert checkpoints.fingerprint(params, files) != before
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "version", lambda name: f"{name} of another year")
         assert checkpoints.fingerprint(params, files) != before
@@ -212,6 +218,15 @@ def test_a_checkpoint_cut_short_is_not_resumed_from(tmp_path: Path) -> None:
     assert checkpoints.last_checkpoint(tmp_path / "none") is None
 
 
+def test_a_seal_is_on_the_disk_before_anything_older_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda opened: written.append(Path(f"/proc/self/fd/{opened}").resolve().name))
+    checkpoints.seal(checkpoint(tmp_path, 3))
+    files = ["adapter_model.safetensors", "trainer_state.json"]
+    # Its own bytes before it gets its name, then the names.
+    assert written == [*files, f"{checkpoints.SEAL}.tmp", "checkpoint-3", tmp_path.name]
+
+
 def test_a_finished_run_killed_while_it_tidies_up_leaves_nothing_to_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     for step in (3, 6):
@@ -242,16 +257,21 @@ def test_a_second_run_on_one_folder_stops_and_a_dead_one_holds_nothing(tmp_path:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_full_disk_leaves_the_checkpoint_before_usable(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = trainer.AnswerTrainer._save_optimizer_and_scheduler
+@pytest.mark.parametrize("part", ["_save_optimizer_and_scheduler", "save_model"])
+def test_a_full_disk_leaves_the_checkpoint_before_usable(part: str, ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, limits = getattr(trainer.AnswerTrainer, part), resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def full(self: Any, output_dir: str) -> None:
+    def full(self: Any, output_dir: str, **kwargs: Any) -> None:
         if output_dir.endswith("checkpoint-6"):
-            raise OSError(28, "No space left on device", output_dir)
-        whole(self, output_dir)
+            # What torch and safetensors make of a write that the system refuses.
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+        try:
+            whole(self, output_dir, **kwargs)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
-    monkeypatch.setattr(trainer.AnswerTrainer, "_save_optimizer_and_scheduler", full)
-    with pytest.raises(OSError, match="No space left"):
+    monkeypatch.setattr(trainer.AnswerTrainer, part, full)
+    with pytest.raises(SystemExit, match=r"cannot write .*checkpoint-6 \(.*\); is the disk full\? .* goes on from step 3$"):
         train.main()
     folder = next(path for path in (ready / ".bula/checkpoints").iterdir() if path.is_dir())
     assert (folder / "checkpoint-6").exists()
@@ -295,6 +315,7 @@ def test_what_the_template_made_of_the_rows_is_measured(ready: Path) -> None:
         (lambda ids, labels, eos, bos: (ids[:-1], labels[:-1]), "teach nothing, or never to stop"),
         (lambda ids, labels, eos, bos: (ids, [-100] * len(ids)), "teach nothing, or never to stop"),
         (lambda ids, labels, eos, bos: ([bos, *ids], [-100, *labels]), "rows start with 2 BOS tokens"),
+        (lambda ids, labels, eos, bos: (ids[1:], labels[1:]), "rows start without the tokenizer's BOS token"),
     ],
 )
 def test_rows_that_would_spoil_training_are_refused(change: Any, message: str, tiny: Path) -> None:
@@ -362,6 +383,25 @@ def test_merge_and_quantize_measure_what_they_change(ready: Path) -> None:
     assert torch.equal(files[0], files[1])
 
 
+def test_what_16_bits_cost_is_told_once(ready: Path, tiny: Path, tmp_path: Path) -> None:
+    tokenizer, model = load_tokenizer(tiny), load_model(tiny, "float32")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            # Numbers that bfloat16 does not hold.
+            weight.mul_(1 + 0.01 * torch.randn_like(weight))
+    save_model(model, tokenizer, tmp_path / "merged")
+    (tmp_path / "gguf").mkdir()
+    for kind in ("bf16", "q8_0"):
+        quantize.export(tmp_path / "merged", kind, tmp_path / f"gguf/{kind}.gguf")
+    encoded, pad = fidelity.sample(ready / "data/clean", tokenizer, 2), tokenizer.pad_token_id
+    figures = quantize.measure(tmp_path / "merged", tmp_path / "gguf", ["bf16", "q8_0"], encoded, pad)
+    forms = (tmp_path / "merged", tmp_path / "gguf/bf16.gguf", tmp_path / "gguf/q8_0.gguf")
+    merged, sixteen, eight = (list(fidelity.score(load_model(form, "float32"), encoded, pad)) for form in forms)
+    assert figures["bf16"]["kl_nats"] == fidelity.fidelity(merged, sixteen)["kl_nats"] > 0
+    assert figures["q8_0"]["kl_nats"] == fidelity.fidelity(sixteen, eight)["kl_nats"] != fidelity.fidelity(merged, eight)["kl_nats"]
+
+
 def test_a_gguf_file_of_llama_3_2_is_scored_with_its_own_rotary_frequencies(tiny: Path, tmp_path: Path) -> None:
     tokenizer, config = load_tokenizer(tiny), AutoConfig.from_pretrained(tiny)
     config.max_position_embeddings = 131072
@@ -405,6 +445,14 @@ def test_fidelity_by_hand() -> None:
     assert result["logit_difference_largest"] == pytest.approx(0.693147, abs=1e-6)
     assert result["logit_difference_mean"] == pytest.approx((0.693147 + 0.405465) / 4, abs=1e-6)
     assert (result["items"], result["tokens"]) == (1, 2)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_logit_that_is_no_number_is_no_small_difference(bad: float) -> None:
+    targets = torch.tensor([0, 1])
+    whole, broken = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[1.0, 2.0], [0.0, bad]])
+    with pytest.raises(ValueError, match="not a finite number"):
+        fidelity.fidelity([(whole, targets)], [(broken, targets)])
 
 
 def test_a_loss_that_no_number_holds_is_a_sentence() -> None:
@@ -531,6 +579,33 @@ def test_a_tracker_sees_the_curve_and_changes_no_byte(ready: Path, capfd: pytest
     said, shown = capfd.readouterr()
     assert re.search(r"2/2 .*loss \d+\.\d+ nats, \d+ tokens/s", shown.replace("\r", "\n"))
     assert "step 2: dev loss" in said
+
+
+def test_the_progress_bar_begins_where_the_run_goes_on(tmp_path: Path) -> None:
+    state, bar = TrainerState(max_steps=6, global_step=3), callbacks.Progress()
+    bar.on_train_begin(None, state, None)
+    state.global_step = 4
+    bar.on_step_end(None, state, None)
+    shown = bar.training_bar.format_dict
+    assert (shown["initial"], shown["n"], shown["total"]) == (3, 4, 6)
+    bar.on_train_end(None, state, None)
+
+
+def test_patience_that_ends_in_the_step_of_a_signal_says_which_step_is_kept(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Nothing is learnt, so patience ends the run at its second evaluation, in step 2; the signal comes in that step.
+    edit_params(
+        ready / "params.yaml", lambda p: p["train"].update(max_steps=6, eval_steps=1, save_steps=1, patience=1, learning_rate=1e-30)
+    )
+    step = trainer.AnswerTrainer.training_step
+
+    def told(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(trainer.AnswerTrainer, "training_step", told)
+    with pytest.raises(SystemExit, match="ended after step 1, which is kept"):
+        train.main()
 
 
 def test_an_epoch_has_whole_steps_in_an_order_of_its_own() -> None:

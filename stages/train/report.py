@@ -115,6 +115,8 @@ def template_figures(tokenizer: PreTrainedTokenizerBase, rows: Dataset, examples
         raise ValueError(f"the template leaves rows that teach nothing, or never to stop: {figures}")
     if tokenizer.bos_token_id is not None and len(starts) != 1:
         raise ValueError(f"rows start with {sorted(starts)} BOS tokens; the template must write the same number everywhere")
+    if starts == {0} and tokenizer.bos_token_id is not None:
+        raise ValueError("rows start without the tokenizer's BOS token, which the model was trained with; the chat template must write it")
     if max(starts) > 1:
         raise ValueError(f"rows start with {max(starts)} BOS tokens; one is right, a second costs accuracy everywhere")
     return figures
