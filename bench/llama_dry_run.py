@@ -117,9 +117,10 @@ def command(clone: Path, stage: str) -> list[str]:
             found = found[part]
         return str(found)
 
-    replace, python, rest = re.sub(r"\$\{([\w.]+)\}", value, entry.get("do", entry)["cmd"]).partition(" python ")
-    assert (replace, python) == ("exec env STAGE_PARENT=$PPID", " python "), (replace, python)
-    return [sys.executable, *shlex.split(rest)]
+    *shell, inner = shlex.split(re.sub(r"\$\{([\w.]+)\}", value, entry.get("do", entry)["cmd"]))
+    parent, replace, python, *rest = shlex.split(inner)
+    assert [*shell, parent, replace, python] == ["exec", "sh", "-c", "STAGE_PARENT=$PPID", "exec", "python"], (shell, inner)
+    return [sys.executable, *rest]
 
 
 def trainable(base: Path, r: int, targets: str | list[str]) -> int:

@@ -84,14 +84,14 @@ def main(
         # The one set of logits that is held: tokens x vocabulary x 4 bytes.
         reference = list(score(model, encoded, tokenizer.pad_token_id))
         model, weights, before = merge(model, reference, encoded, tokenizer.pad_token_id)
+        save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged)
+        # Read back, since a cast in memory also rounds the rotary frequencies, which no file holds and no user sees; and run in
+        # float32, so that the difference is that of the weights alone. In the precision it is served in, rounding comes on top.
+        after = served = fidelity(reference, score(load_model(merged, "float32"), encoded, tokenizer.pad_token_id))
+        if compute_dtype(params.dtype) != "float32":
+            served = fidelity(reference, score(load_model(merged, params.dtype), encoded, tokenizer.pad_token_id))
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
-    save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged)
-    # Read back, since a cast in memory also rounds the rotary frequencies, which no file holds and no user sees; and run in
-    # float32, so that the difference is that of the weights alone. In the precision it is served in, rounding comes on top.
-    after = served = fidelity(reference, score(load_model(merged, "float32"), encoded, tokenizer.pad_token_id))
-    if compute_dtype(params.dtype) != "float32":
-        served = fidelity(reference, score(load_model(merged, params.dtype), encoded, tokenizer.pad_token_id))
     figures = {"adapter": fidelity(reference, reference), "before_cast": before, "after_cast": after, "as_served": served}
     write_metrics(metrics, {"checked": precisions(params.dtype), "weights": weights, **figures})
     print(f"merge: greedy agreement {before['greedy_agreement']:.2%} before the cast, {after['greedy_agreement']:.2%} after, in {merged}")

@@ -106,14 +106,14 @@ def main(
     try:
         tokenizer = load_tokenizer(merged)
         encoded = sample(clean, tokenizer, params.quantize.check_items)
+        with staged(folder) as temporary:
+            temporary.mkdir()
+            for kind in kinds:
+                export(merged, kind, temporary / f"{kind}.gguf")
+                carries(temporary / f"{kind}.gguf", tokenizer)
+            figures = measure(merged, temporary, kinds, encoded, tokenizer.pad_token_id)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
-    with staged(folder) as temporary:
-        temporary.mkdir()
-        for kind in kinds:
-            export(merged, kind, temporary / f"{kind}.gguf")
-            carries(temporary / f"{kind}.gguf", tokenizer)
-        figures = measure(merged, temporary, kinds, encoded, tokenizer.pad_token_id)
     write_metrics(metrics, figures)
     print(f"quantize: {', '.join(kinds)} in {folder}")
 

@@ -73,7 +73,7 @@ def test_dvc_lists_exactly_the_modules_that_a_stage_imports(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_dvc_runs_stages_as_modules_and_describes_them(stage: str) -> None:
-    assert body(stage)["cmd"].startswith(f"exec env STAGE_PARENT=$PPID python -m stages.{stage}")
+    assert body(stage)["cmd"].startswith(f"exec sh -c 'STAGE_PARENT=$PPID exec python -m stages.{stage}")
     assert 2 <= len(body(stage)["desc"].split()) <= 8
 
 

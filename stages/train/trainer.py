@@ -144,7 +144,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             if self.args.should_save:
                 torch.save(sums.cpu(), checkpoint / SUMS)
                 seal(checkpoint)
-                rotate_checkpoints(self.args.output_dir, CHECKPOINTS_KEPT, self.state.best_model_checkpoint)
+        if self.args.should_save:
+            rotate_checkpoints(self.args.output_dir, CHECKPOINTS_KEPT, self.state.best_model_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """And the sums since the last line of the log, which are those of all processes: the first one takes them."""
