@@ -80,13 +80,20 @@ def to_link(paths: Iterable[str]) -> list[str]:
     return sorted(path for path in data if not data & {str(parent) for parent in Path(path).parents})
 
 
-def check_precision(dtype: str, variants: list[str]) -> None:
-    """ValueError if a stage of the pipeline's own run was computed in another precision than `dtype`, this machine's: then it ran
-    on another kind of machine, and further seeds would differ from it by more than luck.
+def trains_on_cpu(params: Params) -> bool:
+    """Whether train's configuration of accelerate keeps it from a GPU that the other stages use (stages/train/launch.py)."""
+    file = Path(f"accelerate/{params.train.launch}.yaml")
+    return bool(YAML(typ="safe").load(file.read_text(encoding="utf-8")).get("use_cpu"))
+
+
+def check_precision(dtype: str, train_dtype: str, variants: list[str]) -> None:
+    """ValueError if a stage of the pipeline's own run was computed in another precision than this machine's, `dtype`, and for train
+    `train_dtype`: then it ran on another kind of machine, and further seeds would differ from it by more than luck.
     """
     metrics = {name: json.loads(Path(f"metrics/{name}.json").read_text(encoding="utf-8")) for name in ("train", *scored_in(variants))}
     told = {name: group.get("run", group.get("settings", {})).get("compute_dtype") for name, group in metrics.items()}
-    if other := [f"{name} in {told[name]}" for name in told if told[name] not in (dtype, *OWN)]:
+    here = dict.fromkeys(told, dtype) | {"train": train_dtype}
+    if other := [f"{name} in {told[name]}" for name in told if told[name] not in (here[name], *OWN)]:
         raise ValueError(
             f"the pipeline's own run was computed on another kind of machine ({', '.join(other)}; this one computes in {dtype}), and "
             "rounding would count as luck; `dvc repro --force` makes it anew on this one"
@@ -193,7 +200,7 @@ def measure_seeds(count: int, metrics: Path) -> dict[str, dict[str, float | int]
     from bula.models import compute_dtype
 
     dtype = compute_dtype(params.dtype)
-    check_precision(dtype, variants)
+    check_precision(dtype, compute_dtype(params.dtype, "cpu") if trains_on_cpu(params) else dtype, variants)
     lock = read_lock(variants)
     runs = [figures(Path(), variants)]
     for number in range(1, count):

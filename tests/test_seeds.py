@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from bula.__main__ import app
 from bula.params import load_params
 from bula.reports import write_metrics
-from bula.seeds import read_lock, spread, to_link, trained, work_folder
+from bula.seeds import check_precision, read_lock, spread, to_link, trained, trains_on_cpu, work_folder
 from stages import compare
 from tests.conftest import ROOT, edit_params, run
 from tests.test_compare import fill, two_variants
@@ -93,6 +93,7 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         YAML(typ="safe").dump({"stages": stages}, file)
     (tmp_path / "work.py").write_text(WORK, encoding="utf-8")
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", tmp_path / "params.yaml")
+    shutil.copytree(ROOT / "accelerate", tmp_path / "accelerate")
     edit_params(tmp_path / "params.yaml", lambda params: params.update(seed=SEED, dtype="float32"))
     for path, content in (("data/clean/train.jsonl", "rows"), ("models/base/weights", "base")):
         (tmp_path / path).parent.mkdir(parents=True)
@@ -122,6 +123,21 @@ def test_a_spread_worked_by_hand_as_in_docs_metrics() -> None:
     )
     with pytest.raises(ValueError, match="two seeds"):
         spread([2.0])
+
+
+def test_training_on_the_cpu_of_a_machine_with_a_gpu_is_that_machines_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "accelerate", "accelerate")
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    assert trains_on_cpu(params)
+    assert not trains_on_cpu(params.model_copy(update={"train": params.train.model_copy(update={"launch": "gpu"})}))
+    told = {name: {"settings": {"compute_dtype": "bfloat16"}} for name in ("likelihood/v", "generate/v", "benchmark/v")}
+    for name, figures in (told | {"train": {"run": {"compute_dtype": "float32"}}}).items():
+        Path(f"metrics/{name}.json").parent.mkdir(parents=True, exist_ok=True)
+        Path(f"metrics/{name}.json").write_text(json.dumps(figures), encoding="utf-8")
+    check_precision("bfloat16", "float32", ["v"])
+    with pytest.raises(ValueError, match="train in float32; this one"):
+        check_precision("bfloat16", "bfloat16", ["v"])
 
 
 @pytest.mark.parametrize(("stage", "name"), [("train", "train"), ("benchmark", "benchmark/tuned")])
