@@ -383,6 +383,16 @@ def test_merge_and_quantize_measure_what_they_change(ready: Path) -> None:
     assert torch.equal(files[0], files[1])
 
 
+def test_a_model_with_broken_weights_is_exported_by_a_sentence_and_no_file(ready: Path, tiny: Path) -> None:
+    model = load_model(tiny, "bfloat16")
+    with torch.no_grad():
+        model.model.norm.weight[0] = math.nan
+    save_model(model, load_tokenizer(tiny), ready / "models/merged")
+    with pytest.raises(SystemExit, match="a logit is not a finite number: the weights are broken"):
+        quantize.main()
+    assert not (ready / "models/gguf").exists()
+
+
 def test_what_16_bits_cost_is_told_once(ready: Path, tiny: Path, tmp_path: Path) -> None:
     tokenizer, model = load_tokenizer(tiny), load_model(tiny, "float32")
     torch.manual_seed(0)
