@@ -82,8 +82,10 @@ def to_link(paths: Iterable[str]) -> list[str]:
 
 def trains_on_cpu(params: Params) -> bool:
     """Whether train's configuration of accelerate keeps it from a GPU that the other stages use (stages/train/launch.py)."""
-    file = Path(f"accelerate/{params.train.launch}.yaml")
-    return bool(YAML(typ="safe").load(file.read_text(encoding="utf-8")).get("use_cpu"))
+    # Imported here: it brings torch, for which no other command of `python -m bula` waits.
+    from bula.plan import find_launch
+
+    return bool(find_launch(params, Path()).get("use_cpu"))
 
 
 def check_precision(dtype: str, train_dtype: str, variants: list[str]) -> None:
