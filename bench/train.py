@@ -111,6 +111,13 @@ def config_of(name: str, params: Params, folder: str) -> SFTConfig:
     return SFTConfig(**arguments | quiet)
 
 
+class InOrder(SequentialSampler):
+    """The rows as they are, in every epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Nothing: this project's trainer tells its sampler the epoch."""
+
+
 def ordered(own: Any) -> Any:
     """The trainer class `own`, which takes the rows as they are while `told` is true."""
 
@@ -118,7 +125,10 @@ def ordered(own: Any) -> Any:
         told = True
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            return SequentialSampler(self.train_dataset) if self.told else super()._get_train_sampler(train_dataset)
+            if not self.told:
+                return super()._get_train_sampler(train_dataset)
+            self.sampler = InOrder(self.train_dataset)
+            return self.sampler
 
     return Ordered
 
