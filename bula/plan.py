@@ -26,7 +26,7 @@ from ruamel.yaml import YAML
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from bula.models import compute_dtype
+from bula.models import compute_dtype, product_dtype
 from bula.params import DirectoryModel, HubModel, Params, Train
 from stages.train.kernels import PART, ROWS
 
@@ -321,15 +321,20 @@ def passing(shape: Shape, params: Params, tokens: int, supervised: float, on_cpu
 
     Those inside its attention come when what its MLP kept is gone, and are fewer.
     """
-    size = precision(params, on_cpu)
+    size, mlp = precision(params, on_cpu), 0
     if params.train.kernels == "fused":
         # The slice, a part of it in float32; hidden states, and the supervised ones with their gradient.
-        logits = (size * min(ROWS, supervised) + 4 * min(PART, supervised)) * shape.vocabulary
+        wide = product_dtype(torch.bfloat16 if size == 2 else torch.float32, "cpu" if on_cpu else "cuda").itemsize
+        logits = (wide * min(ROWS, supervised) + 4 * min(PART, supervised)) * shape.vocabulary
         head = logits + (tokens + 2 * supervised) * shape.hidden * size
+        if wide > size:
+            # Copies for the products: the head; gradients of gate and up, their input and its gradient, and one of their weights.
+            head += wide * shape.head
+            mlp = wide * (2 * tokens * (shape.mlp + shape.hidden) + shape.mlp * shape.hidden)
     else:
         tile = min(supervised, TRL_TILE[0]) * min(shape.vocabulary, TRL_TILE[1])
         head = tile * (size + 8 if on_cpu else size) + (tokens * size + supervised * (size + 4)) * shape.hidden
-    return max(head, tokens * size * (3 * shape.mlp + shape.hidden))
+    return max(head, tokens * size * (3 * shape.mlp + shape.hidden) + mlp)
 
 
 def memory(shape: Shape, params: Params, rows: Rows, launch: Mapping[str, Any], on_cpu: bool) -> dict[str, float]:

@@ -16,9 +16,9 @@ def test_every_contender_of_the_training_bench_trains_and_in_file_order_their_lo
 ) -> None:
     monkeypatch.setattr(bench, "BASE", tiny)
     given = load_params(ROOT / "profiles/smollm2-135m.yaml")
-    small = given.model_copy(update={"train": given.train.model_copy(update={"batch_size": 2, "gradient_accumulation": 2})})
-    examples = bench.load_rows(8)
-    exact, params = bench.settings(small, 8, "float32"), bench.settings(small, 8, given.dtype)
+    small = given.model_copy(update={"train": given.train.model_copy(update={"batch_size": 1, "gradient_accumulation": 2})})
+    examples = bench.load_rows(4)
+    exact, params = bench.settings(small, 4, "float32"), bench.settings(small, 4, given.dtype)
     trainers = ("bula", "trl_defaults", "trl_without_checkpointing")
     losses = [bench.run_trainer(name, exact, examples, in_order=True)[1] for name in trainers]
     assert [len(found) for found in losses] == [2, 2, 2]

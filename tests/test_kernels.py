@@ -94,16 +94,49 @@ def test_checkpointing_draws_the_same_dropout_again(tiny: Path, monkeypatch: pyt
 
 
 class Widths(TorchDispatchMode):
-    """Notes in which precision attention's backward pass computes."""
+    """Notes in which precision a function of torch's computes."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.found: list[torch.dtype] = []
+        self.name, self.found = name, list[torch.dtype]()
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if "flash_attention_for_cpu_backward" in str(function):
+        if self.name in str(function):
             self.found.append(args[0].dtype)
         return function(*args, **(kwargs or {}))
+
+
+def test_wider_products_change_what_computes_them_and_bring_the_gradients_no_further_from_exact_ones(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, inputs = {}, batch(tiny)
+    for wide in (torch.float64, torch.bfloat16, torch.float32):
+        monkeypatch.setattr(kernels, "product_dtype", lambda dtype, place, wide=wide: wide if dtype == torch.bfloat16 else dtype)
+        model = lora(tiny, 0.0)
+        exact = wide == torch.float64
+        model.to(torch.bfloat16)
+        for parameter in model.parameters():
+            # The same numbers for all three.
+            parameter.data = parameter.data.double() if exact else parameter.data.float() if parameter.requires_grad else parameter.data
+        if not exact:
+            kernels.use_kernels(model)
+            kernels.add_answer_head(base_of(model))
+            with Widths("aten.addmm_") as sums, Widths("flash_attention") as attention:
+                total = model(**inputs, answer_head=True)[0]
+                total.backward()
+            # Base and adapter are added up in products, forward and back; attention's backward pass is in float32 anyhow.
+            assert set(sums.found) == {wide}
+            assert set(attention.found[:2]) == {wide}
+        else:
+            logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
+            total = cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten(), reduction="sum")
+            total.backward()  # type: ignore[no-untyped-call]
+        gradient = torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
+        found[wide] = total.item(), gradient
+    (true, exact_gradient), (plain, plain_gradient), (widened, widened_gradient) = found.values()
+    assert abs(widened - true) <= abs(plain - true) + 1e-3 * true
+    assert (widened_gradient - exact_gradient).norm() <= 1.05 * (plain_gradient - exact_gradient).norm()
+    assert (widened_gradient - exact_gradient).norm() <= 0.05 * exact_gradient.norm()
 
 
 def test_adapters_with_dropout_by_hand(tiny: Path) -> None:
@@ -177,7 +210,7 @@ def test_attention_in_bfloat16_is_torchs(tiny: Path) -> None:
     angles = torch.rand(1, 70, layer.head_dim // 2).repeat(1, 1, 2) * 6
     position = angles.cos().bfloat16(), angles.sin().bfloat16()
     found, _ = kernels.attended(layer, x, position)
-    with Widths() as widths:
+    with Widths("flash_attention_for_cpu_backward") as widths:
         (our,) = torch.autograd.grad(found, x, upstream)
     assert widths.found == [torch.float32]
     exact, wide = copy.deepcopy(layer).double(), x.detach().double().requires_grad_()

@@ -1,5 +1,6 @@
 """How models are loaded: the precision of their weights, and the one that they are computed in."""
 
+import platform
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from bula import models
-from bula.models import bfloat16_products, compute_dtype, load_model
+from bula.models import bfloat16_products, compute_dtype, load_model, product_dtype
 from bula.params import DirectoryModel, load_params
 from stages import generate
 from stages.ingest.models import ingest_base
@@ -43,6 +44,25 @@ def test_who_has_bfloat16_products(
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: one_dnn)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert bfloat16_products() is has
+
+
+@pytest.mark.parametrize(
+    ("cpu", "found"),
+    [
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, torch.float32),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"bf16": True}, torch.bfloat16),
+    ],
+    ids=["Intel", "AMX", "AMD", "ARM"],
+)
+def test_products_are_widened_where_that_is_faster(cpu: dict[str, object], found: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The pinned torch gives the name.
+    assert platform.machine() != "x86_64" or "cpu_name" in torch.cpu.get_capabilities()
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
+    assert product_dtype(torch.bfloat16, "cpu") == found
+    assert product_dtype(torch.bfloat16, "cuda") == torch.bfloat16
+    assert product_dtype(torch.float32, "cpu") == torch.float32
 
 
 def test_bfloat16_is_computed_in_float32_only_where_it_must(products: bool) -> None:

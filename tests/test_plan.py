@@ -236,6 +236,11 @@ def test_memory_by_part_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
         assert told["heap"] == 0.5 * told["activations"]
         assert told["base_weights"] == found["base_weights"] * factor
     assert found["total"] == sum(value for name, value in found.items() if name != "total")
+    # Where products are made in a wider precision: gradients of gate and up, input and its gradient for 24 tokens, one weight's copy.
+    monkeypatch.setattr(models, "bfloat16_products", lambda: True)
+    monkeypatch.setattr(plan, "product_dtype", lambda dtype, place: torch.float32)
+    told = parts(tiny_params(), on_cpu=True)
+    assert told["head_and_scratch"] == max(960 + 768 + 4 * 80, 24 * 2 * (3 * 16 + 8) + 4 * (24 * 2 * (16 + 8) + 16 * 8))
 
 
 def test_options_move_the_part_that_they_are_for() -> None:

@@ -4,10 +4,11 @@
 base's precision, under float32 masters: PEFT's own copies every activation to float32, drops there, and copies back.
 `answer_loss` is the head and the cross-entropy over supervised positions, some rows at a time, with the gradient found on the
 way, so that no logits are kept for a second pass. `normalised` is Llama's norm with a frozen weight, `attended` its attention,
-`widened` its MLP, each with fewer passes over memory. All are plain torch, for any device,
-but for `_Attention`, which calls what the pinned torch uses on a CPU. bench/train.py says what they bring together,
-bench/kernels.py what each brings. Elementwise products of two large bfloat16 tensors are written to a third: in place they take
-torch's CPU kernels twice the time.
+`widened` its MLP, each with fewer passes over memory. All are plain torch, for any device, but for `_Attention`, which calls
+what the pinned torch uses on a CPU. Large products are made in the precision that `product_dtype` names, the inputs' or a wider
+one; what passes from function to function is in the model's. bench/train.py says what they bring together, bench/kernels.py what
+each brings. Elementwise products of two large bfloat16 tensors are written to a third: in place they take torch's CPU kernels
+twice the time.
 """
 
 import functools
@@ -25,7 +26,7 @@ from transformers.activations import SiLUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
-from bula.models import supervised_hidden
+from bula.models import product_dtype, supervised_hidden
 
 # Rows of the head's product made at once: each reads the whole head, 57 MB of SmolLM2 and 525 MB of Llama 3.2.
 ROWS = 256
@@ -69,14 +70,17 @@ class _Adapted(torch.autograd.Function):
         """x (..., in), its rows `seen` (n, in) after dropout, and each weight (out, in) in one precision; each a (rank, in) and
         b (out, rank) in any. `matrices` are all weights, then all a, then all b.
         """
-        count = len(scales)
+        count, kind = len(scales), product_dtype(x.dtype, x.device.type)
         weights, a, b = (matrices[first : first + count] for first in range(0, 3 * count, count))
         # One product for the rows' low-rank values of all.
         low = torch.split(linear(seen, torch.cat(a).to(x.dtype)), [len(one) for one in a], dim=1)
         ctx.save_for_backward(seen, mask, *low, *matrices)
-        ctx.scales, rows = scales, x.reshape(seen.shape)
-        made = (linear(rows, w).addmm_(one, up.to(x.dtype).t(), alpha=s) for w, one, up, s in zip(weights, low, b, scales, strict=True))
-        return tuple(one.view(*x.shape[:-1], -1) for one in made)
+        ctx.scales, rows = scales, x.reshape(seen.shape).to(kind)
+        made = (
+            linear(rows, w.to(kind)).addmm_(one.to(kind), up.to(kind).t(), alpha=s)
+            for w, one, up, s in zip(weights, low, b, scales, strict=True)
+        )
+        return tuple(one.to(x.dtype).view(*x.shape[:-1], -1) for one in made)
 
     @staticmethod
     @once_differentiable
@@ -85,18 +89,19 @@ class _Adapted(torch.autograd.Function):
         seen, mask, *saved = ctx.saved_tensors
         count = len(ctx.scales)
         low, weights, a, b = (saved[first : first + count] for first in range(0, 4 * count, count))
-        rows = [gradient.reshape(-1, gradient.shape[-1]) for gradient in gradients]
-        inner = torch.cat([(g @ up.to(g.dtype)).mul_(s) for g, up, s in zip(rows, b, ctx.scales, strict=True)], dim=1)
-        to_a = [one.to(mine.dtype) for one, mine in zip((inner.t() @ seen).split([len(one) for one in a]), a, strict=True)]
-        to_b = [(g.t() @ one).to(up.dtype).mul_(s) for g, one, up, s in zip(rows, low, b, ctx.scales, strict=True)]
+        kind = product_dtype(seen.dtype, seen.device.type)
+        rows = [gradient.reshape(-1, gradient.shape[-1]).to(kind) for gradient in gradients]
+        inner = torch.cat([(g @ up.to(kind)).mul_(s) for g, up, s in zip(rows, b, ctx.scales, strict=True)], dim=1)
+        to_a = [one.to(mine.dtype) for one, mine in zip((inner.t() @ seen.to(kind)).split([len(one) for one in a]), a, strict=True)]
+        to_b = [(g.t() @ one.to(kind)).to(up.dtype).mul_(s) for g, one, up, s in zip(rows, low, b, ctx.scales, strict=True)]
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = inner @ torch.cat(a).to(inner.dtype)
+            to_x = inner @ torch.cat(a).to(kind)
             if mask is not None:
                 to_x = to_x * mask
             for g, weight in zip(rows, weights, strict=True):
-                to_x.addmm_(g, weight)
-            to_x = to_x.view(*gradients[0].shape[:-1], -1)
+                to_x.addmm_(g, weight.to(kind))
+            to_x = to_x.to(seen.dtype).view(*gradients[0].shape[:-1], -1)
         return to_x, None, None, None, *[None] * count, *to_a, *to_b
 
 
@@ -169,7 +174,9 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """q (batch, heads, tokens, width), k and v the same with as many heads or a divisor of that; gives as q."""
         # What scaled_dot_product_attention calls here; the logarithms of the sums, which it keeps to itself, are wanted back.
-        output, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, True, scale=scale)
+        wide = (one.to(product_dtype(q.dtype, q.device.type)) for one in (q, k, v))
+        made, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*wide, 0.0, True, scale=scale)
+        output = made.to(q.dtype)
         ctx.save_for_backward(q, k, v, output, sums)
         ctx.scale = scale
         return output  # type: ignore[no-any-return]
@@ -248,15 +255,17 @@ class _AnswerLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=hidden.device)
         right = torch.zeros((), dtype=torch.int64, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        # Logits, and then their gradient, in the model's precision; and the few rows of them that float32 is spent on.
-        product = hidden.new_empty(min(ROWS, len(targets)), len(weight))
+        # Logits, and then their gradient; and the few rows of them that float32 is spent on where they are not in it.
+        kind = product_dtype(hidden.dtype, hidden.device.type)
+        weight = weight.to(kind)
+        product = hidden.new_empty(min(ROWS, len(targets)), len(weight), dtype=kind)
         scratch = torch.empty(min(PART, len(targets)), len(weight), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(targets), ROWS):
-            rows = hidden[start : start + ROWS]
+            rows = hidden[start : start + ROWS].to(kind)
             logits = torch.mm(rows, weight.t(), out=product[: len(rows)])
             for at in range(0, len(rows), PART):
                 part, target = logits[at : at + PART], targets[start + at : start + min(at + PART, len(rows)), None]
-                p = scratch[: len(part)].copy_(part)
+                p = part if kind == torch.float32 else scratch[: len(part)].copy_(part)
                 top, own = p.amax(-1, keepdim=True), p.gather(1, target)
                 # The first of several largest logits is the prediction; only where the target's is one of them can it be right.
                 largest = (own == top).squeeze(1)
@@ -265,9 +274,11 @@ class _AnswerLoss(torch.autograd.Function):
                 total -= (own - top - summed.log()).sum()
                 if gradient is not None:
                     # d(-log p_y)/d logits = p - 1 at the target, p elsewhere.
-                    part.copy_(p.div_(summed).scatter_add_(1, target, torch.full_like(own, -1)))
+                    p.div_(summed).scatter_add_(1, target, torch.full_like(own, -1))
+                    if p is not part:
+                        part.copy_(p)
             if gradient is not None:
-                torch.mm(logits, weight, out=gradient[start : start + len(rows)])
+                gradient[start : start + len(rows)] = torch.mm(logits, weight)
         ctx.save_for_backward(gradient)
         ctx.mark_non_differentiable(right)
         return total, right
