@@ -1,8 +1,8 @@
 """Whether `python -m bula plan` tells memory and time right: its formulas beside real training steps on the CPU.
 
 Each case runs in a process of its own: training steps of this project's functions over rows of one length. Memory is the
-largest resident memory from the first step on. Time: every case prints its utilisation, the share of the rate of plain
-products in the same minute. Besides models/base there are the first layers of Llama 3.2 1B, and all of them, with random
+largest resident memory from the first step on. Time: every case prints its utilisation, the share of the rate of products
+as train makes them, in the same minute. Besides models/base there are the first layers of Llama 3.2 1B, and all of them, with random
 weights: the real width, the real vocabulary, up to 8 GB, and more where a CPU
 computes in float32. Of Llama one case's utilisation must tell the others' seconds. That of so narrow a model as models/base
 grows with the batch, and is printed alone.
@@ -103,8 +103,8 @@ def peak_since_reset(reset: bool = False) -> int:
 
 
 def measure(case: Case, params: Params) -> dict[str, float]:
-    """Seconds of a training step, FLOP/s of plain products before and after, and bytes resident: before the model, with it, and
-    at most while training.
+    """Seconds of a training step, FLOP/s of products as train makes them before and after, and bytes resident: before the model,
+    with it, and at most while training.
     """
     prepare(params.seed)
     process = psutil.Process()

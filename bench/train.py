@@ -8,7 +8,8 @@ checks that this project's losses are TRL's, step by step.
 Of the rate of matrix products a share is reached, which is compared with a goal without AMX: those tiles make products ten
 times faster and memory not at all, and then norms, masks and activations are what a step waits for. Both are printed. The goal
 is stated in the plain rate, that of torch's products in the precision of the model; where a CPU is faster at them in a wider
-one, as this project's trainer makes them there (`product_dtype`), that rate is printed beside it, with everybody's share of it.
+one, as this project's trainer makes them there (`product_dtype`), that rate is printed beside it, with everybody's share of it;
+the share of the plain rate may then pass 1.
 A CPU without bfloat16 products computes the same weights in float32 (bula/models.py): there all contenders do, and the rate of
 products is float32's. TRL unasked would take torch's slow bfloat16 all the same; over a few rows it is timed that way, too.
 
@@ -251,7 +252,10 @@ def main(
     if only:
         plain = only == "plain_loop"
         seconds, losses = run_plain(params, examples) if plain else run_trainer(only, params, examples, in_order)
-        rates = {"product_rate": product_rate(params.dtype), "plain_product_rate": product_rate(params.dtype, plain=True)}
+        kind = getattr(torch, compute_dtype(params.dtype))
+        plain_rate = product_rate(params.dtype, plain=True)
+        fastest = plain_rate if product_dtype(kind, "cpu") == kind else product_rate(params.dtype)
+        rates = {"product_rate": fastest, "plain_product_rate": plain_rate}
         found = {"seconds": seconds, "losses": losses, "peak_memory_gb": peak_memory_gb(), **rates}
         print(json.dumps(found))
         return
@@ -283,7 +287,7 @@ def report(params: Params, examples: list[Example], rounds: int) -> None:
     if compute_dtype(params.dtype) == "float32":
         ours, theirs = (child(name, SLOW_ROWS)["seconds"] for name in ("bula", SLOW))
         figures |= {f"{SLOW}_tokens_per_second": work(params, examples[:SLOW_ROWS])[1] / theirs, f"ratio_to_{SLOW}": theirs / ours}
-    goals = {"ratio_to_trl": 2.5, "share_without_amx": 0.6, "loss_difference_float32": 1e-3, "memory_not_above": trl}
+    goals = {"ratio_to_trl": 2.5, "without_amx_share_of_plain_product_rate": 0.6, "loss_difference_float32": 1e-3, "memory_not_above": trl}
     met = figures["ratio_to_trl"] >= 2.5 and share >= 0.6 and memory["bula"] <= memory[trl]
     show("train", figures, goals, met and figures["loss_difference_float32"] <= 1e-3)
 

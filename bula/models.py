@@ -69,14 +69,15 @@ def compute_dtype(dtype: str, place: str | None = None) -> str:
 def product_dtype(dtype: torch.dtype, place: str) -> torch.dtype:
     """The precision in which a device (cpu, cuda) makes products of numbers in `dtype` fastest: `dtype`, or float32 for bfloat16.
 
-    float32 on Intel's CPUs with AVX512_BF16 and without AMX, where that instruction has half of float32's rate: 156 to 180
-    against 290 to 338 GFLOP/s on two cores, over the shapes of SmolLM2-135M. The inputs are the same numbers, widened, and both
-    sum in float32, so a product rounded to bfloat16 is what bfloat16 would have given, but for the order of its sums.
+    float32 on Intel's CPUs from Sapphire Rapids on (they have AVX512_FP16) whose AMX a hypervisor hides: what is left of bfloat16
+    there, AVX512_BF16, makes 156 to 180 GFLOP/s on two cores, over the shapes of SmolLM2-135M, and float32 290 to 338. Of Cooper
+    Lake and of AMD's CPUs with that instruction the makers say that it has twice the rate of float32; they were not measured.
+    A single product of widened numbers, rounded, is that of bfloat16 but for the order of its sums, which both keep in float32.
     """
     if dtype != torch.bfloat16 or place != "cpu":
         return dtype
     cpu = torch.cpu.get_capabilities()
-    slow = "Intel" in cpu.get("cpu_name", "") and cpu.get("avx512_bf16", False) and not cpu.get("amx_bf16", False)
+    slow = "Intel" in cpu.get("cpu_name", "") and cpu.get("avx512_fp16") and cpu.get("avx512_bf16") and not cpu.get("amx_bf16")
     return torch.float32 if slow else dtype
 
 

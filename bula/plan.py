@@ -325,12 +325,14 @@ def passing(shape: Shape, params: Params, tokens: int, supervised: float, on_cpu
     if params.train.kernels == "fused":
         # The slice, a part of it in float32; hidden states, and the supervised ones with their gradient.
         wide = product_dtype(torch.bfloat16 if size == 2 else torch.float32, "cpu" if on_cpu else "cuda").itemsize
-        logits = (wide * min(ROWS, supervised) + 4 * min(PART, supervised)) * shape.vocabulary
+        logits = (wide * min(ROWS, supervised) + (4 * min(PART, supervised) if wide == 2 else 0)) * shape.vocabulary
         head = logits + (tokens + 2 * supervised) * shape.hidden * size
         if wide > size:
             # Copies for the products: the head; gradients of gate and up, their input and its gradient, and one of their weights.
             head += wide * shape.head
-            mlp = wide * (2 * tokens * (shape.mlp + shape.hidden) + shape.mlp * shape.hidden)
+            adapted = {name for layer in shape.adapted for name, _ in layer}
+            if params.train.base_weights == "full" and {"gate_proj", "up_proj"} & adapted:
+                mlp = wide * (2 * tokens * (shape.mlp + shape.hidden) + shape.mlp * shape.hidden)
     else:
         tile = min(supervised, TRL_TILE[0]) * min(shape.vocabulary, TRL_TILE[1])
         head = tile * (size + 8 if on_cpu else size) + (tokens * size + supervised * (size + 4)) * shape.hidden
@@ -370,7 +372,8 @@ def chosen(names: Sequence[str], rate: float | None, dtype: str) -> dict[str, tu
         raise ValueError(f"no GPU called {', '.join(unknown) or 'nothing'} is known; known are {', '.join(GPUS)} and cpu")
     if "cpu" in names and not rate:
         raise ValueError(
-            "cpu needs --rate: GFLOP/s of this machine's matrix products, which `python -m bench.train` prints as product_gflops"
+            "cpu needs --rate: GFLOP/s of this machine's matrix products, which `python -m bench.train` prints as product_gflops "
+            "(with train.kernels trl, as plain_product_gflops)"
         )
     found: dict[str, tuple[float, float | None, str]] = {}
     for name in names:

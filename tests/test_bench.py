@@ -1,4 +1,4 @@
-"""bench.train's contenders on the two-layer model: what they take is left to the bench, that they train the same is not."""
+"""bench.train's contenders on the two-layer model: what they take is left to the bench, that they run is not."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 
 # TRL's own default, which the bench takes as it comes.
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing` is deprecated:FutureWarning")
-def test_every_contender_of_the_training_bench_trains_and_in_file_order_their_losses_are_the_same(
+def test_every_contender_of_the_training_bench_trains_and_in_file_order_the_trainers_losses_are_the_same(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bench, "BASE", tiny)

@@ -121,11 +121,12 @@ def test_wider_products_change_what_computes_them_and_bring_the_gradients_no_fur
         if not exact:
             kernels.use_kernels(model)
             kernels.add_answer_head(base_of(model))
-            with Widths("aten.addmm_") as sums, Widths("flash_attention") as attention:
+            with Widths("aten.addmm_") as sums, Widths("aten.mm.out") as head, Widths("flash_attention") as attention:
                 total = model(**inputs, answer_head=True)[0]
                 total.backward()
             # Base and adapter are added up in products, forward and back; attention's backward pass is in float32 anyhow.
             assert set(sums.found) == {wide}
+            assert set(head.found) == {wide}
             assert set(attention.found[:2]) == {wide}
         else:
             logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits

@@ -12,6 +12,7 @@ from bula.models import bfloat16_products, compute_dtype, load_model, product_dt
 from bula.params import DirectoryModel, load_params
 from stages import generate
 from stages.ingest.models import ingest_base
+from stages.train import checkpoints
 from stages.train.checkpoints import fingerprint
 
 
@@ -49,16 +50,17 @@ def test_who_has_bfloat16_products(
 @pytest.mark.parametrize(
     ("cpu", "found"),
     [
-        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, torch.float32),
-        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
+        ({"cpu_name": "Intel Xeon", "avx512_fp16": True, "avx512_bf16": True, "amx_bf16": False}, torch.float32),
+        ({"cpu_name": "Intel Xeon", "avx512_fp16": True, "avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
+        ({"cpu_name": "Intel Xeon", "avx512_fp16": False, "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
         ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
         ({"bf16": True}, torch.bfloat16),
     ],
-    ids=["Intel", "AMX", "AMD", "ARM"],
+    ids=["AMX-hidden", "AMX", "Cooper-Lake", "AMD", "ARM"],
 )
 def test_products_are_widened_where_that_is_faster(cpu: dict[str, object], found: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    # The pinned torch gives the name.
-    assert platform.machine() != "x86_64" or "cpu_name" in torch.cpu.get_capabilities()
+    # The pinned torch names these.
+    assert platform.machine() != "x86_64" or {"cpu_name", "avx512_fp16", "avx512_bf16", "amx_bf16"} <= set(torch.cpu.get_capabilities())
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
     assert product_dtype(torch.bfloat16, "cpu") == found
     assert product_dtype(torch.bfloat16, "cuda") == torch.bfloat16
@@ -96,7 +98,9 @@ def test_ingest_writes_dtype_whatever_it_is_computed_in(products: bool, tiny: Pa
 
 def test_a_checkpoint_of_another_precision_is_not_gone_on_from(monkeypatch: pytest.MonkeyPatch) -> None:
     params, found = load_params(), set()
-    for has in (True, False):
+    # Products in bfloat16, products of it in float32, and all in float32.
+    for has, wide in ((True, torch.bfloat16), (True, torch.float32), (False, torch.float32)):
         monkeypatch.setattr(models, "bfloat16_products", lambda has=has: has)
+        monkeypatch.setattr(checkpoints, "product_dtype", lambda dtype, place, wide=wide: wide)
         found.add(fingerprint(params, []))
-    assert len(found) == (1 if torch.cuda.is_available() else 2)
+    assert len(found) == (2 if torch.cuda.is_available() else 3)

@@ -240,7 +240,13 @@ def test_memory_by_part_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(models, "bfloat16_products", lambda: True)
     monkeypatch.setattr(plan, "product_dtype", lambda dtype, place: torch.float32)
     told = parts(tiny_params(), on_cpu=True)
-    assert told["head_and_scratch"] == max(960 + 768 + 4 * 80, 24 * 2 * (3 * 16 + 8) + 4 * (24 * 2 * (16 + 8) + 16 * 8))
+    assert told["head_and_scratch"] == 24 * 2 * (3 * 16 + 8) + 4 * (24 * 2 * (16 + 8) + 16 * 8)
+    # Where gate and up have no adapter nothing of theirs is copied; of the head, a slice of 12 rows and all its weights.
+    params = changed(lora={"r": 2, "target_modules": ["q_proj"]}, batch_size=2, kernels="fused")
+    told = plan.memory(plan.count(TINY, params.train), params, ROWS, ONE, on_cpu=True)
+    assert told["head_and_scratch"] == 24 * 2 * (3 * 16 + 8)
+    told = plan.memory(plan.count(TINY | {"vocab_size": 1000}, params.train), params, ROWS, ONE, on_cpu=True)
+    assert told["head_and_scratch"] == 12 * 1000 * 4 + 768 + 4 * 8 * 1000
 
 
 def test_options_move_the_part_that_they_are_for() -> None:

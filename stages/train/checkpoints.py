@@ -12,10 +12,11 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from transformers.trainer_utils import get_last_checkpoint
 
-from bula.models import compute_dtype
+from bula.models import compute_dtype, device, product_dtype
 from bula.params import Params
 from bula.records import sha256_file, sha256_values
 
@@ -30,12 +31,15 @@ CODE = [*sorted(PACKAGE.glob("*.py")), *(PACKAGE.parent.parent / "bula" / f"{nam
 
 
 def fingerprint(params: Params, files: list[Path]) -> str:
-    """Hash of everything that shapes the adapter: seed, precision, that of computing, train's parameters, the longest row (packing
-    fills up to it), the number of processes, what accelerate was told, the versions of what computes, and the bytes of `files`.
+    """Hash of everything that shapes the adapter: seed, precision, those of computing and of its products, train's parameters, the
+    longest row (packing fills up to it), the number of processes, what accelerate was told, the versions of what computes, and the
+    bytes of `files`.
     """
     # accelerate/NAME.yaml as its launcher hands it on. Not the file, which differs from machine to machine in `machine_rank`.
     told = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(("ACCELERATE_", "FSDP_")))
-    settings = [params.seed, params.dtype, compute_dtype(params.dtype), params.train.model_dump(), params.preprocess.max_tokens]
+    computed = compute_dtype(params.dtype)
+    kinds = [params.dtype, computed, str(product_dtype(getattr(torch, computed), device()))]
+    settings = [params.seed, kinds, params.train.model_dump(), params.preprocess.max_tokens]
     where = [os.environ.get("WORLD_SIZE", "1"), *told, *map(version, COMPUTES)]
     return sha256_values(settings, where, [[file.name, sha256_file(file)] for file in files])[:16]
 

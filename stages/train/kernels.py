@@ -96,9 +96,10 @@ class _Adapted(torch.autograd.Function):
         to_b = [(g.t() @ one.to(kind)).to(up.dtype).mul_(s) for g, one, up, s in zip(rows, low, b, ctx.scales, strict=True)]
         to_x = None
         if ctx.needs_input_grad[0]:
-            to_x = inner @ torch.cat(a).to(kind)
+            # Rounded as on the way forward.
+            to_x = inner @ torch.cat(a).to(seen.dtype).to(kind)
             if mask is not None:
-                to_x = to_x * mask
+                to_x = to_x.mul_(mask) if kind == torch.float32 else to_x * mask
             for g, weight in zip(rows, weights, strict=True):
                 to_x.addmm_(g, weight.to(kind))
             to_x = to_x.to(seen.dtype).view(*gradients[0].shape[:-1], -1)
@@ -166,8 +167,8 @@ def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class _Attention(torch.autograd.Function):
-    """Causal attention in bfloat16 on a CPU, whose backward pass computes in float32, in which torch's own is faster there, and
-    exacter. Gradients for queries, keys and values.
+    """Causal attention of bfloat16 numbers on a CPU, whose backward pass computes in float32, in which torch's own is faster there,
+    and exacter. Gradients for queries, keys and values.
     """
 
     @staticmethod
@@ -259,7 +260,8 @@ class _AnswerLoss(torch.autograd.Function):
         kind = product_dtype(hidden.dtype, hidden.device.type)
         weight = weight.to(kind)
         product = hidden.new_empty(min(ROWS, len(targets)), len(weight), dtype=kind)
-        scratch = torch.empty(min(PART, len(targets)), len(weight), dtype=torch.float32, device=hidden.device)
+        few = 0 if kind == torch.float32 else min(PART, len(targets))
+        scratch = torch.empty(few, len(weight), dtype=torch.float32, device=hidden.device)
         for start in range(0, len(targets), ROWS):
             rows = hidden[start : start + ROWS].to(kind)
             logits = torch.mm(rows, weight.t(), out=product[: len(rows)])
