@@ -1,7 +1,8 @@
 """Whether llama.cpp and transformers give the same greedy answers, and if not, why: the same questions, token by token.
 
 The merged model answers the questions of the generate stage by transformers in float32 (one at a time), in bfloat16 (one at a
-time, and in batches as the stage does it), and by llama.cpp from the 16-bit file and from a 32-bit one. Bfloat16 also where the
+time, and in batches as the stage does it), and by llama.cpp from the 16-bit file and from a 32-bit one; with the latter attention
+is in float32 too, which llama.cpp computes with float16 unless told otherwise. Bfloat16 also where the
 stage would take float32, on a CPU without such products; torch's stand-in is slow there. Each is set against the others. Where
 an answer leaves that of float32, the gap is the float32 logit of float32's own token less that of the other: if it is small
 beside what rounding moves, the two tokens were as good as tied.
@@ -14,9 +15,11 @@ import tempfile
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
+from unittest.mock import patch
 
 import torch
 import typer
+import xllamacpp
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.summary import show
@@ -92,6 +95,19 @@ def by_llama_cpp(file: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[l
     return answers
 
 
+class Wide(xllamacpp.CommonParams):  # type: ignore[misc]
+    """llama.cpp's settings, with nothing of attention in float16: keys and values are kept in float32, and flash attention, which
+    rounds to float16 whatever they are kept in, is off. Log-probabilities of the likeliest tokens then lie within 2e-4 of float64's,
+    and 7e-4 by its own settings.
+    """
+
+    def __init__(self) -> None:
+        """As its own, but for these."""
+        super().__init__()
+        self.cache_type_k = self.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        self.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+
+
 @torch.inference_mode()
 def gaps(model: PreTrainedModel, prompts: list[list[int]], exact: list[list[int]], other: list[list[int]]) -> list[float]:
     """For each answer that leaves the float32 one: by how much float32 prefers its own token there, in logits."""
@@ -125,7 +141,9 @@ def answer_all(merged: Path, file: Path, prompts: list[list[int]], tokens: int) 
     }
     with tempfile.TemporaryDirectory() as folder:
         export(merged, "f32", Path(folder) / "f32.gguf")
-        answers["llama_cpp_32_bit"] = by_llama_cpp(Path(folder) / "f32.gguf", tokenizer, prompts, tokens)
+        # The stages serve by llama.cpp's own choice, so what serves them has no such setting.
+        with patch.object(xllamacpp, "CommonParams", Wide):
+            answers["llama_cpp_32_bit"] = by_llama_cpp(Path(folder) / "f32.gguf", tokenizer, prompts, tokens)
     return answers, exact
 
 
