@@ -2,10 +2,10 @@
 
 The merged model answers the questions of the generate stage by transformers in float32 (one at a time), in bfloat16 (one at a
 time, and in batches as the stage does it), and by llama.cpp from the 16-bit file and from a 32-bit one; with the latter attention
-is in float32 too, which llama.cpp computes with float16 unless told otherwise. Bfloat16 also where the
-stage would take float32, on a CPU without such products; torch's stand-in is slow there. Each is set against the others. Where
-an answer leaves that of float32, the gap is the float32 logit of float32's own token less that of the other: if it is small
-beside what rounding moves, the two tokens were as good as tied.
+is in float32 too, which llama.cpp computes with float16 unless told otherwise. Bfloat16 also where the stage would take float32,
+on a CPU without such products; torch's stand-in is slow there. Each is set against the others. Where an answer leaves that of
+float32, the gap is the float32 logit of float32's own token less that of the other: if it is small beside what rounding moves,
+the two tokens were as good as tied.
 
     python -m bench.engines [--tokens 32]
 """
@@ -97,8 +97,7 @@ def by_llama_cpp(file: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[l
 
 class Wide(xllamacpp.CommonParams):  # type: ignore[misc]
     """llama.cpp's settings, with nothing of attention in float16: keys and values are kept in float32, and flash attention, which
-    rounds to float16 whatever they are kept in, is off. Log-probabilities of the likeliest tokens then lie within 2e-4 of float64's,
-    and 7e-4 by its own settings.
+    rounds to float16 whatever they are kept in, is off.
     """
 
     def __init__(self) -> None:

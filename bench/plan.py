@@ -2,10 +2,9 @@
 
 Each case runs in a process of its own: training steps of this project's functions over rows of one length. Memory is the
 largest resident memory from the first step on. Time: every case prints its utilisation, the share of the rate of products
-as train makes them, in the same minute. Besides models/base there are the first layers of Llama 3.2 1B, and all of them, with random
-weights: the real width, the real vocabulary, up to 8 GB, and more where a CPU
-computes in float32. Of Llama one case's utilisation must tell the others' seconds. That of so narrow a model as models/base
-grows with the batch, and is printed alone.
+as train makes them, in the same minute. Besides models/base there are the first layers of Llama 3.2 1B, and all of them, with
+random weights: the real width, the real vocabulary, up to 8 GB, and more where a CPU computes in float32. Of Llama one case's
+utilisation must tell the others' seconds. That of so narrow a model as models/base grows with the batch, and is printed alone.
 
     python -m bench.plan
 """
