@@ -21,8 +21,9 @@ class UserError(Exception):
         self.where, self.what, self.fix = str(where), what, fix
 
     def __str__(self) -> str:
-        """Return the three parts as two sentences."""
-        return f"{self.where}: {self.what}. {self.fix[:1].upper()}{self.fix[1:]}."
+        """Return the three parts as two sentences; a list of faults keeps its lines."""
+        gap = "\n" if "\n" in self.what else ". "
+        return f"{self.where}: {self.what}{gap}{self.fix[:1].upper()}{self.fix[1:]}."
 
 
 def run(command: Callable[..., Any]) -> None:

