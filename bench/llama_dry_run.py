@@ -13,8 +13,6 @@ the same size, and set beside what it took. The minutes are those of the whole c
 
 import json
 import os
-import re
-import shlex
 import shutil
 import sys
 import tempfile
@@ -106,21 +104,10 @@ def prepare(folder: Path, clone: Path) -> int:
 
 
 def command(clone: Path, stage: str) -> list[str]:
-    """The stage's command in dvc.yaml, for the one variant, with its placeholders filled in as DVC would."""
-    yaml = YAML(typ="safe")
-    entry, params = (yaml.load((clone / name).read_text(encoding="utf-8")) for name in ("dvc.yaml", "params.yaml"))
-    entry = entry["stages"][stage]
-
-    def value(match: re.Match[str]) -> str:
-        found: Any = params | {"key": VARIANT, "item": params["variants"][VARIANT]}
-        for part in match[1].split("."):
-            found = found[part]
-        return str(found)
-
-    *shell, inner = shlex.split(re.sub(r"\$\{([\w.]+)\}", value, entry.get("do", entry)["cmd"]))
-    parent, replace, python, *rest = shlex.split(inner)
-    assert [*shell, parent, replace, python] == ["exec", "sh", "-c", "STAGE_PARENT=$PPID", "exec", "python"], (shell, inner)
-    return [sys.executable, *rest]
+    """Return the stage's command, for the one variant."""
+    entry = YAML(typ="safe").load((clone / "dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    key = [VARIANT] if "foreach" in entry else []
+    return [sys.executable, "-m", f"stages.{stage}", *key]
 
 
 def trainable(base: Path, r: int, targets: str | list[str]) -> int:

@@ -11,6 +11,8 @@ from typing import Annotated
 
 import typer
 
+from bula.errors import UserError, call
+from bula.escaping import terminal
 from bula.params import load_params
 from bula.records import staged
 from bula.seeds import measure_seeds
@@ -32,10 +34,8 @@ def ask(
 
     params = load_params()
     prepare(params.seed)
-    try:
-        tokenizer, loaded = load_tokenizer(model), load_model(model, params.dtype)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    tokenizer = load_tokenizer(model)
+    loaded = load_model(model, params.dtype)
     ids = loaded.dummy_inputs["input_ids"].new_tensor([encode_prompt(tokenizer, question)]).to(loaded.device)
     output = loaded.generate(
         input_ids=ids,
@@ -45,13 +45,15 @@ def ask(
         eos_token_id=end_tokens(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
     )
-    print(tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True).strip())
+    text = tokenizer.decode(output[0, ids.shape[1] :], skip_special_tokens=True)
+    print(terminal(text.strip(), lines=True))
 
 
 def with_results(readme: str, table: str) -> str:
-    """The README with the table between its two marks; ValueError if a mark is missing."""
+    """Return the README with the table between its two marks; UserError if a mark is missing."""
     if START not in readme or END not in readme.split(START, 1)[1]:
-        raise ValueError(f"README.md lacks the line {START.strip()!r} or {END!r}")
+        fix = f"put the lines {START.strip()!r} and {END!r} where the table belongs"
+        raise UserError("README.md", "a mark of the table of results is missing", fix)
     before, rest = readme.split(START, 1)
     return before + START + table + END + rest.split(END, 1)[1]
 
@@ -62,11 +64,8 @@ def results(
     readme: Annotated[Path, typer.Option(help="File to write into.")] = Path("README.md"),
 ) -> None:
     """Write the table of results, from metrics/ alone, into the README."""
-    try:
-        table = results_table(metrics, list(load_params().variants))
-        text = with_results(readme.read_text(encoding="utf-8"), table)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    table = results_table(metrics, list(load_params().variants))
+    text = with_results(readme.read_text(encoding="utf-8"), table)
     with staged(readme) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"results: {readme} holds the figures of {metrics}/")
@@ -78,10 +77,7 @@ def seeds(
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/seeds.json"),
 ) -> None:
     """Train and score with further seeds, and write how far each figure spreads; `dvc repro` then marks the differences."""
-    try:
-        spreads = measure_seeds(count, metrics)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    spreads = measure_seeds(count, metrics)
     print(f"seeds: {count} seeds, the spread of {len(spreads)} figures in {metrics}")
 
 
@@ -103,14 +99,12 @@ def plan(
     from bula.plan import find_config, find_launch, find_rows, lines, make_plan
 
     values, root = load_params(params), Path()
-    try:
-        rows = find_rows(values, root, tokens_per_row, supervised_share, dev_rows)
-        config, launch = find_config(values, root, model), find_launch(values, root)
-        made = make_plan(values, config, rows, launch, gpus.split(","), utilisation, rate)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    rows = find_rows(values, root, tokens_per_row, supervised_share, dev_rows)
+    config = find_config(values, root, model)
+    launch = find_launch(values, root)
+    made = make_plan(values, config, rows, launch, gpus.split(","), utilisation, rate)
     print(json.dumps(made) if as_json else "\n".join(lines(made)))
 
 
 if __name__ == "__main__":
-    app()
+    call(app)

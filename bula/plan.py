@@ -26,6 +26,7 @@ from ruamel.yaml import YAML
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from bula.errors import UserError
 from bula.models import compute_dtype, product_dtype
 from bula.params import DirectoryModel, HubModel, Params, Train
 from stages.train.kernels import PART, ROWS
@@ -167,18 +168,18 @@ def find_config(params: Params, root: Path, model: Path | None) -> tuple[str, di
         if file.exists():
             return str(folder / "config.json"), json.loads(file.read_text(encoding="utf-8"))
     if model:
-        raise ValueError(f"{model / 'config.json'} does not exist; name a model directory")
+        raise UserError(model / "config.json", "the file does not exist", "name a model directory by --model")
     if isinstance(source, HubModel) and source.id in KNOWN_SHAPES:
         return f"the known shape of {source.id}", KNOWN_SHAPES[source.id]
-    raise ValueError(
-        "the base model of params.yaml is not here; run `dvc repro ingest`, or name a directory with its config.json by --model"
-    )
+    fix = "run `dvc repro ingest`, or name a directory with its config.json by --model"
+    raise UserError("models/base", "the base model of params.yaml is not there", fix)
 
 
 def count(config: Mapping[str, Any], train: Train) -> Shape:
     """Build model and adapter on torch's meta device, which holds no weights, and count; ValueError if it is no Llama."""
     if config.get("model_type") != "llama":
-        raise ValueError(f"plan knows the Llama architecture alone, and config.json says model_type {config.get('model_type')!r}")
+        what = f"model_type is {config.get('model_type')!r}, and plan knows the Llama architecture alone"
+        raise UserError("config.json", what, "plan another base")
     found, lora = AutoConfig.for_model(**config), train.lora
     targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
     with torch.device("meta"):
@@ -219,7 +220,7 @@ def find_rows(params: Params, root: Path, given: float | None, share: float | No
         return Rows("--tokens-per-row", None, given, params.preprocess.max_tokens, 1.0 if share is None else share, dev)
     if not counts.exists() or not rows_are_current(params, root / "dvc.lock"):
         why = "was written for other parameters" if counts.exists() else "does not exist"
-        raise ValueError(f"metrics/preprocess.json {why}; run `dvc repro preprocess`, or give --tokens-per-row")
+        raise UserError("metrics/preprocess.json", f"it {why}", "run `dvc repro preprocess`, or pass --tokens-per-row")
     found = json.loads(counts.read_text(encoding="utf-8"))
     train, dev = found["train"], float(found["dev"]["tokens"])
     if share is None:
@@ -232,7 +233,7 @@ def find_launch(params: Params, root: Path) -> dict[str, Any]:
     """accelerate/NAME.yaml as train.launch names it; FileNotFoundError if there is none."""
     file = root / f"accelerate/{params.train.launch}.yaml"
     if not file.exists():
-        raise FileNotFoundError(f"{file} does not exist; train.launch names a configuration of accelerate there")
+        raise UserError(file, "the file does not exist", "train.launch names a configuration of accelerate there")
     found: dict[str, Any] = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
     return found
 
@@ -369,12 +370,14 @@ def chosen(names: Sequence[str], rate: float | None, dtype: str) -> dict[str, tu
     """FLOP/s, memory in bytes and note of each device asked for; ValueError lists the known ones. `rate` is the CPU's, in GFLOP/s."""
     unknown = [name for name in names if name not in (*GPUS, "cpu")]
     if unknown or not names:
-        raise ValueError(f"no GPU called {', '.join(unknown) or 'nothing'} is known; known are {', '.join(GPUS)} and cpu")
+        what = f"no GPU called {', '.join(unknown) or 'nothing'} is known"
+        raise UserError("--gpus", what, f"name some of {', '.join(GPUS)} and cpu")
     if "cpu" in names and not rate:
-        raise ValueError(
-            "cpu needs --rate: GFLOP/s of this machine's matrix products, which `python -m bench.train` prints as product_gflops "
-            "(with train.kernels trl, as plain_product_gflops)"
+        fix = (
+            "pass this machine's GFLOP/s of matrix products, which `python -m bench.train` prints as "
+            "product_gflops (with train.kernels trl, as plain_product_gflops)"
         )
+        raise UserError("--rate", "the device cpu needs it", fix)
     found: dict[str, tuple[float, float | None, str]] = {}
     for name in names:
         if name == "cpu":
@@ -396,7 +399,8 @@ def make_plan(
 ) -> Plan:
     """The whole plan as plain data. Hours = FLOPs / (devices x FLOP/s x utilisation), the share of its rate that a device reaches."""
     if not 0 < utilisation <= 1:
-        raise ValueError(f"--utilisation is {utilisation}, and is a share of a device's rate: above 0, at most 1")
+        fix = "pass a share of the device's rate: above 0, at most 1"
+        raise UserError("--utilisation", f"{utilisation} is no share", fix)
     devices = chosen(gpus, rate, params.dtype)
     shape, processes = count(config[1], params.train), int(launch["num_processes"])
     done = work(params, rows, processes)

@@ -13,7 +13,12 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 
+from bula.errors import UserError
+
 Row = dict[str, Any]
+# How a damaged or missing file of the pipeline is mended.
+PREPROCESS = "run `dvc repro preprocess`"
+REMAKE = "`dvc repro` writes it, `dvc pull` fetches it"
 
 
 class Example(BaseModel):
@@ -37,18 +42,25 @@ def example_id(source: str, question: str, answer: str) -> str:
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Objects of a JSON Lines file; ValueError names the file, the line and what is wrong there."""
+    """Yield the objects of a JSON Lines file; UserError names the file, the line and what is wrong there."""
+    if not path.is_file():
+        raise UserError(path, "the file does not exist", REMAKE)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
-            try:
-                row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
-            except UnicodeDecodeError as error:
-                raise ValueError(f"{path}:{number}: not UTF-8 (byte {error.start + 1} of the line)") from error
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"{path}:{number}: not JSON ({getattr(error, 'msg', error)})") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: a JSON object is expected, found {type(row).__name__}")
-            yield row
+            yield _parse_row(line, f"{path}:{number}")
+
+
+def _parse_row(line: bytes, where: str) -> Row:
+    """Return one line as an object; UserError if it is damaged."""
+    try:
+        row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+    except UnicodeDecodeError as error:
+        raise UserError(where, f"not UTF-8 (byte {error.start + 1} of the line)", REMAKE) from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(where, f"not JSON ({getattr(error, 'msg', error)})", REMAKE) from error
+    if not isinstance(row, dict):
+        raise UserError(where, f"a JSON object is expected, found {type(row).__name__}", REMAKE)
+    return row
 
 
 def _refuse_constant(name: str) -> None:
@@ -57,18 +69,25 @@ def _refuse_constant(name: str) -> None:
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Examples of a file that preprocess wrote; ValueError if it is empty or a row is not an Example."""
-    try:
-        examples = [Example.model_validate(row) for row in read_rows(path)]
-    except ValidationError as error:
-        raise ValueError(f"{path} holds a row that is no Example: {error}") from error
+    """Return the examples that preprocess wrote; UserError if there are none, or one is damaged or repeated."""
+    examples = []
+    for number, row in enumerate(read_rows(path), start=1):
+        try:
+            examples.append(Example.model_validate(row))
+        except ValidationError as error:
+            fields = ", ".join(str(item["loc"][0]) for item in error.errors())
+            # Not pydantic's own words, which quote what the row holds.
+            raise UserError(f"{path}:{number}", f"not an Example (look at {fields})", PREPROCESS) from error
     if not examples:
-        raise ValueError(f"{path} is empty; there is nothing to train on or to score")
+        raise UserError(path, "the file is empty", PREPROCESS)
+    identities = {example.id for example in examples}
+    if len(identities) < len(examples):
+        raise UserError(path, f"{len(examples) - len(identities)} ids stand there more than once", PREPROCESS)
     return examples
 
 
 def validation_sets(folder: Path) -> dict[str, list[Example]]:
-    """The validation sets below `folder`, by name, in order; ValueError if one is missing or empty."""
+    """Return the validation sets below `folder`, by name, in order; UserError if one is missing or empty."""
     return {name: read_examples(folder / f"{name}.jsonl") for name in "ABCDE"}
 
 
@@ -101,24 +120,28 @@ def _composed(value: Any) -> Any:
 def staged(path: Path) -> Iterator[Path]:
     """Give a temporary sibling of `path` to write a file or folder to; rename it on success, remove it on failure.
 
-    A failed write (disk full, quota, read-only) ends the program with one sentence; what was at `path` stays.
+    The bytes are on the disk before the name appears, so a power cut leaves the old output or the new one.
+    A failed write (disk full, quota, read-only) is a UserError; what was at `path` stays.
     """
     temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old.tmp"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
         yield temporary
+        _tree_to_disk(temporary)
         if path.is_dir():
             # A folder cannot be renamed over another: the old one steps aside and is deleted last.
             path.rename(old)
         temporary.rename(path)
+        to_disk(path.parent)
     except (OSError, SafetensorError) as error:
         if old.exists():
             old.rename(path)
         if not _is_failed_write(error, path.parent):
             raise
         reason = getattr(error, "strerror", None) or str(error)
-        raise SystemExit(f"cannot write {path}: {reason}; {path} is as it was before") from error
+        what = f"it cannot be written ({reason}); what was there before is kept"
+        raise UserError(path, what, "look at disk space, quota and permissions") from error
     finally:
         _remove(temporary)
         _remove(old)
@@ -132,6 +155,22 @@ def _is_failed_write(error: OSError | SafetensorError, folder: Path) -> bool:
         return "os error" in str(error)
     named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return error.errno is not None and all(folder.absolute() in path.absolute().parents or path == folder for path in named)
+
+
+def to_disk(path: Path) -> None:
+    """Wait until a file's bytes, or a folder's names, are on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def _tree_to_disk(path: Path) -> None:
+    """Wait until a file, or every file and folder below a folder, is on the disk."""
+    for part in [*path.rglob("*"), path]:
+        if not part.is_symlink():
+            to_disk(part)
 
 
 def _remove_stale(path: Path) -> None:

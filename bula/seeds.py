@@ -1,6 +1,6 @@
 """How far luck alone moves the figures: the pipeline's training and scoring again under other seeds.
 
-Everything that shapes a run is taken from dvc.lock: commands, inputs, parameters. A seed's run lies in
+Everything that shapes a run is taken from dvc.lock: inputs, parameters. A seed's run lies in
 .bula/seeds/SEED-FINGERPRINT, a folder with its own params.yaml and links to the inputs. What finished there is not done
 again, and a run on other data, parameters or code never picks it up.
 
@@ -21,6 +21,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from bula.errors import UserError
 from bula.measures import means, scored
 from bula.params import Params, load_params
 from bula.records import append_row, read_rows, sha256_values, staged
@@ -28,6 +29,8 @@ from bula.reports import write_metrics
 
 SEEDS = Path(".bula/seeds")
 DONE = "done.jsonl"
+# What dvc.yaml runs for every stage.
+STAGE = Path("stage")
 # What stages/merge.py writes: a variant with this model is trained anew by each seed.
 MERGED = "models/merged"
 # The judge is left out: it may cost money, and one that is not trustworthy would only add its own luck.
@@ -58,7 +61,8 @@ def trained(params: Params) -> list[str]:
     """The variants that another seed changes and that need no further stage; ValueError if there is none."""
     names = [name for name, variant in params.variants.items() if variant.model == MERGED]
     if not names:
-        raise ValueError(f"no variant of params.yaml has the model {MERGED}, so no figure depends on training's seed")
+        what = f"no variant has the model {MERGED}, so no figure depends on training's seed"
+        raise UserError("params.yaml", what, "add such a variant")
     return names
 
 
@@ -81,7 +85,7 @@ def to_link(paths: Iterable[str]) -> list[str]:
 
 
 def trains_on_cpu(params: Params) -> bool:
-    """Whether train's configuration of accelerate keeps it from a GPU that the other stages use (stages/train/launch.py)."""
+    """Whether train's configuration of accelerate keeps it from a GPU that the other stages use (stages/train/__main__.py)."""
     # Imported here: it brings torch, for which no other command of `python -m bula` waits.
     from bula.plan import find_launch
 
@@ -96,10 +100,11 @@ def check_precision(dtype: str, train_dtype: str, variants: list[str]) -> None:
     told = {name: group.get("run", group.get("settings", {})).get("compute_dtype") for name, group in metrics.items()}
     here = dict.fromkeys(told, dtype) | {"train": train_dtype}
     if other := [f"{name} in {told[name]}" for name in told if told[name] not in (here[name], *OWN)]:
-        raise ValueError(
-            f"the pipeline's own run was computed on another kind of machine ({', '.join(other)}; this one computes in {dtype}), and "
-            "rounding would count as luck; `dvc repro --force` makes it anew on this one"
+        what = (
+            f"the pipeline's own run was computed on another kind of machine ({', '.join(other)}; this one "
+            f"computes in {dtype}), and rounding would count as seed variance"
         )
+        raise UserError("metrics", what, "run `dvc repro --force` on this machine first")
 
 
 def scored_in(variants: list[str]) -> list[str]:
@@ -153,7 +158,7 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"another run works in {folder} right now; wait for it or end it") from error
+            raise UserError(folder, "another run works there right now", "wait for it or end it") from error
         yield
 
 
@@ -169,10 +174,11 @@ def run_seed(lock: Lock, seed: int, what: str, dtype: str) -> Path:
             print(f"seeds: {what}: done before", flush=True)
         for name in left:
             print(f"seeds: {what}: {name}", flush=True)
-            # As dvc does, so that the stage ends when this process does (stages/__init__.py).
-            code = run_command(["sh", "-c", lock[name]["cmd"]], folder, DVC_STAGE=name)
+            # As dvc does: the stage's name comes by the environment, and the stage ends with this process.
+            code = run_command([str(STAGE.resolve())], folder, DVC_STAGE=name)
             if code:
-                raise ValueError(f"{name} under seed {seed} ended with exit code {code}; what finished in {folder} is kept")
+                what = f"{name} under seed {seed} exited with code {code}; what finished is kept"
+                raise UserError(folder, what, "read the stage's words above, then run it again")
             append_row(folder / DONE, {"stage": name})
         if (folder / "models").exists():
             # The figures are a few megabytes, the models may be many gigabytes.
@@ -197,7 +203,7 @@ def measure_seeds(count: int, metrics: Path) -> dict[str, dict[str, float | int]
     targets = [f"{stage}@{v}" for v in variants for stage in SCORING]
     print(f"seeds: seed {params.seed} (1 of {count}): the pipeline's own", flush=True)
     if run_command(["dvc", "repro", *targets], Path()):
-        raise ValueError("the pipeline's own run failed; dvc's words are above")
+        raise UserError("dvc repro", "the pipeline's own run failed", "read dvc's words above")
     # Imported here: it takes seconds, and no other command of `python -m bula` waits for it.
     from bula.models import compute_dtype
 

@@ -1,8 +1,9 @@
 """Score one variant on multiple-choice and completion tasks with lm-eval, in process, keeping one row an item.
 
-The tasks of tasks/ read the items that ingest pinned; params.yaml may name lm-eval's own tasks and backends instead.
+The tasks of tasks/ read the items that ingest pinned; params.yaml may name lm-eval's own tasks, and one of
+three backends, instead.
 
-    python -m stages.benchmark base models/base
+    python -m stages.benchmark base
 """
 
 import os
@@ -16,14 +17,17 @@ from typing import Annotated, Any
 # and could be stale. It goes when this process ends.
 CACHE = tempfile.TemporaryDirectory()
 os.environ["HF_DATASETS_CACHE"] = CACHE.name
+# No task of lm-eval has a name that begins so.
+PREFIX = "bula_"
 
 import typer
 from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from bula.errors import UserError, run
 from bula.models import device, end_tokens, load_model, load_tokenizer, precisions, prepare
-from bula.params import Params, load_params
+from bula.params import ApiBackend, Params, VllmBackend, load_params, variant_of
 from bula.privacy import find, redact
 from bula.prompts import DATE, SYSTEM_PROMPT
 from bula.records import Row, write_rows
@@ -32,25 +36,92 @@ from bula.stats import standard_error
 
 
 def backend(model: Path, params: Params) -> dict[str, Any]:
-    """Arguments of simple_evaluate that name the model: an object for hf, lm-eval's own loading for other backends."""
+    """Return simple_evaluate's arguments that name the model.
+
+    Every argument is chosen here, so that no string of params.yaml names another model or lets one run code.
+    """
+    found = params.benchmark.backend
+    if found.kind == "hf":
+        return hf_backend(model, params)
+    if model.suffix == ".gguf":
+        what = f"benchmark.backend {found.kind} cannot score the GGUF file {model}"
+        raise UserError("params.yaml", what, "set benchmark.backend to {kind: hf}")
+    # The tokenizer is checked as everywhere else before another library opens it.
+    load_tokenizer(model)
+    if found.kind == "vllm":
+        return {"model": "vllm", "model_args": vllm_arguments(model, params, found)}
+    return {"model": "local-completions", "model_args": api_arguments(model, params, found)}
+
+
+def vllm_arguments(model: Path, params: Params, found: VllmBackend) -> dict[str, Any]:
+    """Return the arguments of lm-eval's vLLM model."""
+    fixed = {"pretrained": str(model), "dtype": params.dtype, "seed": params.seed}
+    return {**fixed, "trust_remote_code": False, **found.model_dump(exclude={"kind"})}
+
+
+def api_arguments(model: Path, params: Params, found: ApiBackend) -> dict[str, Any]:
+    """Return the arguments of lm-eval's client of an OpenAI-compatible server.
+
+    lm-eval takes the key from the environment, which is given the one that this host may receive.
+    """
+    # Imported here: no other backend needs a key.
+    from bula.api_keys import key_for
+
+    os.environ["OPENAI_API_KEY"] = key_for(found.base_url)
+    return {
+        "model": found.model,
+        "base_url": f"{found.base_url.rstrip('/')}/completions",
+        "tokenizer": str(model),
+        "tokenizer_backend": "huggingface",
+        "trust_remote_code": False,
+        "num_concurrent": found.num_concurrent,
+        "timeout": found.timeout_seconds,
+        "seed": params.seed,
+    }
+
+
+def hf_backend(model: Path, params: Params) -> dict[str, Any]:
+    """Return simple_evaluate's arguments for a model that this process loads."""
     settings = params.benchmark
-    if settings.backend != "hf":
-        return {"model": settings.backend, "model_args": {"pretrained": str(model), **settings.backend_args}}
     loaded, tokenizer = load_model(model, params.dtype), load_tokenizer(model)
     # lm-eval leaves the end to the model's own settings, and a GGUF file keeps one token of the three of Llama 3.
     loaded.generation_config.eos_token_id = end_tokens(tokenizer)
-    # Else a chat template that writes the date takes today's.
-    date = {"date_string": DATE}
-    return {"model": HFLM(pretrained=loaded, tokenizer=tokenizer, batch_size=settings.batch_size, device=device(), chat_template_args=date)}
+    served = HFLM(
+        pretrained=loaded,
+        tokenizer=tokenizer,
+        batch_size=settings.batch_size,
+        device=device(),
+        # Else a chat template that writes the date takes today's.
+        chat_template_args={"date_string": DATE},
+    )
+    return {"model": served}
+
+
+def find_tasks(folder: Path, names: list[str]) -> TaskManager:
+    """Return lm-eval's manager of tasks; UserError for an unknown name, or one taken from lm-eval.
+
+    lm-eval's own 15,000 names take seconds to read, so they are read only where one can be meant.
+    """
+    own = TaskManager(include_path=str(folder), include_defaults=False)
+    foreign = {name for name in own.all_tasks if not name.startswith(PREFIX)}
+    if set(names) <= set(own.all_tasks) and not foreign:
+        return own
+    shadowed = sorted(foreign and foreign & set(TaskManager().all_tasks))
+    if shadowed:
+        what = f"{', '.join(shadowed)} is a task of lm-eval, which this one would replace"
+        raise UserError(folder, what, f"rename it, such as {PREFIX}{shadowed[0]}")
+    manager = TaskManager(include_path=str(folder))
+    unknown = sorted(set(names) - set(manager.all_tasks))
+    if unknown:
+        what = f"benchmark.tasks has no task {', '.join(unknown)}"
+        raise UserError("params.yaml", what, f"name tasks of {folder}/ or of lm-eval {version('lm_eval')}")
+    return manager
 
 
 def evaluate(model: Path, tasks: Path, params: Params) -> dict[str, list[dict[str, Any]]]:
-    """lm-eval's logged samples by task, zero-shot; ValueError names a task that does not exist."""
+    """Return lm-eval's logged samples by task, zero-shot; UserError names a task that does not exist."""
     settings = params.benchmark
-    manager = TaskManager(include_path=str(tasks))
-    unknown = sorted(set(settings.tasks) - set(manager.all_tasks))
-    if unknown:
-        raise ValueError(f"no task named {', '.join(unknown)} in {tasks} or lm-eval {version('lm_eval')}; correct benchmark.tasks")
+    manager = find_tasks(tasks, settings.tasks)
     result = simple_evaluate(
         **backend(model, params),
         tasks=list(settings.tasks),
@@ -71,9 +142,10 @@ def evaluate(model: Path, tasks: Path, params: Params) -> dict[str, list[dict[st
 
 
 def number(task: str, metric: str, value: object) -> float:
-    """An item's score; ValueError for metrics that are no mean over items (F1 over a corpus, perplexity)."""
+    """Return an item's score; UserError for metrics that are no mean over items (F1 over a corpus, perplexity)."""
     if not isinstance(value, int | float):
-        raise ValueError(f"task {task} has metric {metric}, which gives no number for each item; choose another task")
+        what = f"task {task} has metric {metric}, which has no number for each item"
+        raise UserError("params.yaml", what, "take the task out of benchmark.tasks")
     return float(value)
 
 
@@ -103,10 +175,10 @@ def to_rows(samples: dict[str, list[dict[str, Any]]], variant: str) -> list[Row]
 def summarise(rows: list[Row], params: Params) -> dict[str, dict[str, Any]]:
     """Mean and standard error of each metric by task, how often the commonest answer was given, and the settings that move scores."""
     settings = params.benchmark
-    run: dict[str, Any] = {"lm_eval": version("lm_eval"), "backend": settings.backend, "batch_size": settings.batch_size}
+    run: dict[str, Any] = {"lm_eval": version("lm_eval"), "backend": settings.backend.kind, "batch_size": settings.batch_size}
     run |= {"chat_template": settings.chat_template, "shots": 0}
-    if settings.backend == "hf":
-        # lm-eval's other backends take their precision from backend_args.
+    if settings.backend.kind == "hf":
+        # A server has a precision of its own.
         run |= precisions(params.dtype)
     metrics: dict[str, dict[str, Any]] = {"settings": run}
     for task in dict.fromkeys(row["task"] for row in rows):
@@ -121,7 +193,6 @@ def summarise(rows: list[Row], params: Params) -> dict[str, dict[str, Any]]:
 
 def main(
     variant: Annotated[str, typer.Argument(help="Name of the variant.")],
-    model: Annotated[Path, typer.Argument(help="Its model directory or GGUF file.")],
     tasks: Annotated[Path, typer.Option(help="Folder of task definitions.")] = Path("tasks"),
     out: Annotated[Path, typer.Option(help="Folder for the row of each item.")] = Path("data/samples"),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/benchmark"),
@@ -129,14 +200,12 @@ def main(
     """Run the benchmarks."""
     params = load_params()
     prepare(params.seed)
-    try:
-        rows = to_rows(evaluate(model, tasks, params), variant)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    model = Path(variant_of(params, variant).model)
+    rows = to_rows(evaluate(model, tasks, params), variant)
     write_rows(out / f"{variant}.jsonl", rows)
     write_metrics(metrics / f"{variant}.json", summarise(rows, params))
     print(f"benchmark: {len(rows)} items of {variant} in {out / variant}.jsonl")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

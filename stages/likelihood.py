@@ -1,6 +1,6 @@
 """Score the reference answers of the validation sets under one variant: loss, perplexity, bits, accuracy, entropy.
 
-python -m stages.likelihood base models/base
+    python -m stages.likelihood base
 """
 
 import math
@@ -12,8 +12,9 @@ import typer
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
+from bula.errors import run
 from bula.models import like_length_batches, load_model, load_tokenizer, precisions, prepare, supervised_logits
-from bula.params import load_params
+from bula.params import load_params, variant_of
 from bula.prompts import Encoded, encode
 from bula.records import Example, Row, validation_sets, write_rows
 from bula.reports import write_metrics
@@ -69,7 +70,6 @@ def summarise(rows: list[Row]) -> dict[str, int | float]:
 
 def main(
     variant: Annotated[str, typer.Argument(help="Name of the variant.")],
-    model: Annotated[Path, typer.Argument(help="Its model directory or GGUF file.")],
     clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = Path("data/clean"),
     out: Annotated[Path, typer.Option(help="Folder for the row of each item.")] = Path("data/likelihood"),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/likelihood"),
@@ -77,15 +77,14 @@ def main(
     """Score the reference answers under one variant."""
     params = load_params()
     prepare(params.seed)
-    try:
-        # With 0 all: the slice then has no end.
-        first = params.likelihood.items_per_set or None
-        sets = {name: items[:first] for name, items in validation_sets(clean / "validation").items()}
-        tokenizer = load_tokenizer(model)
-        encoded = [encode(tokenizer, example) for items in sets.values() for example in items]
-        loaded = load_model(model, params.dtype)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    model = Path(variant_of(params, variant).model)
+    # With 0 all: the slice then has no end.
+    first = params.likelihood.items_per_set or None
+    found = validation_sets(clean / "validation").items()
+    sets = {name: items[:first] for name, items in found}
+    tokenizer = load_tokenizer(model)
+    encoded = [encode(tokenizer, example) for items in sets.values() for example in items]
+    loaded = load_model(model, params.dtype)
     rows = to_rows(sets, encoded, score(loaded, encoded, params.likelihood.batch_tokens, tokenizer.pad_token_id), variant)
     figures = {name: summarise([row for row in rows if row["split"] == name]) for name in sets}
     write_rows(out / f"{variant}.jsonl", rows)
@@ -94,4 +93,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -3,7 +3,7 @@
 No model is written whose merged weights are not base + scale * B @ A, worked out in float64, to TOLERANCE, or whose logits are
 not those of base and adapter, to LOGIT_TOLERANCE of the largest.
 
-python -m stages.merge
+    python -m stages.merge
 """
 
 from pathlib import Path
@@ -14,10 +14,12 @@ import typer
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from bula.errors import UserError, run
 from bula.fidelity import Scored, fidelity, sample, score
 from bula.models import base_of, compute_dtype, load_adapted, load_model, load_tokenizer, precisions, prepare, save_model
 from bula.params import load_params
 from bula.prompts import Encoded
+from bula.records import REMAKE
 from bula.reports import write_metrics
 
 # Largest difference of a weight; a float32 of 16 is only known to 1e-6, one of 128 to 8e-6.
@@ -52,18 +54,20 @@ def weight_difference(terms: dict[str, Terms], merged: PreTrainedModel) -> float
 
 
 def merge(model: PeftModel, reference: list[Scored], encoded: list[Encoded], pad_id: int) -> tuple[PreTrainedModel, Figures, Figures]:
-    """The merged model in float32, and how far its weights and logits are from base and adapter; ValueError if too far."""
+    """The merged model in float32, and how far its weights and logits are from base and adapter; UserError if too far."""
     terms = adapted(model)
     merged = model.merge_and_unload(safe_merge=True)
     matrices, difference = len(terms), weight_difference(terms, merged)
     # They hold the base's weights beside the merged ones.
     del terms
     if not difference <= TOLERANCE:
-        raise ValueError(f"a merged weight differs from base + adapter by {difference:.1e}, more than {TOLERANCE:g}; nothing was written")
+        what = f"a merged weight differs from base + adapter by {difference:.1e} (tolerance {TOLERANCE:g})"
+        raise UserError("models/adapter", what, REMAKE)
     before = fidelity(reference, score(merged, encoded, pad_id))
     relative = before["logit_difference_relative"]
     if not relative <= LOGIT_TOLERANCE:
-        raise ValueError(f"the merged model's logits differ from base + adapter's by {relative:.1e} of the largest; nothing was written")
+        what = f"merged logits differ from base + adapter by {relative:.1e} of the largest"
+        raise UserError("models/adapter", f"{what} (tolerance {LOGIT_TOLERANCE:g})", REMAKE)
     return merged, {"matrices": matrices, "difference_largest": difference}, before
 
 
@@ -77,25 +81,22 @@ def main(
     """Merge, check, cast, check again, save."""
     params = load_params()
     prepare(params.seed)
-    try:
-        tokenizer = load_tokenizer(base)
-        encoded = sample(clean, tokenizer, params.merge.check_items)
-        model = load_adapted(base, adapter, "float32")
-        # The one set of logits that is held: tokens x vocabulary x 4 bytes.
-        reference = list(score(model, encoded, tokenizer.pad_token_id))
-        model, weights, before = merge(model, reference, encoded, tokenizer.pad_token_id)
-        save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged)
-        # Read back, since a cast in memory also rounds the rotary frequencies, which no file holds and no user sees; and run in
-        # float32, so that the difference is that of the weights alone. In the precision it is served in, rounding comes on top.
-        after = served = fidelity(reference, score(load_model(merged, "float32"), encoded, tokenizer.pad_token_id))
-        if compute_dtype(params.dtype) != "float32":
-            served = fidelity(reference, score(load_model(merged, params.dtype), encoded, tokenizer.pad_token_id))
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    tokenizer = load_tokenizer(base)
+    encoded = sample(clean, tokenizer, params.merge.check_items)
+    model = load_adapted(base, adapter, "float32")
+    # The one set of logits that is held: tokens x vocabulary x 4 bytes.
+    reference = list(score(model, encoded, tokenizer.pad_token_id))
+    model, weights, before = merge(model, reference, encoded, tokenizer.pad_token_id)
+    save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged)
+    # Read back, since a cast in memory also rounds the rotary frequencies, which no file holds and no user sees; and run in
+    # float32, so that the difference is that of the weights alone. In the precision it is served in, rounding comes on top.
+    after = served = fidelity(reference, score(load_model(merged, "float32"), encoded, tokenizer.pad_token_id))
+    if compute_dtype(params.dtype) != "float32":
+        served = fidelity(reference, score(load_model(merged, params.dtype), encoded, tokenizer.pad_token_id))
     figures = {"adapter": fidelity(reference, reference), "before_cast": before, "after_cast": after, "as_served": served}
     write_metrics(metrics, {"checked": precisions(params.dtype), "weights": weights, **figures})
     print(f"merge: greedy agreement {before['greedy_agreement']:.2%} before the cast, {after['greedy_agreement']:.2%} after, in {merged}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

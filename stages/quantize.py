@@ -17,6 +17,7 @@ import typer
 from gguf import LlamaFileType
 from transformers import PreTrainedTokenizerBase
 
+from bula.errors import UserError, run
 from bula.fidelity import fidelity, sample, score
 from bula.gguf_files import read_gguf
 from bula.models import load_model, load_tokenizer, prepare
@@ -39,14 +40,16 @@ def convert(merged: Path, kind: str, file: Path) -> None:
 
 
 def round_to(merged: Path, kind: str, file: Path) -> None:
-    """Write one GGUF file with auto-round, by rounding to nearest; SystemExit with its last lines if it fails."""
+    """Write one GGUF file with auto-round, by rounding to nearest; UserError with its last lines if it fails."""
     folder = file.with_suffix("")
     options = ["--format", f"gguf:{kind}", "--iters", "0", "--disable_opt_rtn", "--output_dir", str(folder)]
     command = [sys.executable, "-m", "auto_round", "--model", str(merged), *options]
     result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, preexec_fn=end_with_parent)
     written = sorted(folder.rglob("*.gguf"))
     if result.returncode != 0 or len(written) != 1:
-        raise SystemExit(f"auto-round could not write {kind}:\n" + "\n".join(result.stdout.splitlines()[-15:]))
+        last = "\n".join(result.stdout.splitlines()[-15:])
+        what = f"auto-round could not write {kind}; its last lines:\n{last}"
+        raise UserError(merged, what, f"take {kind} out of quantize.types, or another base")
     written[0].replace(file)
     shutil.rmtree(folder)
 
@@ -58,7 +61,7 @@ def export(merged: Path, kind: str, file: Path) -> None:
 
 
 def carries(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that a GGUF file names the tokenizer's chat template and end-of-turn token; SystemExit if it does not.
+    """Check that a GGUF file names the tokenizer's chat template and end-of-turn token; UserError if it does not.
 
     Whoever gets the file alone has no other source for them: without the first questions are asked in another form than in
     training, without the second answers never end.
@@ -66,7 +69,8 @@ def carries(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     fields = read_gguf(file).fields
     for name, value in (("tokenizer.chat_template", tokenizer.chat_template), ("tokenizer.ggml.eos_token_id", tokenizer.eos_token_id)):
         if name not in fields or fields[name].contents() != value:
-            raise SystemExit(f"{file.name} has no {name}, or not the one of the merged model; nothing was written")
+            what = f"it has no {name}, or not that of the merged model; nothing was written"
+            raise UserError(file.name, what, "take another type in quantize.types, or another base")
 
 
 def describe(file: Path) -> dict[str, int | str]:
@@ -103,20 +107,17 @@ def main(
     params = load_params()
     prepare(params.seed)
     kinds = ["bf16", *params.quantize.types]
-    try:
-        tokenizer = load_tokenizer(merged)
-        encoded = sample(clean, tokenizer, params.quantize.check_items)
-        with staged(folder) as temporary:
-            temporary.mkdir()
-            for kind in kinds:
-                export(merged, kind, temporary / f"{kind}.gguf")
-                carries(temporary / f"{kind}.gguf", tokenizer)
-            figures = measure(merged, temporary, kinds, encoded, tokenizer.pad_token_id)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    tokenizer = load_tokenizer(merged)
+    encoded = sample(clean, tokenizer, params.quantize.check_items)
+    with staged(folder) as temporary:
+        temporary.mkdir()
+        for kind in kinds:
+            export(merged, kind, temporary / f"{kind}.gguf")
+            carries(temporary / f"{kind}.gguf", tokenizer)
+        figures = measure(merged, temporary, kinds, encoded, tokenizer.pad_token_id)
     write_metrics(metrics, figures)
     print(f"quantize: {', '.join(kinds)} in {folder}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
+from bula.errors import UserError
 from bula.params import DemoSource, Params, Section, load_params, parse_params
 from tests.conftest import ROOT, run
 
@@ -29,7 +30,7 @@ def changed(changes: dict[str, Any]) -> str:
         if value is ...:
             del section[last]
         else:
-            section[last] = value
+            section[int(last) if last.isdigit() else last] = value
     stream = StringIO()
     yaml.dump(params, stream)
     return stream.getvalue()
@@ -37,7 +38,7 @@ def changed(changes: dict[str, Any]) -> str:
 
 def complaint(changes: dict[str, Any]) -> str:
     """What is said of the default parameters with these changes."""
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         parse_params(changed(changes), "some.yaml")
     return str(caught.value)
 
@@ -134,8 +135,9 @@ def test_every_bad_key_is_listed_at_once_with_what_was_found() -> None:
             "variants.tuned.engine": "ollama",
         }
     )
-    first, *lines = message.split("\n")
-    assert first == "some.yaml has 12 bad values:"
+    first, *lines, fix = message.split("\n")
+    assert first == "some.yaml: 12 bad values:"
+    assert fix == "Correct them; bula/params.py says what each key means."
     keys = {line.split(":")[0].strip(): line for line in lines}
     assert len(keys) == len(lines) == 12
     for key, words in {
@@ -164,7 +166,7 @@ def test_a_mistyped_key_is_reported_twice_as_unknown_and_as_missing() -> None:
 @pytest.mark.parametrize("key", ["unknown", "train.unknown", "train.lora.unknown", "ingest.base.unknown", "ingest.sources.0.columns"])
 def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
     message = complaint({key: 1})
-    assert message.startswith("some.yaml has 1 bad values:\n")
+    assert message.startswith("some.yaml: 1 bad values:\n")
     assert f"{key.split('.')[-1]}: Extra inputs are not permitted (found 1)" in message
 
 
@@ -217,29 +219,24 @@ def test_a_share_is_between_nothing_and_all(share: float) -> None:
 @pytest.mark.parametrize(("written", "number"), [("2e-4", 0.0002), ("5E-5", 0.00005), ("1e-3", 0.001)])
 def test_numbers_with_an_exponent_and_no_point_are_numbers(written: str, number: float) -> None:
     text = DEFAULT.replace("learning_rate: 0.001", f"learning_rate: {written}")
-    # Here text is allowed as well, so that a text would stay one.
-    text = text.replace("backend_args: {}", f"backend_args: {{share: {written}}}")
-    params = parse_params(text, "some.yaml")
-    assert params.train.learning_rate == number
-    assert params.benchmark.backend_args == {"share": number}
+    assert parse_params(text, "some.yaml").train.learning_rate == number
 
 
 def test_words_are_no_booleans() -> None:
     # YAML 1.1, and with it PyYAML, reads no as false, and 1:30 as 90.
-    params = parse_params(DEFAULT.replace("backend_args: {}", "backend_args: {a: no, b: true, c: 3, d: '3', e: 1:30}"), "some.yaml")
-    assert list(params.benchmark.backend_args.items()) == [("a", "no"), ("b", True), ("c", 3), ("d", "3"), ("e", "1:30")]
-    assert params.benchmark.backend_args["b"] is True
+    params = parse_params(DEFAULT.replace("tasks: [bula_medmcqa,", "tasks: [no, on, null_task,"), "some.yaml")
+    assert params.benchmark.tasks[:3] == ["no", "on", "null_task"]
 
 
 @pytest.mark.parametrize("text", ["seed: [1", "seed: 1\nseed: 2\n", "a: b: c"])
 def test_what_is_no_yaml_is_said_with_file_and_line(text: str) -> None:
-    with pytest.raises(ValueError, match=r"(?s)some\.yaml is not valid YAML: .*line 1"):
+    with pytest.raises(UserError, match=r"(?s)some\.yaml: not valid YAML .*line 1"):
         parse_params(text, "some.yaml")
 
 
 @pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "- a\n- b\n"])
 def test_a_file_without_sections_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"some\.yaml has 1 bad values:\n.*valid dictionary"):
+    with pytest.raises(UserError, match=r"some\.yaml: 1 bad values:\n.*valid dictionary"):
         parse_params(text, "some.yaml")
 
 
@@ -259,8 +256,8 @@ def test_the_command_says_which_files_are_valid() -> None:
 
 
 def test_a_missing_file_is_one_sentence_with_the_fix(tmp_path: Path) -> None:
-    assert check(tmp_path, "nowhere.yaml") == (1, "", "nowhere.yaml is missing; copy one of profiles/*.yaml to it\n")
-    assert check(tmp_path) == (1, "", "params.yaml is missing; copy one of profiles/*.yaml to it\n")
+    assert check(tmp_path, "nowhere.yaml") == (1, "", "nowhere.yaml: the file is missing. Copy one of profiles/*.yaml to it.\n")
+    assert check(tmp_path) == (1, "", "params.yaml: the file is missing. Copy one of profiles/*.yaml to it.\n")
 
 
 def test_a_bad_file_is_one_message_and_no_traceback(tmp_path: Path) -> None:
@@ -269,8 +266,8 @@ def test_a_bad_file_is_one_message_and_no_traceback(tmp_path: Path) -> None:
     code, output, errors = check(tmp_path, "bad.yaml")
     assert (code, output) == (1, "")
     lines = errors.splitlines()
-    assert lines[0] == "bad.yaml has 2 bad values:"
-    assert [line.split(":")[0] for line in lines[1:]] == ["  seed", "  train.max_steps"]
+    assert lines[0] == "bad.yaml: 2 bad values:"
+    assert [line.split(":")[0] for line in lines[1:-1]] == ["  seed", "  train.max_steps"]
 
 
 @pytest.mark.parametrize("license_", ["proprietary", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "unknown"])
@@ -279,3 +276,121 @@ def test_a_license_that_forbids_redistribution_must_be_declared(license_: str) -
     with pytest.raises(ValidationError, match=f"license {license_} does not allow redistribution; say redistribution: forbidden"):
         DemoSource.model_validate(fields | {"redistribution": "allowed"})
     assert DemoSource.model_validate(fields | {"redistribution": "forbidden"}).license == license_
+
+
+# Hostile strings
+
+
+HOSTILE = ["$(id)", "`id`", "a;id", "a\nid", "a'b", 'a"b', "../x", "/etc/x", "-x", "a\x1b[31m", "a|b", "~/x", "a\u202eb"]
+# Every string of the default parameters that is free, and not one of a few words.
+STRINGS = [
+    "ingest.base.package",
+    "ingest.base.version",
+    "ingest.base.wheel_sha256",
+    "ingest.base.member",
+    "ingest.base.sha256",
+    "ingest.base.license",
+    "ingest.sources.0.name",
+    "ingest.sources.0.path",
+    "ingest.sources.0.license",
+    "ingest.benchmarks.0.name",
+    "ingest.benchmarks.0.path",
+    "preprocess.languages.0",
+    "train.launch",
+    "benchmark.tasks.0",
+    "judge.model",
+    "judge.base_url",
+    "calibrate.gold",
+    "compare.baseline",
+    "variants.base.model",
+    "variants.base.engine",
+    "compute.scheduler",
+    "compute.tracker",
+]
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("key", STRINGS)
+def test_no_string_can_mean_more_than_its_kind(key: str, text: str) -> None:
+    message = complaint({key: text})
+    # A line a key, whatever the text; the union of a kind may be named in its path.
+    assert key.rpartition(".")[2] in message or key.rpartition(".")[0] in message
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_name_of_a_variant_can_mean_more_than_a_name(text: str) -> None:
+    assert "variants" in complaint({"variants": {text: {"model": "models/base", "engine": "transformers"}}})
+
+
+def test_a_variant_has_no_dot_which_dvc_would_take_for_a_path() -> None:
+    assert "variants" in complaint({"variants": {"v1.2": {"model": "models/base", "engine": "transformers"}}})
+
+
+@pytest.mark.parametrize(
+    "package", ["evil @ http://127.0.0.1:1/evil-1.0.tar.gz", "a[b]", "a>1", "git+https://x/y", "./x", "--index-url"]
+)
+def test_a_package_is_a_name_and_no_address(package: str) -> None:
+    assert "ingest.base.package" in complaint({"ingest.base.package": package})
+
+
+@pytest.mark.parametrize("version", ["1.0#x", "1.0 --pre", "*", ">=1", "1!2", "1.0+local", "1.0/../x"])
+def test_a_version_is_exact(version: str) -> None:
+    assert "ingest.base.version" in complaint({"ingest.base.version": version})
+
+
+@pytest.mark.parametrize("version", ["1.0", "2026.10.11549", "0.1.2", "1.0rc1", "1.0.post2", "1.0.dev3"])
+def test_versions_as_the_index_has_them_are_allowed(version: str) -> None:
+    parse_params(changed({"ingest.base.version": version}), "some.yaml")
+
+
+def test_a_path_may_have_accents_and_spaces_but_no_hidden_sign() -> None:
+    source = {
+        "kind": "files",
+        "name": "mine",
+        "names": "removed",
+        "path": "data/sources/Perguntas (março) 2.csv",
+        "encoding": "utf-8",
+        "columns": {"question": "Pergunta do paciente", "answer": "r", "specialty": "", "kind": ""},
+        "filter": {},
+        "limit": 0,
+        "role": "split",
+        "license": "proprietary",
+        "redistribution": "forbidden",
+    }
+    parse_params(changed({"ingest.sources.0": source}), "some.yaml")
+    assert "path" in complaint({"ingest.sources.0": source | {"path": "data/sources/a\u200bb.csv"}})
+    assert "names" in complaint({"ingest.sources.0": {key: value for key, value in source.items() if key != "names"}})
+
+
+def test_a_model_may_lie_elsewhere_only_where_its_kind_says_so() -> None:
+    elsewhere = {"kind": "directory", "path": "/srv/models/llama", "license": "mit"}
+    parse_params(changed({"ingest.base": elsewhere}), "some.yaml")
+    assert "variants.base.model" in complaint({"variants.base.model": "/srv/models/llama"})
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        {"kind": "huggingface"},
+        {"kind": "hf", "pretrained": "evil/model"},
+        {"kind": "hf", "trust_remote_code": True},
+        {"kind": "vllm", "gpu_memory_utilization": 0.9, "max_model_len": 1024, "tensor_parallel_size": 1, "pretrained": "x"},
+    ],
+)
+def test_a_backend_takes_no_other_model_and_no_code(backend: dict[str, Any]) -> None:
+    assert "benchmark.backend" in complaint({"benchmark.backend": backend})
+
+
+def test_every_backend_that_is_documented_is_allowed() -> None:
+    for backend in (
+        {"kind": "hf"},
+        {"kind": "vllm", "gpu_memory_utilization": 0.9, "max_model_len": 1024, "tensor_parallel_size": 1},
+        {
+            "kind": "openai",
+            "base_url": "http://127.0.0.1:8000/v1",
+            "model": "tuned",
+            "num_concurrent": 4,
+            "timeout_seconds": 60,
+        },
+    ):
+        parse_params(changed({"benchmark.backend": backend}), "some.yaml")

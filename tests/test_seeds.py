@@ -73,7 +73,7 @@ elif stage == "rouge":
 
 
 def entry(name: str, deps: list[str], outs: list[str]) -> dict[str, Any]:
-    return {"cmd": f"exec python -m work {name}", "deps": ["work.py", *deps], "params": ["seed"], "outs": outs}
+    return {"cmd": "exec ./stage", "deps": ["work.py", *deps], "params": ["seed"], "outs": outs}
 
 
 @pytest.fixture
@@ -92,6 +92,8 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     with (tmp_path / "dvc.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump({"stages": stages}, file)
     (tmp_path / "work.py").write_text(WORK, encoding="utf-8")
+    (tmp_path / "stage").write_text('#!/bin/sh\nexec python -m work "${DVC_STAGE%%@*}"\n', encoding="utf-8")
+    (tmp_path / "stage").chmod(0o755)
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", tmp_path / "params.yaml")
     shutil.copytree(ROOT / "accelerate", tmp_path / "accelerate")
     edit_params(tmp_path / "params.yaml", lambda params: params.update(seed=SEED, dtype="float32"))

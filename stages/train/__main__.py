@@ -1,69 +1,64 @@
-"""Fine-tune a LoRA adapter on the answers of the training split, watching dev; the best checkpoint by dev loss is kept.
+"""Start training under `accelerate launch`, with the configuration of accelerate/ that params.yaml names.
 
-Checkpoints live outside DVC's outputs, in .bula/checkpoints/FINGERPRINT, so that a killed run goes on where it stopped
-and a run on other data, parameters, base model or code never picks them up.
+This process becomes accelerate's launcher and keeps its process id: it ends when dvc ends, and training
+(stages/train/fit.py) ends when the launcher does.
 
     python -m stages.train
 """
 
 import os
-import time
-from contextlib import nullcontext
+import signal
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from ruamel.yaml import YAML
 
-from bula.models import model_files, prepare
+from bula.errors import UserError, run
 from bula.params import load_params
-from bula.records import read_examples
-from stages.train.checkpoints import CHECKPOINTS, CODE, alone, discard, fingerprint, last_checkpoint
-from stages.train.report import card, report, save_adapter, template_figures
-from stages.train.trainer import AnswerTrainer, make_trainer
 
 
-def fit(trainer: AnswerTrainer, folder: Path) -> float:
-    """Train from the last whole checkpoint on, and give the seconds; SystemExit if the run was told to end."""
-    started = time.perf_counter()
-    with trainer.accelerator.main_process_first():
-        checkpoint = last_checkpoint(folder)
-    if checkpoint and trainer.is_world_process_zero():
-        print(f"train: going on from step {checkpoint.rpartition('-')[2]}", flush=True)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.ending.told:
-        # The step before, where patience ran out in this one: it has no checkpoint, and the next run takes it again.
-        kept = str(last_checkpoint(folder)).rpartition("-")[2]
-        raise SystemExit(f"train: ended after step {kept}, which is kept; run it again to go on from there")
-    return time.perf_counter() - started
+def visible(settings: dict[str, Any]) -> dict[str, str]:
+    """Return the environment that shows a process the GPUs which accelerate's settings mean.
+
+    accelerate leaves all GPUs visible, and transformers uses those it sees, even where accelerate uses the CPU.
+    """
+    if settings.get("use_cpu"):
+        return {"CUDA_VISIBLE_DEVICES": ""}
+    if settings.get("distributed_type", "NO") == "NO":
+        return {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
+    return {}
+
+
+def find_configuration(name: str, folder: Path) -> Path:
+    """Return accelerate's configuration of this name; UserError lists the names that exist."""
+    file = folder / f"{name}.yaml"
+    if not file.exists():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
+        raise UserError(file, "the file does not exist", f"train.launch in params.yaml is one of {known}")
+    return file
 
 
 def main(
-    clean: Annotated[Path, typer.Option(help="Folder of train.jsonl and dev.jsonl.")] = Path("data/clean"),
-    base: Annotated[Path, typer.Option(help="Model to tune.")] = Path("models/base"),
-    adapter: Annotated[Path, typer.Option(help="Folder for the adapter.")] = Path("models/adapter"),
-    metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics"),
-    plots: Annotated[Path, typer.Option(help="Folder for the curves.")] = Path("plots/train"),
+    folder: Annotated[Path, typer.Option(help="Folder of accelerate's configurations.")] = Path("accelerate"),
 ) -> None:
-    """Train the adapter; under accelerate every process runs this, and the first one writes."""
-    params = load_params()
-    prepare(params.seed)
-    first = os.environ.get("RANK", "0") == "0"
-    try:
-        folder = CHECKPOINTS / fingerprint(params, [clean / "train.jsonl", clean / "dev.jsonl", *model_files(base), *CODE])
-        with alone(folder) if first else nullcontext():
-            trainer = make_trainer(params, base, clean, folder)
-            template = template_figures(trainer.processing_class, trainer.rows, read_examples(clean / "train.jsonl"))
-            seconds = fit(trainer, folder)
-            summary = report(trainer, read_examples(clean / "dev.jsonl"), template, seconds, (metrics, plots) if first else None)
-            save_adapter(trainer, card(params, summary), adapter if first else None)
-            if first:
-                # Only now: a kill before this line costs no step.
-                discard(folder)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
-    if first:
-        print(f"train: {summary['run']['steps']} steps, dev perplexity {summary['dev']['perplexity']:.4g}, adapter in {adapter}")
+    """Replace this process by the launcher."""
+    configuration = find_configuration(load_params().train.launch, folder)
+    os.environ |= visible(YAML(typ="safe").load(configuration.read_text(encoding="utf-8")))
+    if "OMP_NUM_THREADS" not in os.environ:
+        # accelerate would take one thread for each physical core, and virtual machines often show one core.
+        import torch
+
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
+    os.environ["STAGE_PARENT"] = str(os.getpid())
+    # Ctrl-C reaches every process of the terminal; training saves and ends, and the launcher waits for it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Quiet, since the launcher's own traceback would bury the sentence with which training ended.
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
+    options = ["--config_file", str(configuration), "--module", "stages.train.fit"]
+    os.execv(sys.executable, [*launcher, *options])
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

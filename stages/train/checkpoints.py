@@ -16,9 +16,10 @@ import torch
 from safetensors import SafetensorError
 from transformers.trainer_utils import get_last_checkpoint
 
+from bula.errors import UserError
 from bula.models import compute_dtype, device, product_dtype
 from bula.params import Params
-from bula.records import sha256_file, sha256_values
+from bula.records import sha256_file, sha256_values, to_disk
 
 CHECKPOINTS = Path(".bula/checkpoints")
 SEAL = "whole"
@@ -48,24 +49,15 @@ def seal(checkpoint: Path) -> None:
     """Mark a checkpoint as whole, with the sizes of its files, once they are on the disk; the mark is there too when this returns."""
     sizes = []
     for file in sorted(checkpoint.iterdir()):
-        _to_disk(file)
+        to_disk(file)
         sizes.append(f"{file.stat().st_size} {file.name}\n")
     temporary = checkpoint / f"{SEAL}.tmp"
     temporary.write_text("".join(sizes), encoding="utf-8")
-    _to_disk(temporary)
+    to_disk(temporary)
     temporary.rename(checkpoint / SEAL)
     # The names: older checkpoints go next, and their going must not reach the disk first.
-    _to_disk(checkpoint)
-    _to_disk(checkpoint.parent)
-
-
-def _to_disk(path: Path) -> None:
-    """Wait until a file, or a folder's names, are on the disk."""
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
+    to_disk(checkpoint)
+    to_disk(checkpoint.parent)
 
 
 @contextmanager
@@ -77,10 +69,10 @@ def writing(checkpoint: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and not any(place in str(error) for place in TORCH_WRITES):
             raise
         kept = max((int(path.name.rpartition("-")[2]) for path in checkpoint.parent.glob("checkpoint-*") if is_whole(path)), default=0)
-        raise SystemExit(
-            f"cannot write {checkpoint} ({getattr(error, 'strerror', None) or error}); is the disk full? Run train again, and it goes on "
-            f"from step {kept}"
-        ) from error
+        reason = getattr(error, "strerror", None) or error
+        what = f"the checkpoint cannot be written ({reason})"
+        fix = f"make room on the disk and run train again; it resumes from step {kept}"
+        raise UserError(checkpoint, what, fix) from error
 
 
 def is_whole(checkpoint: Path) -> bool:
@@ -125,7 +117,7 @@ def say_ending(folder: Path) -> None:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; SystemExit if another run does, unless that one is ending: then wait for it.
+    """Hold the folder's lock; UserError if another run does, unless that one is ending: then wait for it.
 
     The system lets go of the lock when a process ends, however it ends.
     """
@@ -145,7 +137,8 @@ def _hold(path: Path) -> Iterator[None]:
             except BlockingIOError as error:
                 file.seek(0)
                 if file.read() != ENDING:
-                    raise SystemExit(f"another run trains in {path.with_suffix('')} right now; wait for it or end it") from error
+                    fix = "wait for it or end it"
+                    raise UserError(path.with_suffix(""), "another run trains there right now", fix) from error
                 print("train: waiting for a run that is saving its last step", flush=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):

@@ -10,6 +10,7 @@ from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from bula.errors import UserError
 from bula.models import base_of
 from bula.params import Params
 from bula.records import Example, sha256_values, staged
@@ -18,6 +19,9 @@ from stages.train.trainer import AnswerTrainer
 
 # Dev loss may lie so far above its own minimum before the run is called overfitted: a hundredth of a nat is noise on a small dev set.
 OVERFIT_NATS = 0.01
+# Where a fault of the chat template is mended.
+TEMPLATE = "models/base"
+TEMPLATE_FIX = "correct the base's chat template, or take another base in params.yaml"
 
 
 def curves(history: list[dict[str, float]]) -> dict[str, list[dict[str, float | str]]]:
@@ -33,9 +37,19 @@ def curves(history: list[dict[str, float]]) -> dict[str, list[dict[str, float | 
     return tables
 
 
+def _refuse_divergence(history: list[dict[str, float]]) -> None:
+    """Raise a UserError at the first logged loss that is not a finite number."""
+    for line in history:
+        loss = line.get("train_loss_nats", line.get("eval_loss_nats", 0.0))
+        if not math.isfinite(loss):
+            what = f"training diverged: the loss is {loss} at step {line['step']}"
+            raise UserError("params.yaml", what, "lower train.learning_rate or train.max_grad_norm")
+
+
 def summarise(trainer: AnswerTrainer, dev: list[Example]) -> dict[str, Any]:
     """metrics/train.json: what was trained, the last training loss, and dev at the checkpoint that was kept."""
     history = trainer.state.log_history
+    _refuse_divergence(history)
     evaluated = [line for line in history if "eval_loss_nats" in line]
     kept = min(evaluated, key=lambda line: line["eval_loss_nats"]) if trainer.args.load_best_model_at_end else evaluated[-1]
     last = [line for line in history if "train_loss_nats" in line][-1]
@@ -88,7 +102,7 @@ def converge(history: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def template_figures(tokenizer: PreTrainedTokenizerBase, rows: Dataset, examples: list[Example]) -> dict[str, Any]:
-    """What the chat template made of the training rows, counted on the very ids that are trained on; ValueError if they are unfit.
+    """What the chat template made of the training rows, counted on the very ids that are trained on; UserError if they are unfit.
 
     Some templates (ChatML's) open every message with the token that the tokenizer calls BOS: what must be one is the number at
     the start of the row.
@@ -112,13 +126,17 @@ def template_figures(tokenizer: PreTrainedTokenizerBase, rows: Dataset, examples
         or not figures["end_of_turn_supervised"]
         or figures["pad_is_end_of_turn"]
     ):
-        raise ValueError(f"the template leaves rows that teach nothing, or never to stop: {figures}")
+        what = f"rows would teach nothing, or never teach to stop: {figures}"
+        raise UserError(TEMPLATE, what, TEMPLATE_FIX)
     if tokenizer.bos_token_id is not None and len(starts) != 1:
-        raise ValueError(f"rows start with {sorted(starts)} BOS tokens; the template must write the same number everywhere")
+        what = f"rows start with {sorted(starts)} BOS tokens, and not all with the same number"
+        raise UserError(TEMPLATE, what, TEMPLATE_FIX)
     if starts == {0} and tokenizer.bos_token_id is not None:
-        raise ValueError("rows start without the tokenizer's BOS token, which the model was trained with; the chat template must write it")
+        what = "rows start without the tokenizer's BOS token, which the model was trained with"
+        raise UserError(TEMPLATE, what, TEMPLATE_FIX)
     if max(starts) > 1:
-        raise ValueError(f"rows start with {max(starts)} BOS tokens; one is right, a second costs accuracy everywhere")
+        what = f"rows start with {max(starts)} BOS tokens; a second one costs accuracy everywhere"
+        raise UserError(TEMPLATE, what, TEMPLATE_FIX)
     return figures
 
 

@@ -16,6 +16,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
+from bula.errors import UserError
 from bula.models import base_of, compute_dtype, load_model, load_tokenizer
 from bula.params import Params
 from bula.prompts import encode
@@ -213,7 +214,7 @@ def configure(params: Params, folder: Path) -> SFTConfig:
 
 
 def refuse(params: Params) -> None:
-    """ValueError with what this machine lacks for the parameters."""
+    """Raise a UserError that names what this machine lacks for the parameters."""
     train, cuda = params.train, torch.cuda.is_available()
     package = {"flash_attention_2": "flash_attn", "sdpa": None}[train.attention]
     needs = [
@@ -224,18 +225,22 @@ def refuse(params: Params) -> None:
     ]
     for name, value, wanted, gpu, package in needs:
         if wanted and gpu and not cuda:
-            raise ValueError(f"train.{name} is {value}, which needs a CUDA GPU; torch sees none on this machine")
+            what = f"train.{name} is {value}, which needs a CUDA GPU, and torch sees none"
+            raise UserError("params.yaml", what, f"change train.{name}, or run on a GPU")
         if wanted and package and not find_spec(package):
-            raise ValueError(f"train.{name} is {value}, which needs the package {package}; install it with pip")
+            what = f"train.{name} is {value}, which needs the package {package}"
+            raise UserError("params.yaml", what, "install it with pip")
     tracker = params.compute.tracker
     if tracker != "none" and not any(map(find_spec, (tracker, "tensorboardX") if tracker == "tensorboard" else (tracker,))):
-        raise ValueError(f"compute.tracker is {tracker}, which is not installed; install it with pip, or set it to none")
+        what = f"compute.tracker is {tracker}, which is not installed"
+        raise UserError("params.yaml", what, "install it with pip, or set it to none")
     if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
-        raise ValueError("train was started as one process and sees several GPUs; set train.launch to ddp, or CUDA_VISIBLE_DEVICES=0")
+        what = "train is one process and sees several GPUs"
+        raise UserError("params.yaml", what, "set train.launch to ddp, or CUDA_VISIBLE_DEVICES=0")
 
 
 def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> AnswerTrainer:
-    """Model, adapter, data and settings, ready to train; ValueError says what this machine lacks."""
+    """Model, adapter, data and settings, ready to train; UserError says what this machine lacks."""
     refuse(params)
     train, lora = params.train, params.train.lora
     arguments = configure(params, folder)
