@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from bench.llama import CONFIG
 from bula import models, plan
 from bula.__main__ import app
+from bula.errors import UserError
 from bula.models import base_of, compute_dtype
 from bula.params import Params, load_params
 from stages.train.kernels import add_answer_head, use_kernels
@@ -72,7 +73,7 @@ def test_smollm2_has_its_parameters(smollm2: Path) -> None:
 
 
 def test_another_architecture_is_refused() -> None:
-    with pytest.raises(ValueError, match="Llama architecture alone"):
+    with pytest.raises(UserError, match="Llama architecture alone"):
         plan.count({"model_type": "gpt2"}, changed().train)
 
 

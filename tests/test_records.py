@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from bula import records
+from bula.errors import UserError
 from bula.records import Example, Row, example_id, read_examples, read_rows, sha256_file, staged, validation_sets, write_rows
 from tests.conftest import run
 
@@ -116,13 +119,13 @@ def test_read_rows_names_file_line_and_fault_after_giving_the_good_rows(tmp_path
     file.write_bytes(b'{"a": 1}\n{"a": 2}\n' + line + b'\n{"a": 4}\n')
     rows = read_rows(file)
     assert [next(rows), next(rows)] == [{"a": 1}, {"a": 2}]
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(UserError) as caught:
         next(rows)
     assert str(caught.value).startswith(f"{file}:3: {complaint}")
 
 
-def test_read_rows_of_a_missing_file_is_file_not_found(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+def test_read_rows_of_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.jsonl: the file does not exist\. `dvc repro` writes it"):
         list(read_rows(tmp_path / "nowhere.jsonl"))
 
 
@@ -132,12 +135,16 @@ def test_read_examples_gives_back_what_write_rows_wrote(tmp_path: Path) -> None:
     assert read_examples(tmp_path / "x.jsonl") == examples
 
 
-@pytest.mark.parametrize(("rows", "complaint"), [([], "is empty"), ([{**GOOD, "split": "F"}], "no Example")])
+@pytest.mark.parametrize(("rows", "complaint"),
+    [([], "is empty"), ([{**GOOD, "split": "F"}], r":1: not an Example \(look at split\)"), ([GOOD, GOOD], "1 ids stand there more")],
+)
 def test_read_examples_refuses_an_empty_file_and_a_foreign_row(tmp_path: Path, rows: list[Row], complaint: str) -> None:
     file = tmp_path / "x.jsonl"
     write_rows(file, rows)
-    with pytest.raises(ValueError, match=complaint) as caught:
+    with pytest.raises(UserError, match=complaint) as caught:
         read_examples(file)
+    # What the row holds stays where it is.
+    assert GOOD["question"] not in str(caught.value)
     assert str(file) in str(caught.value)
 
 
@@ -148,7 +155,7 @@ def test_validation_sets_are_a_to_e_and_none_may_be_missing(tmp_path: Path) -> N
     assert list(sets) == ["A", "B", "C", "D", "E"]
     assert {name: [example.split for example in examples] for name, examples in sets.items()} == {name: [name] for name in "ABCDE"}
     (tmp_path / "D.jsonl").unlink()
-    with pytest.raises(FileNotFoundError, match=r"D\.jsonl"):
+    with pytest.raises(UserError, match=r"D\.jsonl: the file does not exist"):
         validation_sets(tmp_path)
 
 
@@ -192,9 +199,9 @@ def test_an_error_in_the_rows_passes_through_and_keeps_the_old_file(tmp_path: Pa
     source, target = tmp_path / "source.jsonl", tmp_path / "target.jsonl"
     source.write_bytes(b'{"a": 1}\nnonsense\n')
     target.write_bytes(b"old")
-    with pytest.raises(ValueError, match=r"source\.jsonl:2: not JSON"):
+    with pytest.raises(UserError, match=r"source\.jsonl:2: not JSON"):
         write_rows(target, read_rows(source))
-    with pytest.raises(FileNotFoundError, match="nowhere"):
+    with pytest.raises(UserError, match="nowhere"):
         write_rows(target, read_rows(tmp_path / "nowhere.jsonl"))
     assert names(tmp_path) == ["source.jsonl", "target.jsonl"]
     assert target.read_bytes() == b"old"
@@ -278,6 +285,20 @@ def test_what_a_killed_run_left_under_the_temporary_name_does_not_get_into_the_o
     assert tree(tmp_path) == {"out": "new"}
 
 
+@pytest.mark.parametrize("fill", [fill_file, fill_folder])
+def test_the_bytes_are_on_the_disk_before_the_name_appears(
+    tmp_path: Path, fill: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool]] = []
+    target = tmp_path / "out"
+    monkeypatch.setattr(records, "to_disk", lambda path: seen.append((path.name, target.exists())))
+    with staged(target) as temporary:
+        fill(temporary, "new")
+        name = temporary.name
+    parts = {"inner", "new", name} if fill is fill_folder else {name}
+    assert set(seen) == {(part, False) for part in parts} | {(tmp_path.name, True)}
+
+
 # Real failures: a limit on the size of files makes the operating system refuse the write.
 
 LIMITED = """
@@ -285,6 +306,7 @@ import resource, sys
 from pathlib import Path
 import numpy
 from safetensors.numpy import save_file
+from bula.errors import call
 from bula.records import staged, write_rows
 target, limit, many = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -304,7 +326,8 @@ with staged(target) as temporary:
 
 def run_limited(code: str, target: Path, limit: int, many: int) -> subprocess.CompletedProcess[str]:
     """Run `code` where no file may grow beyond `limit` bytes (Python ignores the signal, so that writing fails with EFBIG)."""
-    return run([sys.executable, "-c", LIMITED + code, str(target), str(limit), str(many)], cwd=target.parent)
+    body = LIMITED + "def body():\n" + textwrap.indent(code, "    ") + "\ncall(body)\n"
+    return run([sys.executable, "-c", body, str(target), str(limit), str(many)], cwd=target.parent)
 
 
 @pytest.mark.parametrize(
@@ -324,7 +347,8 @@ def test_a_write_that_the_system_refuses_ends_in_one_sentence(tmp_path: Path, co
     assert result.stdout == ""
     assert os.strerror(errno.EFBIG) in result.stderr
     # One sentence, which names an output of the user's: no traceback, no second complaint.
-    assert result.stderr.startswith(f"cannot write {target}")
+    assert result.stderr.startswith(str(target))
+    assert ": it cannot be written (" in result.stderr
     assert result.stderr.count("\n") == 1
     assert tree(tmp_path) == before
 
@@ -332,7 +356,7 @@ def test_a_write_that_the_system_refuses_ends_in_one_sentence(tmp_path: Path, co
 def test_weights_that_the_system_refuses_end_in_one_sentence(tmp_path: Path) -> None:
     result = run_limited(TENSORS, tmp_path / "out", 1000, 1000)
     assert result.returncode == 1
-    assert result.stderr.startswith(f"cannot write {tmp_path / 'out'}: ")
+    assert result.stderr.startswith(f"{tmp_path / 'out'}: it cannot be written (")
     assert result.stderr.count("\n") == 1
     assert names(tmp_path) == []
 

@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from bula.__main__ import app
+from bula.errors import UserError
 from bula.params import load_params
 from bula.reports import write_metrics
 from bula.seeds import check_precision, read_lock, spread, to_link, trained, trains_on_cpu, work_folder
@@ -138,7 +139,7 @@ def test_training_on_the_cpu_of_a_machine_with_a_gpu_is_that_machines_own_run(tm
         Path(f"metrics/{name}.json").parent.mkdir(parents=True, exist_ok=True)
         Path(f"metrics/{name}.json").write_text(json.dumps(figures), encoding="utf-8")
     check_precision("bfloat16", "float32", ["v"])
-    with pytest.raises(ValueError, match="train in float32; this one"):
+    with pytest.raises(UserError, match="train in float32; this one"):
         check_precision("bfloat16", "bfloat16", ["v"])
 
 
@@ -192,7 +193,7 @@ def test_what_finished_before_a_failure_is_kept(repo: Path) -> None:
     (repo / "broken").touch()
     code, said, log = seeds(repo, 2)
     assert code == 1
-    assert f"benchmark@tuned under seed {SEED + 1} ended with exit code 3; what finished in .bula/seeds/{SEED + 1}-" in said
+    assert f"benchmark@tuned under seed {SEED + 1} exited with code 3; what finished is kept" in said
     assert "Traceback" not in said
     assert log == stages_of(SEED + 1)[:5]
     assert not (repo / "metrics/seeds.json").exists()
@@ -209,14 +210,14 @@ def test_a_second_run_on_a_seed_is_refused_while_the_first_one_works(repo: Path)
         fcntl.flock(file, fcntl.LOCK_EX)
         code, said, log = seeds(repo, 2)
     assert (code, log) == (1, [])
-    assert f"another run works in {folder} right now" in said
+    assert f"{folder}: another run works there right now" in said
 
 
 def test_a_failed_run_of_the_pipeline_and_a_single_seed_are_refused(repo: Path) -> None:
     (repo / "broken").touch()
     code, said, _ = seeds(repo, 2)
     assert code == 1
-    assert "the pipeline's own run failed; dvc's words are above" in said
+    assert "the pipeline's own run failed. Read dvc's words above." in said
     result = CliRunner().invoke(app, ["seeds", "--count", "1"])
     assert result.exit_code == 2
 
@@ -224,7 +225,7 @@ def test_a_failed_run_of_the_pipeline_and_a_single_seed_are_refused(repo: Path) 
 def test_variants_are_found_by_their_model() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     assert trained(params) == ["tuned"]
-    with pytest.raises(ValueError, match="has the model models/merged"):
+    with pytest.raises(UserError, match="has the model models/merged"):
         trained(params.model_copy(update={"variants": {"base": params.variants["base"]}}))
 
 

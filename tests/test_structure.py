@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
 
-UNLISTED = {"bula/__init__.py", "stages/__init__.py", "bula/params.py", "bula/reports.py"}
+UNLISTED = {"bula/__init__.py", "stages/__init__.py", "bula/params.py", "bula/reports.py", "bula/errors.py"}
 DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES = sorted(DVC["stages"])
 
@@ -50,6 +50,8 @@ def imported(file: Path) -> set[str]:
 
 def closure(file: str) -> set[str]:
     """The modules that shape what a stage writes: its file, and all it imports, save those left out on purpose."""
+    # stages/train/__main__.py becomes accelerate's launcher, which starts fit.py.
+    file = file.replace("stages/train/__main__.py", "stages/train/fit.py")
     todo, seen = {file} | ({f"{file.rpartition('/')[0]}/__init__.py"} if file.endswith("__main__.py") else set()), set()
     while todo:
         current = todo.pop()
@@ -73,7 +75,7 @@ def test_dvc_lists_exactly_the_modules_that_a_stage_imports(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_dvc_runs_stages_as_modules_and_describes_them(stage: str) -> None:
-    assert body(stage)["cmd"].startswith(f"exec sh -c 'STAGE_PARENT=$PPID exec python -m stages.{stage}")
+    assert body(stage)["cmd"] == "exec ./stage"
     assert 2 <= len(body(stage)["desc"].split()) <= 8
 
 

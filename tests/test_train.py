@@ -17,14 +17,15 @@ from safetensors.numpy import load_file
 from transformers import AutoConfig, LlamaForCausalLM, TrainerState
 
 from bula import fidelity, models
+from bula.errors import UserError
 from bula.models import compute_dtype, load_model, load_tokenizer, pad_batch, save_model
 from bula.params import DirectoryModel, load_params
 from bula.prompts import encode
 from bula.records import Example, read_examples, sha256_file
 from stages import merge, quantize
 from stages.ingest.models import ingest_base
-from stages.train import __main__ as train
 from stages.train import callbacks, checkpoints, report, trainer
+from stages.train import fit as train
 from stages.train.kernels import add_answer_head
 from tests.conftest import ROOT, edit_params
 
@@ -248,7 +249,7 @@ def test_a_finished_run_killed_while_it_tidies_up_leaves_nothing_to_go_on_from(t
 def test_a_second_run_on_one_folder_stops_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
     with (
         checkpoints.alone(tmp_path / "run"),
-        pytest.raises(SystemExit, match=r"another run trains in .*run right now"),
+        pytest.raises(UserError, match="run: another run trains there right now"),
         checkpoints.alone(tmp_path / "run"),
     ):
         pass
@@ -271,7 +272,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_usable(part: str, ready: Path,
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     monkeypatch.setattr(trainer.AnswerTrainer, part, full)
-    with pytest.raises(SystemExit, match=r"cannot write .*checkpoint-6 \(.*\); is the disk full\? .* goes on from step 3$"):
+    with pytest.raises(UserError, match=r"checkpoint-6: the checkpoint cannot be written \(.*\)\. .* resumes from step 3\.$"):
         train.main()
     folder = next(path for path in (ready / ".bula/checkpoints").iterdir() if path.is_dir())
     assert (folder / "checkpoint-6").exists()
@@ -312,8 +313,8 @@ def test_what_the_template_made_of_the_rows_is_measured(ready: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda ids, labels, eos, bos: (ids[:-1], labels[:-1]), "teach nothing, or never to stop"),
-        (lambda ids, labels, eos, bos: (ids, [-100] * len(ids)), "teach nothing, or never to stop"),
+        (lambda ids, labels, eos, bos: (ids[:-1], labels[:-1]), "teach nothing, or never teach to stop"),
+        (lambda ids, labels, eos, bos: (ids, [-100] * len(ids)), "teach nothing, or never teach to stop"),
         (lambda ids, labels, eos, bos: ([bos, *ids], [-100, *labels]), "rows start with 2 BOS tokens"),
         (lambda ids, labels, eos, bos: (ids[1:], labels[1:]), "rows start without the tokenizer's BOS token"),
     ],
@@ -325,7 +326,7 @@ def test_rows_that_would_spoil_training_are_refused(change: Any, message: str, t
     example = Example(id="0" * 16, source="s", license="l", split="train", question="Dói muito?", answer="Não.")
     encoded = encode(tokenizer, example)
     ids, labels = change(encoded.input_ids, encoded.labels, tokenizer.eos_token_id, tokenizer.bos_token_id)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(UserError, match=message):
         report.template_figures(tokenizer, Dataset.from_dict({"input_ids": [ids], "labels": [labels]}), [example])
 
 
@@ -388,7 +389,7 @@ def test_a_model_with_broken_weights_is_exported_by_a_sentence_and_no_file(ready
     with torch.no_grad():
         model.model.norm.weight[0] = math.nan
     save_model(model, load_tokenizer(tiny), ready / "models/merged")
-    with pytest.raises(SystemExit, match="a logit is not a finite number: the weights are broken"):
+    with pytest.raises(UserError, match="not finite"):
         quantize.main()
     assert not (ready / "models/gguf").exists()
 
@@ -498,7 +499,7 @@ def test_an_adapter_that_would_tear_tied_weights_is_not_merged(ready: Path) -> N
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning)
         get_peft_model(model, config).save_pretrained(ready / "models/adapter", save_embedding_layers=False)
-        with pytest.raises(SystemExit, match=r"the merged model's logits differ from base \+ adapter's by .* nothing was written"):
+        with pytest.raises(UserError, match=r"merged logits differ from base \+ adapter by"):
             merge.main()
     assert not (ready / "models/merged").exists()
 
@@ -515,7 +516,7 @@ def test_a_weight_that_is_no_number_is_no_small_difference() -> None:
 
 def test_a_missing_base_model_is_a_sentence(ready: Path) -> None:
     (ready / "models/base").unlink()
-    with pytest.raises(SystemExit, match="models/base does not exist; `dvc repro` writes it"):
+    with pytest.raises(UserError, match="models/base.* does not exist"):
         train.main()
     assert not (ready / "models/adapter").exists()
 
@@ -660,3 +661,10 @@ def test_a_quantized_base_trains_and_its_adapter_merges_into_the_full_one(
     base = load_model(ready / "models/base", "float32").model.layers[0].mlp.up_proj.weight
     assert 0 < (merged - base).abs().max() < 0.2
     assert metrics(ready, "merge")["before_cast"]["greedy_agreement"] == 1.0
+
+
+def test_a_loss_that_is_no_number_is_a_sentence_with_its_step() -> None:
+    history = [{"step": 1, "train_loss_nats": 2.0}, {"step": 2, "train_loss_nats": math.nan}]
+    with pytest.raises(UserError, match="training diverged: the loss is nan at step 2"):
+        report._refuse_divergence(history)
+    report._refuse_divergence([*history[:1], {"step": 3, "eval_loss_nats": 1.0}, {"step": 3}])
