@@ -116,7 +116,7 @@ def work_folder(lock: Lock, seed: int, dtype: str) -> Path:
     """The folder of one seed, named by a hash of all that shapes its figures: seed, parameters, commands, data, code, and the
     precision of computing, `dtype`.
     """
-    settings: list[Any] = [[name, stage["cmd"], stage["params"]["params.yaml"] | {"seed": seed}] for name, stage in lock.items()]
+    settings: list[Any] = [[name, stage["params"]["params.yaml"] | {"seed": seed}] for name, stage in lock.items()]
     settings.append(dtype)
     return SEEDS / f"{seed}-{sha256_values(settings, inputs(lock))[:16]}"
 
