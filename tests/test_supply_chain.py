@@ -1,0 +1,163 @@
+"""What is installed and run: the lock, torch, the licenses in NOTICE, the actions of CI."""
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from ruamel.yaml import YAML
+
+from bula.errors import UserError
+from bula.licenses import END, START, installed, pinned, section, stated_license, with_section
+from tests.conftest import ROOT
+
+LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
+MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
+NOTICE = (ROOT / "NOTICE").read_text(encoding="utf-8")
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+PINS = pinned(LOCK, MAKEFILE)
+
+
+def applies(requirement: Requirement, extras: set[str]) -> bool:
+    """Tell whether a requirement holds for this Python and platform with these extras."""
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *extras})
+
+
+def active(lines: list[str], extras: set[str]) -> dict[str, Requirement]:
+    """Return the requirements that apply, by normalized name."""
+    requirements = [Requirement(line) for line in lines]
+    active = [requirement for requirement in requirements if applies(requirement, extras)]
+    return {canonicalize_name(requirement.name): requirement for requirement in active}
+
+
+def fits(name: str, requirement: Requirement) -> bool:
+    """Tell whether a package is pinned to a version that the requirement allows."""
+    return name in PINS and requirement.specifier.contains(PINS[name])
+
+
+def unmet(requirements: dict[str, Requirement]) -> list[str]:
+    """Return the requirements that the pins do not satisfy."""
+    return [str(line) for name, line in requirements.items() if not fits(name, line)]
+
+
+def test_pins_satisfy_the_ranges_of_pyproject() -> None:
+    project = PROJECT["project"]
+    lines = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    assert unmet(active(lines, set())) == []
+
+
+def test_lock_holds_every_package_that_a_locked_package_requires() -> None:
+    # Setup installs the lock without its dependencies, so none may be missing from it.
+    extras = {"lm-eval": {"api"}}
+    # The accelerator libraries come with the torch build.
+    for name in PINS.keys() - {"torch"}:
+        requirements = active(metadata.requires(name) or [], extras.get(name, set()))
+        assert unmet(requirements) == [], name
+
+
+def test_torch_has_one_version_in_makefile_and_pyproject() -> None:
+    torch = f"torch=={PINS['torch']}"
+    (known,) = PROJECT["tool"]["uv"]["dependency-metadata"]
+    assert torch in PROJECT["project"]["dependencies"]
+    assert torch == f"{known['name']}=={known['version']}"
+
+
+def test_metadata_for_the_lock_names_what_torch_requires() -> None:
+    (known,) = PROJECT["tool"]["uv"]["dependency-metadata"]
+    stated = active(known["requires-dist"], set())
+    required = active(metadata.requires("torch") or [], set())
+    accelerators = re.compile(r"nvidia-|cuda-|triton|intel-|pytorch-triton")
+    assert {name for name in required if not accelerators.match(name)} == set(stated)
+
+
+def test_lock_names_no_index_no_torch_and_no_accelerator() -> None:
+    assert "://" not in LOCK
+    assert "index-url" not in LOCK
+    accelerators = [name for name in pinned(LOCK) if name.startswith(("nvidia", "triton", "torch"))]
+    assert accelerators == []
+
+
+def test_setup_checks_hashes_and_resolves_nothing() -> None:
+    installs = [line for line in MAKEFILE.splitlines() if line.startswith("$(PIP) install")]
+    assert len(installs) == 3
+    assert all("--require-hashes --no-deps" in line for line in installs[:2])
+    assert "extra-index-url" not in MAKEFILE
+
+
+def test_notice_lists_the_license_of_each_pinned_package() -> None:
+    listed = NOTICE.partition(START)[2].partition(END)[0]
+    rows = re.findall(r"^  (\S+) (\S+): \S.*$", listed, re.MULTILINE)
+    assert len(rows) == len(listed.splitlines())
+    advice = "run `make setup`, then `python -m bula.licenses`"
+    assert dict(rows) == PINS, advice
+
+
+def test_notice_says_what_the_installed_packages_say() -> None:
+    # Builds of torch carry different libraries, and with them other licenses.
+    lines = section({name: version for name, version in PINS.items() if name != "torch"})
+    assert [line for line in lines.splitlines() if line not in NOTICE.splitlines()] == []
+
+
+@pytest.mark.parametrize(
+    ("expression", "text", "classifiers", "expected"),
+    [
+        ("MIT OR Apache-2.0", "anything", [], "MIT OR Apache-2.0"),
+        ("", "lgpl-2.1-or-later", ["License :: OSI Approved :: LGPLv2+"], "LGPL-2.1-or-later"),
+        ("", "Dual", ["License :: A", "Topic :: B", "License :: C"], "Dual; A; C"),
+        ("", "BSD License", ["License :: OSI Approved :: BSD License"], "BSD License"),
+        ("", "MIT\n\nPermission is hereby granted", ["License :: D"], "D"),
+        ("", "The MIT License\n\nPermission is hereby granted", [], "The MIT License"),
+        ("", "", [], "not stated"),
+    ],
+)
+def test_license_is_the_expression_or_the_package_s_own_words(
+    expression: str,
+    text: str,
+    classifiers: list[str],
+    expected: str,
+) -> None:
+    assert stated_license(expression, text, classifiers) == expected
+
+
+def test_another_installed_version_is_an_error() -> None:
+    with pytest.raises(UserError, match=rf"numpy 0\.1 is pinned, but {PINS['numpy']} is installed"):
+        section({"numpy": "0.1"})
+    with pytest.raises(UserError, match=r"leaflet-of-nobody 1\.0 is pinned, but nothing is"):
+        section({"leaflet-of-nobody": "1.0"})
+
+
+def test_version_of_an_installed_build_is_that_of_the_release() -> None:
+    package = installed("torch")
+    assert package is not None
+    assert package.version == PINS["torch"]
+
+
+def test_notice_without_its_marks_is_an_error() -> None:
+    with pytest.raises(UserError, match="is missing"):
+        with_section(END + START, "")
+
+
+def test_pins_are_read_from_lock_and_makefile() -> None:
+    lock = "# by a==b\nPaper.leaf==1.0 \\\n    --hash=sha256:00\n"
+    assert pinned(lock, "TORCH := torch==2.0\n") == {"paper-leaf": "1.0", "torch": "2.0"}
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_actions_are_pinned_by_commit_and_cannot_write(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    actions = re.findall(r"uses: (.+)", text)
+    assert actions
+    assert all(re.fullmatch(r"[\w-]+/[\w/-]+@[0-9a-f]{40} # v[\d.]+", action) for action in actions)
+    workflow = YAML(typ="safe").load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    for job in workflow["jobs"].values():
+        assert "permissions" not in job
+        for step in job["steps"]:
+            if step.get("uses", "").startswith("actions/checkout@"):
+                assert step["with"]["persist-credentials"] is False
