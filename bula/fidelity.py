@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from bula.errors import UserError
 from bula.models import supervised_logits
 from bula.prompts import Encoded, encode
 from bula.records import validation_sets
@@ -53,7 +54,7 @@ def fidelity(reference: list[Scored], other: Iterable[Scored]) -> dict[str, floa
     tokens = sum(sizes)
     # Python's max passes over a NaN, and a difference that is none would be 0; the sums hold it.
     if not (math.isfinite(total) and math.isfinite(nats)):
-        raise ValueError("a logit is not a finite number: the weights are broken")
+        raise _broken("a logit is not a finite number")
     return {
         "items": len(sizes),
         "tokens": tokens,
@@ -69,8 +70,14 @@ def fidelity(reference: list[Scored], other: Iterable[Scored]) -> dict[str, floa
 
 
 def _perplexity(nats: float) -> float:
-    """exp of the loss; ValueError where no number holds it."""
+    """Return exp of the loss; UserError where no number holds it."""
     try:
         return math.exp(nats)
     except OverflowError as error:
-        raise ValueError(f"a loss of {nats:.0f} nats a token: the weights are broken") from error
+        raise _broken(f"the loss is {nats:.0f} nats per token") from error
+
+
+def _broken(what: str) -> UserError:
+    """Return the UserError for a model whose logits cannot be compared."""
+    fix = "run the stage that wrote the model again, or train with a smaller learning_rate"
+    return UserError("a compared model", f"{what}, so its weights are broken", fix)
