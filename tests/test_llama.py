@@ -46,7 +46,8 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts.save_tokenizer(source)
     parts.save_config(source, **NARROW)
     parts.save_weights(source, seed=0)
-    ingest_base(DirectoryModel(kind="directory", path=str(source), license="llama3.2"), "bfloat16", folder / "base")
+    model = DirectoryModel(kind="directory", path=str(source), license="llama3.2")
+    ingest_base(model, "bfloat16", folder / "base", load_params().ingest.limits)
     return folder / "base"
 
 

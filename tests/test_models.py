@@ -92,7 +92,7 @@ def test_weights_are_those_of_dtype_whatever_they_are_computed_in(products: bool
 
 def test_ingest_writes_dtype_whatever_it_is_computed_in(products: bool, tiny: Path, tmp_path: Path) -> None:
     source = DirectoryModel.model_validate({"kind": "directory", "path": str(tiny), "license": "apache-2.0"})
-    ingest_base(source, "bfloat16", tmp_path / "base")
+    ingest_base(source, "bfloat16", tmp_path / "base", load_params().ingest.limits)
     assert {weight.dtype for weight in load_file(tmp_path / "base/model.safetensors").values()} == {torch.bfloat16}
 
 

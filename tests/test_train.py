@@ -437,7 +437,7 @@ def test_a_gguf_file_of_llama_3_2_is_scored_with_its_own_rotary_frequencies(tiny
     # The file keeps the factors, not the rule that made them: a base without the rule would be Llama 3.0.
     source = DirectoryModel(kind="directory", path=str(tmp_path / "bf16.gguf"), license="llama3.2")
     with pytest.raises(ValueError, match=r"^bf16\.gguf scales its rotary frequencies, which a base made of it would lose"):
-        ingest_base(source, "bfloat16", tmp_path / "base")
+        ingest_base(source, "bfloat16", tmp_path / "base", load_params().ingest.limits)
     assert not (tmp_path / "base").exists()
 
 

@@ -94,8 +94,8 @@ def main(
         for task in params.ingest.benchmarks:
             rows = write_rows(benchmarks / f"{task.name}.jsonl", read_task(task))
             counts[f"benchmark_{task.name}"] = {"rows": rows, "license": task.license, "kind": task.kind}
-        ingest_base(params.ingest.base, params.dtype, base)
-        ingest_judge(params.ingest.judge, judge)
+        ingest_base(params.ingest.base, params.dtype, base, params.ingest.limits)
+        ingest_judge(params.ingest.judge, judge, params.ingest.limits)
     except (ValueError, FileNotFoundError) as error:
         raise SystemExit(str(error)) from error
     except OSError as error:

@@ -1,0 +1,102 @@
+"""Render a model's chat template once, in a child process that is killed at its limits.
+
+A template is a program: it may loop for ever, fill the memory, or reach for what it must not see. The
+child runs it in transformers' sandbox, with a timer of the kernel and a bounded address space. This file
+is also the child's program, `python -I stages/ingest/template.py`: it reads a JSON object from its
+standard input, writes one to its standard output, and imports nothing of this project.
+"""
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+# A chat of two short messages; the longest known template writes 5,000 characters around them.
+MOST_CHARACTERS = 1_000_000
+MEMORY_BYTES = 1_000_000_000
+# Python and transformers start in 2 s; a busy machine takes longer.
+START_SECONDS = 120
+# The child needs no key and no token of the user.
+ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT")
+
+Chat = list[dict[str, str]]
+
+
+def check_template(
+    where: str, template: str, variables: Mapping[str, Any], chats: list[Chat], seconds: int
+) -> None:
+    """Render `chats` by a template; UserError if it fails, or takes more than `seconds`.
+
+    All chats but the first one are complete; the first ends where the assistant starts to speak.
+    """
+    from bula.errors import UserError
+    from bula.processes import end_with_parent
+    from bula.prompts import FIX
+
+    asked = {"template": template, "variables": dict(variables), "chats": chats, "seconds": seconds}
+    slow = f"its chat template takes longer than {seconds} s (ingest.limits.template_seconds)"
+    try:
+        child = subprocess.run(
+            [sys.executable, "-I", str(Path(__file__))],
+            input=json.dumps(asked),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=START_SECONDS + seconds,
+            env={name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
+            preexec_fn=end_with_parent,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(where, slow, FIX) from error
+    if child.returncode == -signal.SIGALRM:
+        raise UserError(where, slow, FIX)
+    if child.returncode != 0:
+        said = (child.stderr.strip().splitlines() or ["no message"])[-1][:300]
+        what = f"its chat template ended the child process that rendered it ({said})"
+        raise UserError(where, what, FIX)
+    if problem := json.loads(child.stdout)["problem"]:
+        raise UserError(where, f"its chat template cannot be rendered ({problem})", FIX)
+
+
+def _bound_memory() -> None:
+    """Let this process map at most MEMORY_BYTES more than it has by now."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+    most = pages * resource.getpagesize() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _problem(asked: dict[str, Any]) -> str:
+    """Render all chats; return what goes wrong, or an empty text."""
+    from jinja2 import TemplateError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    if sys.platform == "linux":
+        _bound_memory()
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(asked["seconds"])
+    expected = (TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError)
+    expected += (RecursionError, TypeError, ValueError)
+    for number, chat in enumerate(asked["chats"]):
+        try:
+            texts, _ = render_jinja_template(
+                [chat],
+                chat_template=asked["template"],
+                add_generation_prompt=number == 0,
+                **asked["variables"],
+            )
+        except expected as error:
+            first = (str(error).strip().splitlines() or ["no message"])[0][:300]
+            return f"{type(error).__name__}: {first}"
+        if len(texts[0]) > MOST_CHARACTERS:
+            return f"it writes more than {MOST_CHARACTERS} characters for a short question"
+    return ""
+
+
+if __name__ == "__main__":
+    print(json.dumps({"problem": _problem(json.load(sys.stdin))}))
