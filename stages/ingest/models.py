@@ -126,16 +126,17 @@ def fetch_hub(source: HubModel, folder: Path, limits: Limits) -> Path:
 
     A child does it, since the hub's client knows no limit of time. Pickled weights are not fetched.
     """
-    import httpx
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    # HTTPError is that of the library by which the hub's client speaks.
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 
     fix = "check id, revision, the network, and HF_TOKEN for a gated model"
     try:
         info = HfApi().model_info(
             source.id, revision=source.revision, files_metadata=True, timeout=HUB_SECONDS
         )
-    except (OSError, HfHubHTTPError, HFValidationError, httpx.HTTPError) as error:
+    except (OSError, HfHubHTTPError, HFValidationError, HTTPError) as error:
         raise UserError(source.id, f"the hub does not know it ({error})"[:500], fix) from error
     sizes = [file.size or 0 for file in info.siblings or [] if _is_wanted(file.rfilename)]
     if sum(sizes) > limits.download_bytes:
