@@ -3,8 +3,9 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from bula.errors import UserError
 from bula.models import load_tokenizer
-from bula.prompts import SYSTEM_PROMPT, encode, encode_prompt, prompt_hash
+from bula.prompts import SYSTEM_PROMPT, encode, encode_prompt, prompt_hash, token_lengths
 from bula.records import Example
 from bula.serving import serve_llama_cpp
 
@@ -37,15 +38,36 @@ def test_the_padding_token_is_not_the_end_of_turn(tokenizer: PreTrainedTokenizer
 def test_a_template_that_never_ends_a_turn_is_refused(smollm2: Path) -> None:
     broken = load_tokenizer(smollm2)
     broken.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
-    with pytest.raises(ValueError, match="ends a turn without '<|im_end|>'".replace("|", r"\|")):
+    with pytest.raises(UserError, match=r"ends a turn without '<\|im_end\|>'"):
         encode(broken, EXAMPLE)
+    with pytest.raises(UserError, match=r"ends a turn without '<\|im_end\|>'"):
+        token_lengths(broken, [("Dói?", "Não.")])
 
 
 def test_a_template_that_does_not_continue_its_prompt_is_refused(smollm2: Path) -> None:
     broken = load_tokenizer(smollm2)
     broken.chat_template = "{{ messages | length }}<|im_end|>{% if add_generation_prompt %}?{% endif %}"
-    with pytest.raises(ValueError, match="does not continue its own prompt"):
+    with pytest.raises(UserError, match="does not continue its own prompt"):
         encode(broken, EXAMPLE)
+    with pytest.raises(UserError, match="does not continue its own prompt"):
+        token_lengths(broken, [("Dói?", "Não.")])
+
+
+@pytest.mark.parametrize(
+    ("template", "name"),
+    [
+        ("{% endif %}", "TemplateSyntaxError"),
+        ("{{ ''.__class__.__mro__ }}", "SecurityError"),
+        ("{% include 'x' %}", "TypeError"),
+        ("{{ 2 % 0 }}", "ZeroDivisionError"),
+        ("{{ 'a' + 1 }}", "TypeError"),
+    ],
+)
+def test_what_a_template_raises_becomes_a_user_error(template: str, name: str, smollm2: Path) -> None:
+    broken = load_tokenizer(smollm2)
+    broken.chat_template = template
+    with pytest.raises(UserError, match=f"its chat template cannot be rendered .{name}: "):
+        encode_prompt(broken, EXAMPLE.question)
 
 
 def test_the_prompt_hash_tells_prompts_apart() -> None:
