@@ -1,10 +1,11 @@
 """GGUF files: a strict check of the header, and one shared reader.
 
-The check bounds every count, length and offset by the file's size before another library believes it.
-The reader opens each file once, and without a memory map's cost for every word of the vocabulary.
+The check bounds every count, length and offset by the file's size before another library believes
+it. The reader opens each file once, and without a memory map's cost for each word.
 """
 
 import mmap
+import re
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,10 +22,11 @@ from bula.errors import UserError
 FETCH_AGAIN = "replace it: `dvc repro` writes the pipeline's own files, `dvc pull` fetches them"
 # Versions 2 and 3 have the same layout; version 1 counts in 32 bits.
 VERSIONS = (2, 3)
-# struct's letters of the scalar types, by their number in the file.
-SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+# struct's letters of the scalar types 0 to 12, of which two are none.
 STRING, ARRAY = 8, 9
-# Gemma 3's header, the largest known, has 1.3 million array items; gguf's reader takes 20 s for 2 million.
+SCALARS = {kind: letter for kind, letter in enumerate("BbHhIif?..Qqd") if letter != "."}
+# Gemma 3's header, the largest known, has 1.3 million array items. gguf's reader takes 20 s for 2
+# million.
 MOST_ITEMS = 2_000_000
 # Models with hundreds of experts have some thousand tensors and about a hundred keys.
 MOST_ENTRIES = 65_536
@@ -33,6 +35,7 @@ MOST_TEXT_BYTES = 1_000_000
 # Arrays up to this length hold one number for each layer, and are kept.
 MOST_LAYERS = 4_096
 MOST_DIMENSIONS = 4
+LAYER = re.compile(r"blk\.([0-9]{1,6})\.")
 # Alignment of tensor data where a file does not say another one.
 ALIGNMENT = 32
 # Tensors that belong to no matrix of the model: factors of the rotary frequencies.
@@ -42,7 +45,7 @@ ROPE_TENSORS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_s
 class Items(NamedTuple):
     """The length of an array, and its values if they are few numbers."""
 
-    count: int
+    length: int
     values: tuple[int | float, ...]
 
 
@@ -150,7 +153,7 @@ def _fields(file: _Bytes, count: int, at: int) -> tuple[dict[str, Value], int]:
             raise _broken(file.path, "a key stands in it twice")
         fields[key], at = _value(file, at)
         found = fields[key]
-        items += found.count if isinstance(found, Items) else 0
+        items += found.length if isinstance(found, Items) else 0
         if items > MOST_ITEMS:
             raise _broken(file.path, f"its arrays have more than {MOST_ITEMS} items")
     return fields, at
@@ -231,7 +234,7 @@ def check_gguf_model(path: Path) -> Header:
         raise _broken(path, "general.architecture is missing")
     if "token_embd.weight" not in tensors or len(tensors["token_embd.weight"]) != 2:
         raise _broken(path, "it has no matrix of embeddings (token_embd.weight)")
-    layers = {int(n.split(".")[1]) for n in tensors if n.startswith("blk.") and n.split(".")[1].isdecimal()}
+    layers = {int(match[1]) for name in tensors if (match := LAYER.match(name))}
     if fields.get(f"{family}.block_count") != len(layers) or layers != set(range(len(layers))):
         raise _broken(path, f"{family}.block_count is not the number of layers that it holds")
     _check_dimensions(path, family, header)
@@ -251,7 +254,7 @@ def _check_dimensions(path: Path, family: str, header: Header) -> None:
     sizes = (heads, f"{heads}_kv", f"{family}.feed_forward_length", f"{family}.context_length")
     for key in (*sizes, f"{family}.attention.key_length", f"{family}.rope.dimension_count"):
         found = header.fields.get(key, 1)
-        # Some families have one number for each layer, which may be 0 for a layer without attention.
+        # Some families have one number for each layer; a layer without attention has 0.
         values = found.values if isinstance(found, Items) else (found,)
         most = 2**31 - 1 if key.endswith("context_length") else largest
         whole = all(isinstance(value, int) and 0 <= value <= most for value in values)
@@ -266,8 +269,9 @@ def _check_vocabulary(path: Path, family: str, header: Header) -> None:
         found = header.fields.get(f"tokenizer.ggml.{name}")
         if name == "tokens" and not isinstance(found, Items):
             raise _broken(path, "tokenizer.ggml.tokens is missing")
-        if found is not None and (not isinstance(found, Items) or found.count != rows):
-            raise _broken(path, f"tokenizer.ggml.{name} has not one item for each of {rows} embeddings")
+        if found is not None and (not isinstance(found, Items) or found.length != rows):
+            what = f"tokenizer.ggml.{name} has not one item for each of {rows} embeddings"
+            raise _broken(path, what)
     if header.fields.get(f"{family}.vocab_size", rows) != rows:
         raise _broken(path, f"{family}.vocab_size is not the number of its embeddings")
     for name in ("bos", "eos", "padding", "unknown"):
@@ -279,8 +283,8 @@ def _check_vocabulary(path: Path, family: str, header: Header) -> None:
 class Reader(gguf.GGUFReader):  # type: ignore[misc]
     """gguf's own reader over a plain array that shares the file's memory.
 
-    The reader cuts a slice for every word and merge, over a million for Llama 3. A slice of a np.memmap
-    costs far more than a slice of an array: 24 s for the header instead of 9.
+    The reader cuts a slice for every word and merge, over a million for Llama 3. A slice of a
+    np.memmap costs far more than a slice of an array: 24 s for the header instead of 9.
     """
 
     @property

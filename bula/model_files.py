@@ -1,7 +1,7 @@
 """Checks of a model's files before any library is asked to believe them.
 
-A model directory may come from a stranger. Nothing in it may run code (auto_map, pickles), name a file
-outside it, or claim sizes that its weights do not have. Each check ends with a UserError within a second.
+A model directory may come from a stranger. Nothing in it may run code (auto_map, pickles), name a
+file outside it, or claim sizes that its weights do not have. Each check takes less than a second.
 """
 
 import json
@@ -26,11 +26,12 @@ MOST_TOKENIZER_BYTES = 200_000_000
 MOST_JSON_BYTES = 10_000_000
 MOST_TEMPLATE_BYTES = 1_000_000
 # Sizes in config.json that the weights must show: none is larger than the largest dimension.
-SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "num_key_value_heads")
-SIZES += ("head_dim", "num_experts", "num_local_experts", "n_routed_experts")
+SIZES: tuple[str, ...] = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
+SIZES += ("num_key_value_heads", "head_dim")
+SIZES += ("num_experts", "num_local_experts", "n_routed_experts")
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d{1,6})\.")
-DIRECTORY = "use a directory as `save_pretrained` writes it: config.json, *.safetensors, tokenizer"
-# Keys of an adapter that make PEFT import a module, add layers, or match names by a regular expression.
+DIRECTORY = "use a directory that `save_pretrained` wrote: config.json, *.safetensors, tokenizer"
+# Keys of an adapter that make PEFT import a module, add layers, or match names by a pattern.
 ADAPTER_REFUSED = ("auto_mapping", "megatron_config", "layer_replication", "layers_pattern")
 
 Shapes = dict[str, tuple[int, ...]]
@@ -49,7 +50,7 @@ def check_model(path: Path) -> None:
 
 
 def check_adapter(path: Path) -> Shapes:
-    """Return shape by name of an adapter's tensors; UserError unless it is a LoRA adapter of PEFT."""
+    """Return shape by name of an adapter's tensors; UserError unless it is PEFT's LoRA."""
     _refuse_code(path)
     config = read_object(path / "adapter_config.json", MOST_JSON_BYTES)
     if config.get("peft_type") != "LORA":
@@ -228,8 +229,8 @@ def _entries(file: Path, header: dict[str, Any]) -> Iterator[tuple[str, tuple[in
     for name, entry in header.items():
         if not isinstance(entry, dict):
             raise _broken(file, "a tensor has no entry")
-        shape = entry.get("shape")
-        offsets = entry.get("data_offsets")
+        shape: Any = entry.get("shape")
+        offsets: Any = entry.get("data_offsets")
         if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
             raise _broken(file, "shape and data_offsets of a tensor are no lists of numbers")
         start, end = offsets

@@ -160,11 +160,12 @@ def load_model(
 ) -> PreTrainedModel:
     """Load a model directory or GGUF file in evaluation mode, on the device.
 
-    Its weights are in `dtype` (bfloat16 or float32). Where the machine computes in another precision
-    (`compute_dtype`), the rounded weights are widened to it. GGUF weights are unpacked to `dtype`, so that
-    quantized and full models are scored by the same arithmetic. With `weights` int8 or nf4 bitsandbytes
-    quantizes the linear layers while loading; the other layers and the matmuls are then in the precision of
-    computing. UserError if the files are broken, incomplete, or not finite.
+    Its weights are in `dtype` (bfloat16 or float32). Where the machine computes in another
+    precision (`compute_dtype`), the rounded weights are widened to it. GGUF weights are unpacked to
+    `dtype`, so that quantized and full models are scored by the same arithmetic. With `weights` int8
+    or nf4 bitsandbytes quantizes the linear layers while loading; the other layers and the matmuls
+    are then in the precision of computing. UserError if the files are broken, incomplete, or not
+    finite.
     """
     check_model(path)
     computed = getattr(torch, compute_dtype(dtype))
@@ -183,7 +184,7 @@ def load_model(
             attn_implementation=attention,
             local_files_only=True,
             trust_remote_code=False,
-            # Shapes that differ are named in what is found; left alone, transformers only logs them.
+            # Shapes that differ are then named in `found`; transformers only logs them.
             ignore_mismatched_sizes=True,
             output_loading_info=True,
             **arguments,
@@ -265,8 +266,8 @@ def refuse_broken(model: PreTrainedModel, path: Path) -> None:
 def _is_finite(weight: torch.Tensor) -> bool:
     """Return whether all numbers of a tensor are finite; integers always are.
 
-    Smallest and largest number take 8 ms for 64 million bfloat16 numbers on a CPU, isfinite 630 ms. A NaN
-    anywhere makes both NaN.
+    Smallest and largest number take 8 ms for 64 million bfloat16 numbers on a CPU, isfinite 630 ms.
+    A NaN anywhere makes both NaN.
     """
     if not weight.is_floating_point():
         return True

@@ -20,7 +20,7 @@ SYSTEM_PROMPT = (
 DATE = "26 Jul 2024"
 # Examples whose lengths are counted at once: an encoding holds offsets and masks too, about 50 KB an example.
 LENGTHS_AT_ONCE = 256
-# What a template raises while it is compiled or rendered; the sandbox's refusals are TemplateErrors.
+# What a template raises while it is rendered; the sandbox's refusals are TemplateErrors.
 TEMPLATE_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -100,8 +100,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
     """Return the token ids of an example.
 
-    The completion ends with the end-of-turn token, so that the model learns to stop. UserError if the
-    template does not continue its own prompt, or ends a turn without that token.
+    The completion ends with the end-of-turn token, so that the model learns to stop. UserError if
+    the template does not continue its own prompt, or ends a turn without that token.
     """
     prompt = encode_prompt(tokenizer, example.question)
     chat = [*to_messages(example.question), {"role": "assistant", "content": example.answer}]

@@ -131,7 +131,10 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         header(0, 1, KEY, struct.pack("<IIQ", LIST, TEXT, 1), WORD(2**63)),
         "it ends inside an array of texts",
     ),
-    "list of lists": (header(0, 1, KEY, struct.pack("<IIQ", LIST, LIST, 1), DATA), "items of type 9"),
+    "list of lists": (
+        header(0, 1, KEY, struct.pack("<IIQ", LIST, LIST, 1), DATA),
+        "items of type 9",
+    ),
     "key twice": (header(0, 2, (KEY + struct.pack("<II", U32, 1)) * 2), "a key stands in it twice"),
     "alignment": (
         header(0, 1, text(b"general.alignment"), struct.pack("<II", U32, 0)),
@@ -196,7 +199,7 @@ def rename(old: str, new: str) -> Callable[[bytes], bytes]:
 CONTRADICTIONS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
     "a billion layers": (replace_number("llama.block_count", 10**9), "llama.block_count"),
     "a layer fewer": (replace_number("llama.block_count", 1), "llama.block_count"),
-    "no head": (replace_number("llama.attention.head_count", 0), "head_count is no positive number"),
+    "no head": (replace_number("llama.attention.head_count", 0), "head_count is no positive"),
     "width": (replace_number("llama.embedding_length", 512), "llama.embedding_length"),
     "feed forward": (replace_number("llama.feed_forward_length", 2**31), "feed_forward_length"),
     "vocabulary": (replace_number("llama.vocab_size", 2**31), "llama.vocab_size"),

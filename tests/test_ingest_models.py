@@ -1,4 +1,4 @@
-"""How ingest brings in models: what it fetches is bounded and pinned, and a chat template is tried once."""
+"""How ingest brings in models: fetches are bounded and pinned, a chat template is tried once."""
 
 import hashlib
 import json
@@ -228,7 +228,7 @@ def test_a_fetching_child_gets_no_key_and_ends_with_its_stage(
     assert "sk-canary" not in json.dumps(seen)
     asked: list[int] = []
     monkeypatch.setattr(models, "end_with_parent", lambda: asked.append(1))
-    monkeypatch.setattr(models.resource, "setrlimit", lambda *limits: asked.append(limits[1][0]))
+    monkeypatch.setattr("resource.setrlimit", lambda *limits: asked.append(limits[1][0]))
     models._child_limits(5)()
     assert asked == [1, 5]
 
@@ -242,7 +242,11 @@ def test_a_hub_model_larger_than_allowed_is_refused_before_it_is_fetched(
         def __init__(self, rfilename: str, size: int) -> None:
             self.rfilename, self.size = rfilename, size
 
-    files = [File("model.safetensors", 900), File("config.json", 200), File("pytorch_model.bin", 900)]
+    files = [
+        File("model.safetensors", 900),
+        File("config.json", 200),
+        File("pytorch_model.bin", 900),
+    ]
     info = type("Info", (), {"siblings": files})
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, *a, **k: info)
     fetched: list[list[str]] = []
@@ -355,7 +359,9 @@ def test_a_base_whose_template_serves_nobody_is_refused_by_ingest(
     assert not (tmp_path / "base").exists()
 
 
-def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(bare: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(
+    bare: Path, tmp_path: Path
+) -> None:
     file = bare / "tokenizer.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     last = content["added_tokens"][-1]
@@ -391,7 +397,7 @@ def judge_file(path: Path, template: str) -> Path:
 
 
 def test_a_judges_template_is_tried_with_its_own_tokens(tmp_path: Path) -> None:
-    check = "{% if bos_token != '<s>' or eos_token != '</s>' %}{{ raise_exception('x') }}{% endif %}"
+    check = "{% if bos_token + eos_token != '<s></s>' %}{{ raise_exception('x') }}{% endif %}"
     file = judge_file(tmp_path / "good.gguf", check)
     models.ingest_judge(directory(file), tmp_path / "judge", LIMITS)
     assert (tmp_path / "judge/judge.gguf").read_bytes() == file.read_bytes()

@@ -155,7 +155,8 @@ def test_training_generation_and_benchmark_see_the_same_prompt(
     seen: list[list[int]] = []
     record(monkeypatch, generate, seen)
     edit_params(workspace / "params.yaml", lambda p: p["generate"].update(max_new_tokens=1))
-    generate.main("tuned", model, "transformers")
+    (workspace / "models/merged").symlink_to(model)
+    generate.main("tuned", Path("models/merged"), "transformers")
     assert sorted(seen) == sorted(prompts * 5)
 
     choice = {"question": QUESTIONS[0], "opa": "sim", "opb": "não", "opc": "talvez", "opd": "nunca", "cop": 0}
@@ -169,7 +170,7 @@ def test_training_generation_and_benchmark_see_the_same_prompt(
     record(monkeypatch, benchmark, seen)
     # Reading the names of lm-eval's own tasks takes longer than all else here.
     monkeypatch.setattr(benchmark, "TaskManager", functools.partial(TaskManager, include_defaults=False))
-    benchmark.main("tuned", model)
+    benchmark.main("tuned")
     asked = "Pergunta: Posso tomar sol?\nAlternativas:\nA. sim\nB. não\nC. talvez\nD. nunca\nResposta:"
     # Generated text goes on token by token after the prompt; an option is one token, which the model is not given.
     assert sorted(ids for ids in seen if len(ids) > 1) == sorted([*prompts, encode_prompt(tokenizer, asked)])

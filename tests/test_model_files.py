@@ -1,4 +1,4 @@
-"""Broken and hostile model files: each ends with a UserError, quickly, and without a question or a blow-up."""
+"""Broken and hostile model files end with a UserError: at once, without a question or a blow-up."""
 
 import json
 import pickle
@@ -83,7 +83,7 @@ def move_weights(name: str) -> Break:
 
 
 def cut(name: str, keep: int) -> Break:
-    """Return a function that cuts the last bytes off a file; `keep` counts from its end if negative."""
+    """Return a function that cuts a file; `keep` counts from its end if negative."""
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:keep])
 
 
@@ -162,7 +162,10 @@ BROKEN: dict[str, tuple[Break, str]] = {
     "empty weights": (write("model.safetensors", b""), "longer than the file"),
     "header longer than the file": (cut("model.safetensors", 100), "longer than the file"),
     "weights cut by a byte": (cut("model.safetensors", -1), "bytes, it has"),
-    "header is a list": (write("model.safetensors", struct.pack("<Q", 2) + b"[]"), "no JSON object"),
+    "header is a list": (
+        write("model.safetensors", struct.pack("<Q", 2) + b"[]"),
+        "no JSON object",
+    ),
     "offset beyond the file": (
         edit_header(lambda header: header[LAYER]["data_offsets"].__setitem__(1, 2**50)),
         "do not agree",
@@ -180,7 +183,10 @@ BROKEN: dict[str, tuple[Break, str]] = {
         write("tokenizer.json", '{"a":' * 50_000 + "1" + "}" * 50_000),
         "nested too deeply",
     ),
-    "tokenizer without words": (write("tokenizer.json", '{"model": {}}'), "no model with a vocabulary"),
+    "tokenizer without words": (
+        write("tokenizer.json", '{"model": {}}'),
+        "no model with a vocabulary",
+    ),
     "tokenizer of numbers": (
         write("tokenizer.json", '{"model": {"vocab": {"a": "b"}}, "added_tokens": []}'),
         "it cannot be loaded",
@@ -218,7 +224,9 @@ def test_an_untouched_directory_and_a_sharded_one_pass(folder: Path) -> None:
 
 
 def test_a_head_that_equals_the_embeddings_is_no_fault(folder: Path) -> None:
-    edit_tensors(lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))(folder)
+    edit_tensors(lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))(
+        folder
+    )
     model = load_model(folder, "float32")
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
@@ -294,7 +302,9 @@ def adapter(tiny: Path, tmp_path: Path) -> Path:
     """An adapter of the two-layer model."""
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    )
     model = get_peft_model(load_model(tiny, "float32"), config)
     model.save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter"
@@ -339,7 +349,10 @@ BROKEN_ADAPTERS: dict[str, tuple[Break, str]] = {
         edit_json("adapter_config.json", megatron_config={"a": 1}, megatron_core="os"),
         "megatron_config: not supported",
     ),
-    "adds layers": (edit_json("adapter_config.json", layer_replication=[[0, 2]]), "layer_replication"),
+    "adds layers": (
+        edit_json("adapter_config.json", layer_replication=[[0, 2]]),
+        "layer_replication",
+    ),
     "an expression for names": (
         edit_json("adapter_config.json", target_modules="(a+)+$"),
         "target_modules: not supported",

