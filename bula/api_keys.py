@@ -23,6 +23,8 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 LOCAL_KEY = "local"
 ENV_FILE = Path(".env")
 PLAIN_HEADERS = {"host", "accept", "accept-encoding", "connection", "content-length", "content-type", "user-agent"}
+# OpenAI's client reads this one again when the reply is there.
+PLAIN_HEADERS |= {"x-stainless-raw-response"}
 # Two parsers cannot disagree on the host of such a URL: no user, query, escape, or letter beyond ASCII.
 URL = re.compile(
     r"""(?P<scheme>https?)://
