@@ -106,6 +106,8 @@ def test_verdicts_carry_scores_reason_and_judge(api: Any, workspace: Path) -> No
     params, server = api([verdict(3, 2)])
     rows = judge.judge_rows(ROWS[:1], params, workspace / "models/judge")
     assert rows == [{"id": "0", "split": "A", "judge": "judge-1", "reason": "Correta.", "accuracy": 3, "style": 2}]
+    # A server on this machine never sees the key of the environment.
+    assert server.headers[0]["authorization"] == "Bearer local"
     sent = server.requests[0]
     assert sent["temperature"] == 0
     schema = sent["response_format"]["json_schema"]
