@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -57,7 +57,9 @@ class Endpoint(NamedTuple):
         """Return the address."""
         return self.url
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        """Return the address, since a NamedTuple would show the key."""
+        return self.url
 
 
 class Server(NamedTuple):
@@ -290,7 +292,7 @@ def _words(server: Server) -> str:
 
 def connect(endpoint: Endpoint, timeout_seconds: float = 600) -> OpenAI:
     """Return a client for a server on this machine, which no proxy and no redirect can lead away."""
-    hooks = {"request": [partial(keep_plain_headers, endpoint.key)]}
+    hooks: dict[str, list[Callable[..., Any]]] = {"request": [partial(keep_plain_headers, endpoint.key)]}
     http = DefaultHttpxClient(trust_env=False, follow_redirects=False, timeout=timeout_seconds, event_hooks=hooks)
     return OpenAI(base_url=endpoint.url, api_key=endpoint.key, timeout=timeout_seconds, max_retries=0, http_client=http)
 

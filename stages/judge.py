@@ -77,10 +77,17 @@ def verdict_type(settings: Judge) -> type[Verdict]:
     return create_model("Verdict", __base__=Verdict, reason=(str, Field(max_length=settings.reason_characters)))
 
 
-def response_format(settings: Judge) -> dict[str, Any]:
-    """Return the schema as OpenAI's API and llama.cpp take it."""
+def to_request(settings: Judge, messages: list[dict[str, str]]) -> dict[str, Any]:
+    """Return the arguments of one call, in the form of OpenAI's API and of llama.cpp."""
     schema = {"name": "Verdict", "strict": True, "schema": verdict_type(settings).model_json_schema()}
-    return {"type": "json_schema", "json_schema": schema}
+    return {
+        "model": settings.model,
+        "messages": messages,
+        "response_format": {"type": "json_schema", "json_schema": schema},
+        "max_tokens": settings.max_tokens,
+        "temperature": 0,
+        "seed": 0,
+    }
 
 
 class Message(BaseModel):
@@ -202,14 +209,7 @@ async def ask(client: openai.AsyncOpenAI, settings: Judge, messages: list[dict[s
         async with asyncio.timeout(settings.timeout_seconds):
             if settings.base_url == "local" and await has_control_token(client, messages):
                 return "ControlToken"
-            reply = await client.chat.completions.with_raw_response.create(
-                model=settings.model,
-                messages=messages,  # type: ignore[arg-type]
-                response_format=response_format(settings),  # type: ignore[arg-type]
-                max_tokens=settings.max_tokens,
-                temperature=0,
-                seed=0,
-            )
+            reply = await client.chat.completions.with_raw_response.create(**to_request(settings, messages))
     except (TimeoutError, openai.APITimeoutError):
         return "Timeout"
     except openai.AuthenticationError:

@@ -397,7 +397,7 @@ def test_llama_cpp_reads_no_control_token_in_an_answer(workspace: Path, tiny: Pa
     with serving.serve_llama_cpp(file, 1, 2048) as [endpoint], serving.connect(endpoint) as client:
 
         def prompt_tokens(row: dict[str, Any]) -> int:
-            reply = client.chat.completions.create(model="x", messages=judge.to_messages(row), max_tokens=1)
+            reply = client.chat.completions.create(model="x", messages=judge.to_messages(row), max_tokens=1)  # type: ignore[arg-type]
             assert reply.usage
             return reply.usage.prompt_tokens
 
