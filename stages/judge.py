@@ -21,7 +21,7 @@ import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from tqdm import tqdm
 
-from bula.api_keys import LOOPBACK, hide, host_of, keep_plain_headers, key_for
+from bula.api_keys import LOCAL_KEY, LOOPBACK, hide, host_of, keep_plain_headers, key_for
 from bula.errors import UserError, run
 from bula.escaping import terminal
 from bula.params import Judge, Params, load_params
@@ -214,6 +214,8 @@ async def ask(client: openai.AsyncOpenAI, settings: Judge, messages: list[dict[s
         return "Timeout"
     except openai.AuthenticationError:
         fix = "set OPENAI_API_KEY to a key of that server"
+        if client.api_key == LOCAL_KEY:
+            fix = "start that server without a key: servers on this machine are sent none"
         raise UserError(f"the judge at {client.base_url}", "it refuses the key (HTTP 401)", fix) from None
     except openai.APIStatusError as error:
         if 300 <= error.status_code < 400:

@@ -21,7 +21,7 @@ from bula import api_keys
 from bula.errors import UserError
 from bula.records import write_rows
 from stages import judge
-from tests.conftest import edit_params
+from tests.conftest import ROOT, edit_params
 
 KEY = "sk-CANARY-5d1c0b7e9a"
 HOST = "judge.test"
@@ -95,6 +95,10 @@ def test_env_file_holds_a_key_and_allows_no_host(tmp_path: Path, monkeypatch: py
         api_keys.key_for("https://judge.test/v1")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     assert api_keys.key_for("https://api.openai.com/v1") == KEY
+
+
+def test_git_ignores_the_env_file() -> None:
+    assert ".env" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("bad", ["sk-a\nX-Header: b", "sk-a b", "sk-\N{LATIN SMALL LETTER E WITH ACUTE}"])

@@ -164,7 +164,7 @@ def test_a_verdict_is_paid_for_once(api: Any, workspace: Path) -> None:
 
 def test_verdicts_survive_a_run_that_breaks_halfway(api: Any, workspace: Path) -> None:
     params, server = api([verdict(3, 3), verdict(2, 2), 401])
-    with pytest.raises(UserError, match=r"refuses the key \(HTTP 401\)"):
+    with pytest.raises(UserError, match=r"refuses the key \(HTTP 401\)\. Start that server without a key"):
         judge.judge_rows(ROWS, params, workspace / "models/judge")
     server.replies[2] = verdict(1, 1)
     before = len(server.requests)
