@@ -28,6 +28,7 @@ import openai
 import psutil
 from openai import DefaultHttpxClient, OpenAI
 
+from bula import llama_server, vllm_guard
 from bula.api_keys import keep_plain_headers
 from bula.errors import UserError
 from bula.escaping import terminal
@@ -99,7 +100,7 @@ def serve_llama_cpp(model: Path, parallel: int, context_tokens: int, *, float32:
 def _llama_cpp(model: Path, settings: dict[str, int]) -> Iterator[Server]:
     """Start one child, and hand it its settings and its key."""
     # -P: modules of bula/ must not stand in front of Python's own.
-    command = [sys.executable, "-P", str(Path(__file__).with_name("llama_server.py"))]
+    command = [sys.executable, "-P", str(llama_server.__file__)]
     key = secrets.token_urlsafe(32)
     # On a failed assertion ggml would start a debugger that prints the arguments of every call.
     with _child("llama.cpp", model, key, command, {"GGML_NO_BACKTRACE": "1"}) as server:
@@ -153,7 +154,7 @@ def _vllm_command(model: Path, parallel: int, context_tokens: int, port: int) ->
         "--max-num-seqs": str(parallel),
         "--max-model-len": str(context_tokens),
         "--allowed-origins": "[]",
-        "--middleware": "bula.vllm_guard.refuse_strangers",
+        "--middleware": f"{vllm_guard.__name__}.{vllm_guard.refuse_strangers.__name__}",
     }
     pairs = [part for option in options.items() for part in option]
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *pairs]
