@@ -15,11 +15,9 @@ import tempfile
 from itertools import takewhile
 from pathlib import Path
 from typing import Annotated, Any
-from unittest.mock import patch
 
 import torch
 import typer
-import xllamacpp
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.summary import show
@@ -81,30 +79,21 @@ def by_transformers(
     return [answers[i] for i in range(len(prompts))]
 
 
-def by_llama_cpp(file: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], tokens: int) -> list[list[int]]:
+def by_llama_cpp(
+    file: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], tokens: int, *, float32: bool = False
+) -> list[list[int]]:
     """Greedy answers by llama.cpp's server, one request at a time; the end of turn, which it does not send, is put back."""
     answers = []
-    with serve_llama_cpp(file, 1, max(map(len, prompts)) + tokens) as [url], connect(url) as client:
+    context = max(map(len, prompts)) + tokens
+    with serve_llama_cpp(file, 1, context, float32=float32) as [endpoint], connect(endpoint) as client:
         for prompt in prompts:
             # llama.cpp's own form of the request: OpenAI's leaves out the ids of tokens that end within a character.
             asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "return_tokens": True}
-            reply: Any = client.post(f"{url.removesuffix('/v1')}/completion", cast_to=object, body=asked)
+            reply: Any = client.post(f"{endpoint.url.removesuffix('/v1')}/completion", cast_to=object, body=asked)
             ids = list(reply["tokens"])
             stopped = reply["stop_type"] != "limit" and not (ids and ids[-1] in end_tokens(tokenizer))
             answers.append(ids + [tokenizer.eos_token_id] * stopped)
     return answers
-
-
-class Wide(xllamacpp.CommonParams):  # type: ignore[misc]
-    """llama.cpp's settings, with nothing of attention in float16: keys and values are kept in float32, and flash attention, which
-    rounds to float16 whatever they are kept in, is off.
-    """
-
-    def __init__(self) -> None:
-        """As its own, but for these."""
-        super().__init__()
-        self.cache_type_k = self.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        self.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
 
 
 @torch.inference_mode()
@@ -140,9 +129,7 @@ def answer_all(merged: Path, file: Path, prompts: list[list[int]], tokens: int) 
     }
     with tempfile.TemporaryDirectory() as folder:
         export(merged, "f32", Path(folder) / "f32.gguf")
-        # The stages serve by llama.cpp's own choice, so what serves them has no such setting.
-        with patch.object(xllamacpp, "CommonParams", Wide):
-            answers["llama_cpp_32_bit"] = by_llama_cpp(Path(folder) / "f32.gguf", tokenizer, prompts, tokens)
+        answers["llama_cpp_32_bit"] = by_llama_cpp(Path(folder) / "f32.gguf", tokenizer, prompts, tokens, float32=True)
     return answers, exact
 
 

@@ -1,13 +1,15 @@
-"""What a child process of this project does when its parent is gone."""
+"""Tie a child process of this project to the life of its parent."""
 
 import ctypes
 import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
+# Loaded here, because between fork and exec a child must do as little as it can.
+LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def end_with_parent() -> None:
-    """Let the kernel send SIGTERM to this process when its parent is gone (prctl(2); Linux alone has it)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    """Ask the kernel for SIGTERM when the parent ends (prctl(2), Linux only)."""
+    if LIBC is not None:
+        LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

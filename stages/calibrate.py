@@ -11,11 +11,12 @@ from typing import Annotated, Literal
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bula.errors import UserError, run
 from bula.params import Params, load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import write_metrics
 from bula.stats import bootstrap_kappa, standard_error, weighted_kappa
-from stages.judge import verdicts_or_exit
+from stages.judge import problem, verdicts_or_error
 
 
 class Gold(BaseModel):
@@ -33,13 +34,18 @@ class Gold(BaseModel):
 
 
 def read_gold(path: Path, limit: int) -> list[Row]:
-    """The first `limit` gold answers; ValueError names the file and what a row lacks."""
+    """Return the first `limit` gold answers; UserError names the file and what a row lacks."""
+    fix = "see data/demo/gold.jsonl for the form, and calibrate.gold for the name"
+    if not path.exists():
+        raise UserError(path, "this file does not exist", fix)
     try:
         rows = [Gold.model_validate(row).model_dump() for row in read_rows(path)][:limit]
     except ValidationError as error:
-        raise ValueError(f"{path} holds a row that is no gold answer: {error}") from error
+        raise UserError(path, f"it holds a row that is not a gold answer ({problem(error)})", fix) from None
     if not rows:
-        raise ValueError(f"{path} is empty; there is nothing to calibrate the judge on")
+        raise UserError(path, "it is empty", fix)
+    if len({row["id"] for row in rows}) < len(rows):
+        raise UserError(path, "two gold answers have the same id", fix)
     return [{**row, "split": row["area"]} for row in rows]
 
 
@@ -68,11 +74,8 @@ def main(
 ) -> None:
     """Judge the gold answers."""
     params = load_params()
-    try:
-        rows = read_gold(Path(params.calibrate.gold), params.calibrate.items)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
-    verdicts = verdicts_or_exit(rows, params, judge)
+    rows = read_gold(Path(params.calibrate.gold), params.calibrate.items)
+    verdicts = verdicts_or_error(rows, params, judge)
     write_rows(out, verdicts)
     figures = summarise(rows, verdicts, params)
     write_metrics(metrics, figures)
@@ -80,4 +83,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

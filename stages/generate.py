@@ -26,12 +26,12 @@ from bula.privacy import KINDS, Finding, find, redact
 from bula.prompts import encode_prompt, prompt_hash
 from bula.records import Example, Row, validation_sets, write_rows
 from bula.reports import peak_memory_gb, write_metrics
-from bula.serving import connect_each, serve_llama_cpp, serve_vllm
+from bula.serving import Endpoint, connect_each, serve_llama_cpp, serve_vllm
 from bula.stats import standard_error
 
 # An answer is its text, why it ended (stop or length), and how many tokens it took, the end of turn included.
 Answer = tuple[str, str, int]
-Serve = Callable[[Path, int, int], AbstractContextManager[list[str]]]
+Serve = Callable[[Path, int, int], AbstractContextManager[list[Endpoint]]]
 
 
 def finish(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int]) -> Answer:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -11,6 +12,7 @@ import pytest
 
 from bench import kill
 from bench.kill import survivors, works
+from stages import quantize
 from tests import conftest
 from tests.conftest import ROOT, run
 
@@ -60,19 +62,25 @@ def test_training_started_by_hand_ends_with_its_launcher() -> None:
         assert alive == 0
 
 
-# What vLLM's server is to this project: a module that answers /health, with a worker of its own that outlives a careless end.
+# What vLLM's server is to this project: a module that asks for its key, with a worker that outlives a careless end.
 VLLM = """
-import http.server, subprocess, sys
+import http.server, os, subprocess, sys
 subprocess.Popen([sys.executable, "-c", WORKER])
-handler = type("Health", (http.server.BaseHTTPRequestHandler,), {"do_GET": lambda self: self.send_response(200) or self.end_headers()})
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), handler).serve_forever()
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        ours = self.headers["Authorization"] == "Bearer " + os.environ["VLLM_API_KEY"]
+        self.send_response(200 if ours else 401)
+        self.end_headers()
+
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[sys.argv.index("--port") + 1])), Handler).serve_forever()
 """
 SERVE = """
 import pathlib, time
 from bula import serving
 serving.END_SECONDS = 2
-with serving.serve_vllm(pathlib.Path("model"), 3, 64) as urls:
-    print(len(urls), flush=True)
+with serving.serve_vllm(pathlib.Path("model"), 3, 64) as endpoints:
+    print(len(endpoints), flush=True)
     input()
 """
 
@@ -98,14 +106,35 @@ def test_vllms_server_ends_when_the_stage_is_killed(tmp_path: Path) -> None:
         assert survivors(server, 10) == 0
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_llama_cpp_ends_when_the_stage_is_killed(tiny: Path, tmp_path: Path) -> None:
+    quantize.convert(tiny, "bf16", tmp_path / "tiny.gguf")
+    script = SERVE.replace("input()", "time.sleep(60)").replace("serve_vllm", "serve_llama_cpp")
+    script = script.replace('"model"', repr(str(tmp_path / "tiny.gguf")))
+    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as stage:
+        assert stage.stdout and int(stage.stdout.readline()) >= 1
+        servers = [child for child in psutil.Process(stage.pid).children() if works(child)]
+        stage.kill()
+        stage.wait()
+        assert servers
+        assert survivors(servers, 10) == 0
+
+
 def test_vllms_workers_end_with_the_block_even_if_they_will_not(tmp_path: Path) -> None:
-    env = stand_in(
-        tmp_path, "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(60)"
-    )
+    deaf = tmp_path / "deaf"
+    worker = f"""
+import pathlib, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+pathlib.Path({str(deaf)!r}).touch()
+time.sleep(60)
+"""
+    env = stand_in(tmp_path, worker)
     with subprocess.Popen(
         [sys.executable, "-c", SERVE], env=env, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as stage:
-        assert stage.stdin and stage.stdout and {stage.stdout.readline(), stage.stdout.readline()} == {"3\n", "deaf\n"}
+        assert stage.stdin and stage.stdout and stage.stdout.readline() == "3\n"
+        while not deaf.exists():
+            time.sleep(0.05)
         tree = psutil.Process(stage.pid).children(recursive=True)
         stage.communicate("\n")
         assert len(tree) == 2

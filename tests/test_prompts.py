@@ -87,7 +87,8 @@ def test_llama_cpp_splits_text_into_the_same_tokens(tokenizer: PreTrainedTokeniz
     convert(tiny, "bf16", tmp_path / "tiny.gguf")
     text = "Tome 1.500 mg às 22h, não mais;  Coração à noite?\n\n- ação: 3,5 ml/kg"
     body = json.dumps({"content": text, "add_special": False}).encode()
-    with serve_llama_cpp(tmp_path / "tiny.gguf", 1, 256) as [url]:
-        request = Request(url.removesuffix("/v1") + "/tokenize", body, {"Content-Type": "application/json"})
+    with serve_llama_cpp(tmp_path / "tiny.gguf", 1, 256) as [endpoint]:
+        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.key}"}
+        request = Request(endpoint.url.removesuffix("/v1") + "/tokenize", body, headers)
         tokens = json.load(urlopen(request))["tokens"]
     assert tokens == tokenizer(text, add_special_tokens=False)["input_ids"]
