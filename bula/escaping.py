@@ -31,7 +31,7 @@ MARKUP = re.compile(
 # The number of a list's item.
 NUMBER = re.compile(r"^(\d{1,9})(?=[.)])")
 # GitHub looks for these after Markdown was read, where no backslash helps: @name, user@host, #12, GH-12.
-REFERENCE = re.compile(r"(?<=@)(?=\w)|(?<=\#)(?=\d)|(?<=\bGH-)(?=\d)", re.IGNORECASE)
+REFERENCE = re.compile(r"(?<=@)(?=\S)|(?<=\#)(?=\d)|(?<=\bGH-)(?=\d)", re.IGNORECASE)
 JOINER = "\N{WORD JOINER}"
 
 

@@ -19,7 +19,7 @@ HOSTILE = {
     "autolink": "<https://evil.example>",
     "bare address": "veja https://evil.example/x?y=1&z=2 e ftp://evil.example",
     "www": "veja www.evil.example/x_y_",
-    "e-mail": "escreva para maria.silva@evil.example",
+    "e-mail": "escreva para maria.silva@evil.example ou w@.example",
     "mention": "@octocat e @org/equipe, leiam #123, GH-45 e dono/repo#6",
     "script": "<script>alert(1)</script>",
     "svg": "<svg onload=alert(1)>",
