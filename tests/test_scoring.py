@@ -4,19 +4,23 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
+import openai
 import pytest
 import torch
 
 from bula import serving
+from bula.errors import UserError
 from bula.models import compute_dtype, end_tokens, like_length_batches, load_model, load_tokenizer
 from bula.params import load_params
 from bula.prompts import Encoded, encode_prompt
 from bula.records import Example, read_rows, write_rows
 from stages import benchmark, generate, likelihood, quantize, rouge
-from tests.conftest import ROOT, edit_params, leftovers, write_jsonl
+from tests.conftest import ROOT, Edit, edit_params, leftovers, write_jsonl
 
 
 def examples(split: str, count: int = 3) -> list[Example]:
@@ -128,10 +132,27 @@ def test_generated_answers_end_at_the_end_of_turn_or_the_limit(smollm2: Path) ->
     assert generate.finish(tokenizer, ids, [eos]) == ("Sim.", "length", len(ids))
 
 
-def test_batched_answers_equal_answers_one_by_one(validation: Path, tiny: Path) -> None:
-    edit_params(validation / "params.yaml", lambda p: p.update(dtype="float32"))
-    generate.main("base", tiny, "transformers")
-    rows = list(read_rows(validation / "data/answers/base.jsonl"))
+def use(model: Path, engine: str) -> Edit:
+    """Make `model` the model of the variant tuned, and of base."""
+
+    def edit(params: dict[str, Any]) -> None:
+        params["dtype"] = "float32"
+        params["variants"] = {name: {"model": os.path.relpath(model), "engine": engine} for name in ("base", "tuned")}
+
+    return edit
+
+
+@pytest.fixture
+def local(validation: Path, tiny: Path) -> Path:
+    """The two-layer model as models/base of a workspace with questions."""
+    shutil.copytree(tiny, validation / "models/base")
+    return validation
+
+
+def test_batched_answers_equal_answers_one_by_one(local: Path, tiny: Path) -> None:
+    edit_params(local / "params.yaml", use(Path("models/base"), "transformers"))
+    generate.main("base")
+    rows = list(read_rows(local / "data/answers/base.jsonl"))
     assert [row["split"] for row in rows] == list("AABBCCDDEE")
     tokenizer, model = load_tokenizer(tiny), load_model(tiny, "float32")
     for row in rows[:4]:
@@ -141,22 +162,84 @@ def test_batched_answers_equal_answers_one_by_one(validation: Path, tiny: Path) 
         assert generate.finish(tokenizer, output[0, ids.shape[1] :].tolist(), end_tokens(tokenizer))[0] == row["generated"]
 
 
-def test_llama_cpp_gives_the_answers_of_transformers(validation: Path, tiny: Path) -> None:
-    quantize.convert(tiny, "bf16", validation / "tiny.gguf")
-    edit_params(validation / "params.yaml", lambda p: p.update(dtype="float32"))
-    generate.main("base", tiny, "transformers")
-    generate.main("gguf", validation / "tiny.gguf", "llama.cpp")
-    first, second = (list(read_rows(validation / f"data/answers/{v}.jsonl")) for v in ("base", "gguf"))
+def test_llama_cpp_gives_the_answers_of_transformers(local: Path, tiny: Path) -> None:
+    quantize.convert(tiny, "bf16", local / "models/tiny.gguf")
+    edit_params(local / "params.yaml", use(Path("models/base"), "transformers"))
+    generate.main("base")
+    edit_params(local / "params.yaml", use(Path("models/tiny.gguf"), "llama.cpp"))
+    generate.main("tuned")
+    first, second = (list(read_rows(local / f"data/answers/{v}.jsonl")) for v in ("base", "tuned"))
     assert [row["prompt_hash"] for row in first] == [row["prompt_hash"] for row in second]
     assert [row["finish_reason"] for row in first] == [row["finish_reason"] for row in second]
     same = sum(a["generated"] == b["generated"] for a, b in zip(first, second, strict=True))
     # Engines round differently; a random model has near ties that a trained one has not.
     assert same >= 0.8 * len(first)
-    figures = load(validation / "metrics/generate/gguf.json")
+    figures = load(local / "metrics/generate/tuned.json")
     assert figures["items"] == figures["finish_stop"] + figures["finish_length"] == 10
     assert figures["settings"] == {"engine": "llama.cpp", "dtype": "the engine's own", "compute_dtype": "the engine's own"}
-    told = load(validation / "metrics/generate/base.json")["settings"]
+    told = load(local / "metrics/generate/base.json")["settings"]
     assert told == {"engine": "transformers", "dtype": "float32", "compute_dtype": "float32"}
+    # What the metrics count stands beside each answer.
+    assert figures["degenerate"] == sum(row["degenerate"] for row in second)
+    assert figures["repeated_4gram_share"] == pytest.approx(sum(row["repeated_4gram_share"] for row in second) / 10, rel=1e-5)
+
+
+@pytest.mark.parametrize("command", [generate.main, rouge.main])
+def test_an_unknown_variant_is_a_sentence(local: Path, command: Callable[[str], None]) -> None:
+    with pytest.raises(UserError, match=r"variants has no 'tunned'\. Name one of base, "):
+        command("tunned")
+    assert not (local / "data/answers").exists()
+
+
+def test_a_question_in_two_sets_is_a_sentence_and_no_output(local: Path) -> None:
+    write_rows(local / "data/clean/validation/B.jsonl", examples("A"))
+    with pytest.raises(UserError, match=r"data/clean/validation: 2 questions stand there twice \(first: a0+\). Run `dvc repro preprocess`"):
+        generate.main("base")
+    assert not (local / "data/answers").exists()
+
+
+def server(reply: Callable[[httpx.Request], httpx.Response]) -> openai.OpenAI:
+    """A client whose server answers by `reply`."""
+    http = openai.DefaultHttpxClient(transport=httpx.MockTransport(reply))
+    return openai.OpenAI(base_url="http://127.0.0.1:1/v1", api_key="k", max_retries=0, http_client=http)
+
+
+def refuse(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError("refused", request=request)
+
+
+REPLIES: dict[str, tuple[Callable[[httpx.Request], httpx.Response], str]] = {
+    "no connection": (refuse, "a request failed \\(APIConnectionError\\)"),
+    "an error of the server": (
+        lambda _: httpx.Response(500, json={"error": "Pergunta secreta"}),
+        "a request failed \\(InternalServerError\\)",
+    ),
+    "no JSON": (lambda _: httpx.Response(200, text="{", headers={"content-type": "application/json"}), "a request failed|has no answer"),
+    "a web page": (lambda _: httpx.Response(200, text="<html>"), "a reply has no answer in it"),
+    "an error with code 200": (lambda _: httpx.Response(200, json={"error": "x"}), "a reply has no answer in it"),
+    "no choices": (lambda _: httpx.Response(200, json={"choices": []}), "a reply has no answer in it"),
+    "no text": (lambda _: httpx.Response(200, json={"choices": [{"index": 0}]}), "a reply has no answer in it"),
+}
+
+
+@pytest.mark.parametrize(("reply", "message"), REPLIES.values(), ids=REPLIES)
+def test_a_request_that_fails_is_a_sentence_without_the_servers_words(reply: Any, message: str) -> None:
+    with server(reply) as client, pytest.raises(UserError, match=f"the server of m: ({message})") as caught:
+        generate.complete(client, "m", [1, 2], 8)
+    assert "secreta" not in str(caught.value)
+
+
+def test_degenerate_answers_are_counted_by_hand() -> None:
+    loop = "O chá é o chá, e o chá é o chá, e o chá é o chá."
+    answers = [("Beba água e descanse.", "stop", 5), (loop, "length", 20), ("", "stop", 1)]
+    figures = generate.summarise(answers, [[], [], []], 0.3)
+    assert (figures["degenerate"], figures["degenerate_share"], figures["empty"]) == (2, pytest.approx(2 / 3), 1)
+    # 17 words, 14 runs of four, of which 6 are distinct: o chá é o, chá é o chá, é o chá e, o chá e o, chá e o chá, e o chá é.
+    assert figures["repeated_4gram_share"] == pytest.approx((8 / 14) / 3)
+    # 0, 8/14, 0: standard deviation 8/14 / sqrt(3), over sqrt(3).
+    assert figures["repeated_4gram_share_stderr"] == pytest.approx(8 / 14 / 3)
+    strict = generate.summarise(answers, [[], [], []], 0.6)
+    assert strict["degenerate"] == 1
 
 
 def test_answers_through_llama_cpp_do_not_depend_on_when_their_neighbours_came(validation: Path, tiny: Path) -> None:
@@ -182,14 +265,14 @@ def test_llama_cpp_runs_one_server_for_each_request_up_to_the_processors(tiny: P
 
 
 def test_a_folder_without_weights_is_a_sentence(validation: Path, tiny: Path) -> None:
-    shutil.copytree(tiny, validation / "models/cut", ignore=shutil.ignore_patterns("*.safetensors"))
-    with pytest.raises(SystemExit, match="models/cut holds no whole model; `dvc repro` writes it, `dvc pull` fetches it"):
-        generate.main("base", Path("models/cut"), "transformers")
+    shutil.copytree(tiny, validation / "models/base", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(UserError, match="models/base"):
+        generate.main("base")
 
 
-def test_a_file_that_is_no_model_is_a_sentence(validation: Path) -> None:
-    with pytest.raises(SystemExit, match="models/none does not exist"):
-        generate.main("base", Path("models/none"), "transformers")
+def test_a_model_that_is_missing_is_a_sentence(validation: Path) -> None:
+    with pytest.raises(UserError, match="models/base"):
+        generate.main("base")
     assert not (validation / "data/answers").exists()
 
 
@@ -259,13 +342,14 @@ def test_rouge_never_imports_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def answers_of(variant: str) -> list[dict[str, Any]]:
+    """Four answers of each set."""
+    texts = {"variant": variant, "question": "O que tomo?", "answer": "tome água e repouse", "finish_reason": "stop"}
+    return [{"id": f"{split}{n}", "split": split, "generated": "tome " * (n + 1), **texts} for split in "ABCDE" for n in range(4)]
+
+
 def test_rouge_writes_figures_plot_and_picture(workspace: Path) -> None:
-    rows = [
-        {"id": f"{split}{n}", "split": split, "variant": "base", "answer": "tome água e repouse", "generated": "tome " * (n + 1)}
-        for split in "ABCDE"
-        for n in range(4)
-    ]
-    write_rows(workspace / "data/answers/base.jsonl", rows)
+    write_rows(workspace / "data/answers/base.jsonl", answers_of("base"))
     rouge.main("base")
     figures = load(workspace / "metrics/rouge/base.json")
     assert figures["A"]["items"] == 4
@@ -278,6 +362,31 @@ def test_rouge_writes_figures_plot_and_picture(workspace: Path) -> None:
     assert leftovers(workspace) == []
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: [], r"answers/base\.jsonl: the file holds no row. Run `dvc repro generate@base`"),
+        (lambda rows: [*rows, rows[0]], r"answers/base\.jsonl: 1 items stand there twice \(first: A0\)"),
+        (lambda rows: [*rows[:2], {"id": "x", "split": "A"}], r"answers/base\.jsonl:3: .*generated: Field required"),
+        (lambda rows: [rows[0] | {"variant": "tuned"}], r"answers/base\.jsonl:1: the row is about the variant 'tuned'"),
+        (lambda rows: [rows[0] | {"generated": None}], r"answers/base\.jsonl:1: .*generated: Input should be a valid string"),
+        (lambda rows: [rows[0] | {"split": "train"}], r"answers/base\.jsonl:1: .*split: "),
+    ],
+    ids=["empty", "twice", "fields missing", "another variant", "no text", "another set"],
+)
+def test_answers_that_rouge_cannot_use_are_a_sentence_and_no_output(change: Any, message: str, workspace: Path) -> None:
+    write_rows(workspace / "data/answers/base.jsonl", change(answers_of("base")))
+    with pytest.raises(UserError, match=message):
+        rouge.main("base")
+    assert not (workspace / "data/scores").exists()
+    assert not (workspace / "metrics").exists()
+
+
+def test_answers_that_are_missing_are_a_sentence(workspace: Path) -> None:
+    with pytest.raises(UserError, match=r"answers/base\.jsonl: .*Run `dvc repro generate@base`"):
+        rouge.main("base")
+
+
 def test_personal_data_in_answers_is_redacted_and_counted_or_stops() -> None:
     from bula.privacy import find
 
@@ -285,10 +394,8 @@ def test_personal_data_in_answers_is_redacted_and_counted_or_stops() -> None:
     found = [find(text) for text, _, _ in answers]
     clean = generate.redact_answers("tuned", answers, found, "redact")
     assert clean == [("Ligue para [TELEFONE].", "stop", 9), ("Beba água.", "length", 4)]
-    figures = generate.summarise(clean, found)
+    figures = generate.summarise(clean, found, 0.3)
     assert (figures["personal_data_answers"], figures["personal_data_phone"], figures["personal_data_cpf"]) == (1, 1, 0)
-    with pytest.raises(
-        ValueError, match=r"answers of tuned hold personal data \(phone\), and privacy\.answers is fail; nothing was written"
-    ):
+    with pytest.raises(UserError, match=r"answers of tuned hold personal data \(phone\), and privacy\.answers is fail"):
         generate.redact_answers("tuned", answers, found, "fail")
     assert generate.redact_answers("tuned", answers[1:], found[1:], "fail") == answers[1:]
