@@ -6,7 +6,7 @@ compare takes differences of these values, `bula seeds` their means.
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
@@ -142,7 +142,7 @@ def _read(path: Path, stage: str) -> Iterator[tuple[int, dict[str, Any]]]:
 def _check_row(kind: type[AnyRow], row: dict[str, Any], where: str, stage: str) -> AnyRow:
     """Return a row as its type; UserError names the fields that are wrong, but not what they hold."""
     try:
-        checked = kind.model_validate(row)
+        checked = cast(AnyRow, kind.model_validate(row))
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise UserError(where, f"the row cannot be used ({'; '.join(faults)})", repeat(stage)) from error

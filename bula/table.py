@@ -84,11 +84,10 @@ def _cells(folder: Path, variant: str, max_degenerate_share: float) -> dict[str,
     share = generate["degenerate_share"]
     cells = {f"degenerate answers, % ({generate['items']} answers) {LOWER}": f"{share * 100:.1f}"}
     cells |= _likelihood_cells(folder, variant)
-    about_answers = _rouge_cells(folder, variant), _judge_cells(folder, variant)
+    rouge, judge = _rouge_cells(folder, variant), _judge_cells(folder, variant)
     if share > max_degenerate_share:
         withheld = f"{NOT_MEANINGFUL} ({share * 100:.0f} % loops)"
-        about_answers = tuple(dict.fromkeys(part, withheld) for part in about_answers)
-    rouge, judge = about_answers
+        rouge, judge = dict.fromkeys(rouge, withheld), dict.fromkeys(judge, withheld)
     return cells | rouge | _benchmark_cells(folder, variant) | judge
 
 

@@ -257,12 +257,11 @@ def degenerate_note(shares: dict[str, float], params: Params) -> str:
     many = {variant: share for variant, share in shares.items() if share > params.compare.max_degenerate_share}
     if not many:
         return ""
-    each = ", ".join(f"{variant} {share * 100:.0f} %" for variant, share in many.items())
+    each = ", ".join(f"{variant} ({share * 100:.0f} % degenerate answers)" for variant, share in many.items())
     return (
-        f"\n**Most figures about these answers are not meaningful.** Degenerate answers repeat themselves or hold no word: {each}. "
-        "Where a variant has more than "
-        f"{percent(params.compare.max_degenerate_share)} of them (`compare.max_degenerate_share`), ROUGE and the judge's scores say "
-        "nothing of it, and the tables withhold them.\n"
+        f"\n**ROUGE and the judge's scores say nothing of {each}.** A degenerate answer repeats itself or holds no word. "
+        f"Above {percent(params.compare.max_degenerate_share)} of them (`compare.max_degenerate_share`) the tables withhold "
+        "these figures, and every difference that they are part of.\n"
     )
 
 

@@ -38,7 +38,7 @@ def pairs(workspace: Path, variant: str, shift: float, order: int) -> None:
     )
     # The judge failed on the other answer each time, so there is no pair.
     failed = int(shift > 0)
-    verdicts = [
+    verdicts: list[dict[str, Any]] = [
         {"id": f"{failed:02}", "judge": "j", "failed": "Timeout"},
         {"id": f"{1 - failed:02}", "judge": "j", "accuracy": 1, "style": 1},
     ]
@@ -85,7 +85,7 @@ def fill(workspace: Path, variant: str, shift: float) -> None:
     right = [1.0, 0.0, 0.0, float(shift > 0)]
     samples = [{"task": "t", "document": i, "scores": {"acc": r}} for i, r in zip(ids, right, strict=True)]
     write_rows(workspace / f"data/samples/{variant}.jsonl", samples)
-    verdicts = [{"id": "a", "judge": "j", "accuracy": 2, "style": 3}, {"id": "b", "judge": "j", "failed": "Timeout"}]
+    verdicts: list[dict[str, Any]] = [{"id": "a", "judge": "j", "accuracy": 2, "style": 3}, {"id": "b", "judge": "j", "failed": "Timeout"}]
     write_rows(workspace / f"data/verdicts/{variant}.jsonl", verdicts)
     write_rows(workspace / f"data/answers/{variant}.jsonl", [answer_row(i, variant) for i in ids])
 
@@ -175,14 +175,15 @@ def test_figures_of_loops_mean_nothing_and_are_no_tests(base: float, tuned: floa
     assert others["t_acc"]["p_holm"] == pytest.approx((5 if meaningful else 3) * 2 / 2**8)
     assert all(("p_holm" in row) == row["meaningful"] for row in results.values())
     note = compare.degenerate_note({"base": base, "tuned": tuned}, params)
-    assert ("not meaningful" in note) is not meaningful
+    assert (note == "") is meaningful
 
 
 def test_the_report_names_the_variants_whose_answers_are_loops() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     note = compare.degenerate_note({"base": 1.0, "tuned": 0.2, "quantized": 0.967}, params)
-    assert "base 100 %, quantized 97 %." in note
-    assert "more than 20% of them" in note
+    assert "say nothing of base (100 % degenerate answers), quantized (97 % degenerate answers).**" in note
+    assert "Above 20% of them" in note
+    assert "tuned" not in note
 
 
 def test_differences_that_mean_nothing_are_not_counted_among_those_that_luck_makes() -> None:
@@ -234,7 +235,7 @@ def test_figures_of_loops_are_withheld_in_the_whole_report(finished: Path) -> No
     assert "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | not meaningful (97 % loops) |" in report
     assert "| tuned − base: rouge1_f ↑ | not meaningful | – | 4 | – |" in report
     assert "| tuned − base: judge_style ↑ | not meaningful | – | 1 | – |" in report
-    assert "tuned 97 %" in report
+    assert "say nothing of tuned (97 % degenerate answers)" in report
     row = read_metrics(finished)["tuned_minus_base__rouge1_f"]
     # The figure stays where programs read it.
     assert row["difference"] == pytest.approx(0.1)
@@ -264,7 +265,10 @@ def without(name: str, key: str) -> Break:
 
 
 def text(name: str, content: str) -> Break:
-    return lambda folder: (folder / name).write_text(content, encoding="utf-8") and None
+    def damage(folder: Path) -> None:
+        (folder / name).write_text(content, encoding="utf-8")
+
+    return damage
 
 
 def missing(name: str) -> Break:

@@ -233,7 +233,8 @@ def test_degenerate_answers_are_counted_by_hand() -> None:
     loop = "O chá é o chá, e o chá é o chá, e o chá é o chá."
     answers = [("Beba água e descanse.", "stop", 5), (loop, "length", 20), ("", "stop", 1)]
     figures = generate.summarise(answers, [[], [], []], 0.3)
-    assert (figures["degenerate"], figures["degenerate_share"], figures["empty"]) == (2, pytest.approx(2 / 3), 1)
+    assert (figures["degenerate"], figures["empty"]) == (2, 1)
+    assert figures["degenerate_share"] == pytest.approx(2 / 3)
     # 17 words, 14 runs of four, of which 6 are distinct: o chá é o, chá é o chá, é o chá e, o chá e o, chá e o chá, e o chá é.
     assert figures["repeated_4gram_share"] == pytest.approx((8 / 14) / 3)
     # 0, 8/14, 0: standard deviation 8/14 / sqrt(3), over sqrt(3).
