@@ -149,12 +149,14 @@ def test_training_generation_and_benchmark_see_the_same_prompt(
     examples = [EXAMPLE.model_copy(update={"id": f"{n:016d}", "question": q}) for n, q in enumerate(QUESTIONS)]
     assert [encode(tokenizer, example).prompt for example in examples] == prompts
 
-    for split in "ABCDE":
-        write_rows(workspace / f"data/clean/validation/{split}.jsonl", examples)
+    for number, split in enumerate("ABCDE"):
+        rows = [e.model_copy(update={"id": f"{number}{e.id[1:]}", "split": split}) for e in examples]
+        write_rows(workspace / f"data/clean/validation/{split}.jsonl", rows)
+    (workspace / "models/merged").symlink_to(model)
     seen: list[list[int]] = []
     record(monkeypatch, generate, seen)
     edit_params(workspace / "params.yaml", lambda p: p["generate"].update(max_new_tokens=1))
-    generate.main("tuned", model, "transformers")
+    generate.main("tuned")
     assert sorted(seen) == sorted(prompts * 5)
 
     choice = {"question": QUESTIONS[0], "opa": "sim", "opb": "não", "opc": "talvez", "opd": "nunca", "cop": 0}
@@ -168,7 +170,7 @@ def test_training_generation_and_benchmark_see_the_same_prompt(
     record(monkeypatch, benchmark, seen)
     # Reading the names of lm-eval's own tasks takes longer than all else here.
     monkeypatch.setattr(benchmark, "TaskManager", functools.partial(TaskManager, include_defaults=False))
-    benchmark.main("tuned", model)
+    benchmark.main("tuned")
     asked = "Pergunta: Posso tomar sol?\nAlternativas:\nA. sim\nB. não\nC. talvez\nD. nunca\nResposta:"
     # Generated text goes on token by token after the prompt; an option is one token, which the model is not given.
     assert sorted(ids for ids in seen if len(ids) > 1) == sorted([*prompts, encode_prompt(tokenizer, asked)])
