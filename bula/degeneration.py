@@ -1,4 +1,4 @@
-"""Recognise answers that repeat themselves; docs/metrics.md defines what counts and what does not."""
+"""Recognise answers that repeat themselves, as docs/metrics.md defines them."""
 
 import re
 from collections.abc import Sequence

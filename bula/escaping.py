@@ -19,7 +19,7 @@ BREAKS = re.compile("[\t\n\x0b\x0c\r\x1c-\x1f\x85\u2028\u2029]+")
 # Punctuation that Markdown (CommonMark, GitHub, and its mathematics) may read as markup.
 MARKUP = re.compile(
     r"""
-    [\\`*\[\]|~$\#]        # everywhere: escapes, code, emphasis, links, cells, strikethrough, formulas, headings
+    [\\`*\[\]|~$\#]        # everywhere: escapes, code, emphasis, links, cells, formulas, headings
     | (?<![^\W_])_ | _(?![^\W_])   # an underscore that does not stand inside a word
     | !(?=\[)              # an image
     | ^[-+=:]              # at the start: lists, rules, underlines of headings
@@ -30,7 +30,7 @@ MARKUP = re.compile(
 )
 # The number of a list's item.
 NUMBER = re.compile(r"^(\d{1,9})(?=[.)])")
-# GitHub looks for these after Markdown was read, where no backslash helps: @name, user@host, #12, GH-12.
+# GitHub looks for @name, user@host, #12 and GH-12 in the rendered text, where no backslash helps.
 REFERENCE = re.compile(r"(?<=@)(?=\S)|(?<=\#)(?=\d)|(?<=\bGH-)(?=\d)", re.IGNORECASE)
 JOINER = "\N{WORD JOINER}"
 

@@ -1,4 +1,4 @@
-"""Read what the scoring stages wrote, checked row by row, and return the value of each item by measure.
+"""Read the rows that the scoring stages wrote, check them, and return the value of each item.
 
 compare takes differences of these values, `bula seeds` their means.
 """
@@ -120,7 +120,8 @@ def read_checked(path: Path, stage: str, kind: type[AnyRow]) -> list[AnyRow]:
         raise UserError(path, "the file holds no row", repeat(stage))
     twice = [item for item, count in Counter(row.id for row in rows).items() if count > 1]
     if twice:
-        raise UserError(path, f"{len(twice)} items stand there twice (first: {twice[0]})", _fix_twice(stage))
+        what = f"{len(twice)} items stand there twice (first: {twice[0]})"
+        raise UserError(path, what, _fix_twice(stage))
     return rows
 
 
@@ -148,7 +149,11 @@ def _check_row(kind: type[AnyRow], row: dict[str, Any], where: str, stage: str) 
         raise UserError(where, f"the row cannot be used ({'; '.join(faults)})", repeat(stage)) from error
     variant = stage.partition("@")[2]
     if checked.variant not in (variant, None):
-        raise UserError(where, f"the row is about the variant {checked.variant!r}, not {variant!r}", repeat(stage))
+        raise UserError(
+            where,
+            f"the row is about the variant {checked.variant!r}, not {variant!r}",
+            repeat(stage),
+        )
     return checked
 
 
@@ -164,9 +169,10 @@ def scored(data: Path, variant: str) -> dict[str, Values]:
 
     Those are degenerate answers, bits per character, ROUGE and the first metric of each task.
     """
-    answers = read_checked(data / "answers" / f"{variant}.jsonl", f"generate@{variant}", DegenerateRow)
-    likelihood = read_checked(data / "likelihood" / f"{variant}.jsonl", f"likelihood@{variant}", LikelihoodRow)
-    scores = read_checked(data / "scores" / f"{variant}.jsonl", f"rouge@{variant}", ScoreRow)
+    file = f"{variant}.jsonl"
+    answers = read_checked(data / "answers" / file, f"generate@{variant}", DegenerateRow)
+    likelihood = read_checked(data / "likelihood" / file, f"likelihood@{variant}", LikelihoodRow)
+    scores = read_checked(data / "scores" / file, f"rouge@{variant}", ScoreRow)
     # Scaled so that the mean over items is the pooled figure: total bits over total characters.
     characters = sum(row.characters for row in likelihood) / len(likelihood)
     found = {
@@ -194,7 +200,8 @@ def read_verdicts(data: Path, variant: str) -> list[VerdictRow]:
     rows = read_checked(path, stage, VerdictRow)
     for row in rows:
         if row.failed is None and (row.accuracy is None or row.style is None):
-            raise UserError(path, f"the verdict on {row.id} has neither both scores nor `failed`", repeat(stage))
+            what = f"the verdict on {row.id} has neither both scores nor `failed`"
+            raise UserError(path, what, repeat(stage))
     if all(row.failed is not None for row in rows):
         raise UserError(path, "the judge failed on every answer", repeat(stage))
     return rows

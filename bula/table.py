@@ -17,12 +17,31 @@ Metrics = dict[str, Any]
 NOT_MEANINGFUL = "not meaningful"
 LOWER, HIGHER = "↓", "↑"
 LOWER_IS_BETTER = ("bits_per_character", "degenerate")
-LIKELIHOOD = ("items", "loss_nats", "loss_nats_stderr", "perplexity", "bits_per_character", "token_accuracy")
+LIKELIHOOD = (
+    "items",
+    "loss_nats",
+    "loss_nats_stderr",
+    "perplexity",
+    "bits_per_character",
+    "token_accuracy",
+)
 KINDS = ("rouge1", "rouge2", "rougeL")
 ROUGE = ("items", *(f"{kind}_f{end}" for kind in KINDS for end in ("", "_low", "_high")))
 PARTS = ("accuracy", "style")
-JUDGE = ("trustworthy", "items", "scored", *(f"{part}_{end}" for part in PARTS for end in ("mean", "stderr")))
-LOGITS = ("logit_difference_largest", "logit_difference_mean", "kl_nats", "greedy_agreement", "perplexity", "items")
+JUDGE = (
+    "trustworthy",
+    "items",
+    "scored",
+    *(f"{part}_{end}" for part in PARTS for end in ("mean", "stderr")),
+)
+LOGITS = (
+    "logit_difference_largest",
+    "logit_difference_mean",
+    "kl_nats",
+    "greedy_agreement",
+    "perplexity",
+    "items",
+)
 FORMS = ("adapter", "before_cast", "after_cast", "as_served")
 
 
@@ -65,7 +84,8 @@ def variant_group(folder: Path, stage: str, variant: str, name: str, needed: Ite
 
 def degenerate_share(folder: Path, variant: str) -> float:
     """Return the share of one variant's answers that generate found degenerate."""
-    return float(variant_group(folder, "generate", variant, "", ["degenerate_share"])["degenerate_share"])
+    figures = variant_group(folder, "generate", variant, "", ["degenerate_share"])
+    return float(figures["degenerate_share"])
 
 
 def _interval(figures: Metrics, name: str) -> str:
@@ -106,8 +126,9 @@ def _likelihood_cells(folder: Path, variant: str) -> dict[str, str]:
 def _rouge_cells(folder: Path, variant: str) -> dict[str, str]:
     """Return the rows of ROUGE."""
     figures = variant_group(folder, "rouge", variant, "pooled", ROUGE)
-    names = {kind: f"{kind.replace('rouge', 'ROUGE-')} F1 ({figures['items']} answers) {HIGHER}" for kind in KINDS}
-    return {name: _interval(figures, f"{kind}_f") for kind, name in names.items()}
+    rest = f"F1 ({figures['items']} answers) {HIGHER}"
+    names = {kind: kind.replace("rouge", "ROUGE-") for kind in KINDS}
+    return {f"{name} {rest}": _interval(figures, f"{kind}_f") for kind, name in names.items()}
 
 
 def _benchmark_cells(folder: Path, variant: str) -> dict[str, str]:
@@ -132,10 +153,11 @@ def _judge_cells(folder: Path, variant: str) -> dict[str, str]:
     doubt = "" if figures["trustworthy"] else "; not trustworthy"
     scored = f" ({figures['scored']} of {figures['items']} answers)"
     judge = markdown(str(figures.get("judge", "")))
-    return {
-        f"judge: {part}, 1 to 3 ({judge}{doubt}) {HIGHER}": _plus_minus(figures, f"{part}_mean", f"{part}_stderr") + scored
-        for part in PARTS
-    }
+    cells = {}
+    for part in PARTS:
+        mean = _plus_minus(figures, f"{part}_mean", f"{part}_stderr")
+        cells[f"judge: {part}, 1 to 3 ({judge}{doubt}) {HIGHER}"] = mean + scored
+    return cells
 
 
 def results_table(folder: Path, params: Params) -> str:
@@ -191,7 +213,7 @@ def fidelity_table(folder: Path) -> str:
 def differences_table(results: Mapping[str, Metrics]) -> str:
     """Return the Markdown table of compare's paired differences.
 
-    Those within the range over seeds are marked. The figures of those that are not meaningful are withheld.
+    A difference within the range over seeds is marked; figures that are not meaningful are withheld.
     """
     lines = ["| difference | mean [interval] | p (Holm) | items | seeds |", "|---|---|---|---|---|"]
     for name, row in results.items():
@@ -207,7 +229,7 @@ def differences_table(results: Mapping[str, Metrics]) -> str:
 
 
 def _p(row: Metrics) -> str:
-    """Return the corrected p-value, as a bound where the test could not have returned a smaller one."""
+    """Return the corrected p-value, as a bound where p is at its test's floor."""
     text = f"{row['p_holm']:.3g}"
     return f"≤ {text}" if row["p_at_floor"] and row["p_holm"] < 1 else text
 

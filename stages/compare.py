@@ -1,7 +1,8 @@
-"""Compare each variant with the baseline on the same items, by pairs, and write the report that a reviewer reads.
+"""Compare each variant with the baseline on the same items, and write the report for a reviewer.
 
-Interval: paired bootstrap over items. Test: McNemar's for right/wrong, sign flips for the rest, with Holm's correction
-over all tests that mean something. A difference that another training seed alone could have made is marked.
+Interval: paired bootstrap over items. Test: McNemar's for right/wrong, sign flips for the rest, with
+Holm's correction over all tests that mean something. A difference that another training seed alone
+could have made is marked.
 
     python -m stages.compare
 """
@@ -38,6 +39,7 @@ from bula.table import (
     results_table,
 )
 
+ARROWS = "↓: lower is better; ↑: higher is better."
 # A group of figures for each paired difference.
 Results = dict[str, dict[str, float | int | bool]]
 Answers = dict[str, dict[str, ShownAnswer]]
@@ -60,7 +62,14 @@ def check_items(data: Path, params: Params) -> None:
                 _check_lack(data, stage, params.compare.baseline, baseline, variant, items)
 
 
-def _check_lack(data: Path, stage: str, variant: str, items: dict[str, None], other: str, expected: dict[str, None]) -> None:
+def _check_lack(
+    data: Path,
+    stage: str,
+    variant: str,
+    items: dict[str, None],
+    other: str,
+    expected: dict[str, None],
+) -> None:
     """Raise a UserError if `items` of one variant lack some that another one has."""
     missing = [item for item in expected if item not in items]
     if missing:
@@ -75,15 +84,19 @@ def check_judges(data: Path, params: Params) -> None:
     for variant in (params.compare.baseline, *params.variants):
         others = {row.judge for row in read_verdicts(data, variant)} - {expected}
         if others:
-            what = f"the judge {min(others)!r} stands there, but {expected!r} judged {params.compare.baseline}"
+            known = f"{expected!r} judged {params.compare.baseline}"
+            what = f"the judge {min(others)!r} stands there, but {known}"
             raise UserError(data / "verdicts" / f"{variant}.jsonl", what, repeat(f"judge@{variant}"))
 
 
 def read_answers(data: Path, params: Params) -> Answers:
     """Return the answers of each variant by id."""
-    return {
-        v: {row.id: row for row in read_checked(data / "answers" / f"{v}.jsonl", f"generate@{v}", ShownAnswer)} for v in params.variants
-    }
+    answers: Answers = {}
+    for variant in params.variants:
+        path = data / "answers" / f"{variant}.jsonl"
+        rows = read_checked(path, f"generate@{variant}", ShownAnswer)
+        answers[variant] = {row.id: row for row in rows}
+    return answers
 
 
 def read_spreads(figures: Path) -> dict[str, Any]:
@@ -92,10 +105,11 @@ def read_spreads(figures: Path) -> dict[str, Any]:
     try:
         spreads = read_figures(path, "")
     except UserError as error:
-        raise UserError(path, error.what, f"restore it from git (`git checkout {path}`), or run `make seeds`") from error
+        fix = f"restore it from git (`git checkout {path}`), or run `make seeds`"
+        raise UserError(path, error.what, fix) from error
     for name, spread in spreads.items():
-        whole = isinstance(spread, dict) and all(isinstance(spread.get(key), int | float) for key in ("first", "range"))
-        if name != "seeds" and not whole:
+        found = [spread.get("first"), spread.get("range")] if isinstance(spread, dict) else [None]
+        if name != "seeds" and not all(isinstance(value, int | float) for value in found):
             raise UserError(path, f"{name} lacks `first` or `range`", "run `make seeds` again")
     return spreads
 
@@ -107,12 +121,13 @@ def compare(first: Values, second: Values, params: Params) -> dict[str, float | 
         raise ValueError("two variants share no item; they were scored on different data")
     a, b = [first[item] for item in shared], [second[item] for item in shared]
     differences = [y - x for x, y in zip(a, b, strict=True)]
-    low, high = bootstrap_mean(differences, params.compare.resamples, params.compare.confidence, params.seed)
+    settings = params.compare
+    low, high = bootstrap_mean(differences, settings.resamples, settings.confidence, params.seed)
     binary = set(a) | set(b) <= {0.0, 1.0}
     if binary:
         test = mcnemar([x == 1 for x in a], [y == 1 for y in b])
     else:
-        test = paired_permutation(differences, params.compare.permutations, params.seed)
+        test = paired_permutation(differences, settings.permutations, params.seed)
     return {
         "items": len(shared),
         "difference": sum(differences) / len(shared),
@@ -125,20 +140,23 @@ def compare(first: Values, second: Values, params: Params) -> dict[str, float | 
 
 def compare_all(data: Path, params: Params) -> Results:
     """Return every measure of every variant against the baseline."""
-    baseline = measures(data, params.compare.baseline)
+    name_of_baseline = params.compare.baseline
+    baseline = measures(data, name_of_baseline)
     results: Results = {}
     for variant in params.variants:
-        if variant == params.compare.baseline:
+        if variant == name_of_baseline:
             continue
         found = measures(data, variant)
         if others := sorted(found.keys() ^ baseline.keys()):
-            what = f"{params.compare.baseline} and {variant} were not scored by the same metrics ({others[0]})"
+            both = f"{name_of_baseline} and {variant}"
+            what = f"{both} were not scored by the same metrics ({others[0]})"
             raise UserError(data / "samples" / f"{variant}.jsonl", what, repeat(f"benchmark@{variant}"))
         for name, values in found.items():
             # A weak judge may fail on all the answers on which it succeeded before.
             pairless = name.startswith("judge_") and not baseline[name].keys() & values.keys()
             if not pairless:
-                results[f"{variant}_minus_{params.compare.baseline}__{name}"] = compare(baseline[name], values, params)
+                key = f"{variant}_minus_{name_of_baseline}__{name}"
+                results[key] = compare(baseline[name], values, params)
     return results
 
 
@@ -159,7 +177,8 @@ def correct(results: Results, shares: dict[str, float], params: Params) -> None:
         loops = max(shares[variant], shares[params.compare.baseline]) > limit
         for key in results:
             if key.startswith(prefix):
-                results[key]["meaningful"] = not (loops and is_about_answers(key.removeprefix(prefix)))
+                rates_loops = loops and is_about_answers(key.removeprefix(prefix))
+                results[key]["meaningful"] = not rates_loops
     family = [row for row in results.values() if row["meaningful"]]
     for row, adjusted in zip(family, holm([row["p"] for row in family]), strict=True):
         row["p_holm"] = adjusted
@@ -198,15 +217,17 @@ def mark(results: Results, ranges: dict[str, dict[str, float]], params: Params) 
 
 def seed_note(results: Results, seeds: int) -> str:
     """Return what the column of seeds says, or that nothing was measured."""
-    rows = [row for row in results.values() if "within_seed_range" in row and row.get("meaningful", True)]
+    marked = [row for row in results.values() if "within_seed_range" in row]
+    rows = [row for row in marked if row.get("meaningful", True)]
     if not rows:
         return "How far another training seed alone moves these figures was not measured for this run: `make seeds N=3` does it.\n"
     within = [row for row in rows if row["within_seed_range"]]
     zero = sum(row["difference"] == 0 for row in within)
     return (
-        f"Seeds: how far the measure moved over {seeds} runs that differ in the seed of training alone (`metrics/seeds.json`). **within** "
-        f"marks the {len(within)} of {len(rows)} differences that are no larger, {zero} of them 0: luck can make them. Of the others "
-        "it proves nothing, since a few seeds show less than luck can do.\n"
+        f"Seeds: how far the measure moved over {seeds} runs that differ in the seed of training alone "
+        f"(`metrics/seeds.json`). **within** marks the {len(within)} of {len(rows)} differences that are "
+        f"no larger, {zero} of them 0: luck can make them. Of the others it proves nothing, since a few "
+        "seeds show less than luck can do.\n"
     )
 
 
@@ -219,7 +240,8 @@ def precision_note(figures: Path, params: Params) -> str:
         known = {variant: dtype for variant, dtype in told.items() if dtype in ("bfloat16", "float32")}
         if len(set(known.values())) > 1:
             each = ", ".join(f"{variant} in {dtype}" for variant, dtype in known.items())
-            notes.append(f"\n**{stage} was computed on machines of two kinds** ({each}): rounding is part of its differences.\n")
+            told_of = f"\n**{stage} was computed on machines of two kinds** ({each})"
+            notes.append(f"{told_of}: rounding is part of its differences.\n")
     return "".join(notes)
 
 
@@ -230,7 +252,8 @@ def side_by_side(answers: Answers, params: Params) -> str:
     parts = []
     for split in sorted(firsts)[: params.compare.examples]:
         row = firsts[split]
-        parts.append(f"### {split}: {markdown(row.question)}\n\n**reference**: {markdown(row.answer)}\n")
+        parts.append(f"### {split}: {markdown(row.question)}\n")
+        parts.append(f"**reference**: {markdown(row.answer)}\n")
         parts += [shown(v, answers[v][row.id]) for v in params.variants]
     return "\n".join(parts)
 
@@ -244,24 +267,26 @@ def shown(variant: str, row: ShownAnswer) -> str:
 def judge_note(params: Params) -> str:
     """Return what to think of the judge's figures."""
     judge = markdown(params.judge.model)
+    agreement = "How far it agrees with the author's scores: `metrics/calibrate.json`.\n"
     if params.judge.trustworthy:
-        return f"Judge: {judge}. How far it agrees with the author's scores: `metrics/calibrate.json`.\n"
+        return f"Judge: {judge}. {agreement}"
     return (
-        f"**The judge {judge} is not trustworthy** (`judge.trustworthy` in params.yaml): nobody has shown that it can "
-        "judge medicine, and its figures settle nothing. How far it agrees with the author's scores: `metrics/calibrate.json`.\n"
+        f"**The judge {judge} is not trustworthy** (`judge.trustworthy` in params.yaml): nobody has "
+        f"shown that it can judge medicine, and its figures settle nothing. {agreement}"
     )
 
 
 def degenerate_note(shares: dict[str, float], params: Params) -> str:
     """Return a warning that names the variants whose answers are loops; empty if there are none."""
-    many = {variant: share for variant, share in shares.items() if share > params.compare.max_degenerate_share}
+    limit = params.compare.max_degenerate_share
+    many = {variant: share for variant, share in shares.items() if share > limit}
     if not many:
         return ""
-    each = ", ".join(f"{variant} ({share * 100:.0f} % degenerate answers)" for variant, share in many.items())
+    each = ", ".join(f"{name} ({share * 100:.0f} % degenerate answers)" for name, share in many.items())
     return (
-        f"\n**ROUGE and the judge's scores say nothing of {each}.** A degenerate answer repeats itself or holds no word. "
-        f"Above {percent(params.compare.max_degenerate_share)} of them (`compare.max_degenerate_share`) the tables withhold "
-        "these figures, and every difference that they are part of.\n"
+        f"\n**ROUGE and the judge's scores say nothing of {each}.** A degenerate answer repeats itself or "
+        f"holds no word. Above {percent(limit)} of them (`compare.max_degenerate_share`) the tables "
+        "withhold these figures, and every difference that they are part of.\n"
     )
 
 
@@ -269,9 +294,10 @@ def interval_note(results: Results, params: Params) -> str:
     """Return what an interval and a p-value of the table of differences stand for."""
     tests = sum(bool(row["meaningful"]) for row in results.values())
     return (
-        f"The same items under both variants. Each {percent(params.compare.confidence)} interval stands for its comparison alone, while p "
-        f"is corrected for all {tests} that are meaningful: where they disagree, and wherever items are few, go by p. ≤ stands where "
-        "the test could not have returned a smaller p. ↓: lower is better; ↑: higher is better.\n"
+        f"The same items under both variants. Each {percent(params.compare.confidence)} interval stands "
+        f"for its comparison alone, while p is corrected for all {tests} that are meaningful: where they "
+        "disagree, and wherever items are few, go by p. ≤ stands where the test could not have returned "
+        f"a smaller p. {ARROWS}\n"
     )
 
 
@@ -280,18 +306,35 @@ def percent(share: float) -> str:
     return f"{share * 100:g}%"
 
 
-def report_text(figures: Path, results: Results, answers: Answers, spreads: dict[str, Any], params: Params) -> tuple[str, str]:
-    """Return the table of results with its warnings, and the report that it opens."""
-    shares = {variant: degenerate_share(figures, variant) for variant in params.variants}
-    table = results_table(figures, params) + degenerate_note(shares, params) + precision_note(figures, params)
-    report = (
-        f"# What tuning changed\n\n{table}\n± is a standard error, [ ] a {percent(params.rouge.confidence)} bootstrap "
-        f"interval over answers. ↓: lower is better; ↑: higher is better.\n\n{judge_note(params)}\n## Paired differences\n\n"
-        f"{interval_note(results, params)}\n{seed_note(results, spreads.get('seeds', 0))}\n{differences_table(results)}\n"
-        "## From adapter to quantized file\n\nOver validation answers, at every supervised token; in float32 unless a row says "
-        f"otherwise.\n\n{fidelity_table(figures)}\n## Answers side by side\n\nNot medical advice.\n\n{side_by_side(answers, params)}"
+def opening(figures: Path, shares: dict[str, float], params: Params) -> str:
+    """Return the table of results with its warnings."""
+    notes = degenerate_note(shares, params) + precision_note(figures, params)
+    return results_table(figures, params) + notes
+
+
+def report_text(
+    figures: Path,
+    table: str,
+    results: Results,
+    seeds: int,
+    answers: Answers,
+    params: Params,
+) -> str:
+    """Return the report, which opens with `table`."""
+    interval = f"± is a standard error, [ ] a {percent(params.rouge.confidence)} bootstrap interval"
+    return "\n".join(
+        [
+            f"# What tuning changed\n\n{table}",
+            f"{interval} over answers. {ARROWS}\n",
+            f"{judge_note(params)}\n## Paired differences\n",
+            interval_note(results, params),
+            seed_note(results, seeds),
+            f"{differences_table(results)}\n## From adapter to quantized file\n",
+            "Over validation answers, at every supervised token; in float32 unless a row says otherwise.\n",
+            f"{fidelity_table(figures)}\n## Answers side by side\n",
+            f"Not medical advice.\n\n{side_by_side(answers, params)}",
+        ]
     )
-    return table, report
 
 
 def main(
@@ -307,13 +350,16 @@ def main(
     spreads, answers = read_spreads(figures), read_answers(data, params)
     results = compare_all(data, params)
     mark(results, seed_ranges(spreads, data, params), params)
-    correct(results, {variant: degenerate_share(figures, variant) for variant in params.variants}, params)
-    table, text = report_text(figures, results, answers, spreads, params)
+    shares = {variant: degenerate_share(figures, variant) for variant in params.variants}
+    correct(results, shares, params)
+    table = opening(figures, shares, params)
+    text = report_text(figures, table, results, spreads.get("seeds", 0), answers, params)
     write_metrics(metrics, results)
     with staged(report) as temporary:
         temporary.mkdir()
         (temporary / "report.md").write_text(text, encoding="utf-8")
-    print(terminal(f"compare: {len(results)} paired differences, report in {report}/report.md\n\n{table}", lines=True))
+    told = f"compare: {len(results)} paired differences, report in {report}/report.md"
+    print(terminal(f"{told}\n\n{table}", lines=True))
 
 
 if __name__ == "__main__":

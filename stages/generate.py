@@ -1,7 +1,8 @@
-"""Answer validation questions under one variant, greedily, once; rouge, judge and the report read these answers.
+"""Answer validation questions under one variant, greedily; rouge, judge and the report read them.
 
-A model directory is answered by transformers in batches of like length, a GGUF file by llama.cpp servers, each with one
-request at a time. The prompt travels as token ids, so that every engine sees exactly what training saw.
+transformers answers for a model directory, in batches of like length, and llama.cpp servers for a
+GGUF file, each with one request at a time. The prompt travels as token ids, so that every engine sees
+exactly what training saw. Degenerate answers are counted.
 
     python -m stages.generate tuned
 """
@@ -41,11 +42,21 @@ def finish(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int]) 
     """Cut generated ids after the first token of `ends` and tell why they end."""
     end = next((place for place, token in enumerate(ids) if token in ends), None)
     ids = ids if end is None else ids[: end + 1]
-    return tokenizer.decode(ids, skip_special_tokens=True).strip(), "length" if end is None else "stop", len(ids)
+    return (
+        tokenizer.decode(ids, skip_special_tokens=True).strip(),
+        "length" if end is None else "stop",
+        len(ids),
+    )
 
 
 @torch.inference_mode()
-def answer_locally(path: Path, dtype: str, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], params: Generate) -> list[Answer]:
+def answer_locally(
+    path: Path,
+    dtype: str,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    params: Generate,
+) -> list[Answer]:
     """Return greedy answers by transformers, in batches of like prompt length, padded on the left."""
     model, ends = load_model(path, dtype), end_tokens(tokenizer)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
@@ -74,7 +85,9 @@ def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: i
     try:
         reply = client.completions.create(model=model, prompt=prompt, max_tokens=max_tokens, temperature=0)
     except (openai.OpenAIError, json.JSONDecodeError) as error:
-        raise UserError(f"the server of {model}", f"a request failed ({type(error).__name__})", fix) from error
+        # The error's own words may repeat the prompt.
+        what = f"a request failed ({type(error).__name__})"
+        raise UserError(f"the server of {model}", what, fix) from error
     # The client makes no check of a reply that has another shape.
     choices = getattr(reply, "choices", None)
     if not choices or not isinstance(choices[0].text, str):
@@ -86,7 +99,11 @@ def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: i
 def answer_by_server(path: Path, serve: Serve, prompts: list[list[int]], params: Generate) -> list[Answer]:
     """Return greedy answers by OpenAI-compatible servers, at most `parallel` requests at once."""
     context = max(map(len, prompts)) + params.max_new_tokens
-    with serve(path, params.parallel, context) as urls, connect_each(urls) as lend, ThreadPoolExecutor(params.parallel) as pool:
+    with (
+        serve(path, params.parallel, context) as urls,
+        connect_each(urls) as lend,
+        ThreadPoolExecutor(params.parallel) as pool,
+    ):
 
         def ask(prompt: list[int]) -> Answer:
             with lend() as client:
@@ -95,7 +112,13 @@ def answer_by_server(path: Path, serve: Serve, prompts: list[list[int]], params:
         return list(tqdm(pool.map(ask, prompts), total=len(prompts), desc="generate", unit="answer"))
 
 
-def answer(path: Path, engine: str, params: Params, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]) -> list[Answer]:
+def answer(
+    path: Path,
+    engine: str,
+    params: Params,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+) -> list[Answer]:
     """Return answers by the engine that the variant names."""
     servers: dict[str, Serve] = {"llama.cpp": serve_llama_cpp, "vllm": serve_vllm}
     if engine in servers:
@@ -103,7 +126,13 @@ def answer(path: Path, engine: str, params: Params, tokenizer: PreTrainedTokeniz
     return answer_locally(path, params.dtype, tokenizer, prompts, params.generate)
 
 
-def to_rows(variant: str, examples: list[Example], prompts: list[list[int]], answers: list[Answer], max_share: float) -> list[Row]:
+def to_rows(
+    variant: str,
+    examples: list[Example],
+    prompts: list[list[int]],
+    answers: list[Answer],
+    max_share: float,
+) -> list[Row]:
     """Return answer rows: the example, and what the variant made of its question."""
     rows = []
     for example, prompt, (text, reason, tokens) in zip(examples, prompts, answers, strict=True):
@@ -124,8 +153,13 @@ def redact_answers(variant: str, answers: list[Answer], found: list[list[Finding
     """Return answers with placeholders in place of personal data; UserError if the rule is to fail."""
     if rule == "fail" and any(found):
         kinds = sorted({finding.kind for findings in found for finding in findings})
-        what = f"answers of {variant} hold personal data ({', '.join(kinds)}), and privacy.answers is fail"
-        raise UserError(f"generate@{variant}", what, "nothing was written; set privacy.answers to redact, or use another model")
+        held = f"answers of {variant} hold personal data ({', '.join(kinds)})"
+        what = f"{held}, and privacy.answers is fail"
+        raise UserError(
+            f"generate@{variant}",
+            what,
+            "nothing was written; set privacy.answers to redact, or use another model",
+        )
     return [(redact(text, findings), reason, tokens) for (text, reason, tokens), findings in zip(answers, found, strict=True)]
 
 
@@ -160,9 +194,14 @@ def summarise(answers: list[Answer], found: list[list[Finding]], max_share: floa
 def read_questions(folder: Path, count: int) -> list[Example]:
     """Return the first `count` questions of each validation set; UserError if one stands there twice."""
     examples = [example for items in validation_sets(folder).values() for example in items[:count]]
-    twice = [item for item, times in Counter(example.id for example in examples).items() if times > 1]
+    counts = Counter(example.id for example in examples)
+    twice = [item for item, times in counts.items() if times > 1]
     if twice:
-        raise UserError(folder, f"{len(twice)} questions stand there twice (first: {twice[0]})", "run `dvc repro preprocess`")
+        raise UserError(
+            folder,
+            f"{len(twice)} questions stand there twice (first: {twice[0]})",
+            "run `dvc repro preprocess`",
+        )
     return examples
 
 
@@ -190,7 +229,10 @@ def main(
     write_rows(out / f"{variant}.jsonl", to_rows(variant, examples, prompts, answers, limit))
     write_metrics(metrics / f"{variant}.json", {"settings": settings(chosen.engine, params.dtype), **figures})
     rate = sum(tokens for _, _, tokens in answers) / seconds
-    write_metrics(speed / f"{variant}.json", {"seconds": seconds, "tokens_per_second": rate, "peak_memory_gb": peak_memory_gb()})
+    write_metrics(
+        speed / f"{variant}.json",
+        {"seconds": seconds, "tokens_per_second": rate, "peak_memory_gb": peak_memory_gb()},
+    )
     loops = f"{figures['degenerate']} of them degenerate"
     print(f"generate: {len(answers)} answers of {variant}, {loops}, at {rate:.0f} tokens/s in {out / variant}.jsonl")
 

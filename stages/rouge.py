@@ -1,6 +1,6 @@
-"""Compare one variant's answers with the references by ROUGE-1, -2 and -L, with words that keep Portuguese letters.
+"""Compare one variant's answers with the references by ROUGE-1, -2 and -L.
 
-rouge_score's own tokenizer keeps a to z only: "não" would count as two words, "n" and "o".
+Words keep their Portuguese letters. rouge_score's own tokenizer keeps a to z only: "não" would count as two words, "n" and "o".
 
     python -m stages.rouge base
 """
@@ -74,7 +74,11 @@ def draw(rows: list[Row], variant: str, path: Path) -> None:
     sets = sorted({row["split"] for row in rows})
     figure, axes = pyplot.subplots(1, len(TYPES), figsize=(12, 4), sharey=True, layout="constrained")
     for axis, kind in zip(axes, TYPES, strict=True):
-        axis.boxplot([[row[f"{kind}_f"] for row in rows if row["split"] == name] for name in sets], tick_labels=sets, showmeans=True)
+        axis.boxplot(
+            [[row[f"{kind}_f"] for row in rows if row["split"] == name] for name in sets],
+            tick_labels=sets,
+            showmeans=True,
+        )
         axis.set(title=kind.replace("rouge", "ROUGE-"), xlabel="validation set")
         axis.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("F1 of an answer")
