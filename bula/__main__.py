@@ -64,7 +64,9 @@ def results(
     readme: Annotated[Path, typer.Option(help="File to write into.")] = Path("README.md"),
 ) -> None:
     """Write the table of results, from metrics/ alone, into the README."""
-    table = results_table(metrics, list(load_params().variants))
+    table = results_table(metrics, load_params())
+    if not readme.is_file():
+        raise UserError(readme, "the file does not exist", "name a file that has the marks of the table, with --readme")
     text = with_results(readme.read_text(encoding="utf-8"), table)
     with staged(readme) as temporary:
         temporary.write_text(text, encoding="utf-8")

@@ -1,11 +1,13 @@
-"""Answer validation questions under one variant, greedily, once; rouge, judge and the report read these answers.
+"""Answer validation questions under one variant, greedily; rouge, judge and the report read them.
 
-A model directory is answered by transformers in batches of like length, a GGUF file by llama.cpp servers, each with one
-request at a time. The prompt travels as token ids, so that every engine sees exactly what training saw.
+transformers answers for a model directory, in batches of like length, and llama.cpp servers for a
+GGUF file, each with one request at a time. The prompt travels as token ids, so that every engine sees
+exactly what training saw. Degenerate answers are counted.
 
-    python -m stages.generate base models/base transformers
+    python -m stages.generate tuned
 """
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -20,8 +22,10 @@ import typer
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from bula.degeneration import is_degenerate, repeated_4gram_share
+from bula.errors import UserError, run
 from bula.models import end_tokens, load_model, load_tokenizer, precisions, prepare
-from bula.params import Generate, Params, load_params
+from bula.params import Generate, Params, load_params, variant_of
 from bula.privacy import KINDS, Finding, find, redact
 from bula.prompts import encode_prompt, prompt_hash
 from bula.records import Example, Row, validation_sets, write_rows
@@ -38,12 +42,22 @@ def finish(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int]) 
     """Cut generated ids after the first token of `ends` and tell why they end."""
     end = next((place for place, token in enumerate(ids) if token in ends), None)
     ids = ids if end is None else ids[: end + 1]
-    return tokenizer.decode(ids, skip_special_tokens=True).strip(), "length" if end is None else "stop", len(ids)
+    return (
+        tokenizer.decode(ids, skip_special_tokens=True).strip(),
+        "length" if end is None else "stop",
+        len(ids),
+    )
 
 
 @torch.inference_mode()
-def answer_locally(path: Path, dtype: str, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], params: Generate) -> list[Answer]:
-    """Greedy answers by transformers, in batches of like prompt length, padded on the left."""
+def answer_locally(
+    path: Path,
+    dtype: str,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    params: Generate,
+) -> list[Answer]:
+    """Return greedy answers by transformers, in batches of like prompt length, padded on the left."""
     model, ends = load_model(path, dtype), end_tokens(tokenizer)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: dict[int, Answer] = {}
@@ -65,60 +79,111 @@ def answer_locally(path: Path, dtype: str, tokenizer: PreTrainedTokenizerBase, p
     return [answers[i] for i in range(len(prompts))]
 
 
+def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: int) -> Answer:
+    """Return the greedy answer of a server; UserError if the request fails or brings no answer."""
+    fix = "look at the server's words above, then run the stage again"
+    try:
+        reply = client.completions.create(model=model, prompt=prompt, max_tokens=max_tokens, temperature=0)
+    except (openai.OpenAIError, json.JSONDecodeError) as error:
+        # The error's own words may repeat the prompt.
+        what = f"a request failed ({type(error).__name__})"
+        raise UserError(f"the server of {model}", what, fix) from error
+    # The client makes no check of a reply that has another shape.
+    choices = getattr(reply, "choices", None)
+    if not choices or not isinstance(choices[0].text, str):
+        raise UserError(f"the server of {model}", "a reply has no answer in it", fix)
+    tokens = reply.usage.completion_tokens if reply.usage else 0
+    return choices[0].text.strip(), str(choices[0].finish_reason), tokens
+
+
 def answer_by_server(path: Path, serve: Serve, prompts: list[list[int]], params: Generate) -> list[Answer]:
-    """Greedy answers by OpenAI-compatible servers, at most `parallel` requests at once."""
+    """Return greedy answers by OpenAI-compatible servers, at most `parallel` requests at once."""
     context = max(map(len, prompts)) + params.max_new_tokens
-    with serve(path, params.parallel, context) as urls, connect_each(urls) as lend, ThreadPoolExecutor(params.parallel) as pool:
+    with (
+        serve(path, params.parallel, context) as urls,
+        connect_each(urls) as lend,
+        ThreadPoolExecutor(params.parallel) as pool,
+    ):
 
         def ask(prompt: list[int]) -> Answer:
             with lend() as client:
-                reply = client.completions.create(model=path.name, prompt=prompt, max_tokens=params.max_new_tokens, temperature=0)
-            choice, usage = reply.choices[0], reply.usage
-            return choice.text.strip(), str(choice.finish_reason), usage.completion_tokens if usage else 0
+                return complete(client, path.name, prompt, params.max_new_tokens)
 
         return list(tqdm(pool.map(ask, prompts), total=len(prompts), desc="generate", unit="answer"))
 
 
-def answer(path: Path, engine: str, params: Params, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]) -> list[Answer]:
-    """Answers by the engine that the variant names."""
+def answer(
+    path: Path,
+    engine: str,
+    params: Params,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+) -> list[Answer]:
+    """Return answers by the engine that the variant names."""
     servers: dict[str, Serve] = {"llama.cpp": serve_llama_cpp, "vllm": serve_vllm}
     if engine in servers:
         return answer_by_server(path, servers[engine], prompts, params.generate)
     return answer_locally(path, params.dtype, tokenizer, prompts, params.generate)
 
 
-def to_rows(variant: str, examples: list[Example], prompts: list[list[int]], answers: list[Answer]) -> list[Row]:
-    """Answer rows: the example, and what the variant made of its question."""
-    return [
-        example.model_dump(exclude_none=True)
-        | {"variant": variant, "prompt_hash": prompt_hash(prompt), "generated": text, "finish_reason": reason, "completion_tokens": tokens}
-        for example, prompt, (text, reason, tokens) in zip(examples, prompts, answers, strict=True)
-    ]
+def to_rows(
+    variant: str,
+    examples: list[Example],
+    prompts: list[list[int]],
+    answers: list[Answer],
+    max_share: float,
+) -> list[Row]:
+    """Return answer rows: the example, and what the variant made of its question."""
+    rows = []
+    for example, prompt, (text, reason, tokens) in zip(examples, prompts, answers, strict=True):
+        made = {
+            "variant": variant,
+            "prompt_hash": prompt_hash(prompt),
+            "generated": text,
+            "finish_reason": reason,
+            "completion_tokens": tokens,
+            "repeated_4gram_share": repeated_4gram_share(text),
+            "degenerate": is_degenerate(text, max_share),
+        }
+        rows.append(example.model_dump(exclude_none=True) | made)
+    return rows
 
 
 def redact_answers(variant: str, answers: list[Answer], found: list[list[Finding]], rule: str) -> list[Answer]:
-    """Answers with placeholders in place of personal data; ValueError if there is any and the rule is to fail."""
+    """Return answers with placeholders in place of personal data; UserError if the rule is to fail."""
     if rule == "fail" and any(found):
         kinds = sorted({finding.kind for findings in found for finding in findings})
-        raise ValueError(f"answers of {variant} hold personal data ({', '.join(kinds)}), and privacy.answers is fail; nothing was written")
+        held = f"answers of {variant} hold personal data ({', '.join(kinds)})"
+        what = f"{held}, and privacy.answers is fail"
+        raise UserError(
+            f"generate@{variant}",
+            what,
+            "nothing was written; set privacy.answers to redact, or use another model",
+        )
     return [(redact(text, findings), reason, tokens) for (text, reason, tokens), findings in zip(answers, found, strict=True)]
 
 
 def settings(engine: str, dtype: str) -> dict[str, str]:
-    """The engine and its precision; what serves a file has an arithmetic of its own."""
+    """Return the engine and its precision; a server has an arithmetic of its own."""
     own = dict.fromkeys(("dtype", "compute_dtype"), "the engine's own")
     return {"engine": engine, **(precisions(dtype) if engine == "transformers" else own)}
 
 
-def summarise(answers: list[Answer], found: list[list[Finding]]) -> dict[str, int | float]:
-    """How many answers ended by themselves, how many were cut, their length, and the personal data that they held, by kind."""
+def summarise(answers: list[Answer], found: list[list[Finding]], max_share: float) -> dict[str, int | float]:
+    """Return how answers ended, their length, and how many are degenerate or held personal data."""
     reasons = Counter(reason for _, reason, _ in answers)
     kinds = Counter(finding.kind for findings in found for finding in findings)
+    degenerate = sum(is_degenerate(text, max_share) for text, _, _ in answers)
+    shares = [repeated_4gram_share(text) for text, _, _ in answers]
     return {
         "items": len(answers),
         "finish_stop": reasons["stop"],
         "finish_length": reasons["length"],
         "empty": sum(not text for text, _, _ in answers),
+        "degenerate": degenerate,
+        "degenerate_share": degenerate / len(answers),
+        "repeated_4gram_share": sum(shares) / len(shares),
+        "repeated_4gram_share_stderr": standard_error(shares),
         "personal_data_answers": sum(map(bool, found)),
         **{f"personal_data_{kind}": kinds[kind] for kind in KINDS},
         "completion_tokens_mean": sum(tokens for _, _, tokens in answers) / len(answers),
@@ -126,10 +191,22 @@ def summarise(answers: list[Answer], found: list[list[Finding]]) -> dict[str, in
     }
 
 
+def read_questions(folder: Path, count: int) -> list[Example]:
+    """Return the first `count` questions of each validation set; UserError if one stands there twice."""
+    examples = [example for items in validation_sets(folder).values() for example in items[:count]]
+    counts = Counter(example.id for example in examples)
+    twice = [item for item, times in counts.items() if times > 1]
+    if twice:
+        raise UserError(
+            folder,
+            f"{len(twice)} questions stand there twice (first: {twice[0]})",
+            "run `dvc repro preprocess`",
+        )
+    return examples
+
+
 def main(
     variant: Annotated[str, typer.Argument(help="Name of the variant.")],
-    model: Annotated[Path, typer.Argument(help="Its model directory or GGUF file.")],
-    engine: Annotated[str, typer.Argument(help="transformers, llama.cpp or vllm.")],
     clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = Path("data/clean"),
     out: Annotated[Path, typer.Option(help="Folder for answers.")] = Path("data/answers"),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/generate"),
@@ -137,24 +214,28 @@ def main(
 ) -> None:
     """Answer the questions."""
     params = load_params()
+    chosen, limit = variant_of(params, variant), params.generate.max_repeated_share
     prepare(params.seed)
-    try:
-        examples = [e for items in validation_sets(clean / "validation").values() for e in items[: params.generate.items_per_set]]
-        tokenizer = load_tokenizer(model)
-        prompts = [encode_prompt(tokenizer, example.question) for example in examples]
-        started = time.perf_counter()
-        answers = answer(model, engine, params, tokenizer, prompts)
-        seconds = time.perf_counter() - started
-        found = [find(text) for text, _, _ in answers]
-        answers = redact_answers(variant, answers, found, params.privacy.answers)
-    except (ValueError, FileNotFoundError, openai.OpenAIError) as error:
-        raise SystemExit(str(error)) from error
-    write_rows(out / f"{variant}.jsonl", to_rows(variant, examples, prompts, answers))
-    write_metrics(metrics / f"{variant}.json", {"settings": settings(engine, params.dtype), **summarise(answers, found)})
+    examples = read_questions(clean / "validation", params.generate.items_per_set)
+    model = Path(chosen.model)
+    tokenizer = load_tokenizer(model)
+    prompts = [encode_prompt(tokenizer, example.question) for example in examples]
+    started = time.perf_counter()
+    answers = answer(model, chosen.engine, params, tokenizer, prompts)
+    seconds = time.perf_counter() - started
+    found = [find(text) for text, _, _ in answers]
+    answers = redact_answers(variant, answers, found, params.privacy.answers)
+    figures = summarise(answers, found, limit)
+    write_rows(out / f"{variant}.jsonl", to_rows(variant, examples, prompts, answers, limit))
+    write_metrics(metrics / f"{variant}.json", {"settings": settings(chosen.engine, params.dtype), **figures})
     rate = sum(tokens for _, _, tokens in answers) / seconds
-    write_metrics(speed / f"{variant}.json", {"seconds": seconds, "tokens_per_second": rate, "peak_memory_gb": peak_memory_gb()})
-    print(f"generate: {len(answers)} answers of {variant} at {rate:.0f} tokens/s in {out / variant}.jsonl")
+    write_metrics(
+        speed / f"{variant}.json",
+        {"seconds": seconds, "tokens_per_second": rate, "peak_memory_gb": peak_memory_gb()},
+    )
+    loops = f"{figures['degenerate']} of them degenerate"
+    print(f"generate: {len(answers)} answers of {variant}, {loops}, at {rate:.0f} tokens/s in {out / variant}.jsonl")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -1,6 +1,6 @@
-"""Compare one variant's answers with the references by ROUGE-1, -2 and -L, with words that keep Portuguese letters.
+"""Compare one variant's answers with the references by ROUGE-1, -2 and -L.
 
-rouge_score's own tokenizer keeps a to z only: "não" would count as two words, "n" and "o".
+Words keep their Portuguese letters. rouge_score's own tokenizer keeps a to z only: "não" would count as two words, "n" and "o".
 
     python -m stages.rouge base
 """
@@ -13,8 +13,10 @@ import typer
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 
-from bula.params import Params, load_params
-from bula.records import Row, read_rows, staged, write_rows
+from bula.errors import run
+from bula.measures import AnswerRow, read_checked
+from bula.params import Params, load_params, variant_of
+from bula.records import Row, staged, write_rows
 from bula.reports import write_metrics, write_plot
 from bula.stats import bootstrap_mean, standard_error
 from bula.text import words
@@ -31,12 +33,12 @@ class PortugueseTokenizer(Tokenizer):  # type: ignore[misc]
     """Words of letters and digits, accents kept, in the interface that rouge_score asks for."""
 
     def tokenize(self, text: str) -> list[str]:
-        """Lower-case words of `text`."""
+        """Return the lower-case words of `text`."""
         return words(text)
 
 
 def score(rows: list[Row]) -> list[Row]:
-    """One row an answer: id, set, variant, and precision, recall and F1 of each ROUGE type (Lin 2004)."""
+    """Return one row per answer: id, set, variant, and precision, recall and F1 of each type (Lin 2004)."""
     scorer = RougeScorer(TYPES, tokenizer=PortugueseTokenizer())
     scored = []
     for row in rows:
@@ -47,7 +49,7 @@ def score(rows: list[Row]) -> list[Row]:
 
 
 def summarise(rows: list[Row], params: Params) -> dict[str, int | float]:
-    """Means over answers; an interval beside each F1, a standard error beside precision and recall."""
+    """Return means over answers; an interval beside each F1, a standard error beside the rest."""
     metrics: dict[str, int | float] = {"items": len(rows)}
     for kind in TYPES:
         for part in PARTS:
@@ -62,17 +64,21 @@ def summarise(rows: list[Row], params: Params) -> dict[str, int | float]:
 
 
 def to_points(rows: list[Row]) -> list[dict[str, str | float]]:
-    """The F1 of each answer as a long table: set, id, group (the ROUGE type), f."""
+    """Return the F1 of each answer as a long table: set, id, group (the ROUGE type), f."""
     names = {kind: kind.replace("rouge", "ROUGE-") for kind in TYPES}
     return [{"set": row["split"], "id": row["id"], "group": names[kind], "f": row[f"{kind}_f"]} for kind in TYPES for row in rows]
 
 
 def draw(rows: list[Row], variant: str, path: Path) -> None:
-    """Box plots of the three F1 distributions over the validation sets."""
+    """Draw box plots of the three F1 distributions over the validation sets."""
     sets = sorted({row["split"] for row in rows})
     figure, axes = pyplot.subplots(1, len(TYPES), figsize=(12, 4), sharey=True, layout="constrained")
     for axis, kind in zip(axes, TYPES, strict=True):
-        axis.boxplot([[row[f"{kind}_f"] for row in rows if row["split"] == name] for name in sets], tick_labels=sets, showmeans=True)
+        axis.boxplot(
+            [[row[f"{kind}_f"] for row in rows if row["split"] == name] for name in sets],
+            tick_labels=sets,
+            showmeans=True,
+        )
         axis.set(title=kind.replace("rouge", "ROUGE-"), xlabel="validation set")
         axis.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("F1 of an answer")
@@ -92,10 +98,9 @@ def main(
 ) -> None:
     """Score the answers of one variant."""
     params = load_params()
-    try:
-        rows = score(list(read_rows(answers / f"{variant}.jsonl")))
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
+    variant_of(params, variant)
+    read = read_checked(answers / f"{variant}.jsonl", f"generate@{variant}", AnswerRow)
+    rows = score([row.model_dump() | {"variant": variant} for row in read])
     sets = sorted({row["split"] for row in rows})
     figures = {name: summarise([row for row in rows if row["split"] == name], params) for name in sets}
     pooled = summarise(rows, params)
@@ -107,4 +112,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

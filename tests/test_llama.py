@@ -150,13 +150,15 @@ def test_training_generation_and_benchmark_see_the_same_prompt(
     examples = [EXAMPLE.model_copy(update={"id": f"{n:016d}", "question": q}) for n, q in enumerate(QUESTIONS)]
     assert [encode(tokenizer, example).prompt for example in examples] == prompts
 
-    for split in "ABCDE":
-        write_rows(workspace / f"data/clean/validation/{split}.jsonl", examples)
+    for number, split in enumerate("ABCDE"):
+        rows = [e.model_copy(update={"id": f"{number}{e.id[1:]}", "split": split}) for e in examples]
+        write_rows(workspace / f"data/clean/validation/{split}.jsonl", rows)
+    (workspace / "models/merged").symlink_to(model)
     seen: list[list[int]] = []
     record(monkeypatch, generate, seen)
     edit_params(workspace / "params.yaml", lambda p: p["generate"].update(max_new_tokens=1))
     (workspace / "models/merged").symlink_to(model)
-    generate.main("tuned", Path("models/merged"), "transformers")
+    generate.main("tuned")
     assert sorted(seen) == sorted(prompts * 5)
 
     choice = {"question": QUESTIONS[0], "opa": "sim", "opb": "não", "opc": "talvez", "opd": "nunca", "cop": 0}

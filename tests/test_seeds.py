@@ -64,7 +64,7 @@ elif stage == "likelihood":
     assert int(read("models/merged/seed")) == seed
     write("data/likelihood/tuned.jsonl", {"id": "a", "nats": 10 * bits * math.log(2), "characters": 10})
 elif stage == "generate":
-    write("data/answers/tuned.jsonl", {"id": "a"})
+    write("data/answers/tuned.jsonl", {"id": "a", "degenerate": False})
 elif stage == "benchmark":
     write("data/samples/tuned.jsonl", {"task": "t", "document": "a", "scores": {"acc": float(seed % 2)}})
 elif stage == "rouge":
@@ -159,7 +159,7 @@ def test_each_seed_runs_every_stage_once_in_its_own_folder_and_never_again(repo:
     assert sorted(log[:6]) == sorted(stages_of(SEED))
     assert log[6:] == stages_of(SEED + 1, SEED + 2)
     assert f"seeds: seed {SEED + 1} (2 of 3): likelihood@tuned" in said
-    assert "seeds: 3 seeds, the spread of 6 figures in metrics/seeds.json" in said
+    assert "seeds: 3 seeds, the spread of 7 figures in metrics/seeds.json" in said
     written = json.loads((repo / "metrics/seeds.json").read_text(encoding="utf-8"))
     assert written["seeds"] == 3
     figures = {"seeds": 3, "first": 2.0, "mean": 2.00167, "lowest": 1.99, "highest": 2.015, "range": 0.025, "stdev": 0.0125831}
@@ -169,7 +169,7 @@ def test_each_seed_runs_every_stage_once_in_its_own_folder_and_never_again(repo:
     assert written["tuned__t_acc"]["stdev"] == pytest.approx(0.57735)
     assert set(written) - {"seeds"} == {
         "train__dev_loss_nats",
-        *(f"tuned__{name}" for name in ("bits_per_character", "rouge1_f", "rouge2_f", "rougeL_f", "t_acc")),
+        *(f"tuned__{name}" for name in ("degenerate", "bits_per_character", "rouge1_f", "rouge2_f", "rougeL_f", "t_acc")),
     }
     folder = repo / work_folder(read_lock(["tuned"]), SEED + 1, "float32")
     assert load_params(folder / "params.yaml") == load_params().model_copy(update={"seed": SEED + 1})

@@ -3,6 +3,7 @@ import random
 
 import pytest
 
+from bula import stats
 from bula.stats import (
     bootstrap_kappa,
     bootstrap_mean,
@@ -98,17 +99,70 @@ def test_ratio_standard_error_of_sizes_of_one_is_that_of_the_mean() -> None:
     ],
 )
 def test_sign_flips_of_a_few_pairs_are_counted_exactly(differences: list[float], p: float) -> None:
-    assert paired_permutation(differences, 9999, seed=1) == pytest.approx(p)
+    assert paired_permutation(differences, 9999, seed=1).p == pytest.approx(p)
+
+
+@pytest.mark.parametrize(
+    ("differences", "floor", "at_floor"),
+    [
+        ([1, 2, 3], 2 / 8, True),
+        ([3, 2, -1], 2 / 8, False),
+        # A pair without a difference cannot make a result more surprising.
+        ([0, 1, 0, 2, 3], 2 / 8, True),
+        ([5], 1.0, True),
+        ([0, 0], 1.0, True),
+        ([], 1.0, True),
+    ],
+)
+def test_the_smallest_p_of_n_sign_flips_is_two_in_two_to_the_n(differences: list[float], floor: float, at_floor: bool) -> None:
+    test = paired_permutation(differences, 9999, seed=1)
+    assert (test.floor, test.at_floor) == (floor, at_floor)
+
+
+def test_seventeen_pairs_are_counted_and_eighteen_are_drawn() -> None:
+    # 2^17 = 131,072 flips are at most 200,000, 2^18 are not.
+    assert paired_permutation([1.0] * 17, 200_000, seed=1) == (2 / 2**17, 2 / 2**17)
+    test = paired_permutation([1.0] * 18, 200_000, seed=1)
+    assert test.floor == 1 / 200_001
+    # Two of 262,144 flips reach the sum: about 1.5 of 200,000.
+    assert test.p <= 10 / 200_001
+
+
+def test_sums_that_are_equal_but_for_rounding_count_as_ties() -> None:
+    # The sum 4 of [1, 2, 3, -2] is also that of two other flips; 0.1 + 0.2 is not 0.3 in binary.
+    tenths = paired_permutation([0.1, 0.2, 0.3, -0.2], 9999, seed=1)
+    assert tenths == paired_permutation([1, 2, 3, -2], 9999, seed=1)
+    # Sums of +-1 +-2 +-3 +-2: 8, 6, 4, 4, 2, 2, 2, 0 and their negatives.
+    assert tenths.p == 8 / 16
+    # Also where flips are drawn: in thirds, no sum is exact.
+    thirds = paired_permutation([1 / 3] * 15 + [-1 / 3] * 9, 100_000, seed=4)
+    assert thirds == paired_permutation([1.0] * 15 + [-1.0] * 9, 100_000, seed=4)
+    # 15 or more heads of 24, either way: 2 x 0.153728 = 0.307456.
+    assert thirds.p == pytest.approx(0.307456, abs=0.006)
 
 
 def test_sign_flips_of_many_pairs_are_drawn_by_the_seed() -> None:
-    # Of 2^40 flips one reaches the mean observed; with 999 drawn the smallest p is 2 x (0 + 1) / (999 + 1).
-    assert paired_permutation([1.0] * 40, 999, seed=1) == pytest.approx(0.002)
+    # Of 2^40 flips two reach the mean observed; none of 9,999 drawn does: (0 + 1) / (9,999 + 1).
+    test = paired_permutation([1.0] * 40, 9999, seed=1)
+    assert test == (0.0001, 0.0001)
+    assert test.at_floor
     # 22 gains and 18 losses of 1. Exactly: 2 P(at least 22 heads of 40) = 2 x 0.31791 = 0.6358.
     balanced = [1.0] * 22 + [-1.0] * 18
-    p = paired_permutation(balanced, 9999, seed=1)
-    assert p == pytest.approx(0.6358, abs=0.02)
-    assert paired_permutation(balanced, 9999, seed=1) == p
+    test = paired_permutation(balanced, 200_000, seed=1)
+    # Three standard errors of a share of 0.6358 among 200,000: 0.0032.
+    assert test.p == pytest.approx(0.6358, abs=0.0032)
+    assert not test.at_floor
+    assert paired_permutation(balanced, 200_000, seed=1) == test
+    assert paired_permutation(balanced, 200_000, seed=2) != test
+
+
+def test_drawn_sign_flips_agree_with_the_binomial_in_any_number_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = [1.0] * 62 + [-1.0] * 37 + [0.0]
+    # Exactly, by the binomial: 2 P(at least 62 heads of 99).
+    exact = 2 * sum(math.comb(99, heads) for heads in range(62, 100)) / 2**99
+    for batch in (1_000_000, 777):
+        monkeypatch.setattr(stats, "BATCH", batch)
+        assert paired_permutation(values, 100_000, seed=3).p == pytest.approx(exact, abs=0.0013)
 
 
 def outcomes(both: int, lost: int, gained: int, neither: int) -> tuple[list[bool], list[bool]]:
@@ -133,7 +187,17 @@ def outcomes(both: int, lost: int, gained: int, neither: int) -> tuple[list[bool
 )
 @pytest.mark.parametrize(("both", "neither"), [(0, 0), (9, 4)])
 def test_mcnemar_is_the_binomial_test_of_the_pairs_that_differ(both: int, lost: int, gained: int, neither: int, p: float) -> None:
-    assert mcnemar(*outcomes(both, lost, gained, neither)) == pytest.approx(p)
+    assert mcnemar(*outcomes(both, lost, gained, neither)).p == pytest.approx(p)
+
+
+@pytest.mark.parametrize(
+    ("lost", "gained", "floor", "at_floor"),
+    [(1, 7, 2 / 2**8, False), (0, 5, 2 / 2**5, True), (8, 0, 2 / 2**8, True), (0, 1, 1.0, True), (0, 0, 1.0, True)],
+)
+def test_the_smallest_p_of_mcnemar_depends_on_the_pairs_that_differ(lost: int, gained: int, floor: float, at_floor: bool) -> None:
+    test = mcnemar(*outcomes(10, lost, gained, 10))
+    assert test.floor == pytest.approx(floor)
+    assert test.at_floor is at_floor
 
 
 def test_mcnemar_refuses_lists_that_are_no_pairs() -> None:
