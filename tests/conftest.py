@@ -149,9 +149,9 @@ def ready(workspace: Path, tiny: Path) -> Path:
     (workspace / "models/base").symlink_to(tiny)
     params = load_params()
     for source in params.ingest.sources:
-        write_rows(workspace / f"data/raw/{source.name}.jsonl", read_source(source))
+        write_rows(workspace / f"data/raw/{source.name}.jsonl", read_source(source, params.ingest.limits))
     for task in params.ingest.benchmarks:
-        write_rows(workspace / f"data/benchmarks/{task.name}.jsonl", read_task(task))
+        write_rows(workspace / f"data/benchmarks/{task.name}.jsonl", read_task(task, params.ingest.limits))
     preprocess.main()
     return workspace
 

@@ -15,6 +15,7 @@ import pandas
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bula.errors import UserError
 from bula.params import FilesSource, Params, load_params
 from stages.ingest.__main__ import ingest_source
 from stages.preprocess.__main__ import preprocess
@@ -138,11 +139,19 @@ def survivors(
     (folder / "raw").mkdir()
     file = folder / f"file.{suffix}"
     file.write_bytes(content)
-    common = {"kind": "files", "name": "mine", "path": str(file), "columns": COLUMNS, "encoding": encoding, "license": "cc0-1.0"}
-    source = FilesSource.model_validate(common | {"redistribution": "allowed", "filter": {}, "limit": 0, "role": "train"})
+    common: dict[str, object] = {
+        "kind": "files",
+        "name": "mine",
+        "path": "p",
+        "columns": COLUMNS,
+        "encoding": encoding,
+        "license": "cc0-1.0",
+    }
+    common |= {"license": "cc0-1.0", "names": "removed", "redistribution": "allowed", "filter": {}, "limit": 0, "role": "train"}
+    source = FilesSource.model_validate(common).model_copy(update={"path": str(file)})
     try:
-        ingest_source(source, folder / "raw", 1.0)
-    except ValueError as error:
+        ingest_source(source, folder / "raw", params.ingest.model_copy(update={"unreadable_share": 1.0}))
+    except UserError as error:
         return set(), [], str(error)
     only = params.model_copy(update={"ingest": params.ingest.model_copy(update={"sources": [source]})})
     table, decision, _, parts = preprocess(folder / "raw", [], base, folder, only)
@@ -158,13 +167,13 @@ def check(case: tuple[str, str, bytes, list[Record], int], base: Path) -> tuple[
         kept, quarantine, message = survivors(content, suffix, encoding, params, base, Path(name))
     expected = {"".join(question.split()) for question, _ in promised}
     assert expected <= kept, (expected - kept, message, quarantine)
-    assert all(row["reason"] and row["file"] == f"file.{suffix}" and row["line"] >= 0 for row in quarantine)
+    assert all(row["reason"] and row["file"] == f"file-001.{suffix}" and row["line"] >= 0 for row in quarantine)
     # What is neither kept nor refused was lost in silence. In JSON Lines each damaged record is told apart; in the other forms
     # neighbours may be refused as one.
     least = damaged if suffix == "jsonl" else min(damaged, 1)
     assert message or len(kept) + len(quarantine) >= len(expected) + least, (kept, quarantine)
     if message:
-        assert any(why in message for why in ("source mine gives no row", "cannot be read: ", "no column"))
+        assert any(why in message for why in ("no row could be used", "cannot be read: ", "no column"))
         assert not expected
     return len(expected & kept), len(expected)
 

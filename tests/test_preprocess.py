@@ -12,14 +12,15 @@ import numpy
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from bula.errors import UserError
 from bula.models import load_tokenizer
-from bula.params import Params, Preprocess, load_params
+from bula.params import FilesSource, Params, Preprocess, load_params
 from bula.prompts import encode, token_lengths
 from bula.records import Example, Row, example_id, read_rows
 from bula.text import mask
 from stages.preprocess import __main__ as stage
 from stages.preprocess import clean, contamination, near, shards
-from stages.preprocess.report import quarantine_rows, rows_at
+from stages.preprocess.report import as_table, names_notice, quarantine_rows, rows_at
 from tests.conftest import ROOT, edit_params, leftovers, write_jsonl
 
 DEMO = [row for name in ("train", "dev") for row in read_rows(ROOT / f"data/demo/{name}.jsonl")]
@@ -246,7 +247,7 @@ def test_personal_data_can_be_quarantined_and_leaves_no_digit_there(tiny: Path, 
 
 
 def test_personal_data_can_stop_the_stage_with_file_and_line(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"f\.csv:4 holds personal data \(address, cpf\), and privacy\.rows is fail"):
+    with pytest.raises(UserError, match=r"demo: f\.csv:4: the row holds personal data \(address, cpf\), and privacy\.rows is fail"):
         settle([row(PERSONAL, line=4)], tiny, tmp_path, settings(rows="fail"))
 
 
@@ -632,10 +633,11 @@ def test_two_processes_and_a_cluster_of_two_write_the_same_bytes_as_one(
     monkeypatch.setattr(shards.cut, "__defaults__", (20_000,))
     seen = []
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        monkeypatch.setenv(shards.SCHEDULER, cluster.scheduler_address)
         for compute in (
             {"workers": 1, "scheduler": "none"},
             {"workers": 2, "scheduler": "none"},
-            {"workers": 1, "scheduler": cluster.scheduler_address},
+            {"workers": 1, "scheduler": "dask"},
         ):
             edit_params(workspace / "params.yaml", functools.partial(dict.update, compute=compute | {"tracker": "none"}))
             stage.main()
@@ -646,6 +648,29 @@ def test_two_processes_and_a_cluster_of_two_write_the_same_bytes_as_one(
             )
     assert seen[0] == seen[1] == seen[2]
     assert len(list(read_rows(workspace / "data/quarantine.jsonl"))) >= 3
+
+
+@pytest.mark.parametrize(
+    ("address", "what"),
+    [
+        ("", "does not name a scheduler"),
+        ("tcp://10.0.0.5:8786", "must be reached over TLS"),
+        ("tcp://localhost.example.org:8786", "must be reached over TLS"),
+        ("ws://127.0.0.1:8786", "must be reached over TLS"),
+        ("8786", "must be reached over TLS"),
+    ],
+)
+def test_a_scheduler_on_another_machine_is_reached_over_tls_alone(address: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A scheduler sends pickles, which can run any code.
+    monkeypatch.setenv(shards.SCHEDULER, address)
+    with pytest.raises(UserError, match=f"^DASK_SCHEDULER_ADDRESS: .*{what}"):
+        shards.scheduler_address()
+
+
+@pytest.mark.parametrize("address", ["tls://10.0.0.5:8786", "tcp://127.0.0.1:8786", "tcp://[::1]:8786", "tcp://localhost:8786"])
+def test_a_scheduler_over_tls_or_on_this_machine_is_taken(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(shards.SCHEDULER, address)
+    assert shards.scheduler_address() == address
 
 
 # --- the stage ----------------------------------------------------------------------------------------------
@@ -689,16 +714,53 @@ def test_the_card_loads_as_a_data_set_and_warns_of_closed_sources(workspace: Pat
     stage.main()
     card = (workspace / "data/clean/README.md").read_text(encoding="utf-8")
     assert "**Holds rows of demo, which may not be redistributed: keep it off public remotes.**" in card
-    assert "| demo | demo | proprietary | forbidden | 15 |" in card
+    assert "| demo | demo | proprietary | forbidden | not stated | 15 |" in card
     assert "Found in 1 rows and treated by the rule `redact`: cpf 1, address 1." in card
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", workspace / "cache")
     loaded = datasets.load_dataset(str(workspace / "data/clean"), cache_dir=str(workspace / "cache"))
     assert {name: len(split) for name, split in loaded.items()} == {"train": 3, "dev": 2} | dict.fromkeys("ABCDE", 2)
 
 
+def test_what_ingest_did_not_write_is_a_sentence_before_any_output(workspace: Path, tiny: Path) -> None:
+    prepare(workspace, tiny, [row(split=split) for split in clean.SPLITS])
+    item = workspace / "data/benchmarks/bula_medmcqa.jsonl"
+    for file, content, what in (
+        ("raw/demo.jsonl", "{broken\n", "demo.jsonl: it holds a line that ingest did not write. Run `dvc repro --force ingest`"),
+        ("raw/demo.jsonl", '{"question": "a"}\n', "it holds a line that ingest did not write"),
+        ("raw/demo.jsonl", "", "data/raw/demo.jsonl: the file is empty. Run `dvc repro ingest`"),
+        ("raw/other.jsonl", "", "data/raw: 1 files there belong to no source of params.yaml. Run"),
+        ("benchmarks/bula_medmcqa.jsonl", "", "bula_medmcqa.jsonl: the file is empty"),
+    ):
+        path = workspace / "data" / file
+        before = path.read_text(encoding="utf-8") if path.exists() else None
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(UserError) as caught:
+            stage.main()
+        assert what in str(caught.value)
+        path.unlink()
+        if before is not None:
+            path.write_text(before, encoding="utf-8")
+    item.unlink()
+    with pytest.raises(UserError, match="the file does not exist"):
+        stage.main()
+    assert not (workspace / "data/clean").exists()
+    assert leftovers(workspace) == []
+
+
+def test_the_card_tells_of_names_and_shows_text_literally() -> None:
+    params = settings()
+    mine: dict[str, object] = {"kind": "files", "name": "clinic_1", "path": "data/sources/a.csv", "names": "present", "encoding": "utf-8"}
+    mine |= {"columns": {"question": "q", "answer": "a", "specialty": "", "kind": ""}, "filter": {}, "limit": 0, "role": "train"}
+    source = FilesSource.model_validate(mine | {"license": "cc0-1.0", "redistribution": "allowed"})
+    present = params.model_copy(update={"ingest": params.ingest.model_copy(update={"sources": [source]})})
+    assert names_notice(params) == ""
+    assert names_notice(present) == "**Rows of clinic\\_1 hold names of people, which were not removed.**\n\n"
+    assert as_table(("a",), [("x|y <b>\n# z",)]) == "| a |\n| --- |\n| x\\|y &lt;b&gt; \\# z |\n\n"
+
+
 def test_an_empty_validation_set_is_a_sentence_and_no_output(workspace: Path, tiny: Path) -> None:
     prepare(workspace, tiny, [row(split=s) for s in ("A", "B", "C", "D", "dev", "train")])
-    with pytest.raises(SystemExit, match=r"no examples left for E; data/quarantine\.jsonl says why 0 rows were refused"):
+    with pytest.raises(UserError, match=r"no examples left for E; data/quarantine\.jsonl says why 0 rows were refused"):
         stage.main()
     assert not (workspace / "data/clean").exists()
     assert not (workspace / "metrics").exists()
@@ -718,7 +780,7 @@ def test_every_demo_row_survives_preprocessing(tiny: Path, tokenizer: PreTrained
     from stages.ingest.sources import read_source
 
     params = settings()
-    rows = [r for source in params.ingest.sources for r in read_source(source)]
+    rows = [r for source in params.ingest.sources for r in read_source(source, params.ingest.limits)]
     items = {task.name: list(read_rows(ROOT / task.path)) for task in params.ingest.benchmarks if task.kind == "files"}
     result = settle(rows, tiny, tmp_path, params, items)
     assert result.refused == []

@@ -516,7 +516,7 @@ def test_a_weight_that_is_no_number_is_no_small_difference() -> None:
 
 def test_a_missing_base_model_is_a_sentence(ready: Path) -> None:
     (ready / "models/base").unlink()
-    with pytest.raises(UserError, match="models/base.* does not exist"):
+    with pytest.raises(UserError, match=r"models/base.* does not exist"):
         train.main()
     assert not (ready / "models/adapter").exists()
 

@@ -1,11 +1,10 @@
 """Bring in models, question-answer pairs and benchmark items, each pinned by checksum or revision, and count them.
 
-Rows are only mapped to the names question, answer, specialty and kind here; judging them is preprocess's work.
+Rows are only mapped to the names question, answer, specialty and kind here; preprocess judges them.
 
     python -m stages.ingest
 """
 
-import errno
 import os
 import sys
 from collections.abc import Iterator
@@ -15,65 +14,97 @@ from typing import Annotated
 
 import typer
 
+from bula.errors import UserError, run
+from bula.escaping import terminal
 from bula.models import prepare
-from bula.params import DataSource, DemoSource, DirectoryModel, FilesSource, Ingest, LocalTask, load_params
-from bula.records import Row, write_rows
+from bula.params import (
+    DataSource,
+    DemoSource,
+    DirectoryModel,
+    FilesSource,
+    Ingest,
+    Limits,
+    LocalTask,
+    load_params,
+)
+from bula.records import Row, staged, write_rows
 from bula.reports import write_metrics
 from stages.ingest.models import ingest_base, ingest_judge
+from stages.ingest.remotes import refuse_unplaced
 from stages.ingest.sources import read_source, read_task
 
-# Refused rows that are named on the terminal, of each source; all of them are in data/quarantine.jsonl after preprocess.
+# Refused rows of each source that are named on the terminal; data/quarantine.jsonl has all of them after preprocess.
 NAMED_REFUSALS = 5
 # The folders of data that are dependencies of this stage in dvc.yaml.
 WATCHED = ("data/demo", "data/sources")
-# What a full disk and missing rights say; the hub's own errors have no number.
-LOCAL_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO}
 
 
 def is_watched(path: str) -> bool:
-    """Whether DVC sees an edit at `path`; a link counts as where it lies."""
+    """Return whether DVC sees an edit at `path`; a link counts as where it lies."""
     place = Path(os.path.normpath(path)).absolute()
     return any(place.is_relative_to(Path(folder).absolute()) for folder in WATCHED)
 
 
 def refuse_unwatched(settings: Ingest) -> None:
-    """ValueError if data lie where an edit would rerun nothing. A model elsewhere is only named: it is large, and seldom changes."""
+    """Raise UserError if data lie where an edit would rerun nothing.
+
+    A model elsewhere is only named on the terminal: it is large and seldom changes.
+    """
     for source in [*settings.sources, *settings.benchmarks]:
         if isinstance(source, DemoSource | FilesSource | LocalTask) and not is_watched(source.path):
-            raise ValueError(f"{source.name}: {source.path} lies outside {' and '.join(WATCHED)}: DVC would see no edit; move it there")
+            what = f"{source.path} lies outside {' and '.join(WATCHED)}, where DVC would see no edit"
+            raise UserError(f"source {source.name}", what, "move it there and correct its `path` in params.yaml")
     for model in (settings.base, settings.judge):
         if isinstance(model, DirectoryModel):
-            print(f"ingest: DVC does not watch {model.path}; after a change there run `dvc repro --force ingest`", file=sys.stderr)
+            note = f"DVC does not watch {model.path}; after a change there run `dvc repro --force ingest`"
+            print(f"ingest: {terminal(note)}", file=sys.stderr)
 
 
-def counted(source: DataSource, refused: list[str]) -> Iterator[Row]:
-    """Rows of a source; `refused` is told where and why a row could not be read."""
-    for row in read_source(source):
+def warn_of_names(sources: list[DataSource]) -> None:
+    """Print which sources hold people's names, since no rule finds and redacts names."""
+    for source in sources:
+        if isinstance(source, FilesSource) and source.names == "present":
+            note = "people's names stay in its rows, data/clean and the model (names: present); nothing here finds names"
+            print(f"ingest: warning: source {source.name}: {note}", file=sys.stderr)
+
+
+def counted(source: DataSource, limits: Limits, refused: list[str]) -> Iterator[Row]:
+    """Yield the rows of a source; append to `refused` where and why a row could not be read."""
+    for row in read_source(source, limits):
         if "refused" in row:
             refused.append(f"{row['file']}:{row['line']}: {row['refused']}")
         yield row
 
 
-def ingest_source(source: DataSource, folder: Path, unreadable_share: float) -> dict[str, int | str]:
-    """Write a source's rows and give its figures; ValueError if more than the allowed share cannot be read."""
+def ingest_source(source: DataSource, folder: Path, settings: Ingest) -> dict[str, int | str]:
+    """Write a source's rows and return its figures; UserError if too many rows cannot be read."""
     refused: list[str] = []
     path = folder / f"{source.name}.jsonl"
-    rows = write_rows(path, counted(source, refused))
+    rows = write_rows(path, counted(source, settings.limits, refused))
     for line in islice(refused, NAMED_REFUSALS):
-        print(f"ingest: {source.name}: {line}", file=sys.stderr)
-    if len(refused) > unreadable_share * rows:
+        print(f"ingest: {source.name}: {terminal(line)}", file=sys.stderr)
+    if len(refused) > settings.unreadable_share * rows:
         path.unlink()
-        share = f"{len(refused)} of {rows} rows of source {source.name} cannot be read, more than ingest.unreadable_share allows"
-        raise ValueError(f"{share}; the first is {refused[0]}")
-    kept = {"rows": rows - len(refused), "unreadable": len(refused)}
-    return {**kept, "license": source.license, "redistribution": source.redistribution, "kind": source.kind}
+        what = f"{len(refused)} of {rows} rows cannot be read, more than ingest.unreadable_share allows"
+        raise UserError(f"source {source.name}", f"{what}; the first is {refused[0]}", "repair the rows, or raise the share")
+    figures: dict[str, int | str] = {"rows": rows - len(refused), "unreadable": len(refused)}
+    figures |= {"license": source.license, "redistribution": source.redistribution, "kind": source.kind}
+    if isinstance(source, FilesSource):
+        figures["names"] = source.names
+    return figures
 
 
-def why_stopped(error: OSError) -> str:
-    """What a person can do: the hub's own errors (no such revision, gated, offline) and those of addresses are OSErrors too."""
-    if error.errno in LOCAL_ERRORS:
-        return f"ingest stopped: {error}; is there disk space, and may this user read and write there?"
-    return f"could not be fetched: {error}\nIs the network there, and HF_TOKEN set for a gated model?"
+def ingest_data(settings: Ingest, raw: Path, benchmarks: Path) -> dict[str, dict[str, int | str]]:
+    """Write all sources and benchmarks, and return their figures."""
+    counts: dict[str, dict[str, int | str]] = {}
+    for source in settings.sources:
+        counts[f"source_{source.name}"] = ingest_source(source, raw, settings)
+    for task in settings.benchmarks:
+        rows = write_rows(benchmarks / f"{task.name}.jsonl", read_task(task, settings.limits))
+        if not rows:
+            raise UserError(f"benchmark {task.name}", "it has no item", "correct it in params.yaml")
+        counts[f"benchmark_{task.name}"] = {"rows": rows, "license": task.license, "kind": task.kind}
+    return counts
 
 
 def main(
@@ -86,25 +117,20 @@ def main(
     """Bring in models, data and benchmark items."""
     params = load_params()
     prepare(params.seed)
-    counts: dict[str, dict[str, int | str]] = {}
-    try:
-        refuse_unwatched(params.ingest)
-        for source in params.ingest.sources:
-            counts[f"source_{source.name}"] = ingest_source(source, raw, params.ingest.unreadable_share)
-        for task in params.ingest.benchmarks:
-            rows = write_rows(benchmarks / f"{task.name}.jsonl", read_task(task))
-            counts[f"benchmark_{task.name}"] = {"rows": rows, "license": task.license, "kind": task.kind}
+    refuse_unwatched(params.ingest)
+    refuse_unplaced(params.ingest.sources)
+    warn_of_names(params.ingest.sources)
+    # Nothing gets its name before all sources were read.
+    with staged(raw) as new_raw, staged(benchmarks) as new_benchmarks:
+        counts = ingest_data(params.ingest, new_raw, new_benchmarks)
         ingest_base(params.ingest.base, params.dtype, base, params.ingest.limits)
         ingest_judge(params.ingest.judge, judge, params.ingest.limits)
-    except (ValueError, FileNotFoundError) as error:
-        raise SystemExit(str(error)) from error
-    except OSError as error:
-        raise SystemExit(why_stopped(error)) from error
     for name, model in (("model_base", params.ingest.base), ("model_judge", params.ingest.judge)):
         counts[name] = {"license": model.license, "kind": model.kind}
     write_metrics(metrics, counts)
-    print(f"ingest: {sum(int(c.get('rows', 0)) for c in counts.values())} rows from {len(counts) - 2} sources, base model in {base}")
+    rows = sum(int(count.get("rows", 0)) for count in counts.values())
+    print(f"ingest: {rows} rows from {len(counts) - 2} sources, base model in {base}")
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

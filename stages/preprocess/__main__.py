@@ -1,5 +1,7 @@
-"""Turn raw rows into train, dev and the validation sets: validate, repair, redact, filter, de-duplicate, split, and check what
-of validation and benchmarks stands in train. Refused rows go to quarantine with a reason and without their words.
+"""Turn raw rows into train, dev and the validation sets, and check what of validation and benchmarks stands in train.
+
+Rows are validated, repaired, redacted, filtered, de-duplicated and split. Refused rows go to quarantine with a reason and
+without their words.
 
 Rows are never held all at once: shards of the raw files are cleaned by workers, and what must be decided over all rows is
 decided on hashes.
@@ -7,8 +9,10 @@ decided on hashes.
     python -m stages.preprocess
 """
 
+import errno
 import os
 import shutil
+import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -16,13 +20,18 @@ from typing import Annotated
 
 import typer
 
-from bula.params import Params, load_params
+from bula.errors import UserError, run
+from bula.params import FilesSource, Params, load_params
 from bula.reports import write_metrics, write_plot
 from stages.preprocess import report
 from stages.preprocess.clean import Settings, clean_shard, write_part
 from stages.preprocess.contamination import benchmark_rows
 from stages.preprocess.settle import Decision, Table, load_table, settle
 from stages.preprocess.shards import cut, each, workers
+
+# What a full disk, a quota and a read-only file system say.
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+AGAIN = "run `dvc repro ingest`"
 
 
 def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Params) -> tuple[Table, Decision, Counter[str], int]:
@@ -39,6 +48,26 @@ def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Par
         table = load_table(work, len(shards), [task.stem for task in tasks])
         decision = settle(table, work, len(shards), params.preprocess, pool)
     return table, decision, counts, len(shards)
+
+
+def check_inputs(raw: Path, tasks: list[Path], params: Params) -> None:
+    """Raise UserError unless ingest's files are there, have rows, and belong to the sources of params.yaml."""
+    expected = {f"{source.name}.jsonl" for source in params.ingest.sources}
+    for file in [*(raw / name for name in sorted(expected)), *tasks]:
+        if not file.is_file() or not file.stat().st_size:
+            what = "the file is empty" if file.is_file() else "the file does not exist"
+            raise UserError(file, what, AGAIN)
+    strangers = {file.name for file in raw.iterdir() if not file.name.startswith(".")} - expected
+    if strangers:
+        raise UserError(raw, f"{len(strangers)} files there belong to no source of params.yaml", AGAIN)
+
+
+def warn_of_names(params: Params) -> None:
+    """Print which sources hold people's names, since no rule finds and redacts names."""
+    for source in params.ingest.sources:
+        if isinstance(source, FilesSource) and source.names == "present":
+            note = "people's names stay in its rows (names: present); nothing here finds names"
+            print(f"preprocess: warning: source {source.name}: {note}", file=sys.stderr)
 
 
 def make_room(folder: Path) -> None:
@@ -59,18 +88,21 @@ def main(
 ) -> None:
     """Turn raw rows into train, dev and the validation sets."""
     params = load_params()
+    tasks = [benchmarks / f"{task.name}.jsonl" for task in params.ingest.benchmarks]
+    check_inputs(raw, tasks, params)
+    warn_of_names(params)
     # The workers' libraries must not start threads of their own beside each other.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     make_room(clean.parent)
-    tasks = [benchmarks / f"{task.name}.jsonl" for task in params.ingest.benchmarks]
     with tempfile.TemporaryDirectory(prefix=".preprocess.", suffix=".tmp", dir=clean.parent) as folder:
         work = Path(folder).absolute()
         try:
             table, decision, counts, parts = preprocess(raw.absolute(), tasks, base, work, params)
-        except (ValueError, FileNotFoundError) as error:
-            raise SystemExit(str(error)) from error
         except OSError as error:
-            raise SystemExit(f"preprocess stopped: {error}; the splits are as they were. It needs about the room of data/raw") from error
+            if error.errno not in FULL:
+                raise
+            what = f"its work folder cannot be written ({error.strerror}); the splits are as they were"
+            raise UserError("preprocess", what, "free about the size of data/raw on this disk") from error
         kept, figures = report.write_clean(clean, quarantine, params, table, work, parts, decision, counts, tasks)
     write_metrics(metrics / "preprocess.json", figures)
     write_metrics(metrics / "contamination.json", report.contamination_metrics(decision, tasks))
@@ -80,4 +112,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

