@@ -155,9 +155,7 @@ def model_files(path: Path) -> list[Path]:
     return sorted(file for file in path.iterdir() if file.is_file())
 
 
-def load_model(
-    path: Path, dtype: str, *, weights: str = "full", attention: str = "sdpa"
-) -> PreTrainedModel:
+def load_model(path: Path, dtype: str, *, weights: str = "full", attention: str = "sdpa") -> PreTrainedModel:
     """Load a model directory or GGUF file in evaluation mode, on the device.
 
     Its weights are in `dtype` (bfloat16 or float32). Where the machine computes in another
@@ -322,12 +320,8 @@ def refuse_other_adapter(model: PreTrainedModel, adapter: Path, shapes: Shapes) 
     problems = {
         "matrices are missing": [name for name in wanted if name not in shapes],
         "matrices belong to no layer": [name for name in shapes if name not in wanted],
-        "matrices have another shape": [
-            name for name in wanted if shapes.get(name, wanted[name]) != wanted[name]
-        ],
-        "matrices hold a NaN or an infinite number": [
-            name for name, weight in expected.items() if not _is_finite(weight)
-        ],
+        "matrices have another shape": [name for name in wanted if shapes.get(name, wanted[name]) != wanted[name]],
+        "matrices hold a NaN or an infinite number": [name for name, weight in expected.items() if not _is_finite(weight)],
     }
     for what, names in problems.items():
         if names:
@@ -344,9 +338,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     arguments = _gguf(path)
     folder = path.parent if arguments else path
     with library_errors(path), shared_reader():
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, **arguments
-        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **arguments)
     if arguments:
         drop_foreign(tokenizer, path)
     if not tokenizer.chat_template:

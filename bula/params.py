@@ -29,9 +29,7 @@ Version = Annotated[
     str,
     Field(pattern=r"^[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?$", max_length=60),
 ]
-HubId = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)
-]
+HubId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
 # A configuration or a split of a data set on the hub, such as "train[:10%]".
 HubPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:%\[\]+ -]*$", max_length=120)]
 License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .,+()/_-]*$", max_length=120)]

@@ -58,9 +58,7 @@ def to_messages(question: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
 
 
-def render(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool
-) -> list[int]:
+def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool) -> list[int]:
     """Return the token ids of a chat by the model's own template.
 
     With `prompt`, the chat ends where the assistant starts to speak.
@@ -71,15 +69,11 @@ def render(
     return ids
 
 
-def render_text(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool
-) -> str:
+def render_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool) -> str:
     """Return the text of a chat; UserError if the template cannot be rendered."""
     chat: Any = messages
     try:
-        text = tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=prompt, date_string=DATE
-        )
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt, date_string=DATE)
     except TEMPLATE_ERRORS as error:
         raise unrenderable(tokenizer.name_or_path, error) from error
     return str(text)
@@ -128,9 +122,7 @@ def _no_end(tokenizer: PreTrainedTokenizerBase) -> UserError:
     return UserError(tokenizer.name_or_path or "the model", what, FIX)
 
 
-def token_lengths(
-    tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]
-) -> list[tuple[int, int]]:
+def token_lengths(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]) -> list[tuple[int, int]]:
     """Return the lengths of prompt and complete example in tokens, as `encode` counts them.
 
     Each pair is a question and its answer. UserError as in `encode`.

@@ -25,6 +25,7 @@ from lm_eval import simple_evaluate
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
+from bula.api_keys import key_for
 from bula.errors import UserError, run
 from bula.models import device, end_tokens, load_model, load_tokenizer, precisions, prepare
 from bula.params import ApiBackend, Params, VllmBackend, load_params, variant_of
@@ -64,9 +65,6 @@ def api_arguments(model: Path, params: Params, found: ApiBackend) -> dict[str, A
 
     lm-eval takes the key from the environment, which is given the one that this host may receive.
     """
-    # Imported here: no other backend needs a key.
-    from bula.api_keys import key_for
-
     os.environ["OPENAI_API_KEY"] = key_for(found.base_url)
     return {
         "model": found.model,

@@ -1,6 +1,6 @@
 """Score the reference answers of the validation sets under one variant: loss, perplexity, bits, accuracy, entropy.
 
-    python -m stages.likelihood base
+python -m stages.likelihood base
 """
 
 import math

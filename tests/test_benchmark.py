@@ -83,9 +83,7 @@ def items(workspace: Path, tiny: Path) -> Path:
     return workspace
 
 
-def test_a_server_scores_as_the_model_does_and_never_sees_the_key(
-    items: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_scores_as_the_model_does_and_never_sees_the_key(items: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark.main("base")
     own = list(read_rows(items / "data/samples/base.jsonl"))
     monkeypatch.setenv("OPENAI_API_KEY", "sk-CANARY")
@@ -102,9 +100,7 @@ def test_a_server_scores_as_the_model_does_and_never_sees_the_key(
     assert figures["settings"]["backend"] == "openai"
 
 
-def test_a_host_that_is_not_allowed_is_refused_before_a_request(
-    items: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_host_that_is_not_allowed_is_refused_before_a_request(items: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-CANARY")
     backend = {
         "kind": "openai",

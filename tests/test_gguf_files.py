@@ -244,9 +244,7 @@ def scaled(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)
-def test_a_header_that_contradicts_its_tensors_is_refused(
-    name: str, scaled: Path, tmp_path: Path
-) -> None:
+def test_a_header_that_contradicts_its_tensors_is_refused(name: str, scaled: Path, tmp_path: Path) -> None:
     edit, sentence = CONTRADICTIONS[name]
     path = tmp_path / "a.gguf"
     path.write_bytes(edit(scaled.read_bytes()))

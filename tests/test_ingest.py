@@ -285,7 +285,6 @@ def test_a_hub_data_set_streams_at_its_revision_and_runs_no_code(monkeypatch: py
     # The hub cannot be reached from a test; what is asked of it can be seen.
     import datasets
 
-
     asked: list[object] = []
 
     def load_dataset(*names: str, **options: object) -> list[Row]:

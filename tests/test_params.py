@@ -326,9 +326,7 @@ def test_a_variant_has_no_dot_which_dvc_would_take_for_a_path() -> None:
     assert "variants" in complaint({"variants": {"v1.2": {"model": "models/base", "engine": "transformers"}}})
 
 
-@pytest.mark.parametrize(
-    "package", ["evil @ http://127.0.0.1:1/evil-1.0.tar.gz", "a[b]", "a>1", "git+https://x/y", "./x", "--index-url"]
-)
+@pytest.mark.parametrize("package", ["evil @ http://127.0.0.1:1/evil-1.0.tar.gz", "a[b]", "a>1", "git+https://x/y", "./x", "--index-url"])
 def test_a_package_is_a_name_and_no_address(package: str) -> None:
     assert "ingest.base.package" in complaint({"ingest.base.package": package})
 

@@ -63,9 +63,7 @@ def test_a_template_that_does_not_continue_its_prompt_is_refused(smollm2: Path) 
         ("{{ 'a' + 1 }}", "TypeError"),
     ],
 )
-def test_what_a_template_raises_becomes_a_user_error(
-    template: str, name: str, smollm2: Path
-) -> None:
+def test_what_a_template_raises_becomes_a_user_error(template: str, name: str, smollm2: Path) -> None:
     broken = load_tokenizer(smollm2)
     broken.chat_template = template
     with pytest.raises(UserError, match=f"its chat template cannot be rendered .{name}: "):

@@ -135,7 +135,8 @@ def test_read_examples_gives_back_what_write_rows_wrote(tmp_path: Path) -> None:
     assert read_examples(tmp_path / "x.jsonl") == examples
 
 
-@pytest.mark.parametrize(("rows", "complaint"),
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
     [([], "is empty"), ([{**GOOD, "split": "F"}], r":1: not an Example \(look at split\)"), ([GOOD, GOOD], "1 ids stand there more")],
 )
 def test_read_examples_refuses_an_empty_file_and_a_foreign_row(tmp_path: Path, rows: list[Row], complaint: str) -> None:
@@ -286,9 +287,7 @@ def test_what_a_killed_run_left_under_the_temporary_name_does_not_get_into_the_o
 
 
 @pytest.mark.parametrize("fill", [fill_file, fill_folder])
-def test_the_bytes_are_on_the_disk_before_the_name_appears(
-    tmp_path: Path, fill: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bytes_are_on_the_disk_before_the_name_appears(tmp_path: Path, fill: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[str, bool]] = []
     target = tmp_path / "out"
     monkeypatch.setattr(records, "to_disk", lambda path: seen.append((path.name, target.exists())))
