@@ -119,7 +119,9 @@ def test_vllm_is_told_this_model_and_to_run_no_code(workspace: Path) -> None:
     backend = {"kind": "vllm", "gpu_memory_utilization": 0.5, "max_model_len": 512, "tensor_parallel_size": 1}
     edit_params(workspace / "params.yaml", lambda params: params["benchmark"].update(backend=backend))
     params = load_params()
-    assert benchmark.vllm_arguments(Path("models/base"), params, params.benchmark.backend) == {
+    found = params.benchmark.backend
+    assert found.kind == "vllm"
+    assert benchmark.vllm_arguments(Path("models/base"), params, found) == {
         "pretrained": "models/base",
         "dtype": "bfloat16",
         "seed": params.seed,

@@ -67,7 +67,8 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shorten(folder / "data/demo")
     edit_params(folder / "params.yaml", edit)
     (folder / "dvc.lock").unlink(missing_ok=True)
-    run(["dvc", "remote", "modify", "local", "url", str(folder.parent / "remote")], folder)
+    for name, place in (("local", "remote"), ("rows", "rows")):
+        run(["dvc", "remote", "modify", name, "url", str(folder.parent / place)], folder)
     result = run(["dvc", "repro"], folder, **OFFLINE)
     assert result.returncode == 0, result.stdout + result.stderr
     assert len(stages_run(result.stdout)) == 17
