@@ -315,7 +315,7 @@ def test_a_template_sees_no_key_and_no_clock_of_its_own(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
     seen: dict[str, Any] = {}
-    done = type("Done", (), {"returncode": 0, "stderr": "", "stdout": '{"problem": ""}'})
+    done = type("Done", (), {"returncode": 0, "stderr": "", "stdout": "\n"})
 
     def run(command: list[str], **options: Any) -> Any:
         seen.update(options)
