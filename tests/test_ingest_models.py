@@ -301,7 +301,7 @@ def test_a_template_that_kills_its_process_ends_with_a_sentence(
 def test_a_template_sees_no_key_and_no_clock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
     seen: dict[str, Any] = {}
-    done = type("Done", (), {"returncode": 0, "stderr": "", "stdout": '{"problem": ""}'})
+    done = type("Done", (), {"returncode": 0, "stderr": "", "stdout": "\n"})
 
     def run(command: list[str], **options: Any) -> Any:
         seen.update(options)

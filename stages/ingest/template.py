@@ -3,7 +3,7 @@
 A template is a program: it may loop for ever, fill the memory, or reach for what it must not see.
 The child runs it in transformers' sandbox, with a timer of the kernel and a bounded address space.
 This file is also the child's program, `python -I stages/ingest/template.py`: it reads a JSON object
-from its standard input, writes one to its standard output, and imports nothing of this project.
+from its standard input, prints what goes wrong, and imports nothing of this project.
 """
 
 import json
@@ -35,13 +35,14 @@ def check_template(where: str, template: str, variables: Mapping[str, Any], chat
     from bula.errors import UserError
     from bula.processes import end_with_parent
     from bula.prompts import FIX
+    from bula.records import json_line
 
     asked = {"template": template, "variables": dict(variables), "chats": chats, "seconds": seconds}
     slow = f"its chat template takes longer than {seconds} s (ingest.limits.template_seconds)"
     try:
         child = subprocess.run(
             [sys.executable, "-I", str(Path(__file__))],
-            input=json.dumps(asked),
+            input=json_line(asked),
             capture_output=True,
             text=True,
             check=False,
@@ -57,7 +58,7 @@ def check_template(where: str, template: str, variables: Mapping[str, Any], chat
         said = (child.stderr.strip().splitlines() or ["no message"])[-1][:300]
         what = f"its chat template ended the child process that rendered it ({said})"
         raise UserError(where, what, FIX)
-    if problem := json.loads(child.stdout)["problem"]:
+    if problem := child.stdout.strip():
         raise UserError(where, f"its chat template cannot be rendered ({problem})", FIX)
 
 
@@ -97,4 +98,4 @@ def _problem(asked: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print(json.dumps({"problem": _problem(json.load(sys.stdin))}))
+    print(_problem(json.load(sys.stdin)))
