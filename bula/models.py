@@ -247,9 +247,7 @@ def refuse_unused(model: PreTrainedModel, file: Path) -> None:
     processor = TENSOR_PROCESSORS.get(family, TensorProcessor)(config={})
     held = header.tensors.keys() - ROPE_TENSORS
     # Without its children the model's names take 0.1 s instead of 7 s; few families need theirs.
-    top = SimpleNamespace(
-        config=model.config, state_dict=model.state_dict, named_children=lambda: []
-    )
+    top = SimpleNamespace(config=model.config, state_dict=model.state_dict, named_children=lambda: [])
     unused = held - get_gguf_hf_weights_map(top, processor).keys()
     if unused:
         unused = held - get_gguf_hf_weights_map(model, processor).keys()
