@@ -329,7 +329,7 @@ def test_a_source_with_names_of_people_is_named_and_recorded(tmp_path: Path, cap
     write_jsonl(tmp_path / "p.jsonl", [PAIR])
     for names in ("removed", "present"):
         mine = source(tmp_path / "p.jsonl", names=names)
-        ingest.warn_of_names([mine])
+        ingest.warn_of_rows([mine])
         assert ingest.ingest_source(mine, tmp_path / "raw", SETTINGS)["names"] == names
         assert ("source mine: people's names stay" in capsys.readouterr().err) == (names == "present")
 

@@ -9,14 +9,13 @@ from ruamel.yaml import YAML
 
 from bula.errors import UserError
 from bula.params import DataSource, load_params
-from stages.ingest.remotes import refuse_unplaced, unplaced_files, unplaced_outputs
+from stages.ingest.remotes import TRAINED, refuse_unplaced, unplaced_files, unplaced_outputs, weights_note
 from tests.conftest import ROOT, edit_params, run, shorten, small
 from tests.test_pipeline import OFFLINE, clone_tree, commit, git
 
 # A name that stands in every row of the closed source, and nowhere else.
 CANARY = "Zenóbia Quartzo"
 REMOTES = ("local", "rows", "public")
-MODELS = ("models/adapter", "models/merged", "models/gguf")
 CLINIC = {
     "kind": "files",
     "name": "clinic",
@@ -48,7 +47,7 @@ def clinic_rows() -> str:
 def place_models(pipeline: Path, remote: str) -> None:
     """Name a remote for the models in a dvc.yaml, as docs/remotes.md says."""
     text = pipeline.read_text(encoding="utf-8")
-    for model in MODELS:
+    for model in TRAINED:
         for entry in (f"outs: [{model}]", f"outs:\n    - {model}\n"):
             text = text.replace(entry, f"outs:\n    - {model}: {{remote: {remote}}}\n")
     pipeline.write_text(text, encoding="utf-8")
@@ -87,7 +86,6 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     commit(folder, "before dvc add")
     run(["dvc", "add", "data/sources/clinic.jsonl"], folder)
     place_file(folder / "data/sources/clinic.jsonl.dvc", "rows")
-    place_models(folder / "dvc.yaml", "rows")
     result = run(["dvc", "repro", "preprocess"], folder, **OFFLINE)
     assert result.returncode == 0, result.stdout + result.stderr
     assert "names: present" in result.stderr
@@ -188,8 +186,12 @@ def test_ingest_refuses_a_closed_source_whose_outputs_name_no_remote(tmp_path: P
     refuse_unplaced(closed("allowed"))
     with pytest.raises(UserError, match="these outputs name no remote") as caught:
         refuse_unplaced(closed("forbidden"))
-    assert all(name in caught.value.what for name in ("data/sources/a.csv.dvc", *MODELS))
+    assert "data/sources/a.csv.dvc" in caught.value.what
+    assert "models/" not in caught.value.what
+    assert all(name in weights_note(closed("forbidden")) for name in TRAINED)
+    assert weights_note(closed("allowed")) == ""
     place_models(tmp_path / "dvc.yaml", "rows")
+    assert weights_note(closed("forbidden")) == ""
     place_file(tmp_path / "data/sources/a.csv.dvc", "rows")
     refuse_unplaced(closed("forbidden"))
     (tmp_path / "data/sources/a.csv.dvc").write_text("outs:\n- path: a.csv\n  push: false\n", encoding="utf-8")
@@ -200,9 +202,10 @@ def test_ingest_refuses_a_closed_source_whose_outputs_name_no_remote(tmp_path: P
 
 
 def test_every_output_of_the_pipeline_with_something_of_rows_has_its_remote() -> None:
-    assert sorted(unplaced_outputs(ROOT / "dvc.yaml")) == sorted(MODELS)
+    assert unplaced_outputs(ROOT / "dvc.yaml") == []
+    assert sorted(unplaced_outputs(ROOT / "dvc.yaml", TRAINED)) == sorted(TRAINED)
     stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     outs = [out for stage in stages.values() for out in stage.get("do", stage).get("outs", [])]
     # An output that is new here is public or private: whoever adds it decides.
-    assert {out for out in outs if isinstance(out, str)} == {"models/base", "models/judge", *MODELS}
+    assert {out for out in outs if isinstance(out, str)} == {"models/base", "models/judge", *TRAINED}
     assert all(options == {"remote": "rows"} for out in outs if isinstance(out, dict) for options in out.values())

@@ -30,7 +30,7 @@ from bula.params import (
 from bula.records import Row, staged, write_rows
 from bula.reports import write_metrics
 from stages.ingest.models import ingest_base, ingest_judge
-from stages.ingest.remotes import refuse_unplaced
+from stages.ingest.remotes import refuse_unplaced, weights_note
 from stages.ingest.sources import read_source, read_task
 
 # Refused rows of each source that are named on the terminal; data/quarantine.jsonl has all of them after preprocess.
@@ -60,12 +60,14 @@ def refuse_unwatched(settings: Ingest) -> None:
             print(f"ingest: {terminal(note)}", file=sys.stderr)
 
 
-def warn_of_names(sources: list[DataSource]) -> None:
-    """Print which sources hold people's names, since no rule finds and redacts names."""
+def warn_of_rows(sources: list[DataSource]) -> None:
+    """Print which sources hold people's names, and which weights are trained on closed rows."""
     for source in sources:
         if isinstance(source, FilesSource) and source.names == "present":
             note = "people's names stay in its rows, data/clean and the model (names: present); nothing here finds names"
             print(f"ingest: warning: source {source.name}: {note}", file=sys.stderr)
+    if note := weights_note(sources):
+        print(f"ingest: warning: {note}", file=sys.stderr)
 
 
 def counted(source: DataSource, limits: Limits, refused: list[str]) -> Iterator[Row]:
@@ -119,7 +121,7 @@ def main(
     prepare(params.seed)
     refuse_unwatched(params.ingest)
     refuse_unplaced(params.ingest.sources)
-    warn_of_names(params.ingest.sources)
+    warn_of_rows(params.ingest.sources)
     # Nothing gets its name before all sources were read.
     with staged(raw) as new_raw, staged(benchmarks) as new_benchmarks:
         counts = ingest_data(params.ingest, new_raw, new_benchmarks)

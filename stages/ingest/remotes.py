@@ -16,8 +16,10 @@ from bula.params import DataSource
 
 PIPELINE = Path("dvc.yaml")
 SOURCES = Path("data/sources")
-# Outputs that hold rows, or text, ids or weights made from them.
-FROM_ROWS = ("data/", "report", "models/adapter", "models/merged", "models/gguf")
+# Outputs that hold rows, or text and ids made from them.
+FROM_ROWS = ("data/", "report")
+# Outputs whose weights are trained on rows. Whether they may be shared is not for DVC to say.
+TRAINED = ("models/adapter", "models/merged", "models/gguf")
 
 
 def refuse_unplaced(sources: list[DataSource]) -> None:
@@ -33,12 +35,21 @@ def refuse_unplaced(sources: list[DataSource]) -> None:
         raise UserError(f"source {', '.join(closed)} (redistribution: forbidden)", what, fix)
 
 
-def unplaced_outputs(pipeline: Path) -> list[str]:
-    """Return the outputs of a dvc.yaml that hold something of rows and name no remote."""
+def weights_note(sources: list[DataSource]) -> str:
+    """Return a warning if weights trained on rows of a closed source go to any remote, or an empty text."""
+    closed = [source.name for source in sources if source.redistribution == "forbidden"]
+    unplaced = unplaced_outputs(PIPELINE, TRAINED) if closed else []
+    if not unplaced:
+        return ""
+    return f"{', '.join(unplaced)} will be trained on {', '.join(closed)} and go to any remote (docs/remotes.md)"
+
+
+def unplaced_outputs(pipeline: Path, kinds: tuple[str, ...] = FROM_ROWS) -> list[str]:
+    """Return the outputs of a dvc.yaml whose path begins with one of `kinds` and that name no remote."""
     found = []
     for stage in _read(pipeline).get("stages", {}).values():
         for path, options in _outputs(stage.get("do", stage).get("outs", [])):
-            if path.startswith(FROM_ROWS) and not _is_placed(options):
+            if path.startswith(kinds) and not _is_placed(options):
                 found.append(path)
     return found
 
