@@ -190,7 +190,8 @@ def _tensors(file: _Bytes, count: int, at: int, alignment: int) -> tuple[dict[st
         shapes[name] = shape
         last = start + size
         expected = -(-last // alignment) * alignment
-    return shapes, -(-at // alignment) * alignment + last
+    data = -(-at // alignment) * alignment
+    return shapes, data + last if shapes else at
 
 
 def check_gguf(path: Path) -> Header:

@@ -259,7 +259,7 @@ def refuse_broken(model: PreTrainedModel, path: Path) -> None:
     """Raise a UserError if a weight is NaN or infinite, or tied weights differ."""
     for name, weight in model.named_parameters():
         if not _is_finite(weight):
-            raise UserError(path, f"{name} holds a NaN or an infinite number", FETCH_AGAIN)
+            raise UserError(path, f"{name} is not finite: it holds a NaN or an infinity", FETCH_AGAIN)
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     tied = model.config.get_text_config().tie_word_embeddings
     if tied and head is not None and head.weight.data_ptr() != embeddings.weight.data_ptr():

@@ -178,6 +178,9 @@ def test_a_small_honest_header_passes(version: int, tmp_path: Path) -> None:
     found = check_gguf(path)
     assert found.tensors == {"t": (4, 3)}
     assert found.fields == {"a.b": gguf_files.Items(2, (7, 9))}
+    # Without a tensor there is nothing to align.
+    path.write_bytes(header(0, 1, KEY, struct.pack("<II", U32, 5), version=version))
+    assert check_gguf(path).fields == {"a.b": 5}
 
 
 def replace_number(key: str, value: int) -> Callable[[bytes], bytes]:

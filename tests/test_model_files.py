@@ -147,11 +147,11 @@ BROKEN: dict[str, tuple[Break, str]] = {
     ),
     "a NaN": (
         edit_tensors(lambda tensors: tensors[LAYER][3, 5].fill_(float("nan"))),
-        f"{LAYER} holds a NaN or an infinite number",
+        f"{LAYER} is not finite",
     ),
     "an infinity": (
         edit_tensors(lambda tensors: tensors[LAYER][0, 0].fill_(float("-inf"))),
-        f"{LAYER} holds a NaN or an infinite number",
+        f"{LAYER} is not finite",
     ),
     "two heads": (edit_tensors(head_of_its_own), "ties the head to the embeddings"),
     "untied without a head": (

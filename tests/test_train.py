@@ -436,7 +436,7 @@ def test_a_gguf_file_of_llama_3_2_is_scored_with_its_own_rotary_frequencies(tiny
     torch.testing.assert_close(whole(input_ids=ids).logits, file(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
     # The file keeps the factors, not the rule that made them: a base without the rule would be Llama 3.0.
     source = DirectoryModel(kind="directory", path=str(tmp_path / "bf16.gguf"), license="llama3.2")
-    with pytest.raises(ValueError, match=r"^bf16\.gguf scales its rotary frequencies, which a base made of it would lose"):
+    with pytest.raises(UserError, match=r"^bf16\.gguf: it scales its rotary frequencies, which a base"):
         ingest_base(source, "bfloat16", tmp_path / "base", load_params().ingest.limits)
     assert not (tmp_path / "base").exists()
 
@@ -462,13 +462,13 @@ def test_fidelity_by_hand() -> None:
 def test_a_logit_that_is_no_number_is_no_small_difference(bad: float) -> None:
     targets = torch.tensor([0, 1])
     whole, broken = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[1.0, 2.0], [0.0, bad]])
-    with pytest.raises(ValueError, match="not a finite number"):
+    with pytest.raises(UserError, match="not a finite number"):
         fidelity.fidelity([(whole, targets)], [(broken, targets)])
 
 
 def test_a_loss_that_no_number_holds_is_a_sentence() -> None:
     logits, targets = torch.tensor([[0.0, 2000.0]]), torch.tensor([0])
-    with pytest.raises(ValueError, match="a loss of 2000 nats a token: the weights are broken"):
+    with pytest.raises(UserError, match="the loss is 2000 nats per token, so its weights are broken"):
         fidelity.fidelity([(logits, targets)], [(logits, targets)])
 
 
