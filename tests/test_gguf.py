@@ -16,6 +16,7 @@ from tokenizers.models import Unigram
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bench.engines import by_llama_cpp, compare, gaps, shared_prefix, until_end
+from bula.errors import UserError
 from bula.fidelity import fidelity, score
 from bula.models import base_of, load_adapted, load_model, load_tokenizer, pad_batch, save_model, supervised_hidden
 from bula.prompts import Encoded, encode_prompt
@@ -144,9 +145,9 @@ def test_a_file_without_template_or_with_another_end_of_turn_is_refused(tiny: Pa
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.close()
-    with pytest.raises(SystemExit, match=r"none.gguf has no tokenizer.chat_template"):
+    with pytest.raises(UserError, match=r"none\.gguf: it has no tokenizer\.chat_template"):
         carries(tmp_path / "none.gguf", tokenizer)
-    with pytest.raises(SystemExit, match=r"other.gguf has no tokenizer.ggml.eos_token_id"):
+    with pytest.raises(UserError, match=r"other\.gguf: it has no tokenizer\.ggml\.eos_token_id"):
         carries(tmp_path / "other.gguf", tokenizer)
 
 
@@ -230,7 +231,7 @@ def test_merge_writes_what_it_checked_and_refuses_a_wrong_merge(
     assert 0 < figures["before_cast"]["logit_difference_relative"] < 1e-5
     before = sha256_file(workspace / "models/merged/model.safetensors")
     monkeypatch.setattr(merge, "load_adapted", lambda *arguments: doubled(load_adapted(*arguments)))
-    with pytest.raises(SystemExit, match=r"differs from base \+ adapter by .*nothing was written"):
+    with pytest.raises(UserError, match=r"differs from base \+ adapter by"):
         merge.main(base=tiny, adapter=adapter)
     assert sha256_file(workspace / "models/merged/model.safetensors") == before
 
