@@ -214,7 +214,7 @@ def test_a_bad_parameter_stops_the_first_stage_with_every_bad_key(tmp_path: Path
     (tmp_path / "dvc.lock").unlink(missing_ok=True)
     result = run(["dvc", "repro", "ingest"], tmp_path)
     assert result.returncode != 0
-    assert "params.yaml has 3 bad values:" in result.stderr
+    assert "params.yaml: 3 bad values:" in result.stderr
     wrong = ("seed: Input should be a valid integer", "train.learning_rate: Input should be greater than 0", "train.epochs: Extra inputs")
     for line in wrong:
         assert line in result.stderr

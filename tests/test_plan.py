@@ -281,7 +281,9 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def call(*arguments: str) -> tuple[int, str]:
     """Exit code and output of `python -m bula plan`."""
     result = CliRunner().invoke(app, ["plan", *arguments])
-    return result.exit_code, result.output
+    # What `call` of bula/errors.py prints.
+    told = str(result.exception) if isinstance(result.exception, UserError) else ""
+    return result.exit_code, result.output + told
 
 
 def test_a_plan_for_llama_before_anything_was_fetched(here: Path) -> None:
@@ -332,10 +334,10 @@ def test_what_is_too_large_does_not_fit(here: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--gpus", "h100,b9000"], "no GPU called b9000 is known; known are h100, a100-80gb, a100-40gb, l4, rtx-4090, t4 and cpu"),
-        (["--gpus", "cpu"], "cpu needs --rate"),
-        (["--utilisation", "40"], "--utilisation is 40.0"),
-        (["--model", "elsewhere"], "elsewhere/config.json does not exist"),
+        (["--gpus", "h100,b9000"], "--gpus: no GPU called b9000 is known. Name some of h100, a100-80gb, "),
+        (["--gpus", "cpu"], "--rate: the device cpu needs it. Pass"),
+        (["--utilisation", "40"], "--utilisation: 40.0 is no share"),
+        (["--model", "elsewhere"], "elsewhere/config.json: the file does not exist. Name a model directory by --model."),
     ],
 )
 def test_what_a_user_must_fix_is_one_sentence(here: Path, arguments: list[str], sentence: str) -> None:
@@ -346,10 +348,10 @@ def test_what_a_user_must_fix_is_one_sentence(here: Path, arguments: list[str], 
 
 def test_without_base_or_rows_it_says_what_to_run(here: Path) -> None:
     code, output = call()
-    assert code == 1 and "metrics/preprocess.json does not exist; run `dvc repro preprocess`, or give --tokens-per-row" in output
+    assert code == 1 and "metrics/preprocess.json: it does not exist. Run `dvc repro preprocess`, or pass --tokens-per-row." in output
     edit_params(here / "params.yaml", lambda params: params["ingest"]["base"].update(id="someone/else"))
     code, output = call("--tokens-per-row", "250")
-    assert code == 1 and "run `dvc repro ingest`" in output
+    assert code == 1 and "Run `dvc repro ingest`" in output
 
 
 def test_figures_of_another_profile_are_not_taken_for_this_ones(here: Path) -> None:
@@ -374,5 +376,5 @@ def test_figures_of_another_profile_are_not_taken_for_this_ones(here: Path) -> N
     assert (found["rows"]["tokens_per_row"], found["rows"]["tokens_longest"], found["rows"]["supervised_share"]) == (250.0, 400, 0.6)
     stages["ingest"]["ingest"]["base"]["revision"] = "0" * 40
     lock()
-    assert "metrics/preprocess.json was written for other parameters" in call("--json")[1]
+    assert "metrics/preprocess.json: it was written for other parameters" in call("--json")[1]
     assert json.loads(call("--json", "--tokens-per-row", "250")[1])["model"]["source"].startswith("the known shape of meta-llama/")

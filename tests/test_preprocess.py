@@ -754,7 +754,7 @@ def test_the_card_tells_of_names_and_shows_text_literally() -> None:
     source = FilesSource.model_validate(mine | {"license": "cc0-1.0", "redistribution": "allowed"})
     present = params.model_copy(update={"ingest": params.ingest.model_copy(update={"sources": [source]})})
     assert names_notice(params) == ""
-    assert names_notice(present) == "**Rows of clinic\\_1 hold names of people, which were not removed.**\n\n"
+    assert names_notice(present) == "**Rows of clinic_1 hold names of people, which were not removed.**\n\n"
     assert as_table(("a",), [("x|y <b>\n# z",)]) == "| a |\n| --- |\n| x\\|y &lt;b&gt; \\# z |\n\n"
 
 

@@ -138,7 +138,7 @@ def test_hostile_parameters_stop_a_real_run_before_anything_is_done(tmp_path: Pa
     result = run(["dvc", "repro"], tmp_path, HF_HUB_OFFLINE="1")
     assert result.returncode != 0
     # DVC itself refuses a dependency that leads out of the repository; all else is refused by the first stage.
-    assert "params.yaml: 14 bad values" in result.stderr or "Running stage" not in result.stdout
+    assert "params.yaml: 16 bad values" in result.stderr or "Running stage" not in result.stdout
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.rglob("pwned"))
     assert not (tmp_path / "data/raw").exists()
