@@ -196,7 +196,7 @@ def figures(folder: Path, variants: list[str]) -> dict[str, float]:
 def measure_seeds(count: int, metrics: Path) -> dict[str, dict[str, float | int]]:
     """Bring the pipeline's own run up to date, run `count` - 1 further seeds, write the spread of each figure.
 
-    ValueError or FileNotFoundError says what a user must fix.
+    UserError says what a user must fix.
     """
     params = load_params()
     variants = trained(params)

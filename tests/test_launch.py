@@ -83,7 +83,7 @@ run(main)
 
 
 def test_two_processes_go_on_within_an_epoch_where_they_stopped(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # accelerate itself and launch.py would choose differently, and so would rounding.
+    # accelerate itself and stages/train/__main__.py would choose differently, and so would rounding.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     shutil.copytree(ROOT / "accelerate", ready / "accelerate")
 
