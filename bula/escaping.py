@@ -4,7 +4,6 @@ Text of models, data sets, params.yaml and servers may hold markup, links, image
 characters. Each function returns text that its target shows as plain text.
 """
 
-import html
 import re
 
 # Characters that a reader cannot see: controls, marks that reorder or hide text, lone surrogates
@@ -52,8 +51,3 @@ def markdown(text: str) -> str:
     entities = plain.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     escaped = NUMBER.sub(r"\1\\", MARKUP.sub(r"\\\g<0>", entities))
     return REFERENCE.sub(JOINER, escaped)
-
-
-def markup(text: str) -> str:
-    """Return text for an HTML page, inside an element or a quoted attribute; line feeds stay."""
-    return html.escape("\n".join(terminal(line) for line in text.split("\n")))

@@ -139,6 +139,10 @@ def library_errors(path: Path) -> Iterator[None]:
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     """Return the UserError for a library's error, with the first line of what the library says."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return UserError(path, "the memory is too small for it", "use a smaller model or a larger machine")
+    if isinstance(error, ImportError):
+        return UserError(path, f"a package is missing ({error})", "install it with pip")
     first = (str(error).strip().splitlines() or ["no message"])[0][:300]
     return UserError(path, f"it cannot be loaded ({type(error).__name__}: {first})", FETCH_AGAIN)
 

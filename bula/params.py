@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.events import AliasEvent
 
 from bula.errors import UserError, call
 
@@ -39,15 +40,33 @@ TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_len
 Module = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$", max_length=120)]
 Url = Annotated[
     str,
-    Field(pattern=r"^https?://[A-Za-z0-9.\[\]:-]+(/[A-Za-z0-9._~!$&()*+,;=:@%/?-]*)?$", max_length=2000),
+    Field(
+        pattern=r"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~!$&()*+,;=:@%/?-]*)?$",
+        max_length=2000,
+    ),
 ]
-Column = Annotated[str, Field(max_length=200)]
+# Names of columns and cells of a filter, with tabs and line feeds as spreadsheets have them.
+Column = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$")]
+# What file systems allow for one name.
+LONGEST_PART = 255
 # A path is made of letters and digits of any script, spaces, and these signs.
 PATH = re.compile(r"[\w.][\w .()+,@=/-]*")
-Positive = Annotated[int, Field(gt=0)]
+# Bounds keep a mistyped or hostile number from filling the memory or running for years.
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+Natural = Annotated[int, Field(ge=0, le=10**9)]
+Few = Annotated[int, Field(gt=0, le=256)]
+Bytes = Annotated[int, Field(gt=0, le=2**40)]
+Seconds = Annotated[int, Field(gt=0, le=10**7)]
+Draws = Annotated[int, Field(gt=0, le=10**6)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Encoding = Literal["utf-8", "latin-1", "cp1252"]
 UNION_TAGS = {"wheel", "hub", "directory", "api", "demo", "files", "url", "hf", "vllm", "openai"}
+# More than all keys of a long params.yaml need.
+MOST_CHARACTERS = 100_000
+# Bad keys that are listed at most.
+MOST_LINES = 100
+# The sections in which a `kind` chooses one of several forms.
+UNIONS = {("ingest", "base"), ("ingest", "judge"), ("ingest", "sources"), ("ingest", "benchmarks"), ("benchmark", "backend")}
 # Licenses that forbid giving derived rows away, or say nothing; so do all with a no-derivatives clause.
 CLOSED_LICENSES = {"proprietary", "all-rights-reserved", "unknown", "other"}
 SET_NAMES = ("A", "B", "C", "D", "E")
@@ -57,6 +76,8 @@ def _plain_path(path: str) -> str:
     """Return a path; ValueError if it has a sign that a shell or a terminal could read as more."""
     if not PATH.fullmatch(path.removeprefix("/")) or len(path) > 400:
         raise ValueError("a path has letters, digits, spaces and . _ - ( ) + , @ = / alone")
+    if any(len(part.encode()) > LONGEST_PART for part in PurePosixPath(path).parts):
+        raise ValueError(f"a part of a path has at most {LONGEST_PART} bytes")
     return path
 
 
@@ -64,6 +85,8 @@ def _inside(path: str) -> str:
     """Return a path inside the repository; ValueError if it is absolute or has a `..`."""
     if path.startswith("/") or ".." in PurePosixPath(path).parts:
         raise ValueError("a path starts at the repository and stays inside it: no leading /, no ..")
+    if any(part.startswith(".") for part in PurePosixPath(path).parts):
+        raise ValueError("a path names no hidden file or folder, such as .git or .env")
     return _plain_path(path)
 
 
@@ -172,7 +195,7 @@ class Tabular(Source):
     """Column mapping."""
     filter: dict[Column, list[Column]]
     """Keep only rows whose column (by the source's own name) holds one of the values; {} keeps all."""
-    limit: Annotated[int, Field(ge=0)]
+    limit: Natural
     """Rows kept, the first ones that pass the filter; 0 means all."""
     role: Literal["split", "train", "dev", "A", "B", "C", "D", "E"]
     """Where the rows go: all into one split, or (split) each by a hash of its question."""
@@ -266,17 +289,17 @@ TaskSource = Annotated[LocalTask | HubTask, Field(discriminator="kind")]
 class Limits(Section):
     """What may be brought in at most: a hostile or broken source ends with a sentence."""
 
-    download_bytes: Positive
+    download_bytes: Bytes
     """Largest file or model that is fetched, in bytes."""
-    download_seconds: Positive
+    download_seconds: Seconds
     """Longest wall-clock time of one fetch, in seconds."""
-    unpacked_bytes: Positive
+    unpacked_bytes: Bytes
     """Largest file after decompression, in bytes."""
     rows: Positive
     """Most rows of one source."""
-    row_bytes: Positive
+    row_bytes: Bytes
     """Longest row (a line, a CSV record, the cells of a Parquet row), in bytes."""
-    template_seconds: Positive
+    template_seconds: Seconds
     """Longest rendering of a base model's chat template, in seconds; it is rendered once, in a child process."""
 
 
@@ -322,18 +345,18 @@ class NearDuplicates(Section):
 
     threshold: float = Field(gt=0, le=1)
     """Two texts are near-duplicates from this Jaccard similarity of their shingle sets on."""
-    shingle_words: Positive
+    shingle_words: Few
     """Consecutive words in a shingle."""
-    bands: Positive
+    bands: Few
     """Bands of the signature; a pair of similarity s is looked at with probability 1 - (1 - s ** band_rows) ** bands."""
-    band_rows: Positive
+    band_rows: Few
     """MinHash values in a band."""
 
 
 class Contamination(Section):
     """Training rows that come too near to validation or benchmark items."""
 
-    run_words: Positive
+    run_words: Few
     """A row that shares a run of this many words with an item is contaminated."""
     policy: Literal["remove", "keep"]
     """What happens to contaminated training rows; they are counted in either case."""
@@ -377,7 +400,7 @@ class Preprocess(Section):
 class Compute(Section):
     """How the work is done and followed. No stage lists these parameters: they change no byte of what comes out (a test)."""
 
-    workers: Positive
+    workers: Few
     """Processes of preprocess on this machine."""
     scheduler: Literal["none", "dask"]
     """dask: preprocess hands its work to the scheduler whose address DASK_SCHEDULER_ADDRESS names. A scheduler can
@@ -419,15 +442,15 @@ class Train(Section):
     double quantization (QLoRA, Dettmers et al. 2023, arXiv:2305.14314). The adapter is merged into the full base in each case."""
     max_steps: Positive
     """Optimizer steps."""
-    learning_rate: float = Field(gt=0)
+    learning_rate: float = Field(gt=0, le=1000)
     """Peak learning rate."""
     scheduler: Literal["constant", "linear", "cosine"]
     """Shape of the learning rate after the warm-up."""
     warmup_share: Share
     """Share of the steps in which the learning rate rises from zero."""
-    weight_decay: float = Field(ge=0)
+    weight_decay: float = Field(ge=0, le=1000)
     """AdamW's decoupled weight decay."""
-    max_grad_norm: float = Field(gt=0)
+    max_grad_norm: float = Field(gt=0, le=10**6)
     """Gradients are clipped to this L2 norm."""
     batch_size: Positive
     """Examples in one forward pass on one device."""
@@ -443,7 +466,7 @@ class Train(Section):
     """Optimizer steps between two points of the training curve."""
     keep: Literal["best", "last"]
     """Which weights become the adapter: those with the lowest dev loss, or those of the last step."""
-    patience: Annotated[int, Field(ge=0)]
+    patience: Natural
     """Early stopping: end after this many evaluations without a new lowest dev loss; 0 never does."""
     kernels: Literal["fused", "trl"]
     """Who computes adapters, attention, MLP, norms and loss: this project's functions in torch (stages/train/kernels.py), several
@@ -498,7 +521,7 @@ class Quantize(Section):
 class Likelihood(Section):
     """Scoring of the reference answers."""
 
-    items_per_set: Annotated[int, Field(ge=0)]
+    items_per_set: Natural
     """Answers scored of each validation set, the first in file order; 0 means all."""
     batch_tokens: Positive
     """Padded tokens in one forward pass."""
@@ -515,7 +538,7 @@ class Generate(Section):
     """Questions answered at once by the transformers engine."""
     max_repeated_share: Share
     """An answer is degenerate when more than this share of its word 4-grams are repetitions."""
-    parallel: Positive
+    parallel: Few
     """Requests in flight at once on a server engine. llama.cpp runs one server for each, up to the number of processors."""
 
 
@@ -533,7 +556,7 @@ class VllmBackend(Section):
     """Share of the GPU's memory that vLLM takes."""
     max_model_len: Positive
     """Longest request, prompt and completion together, in tokens."""
-    tensor_parallel_size: Positive
+    tensor_parallel_size: Few
     """GPUs that share one model."""
 
 
@@ -545,9 +568,9 @@ class ApiBackend(Section):
     """Address up to and with /v1; only hosts that BULA_JUDGE_HOSTS allows receive a key."""
     model: ModelName
     """Model name sent to the server."""
-    num_concurrent: Positive
+    num_concurrent: Few
     """Requests in flight at once."""
-    timeout_seconds: Positive
+    timeout_seconds: Seconds
     """Longest request."""
 
 
@@ -561,7 +584,7 @@ class Benchmark(Section):
     """Names of tasks: those of tasks/ or lm-eval's own."""
     backend: Backend
     """Who computes the log-likelihoods."""
-    limit: Annotated[int, Field(ge=0)]
+    limit: Natural
     """Items a task, the first ones; 0 means all."""
     batch_size: Positive
     """Requests in one forward pass."""
@@ -572,7 +595,7 @@ class Benchmark(Section):
 class Rouge(Section):
     """ROUGE and its intervals."""
 
-    resamples: Positive
+    resamples: Draws
     """Bootstrap resamples of examples."""
     confidence: float = Field(gt=0.5, lt=1)
     """Coverage of the interval."""
@@ -593,13 +616,13 @@ class Judge(Section):
     """Longest verdict, in tokens."""
     reason_characters: Positive
     """Longest written reason, in characters."""
-    timeout_seconds: Positive
+    timeout_seconds: Seconds
     """Longest wall-clock time of one call; a call that takes longer is counted as failed."""
-    max_reply_bytes: Positive
+    max_reply_bytes: Bytes
     """Longest reply; a longer one is counted as failed."""
-    retries: Annotated[int, Field(ge=0)]
+    retries: Natural
     """Times the client repeats a call that failed in transport."""
-    parallel: Positive
+    parallel: Few
     """Calls in flight at once; a local judge runs one server for each, up to the number of processors."""
 
 
@@ -610,7 +633,7 @@ class Calibrate(Section):
     """JSON Lines file of gold answers, scored before any judge saw them."""
     items: Positive
     """Gold answers judged, the first in file order."""
-    resamples: Positive
+    resamples: Draws
     """Bootstrap resamples of pairs."""
     confidence: float = Field(gt=0.5, lt=1)
     """Coverage of the intervals."""
@@ -621,9 +644,9 @@ class Compare(Section):
 
     baseline: VariantName
     """The variant that the others are compared with."""
-    resamples: Positive
+    resamples: Draws
     """Bootstrap resamples of examples."""
-    permutations: Annotated[int, Field(ge=200_000)]
+    permutations: Annotated[int, Field(ge=200_000, le=10**7)]
     """Random sign flips of the paired test, where the exact test would need more; its p-value is at least 1 / (flips + 1)."""
     confidence: float = Field(gt=0.5, lt=1)
     """Coverage of the intervals."""
@@ -698,7 +721,12 @@ def variant_of(params: Params, name: str) -> Variant:
 
 def parse_params(text: str, name: str) -> Params:
     """Parse YAML text; UserError lists every bad key of the file `name`, one a line."""
+    if len(text) > MOST_CHARACTERS:
+        raise UserError(name, f"it has more than {MOST_CHARACTERS} characters", "keep parameters in it, and data elsewhere")
     try:
+        # A few aliases of aliases could stand for more values than a memory holds.
+        if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
+            raise UserError(name, "it has a YAML alias (*name)", "write the value out")
         raw = YAML(typ="safe").load(text)
     except (YAMLError, ValueError, RecursionError) as error:
         raise UserError(name, f"not valid YAML ({error})", "correct it there") from error
@@ -709,15 +737,23 @@ def parse_params(text: str, name: str) -> Params:
         raise UserError(name, what, "correct them; bula/params.py says what each key means") from error
 
 
+def _short(value: object) -> str:
+    """Return a value as it is shown; Python refuses to write integers of more than 4,300 digits."""
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "an integer of more than 40 digits"
+    return repr(value)[:200]
+
+
 def _lines(error: ValidationError) -> list[str]:
     """Return one line for each bad key: its dotted path, what is wrong, and the value found."""
     lines = []
-    for item in error.errors():
+    for item in error.errors(include_url=False)[:MOST_LINES]:
         message = item["msg"].removeprefix("Value error, ")
         nested = isinstance(item["input"], dict | list)
-        found = "" if nested else f" (found {item['input']!r})"
+        found = "" if nested else f" (found {_short(item['input'])})"
         # pydantic puts the kind that a union chose into the path; the file has no such key.
-        path = [str(part) for part in item["loc"] if part not in UNION_TAGS]
+        in_union = item["loc"][:2] in UNIONS
+        path = [str(part) for part in item["loc"] if not (in_union and part in UNION_TAGS)]
         lines.append(f"  {'.'.join(path) or 'the file'}: {message}{found}")
     return lines
 

@@ -27,6 +27,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bula.errors import UserError
+from bula.model_files import MOST_JSON_BYTES, read_object
 from bula.models import compute_dtype, product_dtype
 from bula.params import DirectoryModel, HubModel, Params, Train
 from stages.train.kernels import PART, ROWS
@@ -158,7 +159,7 @@ def rows_are_current(params: Params, lock: Path) -> bool:
 
 
 def find_config(params: Params, root: Path, model: Path | None) -> tuple[str, dict[str, Any]]:
-    """Where the base model's shape was found, and its config.json; ValueError says what to do if there is none."""
+    """Where the base model's shape was found, and its config.json; UserError says what to do if there is none."""
     source = params.ingest.base
     named = [model] if model else [Path(source.path)] if isinstance(source, DirectoryModel) else []
     if not named and base_is_current(params, root / "dvc.lock"):
@@ -166,7 +167,7 @@ def find_config(params: Params, root: Path, model: Path | None) -> tuple[str, di
     for folder in named:
         file = root / folder / "config.json"
         if file.exists():
-            return str(folder / "config.json"), json.loads(file.read_text(encoding="utf-8"))
+            return str(folder / "config.json"), read_object(file, MOST_JSON_BYTES)
     if model:
         raise UserError(model / "config.json", "the file does not exist", "name a model directory by --model")
     if isinstance(source, HubModel) and source.id in KNOWN_SHAPES:
@@ -176,7 +177,7 @@ def find_config(params: Params, root: Path, model: Path | None) -> tuple[str, di
 
 
 def count(config: Mapping[str, Any], train: Train) -> Shape:
-    """Build model and adapter on torch's meta device, which holds no weights, and count; ValueError if it is no Llama."""
+    """Build model and adapter on torch's meta device, which holds no weights, and count; UserError if it is no Llama."""
     if config.get("model_type") != "llama":
         what = f"model_type is {config.get('model_type')!r}, and plan knows the Llama architecture alone"
         raise UserError("config.json", what, "plan another base")
@@ -210,7 +211,7 @@ def count(config: Mapping[str, Any], train: Train) -> Shape:
 
 
 def find_rows(params: Params, root: Path, given: float | None, share: float | None, dev_rows: int | None) -> Rows:
-    """The training rows by metrics/, or as `given` in tokens a row; ValueError asks for that where metrics are of another run.
+    """The training rows by metrics/, or as `given` in tokens a row; UserError asks for that where metrics are of another run.
 
     Without metrics the longest row is preprocess.max_tokens, and every token counts as supervised unless `share` is given.
     """
@@ -230,7 +231,7 @@ def find_rows(params: Params, root: Path, given: float | None, share: float | No
 
 
 def find_launch(params: Params, root: Path) -> dict[str, Any]:
-    """accelerate/NAME.yaml as train.launch names it; FileNotFoundError if there is none."""
+    """accelerate/NAME.yaml as train.launch names it; UserError if there is none."""
     file = root / f"accelerate/{params.train.launch}.yaml"
     if not file.exists():
         raise UserError(file, "the file does not exist", "train.launch names a configuration of accelerate there")
@@ -367,7 +368,7 @@ def memory(shape: Shape, params: Params, rows: Rows, launch: Mapping[str, Any], 
 
 
 def chosen(names: Sequence[str], rate: float | None, dtype: str) -> dict[str, tuple[float, float | None, str]]:
-    """FLOP/s, memory in bytes and note of each device asked for; ValueError lists the known ones. `rate` is the CPU's, in GFLOP/s."""
+    """FLOP/s, memory in bytes and note of each device asked for; UserError lists the known ones. `rate` is the CPU's, in GFLOP/s."""
     unknown = [name for name in names if name not in (*GPUS, "cpu")]
     if unknown or not names:
         what = f"no GPU called {', '.join(unknown) or 'nothing'} is known"

@@ -1,4 +1,4 @@
-"""How far luck alone moves the figures: the pipeline's training and scoring again under other seeds.
+"""Measure the variance of each metric across training seeds: train and score again under other seeds.
 
 Everything that shapes a run is taken from dvc.lock: inputs, parameters. A seed's run lies in
 .bula/seeds/SEED-FINGERPRINT, a folder with its own params.yaml and links to the inputs. What finished there is not done
@@ -58,7 +58,7 @@ def spread(values: list[float]) -> dict[str, float | int]:
 
 
 def trained(params: Params) -> list[str]:
-    """The variants that another seed changes and that need no further stage; ValueError if there is none."""
+    """The variants that another seed changes and that need no further stage; UserError if there is none."""
     names = [name for name, variant in params.variants.items() if variant.model == MERGED]
     if not names:
         what = f"no variant has the model {MERGED}, so no figure depends on training's seed"
@@ -93,7 +93,7 @@ def trains_on_cpu(params: Params) -> bool:
 
 
 def check_precision(dtype: str, train_dtype: str, variants: list[str]) -> None:
-    """ValueError if a stage of the pipeline's own run was computed in another precision than this machine's, `dtype`, and for train
+    """Raise a UserError if a stage of the pipeline's own run was computed in another precision than this machine's, `dtype`, and for train
     `train_dtype`: then it ran on another kind of machine, and further seeds would differ from it by more than luck.
     """
     metrics = {name: json.loads(Path(f"metrics/{name}.json").read_text(encoding="utf-8")) for name in ("train", *scored_in(variants))}
@@ -152,7 +152,7 @@ def run_command(command: list[str], cwd: Path, **environment: str) -> int:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; ValueError if another run does. The system lets go of it when a process ends."""
+    """Hold the folder's lock; UserError if another run does. The system lets go of it when a process ends."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w", encoding="utf-8") as file:
         try:
@@ -163,7 +163,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 def run_seed(lock: Lock, seed: int, what: str, dtype: str) -> Path:
-    """Train and score under one seed, as far as that is not done yet; gives its folder. ValueError if a stage fails."""
+    """Train and score under one seed, as far as that is not done yet; gives its folder. UserError if a stage fails."""
     folder = work_folder(lock, seed, dtype)
     with _alone(folder):
         done = {row["stage"] for row in read_rows(folder / DONE)} if (folder / DONE).exists() else set()

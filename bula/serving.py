@@ -256,7 +256,7 @@ def _status(url: str, key: str) -> int | None:
 
 @contextmanager
 def _last_words_of(servers: list[Server]) -> Iterator[None]:
-    """Raise a UserError in place of a failed connection if a server is gone."""
+    """Raise a UserError in place of a failed connection, with the last words of a server that is gone."""
     try:
         yield
     except openai.APIConnectionError as error:
@@ -265,7 +265,8 @@ def _last_words_of(servers: list[Server]) -> Iterator[None]:
                 server.process.wait(timeout=1)
             if server.process.returncode is not None:
                 raise _ended(server) from error
-        raise
+        what = f"a request to {servers[0].program} failed ({type(error).__name__})"
+        raise UserError(servers[0].model, what, "run the stage again") from error
 
 
 def _ended(server: Server) -> UserError:

@@ -81,9 +81,12 @@ def answer_locally(
 
 def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: int) -> Answer:
     """Return the greedy answer of a server; UserError if the request fails or brings no answer."""
-    fix = "look at the server's words above, then run the stage again"
+    fix = "run the stage again, and see that the machine has memory left"
     try:
         reply = client.completions.create(model=model, prompt=prompt, max_tokens=max_tokens, temperature=0)
+    except openai.APIConnectionError:
+        # serve_llama_cpp and serve_vllm say what became of their server.
+        raise
     except (openai.OpenAIError, json.JSONDecodeError) as error:
         # The error's own words may repeat the prompt.
         what = f"a request failed ({type(error).__name__})"

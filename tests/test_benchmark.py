@@ -152,7 +152,45 @@ def test_a_task_of_ones_own_does_not_replace_one_of_lm_eval(tmp_path: Path) -> N
         benchmark.find_tasks(tmp_path, ["medqa_4options"])
 
 
-def test_no_task_of_lm_eval_has_the_prefix_of_ours() -> None:
+def test_the_reviewed_tasks_are_there_and_none_has_the_prefix_of_ours() -> None:
     from lm_eval.tasks import TaskManager
 
-    assert not [name for name in TaskManager().all_tasks if name.startswith(benchmark.PREFIX)]
+    known = set(TaskManager().all_tasks)
+    assert not [name for name in known if name.startswith(benchmark.PREFIX)]
+    assert set(benchmark.REVIEWED) <= known
+
+
+@pytest.mark.parametrize("task", ["humaneval", "realtoxicityprompts", "no_such_task"])
+def test_a_task_whose_code_was_not_read_is_refused(task: str) -> None:
+    with pytest.raises(UserError, match=rf"benchmark\.tasks has {task}, which is no task of .*tasks/ and not reviewed"):
+        benchmark.find_tasks(ROOT / "tasks", ["bula_medmcqa", task])
+
+
+def test_a_server_that_answers_in_another_form_is_a_sentence_without_its_words(
+    items: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+        def do_POST(self) -> None:
+            body = json.dumps({"error": "CANARY \x1b[31m"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1"
+    backend = {"kind": "openai", "base_url": url, "model": "tiny", "num_concurrent": 1, "timeout_seconds": 60}
+    edit_params(items / "params.yaml", lambda params: params["benchmark"].update(backend=backend))
+    try:
+        with pytest.raises(UserError, match="a request failed, or its reply has another form"):
+            benchmark.main("base")
+    finally:
+        server.shutdown()
+        server.server_close()
+    told = capfd.readouterr()
+    assert "CANARY" not in told.out + told.err
+    assert not (items / "data/samples").exists()

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from bula.escaping import JOINER, markdown, markup, terminal
+from bula.escaping import JOINER, markdown, terminal
 
 RENDER = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render
 HOSTILE = {
@@ -142,7 +142,6 @@ HIDDEN_CHARACTERS = {
 def test_a_hidden_character_is_shown_as_a_replacement(character: str) -> None:
     assert terminal(f"a{character}b") == "a\ufffdb"
     assert markdown(f"a{character}b") == "a\ufffdb"
-    assert markup(f"a{character}b") == "a\ufffdb"
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r", "\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
@@ -153,8 +152,3 @@ def test_a_terminal_gets_one_line_and_no_way_to_overwrite_it(line_end: str) -> N
 
 def test_a_terminal_keeps_line_feeds_where_they_are_meant() -> None:
     assert terminal("um\ndois\r\x1b[2J", lines=True) == "um\ndois\ufffd\ufffd[2J"
-
-
-def test_html_keeps_line_feeds_and_nothing_else_that_acts() -> None:
-    text = "<b onclick=\"x\">a & 'b'\n\x1b\u202ec"
-    assert markup(text) == "&lt;b onclick=&quot;x&quot;&gt;a &amp; &#x27;b&#x27;\n\ufffd\ufffdc"

@@ -392,3 +392,51 @@ def test_every_backend_that_is_documented_is_allowed() -> None:
         },
     ):
         parse_params(changed({"benchmark.backend": backend}), "some.yaml")
+
+
+def numbers() -> Iterator[str]:
+    """Yield the dotted key of every number of the default parameters."""
+    yaml = YAML(typ="safe").load(DEFAULT)
+
+    def walk(value: Any, where: str) -> Iterator[str]:
+        if isinstance(value, dict):
+            for key, part in value.items():
+                yield from walk(part, f"{where}.{key}" if where else key)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            yield where
+
+    yield from walk(yaml, "")
+
+
+@pytest.mark.parametrize("key", list(numbers()))
+def test_no_number_is_without_a_bound(key: str) -> None:
+    for huge in (2**70, 1e300):
+        assert key.rpartition(".")[2] in complaint({key: huge})
+
+
+def test_a_number_of_thousands_of_digits_is_a_line_and_no_traceback() -> None:
+    text = DEFAULT.replace("max_steps: 30", f"max_steps: 0x{'f' * 5000}")
+    with pytest.raises(UserError, match="an integer of more than 40 digits"):
+        parse_params(text, "some.yaml")
+
+
+def test_aliases_and_long_files_are_refused_before_they_unfold() -> None:
+    bomb = "a: &a [x, x]\n" + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(20))
+    with pytest.raises(UserError, match="it has a YAML alias"):
+        parse_params(bomb, "some.yaml")
+    with pytest.raises(UserError, match="more than 100000 characters"):
+        parse_params(DEFAULT + "#" * 100_000, "some.yaml")
+
+
+@pytest.mark.parametrize("path", [".env", ".git/config", "data/.dvc/config.local", "data/" + "a" * 256])
+def test_a_path_names_no_hidden_file_and_no_impossible_one(path: str) -> None:
+    assert "calibrate.gold" in complaint({"calibrate.gold": path})
+
+
+def test_a_variant_may_be_called_like_a_kind() -> None:
+    assert "variants.vllm.engine: " in complaint({"variants.vllm": {"model": "models/base", "engine": "no"}})
+
+
+@pytest.mark.parametrize("url", ["http://[x/a.csv", "http://a b/c", "https://user:key@host/a", "ftp://h/a", "http://h/a#b"])
+def test_an_address_is_plain(url: str) -> None:
+    assert "judge.base_url" in complaint({"judge.base_url": url})

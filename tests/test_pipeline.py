@@ -71,7 +71,7 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(["dvc", "remote", "modify", name, "url", str(folder.parent / place)], folder)
     result = run(["dvc", "repro"], folder, **OFFLINE)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert len(stages_run(result.stdout)) == 17
+    assert len(stages_run(result.stdout)) == 18
     commit(folder, "run")
     return folder
 
@@ -196,7 +196,7 @@ def test_each_profile_is_accepted(profile: str, repo: Path) -> None:
     assert "ingest" in stages_run(result.stdout)
     assert sorted(planned) == sorted(
         [
-            *("ingest", "preprocess", "train", "merge", "quantize", "calibrate", "compare"),
+            *("check", "ingest", "preprocess", "train", "merge", "quantize", "calibrate", "compare"),
             *(f"{stage}@{v}" for stage in ("likelihood", "generate", "benchmark", "rouge", "judge") for v in variants),
         ]
     )

@@ -114,6 +114,40 @@ def test_a_name_that_is_no_stage_starts_nothing(stub: Path, name: str) -> None:
     assert not list(stub.rglob("pwned"))
 
 
+def test_dvc_may_be_started_in_another_folder(stub: Path) -> None:
+    write_variants(stub, {"base": "models/base"})
+    (stub / "docs").mkdir()
+    result = run(["dvc", "repro", "../dvc.yaml:likelihood@base"], stub / "docs", PYTHONPATH=str(stub))
+    assert result.returncode == 0, result.stderr
+    assert (stub / "told").read_text(encoding="utf-8") == "-- base"
+
+
+@pytest.mark.parametrize("key", ["../../../victim/notes", "../seeds", "../../params"])
+def test_a_name_of_a_variant_deletes_nothing(tmp_path: Path, key: str) -> None:
+    folder = tmp_path / "a/bula"
+    folder.mkdir(parents=True)
+    clone_tree(folder)
+    (folder / "dvc.lock").unlink(missing_ok=True)
+    victims = [folder / "metrics/likelihood" / f"{key}.json", folder / "data/likelihood" / f"{key}.jsonl"]
+    for victim in victims:
+        (folder / "metrics/likelihood").mkdir(parents=True, exist_ok=True)
+        (folder / "data/likelihood").mkdir(parents=True, exist_ok=True)
+        victim.resolve().parent.mkdir(parents=True, exist_ok=True)
+        victim.resolve().write_text("mine", encoding="utf-8")
+    edit_params(folder / "params.yaml", lambda p: p["variants"].update({key: {"model": "models/base", "engine": "transformers"}}))
+    result = run(["dvc", "repro", f"likelihood@{key}"], folder, HF_HUB_OFFLINE="1")
+    assert result.returncode != 0
+    assert [victim.resolve().read_text(encoding="utf-8") for victim in victims] == ["mine", "mine"]
+
+
+def test_what_depends_on_a_string_of_params_yaml_waits_for_its_check() -> None:
+    for name, entry in DVC["stages"].items():
+        inner = entry.get("do", entry)
+        templated = [part for part in (*inner["deps"], *inner["outs"]) if "${" in str(part)]
+        assert not templated or "data/checked.txt" in inner["deps"], name
+    assert DVC["stages"]["check"]["params"] == ["variants", "train.launch", "calibrate.gold"]
+
+
 def test_by_hand_the_stage_has_no_parent_that_ends_it(stub: Path) -> None:
     result = run(["./stage", "likelihood", "base"], stub, PYTHONPATH=str(stub))
     assert result.returncode == 0, result.stderr

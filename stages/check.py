@@ -1,0 +1,31 @@
+"""Check params.yaml before DVC touches the paths that it names.
+
+DVC hashes a stage's dependencies and removes its old outputs before the stage itself can refuse anything.
+Names and models of the variants stand in both, so every stage that uses them depends on this one.
+
+    python -m stages.check
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bula.errors import run
+from bula.params import load_params
+from bula.records import staged
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="File that says so.")] = Path("data/checked.txt"),
+) -> None:
+    """Check the parameters."""
+    params = load_params()
+    # The same words for all parameters, so that what depends on them does not run again.
+    with staged(out) as temporary:
+        temporary.write_text("params.yaml is valid\n", encoding="utf-8")
+    print(f"check: {len(params.variants)} variants, params.yaml is valid, in {out}")
+
+
+if __name__ == "__main__":
+    run(main)
