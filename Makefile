@@ -1,5 +1,5 @@
 # make repro: set up, then run the pipeline.   make test: set up, then lint, types and tests.
-# make seeds N=3: train and score under N seeds, to see how far luck alone moves the figures; each takes most of make repro's time.
+# make seeds N=3: train and score under N seeds, to measure the variance of the figures across training seeds; each takes most of make repro's time.
 # make llama-dry-run: Llama 3.2 1B with random weights through the GPU profile's code, on the CPU; what it takes: docs/gpu.md.
 # TORCH_INDEX=URL: a package index with the torch build for your accelerator or a CPU-only one (default: pip's own index).
 # Only torch and the accelerator libraries that it requires come from there.

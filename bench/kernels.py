@@ -111,7 +111,7 @@ def measure(name: str, pair: Pair, layers: tuple[LlamaDecoderLayer, LlamaDecoder
         layer.eval()
     apart = difference(run(ours, inputs, False, layers[0])[1], run(library, inputs, autocast, layers[1])[1])
     if not apart <= tolerance:
-        raise SystemExit(f"{name} gives not the library's numbers: they differ by {apart:.2g} of the largest, more than {tolerance:g}")
+        raise SystemExit(f"{name}: output differs from the reference by {apart:.2g} of the largest (tolerance {tolerance:g})")
     for layer in layers:
         layer.train()
     times = [(run(ours, inputs, False, layers[0])[0], run(library, inputs, autocast, layers[1])[0]) for _ in range(rounds)]

@@ -31,7 +31,7 @@ from stages.preprocess.shards import Shard, shard_lines
 SPLITS = (*SET_NAMES, "dev", "train")
 # A text longer than this is damage, not a question or an answer; no filter is asked about it.
 LONGEST = 100_000
-# Letters that UTF-8 read as Latin-1 or Windows-1252 leaves behind; ftfy, which is slow, is asked only where one stands.
+# Characters typical of UTF-8 text decoded as Latin-1 or Windows-1252; ftfy, which is slow, runs only where one stands.
 SUSPECT = re.compile("[ÃÂâ€œð\u0080-\u009f\ufffd]")
 # Elements that stand on lines of their own, those that run on in a line, and those that are no text.
 BLOCKS = (

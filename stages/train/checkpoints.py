@@ -55,7 +55,7 @@ def seal(checkpoint: Path) -> None:
     temporary.write_text("".join(sizes), encoding="utf-8")
     to_disk(temporary)
     temporary.rename(checkpoint / SEAL)
-    # The names: older checkpoints go next, and their going must not reach the disk first.
+    # fsync the directories before older checkpoints are deleted.
     to_disk(checkpoint)
     to_disk(checkpoint.parent)
 
