@@ -168,8 +168,8 @@ def test_a_server_that_ends_while_it_works_is_a_sentence(file: Path) -> None:
             client.completions.create(model="x", prompt=[1], max_tokens=1)
 
 
-def test_a_failed_connection_to_a_living_server_keeps_its_error(file: Path) -> None:
-    with pytest.raises(openai.APIConnectionError), serving.serve_llama_cpp(file, 1, 64):
+def test_a_failed_connection_to_a_living_server_is_a_sentence(file: Path) -> None:
+    with pytest.raises(UserError, match=r"a request to llama\.cpp failed"), serving.serve_llama_cpp(file, 1, 64):
         raise openai.APIConnectionError(request=None)  # type: ignore[arg-type]
 
 
