@@ -360,13 +360,14 @@ async def ask_all(
 
 @asynccontextmanager
 async def cancelled(work: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[list[asyncio.Task[None]]]:
-    """Start tasks, and cancel at the end of the block those that still run."""
+    """Start tasks; at the end of the block cancel those that still run, and wait until they let go of their connections."""
     tasks = [asyncio.create_task(part) for part in work]
     try:
         yield tasks
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def refuse_hopeless(results: list[Verdict | str], settings: Judge) -> None:

@@ -209,7 +209,6 @@ def refuse(request: httpx.Request) -> httpx.Response:
 
 
 REPLIES: dict[str, tuple[Callable[[httpx.Request], httpx.Response], str]] = {
-    "no connection": (refuse, "a request failed \\(APIConnectionError\\)"),
     "an error of the server": (
         lambda _: httpx.Response(500, json={"error": "Pergunta secreta"}),
         "a request failed \\(InternalServerError\\)",
@@ -220,6 +219,11 @@ REPLIES: dict[str, tuple[Callable[[httpx.Request], httpx.Response], str]] = {
     "no choices": (lambda _: httpx.Response(200, json={"choices": []}), "a reply has no answer in it"),
     "no text": (lambda _: httpx.Response(200, json={"choices": [{"index": 0}]}), "a reply has no answer in it"),
 }
+
+
+def test_a_lost_connection_is_left_to_whoever_started_the_server() -> None:
+    with server(refuse) as client, pytest.raises(openai.APIConnectionError):
+        generate.complete(client, "m", [1], 2)
 
 
 @pytest.mark.parametrize(("reply", "message"), REPLIES.values(), ids=REPLIES)
