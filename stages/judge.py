@@ -338,16 +338,23 @@ async def ask_all(
     free: asyncio.Queue[openai.AsyncOpenAI] = asyncio.Queue()
     found: dict[str, Verdict | str] = {}
 
+    stopped: list[UserError] = []
+
     async def judge(key: str, messages: list[dict[str, str]]) -> None:
         client = await free.get()
-        verdict = await ask(client, settings, messages)
-        free.put_nowait(client)
-        found[key] = verdict
-        bar.update()
-        if isinstance(verdict, Verdict):
-            keep(key, verdict)
-        elif not trusted:
-            refuse_hopeless(list(found.values()), settings)
+        try:
+            # Calls under way end by themselves: a cancelled one could leave a half-open connection.
+            if not stopped:
+                found[key] = verdict = await ask(client, settings, messages)
+                bar.update()
+                if isinstance(verdict, Verdict):
+                    keep(key, verdict)
+                elif not trusted:
+                    refuse_hopeless(list(found.values()), settings)
+        except UserError as error:
+            stopped.append(error)
+        finally:
+            free.put_nowait(client)
 
     async with AsyncExitStack() as stack:
         for endpoint in endpoints:
@@ -355,6 +362,8 @@ async def ask_all(
         with tqdm(total=len(prompts), desc="judge", unit="verdict") as bar:
             async with cancelled(judge(key, messages) for key, messages in prompts.items()) as tasks:
                 await asyncio.gather(*tasks)
+    if stopped:
+        raise stopped[0]
     return found
 
 

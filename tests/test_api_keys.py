@@ -177,7 +177,8 @@ def outside(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypat
     key, certificate = certify(tmp_path_factory.mktemp("tls"))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
-    server.socket = context.wrap_socket(server.socket, server_side=True)
+    # The handshake belongs to the thread of its connection; in accept() a silent client would stop the server.
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port = server.server_address[1]
     resolve = socket.getaddrinfo
