@@ -122,22 +122,32 @@ def test_dvc_may_be_started_in_another_folder(stub: Path) -> None:
     assert (stub / "told").read_text(encoding="utf-8") == "-- base"
 
 
-@pytest.mark.parametrize("key", ["../../../victim/notes", "../seeds", "../../params"])
-def test_a_name_of_a_variant_deletes_nothing(tmp_path: Path, key: str) -> None:
-    folder = tmp_path / "a/bula"
-    folder.mkdir(parents=True)
-    clone_tree(folder)
-    (folder / "dvc.lock").unlink(missing_ok=True)
-    victims = [folder / "metrics/likelihood" / f"{key}.json", folder / "data/likelihood" / f"{key}.jsonl"]
-    for victim in victims:
-        (folder / "metrics/likelihood").mkdir(parents=True, exist_ok=True)
-        (folder / "data/likelihood").mkdir(parents=True, exist_ok=True)
-        victim.resolve().parent.mkdir(parents=True, exist_ok=True)
-        victim.resolve().write_text("mine", encoding="utf-8")
-    edit_params(folder / "params.yaml", lambda p: p["variants"].update({key: {"model": "models/base", "engine": "transformers"}}))
-    result = run(["dvc", "repro", f"likelihood@{key}"], folder, HF_HUB_OFFLINE="1")
-    assert result.returncode != 0
-    assert [victim.resolve().read_text(encoding="utf-8") for victim in victims] == ["mine", "mine"]
+@pytest.mark.parametrize("key", ["../../../victim/notes", "../seeds", "../../mine"])
+@pytest.mark.parametrize("guarded", [True, False], ids=["after check", "without check"])
+def test_a_name_of_a_variant_deletes_nothing(stub: Path, key: str, guarded: bool) -> None:
+    folder = stub / "deep/bula"
+    shutil.copytree(stub, folder, ignore=shutil.ignore_patterns("deep"))
+    pipeline = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))
+    if guarded:
+        pipeline["stages"]["likelihood"]["do"]["deps"].append("data/checked.txt")
+        pipeline["stages"]["check"] = {**DVC["stages"]["check"], "deps": []}
+    with (folder / "dvc.yaml").open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(pipeline, file)
+    # The real check, beside the stub of likelihood.
+    shutil.copy(ROOT / "stages/check.py", folder / "stages")
+    (folder / "stages/__init__.py").touch()
+    shutil.copy(ROOT / "profiles/smollm2-135m.yaml", folder / "params.yaml")
+    hostile = {key: {"model": "models/base", "engine": "transformers"}}
+    edit_params(folder / "params.yaml", lambda params: params["variants"].update(hostile))
+    victim = Path(os.path.normpath(folder / f"metrics/likelihood/{key}.json"))
+    victim.parent.mkdir(parents=True, exist_ok=True)
+    victim.write_text("mine", encoding="utf-8")
+    paths = os.pathsep.join([str(folder), str(ROOT)])
+    result = run(["dvc", "repro", f"likelihood@{key}"], folder, PYTHONPATH=paths)
+    assert result.returncode != 0 or not guarded
+    # Without the check DVC removes the file before the stage starts, which shows that this test can fail.
+    assert (victim.exists() and victim.read_text(encoding="utf-8") == "mine") == guarded
+    assert ("params.yaml: 1 bad values" in result.stderr) == guarded
 
 
 def test_what_depends_on_a_string_of_params_yaml_waits_for_its_check() -> None:
