@@ -44,7 +44,9 @@ GOAL = 0.95
 
 def shared_prefix(first: list[int], second: list[int]) -> int:
     """Number of tokens before the first that differs, or that only one of the two has."""
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
+    return sum(
+        1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    )
 
 
 def compare(first: list[list[int]], second: list[list[int]]) -> dict[str, float]:
@@ -61,7 +63,11 @@ def until_end(ids: list[int], ends: list[int]) -> list[int]:
 
 @torch.inference_mode()
 def by_transformers(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], tokens: int, batch: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    tokens: int,
+    batch: int,
 ) -> list[list[int]]:
     """Greedy answers, `batch` questions of like length at once, padded on the left as in the generate stage."""
     ends, pad = end_tokens(tokenizer), tokenizer.pad_token_id
@@ -70,40 +76,68 @@ def by_transformers(
     for start in range(0, len(order), batch):
         chosen = order[start : start + batch]
         longest = max(len(prompts[i]) for i in chosen)
-        ids = torch.tensor([[pad] * (longest - len(prompts[i])) + prompts[i] for i in chosen]).to(model.device)
-        mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen]).to(model.device)
-        output = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=tokens, eos_token_id=ends, pad_token_id=pad
+        ids = torch.tensor([[pad] * (longest - len(prompts[i])) + prompts[i] for i in chosen]).to(
+            model.device
         )
-        answers |= {i: until_end(row[longest:].tolist(), ends) for i, row in zip(chosen, output, strict=True)}
+        mask = torch.tensor(
+            [[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen]
+        ).to(model.device)
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            do_sample=False,
+            max_new_tokens=tokens,
+            eos_token_id=ends,
+            pad_token_id=pad,
+        )
+        answers |= {
+            i: until_end(row[longest:].tolist(), ends)
+            for i, row in zip(chosen, output, strict=True)
+        }
     return [answers[i] for i in range(len(prompts))]
 
 
 def by_llama_cpp(
-    file: Path, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], tokens: int, *, float32: bool = False
+    file: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    tokens: int,
+    *,
+    float32: bool = False,
 ) -> list[list[int]]:
     """Greedy answers by llama.cpp's server, one request at a time; the end of turn, which it does not send, is put back."""
     answers = []
     context = max(map(len, prompts)) + tokens
-    with serve_llama_cpp(file, 1, context, float32=float32) as [endpoint], connect(endpoint) as client:
+    with (
+        serve_llama_cpp(file, 1, context, float32=float32) as [endpoint],
+        connect(endpoint) as client,
+    ):
         for prompt in prompts:
             # llama.cpp's own form of the request: OpenAI's leaves out the ids of tokens that end within a character.
             asked = {"prompt": prompt, "n_predict": tokens, "temperature": 0, "return_tokens": True}
-            reply: Any = client.post(f"{endpoint.url.removesuffix('/v1')}/completion", cast_to=object, body=asked)
+            reply: Any = client.post(
+                f"{endpoint.url.removesuffix('/v1')}/completion", cast_to=object, body=asked
+            )
             ids = list(reply["tokens"])
-            stopped = reply["stop_type"] != "limit" and not (ids and ids[-1] in end_tokens(tokenizer))
+            stopped = reply["stop_type"] != "limit" and not (
+                ids and ids[-1] in end_tokens(tokenizer)
+            )
             answers.append(ids + [tokenizer.eos_token_id] * stopped)
     return answers
 
 
 @torch.inference_mode()
-def gaps(model: PreTrainedModel, prompts: list[list[int]], exact: list[list[int]], other: list[list[int]]) -> list[float]:
+def gaps(
+    model: PreTrainedModel, prompts: list[list[int]], exact: list[list[int]], other: list[list[int]]
+) -> list[float]:
     """For each answer that leaves the float32 one: by how much float32 prefers its own token there, in logits."""
     found = []
     for prompt, mine, yours in zip(prompts, exact, other, strict=True):
         if mine != yours:
             place = shared_prefix(mine, yours)
-            logits = model(input_ids=torch.tensor([prompt + mine[:place]]).to(model.device)).logits[0, -1]
+            logits = model(input_ids=torch.tensor([prompt + mine[:place]]).to(model.device)).logits[
+                0, -1
+            ]
             found.append(float(logits[mine[place]] - logits[yours[place]]))
     return found
 
@@ -116,42 +150,62 @@ def in_16_bit(merged: Path, exact: PreTrainedModel) -> PreTrainedModel:
     return half
 
 
-def answer_all(merged: Path, file: Path, prompts: list[list[int]], tokens: int) -> tuple[dict[str, list[list[int]]], PreTrainedModel]:
+def answer_all(
+    merged: Path, file: Path, prompts: list[list[int]], tokens: int
+) -> tuple[dict[str, list[list[int]]], PreTrainedModel]:
     """Everybody's answers, and the float32 model, whose logits tell why they differ."""
     params, tokenizer = load_params(), load_tokenizer(merged)
     exact = load_model(merged, "float32")
     half = in_16_bit(merged, exact)
     answers = {
         "transformers_16_bit": by_transformers(half, tokenizer, prompts, tokens, 1),
-        "transformers_16_bit_batched": by_transformers(half, tokenizer, prompts, tokens, params.generate.batch_size),
+        "transformers_16_bit_batched": by_transformers(
+            half, tokenizer, prompts, tokens, params.generate.batch_size
+        ),
         REFERENCE: by_transformers(exact, tokenizer, prompts, tokens, 1),
         "llama_cpp_16_bit": by_llama_cpp(file, tokenizer, prompts, tokens),
     }
     with tempfile.TemporaryDirectory() as folder:
         export(merged, "f32", Path(folder) / "f32.gguf")
-        answers["llama_cpp_32_bit"] = by_llama_cpp(Path(folder) / "f32.gguf", tokenizer, prompts, tokens, float32=True)
+        answers["llama_cpp_32_bit"] = by_llama_cpp(
+            Path(folder) / "f32.gguf", tokenizer, prompts, tokens, float32=True
+        )
     return answers, exact
 
 
 def main(
     merged: Annotated[Path, typer.Option(help="Merged model.")] = ROOT / "models/merged",
-    file: Annotated[Path, typer.Option(help="16-bit GGUF file of it.")] = ROOT / "models/gguf/bf16.gguf",
+    file: Annotated[Path, typer.Option(help="16-bit GGUF file of it.")] = ROOT
+    / "models/gguf/bf16.gguf",
     clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = ROOT / "data/clean",
     tokens: Annotated[int, typer.Option(help="Tokens of an answer that are compared.")] = 32,
 ) -> None:
     """Answer with each engine, and compare."""
     params, tokenizer = load_params(), load_tokenizer(merged)
     prepare(params.seed)
-    examples = [e for items in validation_sets(clean / "validation").values() for e in items[: params.generate.items_per_set]]
+    examples = [
+        e
+        for items in validation_sets(clean / "validation").values()
+        for e in items[: params.generate.items_per_set]
+    ]
     prompts = [encode_prompt(tokenizer, example.question) for example in examples]
     answers, exact = answer_all(merged, file, prompts, tokens)
-    figures: dict[str, float] = {"questions": len(prompts), "tokens": sum(map(len, answers[REFERENCE]))}
+    figures: dict[str, float] = {
+        "questions": len(prompts),
+        "tokens": sum(map(len, answers[REFERENCE])),
+    }
     for first, second in PAIRS:
-        figures |= {f"{first}_as_{second}_{name}": value for name, value in compare(answers[first], answers[second]).items()}
+        figures |= {
+            f"{first}_as_{second}_{name}": value
+            for name, value in compare(answers[first], answers[second]).items()
+        }
     for name in sorted(set(answers) - {REFERENCE}):
         # An answer that is never left has no gap: 0 says so, beside an equal_share of 1.
         found = gaps(exact, prompts, answers[REFERENCE], answers[name]) or [0.0]
-        figures |= {f"{name}_gap_median": statistics.median(found), f"{name}_gap_largest": max(found)}
+        figures |= {
+            f"{name}_gap_median": statistics.median(found),
+            f"{name}_gap_largest": max(found),
+        }
     goals = {
         "llama_cpp_16_bit_as_transformers_16_bit_equal_share": GOAL,
         # Or else the difference is explained: without 16-bit rounding there is none, and with it llama.cpp leaves float32 at
@@ -161,7 +215,10 @@ def main(
     }
     equal = figures["llama_cpp_16_bit_as_transformers_16_bit_equal_share"] >= GOAL
     explained = figures["llama_cpp_32_bit_as_transformers_float32_equal_share"] >= GOAL
-    explained = explained and figures["llama_cpp_16_bit_gap_largest"] <= figures["transformers_16_bit_gap_largest"]
+    explained = (
+        explained
+        and figures["llama_cpp_16_bit_gap_largest"] <= figures["transformers_16_bit_gap_largest"]
+    )
     show("engines", figures | {"equal": equal, "explained": explained}, goals, equal or explained)
 
 

@@ -26,12 +26,20 @@ BASE = Path(__file__).resolve().parent.parent / "models/base"
 def main(files: Annotated[int, typer.Option(help="Files to draw.")] = 10_000) -> None:
     """Damage files and see what stays of them."""
     if not BASE.exists():
-        raise SystemExit("models/base is missing; run `make repro` or `python -m stages.ingest` first")
+        raise SystemExit(
+            "models/base is missing; run `make repro` or `python -m stages.ingest` first"
+        )
     total: Counter[str] = Counter()
     started = time.perf_counter()
     with tqdm(total=files, unit="file") as bar:
 
-        @settings(max_examples=files, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=files,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(case=damaged_files())
         def run(case: tuple[str, str, bytes, list[tuple[str, str]], int]) -> None:
             # Each refused row is named on stderr; ten thousand files refuse many.
@@ -42,7 +50,11 @@ def main(files: Annotated[int, typer.Option(help="Files to draw.")] = 10_000) ->
             bar.update()
 
         run()
-    figures = {**total, "good_rows_kept_share": total["kept"] / total["promised"], "seconds": time.perf_counter() - started}
+    figures = {
+        **total,
+        "good_rows_kept_share": total["kept"] / total["promised"],
+        "seconds": time.perf_counter() - started,
+    }
     goals = {"good_rows_kept_share": 1.0, "files": files}
     met = figures["good_rows_kept_share"] == 1 and total["files"] >= files
     show("fuzz", figures, goals, met)

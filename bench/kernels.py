@@ -41,7 +41,13 @@ Pair = tuple[Call, Call, list[Tensor]]
 def layers_of(params: Params) -> tuple[LlamaDecoderLayer, LlamaDecoderLayer, Any]:
     """One layer with our functions and with the libraries', of equal weights, and the model that it is of."""
     lora = params.train.lora
-    settings = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+    settings = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
     model = get_peft_model(load_model(ROOT / "models/base", params.dtype), settings).train()
     theirs = base_of(model).model.layers[0]
     for name, weight in theirs.named_parameters():
@@ -53,31 +59,52 @@ def layers_of(params: Params) -> tuple[LlamaDecoderLayer, LlamaDecoderLayer, Any
     return ours, theirs, base_of(model)
 
 
-def pairs_of(ours: LlamaDecoderLayer, theirs: LlamaDecoderLayer, model: Any, rows: int, length: int) -> dict[str, Pair]:
+def pairs_of(
+    ours: LlamaDecoderLayer, theirs: LlamaDecoderLayer, model: Any, rows: int, length: int
+) -> dict[str, Pair]:
     """By name: our way, the library's, and inputs of one batch."""
     config, dtype = model.config, theirs.input_layernorm.weight.dtype
-    heads, width, keys = config.num_attention_heads, config.hidden_size // config.num_attention_heads, config.num_key_value_heads
+    heads, width, keys = (
+        config.num_attention_heads,
+        config.hidden_size // config.num_attention_heads,
+        config.num_key_value_heads,
+    )
     # What a block reads: queries and keys of other numbers would attend to one place alone.
-    x = theirs.input_layernorm(model.get_input_embeddings()(torch.randint(0, config.vocab_size, (rows, length)))).detach()
+    x = theirs.input_layernorm(
+        model.get_input_embeddings()(torch.randint(0, config.vocab_size, (rows, length)))
+    ).detach()
     up = torch.randn(rows, length, config.intermediate_size, dtype=dtype)
     q = torch.randn(rows, length, heads, width, dtype=dtype)
     k, v = torch.randn(2, rows, keys, length, width, dtype=dtype)
     place = model.model.rotary_emb(x, torch.arange(length)[None])
-    head, targets = model.get_output_embeddings().weight, torch.randint(0, config.vocab_size, (rows * length * 2 // 3,))
+    head, targets = (
+        model.get_output_embeddings().weight,
+        torch.randint(0, config.vocab_size, (rows * length * 2 // 3,)),
+    )
 
     def attention(one: Tensor, two: Tensor, three: Tensor) -> Tensor:
-        return scaled_dot_product_attention(one.transpose(1, 2), two, three, is_causal=True, enable_gqa=True)
+        return scaled_dot_product_attention(
+            one.transpose(1, 2), two, three, is_causal=True, enable_gqa=True
+        )
 
     def flash(one: Tensor, two: Tensor, three: Tensor) -> Any:
         return kernels._Attention.apply(one.transpose(1, 2), two, three, width**-0.5)  # type: ignore[no-untyped-call]
 
     return {
-        "attention_block": (lambda h: ours.self_attn(h, place, None)[0], lambda h: theirs.self_attn(h, place, None)[0], [x]),
+        "attention_block": (
+            lambda h: ours.self_attn(h, place, None)[0],
+            lambda h: theirs.self_attn(h, place, None)[0],
+            [x],
+        ),
         "mlp_block": (ours.mlp, theirs.mlp, [x]),
         "norm": (ours.input_layernorm, theirs.input_layernorm, [x]),
         "down_projection": (ours.mlp.down_proj, theirs.mlp.down_proj, [up]),
         "attention": (flash, attention, [q, k, v]),
-        "rotation": (lambda h: kernels.rotated(h, *place), lambda h: apply_rotary_pos_emb(h, h, *place, unsqueeze_dim=2)[0], [q]),
+        "rotation": (
+            lambda h: kernels.rotated(h, *place),
+            lambda h: apply_rotary_pos_emb(h, h, *place, unsqueeze_dim=2)[0],
+            [q],
+        ),
         "gate": (kernels.gated, lambda gate, other: silu(gate) * other, [up, up.flip(0)]),
         "head_and_loss": (
             lambda h: kernels.answer_loss(h, head, targets)[0],
@@ -87,7 +114,9 @@ def pairs_of(ours: LlamaDecoderLayer, theirs: LlamaDecoderLayer, model: Any, row
     }
 
 
-def run(call: Call, inputs: list[Tensor], autocast: bool, layer: LlamaDecoderLayer) -> tuple[float, list[Tensor]]:
+def run(
+    call: Call, inputs: list[Tensor], autocast: bool, layer: LlamaDecoderLayer
+) -> tuple[float, list[Tensor]]:
     """Seconds of a forward and backward pass; the output, and the gradients of the inputs and of the layer's adapters."""
     layer.zero_grad()
     leaves = [one.detach().clone().requires_grad_() for one in inputs]
@@ -96,27 +125,51 @@ def run(call: Call, inputs: list[Tensor], autocast: bool, layer: LlamaDecoderLay
         made = call(*leaves)
     made.backward(torch.ones_like(made))
     seconds = time.perf_counter() - started
-    return seconds, [made.detach(), *(leaf.grad for leaf in (*leaves, *layer.parameters()) if leaf.grad is not None)]
+    return seconds, [
+        made.detach(),
+        *(leaf.grad for leaf in (*leaves, *layer.parameters()) if leaf.grad is not None),
+    ]
 
 
 def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
     """Largest difference of any output or gradient, as a share of the largest number there."""
-    return max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in zip(ours, theirs, strict=True))
+    return max(
+        float((a.float() - b.float()).abs().max() / b.float().abs().max())
+        for a, b in zip(ours, theirs, strict=True)
+    )
 
 
-def measure(name: str, pair: Pair, layers: tuple[LlamaDecoderLayer, LlamaDecoderLayer], rounds: int, dtype: str) -> dict[str, float]:
+def measure(
+    name: str,
+    pair: Pair,
+    layers: tuple[LlamaDecoderLayer, LlamaDecoderLayer],
+    rounds: int,
+    dtype: str,
+) -> dict[str, float]:
     """Difference, median milliseconds of both, and their ratio; SystemExit if the numbers are not the library's."""
     (ours, library, inputs), autocast, tolerance = pair, dtype == "bfloat16", TOLERANCE[dtype]
     for layer in layers:
         layer.eval()
-    apart = difference(run(ours, inputs, False, layers[0])[1], run(library, inputs, autocast, layers[1])[1])
+    apart = difference(
+        run(ours, inputs, False, layers[0])[1], run(library, inputs, autocast, layers[1])[1]
+    )
     if not apart <= tolerance:
-        raise SystemExit(f"{name}: output differs from the reference by {apart:.2g} of the largest (tolerance {tolerance:g})")
+        raise SystemExit(
+            f"{name}: output differs from the reference by {apart:.2g} of the largest (tolerance {tolerance:g})"
+        )
     for layer in layers:
         layer.train()
-    times = [(run(ours, inputs, False, layers[0])[0], run(library, inputs, autocast, layers[1])[0]) for _ in range(rounds)]
+    times = [
+        (run(ours, inputs, False, layers[0])[0], run(library, inputs, autocast, layers[1])[0])
+        for _ in range(rounds)
+    ]
     mine, theirs = (statistics.median(way) * 1e3 for way in zip(*times, strict=True))
-    figures = {"difference": apart, "milliseconds": mine, "library_milliseconds": theirs, "ratio": theirs / mine}
+    figures = {
+        "difference": apart,
+        "milliseconds": mine,
+        "library_milliseconds": theirs,
+        "ratio": theirs / mine,
+    }
     return {f"{name}_{figure}": value for figure, value in figures.items()}
 
 
@@ -137,7 +190,9 @@ def main(
         del pairs["attention"]
     for name, pair in pairs.items():
         figures |= measure(name, pair, (ours, theirs), rounds, dtype)
-    goals = {name: GATE if name == "gate_ratio" else 1.0 for name in figures if name.endswith("_ratio")}
+    goals = {
+        name: GATE if name == "gate_ratio" else 1.0 for name in figures if name.endswith("_ratio")
+    }
     show("kernels", figures, goals, all(figures[name] >= goal for name, goal in goals.items()))
 
 

@@ -52,13 +52,26 @@ def clone(folder: Path, tiny: Path, steps: int = 25) -> None:
         small(tiny)(params)
         params["ingest"]["judge"] = {"kind": "api", "license": "none"}
         params["judge"]["base_url"] = "http://localhost:9"
-        params["train"] |= {"max_steps": steps, "eval_steps": min(5, steps), "save_steps": 1, "log_steps": 1, "gradient_accumulation": 4}
+        params["train"] |= {
+            "max_steps": steps,
+            "eval_steps": min(5, steps),
+            "save_steps": 1,
+            "log_steps": 1,
+            "gradient_accumulation": 4,
+        }
         params["train"]["lora"] |= {"r": 16, "dropout": 0.1}
 
     shorten(folder / "data/demo")
     edit_params(folder / "params.yaml", edit)
     (folder / "dvc.lock").unlink(missing_ok=True)
-    repro = subprocess.run(["dvc", "repro", "preprocess"], cwd=folder, env=environment(), capture_output=True, text=True, check=False)
+    repro = subprocess.run(
+        ["dvc", "repro", "preprocess"],
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if repro.returncode:
         raise SystemExit(f"the clone does not run:\n{repro.stdout[-2000:]}{repro.stderr[-2000:]}")
 
@@ -69,21 +82,31 @@ def environment() -> dict[str, str]:
     dvc runs stages by the shell that SHELL names, and by /bin/sh where nothing does, as in most containers.
     """
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    return os.environ | {"PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1", "SHELL": "/bin/sh"}
+    return os.environ | {
+        "PATH": path,
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HF_HUB_OFFLINE": "1",
+        "SHELL": "/bin/sh",
+    }
 
 
 def start(folder: Path) -> "subprocess.Popen[bytes]":
     """`dvc repro` in a process group of its own, as a terminal starts it; what it says goes to .bula/repro.log."""
     (folder / LOG).parent.mkdir(exist_ok=True)
     with (folder / LOG).open("ab") as log:
-        return subprocess.Popen(COMMAND, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True)
+        return subprocess.Popen(
+            COMMAND, cwd=folder, env=environment(), stdout=log, stderr=log, start_new_session=True
+        )
 
 
 def finish(folder: Path) -> float:
     """Run to the end; seconds. SystemExit with the last lines if it fails."""
     started = time.perf_counter()
     if start(folder).wait():
-        raise SystemExit("dvc repro failed:\n" + (folder / LOG).read_text(encoding="utf-8", errors="replace")[-3000:])
+        raise SystemExit(
+            "dvc repro failed:\n"
+            + (folder / LOG).read_text(encoding="utf-8", errors="replace")[-3000:]
+        )
     return time.perf_counter() - started
 
 
@@ -143,9 +166,16 @@ def kill(folder: Path, after: float, how: signal.Signals, aim: bool = False) -> 
     With `aim`, not before a checkpoint is being written.
     """
     # What an earlier kill cut short is no writing, until train has removed it; nor is a whole one that loses its seal as it goes.
-    stale, sealed, lock = unsealed(folder), set[Path](), (folder / "dvc.lock").read_text(encoding="utf-8")
+    stale, sealed, lock = (
+        unsealed(folder),
+        set[Path](),
+        (folder / "dvc.lock").read_text(encoding="utf-8"),
+    )
     process, begun = start(folder), time.monotonic()
-    while process.poll() is None and ((early := time.monotonic() < begun + after) or (aim and not unsealed(folder) - stale - sealed)):
+    while process.poll() is None and (
+        (early := time.monotonic() < begun + after)
+        or (aim and not unsealed(folder) - stale - sealed)
+    ):
         stale &= unsealed(folder)
         sealed |= {path for path in checkpoints(folder) if (path / SEAL).exists()}
         time.sleep(0.01 if early else 0.001)
@@ -191,20 +221,41 @@ def reset(folder: Path) -> None:
 
 def written(folder: Path) -> dict[str, str]:
     """SHA-256 of every file that train wrote."""
-    files = [file for name in WRITTEN for file in ([folder / name] if (folder / name).is_file() else sorted((folder / name).rglob("*")))]
+    files = [
+        file
+        for name in WRITTEN
+        for file in (
+            [folder / name] if (folder / name).is_file() else sorted((folder / name).rglob("*"))
+        )
+    ]
     return {str(file.relative_to(folder)): sha256_file(file) for file in files if file.is_file()}
 
 
-def try_seed(folder: Path, seed: int, length: float, how: signal.Signals, reference: dict[str, str]) -> dict[str, Any]:
+def try_seed(
+    folder: Path, seed: int, length: float, how: signal.Signals, reference: dict[str, str]
+) -> dict[str, Any]:
     """One kill at a random time, and the run after it: whether it went on from a checkpoint, and whether every file is that of the
     uninterrupted run.
     """
     reset(folder)
-    found = kill(folder, random.Random(seed).uniform(0, length), how, aim=seed % 2 == 1 or how == signal.SIGTERM)
+    found = kill(
+        folder,
+        random.Random(seed).uniform(0, length),
+        how,
+        aim=seed % 2 == 1 or how == signal.SIGTERM,
+    )
     (folder / LOG).unlink()
     rerun = finish(folder)
     resumed = RESUMED in (folder / LOG).read_text(encoding="utf-8", errors="replace")
-    return {"seed": seed} | found | {"rerun_seconds": round(rerun, 1), "resumed": resumed, "same": written(folder) == reference}
+    return (
+        {"seed": seed}
+        | found
+        | {
+            "rerun_seconds": round(rerun, 1),
+            "resumed": resumed,
+            "same": written(folder) == reference,
+        }
+    )
 
 
 def summarise(rows: list[dict[str, Any]], length: float) -> None:
@@ -221,7 +272,10 @@ def summarise(rows: list[dict[str, Any]], length: float) -> None:
         "uninterrupted_seconds": length,
     }
     goals = {"same": len(rows), "resumed": whole, "survivors": 0, "while_writing": 1}
-    met = all(figures[name] == goals[name] for name in ("same", "resumed", "survivors")) and figures["while_writing"] > 0
+    met = (
+        all(figures[name] == goals[name] for name in ("same", "resumed", "survivors"))
+        and figures["while_writing"] > 0
+    )
     show("kill", figures, goals, met)
 
 

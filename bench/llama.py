@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from tokenizers.processors import ByteLevel, Sequence, TemplateProcessing
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from bula.params import WheelModel, load_params
@@ -83,20 +89,27 @@ class Ranks(TikTokenConverter):  # type: ignore[misc]
     def load_tiktoken_bpe(tiktoken_url: str) -> dict[bytes, int]:
         """Rank of each token's bytes."""
         lines = Path(tiktoken_url).read_text(encoding="ascii").splitlines()
-        return {base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)}
+        return {
+            base64.b64decode(token): int(rank) for token, rank in (line.split() for line in lines)
+        }
 
 
 def special_tokens() -> list[str]:
     """The 256 special tokens, from id 128000 on; those without a use are numbered in their order."""
     free = iter(range(SPECIAL))
-    return [f"<|{NAMED[place]}|>" if place in NAMED else f"<|reserved_special_token_{next(free)}|>" for place in range(SPECIAL)]
+    return [
+        f"<|{NAMED[place]}|>" if place in NAMED else f"<|reserved_special_token_{next(free)}|>"
+        for place in range(SPECIAL)
+    ]
 
 
 def make_tokenizer(ranks: Path) -> PreTrainedTokenizerBase:
     """The tokenizer as Meta publishes it: it names no padding token, and by itself puts a BOS token before every text."""
     backend = Ranks(vocab_file=str(ranks), extra_special_tokens=special_tokens()).converted()
     bos = special_tokens()[0]
-    start = TemplateProcessing(single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, MERGED)])
+    start = TemplateProcessing(
+        single=f"{bos} $A", pair=f"{bos} $A {bos}:1 $B:1", special_tokens=[(bos, MERGED)]
+    )
     backend.post_processor = Sequence([ByteLevel(trim_offsets=False), start])
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,
@@ -135,10 +148,15 @@ def save_weights(folder: Path, seed: int) -> int:
     Matrices are drawn from N(0, initializer_range²), norms are 1, so that the loss starts near ln(vocabulary). No more than
     one layer or the embeddings (0.5 GB) is in memory at once.
     """
-    generator, spread = torch.Generator().manual_seed(seed), json.loads((folder / "config.json").read_text())["initializer_range"]
+    generator, spread = (
+        torch.Generator().manual_seed(seed),
+        json.loads((folder / "config.json").read_text())["initializer_range"],
+    )
     parts: dict[str, list[tuple[str, torch.Size]]] = {}
     for name, parameter in outline(folder).named_parameters():
-        parts.setdefault(name.split(".mlp.")[0].split(".self_attn.")[0], []).append((name, parameter.shape))
+        parts.setdefault(name.split(".mlp.")[0].split(".self_attn.")[0], []).append(
+            (name, parameter.shape)
+        )
     places: dict[str, str] = {}
     total = 0
     for number, part in enumerate(parts.values(), 1):

@@ -56,7 +56,9 @@ SAME_KL_NATS = 1e-6
 
 def edits(base: Path) -> dict[str, Any]:
     """The least that must differ from the profile, by dotted key: no hub, no GPU, and an hour less of work."""
-    demo = YAML(typ="safe").load((ROOT / "profiles/smollm2-135m.yaml").read_text(encoding="utf-8"))["ingest"]
+    demo = YAML(typ="safe").load((ROOT / "profiles/smollm2-135m.yaml").read_text(encoding="utf-8"))[
+        "ingest"
+    ]
     return {
         "ingest.base": {"kind": "directory", "path": str(base), "license": "llama3.2"},
         "ingest.sources": demo["sources"],
@@ -84,7 +86,9 @@ def prepare(folder: Path, clone: Path) -> int:
     save_config(base)
     clone.mkdir()
     clone_tree(clone)
-    (clone / "params.yaml").write_text((ROOT / PROFILE).read_text(encoding="utf-8"), encoding="utf-8")
+    (clone / "params.yaml").write_text(
+        (ROOT / PROFILE).read_text(encoding="utf-8"), encoding="utf-8"
+    )
 
     def edit(params: dict[str, Any]) -> None:
         for key, value in edits(base).items():
@@ -92,7 +96,9 @@ def prepare(folder: Path, clone: Path) -> int:
             section = params
             for part in path:
                 section = section[part]
-            print(f"edit of {PROFILE}: {key}: {textwrap.shorten(str(section[last]), 90)} -> {textwrap.shorten(str(value), 90)}")
+            print(
+                f"edit of {PROFILE}: {key}: {textwrap.shorten(str(section[last]), 90)} -> {textwrap.shorten(str(value), 90)}"
+            )
             section[last] = value
 
     edit_params(clone / "params.yaml", edit)
@@ -112,28 +118,44 @@ def command(clone: Path, stage: str) -> list[str]:
 
 def trainable(base: Path, r: int, targets: str | list[str]) -> int:
     """Parameters of an adapter, counted on the model without its weights."""
-    model = get_peft_model(outline(base), LoraConfig(r=r, target_modules=targets, task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        outline(base), LoraConfig(r=r, target_modules=targets, task_type="CAUSAL_LM")
+    )
     return int(model.get_nb_trainable_parameters()[0])
 
 
 def step_lengths(clone: Path) -> list[list[int]]:
     """Tokens of each row of each training step, prompts included, padding not: the rows in the order that the trainer takes them."""
     params = load_params(clone / "params.yaml")
-    tokenizer, size = load_tokenizer(clone / "models/base"), params.train.batch_size * params.train.gradient_accumulation
-    lengths = [len(encode(tokenizer, example).input_ids) for example in read_examples(clone / "data/clean/train.jsonl")]
+    tokenizer, size = (
+        load_tokenizer(clone / "models/base"),
+        params.train.batch_size * params.train.gradient_accumulation,
+    )
+    lengths = [
+        len(encode(tokenizer, example).input_ids)
+        for example in read_examples(clone / "data/clean/train.jsonl")
+    ]
     sampler = EpochSampler(size, lengths, params.seed)
     sampler.set_epoch(0)
     order = list(sampler)
-    return [[lengths[i] for i in order[step * size : (step + 1) * size]] for step in range(params.train.max_steps)]
+    return [
+        [lengths[i] for i in order[step * size : (step + 1) * size]]
+        for step in range(params.train.max_steps)
+    ]
 
 
 def planned(clone: Path, steps: list[list[int]], layers: int) -> tuple[float, float]:
     """What `bula plan` says of train with so many layers: FLOPs of a step, and bytes of memory at the longest row."""
     params = load_params(clone / "params.yaml")
-    share = json.loads((clone / "metrics/template.json").read_text(encoding="utf-8"))["supervised_share"]
+    share = json.loads((clone / "metrics/template.json").read_text(encoding="utf-8"))[
+        "supervised_share"
+    ]
     lengths = [length for step in steps for length in step]
     rows = plan.Rows("the steps", None, sum(lengths) / len(lengths), max(lengths), share, None)
-    shape, tokens = plan.count(CONFIG | {"num_hidden_layers": layers}, params.train), float(sum(lengths))
+    shape, tokens = (
+        plan.count(CONFIG | {"num_hidden_layers": layers}, params.train),
+        float(sum(lengths)),
+    )
     done = {"tokens": tokens, "supervised_tokens": tokens * share, "dev_tokens": 0.0}
     memory = plan.memory(shape, params, rows, plan.find_launch(params, clone), on_cpu=True)["total"]
     return plan.flops(shape, params.train, rows, done)["total"] / len(steps), memory
@@ -141,7 +163,9 @@ def planned(clone: Path, steps: list[list[int]], layers: int) -> tuple[float, fl
 
 def seconds_per_step(clone: Path, steps: list[list[int]]) -> float:
     """What train took for a step, by the rate that it wrote."""
-    rate = json.loads((clone / "metrics/speed/train.json").read_text(encoding="utf-8"))["tokens_per_second"]
+    rate = json.loads((clone / "metrics/speed/train.json").read_text(encoding="utf-8"))[
+        "tokens_per_second"
+    ]
     return float(sum(map(sum, steps)) / len(steps) / rate)
 
 
@@ -164,7 +188,8 @@ def calibrate(clone: Path, small: Path) -> float:
 def collect(clone: Path, steps: list[list[int]]) -> dict[str, float]:
     """Figures that the stages wrote, and the sizes of what they made."""
     metrics = {
-        name: json.loads((clone / f"metrics/{name}.json").read_text()) for name in ("train", "template", "merge", "quantize", "speed/train")
+        name: json.loads((clone / f"metrics/{name}.json").read_text())
+        for name in ("train", "template", "merge", "quantize", "speed/train")
     }
     train, answers = metrics["train"], list(read_rows(clone / f"data/answers/{VARIANT}.jsonl"))
     tokens, seconds = sum(map(sum, steps)), seconds_per_step(clone, steps)
@@ -178,8 +203,12 @@ def collect(clone: Path, steps: list[list[int]]) -> dict[str, float]:
         "train_process_memory_gb": metrics["speed/train"]["peak_memory_gb"],
         "bos_tokens_at_start": metrics["template"]["bos_tokens_at_start"],
         "rows_truncated": metrics["template"]["rows_truncated"],
-        "merge_before_cast_logit_difference_largest": metrics["merge"]["before_cast"]["logit_difference_largest"],
-        "merge_after_cast_logit_difference_largest": metrics["merge"]["after_cast"]["logit_difference_largest"],
+        "merge_before_cast_logit_difference_largest": metrics["merge"]["before_cast"][
+            "logit_difference_largest"
+        ],
+        "merge_after_cast_logit_difference_largest": metrics["merge"]["after_cast"][
+            "logit_difference_largest"
+        ],
         "adapter_bytes": (clone / "models/adapter/adapter_model.safetensors").stat().st_size,
         "answers": len(answers),
         "answer_tokens": sum(answer["completion_tokens"] for answer in answers),
@@ -199,10 +228,16 @@ def check(figures: dict[str, float], clone: Path) -> None:
         "bos_tokens_at_start": 1,
         "rows_truncated": 0,
     }
-    wrong = [f"{name} is {figures[name]}, must be {value}" for name, value in wanted.items() if figures[name] != value]
+    wrong = [
+        f"{name} is {figures[name]}, must be {value}"
+        for name, value in wanted.items()
+        if figures[name] != value
+    ]
     # The same weights in another file: what differs is how the file was written or read, rotary frequencies for one.
     if figures["gguf_bf16_kl_nats"] > SAME_KL_NATS:
-        wrong.append(f"the 16-bit GGUF file differs from the merged model by {figures['gguf_bf16_kl_nats']} nats, must be 0")
+        wrong.append(
+            f"the 16-bit GGUF file differs from the merged model by {figures['gguf_bf16_kl_nats']} nats, must be 0"
+        )
     # llama.cpp's converter knows tokenizers by the ids of a test text.
     splitting = read_gguf(clone / "models/gguf/bf16.gguf").fields["tokenizer.ggml.pre"].contents()
     if splitting != "llama-bpe":
@@ -218,7 +253,12 @@ def summarise(figures: dict[str, float]) -> None:
     figures["stages_minutes"] = sum(figures[f"{stage}_seconds"] for stage in STAGES) / 60
     figures["minutes"] = (time.time() - psutil.Process().create_time()) / 60
     figures["peak_memory_gb"] = max(figures[f"{stage}_peak_memory_gb"] for stage in STAGES)
-    goals = {"peak_memory_gb": MEMORY_GB, "minutes": MINUTES, "gguf_q4_k_m_bytes_ratio_from_1": Q4_TOLERANCE, "plan_ratios_from_1": GOAL}
+    goals = {
+        "peak_memory_gb": MEMORY_GB,
+        "minutes": MINUTES,
+        "gguf_q4_k_m_bytes_ratio_from_1": Q4_TOLERANCE,
+        "plan_ratios_from_1": GOAL,
+    }
     met = (
         figures["peak_memory_gb"] <= MEMORY_GB
         and figures["minutes"] <= MINUTES
@@ -239,13 +279,18 @@ def main() -> None:
         figures |= {"trainable_r8_q_v": trainable(folder / "llama", 8, ["q_proj", "v_proj"])}
         for stage in STAGES:
             print(f"\n{stage}: {' '.join(command(clone, stage)[1:])}", flush=True)
-            figures[f"{stage}_seconds"], figures[f"{stage}_peak_memory_gb"] = run(clone, command(clone, stage))
+            figures[f"{stage}_seconds"], figures[f"{stage}_peak_memory_gb"] = run(
+                clone, command(clone, stage)
+            )
             if stage == "train":
                 # In the same minutes: a machine's speed varies over an hour.
                 rate = calibrate(clone, folder / "small")
         steps = step_lengths(clone)
         flops, memory = planned(clone, steps, CONFIG["num_hidden_layers"])
-        figures |= collect(clone, steps) | {"plan_memory_gb": memory / 1e9, "plan_seconds_per_step": flops / rate}
+        figures |= collect(clone, steps) | {
+            "plan_memory_gb": memory / 1e9,
+            "plan_seconds_per_step": flops / rate,
+        }
         check(figures, clone)
     summarise(figures)
 

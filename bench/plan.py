@@ -58,7 +58,9 @@ CASES += [Case(2, 4, 300), CALIBRATION, Case(4, 4, 150), Case(16, 4, 300)]
 
 def name_of(case: Case) -> str:
     """What a case is called in the figures."""
-    return f"{f'llama_{case.layers}_layers' if case.layers else 'smollm2'}_{case.batch}x{case.length}"
+    return (
+        f"{f'llama_{case.layers}_layers' if case.layers else 'smollm2'}_{case.batch}x{case.length}"
+    )
 
 
 def config_of(case: Case) -> dict[str, Any]:
@@ -73,12 +75,22 @@ def make_model(case: Case, params: Params) -> Any:
     """The model with its adapter, as the trainer makes it."""
     if case.layers:
         config = AutoConfig.for_model(**config_of(case))
-        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, compute_dtype(params.dtype)), attn_implementation="sdpa")
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=getattr(torch, compute_dtype(params.dtype)), attn_implementation="sdpa"
+        )
     else:
         model = load_model(BASE, params.dtype)
     lora = params.train.lora
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    settings = LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM")
+    targets = (
+        lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    )
+    settings = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=targets,
+        task_type="CAUSAL_LM",
+    )
     adapted = get_peft_model(model, settings).train()
     use_kernels(adapted)
     add_answer_head(base_of(adapted))
@@ -97,7 +109,11 @@ def peak_since_reset(reset: bool = False) -> int:
     """Largest resident memory of this process in bytes since it was last reset (Linux)."""
     if reset:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    line = next(line for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines() if line.startswith("VmHWM"))
+    line = next(
+        line
+        for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        if line.startswith("VmHWM")
+    )
     return int(line.split()[1]) * 1024
 
 
@@ -140,7 +156,9 @@ def predict(case: Case, params: Params) -> tuple[float, dict[str, float]]:
     tokens = float(case.batch * case.length)
     done = {"tokens": tokens, "supervised_tokens": tokens * share, "dev_tokens": 0.0}
     launch = {"distributed_type": "NO", "num_processes": 1}
-    return plan.flops(shape, train, rows, done)["total"], plan.memory(shape, told, rows, launch, on_cpu=True)
+    return plan.flops(shape, train, rows, done)["total"], plan.memory(
+        shape, told, rows, launch, on_cpu=True
+    )
 
 
 def child(index: int) -> dict[str, float]:
@@ -156,26 +174,42 @@ def child(index: int) -> dict[str, float]:
 def compare(params: Params, rounds: int) -> dict[str, float]:
     """Figures of all cases: measured, predicted, and their ratio."""
     runs = [[child(index) for index in range(len(CASES))] for _ in range(rounds)]
-    found = [(case, {key: statistics.median(run[i][key] for run in runs) for key in runs[0][i]}) for i, case in enumerate(CASES)]
-    reached = {case: predict(case, params)[0] / measured["seconds"] / measured["rate"] for case, measured in found}
+    found = [
+        (case, {key: statistics.median(run[i][key] for run in runs) for key in runs[0][i]})
+        for i, case in enumerate(CASES)
+    ]
+    reached = {
+        case: predict(case, params)[0] / measured["seconds"] / measured["rate"]
+        for case, measured in found
+    }
     figures = {"runtime_gb": statistics.median(measured["runtime"] for _, measured in found) / 1e9}
     for case, measured in found:
         name, (work, parts) = name_of(case), predict(case, params)
         total = measured["runtime"] + measured["loaded"] + measured["peak"]
         figures |= {f"{name}_gb": total / 1e9, f"{name}_gb_ratio": parts["total"] / total}
         # What is resident beyond the arrays that the plan knows.
-        known = sum(parts[part] for part in ("gradients", "adamw_moments", "activations", "head_and_scratch"))
+        known = sum(
+            parts[part]
+            for part in ("gradients", "adamw_moments", "activations", "head_and_scratch")
+        )
         figures[f"{name}_heap_share"] = (measured["peak"] - known) / parts["activations"]
-        figures |= {f"{name}_seconds": measured["seconds"], f"{name}_product_gflops": measured["rate"] / 1e9}
+        figures |= {
+            f"{name}_seconds": measured["seconds"],
+            f"{name}_product_gflops": measured["rate"] / 1e9,
+        }
         figures[f"{name}_utilisation"] = reached[case]
         if case.layers and case != CALIBRATION:
-            figures[f"{name}_seconds_ratio"] = work / (reached[CALIBRATION] * measured["rate"]) / measured["seconds"]
+            figures[f"{name}_seconds_ratio"] = (
+                work / (reached[CALIBRATION] * measured["rate"]) / measured["seconds"]
+            )
     return figures
 
 
 def main(
     rounds: Annotated[int, typer.Option(help="Times that each case runs.")] = 1,
-    only: Annotated[int, typer.Option(help="Measure the case of this number in this process.")] = -1,
+    only: Annotated[
+        int, typer.Option(help="Measure the case of this number in this process.")
+    ] = -1,
 ) -> None:
     """Measure each case, and print the plan's figures over the measured ones."""
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")

@@ -45,12 +45,17 @@ def vocabulary() -> tuple[list[str], numpy.ndarray[Any, Any]]:
     return list(counts), share / share.sum()
 
 
-def texts(random: numpy.random.Generator, names: list[str], share: Any, count: int, shape: tuple[int, int]) -> list[list[str]]:
+def texts(
+    random: numpy.random.Generator, names: list[str], share: Any, count: int, shape: tuple[int, int]
+) -> list[list[str]]:
     """Word lists of normally distributed length."""
     lengths = numpy.clip(random.normal(*shape, count), 8, 3 * shape[0]).astype(int)
     flat = random.choice(len(names), lengths.sum(), p=share)
     ends = numpy.cumsum(lengths)
-    return [[names[i] for i in flat[end - length : end]] for end, length in zip(ends, lengths, strict=True)]
+    return [
+        [names[i] for i in flat[end - length : end]]
+        for end, length in zip(ends, lengths, strict=True)
+    ]
 
 
 def shout(random: numpy.random.Generator, text: list[str]) -> str:
@@ -60,10 +65,14 @@ def shout(random: numpy.random.Generator, text: list[str]) -> str:
     return joined.upper() + "!!" if random.random() < 0.5 else joined.capitalize() + " ..."
 
 
-def edit(random: numpy.random.Generator, names: list[str], text: list[str], changes: int) -> list[str]:
+def edit(
+    random: numpy.random.Generator, names: list[str], text: list[str], changes: int
+) -> list[str]:
     """The text with some words replaced, dropped or added."""
     text = list(text)
-    for place, what in zip(random.integers(0, len(text), changes), random.integers(0, 3, changes), strict=True):
+    for place, what in zip(
+        random.integers(0, len(text), changes), random.integers(0, 3, changes), strict=True
+    ):
         place = min(int(place), len(text) - 1)
         if what == 0:
             text[place] = names[int(random.integers(len(names)))]
@@ -82,7 +91,9 @@ def make_rows(count: int, seed: int) -> Iterator[dict[str, Any]]:
     number = 0
     while number < count:
         size = min(BATCH, count - number)
-        questions, answers = (texts(random, names, share, size, shape) for shape in (QUESTION, ANSWER))
+        questions, answers = (
+            texts(random, names, share, size, shape) for shape in (QUESTION, ANSWER)
+        )
         draws = random.random(size)
         for draw, question, answer in zip(draws, questions, answers, strict=True):
             what = f"own {number}"
@@ -91,14 +102,31 @@ def make_rows(count: int, seed: int) -> Iterator[dict[str, Any]]:
                 # Each row is repeated at most once, so that every planted pair can be counted by itself.
                 original, question, answer = sample.pop(int(random.integers(len(sample))))
                 if draw < EXACT:
-                    what, asked, said = f"exact {original}", shout(random, question), shout(random, answer)
+                    what, asked, said = (
+                        f"exact {original}",
+                        shout(random, question),
+                        shout(random, answer),
+                    )
                 else:
                     changes = max(1, int(0.05 * len(question))), max(1, int(0.05 * len(answer)))
-                    question, answer = (edit(random, names, t, n) for t, n in zip((question, answer), changes, strict=True))
-                    what, asked, said = f"near {original}", " ".join(question) + "?", " ".join(answer) + "."
+                    question, answer = (
+                        edit(random, names, t, n)
+                        for t, n in zip((question, answer), changes, strict=True)
+                    )
+                    what, asked, said = (
+                        f"near {original}",
+                        " ".join(question) + "?",
+                        " ".join(answer) + ".",
+                    )
             elif len(sample) < 50_000:
                 sample.append((number, question, answer))
-            yield {"question": asked, "answer": said, "specialty": what, "file": "bench", "line": number + 1}
+            yield {
+                "question": asked,
+                "answer": said,
+                "specialty": what,
+                "file": "bench",
+                "line": number + 1,
+            }
             number += 1
 
 
@@ -109,18 +137,25 @@ def prepare(folder: Path, rows: int) -> None:
     real = yaml.load((ROOT / "profiles/llama-3.2-1b.yaml").read_text(encoding="utf-8"))
     params["ingest"]["sources"] = [real["ingest"]["sources"][0] | {"name": "bench"}]
     params["compute"]["workers"] = os.cpu_count() or 1
-    params["preprocess"] |= {key: real["preprocess"][key] for key in ("dev_share", "validation_share")}
+    params["preprocess"] |= {
+        key: real["preprocess"][key] for key in ("dev_share", "validation_share")
+    }
     params["preprocess"]["train_limit"] = rows
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
-    shutil.copytree(ROOT / "models/base", folder / "models/base", ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(
+        ROOT / "models/base", folder / "models/base", ignore=shutil.ignore_patterns("*.safetensors")
+    )
     (folder / "data/benchmarks").mkdir(parents=True)
     for task in params["ingest"]["benchmarks"]:
         shutil.copy(ROOT / task["path"], folder / f"data/benchmarks/{task['name']}.jsonl")
     (folder / "data/raw").mkdir()
     with (folder / "data/raw/bench.jsonl").open("w", encoding="utf-8") as file:
         for row in make_rows(rows, 1):
-            file.write(json.dumps(row | {"source": "bench", "license": "cc0-1.0"}, ensure_ascii=False) + "\n")
+            file.write(
+                json.dumps(row | {"source": "bench", "license": "cc0-1.0"}, ensure_ascii=False)
+                + "\n"
+            )
 
 
 def run(folder: Path, command: list[str]) -> tuple[float, float]:
@@ -159,15 +194,29 @@ def score(folder: Path, rows: int) -> dict[str, float]:
             kept |= {label for line in lines if (label := json.loads(line).get("specialty"))}
     with (folder / "data/raw/bench.jsonl").open(encoding="utf-8") as lines:
         labels = [json.loads(line)["specialty"] for line in lines]
-    copies = {kind: [label for label in labels if label.startswith(kind)] for kind in ("exact", "near")}
+    copies = {
+        kind: [label for label in labels if label.startswith(kind)] for kind in ("exact", "near")
+    }
     repeated = {label.split()[1] for some in copies.values() for label in some}
-    own = [label for label in labels if label.startswith("own") and label.split()[1] not in repeated]
-    both_lost = sum(label not in kept and f"own {label.split()[1]}" not in kept for some in copies.values() for label in some)
+    own = [
+        label for label in labels if label.startswith("own") and label.split()[1] not in repeated
+    ]
+    both_lost = sum(
+        label not in kept and f"own {label.split()[1]}" not in kept
+        for some in copies.values()
+        for label in some
+    )
     found = {
-        f"{kind}_found": sum(not (label in kept and f"own {label.split()[1]}" in kept) for label in some) / max(1, len(some))
+        f"{kind}_found": sum(
+            not (label in kept and f"own {label.split()[1]}" in kept) for label in some
+        )
+        / max(1, len(some))
         for kind, some in copies.items()
     }
-    return found | {"clean_lost": (sum(label not in kept for label in own) + both_lost) / max(1, len(own) + len(repeated))}
+    return found | {
+        "clean_lost": (sum(label not in kept for label in own) + both_lost)
+        / max(1, len(own) + len(repeated))
+    }
 
 
 def measure(rows: int) -> dict[str, float]:
@@ -176,7 +225,13 @@ def measure(rows: int) -> dict[str, float]:
         folder = Path(name)
         prepare(folder, rows)
         seconds, memory = run(folder, [sys.executable, "-m", "stages.preprocess"])
-        return {"rows": rows, "seconds": seconds, "rows_per_second": rows / seconds, "peak_memory_gb": memory, **score(folder, rows)}
+        return {
+            "rows": rows,
+            "seconds": seconds,
+            "rows_per_second": rows / seconds,
+            "peak_memory_gb": memory,
+            **score(folder, rows),
+        }
 
 
 def main(
@@ -185,17 +240,31 @@ def main(
 ) -> None:
     """Measure preprocess."""
     if not (ROOT / "models/base").exists():
-        raise SystemExit("models/base is missing; run `make repro` or `python -m stages.ingest` first")
+        raise SystemExit(
+            "models/base is missing; run `make repro` or `python -m stages.ingest` first"
+        )
     runs = [measure(count) for count in ([rows] if times == 1 else [rows, times * rows])]
     first, last = runs[0], runs[-1]
-    figures = {**first, **({f"{name}_times_{times}": value for name, value in last.items()} if times > 1 else {})}
-    goals = {"seconds": 240 * rows / 384_000, "peak_memory_gb": 2.0, "exact_found": 0.99, "near_found": 0.95, "clean_lost": 0.005}
+    figures = {
+        **first,
+        **({f"{name}_times_{times}": value for name, value in last.items()} if times > 1 else {}),
+    }
+    goals = {
+        "seconds": 240 * rows / 384_000,
+        "peak_memory_gb": 2.0,
+        "exact_found": 0.99,
+        "near_found": 0.95,
+        "clean_lost": 0.005,
+    }
     met = first["seconds"] <= goals["seconds"] and first["peak_memory_gb"] <= 2
     if times > 1:
         figures["time_ratio"] = last["seconds"] / first["seconds"]
         goals |= {"time_ratio": 1.1 * times, f"peak_memory_gb_times_{times}": 3.0}
         met = met and figures["time_ratio"] <= goals["time_ratio"] and last["peak_memory_gb"] <= 3
-    met = met and all(run["exact_found"] >= 0.99 and run["near_found"] >= 0.95 and run["clean_lost"] <= 0.005 for run in runs)
+    met = met and all(
+        run["exact_found"] >= 0.99 and run["near_found"] >= 0.95 and run["clean_lost"] <= 0.005
+        for run in runs
+    )
     show("preprocess", figures, goals, met)
 
 

@@ -69,7 +69,14 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         """Move the end."""
         self.ended = time.perf_counter()
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Remember the loss."""
         if logs and "loss" in logs:
             self.losses.append(float(logs["loss"]))
@@ -79,12 +86,24 @@ def load_rows(count: int) -> list[Example]:
     """The first training pairs of the demo corpus."""
     rows = list(read_rows(ROOT / "data/demo/train.jsonl"))[:count]
     pairs = [(row["question"], row["answer"]) for row in rows]
-    return [Example(id=example_id("bench", q, a), source="bench", license="l", split="train", question=q, answer=a) for q, a in pairs]
+    return [
+        Example(
+            id=example_id("bench", q, a),
+            source="bench",
+            license="l",
+            split="train",
+            question=q,
+            answer=a,
+        )
+        for q, a in pairs
+    ]
 
 
 def settings(params: Params, rows: int, precision: str) -> Params:
     """params.yaml for one epoch; in float32 without dropout, so that two trainers can be compared number by number."""
-    train = params.train.model_copy(update={"max_steps": rows // (params.train.batch_size * params.train.gradient_accumulation)})
+    train = params.train.model_copy(
+        update={"max_steps": rows // (params.train.batch_size * params.train.gradient_accumulation)}
+    )
     if precision == "float32":
         train = train.model_copy(update={"lora": train.lora.model_copy(update={"dropout": 0.0})})
     return params.model_copy(update={"dtype": precision, "train": train})
@@ -92,13 +111,23 @@ def settings(params: Params, rows: int, precision: str) -> Params:
 
 def given(config: SFTConfig) -> dict[str, Any]:
     """The settings of a configuration, as its own constructor takes them."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.init}
+    return {
+        field.name: getattr(config, field.name)
+        for field in dataclasses.fields(config)
+        if field.init
+    }
 
 
 def lora_of(params: Params) -> LoraConfig:
     """The adapter of params.yaml, on every linear layer."""
     lora = params.train.lora
-    return LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
 
 
 def config_of(name: str, params: Params, folder: str) -> SFTConfig:
@@ -107,10 +136,19 @@ def config_of(name: str, params: Params, folder: str) -> SFTConfig:
     if name != "bula":
         arguments["bf16"] = name == SLOW or compute_dtype(params.dtype) == "bfloat16"
         defaults = given(SFTConfig(output_dir=folder, use_cpu=True, bf16=False))
-        arguments |= {key: defaults[key] for key in ("max_length", "activation_checkpointing", "gradient_checkpointing")}
+        arguments |= {
+            key: defaults[key]
+            for key in ("max_length", "activation_checkpointing", "gradient_checkpointing")
+        }
         if name in ("trl_without_checkpointing", SLOW):
             arguments |= {"activation_checkpointing": False, "gradient_checkpointing": False}
-    quiet = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "logging_steps": 1, "disable_tqdm": True}
+    quiet = {
+        "eval_strategy": "no",
+        "save_strategy": "no",
+        "load_best_model_at_end": False,
+        "logging_steps": 1,
+        "disable_tqdm": True,
+    }
     return SFTConfig(**arguments | quiet)
 
 
@@ -136,7 +174,9 @@ def ordered(own: Any) -> Any:
     return Ordered
 
 
-def run_trainer(name: str, params: Params, examples: list[Example], in_order: bool) -> tuple[float, list[float]]:
+def run_trainer(
+    name: str, params: Params, examples: list[Example], in_order: bool
+) -> tuple[float, list[float]]:
     """One epoch by this project's trainer or TRL's; seconds of its steps, and their losses."""
     tokenizer, clock = load_tokenizer(BASE), Clock()
     rows = tokenise(tokenizer, examples)
@@ -169,7 +209,9 @@ def run_plain(params: Params, examples: list[Example]) -> tuple[float, list[floa
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=train.learning_rate)
+    optimizer = torch.optim.AdamW(
+        [p for p in model.parameters() if p.requires_grad], lr=train.learning_rate
+    )
     encoded = sorted((encode(tokenizer, e) for e in examples), key=lambda e: len(e.input_ids))
     size, started = train.batch_size * train.gradient_accumulation, 0.0
     losses: list[float] = []
@@ -178,10 +220,16 @@ def run_plain(params: Params, examples: list[Example]) -> tuple[float, list[floa
         started = started or (time.perf_counter() if losses else 0.0)
         batch = encoded[first : first + size]
         longest = max(len(e.input_ids) for e in batch)
-        ids = torch.tensor([e.input_ids + [tokenizer.pad_token_id] * (longest - len(e.input_ids)) for e in batch])
-        mask = torch.tensor([[1] * len(e.input_ids) + [0] * (longest - len(e.input_ids)) for e in batch])
+        ids = torch.tensor(
+            [e.input_ids + [tokenizer.pad_token_id] * (longest - len(e.input_ids)) for e in batch]
+        )
+        mask = torch.tensor(
+            [[1] * len(e.input_ids) + [0] * (longest - len(e.input_ids)) for e in batch]
+        )
         labels = torch.tensor([e.labels + [-100] * (longest - len(e.labels)) for e in batch])
-        with torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype(params.dtype) == "bfloat16"):
+        with torch.autocast(
+            "cpu", torch.bfloat16, enabled=compute_dtype(params.dtype) == "bfloat16"
+        ):
             logits = model(input_ids=ids, attention_mask=mask).logits
         loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
         loss.backward()  # type: ignore[no-untyped-call]
@@ -197,7 +245,10 @@ def product_rate(dtype: str, plain: bool = False) -> float:
     In the precision that is fastest here for the one that `dtype` is computed in, or (`plain`) in that one itself.
     """
     kind = getattr(torch, compute_dtype(dtype))
-    a, b = (torch.randn(n, 2048, dtype=kind if plain else product_dtype(kind, "cpu")) for n in (1024, 2048))
+    a, b = (
+        torch.randn(n, 2048, dtype=kind if plain else product_dtype(kind, "cpu"))
+        for n in (1024, 2048)
+    )
     for _ in range(3):
         a @ b
     started, count = time.perf_counter(), 0
@@ -214,17 +265,37 @@ def work(params: Params, examples: list[Example]) -> tuple[int, int, float]:
     """
     tokenizer, model = load_tokenizer(BASE), load_model(BASE, "bfloat16")
     encoded = [encode(tokenizer, example) for example in examples]
-    supervised, tokens = sum(len(e.completion) for e in encoded), sum(len(e.input_ids) for e in encoded)
+    supervised, tokens = (
+        sum(len(e.completion) for e in encoded),
+        sum(len(e.input_ids) for e in encoded),
+    )
     head = model.get_output_embeddings().weight.numel()
-    body = sum(p.numel() for p in model.model.layers.parameters()) + plan.count(model.config.to_dict(), params.train).adapter
+    body = (
+        sum(p.numel() for p in model.model.layers.parameters())
+        + plan.count(model.config.to_dict(), params.train).adapter
+    )
     return supervised, tokens, 4.0 * (body * tokens + head * supervised)
 
 
-def child(name: str, rows: int, precision: str = "bfloat16", in_order: bool = False, **environment: str) -> dict[str, Any]:
+def child(
+    name: str, rows: int, precision: str = "bfloat16", in_order: bool = False, **environment: str
+) -> dict[str, Any]:
     """One contender in a process of its own, with the rate of products in that process."""
-    command = [sys.executable, "-m", "bench.train", "--only", name, "--rows", str(rows), "--precision", precision]
+    command = [
+        sys.executable,
+        "-m",
+        "bench.train",
+        "--only",
+        name,
+        "--rows",
+        str(rows),
+        "--precision",
+        precision,
+    ]
     command += ["--in-order"] if in_order else []
-    result = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
     if result.returncode:
         raise SystemExit(f"{name} failed:\n{result.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
@@ -234,14 +305,19 @@ def child(name: str, rows: int, precision: str = "bfloat16", in_order: bool = Fa
 def losses_agree(params: Params) -> float:
     """Largest difference between the losses of this project's trainer and TRL's on the same batches, in float32."""
     rows = 3 * params.train.batch_size * params.train.gradient_accumulation
-    ours, theirs = (child(name, rows, "float32", in_order=True)["losses"] for name in ("bula", "trl_without_checkpointing"))
+    ours, theirs = (
+        child(name, rows, "float32", in_order=True)["losses"]
+        for name in ("bula", "trl_without_checkpointing")
+    )
     return float(max(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
 
 
 def main(
     rows: Annotated[int, typer.Option(help="Rows of the epoch.")] = 48,
     rounds: Annotated[int, typer.Option(help="Times that each contender runs.")] = 1,
-    only: Annotated[str, typer.Option(help="Run one contender in this process and print what it took.")] = "",
+    only: Annotated[
+        str, typer.Option(help="Run one contender in this process and print what it took.")
+    ] = "",
     precision: Annotated[str, typer.Option(help="Precision of that one.")] = "bfloat16",
     in_order: Annotated[bool, typer.Option(help="Rows in file order.")] = False,
 ) -> None:
@@ -251,7 +327,9 @@ def main(
     examples = load_rows(rows)
     if only:
         plain = only == "plain_loop"
-        seconds, losses = run_plain(params, examples) if plain else run_trainer(only, params, examples, in_order)
+        seconds, losses = (
+            run_plain(params, examples) if plain else run_trainer(only, params, examples, in_order)
+        )
         kind = getattr(torch, compute_dtype(params.dtype))
         plain_rate = product_rate(params.dtype, plain=True)
         fastest = plain_rate if product_dtype(kind, "cpu") == kind else product_rate(params.dtype)
@@ -269,25 +347,50 @@ def report(params: Params, examples: list[Example], rounds: int) -> None:
     for _ in range(rounds):
         for name in CONTENDERS:
             runs[name].append(child(name, len(examples)))
-    median = {name: statistics.median(run["seconds"] for run in found) for name, found in runs.items()}
+    median = {
+        name: statistics.median(run["seconds"] for run in found) for name, found in runs.items()
+    }
     memory = {name: max(run["peak_memory_gb"] for run in found) for name, found in runs.items()}
     trl = min(("trl_defaults", "trl_without_checkpointing"), key=lambda name: median[name])
-    rate, plain = (max(run[key] for found in runs.values() for run in found) for key in ("product_rate", "plain_product_rate"))
+    rate, plain = (
+        max(run[key] for found in runs.values() for run in found)
+        for key in ("product_rate", "plain_product_rate")
+    )
     figures: dict[str, float] = {"product_gflops": rate / 1e9, "plain_product_gflops": plain / 1e9}
     figures["loss_difference_float32"] = losses_agree(params)
     environment = WITHOUT_AMX if torch.cpu._is_amx_tile_supported() else {}
     alone = [child("bula", len(examples), "bfloat16", False, **environment) for _ in range(rounds)]
     without = max(run["plain_product_rate"] for run in alone)
     share = flops / statistics.median(run["seconds"] for run in alone) / without
-    figures |= {"without_amx_plain_product_gflops": without / 1e9, "without_amx_bula_share_of_plain_product_rate": share}
+    figures |= {
+        "without_amx_plain_product_gflops": without / 1e9,
+        "without_amx_bula_share_of_plain_product_rate": share,
+    }
     for name in CONTENDERS:
-        figures |= {f"{name}_supervised_tokens_per_second": supervised / median[name], f"{name}_tokens_per_second": tokens / median[name]}
-        figures |= {f"{name}_share_of_product_rate": flops / median[name] / rate, f"{name}_peak_memory_gb": memory[name]}
-    figures |= {"ratio_to_trl": median[trl] / median["bula"], "ratio_to_plain_loop": median["plain_loop"] / median["bula"]}
+        figures |= {
+            f"{name}_supervised_tokens_per_second": supervised / median[name],
+            f"{name}_tokens_per_second": tokens / median[name],
+        }
+        figures |= {
+            f"{name}_share_of_product_rate": flops / median[name] / rate,
+            f"{name}_peak_memory_gb": memory[name],
+        }
+    figures |= {
+        "ratio_to_trl": median[trl] / median["bula"],
+        "ratio_to_plain_loop": median["plain_loop"] / median["bula"],
+    }
     if compute_dtype(params.dtype) == "float32":
         ours, theirs = (child(name, SLOW_ROWS)["seconds"] for name in ("bula", SLOW))
-        figures |= {f"{SLOW}_tokens_per_second": work(params, examples[:SLOW_ROWS])[1] / theirs, f"ratio_to_{SLOW}": theirs / ours}
-    goals = {"ratio_to_trl": 2.5, "without_amx_share_of_plain_product_rate": 0.6, "loss_difference_float32": 1e-3, "memory_not_above": trl}
+        figures |= {
+            f"{SLOW}_tokens_per_second": work(params, examples[:SLOW_ROWS])[1] / theirs,
+            f"ratio_to_{SLOW}": theirs / ours,
+        }
+    goals = {
+        "ratio_to_trl": 2.5,
+        "without_amx_share_of_plain_product_rate": 0.6,
+        "loss_difference_float32": 1e-3,
+        "memory_not_above": trl,
+    }
     met = figures["ratio_to_trl"] >= 2.5 and share >= 0.6 and memory["bula"] <= memory[trl]
     show("train", figures, goals, met and figures["loss_difference_float32"] <= 1e-3)
 

@@ -36,7 +36,11 @@ def ask(
     prepare(params.seed)
     tokenizer = load_tokenizer(model)
     loaded = load_model(model, params.dtype)
-    ids = loaded.dummy_inputs["input_ids"].new_tensor([encode_prompt(tokenizer, question)]).to(loaded.device)
+    ids = (
+        loaded.dummy_inputs["input_ids"]
+        .new_tensor([encode_prompt(tokenizer, question)])
+        .to(loaded.device)
+    )
     output = loaded.generate(
         input_ids=ids,
         attention_mask=ids.new_ones(ids.shape),
@@ -66,7 +70,11 @@ def results(
     """Write the table of results, from metrics/ alone, into the README."""
     table = results_table(metrics, load_params())
     if not readme.is_file():
-        raise UserError(readme, "the file does not exist", "name a file that has the marks of the table, with --readme")
+        raise UserError(
+            readme,
+            "the file does not exist",
+            "name a file that has the marks of the table, with --readme",
+        )
     text = with_results(readme.read_text(encoding="utf-8"), table)
     with staged(readme) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -85,14 +93,33 @@ def seeds(
 
 @app.command()
 def plan(
-    gpus: Annotated[str, typer.Option(help="Devices, by commas; an unknown name prints the known ones.")] = "h100,a100-80gb,l4,rtx-4090,t4",
-    utilisation: Annotated[float, typer.Option(help="Share of its rate that a device reaches: an assumption until you measured it.")] = 0.4,
-    rate: Annotated[float | None, typer.Option(help="GFLOP/s of this machine's matrix products, for the device cpu.")] = None,
-    tokens_per_row: Annotated[float | None, typer.Option(help="Mean tokens of a training row, in place of metrics/.")] = None,
-    supervised_share: Annotated[float | None, typer.Option(help="Supervised tokens / all tokens, in place of metrics/.")] = None,
-    dev_rows: Annotated[int | None, typer.Option(help="Rows of dev, with --tokens-per-row.")] = None,
+    gpus: Annotated[
+        str, typer.Option(help="Devices, by commas; an unknown name prints the known ones.")
+    ] = "h100,a100-80gb,l4,rtx-4090,t4",
+    utilisation: Annotated[
+        float,
+        typer.Option(
+            help="Share of its rate that a device reaches: an assumption until you measured it."
+        ),
+    ] = 0.4,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="GFLOP/s of this machine's matrix products, for the device cpu."),
+    ] = None,
+    tokens_per_row: Annotated[
+        float | None, typer.Option(help="Mean tokens of a training row, in place of metrics/.")
+    ] = None,
+    supervised_share: Annotated[
+        float | None, typer.Option(help="Supervised tokens / all tokens, in place of metrics/.")
+    ] = None,
+    dev_rows: Annotated[
+        int | None, typer.Option(help="Rows of dev, with --tokens-per-row.")
+    ] = None,
     params: Annotated[Path, typer.Option(help="File of parameters.")] = Path("params.yaml"),
-    model: Annotated[Path | None, typer.Option(help="A model directory, in place of the base that params.yaml names.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option(help="A model directory, in place of the base that params.yaml names."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """What training will take: parameters, tokens, FLOPs, memory by part, hours on each device."""

@@ -22,7 +22,15 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 # Servers on this machine get a key that opens nothing.
 LOCAL_KEY = "local"
 ENV_FILE = Path(".env")
-PLAIN_HEADERS = {"host", "accept", "accept-encoding", "connection", "content-length", "content-type", "user-agent"}
+PLAIN_HEADERS = {
+    "host",
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "user-agent",
+}
 # OpenAI's client reads this one again when the reply is there.
 PLAIN_HEADERS |= {"x-stainless-raw-response"}
 # Two parsers cannot disagree on the host of such a URL: no user, query, escape, or letter beyond ASCII.
@@ -50,7 +58,9 @@ def key_for(url: str) -> str:
     if host in LOOPBACK:
         return LOCAL_KEY
     if scheme != "https":
-        raise UserError(url, f"{KEY} is sent over https alone", "write https:// or use a server on this machine")
+        raise UserError(
+            url, f"{KEY} is sent over https alone", "write https:// or use a server on this machine"
+        )
     allowed = [name.strip().lower() for name in os.environ.get(HOSTS, DEFAULT_HOSTS).split(",")]
     address = host if port in ("", "443") else f"{host}:{port}"
     if address not in allowed:
@@ -91,9 +101,17 @@ def _read_key() -> str:
     """Return OPENAI_API_KEY; UserError if it is missing or no HTTP header can carry it."""
     key = os.environ.get(KEY) or _read_env_file().get(KEY) or ""
     if not key:
-        raise UserError(f"the environment variable {KEY}", "it is not set", f"set it, or write {KEY}=... into {ENV_FILE}")
+        raise UserError(
+            f"the environment variable {KEY}",
+            "it is not set",
+            f"set it, or write {KEY}=... into {ENV_FILE}",
+        )
     if not re.fullmatch("[!-~]+", key):
-        raise UserError(f"the environment variable {KEY}", "it holds a character that no key has", "copy the key again")
+        raise UserError(
+            f"the environment variable {KEY}",
+            "it holds a character that no key has",
+            "copy the key again",
+        )
     return key
 
 

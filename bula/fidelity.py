@@ -30,7 +30,10 @@ def score(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> Iterat
     """Logits and targets, one example after the other."""
     for item in encoded:
         parts = list(supervised_logits(model, [item], pad_id))
-        yield torch.cat([logits for logits, _ in parts]), torch.cat([targets for _, targets in parts])
+        yield (
+            torch.cat([logits for logits, _ in parts]),
+            torch.cat([targets for _, targets in parts]),
+        )
 
 
 def fidelity(reference: list[Scored], other: Iterable[Scored]) -> dict[str, float | int]:
@@ -43,8 +46,14 @@ def fidelity(reference: list[Scored], other: Iterable[Scored]) -> dict[str, floa
     agree = values = 0
     for (a, targets), (b, _) in zip(reference, other, strict=True):
         difference = (a - b).abs()
-        largest, total = max(largest, float(difference.max())), total + float(difference.sum(dtype=torch.float64))
-        values, largest_logit = values + difference.numel(), max(largest_logit, float(a.abs().max()))
+        largest, total = (
+            max(largest, float(difference.max())),
+            total + float(difference.sum(dtype=torch.float64)),
+        )
+        values, largest_logit = (
+            values + difference.numel(),
+            max(largest_logit, float(a.abs().max())),
+        )
         p, q = a.log_softmax(-1), b.log_softmax(-1)
         # KL of a distribution with itself is 0, and rounding must not make it negative.
         divergences.append(max(0.0, float((p.exp() * (p - q)).sum(dtype=torch.float64))))

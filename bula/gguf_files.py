@@ -176,7 +176,9 @@ def _tensor(file: _Bytes, at: int) -> tuple[str, tuple[int, ...], int, int, int]
     return name, shape, prod(shape) // block * block_bytes, int(start), at
 
 
-def _tensors(file: _Bytes, count: int, at: int, alignment: int) -> tuple[dict[str, tuple[int, ...]], int]:
+def _tensors(
+    file: _Bytes, count: int, at: int, alignment: int
+) -> tuple[dict[str, tuple[int, ...]], int]:
     """Return shapes by name, and the size that the file must have, less at most one padding."""
     shapes: dict[str, tuple[int, ...]] = {}
     expected = last = 0

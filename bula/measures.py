@@ -146,7 +146,9 @@ def _check_row(kind: type[AnyRow], row: dict[str, Any], where: str, stage: str) 
         checked = cast(AnyRow, kind.model_validate(row))
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise UserError(where, f"the row cannot be used ({'; '.join(faults)})", repeat(stage)) from error
+        raise UserError(
+            where, f"the row cannot be used ({'; '.join(faults)})", repeat(stage)
+        ) from error
     variant = stage.partition("@")[2]
     if checked.variant not in (variant, None):
         raise UserError(

@@ -242,7 +242,11 @@ def _entries(file: Path, header: dict[str, Any]) -> Iterator[tuple[str, tuple[in
 
 def _are_counts(values: Any) -> bool:
     """Return whether a value is a short list of integers, none negative."""
-    return isinstance(values, list) and len(values) <= 8 and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    return (
+        isinstance(values, list)
+        and len(values) <= 8
+        and all(type(value) is int and 0 <= value < 2**63 for value in values)
+    )
 
 
 def _check_config(file: Path, config: dict[str, Any], shapes: Shapes) -> None:

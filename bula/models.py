@@ -43,7 +43,15 @@ from bula.records import staged
 # Rows of the head's product made at once: 1,024 x 128,256 float32 logits of Llama 3.2 are 0.5 GB.
 HEAD_ROWS = 1024
 # What llama.cpp takes for the end of a generation, whatever else a file says.
-END_TOKENS = ("<|eot_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>", "<|eom_id|>")
+END_TOKENS = (
+    "<|eot_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<end_of_turn>",
+    "<|endoftext|>",
+    "<|end_of_text|>",
+    "<|eom_id|>",
+)
 # The padding tokens that some tokenizers define but do not name; a pad equal to the end of turn would hide it.
 PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>")
 # What transformers, PEFT, safetensors and gguf raise over files that passed our own checks.
@@ -86,7 +94,9 @@ def bfloat16_products() -> bool:
     """
     if platform.machine() in ("x86_64", "AMD64"):
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return bool(torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return bool(
+        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
 
 
 def compute_dtype(dtype: str, place: str | None = None) -> str:
@@ -110,7 +120,12 @@ def product_dtype(dtype: torch.dtype, place: str) -> torch.dtype:
     if dtype != torch.bfloat16 or place != "cpu":
         return dtype
     cpu = torch.cpu.get_capabilities()
-    slow = "Intel" in cpu.get("cpu_name", "") and cpu.get("avx512_fp16") and cpu.get("avx512_bf16") and not cpu.get("amx_bf16")
+    slow = (
+        "Intel" in cpu.get("cpu_name", "")
+        and cpu.get("avx512_fp16")
+        and cpu.get("avx512_bf16")
+        and not cpu.get("amx_bf16")
+    )
     return torch.float32 if slow else dtype
 
 
@@ -140,7 +155,9 @@ def library_errors(path: Path) -> Iterator[None]:
 def _unreadable(path: Path, error: Exception) -> UserError:
     """Return the UserError for a library's error, with the first line of what the library says."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return UserError(path, "the memory is too small for it", "use a smaller model or a larger machine")
+        return UserError(
+            path, "the memory is too small for it", "use a smaller model or a larger machine"
+        )
     if isinstance(error, ImportError):
         return UserError(path, f"a package is missing ({error})", "install it with pip")
     first = (str(error).strip().splitlines() or ["no message"])[0][:300]
@@ -161,7 +178,9 @@ def model_files(path: Path) -> list[Path]:
     return sorted(file for file in path.iterdir() if file.is_file())
 
 
-def load_model(path: Path, dtype: str, *, weights: str = "full", attention: str = "sdpa") -> PreTrainedModel:
+def load_model(
+    path: Path, dtype: str, *, weights: str = "full", attention: str = "sdpa"
+) -> PreTrainedModel:
     """Load a model directory or GGUF file in evaluation mode, on the device.
 
     Its weights are in `dtype` (bfloat16 or float32). Where the machine computes in another
@@ -251,7 +270,9 @@ def refuse_unused(model: PreTrainedModel, file: Path) -> None:
     processor = TENSOR_PROCESSORS.get(family, TensorProcessor)(config={})
     held = header.tensors.keys() - ROPE_TENSORS
     # Without its children the model's names take 0.1 s instead of 7 s; few families need theirs.
-    top = SimpleNamespace(config=model.config, state_dict=model.state_dict, named_children=lambda: [])
+    top = SimpleNamespace(
+        config=model.config, state_dict=model.state_dict, named_children=lambda: []
+    )
     unused = held - get_gguf_hf_weights_map(top, processor).keys()
     if unused:
         unused = held - get_gguf_hf_weights_map(model, processor).keys()
@@ -263,7 +284,9 @@ def refuse_broken(model: PreTrainedModel, path: Path) -> None:
     """Raise a UserError if a weight is NaN or infinite, or tied weights differ."""
     for name, weight in model.named_parameters():
         if not _is_finite(weight):
-            raise UserError(path, f"{name} is not finite: it holds a NaN or an infinity", FETCH_AGAIN)
+            raise UserError(
+                path, f"{name} is not finite: it holds a NaN or an infinity", FETCH_AGAIN
+            )
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
     tied = model.config.get_text_config().tie_word_embeddings
     if tied and head is not None and head.weight.data_ptr() != embeddings.weight.data_ptr():
@@ -330,8 +353,12 @@ def refuse_other_adapter(model: PreTrainedModel, adapter: Path, shapes: Shapes) 
     problems = {
         "matrices are missing": [name for name in wanted if name not in shapes],
         "matrices belong to no layer": [name for name in shapes if name not in wanted],
-        "matrices have another shape": [name for name in wanted if shapes.get(name, wanted[name]) != wanted[name]],
-        "matrices hold a NaN or an infinite number": [name for name, weight in expected.items() if not _is_finite(weight)],
+        "matrices have another shape": [
+            name for name in wanted if shapes.get(name, wanted[name]) != wanted[name]
+        ],
+        "matrices hold a NaN or an infinite number": [
+            name for name, weight in expected.items() if not _is_finite(weight)
+        ],
     }
     for what, names in problems.items():
         if names:
@@ -348,7 +375,9 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     arguments = _gguf(path)
     folder = path.parent if arguments else path
     with library_errors(path), shared_reader():
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **arguments)
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False, **arguments
+        )
     if arguments:
         drop_foreign(tokenizer, path)
     if not tokenizer.chat_template:
@@ -390,7 +419,10 @@ def drop_foreign(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of all tokens that end a generation, by llama.cpp's rule, so that every engine stops at the same ones."""
     vocabulary = tokenizer.get_vocab()
-    return sorted({tokenizer.eos_token_id} | {vocabulary[token] for token in END_TOKENS if token in vocabulary})
+    return sorted(
+        {tokenizer.eos_token_id}
+        | {vocabulary[token] for token in END_TOKENS if token in vocabulary}
+    )
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
@@ -424,7 +456,9 @@ def pad_batch(encoded: list[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
     }
 
 
-def supervised_hidden(model: PreTrainedModel, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+def supervised_hidden(
+    model: PreTrainedModel, batch: dict[str, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Last hidden states at the positions that predict a supervised token, (n, hidden), and those tokens, (n,).
 
     The head is a quarter of a small model's work, so it is applied to these positions alone.
@@ -453,7 +487,9 @@ def like_length_batches(encoded: list[Encoded], batch_tokens: int) -> list[list[
 
 
 @torch.inference_mode()
-def supervised_logits(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def supervised_logits(
+    model: PreTrainedModel, encoded: list[Encoded], pad_id: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Logits (n, vocabulary) in float32 and targets (n,) at the supervised tokens of one batch, HEAD_ROWS rows at a time.
 
     Rows follow the examples in their order, and each example's tokens in theirs.

@@ -12,7 +12,15 @@ import sys
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
@@ -25,19 +33,27 @@ Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=80)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
 # PEP 508's name of a package, and PEP 440's version without an epoch or a local part.
-Package = Annotated[str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=120)]
+Package = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=120)
+]
 Version = Annotated[
     str,
-    Field(pattern=r"^[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?$", max_length=60),
+    Field(
+        pattern=r"^[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?$", max_length=60
+    ),
 ]
-HubId = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)]
+HubId = Annotated[
+    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)
+]
 # A configuration or a split of a data set on the hub, such as "train[:10%]".
 HubPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:%\[\]+ -]*$", max_length=120)]
 License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .,+()/_-]*$", max_length=120)]
 # What a server calls a model.
 ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$", max_length=200)]
 TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=120)]
-Module = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$", max_length=120)]
+Module = Annotated[
+    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$", max_length=120)
+]
 Url = Annotated[
     str,
     Field(
@@ -46,7 +62,13 @@ Url = Annotated[
     ),
 ]
 # Names of columns and cells of a filter, with tabs and line feeds as spreadsheets have them.
-Column = Annotated[str, Field(max_length=200, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$")]
+Column = Annotated[
+    str,
+    Field(
+        max_length=200,
+        pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$",
+    ),
+]
 # What file systems allow for one name.
 LONGEST_PART = 255
 # A path is made of letters and digits of any script, spaces, and these signs.
@@ -66,7 +88,13 @@ MOST_CHARACTERS = 100_000
 # Bad keys that are listed at most.
 MOST_LINES = 100
 # The sections in which a `kind` chooses one of several forms.
-UNIONS = {("ingest", "base"), ("ingest", "judge"), ("ingest", "sources"), ("ingest", "benchmarks"), ("benchmark", "backend")}
+UNIONS = {
+    ("ingest", "base"),
+    ("ingest", "judge"),
+    ("ingest", "sources"),
+    ("ingest", "benchmarks"),
+    ("benchmark", "backend"),
+}
 # Licenses that forbid giving derived rows away, or say nothing; so do all with a no-derivatives clause.
 CLOSED_LICENSES = {"proprietary", "all-rights-reserved", "unknown", "other"}
 SET_NAMES = ("A", "B", "C", "D", "E")
@@ -97,7 +125,9 @@ RepositoryPath = Annotated[str, AfterValidator(_inside)]
 class Section(BaseModel):
     """Base of every section: unknown keys are errors, values cannot change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 # --- where models come from ---------------------------------------------------------------------------------
@@ -152,7 +182,9 @@ class ApiModel(Section):
 
 
 ModelSource = Annotated[WheelModel | HubModel | DirectoryModel, Field(discriminator="kind")]
-JudgeSource = Annotated[WheelModel | HubModel | DirectoryModel | ApiModel, Field(discriminator="kind")]
+JudgeSource = Annotated[
+    WheelModel | HubModel | DirectoryModel | ApiModel, Field(discriminator="kind")
+]
 
 
 # --- where data comes from ----------------------------------------------------------------------------------
@@ -183,8 +215,12 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _license_allows(self) -> "Source":
-        if self.redistribution == "allowed" and (self.license.lower() in CLOSED_LICENSES or "-nd" in self.license.lower()):
-            raise ValueError(f"license {self.license} does not allow redistribution; say redistribution: forbidden")
+        if self.redistribution == "allowed" and (
+            self.license.lower() in CLOSED_LICENSES or "-nd" in self.license.lower()
+        ):
+            raise ValueError(
+                f"license {self.license} does not allow redistribution; say redistribution: forbidden"
+            )
         return self
 
 
@@ -247,7 +283,9 @@ class HubSource(Tabular):
     """Split that is read."""
 
 
-DataSource = Annotated[DemoSource | FilesSource | UrlSource | HubSource, Field(discriminator="kind")]
+DataSource = Annotated[
+    DemoSource | FilesSource | UrlSource | HubSource, Field(discriminator="kind")
+]
 
 
 class LocalTask(Section):
@@ -321,13 +359,20 @@ class Ingest(Section):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> "Ingest":
-        for what, names in (("sources", [s.name for s in self.sources]), ("benchmarks", [b.name for b in self.benchmarks])):
+        for what, names in (
+            ("sources", [s.name for s in self.sources]),
+            ("benchmarks", [b.name for b in self.benchmarks]),
+        ):
             repeated = sorted({name for name in names if names.count(name) > 1})
             taken = sorted({"train", "dev"} & set(names)) if what == "benchmarks" else []
             if taken:
-                raise ValueError(f"benchmarks are named {', '.join(taken)}, which is a split's name; choose another")
+                raise ValueError(
+                    f"benchmarks are named {', '.join(taken)}, which is a split's name; choose another"
+                )
             if repeated:
-                raise ValueError(f"{what} repeat the name {', '.join(repeated)}; each needs its own")
+                raise ValueError(
+                    f"{what} repeat the name {', '.join(repeated)}; each needs its own"
+                )
         return self
 
 
@@ -424,9 +469,15 @@ class Lora(Section):
     @field_validator("target_modules")
     @classmethod
     def _not_tied(cls, modules: str | list[str]) -> str | list[str]:
-        tied = sorted({"embed_tokens", "lm_head"} & {name.rpartition(".")[2] for name in modules}) if isinstance(modules, list) else []
+        tied = (
+            sorted({"embed_tokens", "lm_head"} & {name.rpartition(".")[2] for name in modules})
+            if isinstance(modules, list)
+            else []
+        )
         if tied:
-            raise ValueError(f"{', '.join(tied)} cannot be adapted: embeddings and head are one matrix, which an adapter would tear in two")
+            raise ValueError(
+                f"{', '.join(tied)} cannot be adapted: embeddings and head are one matrix, which an adapter would tear in two"
+            )
         return modules
 
 
@@ -487,16 +538,26 @@ class Train(Section):
     def _evaluation_happens(self) -> "Train":
         problems = []
         if self.eval_steps > self.max_steps:
-            problems.append("eval_steps exceeds max_steps: dev would never be evaluated and no checkpoint kept")
+            problems.append(
+                "eval_steps exceeds max_steps: dev would never be evaluated and no checkpoint kept"
+            )
         for name in ("eval_steps", "save_steps"):
             if getattr(self, name) % self.log_steps:
-                problems.append(f"{name} is no multiple of log_steps: a resumed run would draw another training curve")
+                problems.append(
+                    f"{name} is no multiple of log_steps: a resumed run would draw another training curve"
+                )
         if self.keep == "last" and self.max_steps % self.eval_steps:
-            problems.append("keep: last needs max_steps to be a multiple of eval_steps: the last step's dev loss is reported")
+            problems.append(
+                "keep: last needs max_steps to be a multiple of eval_steps: the last step's dev loss is reported"
+            )
         if self.liger and self.kernels != "trl":
-            problems.append("liger needs kernels: trl; the fused functions take the place of what it replaces")
+            problems.append(
+                "liger needs kernels: trl; the fused functions take the place of what it replaces"
+            )
         if self.packing and self.attention != "flash_attention_2":
-            problems.append("packing needs attention: flash_attention_2; elsewhere packed examples see each other")
+            problems.append(
+                "packing needs attention: flash_attention_2; elsewhere packed examples see each other"
+            )
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -512,7 +573,22 @@ class Merge(Section):
 class Quantize(Section):
     """GGUF export and what it costs in fidelity."""
 
-    types: list[Literal["q8_0", "q6_k", "q5_k_m", "q5_k_s", "q4_k_m", "q4_k_s", "q3_k_m", "q2_k_s", "q4_0", "q4_1", "q5_0", "q5_1"]]
+    types: list[
+        Literal[
+            "q8_0",
+            "q6_k",
+            "q5_k_m",
+            "q5_k_s",
+            "q4_k_m",
+            "q4_k_s",
+            "q3_k_m",
+            "q2_k_s",
+            "q4_0",
+            "q4_1",
+            "q5_0",
+            "q5_1",
+        ]
+    ]
     """Quantized files to write beside the 16-bit one, by llama.cpp's names."""
     check_items: Positive
     """Validation answers, taken from A to E in turn, over which each file is compared."""
@@ -693,17 +769,30 @@ class Params(Section):
     def _parts_agree(self) -> "Params":
         problems = []
         if self.compare.baseline not in self.variants:
-            problems.append(f"compare.baseline is {self.compare.baseline!r}, which variants does not name")
+            problems.append(
+                f"compare.baseline is {self.compare.baseline!r}, which variants does not name"
+            )
         if self.judge.items_per_set > self.generate.items_per_set:
-            problems.append("judge.items_per_set exceeds generate.items_per_set: there would be no answers to judge")
+            problems.append(
+                "judge.items_per_set exceeds generate.items_per_set: there would be no answers to judge"
+            )
         if (self.judge.base_url == "local") == (self.ingest.judge.kind == "api"):
-            problems.append("judge.base_url is local exactly when ingest.judge brings a model (any kind but api)")
-        made = {"models/gguf/bf16.gguf", *(f"models/gguf/{kind}.gguf" for kind in self.quantize.types)}
+            problems.append(
+                "judge.base_url is local exactly when ingest.judge brings a model (any kind but api)"
+            )
+        made = {
+            "models/gguf/bf16.gguf",
+            *(f"models/gguf/{kind}.gguf" for kind in self.quantize.types),
+        }
         for name, variant in self.variants.items():
             if variant.model.startswith("models/gguf/") and variant.model not in made:
-                problems.append(f"variants.{name} needs {variant.model}, which quantize.types does not list")
+                problems.append(
+                    f"variants.{name} needs {variant.model}, which quantize.types does not list"
+                )
             if (variant.engine == "llama.cpp") != variant.model.endswith(".gguf"):
-                problems.append(f"variants.{name}: engine llama.cpp is for .gguf files, transformers and vllm for directories")
+                problems.append(
+                    f"variants.{name}: engine llama.cpp is for .gguf files, transformers and vllm for directories"
+                )
         if "gold" in self.variants:
             problems.append("variants.gold: the name is taken by calibrate's verdicts")
         if problems:
@@ -722,7 +811,11 @@ def variant_of(params: Params, name: str) -> Variant:
 def parse_params(text: str, name: str) -> Params:
     """Parse YAML text; UserError lists every bad key of the file `name`, one a line."""
     if len(text) > MOST_CHARACTERS:
-        raise UserError(name, f"it has more than {MOST_CHARACTERS} characters", "keep parameters in it, and data elsewhere")
+        raise UserError(
+            name,
+            f"it has more than {MOST_CHARACTERS} characters",
+            "keep parameters in it, and data elsewhere",
+        )
     try:
         # A few aliases of aliases could stand for more values than a memory holds.
         if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
@@ -734,7 +827,9 @@ def parse_params(text: str, name: str) -> Params:
         return Params.model_validate(raw)
     except ValidationError as error:
         what = f"{error.error_count()} bad values:\n" + "\n".join(_lines(error))
-        raise UserError(name, what, "correct them; bula/params.py says what each key means") from error
+        raise UserError(
+            name, what, "correct them; bula/params.py says what each key means"
+        ) from error
 
 
 def _short(value: object) -> str:
@@ -765,7 +860,9 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     except FileNotFoundError as error:
         raise UserError(path, "the file is missing", "copy one of profiles/*.yaml to it") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(path, f"not readable as UTF-8 text ({error})", "save it as UTF-8") from error
+        raise UserError(
+            path, f"not readable as UTF-8 text ({error})", "save it as UTF-8"
+        ) from error
     return parse_params(text, str(path))
 
 

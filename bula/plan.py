@@ -61,7 +61,12 @@ HEAP_LOSS = {"cpu": 0.5, "gpu": 0.0}
 # The linear layers of a block that read what its first norm gives.
 FIRST = ("q_proj", "k_proj", "v_proj")
 # Which input of a block its linear layers read.
-INPUTS = dict.fromkeys(FIRST, "attention") | {"o_proj": "output", "gate_proj": "mlp", "up_proj": "mlp", "down_proj": "down"}
+INPUTS = dict.fromkeys(FIRST, "attention") | {
+    "o_proj": "output",
+    "gate_proj": "mlp",
+    "up_proj": "mlp",
+    "down_proj": "down",
+}
 # Tiles of TRL 1.16's head: positions and vocabulary.
 TRL_TILE = (4096, 32768)
 # What is said of a CPU with train.kernels "trl": TRL 1.16 scores supervised tokens alone only where Triton runs.
@@ -140,7 +145,11 @@ class Rows(NamedTuple):
 
 def locked(lock: Path, stage: str) -> dict[str, Any] | None:
     """The parameters of a stage's last run, by dvc.lock; None if nothing is known of it."""
-    stages = (YAML(typ="safe").load(lock.read_text(encoding="utf-8")) or {}).get("stages", {}) if lock.exists() else {}
+    stages = (
+        (YAML(typ="safe").load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
+        if lock.exists()
+        else {}
+    )
     found: dict[str, Any] | None = stages.get(stage, {}).get("params", {}).get("params.yaml")
     return found
 
@@ -155,7 +164,9 @@ def rows_are_current(params: Params, lock: Path) -> bool:
     """Whether metrics/preprocess.json counts the rows that params.yaml describes, in tokens of its base model."""
     found = locked(lock, "preprocess")
     ours = (params.preprocess.model_dump(), params.ingest.model_dump()["sources"])
-    return found is None or ((found["preprocess"], found["ingest.sources"]) == ours and base_is_current(params, lock))
+    return found is None or (
+        (found["preprocess"], found["ingest.sources"]) == ours and base_is_current(params, lock)
+    )
 
 
 def find_config(params: Params, root: Path, model: Path | None) -> tuple[str, dict[str, Any]]:
@@ -169,7 +180,9 @@ def find_config(params: Params, root: Path, model: Path | None) -> tuple[str, di
         if file.exists():
             return str(folder / "config.json"), read_object(file, MOST_JSON_BYTES)
     if model:
-        raise UserError(model / "config.json", "the file does not exist", "name a model directory by --model")
+        raise UserError(
+            model / "config.json", "the file does not exist", "name a model directory by --model"
+        )
     if isinstance(source, HubModel) and source.id in KNOWN_SHAPES:
         return f"the known shape of {source.id}", KNOWN_SHAPES[source.id]
     fix = "run `dvc repro ingest`, or name a directory with its config.json by --model"
@@ -182,14 +195,28 @@ def count(config: Mapping[str, Any], train: Train) -> Shape:
         what = f"model_type is {config.get('model_type')!r}, and plan knows the Llama architecture alone"
         raise UserError("config.json", what, "plan another base")
     found, lora = AutoConfig.for_model(**config), train.lora
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    targets = (
+        lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(found)
-        decoder, base, head = model.model.layers, model.num_parameters(), model.get_output_embeddings().weight.numel()
-        linear = [sum(part.weight.numel() for part in layer.modules() if isinstance(part, nn.Linear)) for layer in decoder]
+        decoder, base, head = (
+            model.model.layers,
+            model.num_parameters(),
+            model.get_output_embeddings().weight.numel(),
+        )
+        linear = [
+            sum(part.weight.numel() for part in layer.modules() if isinstance(part, nn.Linear))
+            for layer in decoder
+        ]
         first = sum(getattr(decoder[0].self_attn, name).weight.numel() for name in FIRST)
-        inject_adapter_in_model(LoraConfig(r=lora.r, target_modules=targets, task_type="CAUSAL_LM"), model)
-    adapted = [[(name, part) for name, part in layer.named_modules() if hasattr(part, "lora_A")] for layer in decoder]
+        inject_adapter_in_model(
+            LoraConfig(r=lora.r, target_modules=targets, task_type="CAUSAL_LM"), model
+        )
+    adapted = [
+        [(name, part) for name, part in layer.named_modules() if hasattr(part, "lora_A")]
+        for layer in decoder
+    ]
     attention = decoder[0].self_attn
     return Shape(
         base=base,
@@ -198,7 +225,11 @@ def count(config: Mapping[str, Any], train: Train) -> Shape:
         largest_layer=max(linear),
         head=head,
         first_linear=first,
-        first_adapter=sum(part.in_features * lora.r for name, part in adapted[0] if name.rpartition(".")[2] in FIRST),
+        first_adapter=sum(
+            part.in_features * lora.r
+            for name, part in adapted[0]
+            if name.rpartition(".")[2] in FIRST
+        ),
         layers=len(decoder),
         hidden=found.hidden_size,
         queries=found.num_attention_heads * attention.head_dim,
@@ -206,11 +237,16 @@ def count(config: Mapping[str, Any], train: Train) -> Shape:
         heads=found.num_attention_heads,
         mlp=found.intermediate_size,
         vocabulary=found.vocab_size,
-        adapted=tuple(tuple((name.rpartition(".")[2], part.in_features) for name, part in layer) for layer in adapted),
+        adapted=tuple(
+            tuple((name.rpartition(".")[2], part.in_features) for name, part in layer)
+            for layer in adapted
+        ),
     )
 
 
-def find_rows(params: Params, root: Path, given: float | None, share: float | None, dev_rows: int | None) -> Rows:
+def find_rows(
+    params: Params, root: Path, given: float | None, share: float | None, dev_rows: int | None
+) -> Rows:
     """The training rows by metrics/, or as `given` in tokens a row; UserError asks for that where metrics are of another run.
 
     Without metrics the longest row is preprocess.max_tokens, and every token counts as supervised unless `share` is given.
@@ -218,23 +254,44 @@ def find_rows(params: Params, root: Path, given: float | None, share: float | No
     counts, template = root / "metrics/preprocess.json", root / "metrics/template.json"
     if given is not None:
         dev = None if dev_rows is None else dev_rows * given
-        return Rows("--tokens-per-row", None, given, params.preprocess.max_tokens, 1.0 if share is None else share, dev)
+        return Rows(
+            "--tokens-per-row",
+            None,
+            given,
+            params.preprocess.max_tokens,
+            1.0 if share is None else share,
+            dev,
+        )
     if not counts.exists() or not rows_are_current(params, root / "dvc.lock"):
         why = "was written for other parameters" if counts.exists() else "does not exist"
-        raise UserError("metrics/preprocess.json", f"it {why}", "run `dvc repro preprocess`, or pass --tokens-per-row")
+        raise UserError(
+            "metrics/preprocess.json",
+            f"it {why}",
+            "run `dvc repro preprocess`, or pass --tokens-per-row",
+        )
     found = json.loads(counts.read_text(encoding="utf-8"))
     train, dev = found["train"], float(found["dev"]["tokens"])
     if share is None:
-        share = json.loads(template.read_text(encoding="utf-8"))["supervised_share"] if template.exists() else 1.0
+        share = (
+            json.loads(template.read_text(encoding="utf-8"))["supervised_share"]
+            if template.exists()
+            else 1.0
+        )
     mean = train["tokens"] / train["examples"]
-    return Rows("metrics/preprocess.json", train["examples"], mean, train["tokens_longest"], share, dev)
+    return Rows(
+        "metrics/preprocess.json", train["examples"], mean, train["tokens_longest"], share, dev
+    )
 
 
 def find_launch(params: Params, root: Path) -> dict[str, Any]:
     """accelerate/NAME.yaml as train.launch names it; UserError if there is none."""
     file = root / f"accelerate/{params.train.launch}.yaml"
     if not file.exists():
-        raise UserError(file, "the file does not exist", "train.launch names a configuration of accelerate there")
+        raise UserError(
+            file,
+            "the file does not exist",
+            "train.launch names a configuration of accelerate there",
+        )
     found: dict[str, Any] = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
     return found
 
@@ -247,7 +304,11 @@ def work(params: Params, rows: Rows, processes: int) -> dict[str, float]:
     step_rows = train.batch_size * train.gradient_accumulation * processes
     # The trainer evaluates after its last step too, whatever that is.
     evaluations = math.ceil(train.max_steps / train.eval_steps)
-    seen = {"rows_per_step": step_rows, "rows": step_rows * train.max_steps, "tokens": step_rows * train.max_steps * tokens}
+    seen = {
+        "rows_per_step": step_rows,
+        "rows": step_rows * train.max_steps,
+        "tokens": step_rows * train.max_steps * tokens,
+    }
     dev = {"dev_evaluations": evaluations, "dev_tokens": evaluations * (rows.dev_tokens or 0.0)}
     return seen | {"supervised_tokens": seen["tokens"] * rows.supervised_share} | dev
 
@@ -276,7 +337,9 @@ def precision(params: Params, on_cpu: bool) -> int:
     return 2 if compute_dtype(params.dtype, "cpu" if on_cpu else "cuda") == "bfloat16" else 4
 
 
-def kept_per_token(shape: Shape, params: Params, adapted: Sequence[tuple[str, int]], length: float, on_cpu: bool) -> float:
+def kept_per_token(
+    shape: Shape, params: Params, adapted: Sequence[tuple[str, int]], length: float, on_cpu: bool
+) -> float:
     """Bytes a token that autograd keeps of one layer, whose linear layers with an adapter are `adapted`, in rows of `length`.
 
     Both norms keep their input and its inverse root mean square; attention its queries, keys, values, output and the logarithms
@@ -291,7 +354,12 @@ def kept_per_token(shape: Shape, params: Params, adapted: Sequence[tuple[str, in
     masked = not ours and train.attention == "sdpa" and train.batch_size > 1
     keys, mask = (shape.queries, length * size) if masked else (shape.keys, 0.0)
     norms = 2 * (shape.hidden * (size if ours else 4) + 4)
-    layer = norms + mask + (2 * shape.queries + 2 * keys + (2 if ours else 3) * shape.mlp) * size + 4 * shape.heads
+    layer = (
+        norms
+        + mask
+        + (2 * shape.queries + 2 * keys + (2 if ours else 3) * shape.mlp) * size
+        + 4 * shape.heads
+    )
     inputs = {INPUTS[name]: width for name, width in adapted}
     each, low = sum(width for _, width in adapted), len(adapted) * train.lora.r
     # Attention keeps its output itself.
@@ -300,7 +368,11 @@ def kept_per_token(shape: Shape, params: Params, adapted: Sequence[tuple[str, in
         return layer + size * (low + (2 * sum(inputs.values()) if dropout else once))
     # PEFT works in its adapters' float32 where no autocast tells it otherwise; its dropout's mask is of booleans on a GPU.
     wide = size if autocast else 4
-    return layer + wide * (low + (each if dropout or autocast or size == 2 else once)) + (each * (4 if on_cpu else 1) if dropout else 0)
+    return (
+        layer
+        + wide * (low + (each if dropout or autocast or size == 2 else once))
+        + (each * (4 if on_cpu else 1) if dropout else 0)
+    )
 
 
 def activations(shape: Shape, params: Params, length: int, on_cpu: bool) -> float:
@@ -326,8 +398,12 @@ def passing(shape: Shape, params: Params, tokens: int, supervised: float, on_cpu
     size, mlp = precision(params, on_cpu), 0
     if params.train.kernels == "fused":
         # The slice, a part of it in float32; hidden states, and the supervised ones with their gradient.
-        wide = product_dtype(torch.bfloat16 if size == 2 else torch.float32, "cpu" if on_cpu else "cuda").itemsize
-        logits = (wide * min(ROWS, supervised) + (4 * min(PART, supervised) if wide == 2 else 0)) * shape.vocabulary
+        wide = product_dtype(
+            torch.bfloat16 if size == 2 else torch.float32, "cpu" if on_cpu else "cuda"
+        ).itemsize
+        logits = (
+            wide * min(ROWS, supervised) + (4 * min(PART, supervised) if wide == 2 else 0)
+        ) * shape.vocabulary
         head = logits + (tokens + 2 * supervised) * shape.hidden * size
         if wide > size:
             # Copies for the products: the head; gradients of gate and up, their input and its gradient, and one of their weights.
@@ -337,11 +413,16 @@ def passing(shape: Shape, params: Params, tokens: int, supervised: float, on_cpu
                 mlp = wide * (2 * tokens * (shape.mlp + shape.hidden) + shape.mlp * shape.hidden)
     else:
         tile = min(supervised, TRL_TILE[0]) * min(shape.vocabulary, TRL_TILE[1])
-        head = tile * (size + 8 if on_cpu else size) + (tokens * size + supervised * (size + 4)) * shape.hidden
+        head = (
+            tile * (size + 8 if on_cpu else size)
+            + (tokens * size + supervised * (size + 4)) * shape.hidden
+        )
     return max(head, tokens * size * (3 * shape.mlp + shape.hidden) + mlp)
 
 
-def memory(shape: Shape, params: Params, rows: Rows, launch: Mapping[str, Any], on_cpu: bool) -> dict[str, float]:
+def memory(
+    shape: Shape, params: Params, rows: Rows, launch: Mapping[str, Any], on_cpu: bool
+) -> dict[str, float]:
     """Bytes by part on one device, at the batch of the longest rows. FSDP shares weights and optimizer, DDP doubles gradients.
 
     Launch configurations: accelerate/NAME.yaml. What FSDP gathers at once is the embedding and one layer.
@@ -351,7 +432,9 @@ def memory(shape: Shape, params: Params, rows: Rows, launch: Mapping[str, Any], 
     tokens = train.batch_size * longest
     kind = str(launch["distributed_type"])
     parts_of = launch["num_processes"] if kind == "FSDP" else 1
-    whole = (shape.base - shape.linear) * size + shape.linear * QUANTIZED.get(train.base_weights, size)
+    whole = (shape.base - shape.linear) * size + shape.linear * QUANTIZED.get(
+        train.base_weights, size
+    )
     gathered = (shape.head + shape.largest_layer) * size if kind == "FSDP" else 0
     kept, place = activations(shape, params, longest, on_cpu), "cpu" if on_cpu else "gpu"
     parts = {
@@ -367,7 +450,9 @@ def memory(shape: Shape, params: Params, rows: Rows, launch: Mapping[str, Any], 
     return parts | {"total": sum(parts.values())}
 
 
-def chosen(names: Sequence[str], rate: float | None, dtype: str) -> dict[str, tuple[float, float | None, str]]:
+def chosen(
+    names: Sequence[str], rate: float | None, dtype: str
+) -> dict[str, tuple[float, float | None, str]]:
     """FLOP/s, memory in bytes and note of each device asked for; UserError lists the known ones. `rate` is the CPU's, in GFLOP/s."""
     unknown = [name for name in names if name not in (*GPUS, "cpu")]
     if unknown or not names:
@@ -385,7 +470,11 @@ def chosen(names: Sequence[str], rate: float | None, dtype: str) -> dict[str, tu
             found[name] = ((rate or 0) * 1e9, None, "by --rate")
         else:
             gpu = GPUS[name]
-            found[name] = (gpu.bfloat16 if dtype == "bfloat16" else gpu.float32, gpu.memory, gpu.note if dtype == "bfloat16" else "")
+            found[name] = (
+                gpu.bfloat16 if dtype == "bfloat16" else gpu.float32,
+                gpu.memory,
+                gpu.note if dtype == "bfloat16" else "",
+            )
     return found
 
 
@@ -407,15 +496,24 @@ def make_plan(
     done = work(params, rows, processes)
     parts = flops(shape, params.train, rows, done)
     kinds = {
-        kind: memory(shape, params, rows, launch, kind == "cpu") for kind in dict.fromkeys("cpu" if n == "cpu" else "gpu" for n in gpus)
+        kind: memory(shape, params, rows, launch, kind == "cpu")
+        for kind in dict.fromkeys("cpu" if n == "cpu" else "gpu" for n in gpus)
     }
     table: dict[str, Any] = {}
     for name, (speed, held, note) in devices.items():
         if name == "cpu" and params.train.kernels == "trl":
             note = f"{note}, {ALL_TOKENS}"
         needed = kinds["cpu" if name == "cpu" else "gpu"]["total"]
-        table[name] = {"count": processes, "flops_per_second": speed, "hours": parts["total"] / (processes * speed * utilisation) / 3600}
-        table[name] |= {"memory_bytes": held, "memory_share": needed / held if held else None, "fits": needed <= held if held else None}
+        table[name] = {
+            "count": processes,
+            "flops_per_second": speed,
+            "hours": parts["total"] / (processes * speed * utilisation) / 3600,
+        }
+        table[name] |= {
+            "memory_bytes": held,
+            "memory_share": needed / held if held else None,
+            "fits": needed <= held if held else None,
+        }
         table[name] |= {"note": note}
     return {
         "model": {
@@ -435,7 +533,13 @@ def make_plan(
 
 def duration(hours: float) -> str:
     """Hours as people say them."""
-    return f"{hours * 3600:.3g} s" if hours < 1 / 60 else f"{hours * 60:.3g} min" if hours < 1 else f"{hours:.3g} h"
+    return (
+        f"{hours * 3600:.3g} s"
+        if hours < 1 / 60
+        else f"{hours * 60:.3g} min"
+        if hours < 1
+        else f"{hours:.3g} h"
+    )
 
 
 def lines(plan: Plan) -> list[str]:
@@ -452,10 +556,17 @@ def lines(plan: Plan) -> list[str]:
         else f"dev              {run['dev_tokens']:>16,.0f} tokens in {run['dev_evaluations']} evaluations",
         "",
         "FLOPs",
-        *(f"  {name:14} {value:>16.4g}  {value / plan['flops']['total']:6.1%}" for name, value in plan["flops"].items()),
+        *(
+            f"  {name:14} {value:>16.4g}  {value / plan['flops']['total']:6.1%}"
+            for name, value in plan["flops"].items()
+        ),
     ]
     for kind, parts in plan["memory_bytes"].items():
-        text += ["", f"memory, {kind.upper()}, GB a device", *(f"  {name:16} {value / 1e9:>14.3f}" for name, value in parts.items())]
+        text += [
+            "",
+            f"memory, {kind.upper()}, GB a device",
+            *(f"  {name:16} {value / 1e9:>14.3f}" for name, value in parts.items()),
+        ]
     text += ["", f"time at {plan['utilisation']:.0%} of a device's rate"]
     for name, device in plan["devices"].items():
         fits = (
@@ -463,8 +574,15 @@ def lines(plan: Plan) -> list[str]:
             if device["fits"] is None
             else f"{'fits' if device['fits'] else 'DOES NOT FIT'}, {device['memory_share']:.0%} of {device['memory_bytes'] / 1e9:.0f} GB"
         )
-        cells = f"{device['count']} x {device['flops_per_second'] / 1e12:.4g} TFLOP/s", duration(device["hours"]), fits, device["note"]
-        text.append(f"  {name:10} {cells[0]:>20} {cells[1]:>10}  {', '.join(cell for cell in cells[2:] if cell)}")
+        cells = (
+            f"{device['count']} x {device['flops_per_second'] / 1e12:.4g} TFLOP/s",
+            duration(device["hours"]),
+            fits,
+            device["note"],
+        )
+        text.append(
+            f"  {name:10} {cells[0]:>20} {cells[1]:>10}  {', '.join(cell for cell in cells[2:] if cell)}"
+        )
     return text
 
 

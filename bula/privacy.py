@@ -48,9 +48,23 @@ START = r"(?<!\d)(?<!\d[.,])"
 DOCUMENTS = (
     ("cpf", CPF(), re.compile(rf"{START}(\d{{3}}{GAP}\d{{3}}{GAP}\d{{3}}{GAP}\d{{2}})(?!\d)")),
     # Beside its name a CPF may be parted anywhere.
-    ("cpf", CPF(), re.compile(rf"\bCPF\b[^\d\n]{{0,12}}(\d(?:{GAP}\d){{10}})(?!\d)", re.IGNORECASE)),
-    ("cnpj", CNPJ(), re.compile(rf"{START}(?<![A-Z])([\dA-Z]{{2}}{GAP}[\dA-Z]{{3}}{GAP}[\dA-Z]{{3}}{GAP}[\dA-Z]{{4}}{GAP}\d{{2}})(?!\d)")),
-    ("cns", CNS(), re.compile(rf"{START}([1-25-9]\d{{2}}{GAP}\d{{4}}{GAP}\d{{4}}{GAP}\d{{4}})(?!\d)")),
+    (
+        "cpf",
+        CPF(),
+        re.compile(rf"\bCPF\b[^\d\n]{{0,12}}(\d(?:{GAP}\d){{10}})(?!\d)", re.IGNORECASE),
+    ),
+    (
+        "cnpj",
+        CNPJ(),
+        re.compile(
+            rf"{START}(?<![A-Z])([\dA-Z]{{2}}{GAP}[\dA-Z]{{3}}{GAP}[\dA-Z]{{3}}{GAP}[\dA-Z]{{4}}{GAP}\d{{2}})(?!\d)"
+        ),
+    ),
+    (
+        "cns",
+        CNS(),
+        re.compile(rf"{START}([1-25-9]\d{{2}}{GAP}\d{{4}}{GAP}\d{{4}}{GAP}\d{{4}})(?!\d)"),
+    ),
 )
 MAILBOX = r"(?<![\w.+%-])[\w.+%-]+"
 EMAIL = re.compile(rf"{MAILBOX}@[\w-]+(?:\.[\w-]+)*\.[A-Za-z]{{2,}}")
@@ -71,7 +85,9 @@ CRM = re.compile(
 )
 # A form puts the value on the line below its name.
 NEXT_LINE = r"(?:(?:[ ]n[º°.])?[ ]?:|(?<=[Dd]ata de nascimento)|(?<=DATA DE NASCIMENTO))[ ]{0,3}\r?\n[ ]{0,8}"
-RG_NAME = r"(?:\bR\.?G\.?|\b[Ii]dentidade|\b[Rr]egistro [Gg]eral|\bIDENTIDADE|\bREGISTRO GERAL|\b[Rr]g)"
+RG_NAME = (
+    r"(?:\bR\.?G\.?|\b[Ii]dentidade|\b[Rr]egistro [Gg]eral|\bIDENTIDADE|\bREGISTRO GERAL|\b[Rr]g)"
+)
 ISSUER = rf"(?:[ ,/-]{{0,3}}SSP[ /-]{{0,3}}(?:{STATES})\b)?"
 RG = re.compile(
     rf"{RG_NAME}(?![ ]*\d{{1,3}}\b(?!\.))(?:[^\d\n]{{0,20}}?|{NEXT_LINE})"
@@ -88,7 +104,15 @@ DATE = (
     rf"|(?<!\d)(?:[1-9]|0[1-9]|[12]\d|3[01]|1º)[º°]?(?: do?e?)? (?:{MONTHS})(?:(?:,| de)? (?:de )?\d{{4}}| de \d{{2}})(?!\d))"
 )
 NOT_DUE = "".join(
-    rf"(?<!{words} )" for words in ("previsão de", "previsão do", "provável de", "provável do", "prevista do", "prevista para o")
+    rf"(?<!{words} )"
+    for words in (
+        "previsão de",
+        "previsão do",
+        "provável de",
+        "provável do",
+        "prevista do",
+        "prevista para o",
+    )
 )
 BIRTH = (
     rf"(?=[dn]){NOT_DUE}(?<!recém-)(?<!recém )(?:nascid[oa]s?|nasci|nasceu|nasceram|nascimento|data[ ]de[ ]nasc|dt\.?[ ]?nasc"
@@ -105,11 +129,17 @@ BIRTH_BEFORE = re.compile(
     rf"|\bd\.n\.[ :]{{0,3}}({DATE})|(?<!recém-)(?<!recém )nasc\.(?:(?!{OTHER_EVENT})[^\d\n]){{0,12}}({DATE})",
     re.IGNORECASE,
 )
-BIRTH_AFTER = re.compile(rf"({DATE})[^\d.;!?\n]{{0,25}}?(?:data de nascimento|nascimento\b)", re.IGNORECASE)
+BIRTH_AFTER = re.compile(
+    rf"({DATE})[^\d.;!?\n]{{0,25}}?(?:data de nascimento|nascimento\b)", re.IGNORECASE
+)
 
 # Between bloqueio and Mobitz, AV is atrioventricular; before OD and OE it is the acuity of an eye.
 AV_AFTER = "bloqueio|bloqueios|nó|nodo|fístula|fístulas|condução|malformação|malformações|intervalo|junção|valva|dissociação"
-AV = "av" + "".join(rf"(?<!{word} av)" for word in AV_AFTER.split("|")) + r"(?!\.)(?![ ]+(?:Mobitz|Wenckebach|total|O[DE])\b)"
+AV = (
+    "av"
+    + "".join(rf"(?<!{word} av)" for word in AV_AFTER.split("|"))
+    + r"(?!\.)(?![ ]+(?:Mobitz|Wenckebach|total|O[DE])\b)"
+)
 STREET = (
     rf"(?:[Rr]ua|RUA|[Aa]venida|AVENIDA|(?i:{AV})|[Aa][Vv]\.|[Tt]ravessa|TRAVESSA|[Tt]v\.|[Tt]rav\.|[Aa]lameda|[Pp]raça|[Pp]ça\.?"
     r"|[Rr]odovia|[Rr]od\.|[Ee]strada|[Ee]str\.|[Ll]argo|[Bb]eco|[Vv]iela|[Ll]adeira)"
@@ -130,9 +160,7 @@ YEAR = r"(?:19|20)\d{2}(?!\d)"
 COMMA = r"[ ]?,[ ]?"
 SIGNED = rf"(?:(?:[ ]?[,-][ ]?|[ ]){SIGN}|{COMMA}[Nn][ ])"
 # The number closes the clause, or what follows belongs to an address.
-CLOSED = (
-    r"(?=[ ]*(?:$|[.,;:!?)\n-]|(?:e|ap|apt|apto|apartamento|bairro|bl|bloco|casa|fundos|centro|em|no|na|cep|jardim|jd|vila|sala|loja)\b))"
-)
+CLOSED = r"(?=[ ]*(?:$|[.,;:!?)\n-]|(?:e|ap|apt|apto|apartamento|bairro|bl|bloco|casa|fundos|centro|em|no|na|cep|jardim|jd|vila|sala|loja)\b))"
 # A street in small letters: the words of its name are none that tell a story.
 STORY = (
     r"(?:ontem|hoje|agora|que|com|sem|para|pra|por|tod[oa]s?|sempre|quando|onde|mas|então|depois|antes|muit[oa]s?|dias?|noite|manhã|tarde|cedo"
@@ -140,9 +168,13 @@ STORY = (
 )
 SMALL_WORD = rf"(?:d[aeo]s?[ ])?(?!{STORY}\b)[a-zà-ÿ]{{3,30}}"
 ADDRESSES = (
-    re.compile(rf"\b{STREET}[ ]+(?:{NAME}(?:[ ]?[,-][ ]?|[ ])(?:{SIGN}|[Nn][o ]?[ ]?)?|\d{{1,3}}{SIGNED}){NUMBER}{NO_NUMBER}"),
+    re.compile(
+        rf"\b{STREET}[ ]+(?:{NAME}(?:[ ]?[,-][ ]?|[ ])(?:{SIGN}|[Nn][o ]?[ ]?)?|\d{{1,3}}{SIGNED}){NUMBER}{NO_NUMBER}"
+    ),
     re.compile(rf"\b{INITIAL}[ ]+{NAME}(?:{COMMA}(?!{YEAR})|{SIGNED}){NUMBER}{NO_NUMBER}(?!\()"),
-    re.compile(rf"\b{PLACE}[ ]+(?:{NAME}{COMMA}(?!{YEAR}){NUMBER}{NO_NUMBER}{CLOSED}|(?:{NAME}|\d{{1,3}}){SIGNED}{NUMBER}{NO_NUMBER})"),
+    re.compile(
+        rf"\b{PLACE}[ ]+(?:{NAME}{COMMA}(?!{YEAR}){NUMBER}{NO_NUMBER}{CLOSED}|(?:{NAME}|\d{{1,3}}){SIGNED}{NUMBER}{NO_NUMBER})"
+    ),
     re.compile(
         rf"\b(?:rua|avenida|{AV}|av\.|travessa|alameda|praça|estrada|rodovia)[ ]+{SMALL_WORD}(?:[ ]{SMALL_WORD}){{0,3}}"
         rf"(?:{COMMA}{SIGN}?|[ ]{SIGN}){NUMBER}{NO_NUMBER}{CLOSED}",
@@ -154,7 +186,13 @@ CEP = re.compile(r"\bCEP[^\d\n]{0,12}(\d{2}\.?\d{3}-?\d{3})(?!\d)", re.IGNORECAS
 BARE_CEP = re.compile(r"(?<![\d.,-])\d{5}-\d{3}(?![\d-])")
 CITY = re.compile(rf"[a-zà-ÿ] ?[/,–-] ?(?:{STATES})\b")
 
-NAMED = (("birth_date", BIRTH_BEFORE), ("birth_date", BIRTH_AFTER), ("rg", RG), ("crm", CRM), ("address", CEP))
+NAMED = (
+    ("birth_date", BIRTH_BEFORE),
+    ("birth_date", BIRTH_AFTER),
+    ("rg", RG),
+    ("crm", CRM),
+    ("address", CEP),
+)
 
 PHONE_WORD = (
     r"(?:telefones?|tel\b\.?|fones?\b|celular(?:es)?|cel\b\.?|whats(?:app)?|wpp|wa\.me/|zap|ligue|ligar|liga|chama[rm]?"
@@ -177,12 +215,15 @@ OTHER_NAME = re.compile(
 )
 # Eight digits in a row beside a word for telephone that are a count or a code all the same.
 COUNTED = re.compile(
-    r"\b(?:plaquetas|leucócitos|hemácias|células|contagem|carga viral|lote|protocolo|pedido|registro|código|nota)\b", re.IGNORECASE
+    r"\b(?:plaquetas|leucócitos|hemácias|células|contagem|carga viral|lote|protocolo|pedido|registro|código|nota)\b",
+    re.IGNORECASE,
 )
 # Numbers for the whole country belong to services, as 0800 does.
 SERVICE = re.compile(r"3003|400\d")
 YEARS = re.compile(r"(?:19|20)\d{2}[ .-](?:19|20)\d{2}$")
-MEASURED = re.compile(r"[ ]?(?:c[óo]pias|UI\b|U/|m[gLl]\b|mc?g\b|/ ?[a-zµ]|%|mm|células|cel/|unidades|k?cal\b|calorias|passos|reais)")
+MEASURED = re.compile(
+    r"[ ]?(?:c[óo]pias|UI\b|U/|m[gLl]\b|mc?g\b|/ ?[a-zµ]|%|mm|células|cel/|unidades|k?cal\b|calorias|passos|reais)"
+)
 
 
 def find(text: str) -> list[Finding]:
@@ -196,7 +237,11 @@ def find(text: str) -> list[Finding]:
         if found and finding.start < found[-1].end:
             # Where findings overlap, the first kind gets the whole stretch: half a number left over is a number still.
             last = found.pop()
-            finding = Finding(min(last.kind, finding.kind, key=KINDS.index), last.start, max(last.end, finding.end))
+            finding = Finding(
+                min(last.kind, finding.kind, key=KINDS.index),
+                last.start,
+                max(last.end, finding.end),
+            )
         found.append(finding)
     return found
 
@@ -218,7 +263,11 @@ def _candidates(text: str, digits: int) -> Iterator[Finding]:
                 # A date is one by its form: "8 de março de 85" has three digits.
                 if kind == "birth_date" or sum(c.isdigit() for c in match.group(group)) >= 4:
                     yield Finding(kind, *match.span(group))
-    addresses = [Finding("address", *match.span()) for form in ADDRESSES for match in form.finditer(text)] if digits else []
+    addresses = (
+        [Finding("address", *match.span()) for form in ADDRESSES for match in form.finditer(text)]
+        if digits
+        else []
+    )
     yield from addresses
     if digits >= 8:
         if addresses or CITY.search(text):
@@ -231,7 +280,12 @@ def _phones(text: str) -> Iterator[Finding]:
     for match in LOCAL_PHONE.finditer(text):
         gap, local = match.groups()
         code = re.fullmatch(r"\d{8}", local) and COUNTED.search(gap)
-        if not code and not SERVICE.match(local) and not YEARS.match(local) and not MEASURED.match(text, match.end()):
+        if (
+            not code
+            and not SERVICE.match(local)
+            and not YEARS.match(local)
+            and not MEASURED.match(text, match.end())
+        ):
             yield from _with_next(text, *match.span(2))
     # Toll-free numbers (0800) have eleven digits too, but belong to services, never to a person.
     for number in phonenumbers.PhoneNumberMatcher(text, "BR", phonenumbers.Leniency.VALID):
@@ -241,7 +295,12 @@ def _phones(text: str) -> Iterator[Finding]:
         written = mobile or BEFORE_PHONE.search(before) or PHONE_FORM.search(number.raw_string)
         national = str(number.number.national_number)
         long_enough = len(national) >= 10 or number.raw_string.startswith("+")
-        if written and long_enough and not re.match(r"[3589]00", national) and not MEASURED.match(text, number.end):
+        if (
+            written
+            and long_enough
+            and not re.match(r"[3589]00", national)
+            and not MEASURED.match(text, number.end)
+        ):
             yield from _with_next(text, number.start, number.end)
 
 

@@ -13,9 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from bula.errors import UserError
 from bula.records import Example
 
-SYSTEM_PROMPT = (
-    "Você é um assistente de saúde. Responda em português do Brasil, em linguagem simples e acolhedora, e diga quando procurar atendimento."
-)
+SYSTEM_PROMPT = "Você é um assistente de saúde. Responda em português do Brasil, em linguagem simples e acolhedora, e diga quando procurar atendimento."
 # Llama 3.2's own template writes today's date unless it is given one; a fixed date makes runs repeatable.
 DATE = "26 Jul 2024"
 # Examples whose lengths are counted at once: an encoding holds offsets and masks too, about 50 KB an example.
@@ -58,7 +56,9 @@ def to_messages(question: str) -> list[dict[str, str]]:
     return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool) -> list[int]:
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool
+) -> list[int]:
     """Return the token ids of a chat by the model's own template.
 
     With `prompt`, the chat ends where the assistant starts to speak.
@@ -69,11 +69,15 @@ def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *
     return ids
 
 
-def render_text(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool) -> str:
+def render_text(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool
+) -> str:
     """Return the text of a chat; UserError if the template cannot be rendered."""
     chat: Any = messages
     try:
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=prompt, date_string=DATE)
+        text = tokenizer.apply_chat_template(
+            chat, tokenize=False, add_generation_prompt=prompt, date_string=DATE
+        )
     except TEMPLATE_ERRORS as error:
         raise unrenderable(tokenizer.name_or_path, error) from error
     return str(text)
@@ -122,7 +126,9 @@ def _no_end(tokenizer: PreTrainedTokenizerBase) -> UserError:
     return UserError(tokenizer.name_or_path or "the model", what, FIX)
 
 
-def token_lengths(tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]) -> list[tuple[int, int]]:
+def token_lengths(
+    tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]
+) -> list[tuple[int, int]]:
     """Return the lengths of prompt and complete example in tokens, as `encode` counts them.
 
     Each pair is a question and its answer. UserError as in `encode`.

@@ -77,12 +77,16 @@ def read_examples(path: Path) -> list[Example]:
         except ValidationError as error:
             fields = ", ".join(str(item["loc"][0]) for item in error.errors())
             # Not pydantic's own words, which quote what the row holds.
-            raise UserError(f"{path}:{number}", f"not an Example (look at {fields})", PREPROCESS) from error
+            raise UserError(
+                f"{path}:{number}", f"not an Example (look at {fields})", PREPROCESS
+            ) from error
     if not examples:
         raise UserError(path, "the file is empty", PREPROCESS)
     identities = {example.id for example in examples}
     if len(identities) < len(examples):
-        raise UserError(path, f"{len(examples) - len(identities)} ids stand there more than once", PREPROCESS)
+        raise UserError(
+            path, f"{len(examples) - len(identities)} ids stand there more than once", PREPROCESS
+        )
     return examples
 
 
@@ -123,7 +127,9 @@ def staged(path: Path) -> Iterator[Path]:
     The bytes are on the disk before the name appears, so a power cut leaves the old output or the new one.
     A failed write (disk full, quota, read-only) is a UserError; what was at `path` stays.
     """
-    temporary, old = (path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old.tmp"))
+    temporary, old = (
+        path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old.tmp")
+    )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
@@ -153,8 +159,14 @@ def _is_failed_write(error: OSError | SafetensorError, folder: Path) -> bool:
         return False
     if isinstance(error, SafetensorError):
         return "os error" in str(error)
-    named = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
-    return error.errno is not None and all(folder.absolute() in path.absolute().parents or path == folder for path in named)
+    named = [
+        Path(os.fsdecode(name))
+        for name in (error.filename, error.filename2)
+        if isinstance(name, str | bytes)
+    ]
+    return error.errno is not None and all(
+        folder.absolute() in path.absolute().parents or path == folder for path in named
+    )
 
 
 def to_disk(path: Path) -> None:

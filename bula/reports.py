@@ -25,7 +25,9 @@ def write_metrics(path: Path, metrics: Metrics) -> None:
             if not value:
                 raise ValueError(f"{path}:{key}: holds no figure")
             _check_identities(f"{path}:{key}", value)
-            clean[key] = {name: _scalar(f"{path}:{key}.{name}", item) for name, item in value.items()}
+            clean[key] = {
+                name: _scalar(f"{path}:{key}.{name}", item) for name, item in value.items()
+            }
         else:
             clean[key] = _scalar(f"{path}:{key}", value)
     _write_json(path, clean)
@@ -37,7 +39,9 @@ def write_plot(path: Path, rows: Sequence[Mapping[str, Scalar]]) -> None:
         raise ValueError(f"{path}: a plot without rows")
     if any(row.keys() != rows[0].keys() for row in rows):
         raise ValueError(f"{path}: all rows of a plot need the same keys")
-    _write_json(path, [{key: _scalar(f"{path}:{key}", value) for key, value in row.items()} for row in rows])
+    _write_json(
+        path, [{key: _scalar(f"{path}:{key}", value) for key, value in row.items()} for row in rows]
+    )
 
 
 def _scalar(where: str, value: object) -> Scalar:
@@ -59,11 +63,17 @@ def as_written(value: float) -> float:
 def _check_identities(where: str, metrics: Mapping[str, object]) -> None:
     """perplexity == 2 ** bits_per_token, and bits_per_byte <= bits_per_character, before rounding."""
     perplexity, bits = metrics.get("perplexity"), metrics.get("bits_per_token")
-    if isinstance(perplexity, int | float) and isinstance(bits, int | float) and not _same_perplexity(perplexity, bits):
+    if (
+        isinstance(perplexity, int | float)
+        and isinstance(bits, int | float)
+        and not _same_perplexity(perplexity, bits)
+    ):
         raise ValueError(f"{where}: perplexity {perplexity} is not 2 ** {bits} bits a token")
     byte, character = metrics.get("bits_per_byte"), metrics.get("bits_per_character")
     if isinstance(byte, float) and isinstance(character, float) and byte > character:
-        raise ValueError(f"{where}: {byte} bits a byte exceed {character} bits a character, which cannot be")
+        raise ValueError(
+            f"{where}: {byte} bits a byte exceed {character} bits a character, which cannot be"
+        )
 
 
 def _same_perplexity(perplexity: float, bits: float) -> bool:
@@ -74,7 +84,10 @@ def _same_perplexity(perplexity: float, bits: float) -> bool:
 def _write_json(path: Path, content: object) -> None:
     """Write JSON that reads well in git: sorted keys, one value a line."""
     with staged(path) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.write_text(
+            json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) + "\n",
+            encoding="utf-8",
+        )
 
 
 def peak_memory_gb() -> float:

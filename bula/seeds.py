@@ -69,19 +69,29 @@ def trained(params: Params) -> list[str]:
 def read_lock(variants: list[str]) -> Lock:
     """Training and scoring of `variants` as dvc.lock holds them, in the order in which they run."""
     lock = YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
-    return {name: lock[name] for name in ("train", "merge", *(f"{stage}@{v}" for v in variants for stage in SCORING))}
+    return {
+        name: lock[name]
+        for name in ("train", "merge", *(f"{stage}@{v}" for v in variants for stage in SCORING))
+    }
 
 
 def inputs(lock: Lock) -> dict[str, str]:
     """Path and hash of every file or folder that these stages read and that none of them writes."""
     made = {out["path"] for stage in lock.values() for out in stage["outs"]}
-    return {dep["path"]: dep["md5"] for stage in lock.values() for dep in stage["deps"] if dep["path"] not in made}
+    return {
+        dep["path"]: dep["md5"]
+        for stage in lock.values()
+        for dep in stage["deps"]
+        if dep["path"] not in made
+    }
 
 
 def to_link(paths: Iterable[str]) -> list[str]:
     """The paths that a seed's folder needs links to: no code, which is imported, and nothing below another of them."""
     data = {path for path in paths if not path.endswith(".py")}
-    return sorted(path for path in data if not data & {str(parent) for parent in Path(path).parents})
+    return sorted(
+        path for path in data if not data & {str(parent) for parent in Path(path).parents}
+    )
 
 
 def trains_on_cpu(params: Params) -> bool:
@@ -96,10 +106,18 @@ def check_precision(dtype: str, train_dtype: str, variants: list[str]) -> None:
     """Raise a UserError if a stage of the pipeline's own run was computed in another precision than this machine's, `dtype`, and for train
     `train_dtype`: then it ran on another kind of machine, and further seeds would differ from it by more than luck.
     """
-    metrics = {name: json.loads(Path(f"metrics/{name}.json").read_text(encoding="utf-8")) for name in ("train", *scored_in(variants))}
-    told = {name: group.get("run", group.get("settings", {})).get("compute_dtype") for name, group in metrics.items()}
+    metrics = {
+        name: json.loads(Path(f"metrics/{name}.json").read_text(encoding="utf-8"))
+        for name in ("train", *scored_in(variants))
+    }
+    told = {
+        name: group.get("run", group.get("settings", {})).get("compute_dtype")
+        for name, group in metrics.items()
+    }
     here = dict.fromkeys(told, dtype) | {"train": train_dtype}
-    if other := [f"{name} in {told[name]}" for name in told if told[name] not in (here[name], *OWN)]:
+    if other := [
+        f"{name} in {told[name]}" for name in told if told[name] not in (here[name], *OWN)
+    ]:
         what = (
             f"the pipeline's own run was computed on another kind of machine ({', '.join(other)}; this one "
             f"computes in {dtype}), and rounding would count as seed variance"
@@ -109,14 +127,20 @@ def check_precision(dtype: str, train_dtype: str, variants: list[str]) -> None:
 
 def scored_in(variants: list[str]) -> list[str]:
     """Names of the metrics that tell what a variant's scores were computed in."""
-    return [f"{stage}/{variant}" for variant in variants for stage in ("likelihood", "generate", "benchmark")]
+    return [
+        f"{stage}/{variant}"
+        for variant in variants
+        for stage in ("likelihood", "generate", "benchmark")
+    ]
 
 
 def work_folder(lock: Lock, seed: int, dtype: str) -> Path:
     """The folder of one seed, named by a hash of all that shapes its figures: seed, parameters, commands, data, code, and the
     precision of computing, `dtype`.
     """
-    settings: list[Any] = [[name, stage["params"]["params.yaml"] | {"seed": seed}] for name, stage in lock.items()]
+    settings: list[Any] = [
+        [name, stage["params"]["params.yaml"] | {"seed": seed}] for name, stage in lock.items()
+    ]
     settings.append(dtype)
     return SEEDS / f"{seed}-{sha256_values(settings, inputs(lock))[:16]}"
 
@@ -139,7 +163,9 @@ def run_command(command: list[str], cwd: Path, **environment: str) -> int:
     """Run a command with the repository's modules and this interpreter's programs at hand, and give its exit code."""
     paths = {
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(
+            filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")])
+        ),
     }
     with subprocess.Popen(command, cwd=cwd, env=os.environ | paths | environment) as process:
         try:
@@ -158,7 +184,9 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise UserError(folder, "another run works there right now", "wait for it or end it") from error
+            raise UserError(
+                folder, "another run works there right now", "wait for it or end it"
+            ) from error
         yield
 
 
@@ -166,7 +194,11 @@ def run_seed(lock: Lock, seed: int, what: str, dtype: str) -> Path:
     """Train and score under one seed, as far as that is not done yet; gives its folder. UserError if a stage fails."""
     folder = work_folder(lock, seed, dtype)
     with _alone(folder):
-        done = {row["stage"] for row in read_rows(folder / DONE)} if (folder / DONE).exists() else set()
+        done = (
+            {row["stage"] for row in read_rows(folder / DONE)}
+            if (folder / DONE).exists()
+            else set()
+        )
         left = [name for name in lock if name not in done]
         if left:
             prepare_folder(folder, lock, seed)
@@ -189,7 +221,11 @@ def run_seed(lock: Lock, seed: int, what: str, dtype: str) -> Path:
 def figures(folder: Path, variants: list[str]) -> dict[str, float]:
     """The headline figures of one run: each measure's mean that compare uses, and the loss on dev."""
     train = json.loads((folder / "metrics/train.json").read_text(encoding="utf-8"))
-    found = {f"{v}__{name}": mean for v in variants for name, mean in means(scored(folder / "data", v)).items()}
+    found = {
+        f"{v}__{name}": mean
+        for v in variants
+        for name, mean in means(scored(folder / "data", v)).items()
+    }
     return found | {"train__dev_loss_nats": train["dev"]["loss_nats"]}
 
 
@@ -208,12 +244,16 @@ def measure_seeds(count: int, metrics: Path) -> dict[str, dict[str, float | int]
     from bula.models import compute_dtype
 
     dtype = compute_dtype(params.dtype)
-    check_precision(dtype, compute_dtype(params.dtype, "cpu") if trains_on_cpu(params) else dtype, variants)
+    check_precision(
+        dtype, compute_dtype(params.dtype, "cpu") if trains_on_cpu(params) else dtype, variants
+    )
     lock = read_lock(variants)
     runs = [figures(Path(), variants)]
     for number in range(1, count):
         seed = (params.seed + number) % 2**32
-        runs.append(figures(run_seed(lock, seed, f"seed {seed} ({number + 1} of {count})", dtype), variants))
+        runs.append(
+            figures(run_seed(lock, seed, f"seed {seed} ({number + 1} of {count})", dtype), variants)
+        )
     spreads = {name: spread([run[name] for run in runs]) for name in runs[0]}
     write_metrics(metrics, {"seeds": count, **spreads})
     return spreads

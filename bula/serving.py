@@ -42,7 +42,10 @@ LAST_WORDS = 200
 # A proxy meant for the world outside must not be asked for this machine's own server.
 LOCAL = build_opener(ProxyHandler({}))
 # What to check when a server ends by itself.
-FIX = {"llama.cpp": "see that the file is complete", "vLLM": "see that vLLM is installed, on a machine with a GPU"}
+FIX = {
+    "llama.cpp": "see that the file is complete",
+    "vLLM": "see that vLLM is installed, on a machine with a GPU",
+}
 Process = subprocess.Popen[str]
 # Lends a client to whoever asks one request, and waits while all are lent.
 Lend = Callable[[], AbstractContextManager[OpenAI]]
@@ -74,7 +77,9 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serve_llama_cpp(model: Path, parallel: int, context_tokens: int, *, float32: bool = False) -> Iterator[list[Endpoint]]:
+def serve_llama_cpp(
+    model: Path, parallel: int, context_tokens: int, *, float32: bool = False
+) -> Iterator[list[Endpoint]]:
     """Serve a GGUF file by children with one slot of `context_tokens` each.
 
     There are `parallel` of them, but no more than processors; they share the file's pages. One server
@@ -83,10 +88,16 @@ def serve_llama_cpp(model: Path, parallel: int, context_tokens: int, *, float32:
     float32, for comparisons. UserError if the file is missing or llama.cpp cannot serve it.
     """
     if not model.is_file():
-        raise UserError(model, "this file does not exist", "`dvc repro` writes it, `dvc pull` fetches it")
+        raise UserError(
+            model, "this file does not exist", "`dvc repro` writes it, `dvc pull` fetches it"
+        )
     processors = len(os.sched_getaffinity(0))
     count = min(parallel, processors)
-    settings = {"context_tokens": context_tokens, "threads": processors // count, "float32": float32}
+    settings = {
+        "context_tokens": context_tokens,
+        "threads": processors // count,
+        "float32": float32,
+    }
     with ExitStack() as stack:
         # All of them load at the same time.
         servers = [stack.enter_context(_llama_cpp(model, settings)) for _ in range(count)]
@@ -106,7 +117,11 @@ def _llama_cpp(model: Path, settings: dict[str, int]) -> Iterator[Server]:
     with _child("llama.cpp", model, key, command, {"GGML_NO_BACKTRACE": "1"}) as server:
         # A child that is gone already is noticed when its answer is read.
         with suppress(BrokenPipeError):
-            print(json.dumps({**settings, "model": str(model), "key": key}), file=server.process.stdin, flush=True)
+            print(
+                json.dumps({**settings, "model": str(model), "key": key}),
+                file=server.process.stdin,
+                flush=True,
+            )
         yield server
 
 
@@ -163,7 +178,12 @@ def _vllm_command(model: Path, parallel: int, context_tokens: int, port: int) ->
 def _vllm_environment(key: str) -> dict[str, str]:
     """Return vLLM's own variables: its key, loopback for its workers, no usage reports."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    return {"VLLM_API_KEY": key, "VLLM_HOST_IP": "127.0.0.1", "VLLM_NO_USAGE_STATS": "1", "PYTHONPATH": path}
+    return {
+        "VLLM_API_KEY": key,
+        "VLLM_HOST_IP": "127.0.0.1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "PYTHONPATH": path,
+    }
 
 
 def _wait_for_vllm(server: Server, endpoint: Endpoint, port: int) -> None:
@@ -173,7 +193,10 @@ def _wait_for_vllm(server: Server, endpoint: Endpoint, port: int) -> None:
         if server.process.poll() is not None:
             raise _ended(server)
         # Another process may have taken the port: nothing is sent before our own child listens there.
-        if _listens(server.process, port) and _status(f"{endpoint.url}/models", endpoint.key) is not None:
+        if (
+            _listens(server.process, port)
+            and _status(f"{endpoint.url}/models", endpoint.key) is not None
+        ):
             _prove(endpoint)
             return
         time.sleep(0.5)
@@ -192,12 +215,16 @@ def _listens(process: Process, port: int) -> bool:
 
 
 @contextmanager
-def _child(program: str, model: Path, key: str, command: list[str], environment: dict[str, str]) -> Iterator[Server]:
+def _child(
+    program: str, model: Path, key: str, command: list[str], environment: dict[str, str]
+) -> Iterator[Server]:
     """Run a command as a child that ends with this block.
 
     The child inherits no variable of OpenAI's, which may be a key.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")
+    }
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
             command,
@@ -235,10 +262,17 @@ def _prove(endpoint: Endpoint) -> None:
 
     The true key travels last, so that a server that accepts everything never sees it.
     """
-    found = [_status(f"{endpoint.url}/models", key) for key in ("", secrets.token_urlsafe(32), endpoint.key)]
+    found = [
+        _status(f"{endpoint.url}/models", key)
+        for key in ("", secrets.token_urlsafe(32), endpoint.key)
+    ]
     if found != [401, 401, 200]:
         what = f"it answered {found} to no key, a wrong key and the right one, where [401, 401, 200] was expected"
-        raise UserError(endpoint.url, what, "install the versions of requirements.lock, and look for another program on this port")
+        raise UserError(
+            endpoint.url,
+            what,
+            "install the versions of requirements.lock, and look for another program on this port",
+        )
 
 
 def _status(url: str, key: str) -> int | None:
@@ -274,7 +308,9 @@ def _ended(server: Server) -> UserError:
     code = server.process.returncode
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     what = f"{server.program} ended with {how} ({_words(server)})"
-    return UserError(server.model, what, f"{FIX[server.program]}; `dvc pull` fetches the model again")
+    return UserError(
+        server.model, what, f"{FIX[server.program]}; `dvc pull` fetches the model again"
+    )
 
 
 def _hung(server: Server) -> UserError:
@@ -294,9 +330,19 @@ def _words(server: Server) -> str:
 
 def connect(endpoint: Endpoint, timeout_seconds: float = 600) -> OpenAI:
     """Return a client for a server on this machine, which no proxy and no redirect can lead away."""
-    hooks: dict[str, list[Callable[..., Any]]] = {"request": [partial(keep_plain_headers, endpoint.key)]}
-    http = DefaultHttpxClient(trust_env=False, follow_redirects=False, timeout=timeout_seconds, event_hooks=hooks)
-    return OpenAI(base_url=endpoint.url, api_key=endpoint.key, timeout=timeout_seconds, max_retries=0, http_client=http)
+    hooks: dict[str, list[Callable[..., Any]]] = {
+        "request": [partial(keep_plain_headers, endpoint.key)]
+    }
+    http = DefaultHttpxClient(
+        trust_env=False, follow_redirects=False, timeout=timeout_seconds, event_hooks=hooks
+    )
+    return OpenAI(
+        base_url=endpoint.url,
+        api_key=endpoint.key,
+        timeout=timeout_seconds,
+        max_retries=0,
+        http_client=http,
+    )
 
 
 @contextmanager

@@ -15,7 +15,9 @@ TOLERANCE = 1e-9
 BATCH = 1_000_000
 
 
-def bootstrap_mean(values: Sequence[float], resamples: int, confidence: float, seed: int) -> tuple[float, float]:
+def bootstrap_mean(
+    values: Sequence[float], resamples: int, confidence: float, seed: int
+) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean, resampling examples (Efron & Tibshirani 1993, chapter 13).
 
     ValueError without values; a single value or equal values give an interval of no width.
@@ -74,7 +76,9 @@ def paired_permutation(differences: Sequence[float], flips: int, seed: int) -> P
         sums = _all_flips(data)
         return PairedTest(float(np.mean(np.abs(sums) >= least)), min(1.0, 2.0 / 2 ** len(data)))
     generator = np.random.default_rng(seed)
-    reached = sum(int((np.abs(sums) >= least).sum()) for sums in _drawn_flips(data, flips, generator))
+    reached = sum(
+        int((np.abs(sums) >= least).sum()) for sums in _drawn_flips(data, flips, generator)
+    )
     return PairedTest((reached + 1) / (flips + 1), 1 / (flips + 1))
 
 
@@ -86,7 +90,9 @@ def _all_flips(data: NDArray[np.float64]) -> NDArray[np.float64]:
     return sums
 
 
-def _drawn_flips(data: NDArray[np.float64], flips: int, generator: Generator) -> Iterator[NDArray[np.float64]]:
+def _drawn_flips(
+    data: NDArray[np.float64], flips: int, generator: Generator
+) -> Iterator[NDArray[np.float64]]:
     """Yield the sums of `data` under random signs, in batches that hold BATCH bytes of signs.
 
     A random byte sets eight signs at once: the sum of eight numbers under each of its 256 values
@@ -138,7 +144,9 @@ def weighted_kappa(first: Sequence[int], second: Sequence[int]) -> float:
     return float(cohen_kappa_score(first, second, labels=[1, 2, 3], weights="quadratic"))
 
 
-def bootstrap_kappa(first: Sequence[int], second: Sequence[int], resamples: int, confidence: float, seed: int) -> tuple[float, float]:
+def bootstrap_kappa(
+    first: Sequence[int], second: Sequence[int], resamples: int, confidence: float, seed: int
+) -> tuple[float, float]:
     """Percentile bootstrap interval of weighted_kappa, resampling pairs."""
     a, b = np.asarray(first), np.asarray(second)
     draws = np.random.default_rng(seed).integers(0, len(a), size=(resamples, len(a)))

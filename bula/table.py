@@ -76,7 +76,9 @@ def group(figures: Metrics, name: str, needed: Iterable[str], path: Path, stage:
     return found
 
 
-def variant_group(folder: Path, stage: str, variant: str, name: str, needed: Iterable[str]) -> Metrics:
+def variant_group(
+    folder: Path, stage: str, variant: str, name: str, needed: Iterable[str]
+) -> Metrics:
     """Return one group of the metrics of one stage and variant."""
     path = folder / stage / f"{variant}.json"
     return group(read_metrics(folder, stage, variant), name, needed, path, f"{stage}@{variant}")
@@ -171,26 +173,37 @@ def results_table(folder: Path, params: Params) -> str:
     columns = {variant: _cells(folder, variant, limit) for variant in variants}
     labels = list(dict.fromkeys(label for cells in columns.values() for label in cells))
     lines = ["| | " + " | ".join(variants) + " |", "|---|" + "---|" * len(variants)]
-    lines += [f"| {label} | " + " | ".join(columns[v].get(label, "") for v in variants) + " |" for label in labels]
+    lines += [
+        f"| {label} | " + " | ".join(columns[v].get(label, "") for v in variants) + " |"
+        for label in labels
+    ]
     return "\n".join(lines) + "\n"
 
 
 def fidelity_table(folder: Path) -> str:
     """Return the Markdown table of what each step from adapter to quantized file costs."""
-    merge, files = (read_figures(folder / f"{stage}.json", stage) for stage in ("merge", "quantize"))
+    merge, files = (
+        read_figures(folder / f"{stage}.json", stage) for stage in ("merge", "quantize")
+    )
     for name in FORMS:
         group(merge, name, LOGITS, folder / "merge.json", "merge")
     for name in dict.fromkeys(["bf16", *files]):
         group(files, name, LOGITS, folder / "quantize.json", "quantize")
     checked = group(merge, "checked", [], folder / "merge.json", "merge")
-    dtype, computed = (markdown(str(checked.get(key, "unknown"))) for key in ("dtype", "compute_dtype"))
+    dtype, computed = (
+        markdown(str(checked.get(key, "unknown"))) for key in ("dtype", "compute_dtype")
+    )
     rows = {
         "base + adapter, float32": ("", merge["adapter"]),
         "merged, float32": ("base + adapter", merge["before_cast"]),
         f"merged, saved in {dtype}": ("base + adapter", merge["after_cast"]),
         f"the same, run in {computed}": ("base + adapter", merge["as_served"]),
         "bf16.gguf": ("merged, saved", files["bf16"]),
-        **{f"{markdown(kind)}.gguf": ("bf16.gguf", figures) for kind, figures in files.items() if kind != "bf16"},
+        **{
+            f"{markdown(kind)}.gguf": ("bf16.gguf", figures)
+            for kind, figures in files.items()
+            if kind != "bf16"
+        },
     }
     head = [
         "step",
@@ -205,7 +218,9 @@ def fidelity_table(folder: Path) -> str:
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for step, (other, row) in rows.items():
         logits = f"{row['logit_difference_largest']:.3g} | {row['logit_difference_mean']:.3g}"
-        share = f"{row['kl_nats']:.3g} | {row['greedy_agreement'] * 100:.1f} | {row['perplexity']:.3f}"
+        share = (
+            f"{row['kl_nats']:.3g} | {row['greedy_agreement'] * 100:.1f} | {row['perplexity']:.3f}"
+        )
         lines.append(f"| {step} | {other} | {logits} | {share} | {row['items']} |")
     return "\n".join(lines) + "\n"
 

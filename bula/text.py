@@ -37,5 +37,8 @@ def ngrams(text: str, size: int) -> Iterator[tuple[str, ...]]:
 
 def mask(text: object) -> str:
     """The shape of a text without its content: letters become x, digits 9; at most 60 characters."""
-    shape = ("x" if c.isalpha() else "9" if c.isdigit() else c if c.isprintable() else " " for c in str(text)[:60])
+    shape = (
+        "x" if c.isalpha() else "9" if c.isdigit() else c if c.isprintable() else " "
+        for c in str(text)[:60]
+    )
     return "".join(shape)

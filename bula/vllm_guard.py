@@ -21,5 +21,7 @@ async def refuse_strangers(request: Any, answer: Callable[[Any], Awaitable[Answe
 
 async def _refuse(scope: Any, receive: Any, send: Any) -> None:
     """Send status 401 without a body, as an ASGI application does."""
-    await send({"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]})
+    await send(
+        {"type": "http.response.start", "status": 401, "headers": [(b"content-length", b"0")]}
+    )
     await send({"type": "http.response.body", "body": b""})

@@ -200,17 +200,31 @@ def to_rows(samples: dict[str, list[dict[str, Any]]], variant: str) -> list[Row]
     for task, items in samples.items():
         # A task with several filters logs an item once for each; the first is lm-eval's own headline.
         first = items[0]["filter"]
-        for sample in sorted((item for item in items if item["filter"] == first), key=lambda item: item["doc_id"]):
+        for sample in sorted(
+            (item for item in items if item["filter"] == first), key=lambda item: item["doc_id"]
+        ):
             scores = {name: number(task, name, sample[name]) for name in sample["metrics"]}
-            fixed = {"task": task, "item": int(sample["doc_id"]), "variant": variant, "document": sample["doc_hash"][:16]}
-            rows.append(fixed | {"target": str(sample["target"]), "answer": choose(sample), "scores": scores})
+            fixed = {
+                "task": task,
+                "item": int(sample["doc_id"]),
+                "variant": variant,
+                "document": sample["doc_hash"][:16],
+            }
+            rows.append(
+                fixed
+                | {"target": str(sample["target"]), "answer": choose(sample), "scores": scores}
+            )
     return rows
 
 
 def summarise(rows: list[Row], params: Params) -> dict[str, dict[str, Any]]:
     """Mean and standard error of each metric by task, how often the commonest answer was given, and the settings that move scores."""
     settings = params.benchmark
-    run: dict[str, Any] = {"lm_eval": version("lm_eval"), "backend": settings.backend.kind, "batch_size": settings.batch_size}
+    run: dict[str, Any] = {
+        "lm_eval": version("lm_eval"),
+        "backend": settings.backend.kind,
+        "batch_size": settings.batch_size,
+    }
     run |= {"chat_template": settings.chat_template, "shots": 0}
     if settings.backend.kind == "hf":
         # A server has a precision of its own.
@@ -219,17 +233,25 @@ def summarise(rows: list[Row], params: Params) -> dict[str, dict[str, Any]]:
     for task in dict.fromkeys(row["task"] for row in rows):
         scores = [row["scores"] for row in rows if row["task"] == task]
         given = Counter(row["answer"] for row in rows if row["task"] == task)
-        metrics[task] = {"items": len(scores), "commonest_answer_share": max(given.values()) / len(scores)}
+        metrics[task] = {
+            "items": len(scores),
+            "commonest_answer_share": max(given.values()) / len(scores),
+        }
         for name in scores[0]:
             values = [score[name] for score in scores]
-            metrics[task] |= {name: sum(values) / len(values), f"{name}_stderr": standard_error(values)}
+            metrics[task] |= {
+                name: sum(values) / len(values),
+                f"{name}_stderr": standard_error(values),
+            }
     return metrics
 
 
 def main(
     variant: Annotated[str, typer.Argument(help="Name of the variant.")],
     tasks: Annotated[Path, typer.Option(help="Folder of task definitions.")] = Path("tasks"),
-    out: Annotated[Path, typer.Option(help="Folder for the row of each item.")] = Path("data/samples"),
+    out: Annotated[Path, typer.Option(help="Folder for the row of each item.")] = Path(
+        "data/samples"
+    ),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/benchmark"),
 ) -> None:
     """Run the benchmarks."""

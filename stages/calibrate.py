@@ -41,7 +41,9 @@ def read_gold(path: Path, limit: int) -> list[Row]:
     try:
         rows = [Gold.model_validate(row).model_dump() for row in read_rows(path)][:limit]
     except ValidationError as error:
-        raise UserError(path, f"it holds a row that is not a gold answer ({problem(error)})", fix) from None
+        raise UserError(
+            path, f"it holds a row that is not a gold answer ({problem(error)})", fix
+        ) from None
     if not rows:
         raise UserError(path, "it is empty", fix)
     if len({row["id"] for row in rows}) < len(rows):
@@ -49,27 +51,39 @@ def read_gold(path: Path, limit: int) -> list[Row]:
     return [{**row, "split": row["area"]} for row in rows]
 
 
-def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str, int | float | str | bool]:
+def summarise(
+    gold: list[Row], verdicts: list[Row], params: Params
+) -> dict[str, int | float | str | bool]:
     """Quadratic-weighted kappa with an interval, and the share of equal scores, for accuracy and style."""
     pairs = [(g, v) for g, v in zip(gold, verdicts, strict=True) if "failed" not in v]
-    metrics: dict[str, int | float | str | bool] = {"judge": params.judge.model, "trustworthy": params.judge.trustworthy}
+    metrics: dict[str, int | float | str | bool] = {
+        "judge": params.judge.model,
+        "trustworthy": params.judge.trustworthy,
+    }
     metrics |= {"items": len(gold), "scored": len(pairs), "failed": len(gold) - len(pairs)}
     for part in ("accuracy", "style"):
         author, judge = [g[part] for g, _ in pairs], [v[part] for _, v in pairs]
         equal = [float(a == b) for a, b in zip(author, judge, strict=True)]
-        low, high = bootstrap_kappa(author, judge, params.calibrate.resamples, params.calibrate.confidence, params.seed)
+        low, high = bootstrap_kappa(
+            author, judge, params.calibrate.resamples, params.calibrate.confidence, params.seed
+        )
         metrics |= {
             f"author_kappa_{part}": weighted_kappa(author, judge),
             f"author_kappa_{part}_low": low,
             f"author_kappa_{part}_high": high,
         }
-        metrics |= {f"{part}_equal_share": sum(equal) / len(equal), f"{part}_equal_stderr": standard_error(equal)}
+        metrics |= {
+            f"{part}_equal_share": sum(equal) / len(equal),
+            f"{part}_equal_stderr": standard_error(equal),
+        }
     return metrics
 
 
 def main(
     judge: Annotated[Path, typer.Option(help="Folder of a local judge.")] = Path("models/judge"),
-    out: Annotated[Path, typer.Option(help="File for verdicts.")] = Path("data/verdicts/gold.jsonl"),
+    out: Annotated[Path, typer.Option(help="File for verdicts.")] = Path(
+        "data/verdicts/gold.jsonl"
+    ),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/calibrate.json"),
 ) -> None:
     """Judge the gold answers."""
@@ -79,7 +93,9 @@ def main(
     write_rows(out, verdicts)
     figures = summarise(rows, verdicts, params)
     write_metrics(metrics, figures)
-    print(f"calibrate: author_kappa {figures['author_kappa_accuracy']:.2f} for accuracy, {figures['author_kappa_style']:.2f} for style")
+    print(
+        f"calibrate: author_kappa {figures['author_kappa_accuracy']:.2f} for accuracy, {figures['author_kappa_style']:.2f} for style"
+    )
 
 
 if __name__ == "__main__":

@@ -86,7 +86,9 @@ def check_judges(data: Path, params: Params) -> None:
         if others:
             known = f"{expected!r} judged {params.compare.baseline}"
             what = f"the judge {min(others)!r} stands there, but {known}"
-            raise UserError(data / "verdicts" / f"{variant}.jsonl", what, repeat(f"judge@{variant}"))
+            raise UserError(
+                data / "verdicts" / f"{variant}.jsonl", what, repeat(f"judge@{variant}")
+            )
 
 
 def read_answers(data: Path, params: Params) -> Answers:
@@ -150,7 +152,9 @@ def compare_all(data: Path, params: Params) -> Results:
         if others := sorted(found.keys() ^ baseline.keys()):
             both = f"{name_of_baseline} and {variant}"
             what = f"{both} were not scored by the same metrics ({others[0]})"
-            raise UserError(data / "samples" / f"{variant}.jsonl", what, repeat(f"benchmark@{variant}"))
+            raise UserError(
+                data / "samples" / f"{variant}.jsonl", what, repeat(f"benchmark@{variant}")
+            )
         for name, values in found.items():
             # A weak judge may fail on all the answers on which it succeeded before.
             pairless = name.startswith("judge_") and not baseline[name].keys() & values.keys()
@@ -193,8 +197,12 @@ def seed_ranges(spreads: dict[str, Any], data: Path, params: Params) -> dict[str
     known = {}
     for variant in params.variants:
         today = means(measures(data, variant))
-        mine = {name: spreads[f"{variant}__{name}"] for name in today if f"{variant}__{name}" in spreads}
-        if mine and all(spread["first"] == as_written(today[name]) for name, spread in mine.items()):
+        mine = {
+            name: spreads[f"{variant}__{name}"] for name in today if f"{variant}__{name}" in spreads
+        }
+        if mine and all(
+            spread["first"] == as_written(today[name]) for name, spread in mine.items()
+        ):
             known[variant] = {name: spread["range"] for name, spread in mine.items()}
     return known
 
@@ -236,8 +244,14 @@ def precision_note(figures: Path, params: Params) -> str:
     notes = []
     for stage in ("likelihood", "generate", "benchmark"):
         settings = {v: read_metrics(figures, stage, v).get("settings") for v in params.variants}
-        told = {v: known.get("compute_dtype") for v, known in settings.items() if isinstance(known, dict)}
-        known = {variant: dtype for variant, dtype in told.items() if dtype in ("bfloat16", "float32")}
+        told = {
+            v: known.get("compute_dtype")
+            for v, known in settings.items()
+            if isinstance(known, dict)
+        }
+        known = {
+            variant: dtype for variant, dtype in told.items() if dtype in ("bfloat16", "float32")
+        }
         if len(set(known.values())) > 1:
             each = ", ".join(f"{variant} in {dtype}" for variant, dtype in known.items())
             told_of = f"\n**{stage} was computed on machines of two kinds** ({each})"
@@ -282,7 +296,9 @@ def degenerate_note(shares: dict[str, float], params: Params) -> str:
     many = {variant: share for variant, share in shares.items() if share > limit}
     if not many:
         return ""
-    each = ", ".join(f"{name} ({share * 100:.0f} % degenerate answers)" for name, share in many.items())
+    each = ", ".join(
+        f"{name} ({share * 100:.0f} % degenerate answers)" for name, share in many.items()
+    )
     return (
         f"\n**ROUGE and the judge's scores say nothing of {each}.** A degenerate answer repeats itself or "
         f"holds no word. Above {percent(limit)} of them (`compare.max_degenerate_share`) the tables "

@@ -65,7 +65,12 @@ def answer_locally(
         batch = order[start : start + params.batch_size]
         longest = max(len(prompts[i]) for i in batch)
         gaps = [longest - len(prompts[i]) for i in batch]
-        ids = torch.tensor([[tokenizer.pad_token_id] * gap + prompts[i] for i, gap in zip(batch, gaps, strict=True)]).to(model.device)
+        ids = torch.tensor(
+            [
+                [tokenizer.pad_token_id] * gap + prompts[i]
+                for i, gap in zip(batch, gaps, strict=True)
+            ]
+        ).to(model.device)
         mask = torch.tensor([[0] * gap + [1] * (longest - gap) for gap in gaps]).to(model.device)
         output = model.generate(
             input_ids=ids,
@@ -75,7 +80,10 @@ def answer_locally(
             eos_token_id=ends,
             pad_token_id=tokenizer.pad_token_id,
         )
-        answers |= {i: finish(tokenizer, row[longest:].tolist(), ends) for i, row in zip(batch, output, strict=True)}
+        answers |= {
+            i: finish(tokenizer, row[longest:].tolist(), ends)
+            for i, row in zip(batch, output, strict=True)
+        }
     return [answers[i] for i in range(len(prompts))]
 
 
@@ -83,7 +91,9 @@ def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: i
     """Return the greedy answer of a server; UserError if the request fails or brings no answer."""
     fix = "run the stage again, and see that the machine has memory left"
     try:
-        reply = client.completions.create(model=model, prompt=prompt, max_tokens=max_tokens, temperature=0)
+        reply = client.completions.create(
+            model=model, prompt=prompt, max_tokens=max_tokens, temperature=0
+        )
     except openai.APIConnectionError:
         # serve_llama_cpp and serve_vllm say what became of their server.
         raise
@@ -99,7 +109,9 @@ def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: i
     return choices[0].text.strip(), str(choices[0].finish_reason), tokens
 
 
-def answer_by_server(path: Path, serve: Serve, prompts: list[list[int]], params: Generate) -> list[Answer]:
+def answer_by_server(
+    path: Path, serve: Serve, prompts: list[list[int]], params: Generate
+) -> list[Answer]:
     """Return greedy answers by OpenAI-compatible servers, at most `parallel` requests at once."""
     context = max(map(len, prompts)) + params.max_new_tokens
     with (
@@ -112,7 +124,9 @@ def answer_by_server(path: Path, serve: Serve, prompts: list[list[int]], params:
             with lend() as client:
                 return complete(client, path.name, prompt, params.max_new_tokens)
 
-        return list(tqdm(pool.map(ask, prompts), total=len(prompts), desc="generate", unit="answer"))
+        return list(
+            tqdm(pool.map(ask, prompts), total=len(prompts), desc="generate", unit="answer")
+        )
 
 
 def answer(
@@ -152,7 +166,9 @@ def to_rows(
     return rows
 
 
-def redact_answers(variant: str, answers: list[Answer], found: list[list[Finding]], rule: str) -> list[Answer]:
+def redact_answers(
+    variant: str, answers: list[Answer], found: list[list[Finding]], rule: str
+) -> list[Answer]:
     """Return answers with placeholders in place of personal data; UserError if the rule is to fail."""
     if rule == "fail" and any(found):
         kinds = sorted({finding.kind for findings in found for finding in findings})
@@ -163,7 +179,10 @@ def redact_answers(variant: str, answers: list[Answer], found: list[list[Finding
             what,
             "nothing was written; set privacy.answers to redact, or use another model",
         )
-    return [(redact(text, findings), reason, tokens) for (text, reason, tokens), findings in zip(answers, found, strict=True)]
+    return [
+        (redact(text, findings), reason, tokens)
+        for (text, reason, tokens), findings in zip(answers, found, strict=True)
+    ]
 
 
 def settings(engine: str, dtype: str) -> dict[str, str]:
@@ -172,7 +191,9 @@ def settings(engine: str, dtype: str) -> dict[str, str]:
     return {"engine": engine, **(precisions(dtype) if engine == "transformers" else own)}
 
 
-def summarise(answers: list[Answer], found: list[list[Finding]], max_share: float) -> dict[str, int | float]:
+def summarise(
+    answers: list[Answer], found: list[list[Finding]], max_share: float
+) -> dict[str, int | float]:
     """Return how answers ended, their length, and how many are degenerate or held personal data."""
     reasons = Counter(reason for _, reason, _ in answers)
     kinds = Counter(finding.kind for findings in found for finding in findings)
@@ -213,7 +234,9 @@ def main(
     clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = Path("data/clean"),
     out: Annotated[Path, typer.Option(help="Folder for answers.")] = Path("data/answers"),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/generate"),
-    speed: Annotated[Path, typer.Option(help="Folder for metrics that two runs cannot repeat.")] = Path("metrics/speed/generate"),
+    speed: Annotated[
+        Path, typer.Option(help="Folder for metrics that two runs cannot repeat.")
+    ] = Path("metrics/speed/generate"),
 ) -> None:
     """Answer the questions."""
     params = load_params()
@@ -230,14 +253,18 @@ def main(
     answers = redact_answers(variant, answers, found, params.privacy.answers)
     figures = summarise(answers, found, limit)
     write_rows(out / f"{variant}.jsonl", to_rows(variant, examples, prompts, answers, limit))
-    write_metrics(metrics / f"{variant}.json", {"settings": settings(chosen.engine, params.dtype), **figures})
+    write_metrics(
+        metrics / f"{variant}.json", {"settings": settings(chosen.engine, params.dtype), **figures}
+    )
     rate = sum(tokens for _, _, tokens in answers) / seconds
     write_metrics(
         speed / f"{variant}.json",
         {"seconds": seconds, "tokens_per_second": rate, "peak_memory_gb": peak_memory_gb()},
     )
     loops = f"{figures['degenerate']} of them degenerate"
-    print(f"generate: {len(answers)} answers of {variant}, {loops}, at {rate:.0f} tokens/s in {out / variant}.jsonl")
+    print(
+        f"generate: {len(answers)} answers of {variant}, {loops}, at {rate:.0f} tokens/s in {out / variant}.jsonl"
+    )
 
 
 if __name__ == "__main__":

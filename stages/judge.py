@@ -74,12 +74,18 @@ def verdict_type(settings: Judge) -> type[Verdict]:
     """
     if settings.base_url != "local":
         return Verdict
-    return create_model("Verdict", __base__=Verdict, reason=(str, Field(max_length=settings.reason_characters)))
+    return create_model(
+        "Verdict", __base__=Verdict, reason=(str, Field(max_length=settings.reason_characters))
+    )
 
 
 def to_request(settings: Judge, messages: list[dict[str, str]]) -> dict[str, Any]:
     """Return the arguments of one call, in the form of OpenAI's API and of llama.cpp."""
-    schema = {"name": "Verdict", "strict": True, "schema": verdict_type(settings).model_json_schema()}
+    schema = {
+        "name": "Verdict",
+        "strict": True,
+        "schema": verdict_type(settings).model_json_schema(),
+    }
     return {
         "model": settings.model,
         "messages": messages,
@@ -167,7 +173,11 @@ def fenced(title: str, text: str) -> str:
 
 def to_messages(row: Row) -> list[dict[str, str]]:
     """Return the judge's prompt for one row (question, reference, and the answer to judge)."""
-    parts = (("Pergunta", "question"), ("Referência", "reference"), ("Resposta a avaliar", "answer"))
+    parts = (
+        ("Pergunta", "question"),
+        ("Referência", "reference"),
+        ("Resposta a avaliar", "answer"),
+    )
     content = "\n\n".join(fenced(title, row[name]) for title, name in parts)
     return [{"role": "system", "content": RUBRIC}, {"role": "user", "content": content}]
 
@@ -200,7 +210,9 @@ def connect(endpoint: Endpoint, settings: Judge) -> openai.AsyncOpenAI:
     )
 
 
-async def ask(client: openai.AsyncOpenAI, settings: Judge, messages: list[dict[str, str]]) -> Verdict | str:
+async def ask(
+    client: openai.AsyncOpenAI, settings: Judge, messages: list[dict[str, str]]
+) -> Verdict | str:
     """Return one verdict, or the name of the failure; UserError if every later call would fail alike.
 
     No text of the server enters an error: it may repeat the key or the prompt.
@@ -209,18 +221,24 @@ async def ask(client: openai.AsyncOpenAI, settings: Judge, messages: list[dict[s
         async with asyncio.timeout(settings.timeout_seconds):
             if settings.base_url == "local" and await has_control_token(client, messages):
                 return "ControlToken"
-            reply = await client.chat.completions.with_raw_response.create(**to_request(settings, messages))
+            reply = await client.chat.completions.with_raw_response.create(
+                **to_request(settings, messages)
+            )
     except (TimeoutError, openai.APITimeoutError):
         return "Timeout"
     except openai.AuthenticationError:
         fix = "set OPENAI_API_KEY to a key of that server"
         if client.api_key == LOCAL_KEY:
             fix = "start that server without a key: servers on this machine are sent none"
-        raise UserError(f"the judge at {client.base_url}", "it refuses the key (HTTP 401)", fix) from None
+        raise UserError(
+            f"the judge at {client.base_url}", "it refuses the key (HTTP 401)", fix
+        ) from None
     except openai.APIStatusError as error:
         if 300 <= error.status_code < 400:
             what = f"it sends the request elsewhere (HTTP {error.status_code}), and a key is not sent on"
-            raise UserError(f"the judge at {client.base_url}", what, "write the final address in judge.base_url") from None
+            raise UserError(
+                f"the judge at {client.base_url}", what, "write the final address in judge.base_url"
+            ) from None
         return type(error).__name__
     except openai.APIConnectionError as error:
         if settings.base_url == "local":
@@ -238,8 +256,12 @@ async def has_control_token(client: openai.AsyncOpenAI, messages: list[dict[str,
     address = f"{str(client.base_url).removesuffix('/v1/')}/tokenize"
     for message in messages:
         body = {"content": message["content"]}
-        as_text: Any = await client.post(address, cast_to=object, body={**body, "parse_special": False})
-        as_prompt: Any = await client.post(address, cast_to=object, body={**body, "parse_special": True})
+        as_text: Any = await client.post(
+            address, cast_to=object, body={**body, "parse_special": False}
+        )
+        as_prompt: Any = await client.post(
+            address, cast_to=object, body={**body, "parse_special": True}
+        )
         if as_text["tokens"] != as_prompt["tokens"]:
             return True
     return False
@@ -273,7 +295,9 @@ def read_ledger(path: Path) -> dict[str, Verdict]:
     lines = path.read_bytes().split(b"\n")
     if lines[-1]:
         os.truncate(path, path.stat().st_size - len(lines[-1]))
-    return dict(read_entry(f"{path}:{number}", line) for number, line in enumerate(lines[:-1], start=1))
+    return dict(
+        read_entry(f"{path}:{number}", line) for number, line in enumerate(lines[:-1], start=1)
+    )
 
 
 def read_entry(place: str, line: bytes) -> tuple[str, Verdict]:
@@ -281,13 +305,23 @@ def read_entry(place: str, line: bytes) -> tuple[str, Verdict]:
     try:
         entry = Entry.model_validate_json(line)
     except ValidationError:
-        raise UserError(place, "this line holds no verdict", "delete the line; its verdict will be asked for again") from None
+        raise UserError(
+            place,
+            "this line holds no verdict",
+            "delete the line; its verdict will be asked for again",
+        ) from None
     return entry.key, entry.verdict
 
 
 def ledger_key(identity: str, messages: list[dict[str, str]], settings: Judge) -> str:
     """Hash of everything that shapes a verdict: the judge, its settings, the prompt and the schema."""
-    return sha256_values(identity, settings.model, settings.max_tokens, messages, verdict_type(settings).model_json_schema())
+    return sha256_values(
+        identity,
+        settings.model,
+        settings.max_tokens,
+        messages,
+        verdict_type(settings).model_json_schema(),
+    )
 
 
 @contextmanager
@@ -295,7 +329,10 @@ def judge_endpoints(params: Params, folder: Path) -> Iterator[tuple[list[Endpoin
     """Yield the judge's endpoints, and what identifies the judge: the model file's hash, or the URL."""
     settings = params.judge
     if settings.base_url != "local":
-        yield [Endpoint(settings.base_url, key_for(settings.base_url))] * settings.parallel, settings.base_url
+        yield (
+            [Endpoint(settings.base_url, key_for(settings.base_url))] * settings.parallel,
+            settings.base_url,
+        )
         return
     file = folder / "judge.gguf"
     with serve_llama_cpp(file, settings.parallel, CONTEXT_TOKENS) as endpoints:
@@ -316,10 +353,15 @@ def judge_rows(rows: list[Row], params: Params, folder: Path, ledger: Path = LED
         prompts = {key: to_messages(row) for key, row in different.items() if key not in known}
 
         def keep(key: str, verdict: Verdict) -> None:
-            append_row(ledger, {"key": key, "judge": params.judge.model, "verdict": verdict.model_dump()})
+            append_row(
+                ledger, {"key": key, "judge": params.judge.model, "verdict": verdict.model_dump()}
+            )
 
         found |= asyncio.run(ask_all(endpoints, prompts, params.judge, keep, trusted=bool(found)))
-    return [verdict_row(row, found[key], params.judge.model) for key, row in zip(keys, rows, strict=True)]
+    return [
+        verdict_row(row, found[key], params.judge.model)
+        for key, row in zip(keys, rows, strict=True)
+    ]
 
 
 async def ask_all(
@@ -360,7 +402,9 @@ async def ask_all(
         for endpoint in endpoints:
             free.put_nowait(await stack.enter_async_context(connect(endpoint, settings)))
         with tqdm(total=len(prompts), desc="judge", unit="verdict") as bar:
-            async with cancelled(judge(key, messages) for key, messages in prompts.items()) as tasks:
+            async with cancelled(
+                judge(key, messages) for key, messages in prompts.items()
+            ) as tasks:
                 await asyncio.gather(*tasks)
     if stopped:
         raise stopped[0]
@@ -368,7 +412,9 @@ async def ask_all(
 
 
 @asynccontextmanager
-async def cancelled(work: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[list[asyncio.Task[None]]]:
+async def cancelled(
+    work: Iterable[Coroutine[Any, Any, None]],
+) -> AsyncIterator[list[asyncio.Task[None]]]:
     """Start tasks; at the end of the block cancel those that still run, and wait until they let go of their connections."""
     tasks = [asyncio.create_task(part) for part in work]
     try:
@@ -381,7 +427,9 @@ async def cancelled(work: Iterable[Coroutine[Any, Any, None]]) -> AsyncIterator[
 
 def refuse_hopeless(results: list[Verdict | str], settings: Judge) -> None:
     """Raise a UserError if the first calls all failed in a way that later ones would share."""
-    if len(results) == HOPELESS_CALLS and all(isinstance(result, str) and result in HOPELESS for result in results):
+    if len(results) == HOPELESS_CALLS and all(
+        isinstance(result, str) and result in HOPELESS for result in results
+    ):
         raise unusable(f"the first {len(results)} calls failed ({results[0]})", settings)
 
 
@@ -403,19 +451,29 @@ def verdict_row(row: Row, verdict: Verdict | str, judge: str) -> Row:
 def summarise(verdicts: list[Row], settings: Judge) -> dict[str, int | float | str | bool]:
     """Mean, standard error and shares of each score, over the calls that succeeded; who judged, and whether to believe it."""
     good = [row for row in verdicts if "failed" not in row]
-    metrics: dict[str, int | float | str | bool] = {"judge": settings.model, "trustworthy": settings.trustworthy}
+    metrics: dict[str, int | float | str | bool] = {
+        "judge": settings.model,
+        "trustworthy": settings.trustworthy,
+    }
     metrics |= {"items": len(verdicts), "scored": len(good), "failed": len(verdicts) - len(good)}
     for part in ("accuracy", "style"):
         scores = [row[part] for row in good]
-        metrics |= {f"{part}_mean": sum(scores) / len(scores), f"{part}_stderr": standard_error(scores)}
-        metrics |= {f"{part}_{score}_share": scores.count(score) / len(scores) for score in (1, 2, 3)}
+        metrics |= {
+            f"{part}_mean": sum(scores) / len(scores),
+            f"{part}_stderr": standard_error(scores),
+        }
+        metrics |= {
+            f"{part}_{score}_share": scores.count(score) / len(scores) for score in (1, 2, 3)
+        }
     return metrics
 
 
 def shares(figures: dict[str, int | float | str | bool]) -> list[Row]:
     """Return the rows of the plot: each score's share, for accuracy and style."""
     return [
-        {"group": part, "score": score, "share": figures[f"{part}_{score}_share"]} for part in ("accuracy", "style") for score in (1, 2, 3)
+        {"group": part, "score": score, "share": figures[f"{part}_{score}_share"]}
+        for part in ("accuracy", "style")
+        for score in (1, 2, 3)
     ]
 
 
@@ -435,7 +493,9 @@ def read_answers(path: Path, per_set: int) -> list[Row]:
     try:
         rows = [Answer.model_validate(row) for row in read_rows(path)]
     except ValidationError as error:
-        raise UserError(path, f"it holds a row that is not an answer ({problem(error)})", again) from None
+        raise UserError(
+            path, f"it holds a row that is not an answer ({problem(error)})", again
+        ) from None
     if len({row.id for row in rows}) < len(rows):
         raise UserError(path, "two answers have the same id", again)
     chosen = [row for name in "ABCDE" for row in [r for r in rows if r.split == name][:per_set]]
@@ -461,7 +521,11 @@ def main(
     """Judge the answers of one variant."""
     params = load_params()
     if variant not in params.variants:
-        raise UserError("judge", f"there is no variant {variant}", f"choose one of {', '.join(params.variants)} (params.yaml)")
+        raise UserError(
+            "judge",
+            f"there is no variant {variant}",
+            f"choose one of {', '.join(params.variants)} (params.yaml)",
+        )
     rows = read_answers(answers / f"{variant}.jsonl", params.judge.items_per_set)
     verdicts = verdicts_or_error(rows, params, judge)
     write_rows(out / f"{variant}.jsonl", verdicts)

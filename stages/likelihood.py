@@ -13,7 +13,14 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from bula.errors import run
-from bula.models import like_length_batches, load_model, load_tokenizer, precisions, prepare, supervised_logits
+from bula.models import (
+    like_length_batches,
+    load_model,
+    load_tokenizer,
+    precisions,
+    prepare,
+    supervised_logits,
+)
 from bula.params import load_params, variant_of
 from bula.prompts import Encoded, encode
 from bula.records import Example, Row, validation_sets, write_rows
@@ -21,7 +28,9 @@ from bula.reports import write_metrics
 from bula.stats import ratio_standard_error
 
 
-def score(model: PreTrainedModel, encoded: list[Encoded], batch_tokens: int, pad_id: int) -> list[tuple[float, int, float]]:
+def score(
+    model: PreTrainedModel, encoded: list[Encoded], batch_tokens: int, pad_id: int
+) -> list[tuple[float, int, float]]:
     """For each example: total negative log-likelihood in nats, tokens predicted right, total entropy in nats."""
     scores: list[tuple[float, int, float]] = [(0.0, 0, 0.0)] * len(encoded)
     for batch in tqdm(like_length_batches(encoded, batch_tokens), desc="likelihood", unit="batch"):
@@ -32,18 +41,37 @@ def score(model: PreTrainedModel, encoded: list[Encoded], batch_tokens: int, pad
             right.append(logits.argmax(-1) == targets)
             entropy.append(-(log_p.exp() * log_p).sum(-1))
         sizes = [len(encoded[i].completion) for i in batch]
-        parts = zip(*(torch.split(torch.cat(x).double().cpu(), sizes) for x in (nats, right, entropy)), strict=True)
+        parts = zip(
+            *(torch.split(torch.cat(x).double().cpu(), sizes) for x in (nats, right, entropy)),
+            strict=True,
+        )
         for index, (n, r, e) in zip(batch, parts, strict=True):
             scores[index] = (float(n.sum()), int(r.sum()), float(e.sum()))
     return scores
 
 
-def to_rows(sets: dict[str, list[Example]], encoded: list[Encoded], scores: list[tuple[float, int, float]], variant: str) -> list[Row]:
+def to_rows(
+    sets: dict[str, list[Example]],
+    encoded: list[Encoded],
+    scores: list[tuple[float, int, float]],
+    variant: str,
+) -> list[Row]:
     """One row an item; nats and entropy are totals over the answer's tokens, the end-of-turn token included."""
     examples = [example for items in sets.values() for example in items]
     return [
-        {"id": e.id, "split": e.split, "variant": variant, "tokens": len(c.completion), "characters": len(e.answer)}
-        | {"bytes": len(e.answer.encode()), "nats": nats, "tokens_right": right, "entropy_nats": entropy}
+        {
+            "id": e.id,
+            "split": e.split,
+            "variant": variant,
+            "tokens": len(c.completion),
+            "characters": len(e.answer),
+        }
+        | {
+            "bytes": len(e.answer.encode()),
+            "nats": nats,
+            "tokens_right": right,
+            "entropy_nats": entropy,
+        }
         for e, c, (nats, right, entropy) in zip(examples, encoded, scores, strict=True)
     ]
 
@@ -56,22 +84,30 @@ def summarise(rows: list[Row]) -> dict[str, int | float]:
         "items": len(rows),
         "tokens": tokens,
         "loss_nats": nats / tokens,
-        "loss_nats_stderr": ratio_standard_error([r["nats"] for r in rows], [r["tokens"] for r in rows]),
+        "loss_nats_stderr": ratio_standard_error(
+            [r["nats"] for r in rows], [r["tokens"] for r in rows]
+        ),
         "perplexity": math.exp(nats / tokens),
         "bits_per_token": bits / tokens,
         "bits_per_character": bits / sum(r["characters"] for r in rows),
         "bits_per_byte": bits / sum(r["bytes"] for r in rows),
         "token_accuracy": sum(r["tokens_right"] for r in rows) / tokens,
-        "token_accuracy_stderr": ratio_standard_error([r["tokens_right"] for r in rows], [r["tokens"] for r in rows]),
+        "token_accuracy_stderr": ratio_standard_error(
+            [r["tokens_right"] for r in rows], [r["tokens"] for r in rows]
+        ),
         "entropy_bits": sum(r["entropy_nats"] for r in rows) / math.log(2) / tokens,
-        "entropy_bits_stderr": ratio_standard_error([r["entropy_nats"] / math.log(2) for r in rows], [r["tokens"] for r in rows]),
+        "entropy_bits_stderr": ratio_standard_error(
+            [r["entropy_nats"] / math.log(2) for r in rows], [r["tokens"] for r in rows]
+        ),
     }
 
 
 def main(
     variant: Annotated[str, typer.Argument(help="Name of the variant.")],
     clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = Path("data/clean"),
-    out: Annotated[Path, typer.Option(help="Folder for the row of each item.")] = Path("data/likelihood"),
+    out: Annotated[Path, typer.Option(help="Folder for the row of each item.")] = Path(
+        "data/likelihood"
+    ),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/likelihood"),
 ) -> None:
     """Score the reference answers under one variant."""
@@ -85,11 +121,21 @@ def main(
     tokenizer = load_tokenizer(model)
     encoded = [encode(tokenizer, example) for items in sets.values() for example in items]
     loaded = load_model(model, params.dtype)
-    rows = to_rows(sets, encoded, score(loaded, encoded, params.likelihood.batch_tokens, tokenizer.pad_token_id), variant)
+    rows = to_rows(
+        sets,
+        encoded,
+        score(loaded, encoded, params.likelihood.batch_tokens, tokenizer.pad_token_id),
+        variant,
+    )
     figures = {name: summarise([row for row in rows if row["split"] == name]) for name in sets}
     write_rows(out / f"{variant}.jsonl", rows)
-    write_metrics(metrics / f"{variant}.json", {"settings": precisions(params.dtype), **figures, "pooled": summarise(rows)})
-    print(f"likelihood: {variant} has perplexity {summarise(rows)['perplexity']:.4g} on {len(rows)} items")
+    write_metrics(
+        metrics / f"{variant}.json",
+        {"settings": precisions(params.dtype), **figures, "pooled": summarise(rows)},
+    )
+    print(
+        f"likelihood: {variant} has perplexity {summarise(rows)['perplexity']:.4g} on {len(rows)} items"
+    )
 
 
 if __name__ == "__main__":

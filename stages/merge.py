@@ -16,7 +16,16 @@ from transformers import PreTrainedModel
 
 from bula.errors import UserError, run
 from bula.fidelity import Scored, fidelity, sample, score
-from bula.models import base_of, compute_dtype, load_adapted, load_model, load_tokenizer, precisions, prepare, save_model
+from bula.models import (
+    base_of,
+    compute_dtype,
+    load_adapted,
+    load_model,
+    load_tokenizer,
+    precisions,
+    prepare,
+    save_model,
+)
 from bula.params import load_params
 from bula.prompts import Encoded
 from bula.records import REMAKE
@@ -37,7 +46,12 @@ def adapted(model: PreTrainedModel) -> dict[str, Terms]:
     for name, layer in base_of(model).named_modules():
         for key, a in getattr(layer, "lora_A", {}).items():
             # detach() keeps the base weight, since a safe merge gives the layer a new tensor.
-            found[f"{name}.weight"] = (layer.get_base_layer().weight.detach(), a.weight, layer.lora_B[key].weight, layer.scaling[key])
+            found[f"{name}.weight"] = (
+                layer.get_base_layer().weight.detach(),
+                a.weight,
+                layer.lora_B[key].weight,
+                layer.scaling[key],
+            )
     return found
 
 
@@ -48,12 +62,16 @@ def weight_difference(terms: dict[str, Terms], merged: PreTrainedModel) -> float
     for name, (base, a, b, scale) in terms.items():
         exact = base.double() + scale * (b.double() @ a.double())
         # By its module: of tied weights only one has a parameter's name.
-        differences.append(float((merged.get_submodule(name.removesuffix(".weight")).weight - exact).abs().max()))
+        differences.append(
+            float((merged.get_submodule(name.removesuffix(".weight")).weight - exact).abs().max())
+        )
     # Python's max would pass over a NaN.
     return float(torch.tensor(differences, dtype=torch.float64).max())
 
 
-def merge(model: PeftModel, reference: list[Scored], encoded: list[Encoded], pad_id: int) -> tuple[PreTrainedModel, Figures, Figures]:
+def merge(
+    model: PeftModel, reference: list[Scored], encoded: list[Encoded], pad_id: int
+) -> tuple[PreTrainedModel, Figures, Figures]:
     """The merged model in float32, and how far its weights and logits are from base and adapter; UserError if too far."""
     terms = adapted(model)
     merged = model.merge_and_unload(safe_merge=True)
@@ -75,7 +93,9 @@ def main(
     base: Annotated[Path, typer.Option(help="Base model.")] = Path("models/base"),
     adapter: Annotated[Path, typer.Option(help="Adapter.")] = Path("models/adapter"),
     clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = Path("data/clean"),
-    merged: Annotated[Path, typer.Option(help="Folder for the merged model.")] = Path("models/merged"),
+    merged: Annotated[Path, typer.Option(help="Folder for the merged model.")] = Path(
+        "models/merged"
+    ),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/merge.json"),
 ) -> None:
     """Merge, check, cast, check again, save."""
@@ -90,12 +110,23 @@ def main(
     save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged)
     # Read back, since a cast in memory also rounds the rotary frequencies, which no file holds and no user sees; and run in
     # float32, so that the difference is that of the weights alone. In the precision it is served in, rounding comes on top.
-    after = served = fidelity(reference, score(load_model(merged, "float32"), encoded, tokenizer.pad_token_id))
+    after = served = fidelity(
+        reference, score(load_model(merged, "float32"), encoded, tokenizer.pad_token_id)
+    )
     if compute_dtype(params.dtype) != "float32":
-        served = fidelity(reference, score(load_model(merged, params.dtype), encoded, tokenizer.pad_token_id))
-    figures = {"adapter": fidelity(reference, reference), "before_cast": before, "after_cast": after, "as_served": served}
+        served = fidelity(
+            reference, score(load_model(merged, params.dtype), encoded, tokenizer.pad_token_id)
+        )
+    figures = {
+        "adapter": fidelity(reference, reference),
+        "before_cast": before,
+        "after_cast": after,
+        "as_served": served,
+    }
     write_metrics(metrics, {"checked": precisions(params.dtype), "weights": weights, **figures})
-    print(f"merge: greedy agreement {before['greedy_agreement']:.2%} before the cast, {after['greedy_agreement']:.2%} after, in {merged}")
+    print(
+        f"merge: greedy agreement {before['greedy_agreement']:.2%} before the cast, {after['greedy_agreement']:.2%} after, in {merged}"
+    )
 
 
 if __name__ == "__main__":

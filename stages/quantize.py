@@ -28,7 +28,11 @@ from bula.records import staged
 from bula.reports import write_metrics
 
 # The types that llama.cpp's own converter writes; auto-round writes the rest. f32 is for bench/engines.py.
-CONVERTER = {"f32": LlamaFileType.ALL_F32, "bf16": LlamaFileType.MOSTLY_BF16, "q8_0": LlamaFileType.MOSTLY_Q8_0}
+CONVERTER = {
+    "f32": LlamaFileType.ALL_F32,
+    "bf16": LlamaFileType.MOSTLY_BF16,
+    "q8_0": LlamaFileType.MOSTLY_Q8_0,
+}
 
 
 def convert(merged: Path, kind: str, file: Path) -> None:
@@ -42,9 +46,24 @@ def convert(merged: Path, kind: str, file: Path) -> None:
 def round_to(merged: Path, kind: str, file: Path) -> None:
     """Write one GGUF file with auto-round, by rounding to nearest; UserError with its last lines if it fails."""
     folder = file.with_suffix("")
-    options = ["--format", f"gguf:{kind}", "--iters", "0", "--disable_opt_rtn", "--output_dir", str(folder)]
+    options = [
+        "--format",
+        f"gguf:{kind}",
+        "--iters",
+        "0",
+        "--disable_opt_rtn",
+        "--output_dir",
+        str(folder),
+    ]
     command = [sys.executable, "-m", "auto_round", "--model", str(merged), *options]
-    result = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, preexec_fn=end_with_parent)
+    result = subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        preexec_fn=end_with_parent,
+    )
     written = sorted(folder.rglob("*.gguf"))
     if result.returncode != 0 or len(written) != 1:
         last = "\n".join(result.stdout.splitlines()[-15:])
@@ -67,7 +86,10 @@ def carries(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     training, without the second answers never end.
     """
     fields = read_gguf(file).fields
-    for name, value in (("tokenizer.chat_template", tokenizer.chat_template), ("tokenizer.ggml.eos_token_id", tokenizer.eos_token_id)):
+    for name, value in (
+        ("tokenizer.chat_template", tokenizer.chat_template),
+        ("tokenizer.ggml.eos_token_id", tokenizer.eos_token_id),
+    ):
         if name not in fields or fields[name].contents() != value:
             what = f"it has no {name}, or not that of the merged model; nothing was written"
             raise UserError(file.name, what, "take another type in quantize.types, or another base")
@@ -80,7 +102,9 @@ def describe(file: Path) -> dict[str, int | str]:
     return size | {f"tensors_{name.lower()}": count for name, count in sorted(types.items())}
 
 
-def measure(merged: Path, folder: Path, kinds: list[str], encoded: list[Encoded], pad_id: int) -> dict[str, dict[str, int | float | str]]:
+def measure(
+    merged: Path, folder: Path, kinds: list[str], encoded: list[Encoded], pad_id: int
+) -> dict[str, dict[str, int | float | str]]:
     """Figures of each file, the 16-bit one against the merged model and each other against the 16-bit one."""
     figures = {}
     # One set of logits is held, tokens x vocabulary x 4 bytes, and two while the 16-bit file is compared.

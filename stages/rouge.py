@@ -43,7 +43,11 @@ def score(rows: list[Row]) -> list[Row]:
     scored = []
     for row in rows:
         result = scorer.score(row["answer"], row["generated"])
-        figures = {f"{kind}_{part}": float(getattr(result[kind], {"f": "fmeasure"}.get(part, part))) for kind in TYPES for part in PARTS}
+        figures = {
+            f"{kind}_{part}": float(getattr(result[kind], {"f": "fmeasure"}.get(part, part)))
+            for kind in TYPES
+            for part in PARTS
+        }
         scored.append({"id": row["id"], "split": row["split"], "variant": row["variant"]} | figures)
     return scored
 
@@ -56,7 +60,9 @@ def summarise(rows: list[Row], params: Params) -> dict[str, int | float]:
             values = [row[f"{kind}_{part}"] for row in rows]
             metrics[f"{kind}_{part}"] = sum(values) / len(values)
             if part == "f":
-                low, high = bootstrap_mean(values, params.rouge.resamples, params.rouge.confidence, params.seed)
+                low, high = bootstrap_mean(
+                    values, params.rouge.resamples, params.rouge.confidence, params.seed
+                )
                 metrics |= {f"{kind}_f_low": low, f"{kind}_f_high": high}
             else:
                 metrics[f"{kind}_{part}_stderr"] = standard_error(values)
@@ -66,13 +72,19 @@ def summarise(rows: list[Row], params: Params) -> dict[str, int | float]:
 def to_points(rows: list[Row]) -> list[dict[str, str | float]]:
     """Return the F1 of each answer as a long table: set, id, group (the ROUGE type), f."""
     names = {kind: kind.replace("rouge", "ROUGE-") for kind in TYPES}
-    return [{"set": row["split"], "id": row["id"], "group": names[kind], "f": row[f"{kind}_f"]} for kind in TYPES for row in rows]
+    return [
+        {"set": row["split"], "id": row["id"], "group": names[kind], "f": row[f"{kind}_f"]}
+        for kind in TYPES
+        for row in rows
+    ]
 
 
 def draw(rows: list[Row], variant: str, path: Path) -> None:
     """Draw box plots of the three F1 distributions over the validation sets."""
     sets = sorted({row["split"] for row in rows})
-    figure, axes = pyplot.subplots(1, len(TYPES), figsize=(12, 4), sharey=True, layout="constrained")
+    figure, axes = pyplot.subplots(
+        1, len(TYPES), figsize=(12, 4), sharey=True, layout="constrained"
+    )
     for axis, kind in zip(axes, TYPES, strict=True):
         axis.boxplot(
             [[row[f"{kind}_f"] for row in rows if row["split"] == name] for name in sets],
@@ -82,7 +94,9 @@ def draw(rows: list[Row], variant: str, path: Path) -> None:
         axis.set(title=kind.replace("rouge", "ROUGE-"), xlabel="validation set")
         axis.grid(axis="y", alpha=0.3)
     axes[0].set_ylabel("F1 of an answer")
-    figure.suptitle(f"ROUGE of {variant} against the references ({len(rows)} answers; triangle: mean)")
+    figure.suptitle(
+        f"ROUGE of {variant} against the references ({len(rows)} answers; triangle: mean)"
+    )
     with staged(path) as temporary:
         # Without the version of the drawing library in it, the picture is the same bytes on every run.
         figure.savefig(temporary, format="png", dpi=100, metadata={"Software": None})
@@ -92,7 +106,9 @@ def draw(rows: list[Row], variant: str, path: Path) -> None:
 def main(
     variant: Annotated[str, typer.Argument(help="Name of the variant.")],
     answers: Annotated[Path, typer.Option(help="Folder of answers.")] = Path("data/answers"),
-    out: Annotated[Path, typer.Option(help="Folder for the row of each answer.")] = Path("data/scores"),
+    out: Annotated[Path, typer.Option(help="Folder for the row of each answer.")] = Path(
+        "data/scores"
+    ),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/rouge"),
     plots: Annotated[Path, typer.Option(help="Folder for plots.")] = Path("plots/rouge"),
 ) -> None:
@@ -102,7 +118,9 @@ def main(
     read = read_checked(answers / f"{variant}.jsonl", f"generate@{variant}", AnswerRow)
     rows = score([row.model_dump() | {"variant": variant} for row in read])
     sets = sorted({row["split"] for row in rows})
-    figures = {name: summarise([row for row in rows if row["split"] == name], params) for name in sets}
+    figures = {
+        name: summarise([row for row in rows if row["split"] == name], params) for name in sets
+    }
     pooled = summarise(rows, params)
     write_rows(out / f"{variant}.jsonl", rows)
     write_metrics(metrics / f"{variant}.json", figures | {"pooled": pooled})

@@ -26,7 +26,11 @@ HANGS_SECONDS = 700
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files in the order of their names, but first those that take longest, so that two workers end at about the same time."""
     longest = ("test_pipeline.py", "test_train.py", "test_kill.py")
-    items.sort(key=lambda item: longest.index(item.path.name) if item.path.name in longest else len(longest))
+    items.sort(
+        key=lambda item: (
+            longest.index(item.path.name) if item.path.name in longest else len(longest)
+        )
+    )
 
 
 @pytest.fixture(scope="session")
@@ -82,7 +86,9 @@ def build_tiny(smollm2: Path, path: Path) -> None:
 
 def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    path.write_text(
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+    )
 
 
 def edit_params(path: Path, edit: Edit) -> None:
@@ -100,13 +106,22 @@ def small(tiny: Path) -> Edit:
     def edit(params: dict[str, Any]) -> None:
         params["ingest"]["base"] = {"kind": "directory", "path": str(tiny), "license": "apache-2.0"}
         params["preprocess"]["train_limit"] = 16
-        params["train"] |= {"max_steps": 6, "eval_steps": 3, "save_steps": 3, "log_steps": 1, "batch_size": 2, "gradient_accumulation": 2}
+        params["train"] |= {
+            "max_steps": 6,
+            "eval_steps": 3,
+            "save_steps": 3,
+            "log_steps": 1,
+            "batch_size": 2,
+            "gradient_accumulation": 2,
+        }
         params["train"]["lora"] |= {"r": 4, "alpha": 8}
         params["merge"]["check_items"] = params["quantize"]["check_items"] = 2
         params["quantize"]["types"] = ["q8_0"]
         params["generate"] |= {"items_per_set": 2, "max_new_tokens": 8}
         params["benchmark"]["limit"] = 4
-        params["rouge"]["resamples"] = params["compare"]["resamples"] = params["calibrate"]["resamples"] = 50
+        params["rouge"]["resamples"] = params["compare"]["resamples"] = params["calibrate"][
+            "resamples"
+        ] = 50
         params["judge"] |= {"items_per_set": 1, "reason_characters": 20}
         params["calibrate"]["items"] = 3
         params["variants"] = {
@@ -120,9 +135,17 @@ def small(tiny: Path) -> Edit:
 
 def shorten(demo: Path) -> None:
     """Keep the first rows of each file of the demo corpus."""
-    for name, rows in (("train", 16), ("dev", 4), *((f"validation/{s}", 2) for s in "ABCDE"), ("gold", 3)):
+    for name, rows in (
+        ("train", 16),
+        ("dev", 4),
+        *((f"validation/{s}", 2) for s in "ABCDE"),
+        ("gold", 3),
+    ):
         file = demo / f"{name}.jsonl"
-        file.write_text("".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:rows]), encoding="utf-8")
+        file.write_text(
+            "".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:rows]),
+            encoding="utf-8",
+        )
 
 
 @pytest.fixture
@@ -130,7 +153,9 @@ def workspace(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     """A folder with small params.yaml and the demo corpus, as the current directory."""
     shutil.copytree(ROOT / "data/demo", tmp_path / "data/demo")
     shorten(tmp_path / "data/demo")
-    shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "tasks", tmp_path / "tasks", ignore=shutil.ignore_patterns("__pycache__")
+    )
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", tmp_path / "params.yaml")
     edit_params(tmp_path / "params.yaml", small(tiny))
     (tmp_path / "models").mkdir()
@@ -149,9 +174,13 @@ def ready(workspace: Path, tiny: Path) -> Path:
     (workspace / "models/base").symlink_to(tiny)
     params = load_params()
     for source in params.ingest.sources:
-        write_rows(workspace / f"data/raw/{source.name}.jsonl", read_source(source, params.ingest.limits))
+        write_rows(
+            workspace / f"data/raw/{source.name}.jsonl", read_source(source, params.ingest.limits)
+        )
     for task in params.ingest.benchmarks:
-        write_rows(workspace / f"data/benchmarks/{task.name}.jsonl", read_task(task, params.ingest.limits))
+        write_rows(
+            workspace / f"data/benchmarks/{task.name}.jsonl", read_task(task, params.ingest.limits)
+        )
     preprocess.main()
     return workspace
 
@@ -159,17 +188,32 @@ def ready(workspace: Path, tiny: Path) -> Path:
 def run(command: list[str], cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
     """Run a command of the virtual environment as a user would, and give what came back."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    env = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"} | environment
+    env = (
+        os.environ
+        | {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        | environment
+    )
     # No terminal's input: a question that a program asks must fail, not wait.
     quiet, pipe = subprocess.DEVNULL, subprocess.PIPE
-    started = subprocess.Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, stdin=quiet, stdout=pipe, stderr=pipe)
+    started = subprocess.Popen(
+        command,
+        cwd=cwd,
+        env=env,
+        text=True,
+        start_new_session=True,
+        stdin=quiet,
+        stdout=pipe,
+        stderr=pipe,
+    )
     try:
         output, errors = started.communicate(timeout=HANGS_SECONDS)
     except subprocess.TimeoutExpired:
         # The whole group, whose pipes would keep this waiting; then what it said until then.
         os.killpg(started.pid, signal.SIGKILL)
         output, errors = started.communicate()
-        pytest.fail(f"{' '.join(command)} did not end in {HANGS_SECONDS} seconds:\n{output[-5000:]}\n{errors[-5000:]}")
+        pytest.fail(
+            f"{' '.join(command)} did not end in {HANGS_SECONDS} seconds:\n{output[-5000:]}\n{errors[-5000:]}"
+        )
     return subprocess.CompletedProcess(command, started.returncode, output, errors)
 
 

@@ -35,9 +35,18 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_openai_gets_the_key_and_this_machine_gets_none() -> None:
-    for url in ("https://api.openai.com/v1", "https://api.openai.com:443/v1/", "https://API.OpenAI.com"):
+    for url in (
+        "https://api.openai.com/v1",
+        "https://api.openai.com:443/v1/",
+        "https://API.OpenAI.com",
+    ):
         assert api_keys.key_for(url) == KEY
-    for url in ("http://127.0.0.1:8000/v1", "http://localhost/v1", "http://[::1]:9/v1", "https://127.0.0.1/v1"):
+    for url in (
+        "http://127.0.0.1:8000/v1",
+        "http://localhost/v1",
+        "http://[::1]:9/v1",
+        "https://127.0.0.1/v1",
+    ):
         assert api_keys.key_for(url) == api_keys.LOCAL_KEY
 
 
@@ -71,7 +80,9 @@ def test_openai_gets_the_key_and_this_machine_gets_none() -> None:
         ("", "not a plain"),
     ],
 )
-def test_another_address_is_refused_before_the_key_is_read(url: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_address_is_refused_before_the_key_is_read(
+    url: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(UserError) as error:
         api_keys.key_for(url)
@@ -87,9 +98,13 @@ def test_the_environment_allows_other_hosts(monkeypatch: pytest.MonkeyPatch) -> 
             api_keys.key_for(url)
 
 
-def test_env_file_holds_a_key_and_allows_no_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_env_file_holds_a_key_and_allows_no_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    (tmp_path / ".env").write_text("BULA_JUDGE_HOSTS=judge.test\nOPENAI_API_KEY='sk-${HOME}-file'\n", encoding="utf-8")
+    (tmp_path / ".env").write_text(
+        "BULA_JUDGE_HOSTS=judge.test\nOPENAI_API_KEY='sk-${HOME}-file'\n", encoding="utf-8"
+    )
     assert api_keys.key_for("https://api.openai.com/v1") == "sk-${HOME}-file"
     with pytest.raises(UserError, match=r"may not be sent to judge\.test"):
         api_keys.key_for("https://judge.test/v1")
@@ -101,17 +116,26 @@ def test_git_ignores_the_env_file() -> None:
     assert ".env" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
 
 
-@pytest.mark.parametrize("bad", ["sk-a\nX-Header: b", "sk-a b", "sk-\N{LATIN SMALL LETTER E WITH ACUTE}"])
-def test_a_key_that_no_header_can_carry_is_a_sentence_without_the_key(bad: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "bad", ["sk-a\nX-Header: b", "sk-a b", "sk-\N{LATIN SMALL LETTER E WITH ACUTE}"]
+)
+def test_a_key_that_no_header_can_carry_is_a_sentence_without_the_key(
+    bad: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", bad)
     with pytest.raises(UserError, match="holds a character that no key has") as error:
         api_keys.key_for("https://api.openai.com/v1")
     assert "sk-" not in str(error.value)
 
 
-def test_a_missing_key_and_a_damaged_env_file_are_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_key_and_a_damaged_env_file_are_sentences(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
-    with pytest.raises(UserError, match=r"OPENAI_API_KEY: it is not set\. Set it, or write OPENAI_API_KEY=\.\.\. into \.env"):
+    with pytest.raises(
+        UserError,
+        match=r"OPENAI_API_KEY: it is not set\. Set it, or write OPENAI_API_KEY=\.\.\. into \.env",
+    ):
         api_keys.key_for("https://api.openai.com/v1")
     (tmp_path / ".env").write_bytes(b"OPENAI_API_KEY=sk-\xff\n")
     with pytest.raises(UserError, match=r"\.env: it is not UTF-8 text"):
@@ -127,9 +151,23 @@ class Handler(BaseHTTPRequestHandler):
         prompt = self.rfile.read(int(self.headers["Content-Length"])).decode()
         self.server.seen.append({name.lower(): value for name, value in self.headers.items()})
         echo = f"{self.headers['Authorization']}; the prompt was {prompt}"
-        verdict = json.dumps({"reason": echo[:200] if self.server.mode == "reason" else "Correta.", "accuracy": 3, "style": 3})
+        verdict = json.dumps(
+            {
+                "reason": echo[:200] if self.server.mode == "reason" else "Correta.",
+                "accuracy": 3,
+                "style": 3,
+            }
+        )
         good = json.dumps({"choices": [{"message": {"content": verdict}}]})
-        error = json.dumps({"error": {"message": f"Incorrect API key provided: {echo}", "code": echo, "type": echo}})
+        error = json.dumps(
+            {
+                "error": {
+                    "message": f"Incorrect API key provided: {echo}",
+                    "code": echo,
+                    "type": echo,
+                }
+            }
+        )
         status, body = {
             "reason": (200, good),
             "echo_401": (401, error),
@@ -157,19 +195,29 @@ def certify(folder: Path) -> tuple[Path, Path]:
     private = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
     now = datetime.datetime.now(datetime.UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName(HOST), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    names = x509.SubjectAlternativeName(
+        [x509.DNSName(HOST), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    )
     builder = x509.CertificateBuilder(name, name, private.public_key(), 1)
     builder = builder.not_valid_before(now - datetime.timedelta(hours=1))
-    builder = builder.not_valid_after(now + datetime.timedelta(hours=1)).add_extension(names, critical=False)
+    builder = builder.not_valid_after(now + datetime.timedelta(hours=1)).add_extension(
+        names, critical=False
+    )
     builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
     pem, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    (folder / "key.pem").write_bytes(private.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain))
-    (folder / "certificate.pem").write_bytes(builder.sign(private, hashes.SHA256()).public_bytes(pem))
+    (folder / "key.pem").write_bytes(
+        private.private_bytes(pem, serialization.PrivateFormat.PKCS8, plain)
+    )
+    (folder / "certificate.pem").write_bytes(
+        builder.sign(private, hashes.SHA256()).public_bytes(pem)
+    )
     return folder / "key.pem", folder / "certificate.pem"
 
 
 @pytest.fixture
-def outside(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def outside(
+    workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Any]:
     """A TLS server that stands for an outside host which the environment allows."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
@@ -178,7 +226,9 @@ def outside(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypat
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     # The handshake belongs to the thread of its connection; in accept() a silent client would stop the server.
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    server.socket = context.wrap_socket(
+        server.socket, server_side=True, do_handshake_on_connect=False
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     port = server.server_address[1]
     resolve = socket.getaddrinfo
@@ -191,7 +241,11 @@ def outside(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypat
     monkeypatch.setenv("BULA_JUDGE_HOSTS", f"{HOST}:{port}")
     point_to(workspace, f"https://{HOST}:{port}/v1")
     same = {"answer": "Sim.", "generated": "PACIENTE-CANARIO não.", "variant": "base"}
-    rows = [{"id": f"{s}{n}", "split": s, "question": f"Pergunta {n} de {s}?"} | same for s in "ABCDE" for n in range(3)]
+    rows = [
+        {"id": f"{s}{n}", "split": s, "question": f"Pergunta {n} de {s}?"} | same
+        for s in "ABCDE"
+        for n in range(3)
+    ]
     write_rows(workspace / "data/answers/base.jsonl", rows)
     yield server
     server.shutdown()
@@ -201,13 +255,23 @@ def outside(workspace: Path, tmp_path_factory: pytest.TempPathFactory, monkeypat
 def point_to(workspace: Path, url: str) -> None:
     def edit(params: dict[str, Any]) -> None:
         params["ingest"]["judge"] = {"kind": "api", "license": "terms"}
-        params["judge"] |= {"base_url": url, "model": "judge-1", "parallel": 2, "retries": 0, "items_per_set": 2}
+        params["judge"] |= {
+            "base_url": url,
+            "model": "judge-1",
+            "parallel": 2,
+            "retries": 0,
+            "items_per_set": 2,
+        }
 
     edit_params(workspace / "params.yaml", edit)
 
 
-@pytest.mark.parametrize("mode", ["reason", "echo_401", "echo_403", "echo_404", "echo_500", "html", "redirect"])
-def test_no_output_holds_the_key(mode: str, outside: Any, workspace: Path, capfd: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    "mode", ["reason", "echo_401", "echo_403", "echo_404", "echo_500", "html", "redirect"]
+)
+def test_no_output_holds_the_key(
+    mode: str, outside: Any, workspace: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     outside.mode = mode
     shown = ""
     try:
@@ -216,7 +280,11 @@ def test_no_output_holds_the_key(mode: str, outside: Any, workspace: Path, capfd
         shown = "".join(traceback.format_exception(error))
     # The key did travel, to the one host that may have it.
     assert {seen["authorization"] for seen in outside.seen} == {f"Bearer {KEY}"}
-    written = {path: path.read_bytes() for path in workspace.rglob("*") if path.is_file() and "data/demo" not in str(path)}
+    written = {
+        path: path.read_bytes()
+        for path in workspace.rglob("*")
+        if path.is_file() and "data/demo" not in str(path)
+    }
     assert bool(shown) == (mode != "reason")
     assert any(b"Bearer [key]" in content for content in written.values()) == (mode == "reason")
     for text in (*written.values(), shown.encode(), "".join(capfd.readouterr()).encode()):
@@ -225,18 +293,24 @@ def test_no_output_holds_the_key(mode: str, outside: Any, workspace: Path, capfd
     assert "PACIENTE" not in shown
 
 
-def test_openai_variables_do_not_reach_another_host(outside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openai_variables_do_not_reach_another_host(
+    outside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outside.mode = "reason"
     names = ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "OPENAI_ADMIN_KEY", "OPENAI_BASE_URL")
     for name in names:
         monkeypatch.setenv(name, f"https://SECRET-{name}.test")
-    monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", "X-Secret: SECRET-1\nAuthorization: Bearer SECRET-2")
+    monkeypatch.setenv(
+        "OPENAI_CUSTOM_HEADERS", "X-Secret: SECRET-1\nAuthorization: Bearer SECRET-2"
+    )
     judge.main("base")
     assert outside.seen
     assert "SECRET" not in json.dumps(outside.seen)
 
 
-def test_the_stage_refuses_a_host_before_its_first_request(outside: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stage_refuses_a_host_before_its_first_request(
+    outside: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("BULA_JUDGE_HOSTS")
     with pytest.raises(UserError, match=f"OPENAI_API_KEY may not be sent to {HOST}"):
         judge.main("base")

@@ -16,7 +16,11 @@ def test_every_contender_of_the_training_bench_trains_and_in_file_order_the_trai
 ) -> None:
     monkeypatch.setattr(bench, "BASE", tiny)
     given = load_params(ROOT / "profiles/smollm2-135m.yaml")
-    small = given.model_copy(update={"train": given.train.model_copy(update={"batch_size": 1, "gradient_accumulation": 2})})
+    small = given.model_copy(
+        update={
+            "train": given.train.model_copy(update={"batch_size": 1, "gradient_accumulation": 2})
+        }
+    )
     examples = bench.load_rows(4)
     exact, params = bench.settings(small, 4, "float32"), bench.settings(small, 4, given.dtype)
     trainers = ("bula", "trl_defaults", "trl_without_checkpointing")

@@ -83,13 +83,23 @@ def items(workspace: Path, tiny: Path) -> Path:
     return workspace
 
 
-def test_a_server_scores_as_the_model_does_and_never_sees_the_key(items: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_scores_as_the_model_does_and_never_sees_the_key(
+    items: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     benchmark.main("base")
     own = list(read_rows(items / "data/samples/base.jsonl"))
     monkeypatch.setenv("OPENAI_API_KEY", "sk-CANARY")
     with completions_server(items / "models/base") as (url, keys):
-        backend = {"kind": "openai", "base_url": url, "model": "tiny", "num_concurrent": 1, "timeout_seconds": 60}
-        edit_params(items / "params.yaml", lambda params: params["benchmark"].update(backend=backend))
+        backend = {
+            "kind": "openai",
+            "base_url": url,
+            "model": "tiny",
+            "num_concurrent": 1,
+            "timeout_seconds": 60,
+        }
+        edit_params(
+            items / "params.yaml", lambda params: params["benchmark"].update(backend=backend)
+        )
         benchmark.main("base")
     served = list(read_rows(items / "data/samples/base.jsonl"))
     assert [row["answer"] for row in served] == [row["answer"] for row in own]
@@ -100,7 +110,9 @@ def test_a_server_scores_as_the_model_does_and_never_sees_the_key(items: Path, m
     assert figures["settings"]["backend"] == "openai"
 
 
-def test_a_host_that_is_not_allowed_is_refused_before_a_request(items: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_that_is_not_allowed_is_refused_before_a_request(
+    items: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-CANARY")
     backend = {
         "kind": "openai",
@@ -116,8 +128,15 @@ def test_a_host_that_is_not_allowed_is_refused_before_a_request(items: Path, mon
 
 
 def test_vllm_is_told_this_model_and_to_run_no_code(workspace: Path) -> None:
-    backend = {"kind": "vllm", "gpu_memory_utilization": 0.5, "max_model_len": 512, "tensor_parallel_size": 1}
-    edit_params(workspace / "params.yaml", lambda params: params["benchmark"].update(backend=backend))
+    backend = {
+        "kind": "vllm",
+        "gpu_memory_utilization": 0.5,
+        "max_model_len": 512,
+        "tensor_parallel_size": 1,
+    }
+    edit_params(
+        workspace / "params.yaml", lambda params: params["benchmark"].update(backend=backend)
+    )
     params = load_params()
     found = params.benchmark.backend
     assert found.kind == "vllm"
@@ -133,8 +152,15 @@ def test_vllm_is_told_this_model_and_to_run_no_code(workspace: Path) -> None:
 
 
 def test_a_server_cannot_score_a_gguf_file(workspace: Path) -> None:
-    backend = {"kind": "vllm", "gpu_memory_utilization": 0.5, "max_model_len": 512, "tensor_parallel_size": 1}
-    edit_params(workspace / "params.yaml", lambda params: params["benchmark"].update(backend=backend))
+    backend = {
+        "kind": "vllm",
+        "gpu_memory_utilization": 0.5,
+        "max_model_len": 512,
+        "tensor_parallel_size": 1,
+    }
+    edit_params(
+        workspace / "params.yaml", lambda params: params["benchmark"].update(backend=backend)
+    )
     with pytest.raises(UserError, match="cannot score the GGUF file"):
         benchmark.main("quantized")
 
@@ -147,8 +173,12 @@ def test_an_unknown_variant_lists_the_known_ones(workspace: Path) -> None:
 def test_a_task_of_ones_own_does_not_replace_one_of_lm_eval(tmp_path: Path) -> None:
     shutil.copy(ROOT / "tasks/bula_medqa_4options.yaml", tmp_path / "medqa_4options.yaml")
     text = (tmp_path / "medqa_4options.yaml").read_text(encoding="utf-8")
-    (tmp_path / "medqa_4options.yaml").write_text(text.replace("task: bula_", "task: "), encoding="utf-8")
-    with pytest.raises(UserError, match="medqa_4options is a task of lm-eval, which this one would replace"):
+    (tmp_path / "medqa_4options.yaml").write_text(
+        text.replace("task: bula_", "task: "), encoding="utf-8"
+    )
+    with pytest.raises(
+        UserError, match="medqa_4options is a task of lm-eval, which this one would replace"
+    ):
         benchmark.find_tasks(tmp_path, ["medqa_4options"])
 
 
@@ -162,7 +192,10 @@ def test_the_reviewed_tasks_are_there_and_none_has_the_prefix_of_ours() -> None:
 
 @pytest.mark.parametrize("task", ["humaneval", "realtoxicityprompts", "no_such_task"])
 def test_a_task_whose_code_was_not_read_is_refused(task: str) -> None:
-    with pytest.raises(UserError, match=rf"benchmark\.tasks has {task}, which is no task of .*tasks/ and not reviewed"):
+    with pytest.raises(
+        UserError,
+        match=rf"benchmark\.tasks has {task}, which is no task of .*tasks/ and not reviewed",
+    ):
         benchmark.find_tasks(ROOT / "tasks", ["bula_medmcqa", task])
 
 
@@ -183,7 +216,13 @@ def test_a_server_that_answers_in_another_form_is_a_sentence_without_its_words(
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}/v1"
-    backend = {"kind": "openai", "base_url": url, "model": "tiny", "num_concurrent": 1, "timeout_seconds": 60}
+    backend = {
+        "kind": "openai",
+        "base_url": url,
+        "model": "tiny",
+        "num_concurrent": 1,
+        "timeout_seconds": 60,
+    }
     edit_params(items / "params.yaml", lambda params: params["benchmark"].update(backend=backend))
     try:
         with pytest.raises(UserError, match="a request failed, or its reply has another form"):

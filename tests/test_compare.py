@@ -27,14 +27,29 @@ def two_variants(params: dict[str, Any]) -> None:
 def pairs(workspace: Path, variant: str, shift: float, order: int) -> None:
     """Twenty items that differ much from each other, each better by the same `shift`, in this or the reverse order."""
     items = list(range(20))[::order]
-    write_rows(workspace / f"data/answers/{variant}.jsonl", [{"id": f"{n:02}", "degenerate": False} for n in items])
-    write_rows(workspace / f"data/likelihood/{variant}.jsonl", [{"id": f"{n:02}", "nats": 10.0 * n, "characters": 50} for n in items])
-    scores = [{"id": f"{n:02}", "rouge1_f": 0.03 * n + shift, "rouge2_f": 0.03 * n, "rougeL_f": 0.03 * n + (n == 3) * shift} for n in items]
+    write_rows(
+        workspace / f"data/answers/{variant}.jsonl",
+        [{"id": f"{n:02}", "degenerate": False} for n in items],
+    )
+    write_rows(
+        workspace / f"data/likelihood/{variant}.jsonl",
+        [{"id": f"{n:02}", "nats": 10.0 * n, "characters": 50} for n in items],
+    )
+    scores = [
+        {
+            "id": f"{n:02}",
+            "rouge1_f": 0.03 * n + shift,
+            "rouge2_f": 0.03 * n,
+            "rougeL_f": 0.03 * n + (n == 3) * shift,
+        }
+        for n in items
+    ]
     write_rows(workspace / f"data/scores/{variant}.jsonl", scores)
     # Eight gained, none lost.
     right = {n: float(n % 2 == 0 or (shift > 0 and n < 16)) for n in items}
     write_rows(
-        workspace / f"data/samples/{variant}.jsonl", [{"task": "t", "document": f"{n:02}", "scores": {"acc": right[n]}} for n in items]
+        workspace / f"data/samples/{variant}.jsonl",
+        [{"task": "t", "document": f"{n:02}", "scores": {"acc": right[n]}} for n in items],
     )
     # The judge failed on the other answer each time, so there is no pair.
     failed = int(shift > 0)
@@ -64,7 +79,10 @@ def test_items_are_joined_by_their_ids_and_p_is_corrected_over_all_tests(workspa
     assert smallest < second
     assert rouge["p_holm"] == pytest.approx(6 * smallest)
     assert results["t_acc"]["p_holm"] == pytest.approx(5 * second)
-    assert all(results[name]["p_holm"] == 1.0 for name in ("degenerate", "bits_per_character", "rouge2_f", "rougeL_f"))
+    assert all(
+        results[name]["p_holm"] == 1.0
+        for name in ("degenerate", "bits_per_character", "rouge2_f", "rougeL_f")
+    )
     # None of 200,000 flips of twenty equal differences reached their sum by chance, or a few did: 2 of 2^20 do.
     assert (rouge["p_at_floor"], results["t_acc"]["p_at_floor"]) == (smallest == 1 / 200_001, True)
     assert results["rougeL_f"]["p_at_floor"] is True
@@ -72,20 +90,41 @@ def test_items_are_joined_by_their_ids_and_p_is_corrected_over_all_tests(workspa
 
 def answer_row(item: str, variant: str) -> dict[str, Any]:
     """An answer in the form that generate writes."""
-    texts = {"question": f"Pergunta {item}?", "answer": "Beba água.", "generated": f"Tome água, {variant}."}
-    return {"id": item, "split": "A", "variant": variant, "finish_reason": "stop", "degenerate": False} | texts
+    texts = {
+        "question": f"Pergunta {item}?",
+        "answer": "Beba água.",
+        "generated": f"Tome água, {variant}.",
+    }
+    return {
+        "id": item,
+        "split": "A",
+        "variant": variant,
+        "finish_reason": "stop",
+        "degenerate": False,
+    } | texts
 
 
 def fill(workspace: Path, variant: str, shift: float) -> None:
     """Four items under one variant, better by `shift` than the baseline."""
     ids = ["a", "b", "c", "d"]
-    write_rows(workspace / f"data/likelihood/{variant}.jsonl", [{"id": i, "nats": 100 - 10 * shift, "characters": 50} for i in ids])
-    scores = [{"id": i, "rouge1_f": 0.1 + shift, "rouge2_f": 0.1, "rougeL_f": 0.2 + shift * n} for n, i in enumerate(ids)]
+    write_rows(
+        workspace / f"data/likelihood/{variant}.jsonl",
+        [{"id": i, "nats": 100 - 10 * shift, "characters": 50} for i in ids],
+    )
+    scores = [
+        {"id": i, "rouge1_f": 0.1 + shift, "rouge2_f": 0.1, "rougeL_f": 0.2 + shift * n}
+        for n, i in enumerate(ids)
+    ]
     write_rows(workspace / f"data/scores/{variant}.jsonl", scores)
     right = [1.0, 0.0, 0.0, float(shift > 0)]
-    samples = [{"task": "t", "document": i, "scores": {"acc": r}} for i, r in zip(ids, right, strict=True)]
+    samples = [
+        {"task": "t", "document": i, "scores": {"acc": r}} for i, r in zip(ids, right, strict=True)
+    ]
     write_rows(workspace / f"data/samples/{variant}.jsonl", samples)
-    verdicts: list[dict[str, Any]] = [{"id": "a", "judge": "j", "accuracy": 2, "style": 3}, {"id": "b", "judge": "j", "failed": "Timeout"}]
+    verdicts: list[dict[str, Any]] = [
+        {"id": "a", "judge": "j", "accuracy": 2, "style": 3},
+        {"id": "b", "judge": "j", "failed": "Timeout"},
+    ]
     write_rows(workspace / f"data/verdicts/{variant}.jsonl", verdicts)
     write_rows(workspace / f"data/answers/{variant}.jsonl", [answer_row(i, variant) for i in ids])
 
@@ -96,7 +135,16 @@ def test_differences_are_taken_over_pairs(workspace: Path) -> None:
     fill(workspace, "tuned", 0.1)
     results = compare.compare_all(workspace / "data", load_params())
     prefix = "tuned_minus_base__"
-    names = ("degenerate", "bits_per_character", "rouge1_f", "rouge2_f", "rougeL_f", "t_acc", "judge_accuracy", "judge_style")
+    names = (
+        "degenerate",
+        "bits_per_character",
+        "rouge1_f",
+        "rouge2_f",
+        "rougeL_f",
+        "t_acc",
+        "judge_accuracy",
+        "judge_style",
+    )
     # Degenerate answers come first.
     assert next(iter(results)) == prefix + "degenerate"
     assert set(results) == {prefix + name for name in names}
@@ -126,14 +174,21 @@ def test_the_report_warns_of_variants_that_machines_of_two_kinds_computed(tmp_pa
     for variant in params.variants:
         for stage in ("likelihood", "generate", "benchmark"):
             # llama.cpp's arithmetic is its own, and no pair's.
-            dtype = "the engine's own" if stage == "generate" and variant == "quantized" else "float32"
-            write_metrics(tmp_path / stage / f"{variant}.json", {"settings": {"compute_dtype": dtype}})
+            dtype = (
+                "the engine's own" if stage == "generate" and variant == "quantized" else "float32"
+            )
+            write_metrics(
+                tmp_path / stage / f"{variant}.json", {"settings": {"compute_dtype": dtype}}
+            )
     # lm-eval's other backends say nothing.
     write_metrics(tmp_path / "benchmark/tuned.json", {"settings": {"backend": "vllm"}})
     assert compare.precision_note(tmp_path, params) == ""
     write_metrics(tmp_path / "generate/tuned.json", {"settings": {"compute_dtype": "bfloat16"}})
     note = compare.precision_note(tmp_path, params)
-    assert "**generate was computed on machines of two kinds** (base in float32, tuned in bfloat16)" in note
+    assert (
+        "**generate was computed on machines of two kinds** (base in float32, tuned in bfloat16)"
+        in note
+    )
     assert "likelihood" not in note
 
 
@@ -142,12 +197,18 @@ def test_the_report_says_when_the_judge_is_not_to_be_trusted() -> None:
     assert "not trustworthy" in compare.judge_note(params)
     # A large judge that nobody has calibrated is not small.
     assert "small" not in compare.judge_note(params)
-    sure = params.model_copy(update={"judge": params.judge.model_copy(update={"trustworthy": True})})
+    sure = params.model_copy(
+        update={"judge": params.judge.model_copy(update={"trustworthy": True})}
+    )
     assert "not trustworthy" not in compare.judge_note(sure)
 
 
 def test_the_report_names_each_kind_of_interval_by_its_own_coverage(workspace: Path) -> None:
-    assert (compare.percent(0.995), compare.percent(0.95), compare.percent(0.8)) == ("99.5%", "95%", "80%")
+    assert (compare.percent(0.995), compare.percent(0.95), compare.percent(0.8)) == (
+        "99.5%",
+        "95%",
+        "80%",
+    )
     edit_params(workspace / "params.yaml", lambda p: p["compare"].update(confidence=0.8))
     assert "80% interval" in compare.interval_note({}, load_params())
 
@@ -159,14 +220,20 @@ def test_the_report_names_each_kind_of_interval_by_its_own_coverage(workspace: P
     ("base", "tuned", "meaningful"),
     [(0.0, 0.0, True), (0.2, 0.2, True), (0.21, 0.0, False), (0.0, 0.21, False), (1.0, 1.0, False)],
 )
-def test_figures_of_loops_mean_nothing_and_are_no_tests(base: float, tuned: float, meaningful: bool, workspace: Path) -> None:
+def test_figures_of_loops_mean_nothing_and_are_no_tests(
+    base: float, tuned: float, meaningful: bool, workspace: Path
+) -> None:
     edit_params(workspace / "params.yaml", two_variants)
     pairs(workspace, "base", 0.0, 1)
     pairs(workspace, "tuned", 0.1, 1)
     params = load_params()
     results = compare.compare_all(workspace / "data", params)
     compare.correct(results, {"base": base, "tuned": tuned}, params)
-    of_answers = {name.rpartition("__")[2]: row["meaningful"] for name, row in results.items() if "rouge" in name}
+    of_answers = {
+        name.rpartition("__")[2]: row["meaningful"]
+        for name, row in results.items()
+        if "rouge" in name
+    }
     assert of_answers == dict.fromkeys(("rouge1_f", "rouge2_f", "rougeL_f"), meaningful)
     others = {name.rpartition("__")[2]: row for name, row in results.items() if "rouge" not in name}
     assert set(others) == {"degenerate", "bits_per_character", "t_acc"}
@@ -181,7 +248,10 @@ def test_figures_of_loops_mean_nothing_and_are_no_tests(base: float, tuned: floa
 def test_the_report_names_the_variants_whose_answers_are_loops() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     note = compare.degenerate_note({"base": 1.0, "tuned": 0.2, "quantized": 0.967}, params)
-    assert "say nothing of base (100 % degenerate answers), quantized (97 % degenerate answers).**" in note
+    assert (
+        "say nothing of base (100 % degenerate answers), quantized (97 % degenerate answers).**"
+        in note
+    )
     assert "Above 20% of them" in note
     assert "tuned" not in note
 
@@ -196,7 +266,9 @@ def test_differences_that_mean_nothing_are_not_counted_among_those_that_luck_mak
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "metrics/compare.json").read_text(encoding="utf-8"))
+    content: dict[str, Any] = json.loads(
+        (folder / "metrics/compare.json").read_text(encoding="utf-8")
+    )
     return content
 
 
@@ -214,10 +286,21 @@ def finished(workspace: Path) -> Path:
     return workspace
 
 
-def test_compare_writes_metrics_and_report(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_compare_writes_metrics_and_report(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     compare.main()
     rows = read_metrics(finished)
-    assert set(rows["tuned_minus_base__rouge1_f"]) == {"items", "difference", "low", "high", "p", "p_at_floor", "p_holm", "meaningful"}
+    assert set(rows["tuned_minus_base__rouge1_f"]) == {
+        "items",
+        "difference",
+        "low",
+        "high",
+        "p",
+        "p_at_floor",
+        "p_holm",
+        "meaningful",
+    }
     report = (finished / "report/report.md").read_text(encoding="utf-8")
     assert "| degenerate answers, % (30 answers) ↓ | 0.0 | 10.0 |" in report
     assert "| tuned − base: degenerate ↓ |" in report
@@ -232,7 +315,10 @@ def test_figures_of_loops_are_withheld_in_the_whole_report(finished: Path) -> No
     write_metrics(finished / "metrics/generate/tuned.json", metrics["generate"])
     compare.main()
     report = (finished / "report/report.md").read_text(encoding="utf-8")
-    assert "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | not meaningful (97 % loops) |" in report
+    assert (
+        "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | not meaningful (97 % loops) |"
+        in report
+    )
     assert "| tuned − base: rouge1_f ↑ | not meaningful | – | 4 | – |" in report
     assert "| tuned − base: judge_style ↑ | not meaningful | – | 1 | – |" in report
     assert "say nothing of tuned (97 % degenerate answers)" in report
@@ -280,23 +366,46 @@ def metric(name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Bre
 
     def damage(folder: Path) -> None:
         file = folder / "metrics" / name
-        file.write_text(json.dumps(change(json.loads(file.read_text(encoding="utf-8")))), encoding="utf-8")
+        file.write_text(
+            json.dumps(change(json.loads(file.read_text(encoding="utf-8")))), encoding="utf-8"
+        )
 
     return damage
 
 
 BREAKS: dict[str, tuple[Break, str]] = {
-    "answers missing": (missing("data/answers/tuned.jsonl"), r"data/answers/tuned\.jsonl: .*`dvc repro generate@tuned`"),
-    "likelihood missing": (missing("data/likelihood/base.jsonl"), r"data/likelihood/base\.jsonl: .*`dvc repro likelihood@base`"),
-    "scores missing": (missing("data/scores/tuned.jsonl"), r"data/scores/tuned\.jsonl: .*`dvc repro rouge@tuned`"),
-    "samples missing": (missing("data/samples/tuned.jsonl"), r"data/samples/tuned\.jsonl: .*`dvc repro benchmark@tuned`"),
-    "verdicts missing": (missing("data/verdicts/base.jsonl"), r"data/verdicts/base\.jsonl: .*`dvc repro judge@base`"),
+    "answers missing": (
+        missing("data/answers/tuned.jsonl"),
+        r"data/answers/tuned\.jsonl: .*`dvc repro generate@tuned`",
+    ),
+    "likelihood missing": (
+        missing("data/likelihood/base.jsonl"),
+        r"data/likelihood/base\.jsonl: .*`dvc repro likelihood@base`",
+    ),
+    "scores missing": (
+        missing("data/scores/tuned.jsonl"),
+        r"data/scores/tuned\.jsonl: .*`dvc repro rouge@tuned`",
+    ),
+    "samples missing": (
+        missing("data/samples/tuned.jsonl"),
+        r"data/samples/tuned\.jsonl: .*`dvc repro benchmark@tuned`",
+    ),
+    "verdicts missing": (
+        missing("data/verdicts/base.jsonl"),
+        r"data/verdicts/base\.jsonl: .*`dvc repro judge@base`",
+    ),
     "empty likelihood": (
         text("data/likelihood/tuned.jsonl", ""),
         r"likelihood/tuned\.jsonl: the file holds no row\. Run `dvc repro likelihood@tuned`",
     ),
-    "empty scores": (text("data/scores/base.jsonl", ""), r"scores/base\.jsonl: the file holds no row\. Run `dvc repro rouge@base`"),
-    "not JSON": (text("data/scores/base.jsonl", "{"), r"scores/base\.jsonl:1: .*`dvc repro rouge@base`"),
+    "empty scores": (
+        text("data/scores/base.jsonl", ""),
+        r"scores/base\.jsonl: the file holds no row\. Run `dvc repro rouge@base`",
+    ),
+    "not JSON": (
+        text("data/scores/base.jsonl", "{"),
+        r"scores/base\.jsonl:1: .*`dvc repro rouge@base`",
+    ),
     "answers of fewer items": (
         rewrite("answers/tuned.jsonl", lambda rows: rows[1:]),
         r"answers/tuned\.jsonl: 1 items of answers/base\.jsonl are missing \(first: a\)\. Run `dvc repro generate@tuned`",
@@ -309,7 +418,10 @@ BREAKS: dict[str, tuple[Break, str]] = {
         rewrite("scores/base.jsonl", lambda rows: rows[:3]),
         r"scores/base\.jsonl: 1 items of scores/tuned\.jsonl are missing \(first: d\).*rouge@base",
     ),
-    "fewer verdicts": (rewrite("verdicts/tuned.jsonl", lambda rows: rows[:1]), r"verdicts/tuned\.jsonl: 1 items .*judge@tuned"),
+    "fewer verdicts": (
+        rewrite("verdicts/tuned.jsonl", lambda rows: rows[:1]),
+        r"verdicts/tuned\.jsonl: 1 items .*judge@tuned",
+    ),
     "fewer benchmark items": (
         rewrite("samples/tuned.jsonl", lambda rows: rows[:2]),
         r"samples/tuned\.jsonl: 2 items .*\(first: t: c\).*benchmark@tuned",
@@ -334,8 +446,14 @@ BREAKS: dict[str, tuple[Break, str]] = {
         without("answers/base.jsonl", "generated"),
         r"answers/base\.jsonl:4: .*generated: Field required.*generate@base",
     ),
-    "a text for a number": (with_key("likelihood/base.jsonl", "nats", "3"), r"likelihood/base\.jsonl:1: .*nats: .*likelihood@base"),
-    "no score in a sample": (with_key("samples/base.jsonl", "scores", {}), r"samples/base\.jsonl:1: .*scores: .*benchmark@base"),
+    "a text for a number": (
+        with_key("likelihood/base.jsonl", "nats", "3"),
+        r"likelihood/base\.jsonl:1: .*nats: .*likelihood@base",
+    ),
+    "no score in a sample": (
+        with_key("samples/base.jsonl", "scores", {}),
+        r"samples/base\.jsonl:1: .*scores: .*benchmark@base",
+    ),
     "another metric": (
         rewrite("samples/tuned.jsonl", lambda rows: [r | {"scores": {"f1": 1.0}} for r in rows]),
         r"samples/tuned\.jsonl: base and tuned were not scored by the same metrics \(t_acc\).*benchmark@tuned",
@@ -344,16 +462,25 @@ BREAKS: dict[str, tuple[Break, str]] = {
         with_key("scores/tuned.jsonl", "variant", "base"),
         r"scores/tuned\.jsonl:1: the row is about the variant 'base', not 'tuned'.*rouge@tuned",
     ),
-    "an unknown set": (with_key("answers/base.jsonl", "split", "Z"), r"answers/base\.jsonl:1: .*split: .*generate@base"),
+    "an unknown set": (
+        with_key("answers/base.jsonl", "split", "Z"),
+        r"answers/base\.jsonl:1: .*split: .*generate@base",
+    ),
     "another judge": (
         with_key("verdicts/tuned.jsonl", "judge", "other"),
         r"verdicts/tuned\.jsonl: the judge 'other' stands there, but 'j' judged base.*judge@tuned",
     ),
     "no verdict that succeeded": (
-        rewrite("verdicts/tuned.jsonl", lambda rows: [{"id": r["id"], "judge": "j", "failed": "x"} for r in rows]),
+        rewrite(
+            "verdicts/tuned.jsonl",
+            lambda rows: [{"id": r["id"], "judge": "j", "failed": "x"} for r in rows],
+        ),
         r"verdicts/tuned\.jsonl: the judge failed on every answer.*judge@tuned",
     ),
-    "half a verdict": (without("verdicts/tuned.jsonl", "failed"), r"verdicts/tuned\.jsonl: the verdict on b has neither.*judge@tuned"),
+    "half a verdict": (
+        without("verdicts/tuned.jsonl", "failed"),
+        r"verdicts/tuned\.jsonl: the verdict on b has neither.*judge@tuned",
+    ),
     "metrics missing": (
         missing("metrics/rouge/tuned.json"),
         r"metrics/rouge/tuned\.json: the file does not exist\. Run `dvc repro rouge@tuned`",
@@ -386,8 +513,14 @@ BREAKS: dict[str, tuple[Break, str]] = {
         metric("merge.json", lambda m: {"checked": m["checked"]}),
         r"merge\.json: the group 'adapter' is missing\. Run `dvc repro merge`",
     ),
-    "quantize cut short": (text("metrics/quantize.json", '{"bf16": {'), r"quantize\.json: the file is not JSON\. Run `dvc repro quantize`"),
-    "seeds missing": (missing("metrics/seeds.json"), r"metrics/seeds\.json: the file does not exist\. Restore it from git"),
+    "quantize cut short": (
+        text("metrics/quantize.json", '{"bf16": {'),
+        r"quantize\.json: the file is not JSON\. Run `dvc repro quantize`",
+    ),
+    "seeds missing": (
+        missing("metrics/seeds.json"),
+        r"metrics/seeds\.json: the file does not exist\. Restore it from git",
+    ),
     "a spread without a range": (
         metric("seeds.json", lambda m: {"seeds": 3, "tuned__rouge1_f": {"first": 0.2}}),
         r"seeds\.json: tuned__rouge1_f lacks",
@@ -396,7 +529,9 @@ BREAKS: dict[str, tuple[Break, str]] = {
 
 
 @pytest.mark.parametrize(("damage", "message"), BREAKS.values(), ids=BREAKS)
-def test_a_damaged_input_is_a_sentence_and_nothing_is_written(damage: Break, message: str, finished: Path) -> None:
+def test_a_damaged_input_is_a_sentence_and_nothing_is_written(
+    damage: Break, message: str, finished: Path
+) -> None:
     damage(finished)
     with pytest.raises(UserError, match=message):
         compare.main()
@@ -406,10 +541,16 @@ def test_a_damaged_input_is_a_sentence_and_nothing_is_written(damage: Break, mes
 
 def test_an_answer_that_the_baseline_lacks_changes_nothing(finished: Path) -> None:
     compare.main()
-    before = (finished / "metrics/compare.json").read_bytes(), (finished / "report/report.md").read_bytes()
+    before = (
+        (finished / "metrics/compare.json").read_bytes(),
+        (finished / "report/report.md").read_bytes(),
+    )
     rewrite("answers/tuned.jsonl", lambda rows: [*rows, rows[0] | {"id": "x"}])(finished)
     compare.main()
-    assert ((finished / "metrics/compare.json").read_bytes(), (finished / "report/report.md").read_bytes()) == before
+    assert (
+        (finished / "metrics/compare.json").read_bytes(),
+        (finished / "report/report.md").read_bytes(),
+    ) == before
 
 
 def test_the_order_of_rows_changes_nothing(finished: Path) -> None:
@@ -423,9 +564,7 @@ def test_the_order_of_rows_changes_nothing(finished: Path) -> None:
 
 # Hostile text
 
-QUESTION = (
-    "Dói?\n\n## Paired differences\n\n| difference | mean |\n|---|---|\n| tuned − base: judge_accuracy | +2.0000 |\n<svg onload=alert(1)>"
-)
+QUESTION = "Dói?\n\n## Paired differences\n\n| difference | mean |\n|---|---|\n| tuned − base: judge_accuracy | +2.0000 |\n<svg onload=alert(1)>"
 REFERENCE = "[clique](javascript:alert(1)) <object data=x></object>\n# Título\n- [ ] lista\n```html\n<x-y onclick=a()>"
 GENERATED = (
     "![x](http://evil.example/t.png) | `c` <script>x</script> www.evil.example https://evil.example "
@@ -434,8 +573,15 @@ GENERATED = (
 JUDGE = "j <img src=x> | ![x](y) [z](w) \x1b[2J # um"
 
 
-def test_hostile_text_adds_nothing_to_the_report(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    hostile = {"question": QUESTION, "answer": REFERENCE, "generated": GENERATED, "finish_reason": "<b>stop</b>"}
+def test_hostile_text_adds_nothing_to_the_report(
+    finished: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostile = {
+        "question": QUESTION,
+        "answer": REFERENCE,
+        "generated": GENERATED,
+        "finish_reason": "<b>stop</b>",
+    }
     compare.main()
     plain = outline((finished / "report/report.md").read_text(encoding="utf-8"))
     for variant in ("base", "tuned"):
@@ -454,7 +600,9 @@ def test_hostile_text_adds_nothing_to_the_report(finished: Path, capsys: pytest.
     ]
     assert len(shown.headings) == len(plain.headings)
     assert shown.tags == plain.tags
-    assert not re.search(r"<(?!/?(h1|h2|h3|p|strong|em|code|table|thead|tbody|tr|th|td|a)\b)", shown.page)
+    assert not re.search(
+        r"<(?!/?(h1|h2|h3|p|strong|em|code|table|thead|tbody|tr|th|td|a)\b)", shown.page
+    )
     assert "<script>x</script> www.evil.example" in html.unescape(shown.page)
     for output in (report, capsys.readouterr().out):
         assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]", output)
@@ -469,7 +617,9 @@ class Outline(NamedTuple):
 
 
 def outline(report: str) -> Outline:
-    page = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(report)
+    page = (
+        MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(report)
+    )
     found = re.findall(r"<h\d>(.*?)</h\d>", page, re.DOTALL)
     headings = [html.unescape(re.sub("<[^>]*>", "", heading)) for heading in found]
     return Outline(page, headings, Counter(re.findall(r"<([^\s>/]+)", page)))

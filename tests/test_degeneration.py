@@ -73,8 +73,16 @@ def test_the_limit_itself_is_not_exceeded() -> None:
 
 def test_no_reference_of_the_corpus_is_degenerate() -> None:
     limit = load_params(ROOT / "params.yaml").generate.max_repeated_share
-    files = sorted((ROOT / "data/demo").glob("*.jsonl")) + sorted((ROOT / "data/demo/validation").glob("*.jsonl"))
-    texts = [row[field] for file in files for row in read_rows(file) for field in ("answer", "reference") if field in row]
+    files = sorted((ROOT / "data/demo").glob("*.jsonl")) + sorted(
+        (ROOT / "data/demo/validation").glob("*.jsonl")
+    )
+    texts = [
+        row[field]
+        for file in files
+        for row in read_rows(file)
+        for field in ("answer", "reference")
+        if field in row
+    ]
     assert len(texts) > 600
     assert not [text for text in texts if is_degenerate(text, limit)]
     # Not by a hair: none repeats a twentieth of itself.

@@ -21,22 +21,43 @@ DEMO = ROOT / "data/demo"
 SETS = [f"validation/{name}" for name in "ABCDE"]
 SPLITS = ["train", "dev", *SETS]
 # Task to the fields of its options and the field of the right one.
-CHOICES = {"medmcqa": (["opa", "opb", "opc", "opd"], "cop"), "medqa_4options": (["ending0", "ending1", "ending2", "ending3"], "label")}
-KINDS = {"sintomas", "orientacao", "prevencao", "tratamento", "medicamento", "primeiros_socorros", "exame"}
+CHOICES = {
+    "medmcqa": (["opa", "opb", "opc", "opd"], "cop"),
+    "medqa_4options": (["ending0", "ending1", "ending2", "ending3"], "label"),
+}
+KINDS = {
+    "sintomas",
+    "orientacao",
+    "prevencao",
+    "tratamento",
+    "medicamento",
+    "primeiros_socorros",
+    "exame",
+}
 
 
 def read(name: str) -> list[Row]:
-    return [json.loads(line) for line in (DEMO / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
+    return [
+        json.loads(line)
+        for line in (DEMO / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 # Every question-answer pair, by where it stands.
-PAIRS = {f"{split}:{number}": row for split in SPLITS for number, row in enumerate(read(split), start=1)}
+PAIRS = {
+    f"{split}:{number}": row for split in SPLITS for number, row in enumerate(read(split), start=1)
+}
 FILES = sorted(path for path in DEMO.rglob("*") if path.is_file())
 
 
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("train", 420), ("dev", 20), *((name, 24) for name in SETS), *((f"benchmarks/{task}", 60) for task in [*CHOICES, "squad_completion"])],
+    [
+        ("train", 420),
+        ("dev", 20),
+        *((name, 24) for name in SETS),
+        *((f"benchmarks/{task}", 60) for task in [*CHOICES, "squad_completion"]),
+    ],
 )
 def test_every_part_is_large_enough(name: str, least: int) -> None:
     assert len(read(name)) >= least
@@ -46,7 +67,10 @@ def test_the_default_parameters_ask_for_no_more_than_there_is() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     assert len(read("gold")) == 60 >= params.calibrate.items
     assert all(len(read(name)) >= params.generate.items_per_set for name in SETS)
-    assert all(len(read(f"benchmarks/{task}")) >= params.benchmark.limit for task in [*CHOICES, "squad_completion"])
+    assert all(
+        len(read(f"benchmarks/{task}")) >= params.benchmark.limit
+        for task in [*CHOICES, "squad_completion"]
+    )
     assert {Path(source.path) for source in params.ingest.benchmarks if source.kind == "files"} == {
         path.relative_to(ROOT) for path in FILES if path.parent.name == "benchmarks"
     }
@@ -77,7 +101,15 @@ PERSONAL = [
 
 @pytest.mark.parametrize(
     "text",
-    ["CPF 529.982.247-25.", "52998224725", "11.222.333/0001-81", "ana.lima@exemplo.com.br", "(11) 91234-5678", "3456-7890", "https://a.br"],
+    [
+        "CPF 529.982.247-25.",
+        "52998224725",
+        "11.222.333/0001-81",
+        "ana.lima@exemplo.com.br",
+        "(11) 91234-5678",
+        "3456-7890",
+        "https://a.br",
+    ],
 )
 def test_personal_data_would_be_seen(text: str) -> None:
     assert any(re.search(pattern, text) for pattern in PERSONAL)
@@ -86,7 +118,9 @@ def test_personal_data_would_be_seen(text: str) -> None:
 def test_the_readme_of_the_corpus_gives_its_true_counts() -> None:
     text = " ".join((DEMO / "README.md").read_text(encoding="utf-8").split())
     listed = dict(re.findall(r"\| `([\w/]+)\.jsonl` \| (\d+) \|", text))
-    present = {str(path.relative_to(DEMO).with_suffix("")) for path in FILES if path.suffix == ".jsonl"}
+    present = {
+        str(path.relative_to(DEMO).with_suffix("")) for path in FILES if path.suffix == ".jsonl"
+    }
     assert listed == {name: str(len(read(name))) for name in present}
     for rows in (PAIRS.values(), read("gold")):
         lengths = [len(words(row["answer"])) for row in rows]
@@ -97,7 +131,8 @@ def test_the_readme_of_the_corpus_gives_its_true_coverage() -> None:
     text = " ".join((DEMO / "README.md").read_text(encoding="utf-8").split())
     for kind in KINDS:
         counts = [
-            sum(row["kind"] == kind for where, row in PAIRS.items() if where.startswith(part)) for part in ("train", "dev", "validation")
+            sum(row["kind"] == kind for where, row in PAIRS.items() if where.startswith(part))
+            for part in ("train", "dev", "validation")
         ]
         assert f"| `{kind}` | " + " | ".join(map(str, counts)) + " |" in text
     specialties = Counter(row["specialty"] for row in PAIRS.values())
@@ -113,7 +148,10 @@ def test_the_readme_of_the_corpus_gives_its_true_coverage() -> None:
 def test_every_pair_has_the_four_fields_with_text_in_them() -> None:
     for where, row in PAIRS.items():
         assert set(row) == {"question", "answer", "specialty", "kind"}, where
-        assert all(isinstance(value, str) and value == value.strip() and words(value) for value in row.values()), where
+        assert all(
+            isinstance(value, str) and value == value.strip() and words(value)
+            for value in row.values()
+        ), where
         assert all(unicodedata.is_normalized("NFC", value) for value in row.values()), where
     assert {row["kind"] for row in PAIRS.values()} == KINDS
 
@@ -157,7 +195,9 @@ def test_the_topics_are_24_a_set_all_different_one_for_each_pair() -> None:
     topics = YAML(typ="safe").load((DEMO / "topics.yaml").read_text(encoding="utf-8"))
     assert {name: len(titles) for name, titles in topics.items()} == dict.fromkeys("ABCDE", 24)
     assert len({comparison_key(title) for titles in topics.values() for title in titles}) == 120
-    assert {name.removeprefix("validation/"): len(read(name)) for name in SETS} == dict.fromkeys("ABCDE", 24)
+    assert {name.removeprefix("validation/"): len(read(name)) for name in SETS} == dict.fromkeys(
+        "ABCDE", 24
+    )
 
 
 # Benchmarks
@@ -181,22 +221,35 @@ def test_the_right_letter_is_each_of_the_four_equally_often(task: str) -> None:
 def test_length_does_not_give_the_right_option_away(task: str) -> None:
     options, answer = CHOICES[task]
     items = read(f"benchmarks/{task}")
-    longest = sum(max(range(4), key=lambda option: len(item[options[option]])) == item[answer] for item in items)
+    longest = sum(
+        max(range(4), key=lambda option: len(item[options[option]])) == item[answer]
+        for item in items
+    )
     # A quarter by chance; always saying the longest option must stay below one half.
     assert longest / len(items) < 0.5
 
 
-@pytest.mark.parametrize(("task", "question"), [("medmcqa", "question"), ("medqa_4options", "sent1"), ("squad_completion", "text")])
+@pytest.mark.parametrize(
+    ("task", "question"),
+    [("medmcqa", "question"), ("medqa_4options", "sent1"), ("squad_completion", "text")],
+)
 def test_benchmark_items_are_all_different(task: str, question: str) -> None:
     items = read(f"benchmarks/{task}")
     key = "doc_id" if task == "squad_completion" else "id"
-    assert len({item[key] for item in items}) == len({comparison_key(item[question]) for item in items}) == len(items)
+    assert (
+        len({item[key] for item in items})
+        == len({comparison_key(item[question]) for item in items})
+        == len(items)
+    )
 
 
 def test_a_completion_is_in_the_context_once_and_not_in_the_sentence_to_be_completed() -> None:
     for item in read("benchmarks/squad_completion"):
         assert item["context"].count(item["value"]) == 1, item["doc_id"]
-        context, sentence = item["text"][: len(item["context"])], item["text"][len(item["context"]) :]
+        context, sentence = (
+            item["text"][: len(item["context"])],
+            item["text"][len(item["context"]) :],
+        )
         assert context == item["context"], item["doc_id"]
         assert words(sentence), item["doc_id"]
         assert item["value"].casefold() not in sentence.casefold(), item["doc_id"]
@@ -208,7 +261,16 @@ def test_a_completion_is_in_the_context_once_and_not_in_the_sentence_to_be_compl
 def test_gold_answers_are_scored_1_to_3_with_a_note_where_something_is_wrong() -> None:
     gold = read("gold")
     for row in gold:
-        assert set(row) == {"id", "area", "question", "reference", "answer", "accuracy", "style", "note"}, row["id"]
+        assert set(row) == {
+            "id",
+            "area",
+            "question",
+            "reference",
+            "answer",
+            "accuracy",
+            "style",
+            "note",
+        }, row["id"]
         assert row["area"] in {"A", "B", "C", "D", "E"}, row["id"]
         assert {type(row["accuracy"]), type(row["style"])} == {int}, row["id"]
         assert bool(row["note"]) == (row["accuracy"] < 3 or row["style"] < 3), row["id"]
@@ -228,5 +290,7 @@ def test_the_first_gold_answers_are_as_balanced_as_all(first: int) -> None:
 
 def test_a_gold_answer_is_about_as_long_as_its_reference() -> None:
     # Otherwise a judge could score by length.
-    ratios = {row["id"]: len(words(row["answer"])) / len(words(row["reference"])) for row in read("gold")}
+    ratios = {
+        row["id"]: len(words(row["answer"])) / len(words(row["reference"])) for row in read("gold")
+    }
     assert {item: ratio for item, ratio in ratios.items() if not 0.75 <= ratio <= 1.25} == {}

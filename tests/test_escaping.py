@@ -59,7 +59,9 @@ def joined(text: str) -> str:
 
 def split_tags(page: str) -> tuple[set[str], str]:
     """The names of a page's tags, and its text."""
-    return set(re.findall(r"</?([a-zA-Z!][^\s>/]*)", page)), html.unescape(re.sub(r"<[^>]*>", " ", page))
+    return set(re.findall(r"</?([a-zA-Z!][^\s>/]*)", page)), html.unescape(
+        re.sub(r"<[^>]*>", " ", page)
+    )
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -117,7 +119,9 @@ def test_no_mixture_of_signs_is_markup(text: str) -> None:
     page = RENDER(markdown(text))
     assert (page[:3], page[-5:]) == ("<p>", "</p>\n")
     assert joined(html.unescape(page[3:-5])) == shown
-    cells = re.findall(r"<td>(.*?)</td>", RENDER(f"| a | b |\n|---|---|\n| {markdown(text)} | fim |\n"))
+    cells = re.findall(
+        r"<td>(.*?)</td>", RENDER(f"| a | b |\n|---|---|\n| {markdown(text)} | fim |\n")
+    )
     assert [joined(html.unescape(cell)) for cell in cells] == [shown, "fim"]
 
 

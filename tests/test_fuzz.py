@@ -23,9 +23,16 @@ from stages.preprocess.report import quarantine_rows, rows_at
 from tests.conftest import ROOT
 
 COLUMNS = {"question": "pergunta", "answer": "resposta", "specialty": "", "kind": ""}
-DEMO = [json.loads(line) for line in (ROOT / "data/demo/train.jsonl").read_text(encoding="utf-8").splitlines()]
+DEMO = [
+    json.loads(line)
+    for line in (ROOT / "data/demo/train.jsonl").read_text(encoding="utf-8").splitlines()
+]
 # Texts that Latin-1 can hold, so that every encoding can be tried on every row.
-PAIRS = [(row["question"], row["answer"]) for row in DEMO if not any(ord(c) > 255 for c in row["question"] + row["answer"])]
+PAIRS = [
+    (row["question"], row["answer"])
+    for row in DEMO
+    if not any(ord(c) > 255 for c in row["question"] + row["answer"])
+]
 # What people's files hold and parsers trip over.
 QUIRKS = ["{}", 'Ele disse: "{}"', "{}\nE depois?", "{};;", "{} \\", ",{}", "'{}'", "{}\t"]
 DEEP = "[" * 20_000 + "]" * 20_000
@@ -35,16 +42,25 @@ Record = tuple[str, str]
 def encode_record(record: dict[str, Any], form: str, encoding: str) -> bytes:
     """One record's bytes, without what separates it from the next."""
     if form in ("jsonl", "json"):
-        return json.dumps(record, ensure_ascii=False, indent=1 if form == "json" else None).encode(encoding)
+        return json.dumps(record, ensure_ascii=False, indent=1 if form == "json" else None).encode(
+            encoding
+        )
     text = io.StringIO()
-    csv.writer(text, delimiter=";" if form == "semicolon" else ",", lineterminator="\n").writerow(record.values())
+    csv.writer(text, delimiter=";" if form == "semicolon" else ",", lineterminator="\n").writerow(
+        record.values()
+    )
     return text.getvalue().removesuffix("\n").encode(encoding)
 
 
 def assemble(records: list[bytes], form: str, bom: bool) -> tuple[bytes, list[int]]:
     """A file of records, and where each of them ends."""
     content = b"\xef\xbb\xbf" if bom else b""
-    content += {"jsonl": b"", "json": b"[\n", "comma": b"pergunta,resposta\n", "semicolon": b"pergunta;resposta\n"}[form]
+    content += {
+        "jsonl": b"",
+        "json": b"[\n",
+        "comma": b"pergunta,resposta\n",
+        "semicolon": b"pergunta;resposta\n",
+    }[form]
     ends = []
     for number, record in enumerate(records):
         content += (b",\n" if form == "json" and number else b"") + record
@@ -58,20 +74,46 @@ def bad_record(draw: st.DrawFn, good: bytes, form: str, encoding: str) -> bytes:
     wrong = {
         "flip": lambda: flip(draw, good),
         "cut": lambda: good[: draw(st.integers(1, max(1, len(good) - 2)))].replace(b"\n", b" "),
-        "binary": lambda: draw(st.binary(min_size=1, max_size=60)).replace(b"\n", b"") + b"\x00\xff",
+        "binary": lambda: (
+            draw(st.binary(min_size=1, max_size=60)).replace(b"\n", b"") + b"\x00\xff"
+        ),
         "encoding": lambda: encode_record(
-            dict(zip(("pergunta", "resposta"), ("Não dói à noite, está só coçando?", "É bom ir já."), strict=True)), form, "utf-16-le"
+            dict(
+                zip(
+                    ("pergunta", "resposta"),
+                    ("Não dói à noite, está só coçando?", "É bom ir já."),
+                    strict=True,
+                )
+            ),
+            form,
+            "utf-16-le",
         ),
         "huge": lambda: encode_record(
-            {"pergunta": "Dói?", "resposta": "dor " * draw(st.sampled_from([300_000, 2_700_000]))}, form, encoding
+            {"pergunta": "Dói?", "resposta": "dor " * draw(st.sampled_from([300_000, 2_700_000]))},
+            form,
+            encoding,
         ),
     }
     if form in ("jsonl", "json"):
-        values: list[Any] = [None, 5, True, [], {}, [[None, {"a": None}]], {"a": [None]}, "", "  ", "\ud83d"]
+        values: list[Any] = [
+            None,
+            5,
+            True,
+            [],
+            {},
+            [[None, {"a": None}]],
+            {"a": [None]},
+            "",
+            "  ",
+            "\ud83d",
+        ]
         value = draw(st.sampled_from(values))
         name = draw(st.sampled_from(["pergunta", "resposta"]))
         wrong |= {
-            "type": lambda: json.dumps({"pergunta": "Dói muito aqui?", "resposta": "Procure o posto de saúde."} | {name: value}).encode(),
+            "type": lambda: json.dumps(
+                {"pergunta": "Dói muito aqui?", "resposta": "Procure o posto de saúde."}
+                | {name: value}
+            ).encode(),
             "missing": lambda: b'{"pergunta": "Sem resposta nenhuma?"}',
             "deep": lambda: b'{"pergunta": ' + DEEP.encode() + b', "resposta": 1}',
             "number": lambda: b'{"pergunta": NaN, "resposta": ' + b"9" * 5000 + b"}",
@@ -101,7 +143,9 @@ def damaged_files(draw: st.DrawFn) -> tuple[str, str, bytes, list[Record], int]:
     form = draw(st.sampled_from(["jsonl", "json", "comma", "semicolon", "parquet"]))
     encoding = draw(st.sampled_from(["utf-8", "latin-1"])) if form != "parquet" else "utf-8"
     chosen = draw(st.lists(st.integers(0, len(PAIRS) - 1), min_size=2, max_size=6, unique=True))
-    quirky = [[draw(st.sampled_from(QUIRKS)).format(text) for text in PAIRS[index]] for index in chosen]
+    quirky = [
+        [draw(st.sampled_from(QUIRKS)).format(text) for text in PAIRS[index]] for index in chosen
+    ]
     pairs: list[Record] = [(question, answer) for question, answer in quirky]
     rows = [dict(zip(("pergunta", "resposta"), pair, strict=True)) for pair in pairs]
     if form == "parquet":
@@ -115,15 +159,25 @@ def damaged_files(draw: st.DrawFn) -> tuple[str, str, bytes, list[Record], int]:
         whole, ends = assemble([*records, spare], form, bom)
         cut = draw(st.integers(ends[0], len(whole) - 1))
         # Between two records nothing is damaged, but for an array, which must be closed.
-        damaged = cut < ends[-1] + 2 if form == "json" else not any(end <= cut <= end + 1 for end in ends)
-        return suffix, encoding, whole[:cut], [pair for pair, end in zip(pairs, ends, strict=False) if end <= cut], int(damaged)
+        damaged = (
+            cut < ends[-1] + 2 if form == "json" else not any(end <= cut <= end + 1 for end in ends)
+        )
+        return (
+            suffix,
+            encoding,
+            whole[:cut],
+            [pair for pair, end in zip(pairs, ends, strict=False) if end <= cut],
+            int(damaged),
+        )
     at = sorted(draw(st.lists(st.integers(0, len(records)), min_size=1, max_size=3)), reverse=True)
     for place in at:
         records.insert(place, bad_record(draw, spare, form, encoding))
     return suffix, encoding, assemble(records, form, bom)[0], list(pairs), len(at)
 
 
-def damage_parquet(draw: st.DrawFn, rows: list[dict[str, str]]) -> tuple[str, str, bytes, list[Record], int]:
+def damage_parquet(
+    draw: st.DrawFn, rows: list[dict[str, str]]
+) -> tuple[str, str, bytes, list[Record], int]:
     """A Parquet file with bytes changed or cut off: what survives cannot be told beforehand, so no pair is promised."""
     buffer = io.BytesIO()
     pandas.DataFrame(rows).to_parquet(buffer, row_group_size=2)
@@ -147,16 +201,31 @@ def survivors(
         "encoding": encoding,
         "license": "cc0-1.0",
     }
-    common |= {"license": "cc0-1.0", "names": "removed", "redistribution": "allowed", "filter": {}, "limit": 0, "role": "train"}
+    common |= {
+        "license": "cc0-1.0",
+        "names": "removed",
+        "redistribution": "allowed",
+        "filter": {},
+        "limit": 0,
+        "role": "train",
+    }
     source = FilesSource.model_validate(common).model_copy(update={"path": str(file)})
     try:
-        ingest_source(source, folder / "raw", params.ingest.model_copy(update={"unreadable_share": 1.0}))
+        ingest_source(
+            source, folder / "raw", params.ingest.model_copy(update={"unreadable_share": 1.0})
+        )
     except UserError as error:
         return set(), [], str(error)
-    only = params.model_copy(update={"ingest": params.ingest.model_copy(update={"sources": [source]})})
+    only = params.model_copy(
+        update={"ingest": params.ingest.model_copy(update={"sources": [source]})}
+    )
     table, decision, _, parts = preprocess(folder / "raw", [], base, folder, only)
     kept = rows_at(table, folder, numpy.flatnonzero(decision.alive))
-    return {"".join(row["example"]["question"].split()) for row in kept}, list(quarantine_rows(table, decision, folder, parts)), ""
+    return (
+        {"".join(row["example"]["question"].split()) for row in kept},
+        list(quarantine_rows(table, decision, folder, parts)),
+        "",
+    )
 
 
 def check(case: tuple[str, str, bytes, list[Record], int], base: Path) -> tuple[int, int]:
@@ -167,18 +236,27 @@ def check(case: tuple[str, str, bytes, list[Record], int], base: Path) -> tuple[
         kept, quarantine, message = survivors(content, suffix, encoding, params, base, Path(name))
     expected = {"".join(question.split()) for question, _ in promised}
     assert expected <= kept, (expected - kept, message, quarantine)
-    assert all(row["reason"] and row["file"] == f"file-001.{suffix}" and row["line"] >= 0 for row in quarantine)
+    assert all(
+        row["reason"] and row["file"] == f"file-001.{suffix}" and row["line"] >= 0
+        for row in quarantine
+    )
     # What is neither kept nor refused was lost in silence. In JSON Lines each damaged record is told apart; in the other forms
     # neighbours may be refused as one.
     least = damaged if suffix == "jsonl" else min(damaged, 1)
     assert message or len(kept) + len(quarantine) >= len(expected) + least, (kept, quarantine)
     if message:
-        assert any(why in message for why in ("no row could be used", "cannot be read: ", "no column"))
+        assert any(
+            why in message for why in ("no row could be used", "cannot be read: ", "no column")
+        )
         assert not expected
     return len(expected & kept), len(expected)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
 @given(case=damaged_files())
-def test_damaged_files_cost_no_good_row_and_no_traceback(case: tuple[str, str, bytes, list[Record], int], tiny: Path) -> None:
+def test_damaged_files_cost_no_good_row_and_no_traceback(
+    case: tuple[str, str, bytes, list[Record], int], tiny: Path
+) -> None:
     check(case, tiny)

@@ -18,7 +18,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from bench.engines import by_llama_cpp, compare, gaps, shared_prefix, until_end
 from bula.errors import UserError
 from bula.fidelity import fidelity, score
-from bula.models import base_of, load_adapted, load_model, load_tokenizer, pad_batch, save_model, supervised_hidden
+from bula.models import (
+    base_of,
+    load_adapted,
+    load_model,
+    load_tokenizer,
+    pad_batch,
+    save_model,
+    supervised_hidden,
+)
 from bula.prompts import Encoded, encode_prompt
 from bula.records import read_rows, sha256_file, write_rows
 from stages import merge
@@ -32,7 +40,10 @@ QUESTION = "Posso tomar dipirona com febre?"
 def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An adapter of the two-layer model whose second matrix is no longer zero."""
     torch.manual_seed(1)
-    model = get_peft_model(load_model(tiny, "float32"), LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"))
+    model = get_peft_model(
+        load_model(tiny, "float32"),
+        LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
+    )
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -54,11 +65,18 @@ def few_words(folder: Path, template: str) -> PreTrainedTokenizerFast:
     }
     options["user_defined_symbols"] = ["<|im_start|>", "<|im_end|>"]
     prefix = str(folder / "tokenizer")
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(texts), model_prefix=prefix, **options)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=prefix, **options
+    )
     pieces = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
     vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
     inner = Tokenizer(Unigram(vocabulary, unk_id=0, byte_fallback=True))
-    named = {"unk_token": "<unk>", "pad_token": "<pad>", "bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    named = {
+        "unk_token": "<unk>",
+        "pad_token": "<pad>",
+        "bos_token": "<|im_start|>",
+        "eos_token": "<|im_end|>",
+    }
     return PreTrainedTokenizerFast(tokenizer_object=inner, chat_template=template, **named)
 
 
@@ -110,7 +128,9 @@ FILES = [("narrow", "bf16"), ("narrow", "q8_0"), ("wide", "bf16"), ("wide", "q4_
 
 
 @pytest.mark.parametrize(("which", "kind"), FILES)
-def test_a_file_is_the_same_to_the_last_bit_when_it_is_written_again(which: str, kind: str, request: pytest.FixtureRequest) -> None:
+def test_a_file_is_the_same_to_the_last_bit_when_it_is_written_again(
+    which: str, kind: str, request: pytest.FixtureRequest
+) -> None:
     folder = request.getfixturevalue(which).parent
     assert sha256_file(folder / f"gguf/{kind}.gguf") == sha256_file(folder / f"again/{kind}.gguf")
 
@@ -125,19 +145,30 @@ def test_a_file_loads_in_llama_cpp_answers_and_carries_template_and_end(
     tokenizer, file = load_tokenizer(model), model.parent / f"gguf/{kind}.gguf"
     fields = gguf.GGUFReader(file).fields
     assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
-    assert fields["tokenizer.ggml.eos_token_id"].contents() == tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == tokenizer.convert_tokens_to_ids(
+        "<|im_end|>"
+    )
     (answer,) = by_llama_cpp(file, tokenizer, [encode_prompt(tokenizer, QUESTION)], 4)
     assert len(answer) == 4 or answer[-1] == tokenizer.eos_token_id
     # The first token is the likeliest by the model's own weights, or as good as; most are several logits behind.
-    (first,) = score(load_model(model, "float32"), [Encoded(prompt=encode_prompt(tokenizer, QUESTION), completion=answer[:1])], 0)
+    (first,) = score(
+        load_model(model, "float32"),
+        [Encoded(prompt=encode_prompt(tokenizer, QUESTION), completion=answer[:1])],
+        0,
+    )
     assert first[0].max() - first[0][0, answer[0]] < 0.5
     assert first[0].max() - first[0].median() > 2
 
 
-def test_a_file_without_template_or_with_another_end_of_turn_is_refused(tiny: Path, wide: Path, tmp_path: Path) -> None:
+def test_a_file_without_template_or_with_another_end_of_turn_is_refused(
+    tiny: Path, wide: Path, tmp_path: Path
+) -> None:
     carries(wide.parent / "gguf/q4_k_m.gguf", load_tokenizer(wide))
     tokenizer = load_tokenizer(tiny)
-    for name, template, end in (("none", None, tokenizer.eos_token_id), ("other", tokenizer.chat_template, tokenizer.eos_token_id + 1)):
+    for name, template, end in (
+        ("none", None, tokenizer.eos_token_id),
+        ("other", tokenizer.chat_template, tokenizer.eos_token_id + 1),
+    ):
         writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", "llama")
         writer.add_eos_token_id(end)
         if template:
@@ -154,10 +185,23 @@ def test_a_file_without_template_or_with_another_end_of_turn_is_refused(tiny: Pa
 def test_a_width_of_2048_is_stored_in_k_types_and_costs_little(wide: Path) -> None:
     figures = describe(wide.parent / "gguf/q4_k_m.gguf")
     # llama.cpp's mix: of 14 matrices the last block's value and down projections are Q6_K, and the embedding, which is the head too.
-    assert {name: count for name, count in figures.items() if name != "bytes"} == {"tensors_f32": 5, "tensors_q4_k": 12, "tensors_q6_k": 3}
+    assert {name: count for name, count in figures.items() if name != "bytes"} == {
+        "tensors_f32": 5,
+        "tensors_q4_k": 12,
+        "tensors_q6_k": 3,
+    }
     torch.manual_seed(2)
-    encoded = [Encoded(prompt=torch.randint(6, 512, (8,)).tolist(), completion=torch.randint(6, 512, (56,)).tolist()) for _ in range(4)]
-    reference, found = (list(score(load_model(wide.parent / f"gguf/{kind}.gguf", "float32"), encoded, 2)) for kind in ("bf16", "q4_k_m"))
+    encoded = [
+        Encoded(
+            prompt=torch.randint(6, 512, (8,)).tolist(),
+            completion=torch.randint(6, 512, (56,)).tolist(),
+        )
+        for _ in range(4)
+    ]
+    reference, found = (
+        list(score(load_model(wide.parent / f"gguf/{kind}.gguf", "float32"), encoded, 2))
+        for kind in ("bf16", "q4_k_m")
+    )
     cost = fidelity(reference, found)
     assert cost["tokens"] == 4 * 56
     assert 0 < cost["kl_nats"] < 0.02
@@ -168,9 +212,14 @@ def test_a_width_of_2048_is_stored_in_k_types_and_costs_little(wide: Path) -> No
 
 def test_the_relative_difference_is_that_of_the_largest_logit_by_hand() -> None:
     targets = torch.tensor([0])
-    figures = fidelity([(torch.tensor([[1.0, -8.0]]), targets)], [(torch.tensor([[1.5, -7.75]]), targets)])
+    figures = fidelity(
+        [(torch.tensor([[1.0, -8.0]]), targets)], [(torch.tensor([[1.5, -7.75]]), targets)]
+    )
     # 0.5 of a largest logit of 8, whatever its sign.
-    assert (figures["logit_difference_largest"], figures["logit_difference_relative"]) == (0.5, 0.0625)
+    assert (figures["logit_difference_largest"], figures["logit_difference_relative"]) == (
+        0.5,
+        0.0625,
+    )
 
 
 def test_the_difference_of_merged_weights_by_hand() -> None:
@@ -190,7 +239,9 @@ def test_merged_weights_are_base_plus_adapter_and_the_logits_differ_by_rounding_
 
     # Llama's norm rounds to float32 whatever comes in, which would hide how small the difference is.
     def norm(self: Any, x: torch.Tensor) -> torch.Tensor:
-        return self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)  # type: ignore[no-any-return]
+        return (
+            self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+        )  # type: ignore[no-any-return]
 
     monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
     torch.manual_seed(3)
@@ -222,7 +273,14 @@ def test_merge_writes_what_it_checked_and_refuses_a_wrong_merge(
     workspace: Path, tiny: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in "ABCDE":
-        row = {"id": "0" * 16, "source": "s", "license": "l", "split": name, "question": QUESTION, "answer": "Sim, se não for alérgico."}
+        row = {
+            "id": "0" * 16,
+            "source": "s",
+            "license": "l",
+            "split": name,
+            "question": QUESTION,
+            "answer": "Sim, se não for alérgico.",
+        }
         write_rows(workspace / f"data/clean/validation/{name}.jsonl", [row])
     merge.main(base=tiny, adapter=adapter)
     figures = json.loads((workspace / "metrics/merge.json").read_text(encoding="utf-8"))

@@ -43,15 +43,23 @@ def small(path: Path, end: int) -> Path:
 def test_fields_and_tensors_are_those_of_the_other_reader(file: Path) -> None:
     found, wanted = read_gguf(file), OWN(file)
     assert list(found.fields) == list(wanted.fields)
-    assert all(found.fields[name].contents() == field.contents() for name, field in wanted.fields.items())
+    assert all(
+        found.fields[name].contents() == field.contents() for name, field in wanted.fields.items()
+    )
     assert len(wanted.fields["tokenizer.ggml.tokens"].data) == 49_152
-    assert [(t.name, t.tensor_type) for t in found.tensors] == [(t.name, t.tensor_type) for t in wanted.tensors]
-    assert all(np.array_equal(a.data, b.data) for a, b in zip(found.tensors, wanted.tensors, strict=True))
+    assert [(t.name, t.tensor_type) for t in found.tensors] == [
+        (t.name, t.tensor_type) for t in wanted.tensors
+    ]
+    assert all(
+        np.array_equal(a.data, b.data) for a, b in zip(found.tensors, wanted.tensors, strict=True)
+    )
     # What makes it faster: no slice is a memory map of its own.
     assert not isinstance(found.tensors[0].data, np.memmap)
 
 
-def test_one_file_is_taken_apart_once_for_all_who_ask(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_file_is_taken_apart_once_for_all_who_ask(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     gguf_files._read.cache_clear()
 
     def refuse(*arguments: object) -> None:
@@ -72,7 +80,10 @@ def test_a_file_that_was_written_anew_is_read_anew(tmp_path: Path) -> None:
     small(tmp_path / "b.gguf", 7).replace(path)
     assert path.stat().st_mtime_ns != 10**18
     found = read_gguf(path)
-    assert (found.fields["tokenizer.ggml.eos_token_id"].contents(), float(found.tensors[0].data[0])) == (7, 7.0)
+    assert (
+        found.fields["tokenizer.ggml.eos_token_id"].contents(),
+        float(found.tensors[0].data[0]),
+    ) == (7, 7.0)
 
 
 def test_other_libraries_have_their_reader_back_whatever_happens(tmp_path: Path) -> None:
@@ -247,7 +258,9 @@ def scaled(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", CONTRADICTIONS)
-def test_a_header_that_contradicts_its_tensors_is_refused(name: str, scaled: Path, tmp_path: Path) -> None:
+def test_a_header_that_contradicts_its_tensors_is_refused(
+    name: str, scaled: Path, tmp_path: Path
+) -> None:
     edit, sentence = CONTRADICTIONS[name]
     path = tmp_path / "a.gguf"
     path.write_bytes(edit(scaled.read_bytes()))

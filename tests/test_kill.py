@@ -14,7 +14,10 @@ def test_killed_at_random_times_it_goes_on_to_the_same_adapter(tiny: Path, tmp_p
     length, draw = kill.finish(folder), random.Random(20261122)
     whole = kill.written(folder)
     assert len(whole) == 8
-    for kills in ([(signal.SIGTERM, True)], [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGKILL, False)]):
+    for kills in (
+        [(signal.SIGTERM, True)],
+        [(signal.SIGKILL, False), (signal.SIGKILL, True), (signal.SIGKILL, False)],
+    ):
         kill.reset(folder)
         for how, aim in kills:
             # The first checkpoint may be written much sooner than that of the run whose length was taken: no draw for SIGTERM.
@@ -23,9 +26,13 @@ def test_killed_at_random_times_it_goes_on_to_the_same_adapter(tiny: Path, tmp_p
             assert found["survivors"] == 0
             log = (folder / kill.LOG).read_text(encoding="utf-8")
             # Told to end while it trains, it leaves a checkpoint that counts; on a busy machine the adapter may be there by then.
-            assert how == signal.SIGKILL or found["last_whole"] != "none" or found["was_done"], f"{found}\n{log[-3000:]}"
+            assert how == signal.SIGKILL or found["last_whole"] != "none" or found["was_done"], (
+                f"{found}\n{log[-3000:]}"
+            )
         (folder / kill.LOG).unlink()
         kill.finish(folder)
-        assert found["last_whole"] == "none" or kill.RESUMED in (folder / kill.LOG).read_text(encoding="utf-8")
+        assert found["last_whole"] == "none" or kill.RESUMED in (folder / kill.LOG).read_text(
+            encoding="utf-8"
+        )
         assert kill.written(folder) == whole
     assert not list((folder / ".bula/checkpoints").iterdir())

@@ -28,7 +28,11 @@ def launch(folder: Path, configuration: str) -> dict[str, Any]:
     assert result.returncode == 0, result.stdout + result.stderr
     points = json.loads((folder / "plots/train/loss.json").read_text(encoding="utf-8"))
     adapter = load_file(folder / "models/adapter/adapter_model.safetensors")
-    return {"losses": [point["loss_nats"] for point in points], "adapter": adapter, "output": result.stdout}
+    return {
+        "losses": [point["loss_nats"] for point in points],
+        "adapter": adapter,
+        "output": result.stdout,
+    }
 
 
 def on_cpu(name: str) -> str:
@@ -37,17 +41,27 @@ def on_cpu(name: str) -> str:
     assert "use_cpu: false\n" in text
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        text = text.replace("use_cpu: false\n", f"use_cpu: true\nmain_process_port: {free.getsockname()[1]}\n")
+        text = text.replace(
+            "use_cpu: false\n", f"use_cpu: true\nmain_process_port: {free.getsockname()[1]}\n"
+        )
     Path(f"accelerate/{name}_on_cpu.yaml").write_text(text, encoding="utf-8")
     return f"{name}_on_cpu"
 
 
-def test_two_processes_train_what_one_trains_with_the_whole_model_and_with_shards(ready: Path) -> None:
+def test_two_processes_train_what_one_trains_with_the_whole_model_and_with_shards(
+    ready: Path,
+) -> None:
     shutil.copytree(ROOT / "accelerate", ready / "accelerate")
 
     def edit(params: dict[str, Any]) -> None:
         params["dtype"] = "float32"
-        params["train"] |= {"batch_size": 2, "gradient_accumulation": 2, "max_steps": 5, "eval_steps": 5, "learning_rate": 0.01}
+        params["train"] |= {
+            "batch_size": 2,
+            "gradient_accumulation": 2,
+            "max_steps": 5,
+            "eval_steps": 5,
+            "learning_rate": 0.01,
+        }
         params["train"]["lora"]["dropout"] = 0.0
 
     edit_params(ready / "params.yaml", edit)
@@ -82,13 +96,21 @@ run(main)
 """
 
 
-def test_two_processes_go_on_within_an_epoch_where_they_stopped(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_go_on_within_an_epoch_where_they_stopped(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # accelerate itself and stages/train/__main__.py would choose differently, and so would rounding.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     shutil.copytree(ROOT / "accelerate", ready / "accelerate")
 
     def edit(params: dict[str, Any]) -> None:
-        params["train"] |= {"batch_size": 2, "gradient_accumulation": 1, "max_steps": 7, "eval_steps": 7, "learning_rate": 0.01}
+        params["train"] |= {
+            "batch_size": 2,
+            "gradient_accumulation": 1,
+            "max_steps": 7,
+            "eval_steps": 7,
+            "learning_rate": 0.01,
+        }
         params["train"]["lora"]["dropout"] = 0.1
 
     # 16 rows of four a step: step 5 is the first of the second epoch, whose order is another.
@@ -96,14 +118,24 @@ def test_two_processes_go_on_within_an_epoch_where_they_stopped(ready: Path, mon
     whole = launch(ready, on_cpu("ddp"))
     (ready / "stopped.py").write_text(STOPPED, encoding="utf-8")
     name = on_cpu("ddp")
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", f"accelerate/{name}.yaml", "stopped.py"]
+    launcher = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--quiet",
+        "--config_file",
+        f"accelerate/{name}.yaml",
+        "stopped.py",
+    ]
     # One process alone was told to; both agree.
     result = run(launcher, ready, CUDA_VISIBLE_DEVICES="")
     assert "train: ended after step 5, which is kept" in result.stderr
     resumed = launch(ready, on_cpu("ddp"))
     assert "train: going on from step 5\n" in resumed["output"]
     assert resumed["losses"] == whole["losses"]
-    assert all(weights.equal(resumed["adapter"][name]) for name, weights in whole["adapter"].items())
+    assert all(
+        weights.equal(resumed["adapter"][name]) for name, weights in whole["adapter"].items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -120,9 +152,15 @@ def test_two_processes_go_on_within_an_epoch_where_they_stopped(ready: Path, mon
     ],
 )
 def test_a_process_sees_the_gpus_that_its_configuration_means(
-    configuration: str, named: str | None, seen: str | None, workspace: Path, monkeypatch: pytest.MonkeyPatch
+    configuration: str,
+    named: str | None,
+    seen: str | None,
+    workspace: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    edit_params(workspace / "params.yaml", lambda params: params["train"].update(launch=configuration))
+    edit_params(
+        workspace / "params.yaml", lambda params: params["train"].update(launch=configuration)
+    )
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if named is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
@@ -137,12 +175,19 @@ def test_a_process_sees_the_gpus_that_its_configuration_means(
     assert os.environ["STAGE_PARENT"] == str(os.getpid())
 
 
-def test_every_configuration_that_a_profile_names_is_there_and_keeps_the_precision_of_params() -> None:
+def test_every_configuration_that_a_profile_names_is_there_and_keeps_the_precision_of_params() -> (
+    None
+):
     names = {path.stem for path in (ROOT / "accelerate").glob("*.yaml")}
     assert names == {"cpu", "gpu", "ddp", "fsdp"}
     assert {load_params(path).train.launch for path in (ROOT / "profiles").glob("*.yaml")} <= names
     for name in names:
-        assert YAML(typ="safe").load((ROOT / f"accelerate/{name}.yaml").read_text(encoding="utf-8"))["mixed_precision"] == "no"
+        assert (
+            YAML(typ="safe").load((ROOT / f"accelerate/{name}.yaml").read_text(encoding="utf-8"))[
+                "mixed_precision"
+            ]
+            == "no"
+        )
 
 
 def test_an_unknown_configuration_is_a_sentence(workspace: Path) -> None:
@@ -163,11 +208,20 @@ def test_an_unknown_configuration_is_a_sentence(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"attention": "flash_attention_2"}, "train.attention is flash_attention_2, which needs a CUDA GPU"),
+        (
+            {"attention": "flash_attention_2"},
+            "train.attention is flash_attention_2, which needs a CUDA GPU",
+        ),
         ({"liger": True, "kernels": "trl"}, "train.liger is true, which needs a CUDA GPU"),
         ({"activation_offload": True}, "train.activation_offload is true, which needs a CUDA GPU"),
-        ({"base_weights": "nf4"}, "train.base_weights is nf4, which needs the package bitsandbytes"),
-        ({"base_weights": "int8"}, "train.base_weights is int8, which needs the package bitsandbytes"),
+        (
+            {"base_weights": "nf4"},
+            "train.base_weights is nf4, which needs the package bitsandbytes",
+        ),
+        (
+            {"base_weights": "int8"},
+            "train.base_weights is int8, which needs the package bitsandbytes",
+        ),
     ],
 )
 def test_what_a_machine_lacks_is_refused_with_a_sentence(
@@ -181,7 +235,9 @@ def test_what_a_machine_lacks_is_refused_with_a_sentence(
     assert not (ready / "models/adapter").exists()
 
 
-def test_a_tracker_that_is_not_installed_is_refused(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tracker_that_is_not_installed_is_refused(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(trainer, "find_spec", lambda name: None)
     edit_params(ready / "params.yaml", lambda p: p["compute"].update(tracker="wandb"))
     with pytest.raises(UserError, match=r"compute\.tracker is wandb, which is not installed"):

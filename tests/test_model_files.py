@@ -224,7 +224,9 @@ def test_an_untouched_directory_and_a_sharded_one_pass(folder: Path) -> None:
 
 
 def test_a_head_that_equals_the_embeddings_is_no_fault(folder: Path) -> None:
-    edit_tensors(lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))(folder)
+    edit_tensors(lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))(
+        folder
+    )
     model = load_model(folder, "float32")
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
 
@@ -285,7 +287,10 @@ def test_hostile_directories_ask_nothing_and_take_no_memory(tiny: Path, tmp_path
     ids=lambda error: type(error).__name__,
 )
 def test_what_a_library_raises_over_a_file_becomes_a_user_error(error: Exception) -> None:
-    with pytest.raises(UserError, match=f"{type(error).__name__}|the memory is too small"), library_errors(Path("models/base")):
+    with (
+        pytest.raises(UserError, match=f"{type(error).__name__}|the memory is too small"),
+        library_errors(Path("models/base")),
+    ):
         raise error
 
 
@@ -300,7 +305,9 @@ def adapter(tiny: Path, tmp_path: Path) -> Path:
     """An adapter of the two-layer model."""
     from peft import LoraConfig, get_peft_model
 
-    config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=4, lora_alpha=8, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM"
+    )
     model = get_peft_model(load_model(tiny, "float32"), config)
     model.save_pretrained(tmp_path / "adapter")
     return tmp_path / "adapter"

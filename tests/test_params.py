@@ -48,7 +48,9 @@ def complaint(changes: dict[str, Any]) -> str:
 
 def test_params_yaml_is_the_embedded_profile_byte_for_byte() -> None:
     # As committed: the file in the folder is there to be changed.
-    committed = subprocess.run(["git", "show", "HEAD:params.yaml"], cwd=ROOT, capture_output=True, check=True).stdout
+    committed = subprocess.run(
+        ["git", "show", "HEAD:params.yaml"], cwd=ROOT, capture_output=True, check=True
+    ).stdout
     assert committed == (ROOT / "profiles/smollm2-135m.yaml").read_bytes()
 
 
@@ -85,19 +87,25 @@ def sections(base: type[Section] = Section) -> Iterator[type[Section]]:
 
 
 SECTIONS = [section for section in sections() if section.__module__ == "bula.params"]
-FIELDS = [(section, name, field) for section in SECTIONS for name, field in section.model_fields.items()]
+FIELDS = [
+    (section, name, field) for section in SECTIONS for name, field in section.model_fields.items()
+]
 
 
 def described(field: FieldInfo) -> bool:
     """Whether a field says what it means: itself, or, for a section or the `kind` that names one, by the class's docstring."""
     if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
         return bool(vars(field.annotation).get("__doc__"))
-    names_its_class = get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+    names_its_class = (
+        get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
+    )
     return names_its_class or bool(field.description and field.description.strip())
 
 
 def test_the_sections_are_found() -> None:
-    assert {"Params", "Train", "Lora", "WheelModel", "HubTask", "Variant"} <= {section.__name__ for section in SECTIONS}
+    assert {"Params", "Train", "Lora", "WheelModel", "HubTask", "Variant"} <= {
+        section.__name__ for section in SECTIONS
+    }
     assert len(FIELDS) > 80
 
 
@@ -108,8 +116,14 @@ def test_a_section_says_what_it_is_and_takes_no_unknown_key(section: type[Sectio
     assert section.model_config["frozen"]
 
 
-@pytest.mark.parametrize(("section", "name", "field"), FIELDS, ids=[f"{section.__name__}.{name}" for section, name, _ in FIELDS])
-def test_a_field_has_a_description_and_no_default(section: type[Section], name: str, field: FieldInfo) -> None:
+@pytest.mark.parametrize(
+    ("section", "name", "field"),
+    FIELDS,
+    ids=[f"{section.__name__}.{name}" for section, name, _ in FIELDS],
+)
+def test_a_field_has_a_description_and_no_default(
+    section: type[Section], name: str, field: FieldInfo
+) -> None:
     assert described(field), f"{section.__name__}.{name} has no docstring"
     # A default would be a parameter that DVC cannot see.
     assert field.is_required(), f"{section.__name__}.{name} has a default"
@@ -154,7 +168,10 @@ def test_every_bad_key_is_listed_at_once_with_what_was_found() -> None:
         "variants.tuned.engine": ["'transformers', 'llama.cpp' or 'vllm'", "(found 'ollama')"],
     }.items():
         assert all(word in keys[key] for word in words), keys.get(key)
-    assert any(key.startswith("ingest.sources.0") and "(found 'Demo Corpus')" in line for key, line in keys.items())
+    assert any(
+        key.startswith("ingest.sources.0") and "(found 'Demo Corpus')" in line
+        for key, line in keys.items()
+    )
 
 
 def test_a_mistyped_key_is_reported_twice_as_unknown_and_as_missing() -> None:
@@ -163,7 +180,16 @@ def test_a_mistyped_key_is_reported_twice_as_unknown_and_as_missing() -> None:
     assert "  train.maxsteps: Extra inputs are not permitted (found 10)" in message.split("\n")
 
 
-@pytest.mark.parametrize("key", ["unknown", "train.unknown", "train.lora.unknown", "ingest.base.unknown", "ingest.sources.0.columns"])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "unknown",
+        "train.unknown",
+        "train.lora.unknown",
+        "ingest.base.unknown",
+        "ingest.sources.0.columns",
+    ],
+)
 def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
     message = complaint({key: 1})
     assert message.startswith("some.yaml: 1 bad values:\n")
@@ -174,16 +200,37 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
     ("changes", "words"),
     [
         ({"compare.baseline": "bse"}, "compare.baseline is 'bse', which variants does not name"),
-        ({"judge.items_per_set": 9, "generate.items_per_set": 8}, "judge.items_per_set exceeds generate.items_per_set"),
-        ({"judge.base_url": "https://api.openai.com/v1"}, "judge.base_url is local exactly when ingest.judge brings a model"),
-        ({"ingest.judge": {"kind": "api", "license": "terms"}}, "judge.base_url is local exactly when ingest.judge brings a model"),
+        (
+            {"judge.items_per_set": 9, "generate.items_per_set": 8},
+            "judge.items_per_set exceeds generate.items_per_set",
+        ),
+        (
+            {"judge.base_url": "https://api.openai.com/v1"},
+            "judge.base_url is local exactly when ingest.judge brings a model",
+        ),
+        (
+            {"ingest.judge": {"kind": "api", "license": "terms"}},
+            "judge.base_url is local exactly when ingest.judge brings a model",
+        ),
         ({"train.eval_steps": 35, "train.max_steps": 34}, "train: eval_steps exceeds max_steps"),
-        ({"train.save_steps": 3, "train.log_steps": 2, "train.eval_steps": 2}, "save_steps is no multiple of log_steps"),
-        ({"train.keep": "last", "train.max_steps": 35}, "keep: last needs max_steps to be a multiple of eval_steps"),
+        (
+            {"train.save_steps": 3, "train.log_steps": 2, "train.eval_steps": 2},
+            "save_steps is no multiple of log_steps",
+        ),
+        (
+            {"train.keep": "last", "train.max_steps": 35},
+            "keep: last needs max_steps to be a multiple of eval_steps",
+        ),
         ({"train.packing": True}, "packing needs attention: flash_attention_2"),
         ({"train.liger": True}, "liger needs kernels: trl"),
-        ({"preprocess.dev_share": 0.5, "preprocess.validation_share": 0.1}, "preprocess: dev_share and five times validation_share"),
-        ({"ingest.benchmarks.1.name": "bula_medmcqa"}, "ingest: benchmarks repeat the name bula_medmcqa"),
+        (
+            {"preprocess.dev_share": 0.5, "preprocess.validation_share": 0.1},
+            "preprocess: dev_share and five times validation_share",
+        ),
+        (
+            {"ingest.benchmarks.1.name": "bula_medmcqa"},
+            "ingest: benchmarks repeat the name bula_medmcqa",
+        ),
         ({"variants": {}}, "variants: "),
         ({"variants.UPPER": {"model": "x", "engine": "vllm"}}, "variants.UPPER"),
         ({"ingest.base.kind": "zip"}, "ingest.base: Input tag 'zip'"),
@@ -198,7 +245,10 @@ def test_parts_that_do_not_agree_are_refused(changes: dict[str, Any], words: str
     "changes",
     [
         {"judge.items_per_set": 8, "generate.items_per_set": 8},
-        {"judge.base_url": "https://api.openai.com/v1", "ingest.judge": {"kind": "api", "license": "terms"}},
+        {
+            "judge.base_url": "https://api.openai.com/v1",
+            "ingest.judge": {"kind": "api", "license": "terms"},
+        },
         {"train.eval_steps": 34, "train.max_steps": 34},
         {"compare.baseline": "tuned"},
         {"preprocess.dev_share": 0.4, "preprocess.validation_share": 0.1},
@@ -216,7 +266,9 @@ def test_a_share_is_between_nothing_and_all(share: float) -> None:
 # YAML as DVC reads it
 
 
-@pytest.mark.parametrize(("written", "number"), [("2e-4", 0.0002), ("5E-5", 0.00005), ("1e-3", 0.001)])
+@pytest.mark.parametrize(
+    ("written", "number"), [("2e-4", 0.0002), ("5E-5", 0.00005), ("1e-3", 0.001)]
+)
 def test_numbers_with_an_exponent_and_no_point_are_numbers(written: str, number: float) -> None:
     text = DEFAULT.replace("learning_rate: 0.001", f"learning_rate: {written}")
     assert parse_params(text, "some.yaml").train.learning_rate == number
@@ -224,7 +276,9 @@ def test_numbers_with_an_exponent_and_no_point_are_numbers(written: str, number:
 
 def test_words_are_no_booleans() -> None:
     # YAML 1.1, and with it PyYAML, reads no as false, and 1:30 as 90.
-    params = parse_params(DEFAULT.replace("tasks: [bula_medmcqa,", "tasks: [no, on, null_task,"), "some.yaml")
+    params = parse_params(
+        DEFAULT.replace("tasks: [bula_medmcqa,", "tasks: [no, on, null_task,"), "some.yaml"
+    )
     assert params.benchmark.tasks[:3] == ["no", "on", "null_task"]
 
 
@@ -256,8 +310,16 @@ def test_the_command_says_which_files_are_valid() -> None:
 
 
 def test_a_missing_file_is_one_sentence_with_the_fix(tmp_path: Path) -> None:
-    assert check(tmp_path, "nowhere.yaml") == (1, "", "nowhere.yaml: the file is missing. Copy one of profiles/*.yaml to it.\n")
-    assert check(tmp_path) == (1, "", "params.yaml: the file is missing. Copy one of profiles/*.yaml to it.\n")
+    assert check(tmp_path, "nowhere.yaml") == (
+        1,
+        "",
+        "nowhere.yaml: the file is missing. Copy one of profiles/*.yaml to it.\n",
+    )
+    assert check(tmp_path) == (
+        1,
+        "",
+        "params.yaml: the file is missing. Copy one of profiles/*.yaml to it.\n",
+    )
 
 
 def test_a_bad_file_is_one_message_and_no_traceback(tmp_path: Path) -> None:
@@ -273,7 +335,10 @@ def test_a_bad_file_is_one_message_and_no_traceback(tmp_path: Path) -> None:
 @pytest.mark.parametrize("license_", ["proprietary", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "unknown"])
 def test_a_license_that_forbids_redistribution_must_be_declared(license_: str) -> None:
     fields = {"kind": "demo", "name": "mine", "path": "data/demo", "license": license_}
-    with pytest.raises(ValidationError, match=f"license {license_} does not allow redistribution; say redistribution: forbidden"):
+    with pytest.raises(
+        ValidationError,
+        match=f"license {license_} does not allow redistribution; say redistribution: forbidden",
+    ):
         DemoSource.model_validate(fields | {"redistribution": "allowed"})
     assert DemoSource.model_validate(fields | {"redistribution": "forbidden"}).license == license_
 
@@ -281,7 +346,21 @@ def test_a_license_that_forbids_redistribution_must_be_declared(license_: str) -
 # Hostile strings
 
 
-HOSTILE = ["$(id)", "`id`", "a;id", "a\nid", "a'b", 'a"b', "../x", "/etc/x", "-x", "a\x1b[31m", "a|b", "~/x", "a\u202eb"]
+HOSTILE = [
+    "$(id)",
+    "`id`",
+    "a;id",
+    "a\nid",
+    "a'b",
+    'a"b',
+    "../x",
+    "/etc/x",
+    "-x",
+    "a\x1b[31m",
+    "a|b",
+    "~/x",
+    "a\u202eb",
+]
 # Every string of the default parameters that is free, and not one of a few words.
 STRINGS = [
     "ingest.base.package",
@@ -319,24 +398,42 @@ def test_no_string_can_mean_more_than_its_kind(key: str, text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_no_name_of_a_variant_can_mean_more_than_a_name(text: str) -> None:
-    assert "variants" in complaint({"variants": {text: {"model": "models/base", "engine": "transformers"}}})
+    assert "variants" in complaint(
+        {"variants": {text: {"model": "models/base", "engine": "transformers"}}}
+    )
 
 
 def test_a_variant_has_no_dot_which_dvc_would_take_for_a_path() -> None:
-    assert "variants" in complaint({"variants": {"v1.2": {"model": "models/base", "engine": "transformers"}}})
+    assert "variants" in complaint(
+        {"variants": {"v1.2": {"model": "models/base", "engine": "transformers"}}}
+    )
 
 
-@pytest.mark.parametrize("package", ["evil @ http://127.0.0.1:1/evil-1.0.tar.gz", "a[b]", "a>1", "git+https://x/y", "./x", "--index-url"])
+@pytest.mark.parametrize(
+    "package",
+    [
+        "evil @ http://127.0.0.1:1/evil-1.0.tar.gz",
+        "a[b]",
+        "a>1",
+        "git+https://x/y",
+        "./x",
+        "--index-url",
+    ],
+)
 def test_a_package_is_a_name_and_no_address(package: str) -> None:
     assert "ingest.base.package" in complaint({"ingest.base.package": package})
 
 
-@pytest.mark.parametrize("version", ["1.0#x", "1.0 --pre", "*", ">=1", "1!2", "1.0+local", "1.0/../x"])
+@pytest.mark.parametrize(
+    "version", ["1.0#x", "1.0 --pre", "*", ">=1", "1!2", "1.0+local", "1.0/../x"]
+)
 def test_a_version_is_exact(version: str) -> None:
     assert "ingest.base.version" in complaint({"ingest.base.version": version})
 
 
-@pytest.mark.parametrize("version", ["1.0", "2026.10.11549", "0.1.2", "1.0rc1", "1.0.post2", "1.0.dev3"])
+@pytest.mark.parametrize(
+    "version", ["1.0", "2026.10.11549", "0.1.2", "1.0rc1", "1.0.post2", "1.0.dev3"]
+)
 def test_versions_as_the_index_has_them_are_allowed(version: str) -> None:
     parse_params(changed({"ingest.base.version": version}), "some.yaml")
 
@@ -357,7 +454,9 @@ def test_a_path_may_have_accents_and_spaces_but_no_hidden_sign() -> None:
     }
     parse_params(changed({"ingest.sources.0": source}), "some.yaml")
     assert "path" in complaint({"ingest.sources.0": source | {"path": "data/sources/a\u200bb.csv"}})
-    assert "names" in complaint({"ingest.sources.0": {key: value for key, value in source.items() if key != "names"}})
+    assert "names" in complaint(
+        {"ingest.sources.0": {key: value for key, value in source.items() if key != "names"}}
+    )
 
 
 def test_a_model_may_lie_elsewhere_only_where_its_kind_says_so() -> None:
@@ -372,7 +471,13 @@ def test_a_model_may_lie_elsewhere_only_where_its_kind_says_so() -> None:
         {"kind": "huggingface"},
         {"kind": "hf", "pretrained": "evil/model"},
         {"kind": "hf", "trust_remote_code": True},
-        {"kind": "vllm", "gpu_memory_utilization": 0.9, "max_model_len": 1024, "tensor_parallel_size": 1, "pretrained": "x"},
+        {
+            "kind": "vllm",
+            "gpu_memory_utilization": 0.9,
+            "max_model_len": 1024,
+            "tensor_parallel_size": 1,
+            "pretrained": "x",
+        },
     ],
 )
 def test_a_backend_takes_no_other_model_and_no_code(backend: dict[str, Any]) -> None:
@@ -382,7 +487,12 @@ def test_a_backend_takes_no_other_model_and_no_code(backend: dict[str, Any]) -> 
 def test_every_backend_that_is_documented_is_allowed() -> None:
     for backend in (
         {"kind": "hf"},
-        {"kind": "vllm", "gpu_memory_utilization": 0.9, "max_model_len": 1024, "tensor_parallel_size": 1},
+        {
+            "kind": "vllm",
+            "gpu_memory_utilization": 0.9,
+            "max_model_len": 1024,
+            "tensor_parallel_size": 1,
+        },
         {
             "kind": "openai",
             "base_url": "http://127.0.0.1:8000/v1",
@@ -421,22 +531,31 @@ def test_a_number_of_thousands_of_digits_is_a_line_and_no_traceback() -> None:
 
 
 def test_aliases_and_long_files_are_refused_before_they_unfold() -> None:
-    bomb = "a: &a [x, x]\n" + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(20))
+    bomb = "a: &a [x, x]\n" + "".join(
+        f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(20)
+    )
     with pytest.raises(UserError, match="it has a YAML alias"):
         parse_params(bomb, "some.yaml")
     with pytest.raises(UserError, match="more than 100000 characters"):
         parse_params(DEFAULT + "#" * 100_000, "some.yaml")
 
 
-@pytest.mark.parametrize("path", [".env", ".git/config", "data/.dvc/config.local", "data/" + "a" * 256])
+@pytest.mark.parametrize(
+    "path", [".env", ".git/config", "data/.dvc/config.local", "data/" + "a" * 256]
+)
 def test_a_path_names_no_hidden_file_and_no_impossible_one(path: str) -> None:
     assert "calibrate.gold" in complaint({"calibrate.gold": path})
 
 
 def test_a_variant_may_be_called_like_a_kind() -> None:
-    assert "variants.vllm.engine: " in complaint({"variants.vllm": {"model": "models/base", "engine": "no"}})
+    assert "variants.vllm.engine: " in complaint(
+        {"variants.vllm": {"model": "models/base", "engine": "no"}}
+    )
 
 
-@pytest.mark.parametrize("url", ["http://[x/a.csv", "http://a b/c", "https://user:key@host/a", "ftp://h/a", "http://h/a#b"])
+@pytest.mark.parametrize(
+    "url",
+    ["http://[x/a.csv", "http://a b/c", "https://user:key@host/a", "ftp://h/a", "http://h/a#b"],
+)
 def test_an_address_is_plain(url: str) -> None:
     assert "judge.base_url" in complaint({"judge.base_url": url})

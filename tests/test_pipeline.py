@@ -19,11 +19,17 @@ OFFLINE = {"HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": ""}
 def clone_tree(target: Path) -> None:
     """The files that git would carry, as a repository of their own with one commit."""
     names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"], cwd=ROOT, capture_output=True, check=True, text=True
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
     ).stdout.split("\0")
     for name in filter(None, names):
         # The figures of the default run are none of this clone's. No stage writes seeds.json; a spread in it is another run's.
-        if (ROOT / name).is_file() and (name == "metrics/seeds.json" or not name.startswith(("metrics/", "plots/"))):
+        if (ROOT / name).is_file() and (
+            name == "metrics/seeds.json" or not name.startswith(("metrics/", "plots/"))
+        ):
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, target / name)
     # Also where params.yaml was changed for a run of one's own.
@@ -33,8 +39,17 @@ def clone_tree(target: Path) -> None:
 
 
 def git(folder: Path, *arguments: str) -> str:
-    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org", "-c", "commit.gpgsign=false"]
-    return subprocess.run(["git", *identity, *arguments], cwd=folder, capture_output=True, check=True, text=True).stdout
+    identity = [
+        "-c",
+        "user.name=Test",
+        "-c",
+        "user.email=test@example.org",
+        "-c",
+        "commit.gpgsign=false",
+    ]
+    return subprocess.run(
+        ["git", *identity, *arguments], cwd=folder, capture_output=True, check=True, text=True
+    ).stdout
 
 
 def commit(folder: Path, message: str) -> None:
@@ -61,7 +76,11 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     def edit(params: dict) -> None:  # type: ignore[type-arg]
         small(tiny)(params)
         params["train"] |= {"gradient_accumulation": 4, "save_steps": 1}
-        params["ingest"]["judge"] = {"kind": "directory", "path": str(judge), "license": "apache-2.0"}
+        params["ingest"]["judge"] = {
+            "kind": "directory",
+            "path": str(judge),
+            "license": "apache-2.0",
+        }
         del params["variants"]["quantized"]
 
     shorten(folder / "data/demo")
@@ -77,8 +96,14 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_pipeline_writes_what_it_promises(repo: Path) -> None:
-    metrics = sorted(str(p.relative_to(repo / "metrics")) for p in (repo / "metrics").rglob("*.json"))
-    each = [f"{s}/{v}.json" for s in ("benchmark", "generate", "judge", "likelihood", "rouge") for v in VARIANTS]
+    metrics = sorted(
+        str(p.relative_to(repo / "metrics")) for p in (repo / "metrics").rglob("*.json")
+    )
+    each = [
+        f"{s}/{v}.json"
+        for s in ("benchmark", "generate", "judge", "likelihood", "rouge")
+        for v in VARIANTS
+    ]
     single = [
         "calibrate.json",
         "compare.json",
@@ -100,15 +125,23 @@ def test_the_pipeline_writes_what_it_promises(repo: Path) -> None:
     assert leftovers(repo) == []
 
 
-def test_scores_of_another_kind_of_machine_are_named_in_the_report(repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_of_another_kind_of_machine_are_named_in_the_report(
+    repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shutil.copytree(repo / "metrics", tmp_path / "metrics")
     file = tmp_path / "metrics/likelihood/base.json"
     here = json.loads(file.read_text(encoding="utf-8"))
-    here["settings"]["compute_dtype"] = {"bfloat16": "float32", "float32": "bfloat16"}[here["settings"]["compute_dtype"]]
+    here["settings"]["compute_dtype"] = {"bfloat16": "float32", "float32": "bfloat16"}[
+        here["settings"]["compute_dtype"]
+    ]
     file.write_text(json.dumps(here), encoding="utf-8")
     monkeypatch.chdir(repo)
-    compare.main(figures=tmp_path / "metrics", report=tmp_path / "report", metrics=tmp_path / "compare.json")
-    assert "**likelihood was computed on machines of two kinds**" in (tmp_path / "report/report.md").read_text(encoding="utf-8")
+    compare.main(
+        figures=tmp_path / "metrics", report=tmp_path / "report", metrics=tmp_path / "compare.json"
+    )
+    assert "**likelihood was computed on machines of two kinds**" in (
+        tmp_path / "report/report.md"
+    ).read_text(encoding="utf-8")
     assert "two kinds" not in (repo / "report/report.md").read_text(encoding="utf-8")
 
 
@@ -129,7 +162,9 @@ def test_only_what_must_rerun_does_and_the_diff_reads_well(repo: Path) -> None:
 
     edit_params(params, widen)
     result = run(["dvc", "repro"], repo)
-    assert sorted(stages_run(result.stdout)) == sorted([*(f"rouge@{v}" for v in VARIANTS), "compare"])
+    assert sorted(stages_run(result.stdout)) == sorted(
+        [*(f"rouge@{v}" for v in VARIANTS), "compare"]
+    )
     diff = json.loads(run(["dvc", "metrics", "diff", "--json"], repo).stdout)
     assert set(diff) <= {"metrics/compare.json", *(f"metrics/rouge/{v}.json" for v in VARIANTS)}
     assert {key.split(".")[-1] for key in diff["metrics/compare.json"]} <= {"low", "high"}
@@ -143,7 +178,9 @@ def test_only_what_must_rerun_does_and_the_diff_reads_well(repo: Path) -> None:
     assert run(["dvc", "repro"], repo).returncode == 0
 
 
-def test_an_edited_source_makes_ingest_stale_and_other_workers_make_nothing_stale(repo: Path) -> None:
+def test_an_edited_source_makes_ingest_stale_and_other_workers_make_nothing_stale(
+    repo: Path,
+) -> None:
     params, mine = repo / "params.yaml", repo / "data/sources/mine.jsonl"
     before = params.read_text(encoding="utf-8")
     edit_params(params, lambda p: p["compute"].update(workers=1))
@@ -172,7 +209,10 @@ def test_a_fresh_clone_pulls_everything_and_runs_nothing(repo: Path, tmp_path: P
 
 def test_a_short_file_on_the_remote_makes_pull_fail(repo: Path, tmp_path: Path) -> None:
     assert run(["dvc", "push"], repo).returncode == 0
-    damaged = max((p for p in (repo.parent / "remote/files/md5").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    damaged = max(
+        (p for p in (repo.parent / "remote/files/md5").rglob("*") if p.is_file()),
+        key=lambda p: p.stat().st_size,
+    )
     damaged.chmod(0o644)
     damaged.write_bytes(damaged.read_bytes()[:-10])
     fresh = tmp_path / "fresh"
@@ -196,8 +236,21 @@ def test_each_profile_is_accepted(profile: str, repo: Path) -> None:
     assert "ingest" in stages_run(result.stdout)
     assert sorted(planned) == sorted(
         [
-            *("check", "ingest", "preprocess", "train", "merge", "quantize", "calibrate", "compare"),
-            *(f"{stage}@{v}" for stage in ("likelihood", "generate", "benchmark", "rouge", "judge") for v in variants),
+            *(
+                "check",
+                "ingest",
+                "preprocess",
+                "train",
+                "merge",
+                "quantize",
+                "calibrate",
+                "compare",
+            ),
+            *(
+                f"{stage}@{v}"
+                for stage in ("likelihood", "generate", "benchmark", "rouge", "judge")
+                for v in variants
+            ),
         ]
     )
 
@@ -215,7 +268,11 @@ def test_a_bad_parameter_stops_the_first_stage_with_every_bad_key(tmp_path: Path
     result = run(["dvc", "repro", "ingest"], tmp_path)
     assert result.returncode != 0
     assert "params.yaml: 3 bad values:" in result.stderr
-    wrong = ("seed: Input should be a valid integer", "train.learning_rate: Input should be greater than 0", "train.epochs: Extra inputs")
+    wrong = (
+        "seed: Input should be a valid integer",
+        "train.learning_rate: Input should be greater than 0",
+        "train.epochs: Extra inputs",
+    )
     for line in wrong:
         assert line in result.stderr
     assert "Traceback" not in result.stderr
@@ -227,8 +284,17 @@ def test_another_seed_trains_another_model_and_compare_marks_what_luck_can_do(re
     assert stages_run(run(["dvc", "repro", "--dry"], repo).stdout) == []
     seeds = run(["python", "-m", "bula", "seeds", "--count", "2"], repo, **OFFLINE)
     assert seeds.returncode == 0, seeds.stdout + seeds.stderr
-    stages = ("train", "merge", "likelihood@tuned", "generate@tuned", "benchmark@tuned", "rouge@tuned")
-    assert re.findall(r"^seeds: seed \d+ \(2 of 2\): (\S+)$", seeds.stdout, re.MULTILINE) == list(stages)
+    stages = (
+        "train",
+        "merge",
+        "likelihood@tuned",
+        "generate@tuned",
+        "benchmark@tuned",
+        "rouge@tuned",
+    )
+    assert re.findall(r"^seeds: seed \d+ \(2 of 2\): (\S+)$", seeds.stdout, re.MULTILINE) == list(
+        stages
+    )
     # Neither the pipeline's own models nor its figures are touched.
     again = run(["dvc", "repro"], repo, **OFFLINE)
     assert stages_run(again.stdout) == ["compare"], again.stdout + again.stderr
@@ -236,7 +302,9 @@ def test_another_seed_trains_another_model_and_compare_marks_what_luck_can_do(re
     assert changed == {"dvc.lock", "metrics/compare.json", "metrics/seeds.json"}
     spread = json.loads((repo / "metrics/seeds.json").read_text(encoding="utf-8"))
     likelihood = json.loads((repo / "metrics/likelihood/tuned.json").read_text(encoding="utf-8"))
-    assert spread["tuned__bits_per_character"]["first"] == pytest.approx(likelihood["pooled"]["bits_per_character"], rel=1e-5)
+    assert spread["tuned__bits_per_character"]["first"] == pytest.approx(
+        likelihood["pooled"]["bits_per_character"], rel=1e-5
+    )
     assert spread["tuned__bits_per_character"]["range"] > 0
     assert spread["train__dev_loss_nats"]["range"] > 0
     rows = json.loads((repo / "metrics/compare.json").read_text(encoding="utf-8"))

@@ -35,24 +35,37 @@ ONE = {"distributed_type": "NO", "num_processes": 1}
 ROWS = plan.Rows("test", None, 6.0, 12, 0.5, None)
 
 
-def changed(profile: str = "smollm2-135m", lora: dict[str, Any] | None = None, dtype: str = "bfloat16", **train: Any) -> Params:
+def changed(
+    profile: str = "smollm2-135m",
+    lora: dict[str, Any] | None = None,
+    dtype: str = "bfloat16",
+    **train: Any,
+) -> Params:
     """A profile's parameters with some of train's, and of its adapter's, changed."""
     params = load_params(ROOT / f"profiles/{profile}.yaml")
     adapter = params.train.lora.model_copy(update=lora or {})
-    return params.model_copy(update={"dtype": dtype, "train": params.train.model_copy(update={"lora": adapter, **train})})
+    return params.model_copy(
+        update={"dtype": dtype, "train": params.train.model_copy(update={"lora": adapter, **train})}
+    )
 
 
 def tiny_params(**train: Any) -> Params:
-    return changed(lora={"r": 2}, batch_size=2, kernels="fused", gradient_checkpointing=False, **train)
+    return changed(
+        lora={"r": 2}, batch_size=2, kernels="fused", gradient_checkpointing=False, **train
+    )
 
 
 # --- parameters ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("r", "targets", "trainable"), [(16, "all-linear", 11_272_192), (8, ["q_proj", "v_proj"], 851_968)], ids=["all-linear", "q and v"]
+    ("r", "targets", "trainable"),
+    [(16, "all-linear", 11_272_192), (8, ["q_proj", "v_proj"], 851_968)],
+    ids=["all-linear", "q and v"],
 )
-def test_llama_3_2_1b_has_the_parameters_that_its_makers_and_the_reference_work_count(r: int, targets: Any, trainable: int) -> None:
+def test_llama_3_2_1b_has_the_parameters_that_its_makers_and_the_reference_work_count(
+    r: int, targets: Any, trainable: int
+) -> None:
     shape = plan.count(LLAMA, changed(lora={"r": r, "target_modules": targets}).train)
     assert (shape.base, shape.adapter) == (1_235_814_400, trainable)
 
@@ -90,7 +103,12 @@ def test_flops_of_a_model_worked_by_hand() -> None:
     rows = ROWS._replace(dev_tokens=100.0)
     done = plan.work(params, rows, processes=4)
     # 10 steps x 2 rows x 3 x 4 processes = 240 rows of 6 tokens.
-    assert (done["rows"], done["tokens"], done["supervised_tokens"], done["dev_tokens"]) == (240, 1440, 720, 200)
+    assert (done["rows"], done["tokens"], done["supervised_tokens"], done["dev_tokens"]) == (
+        240,
+        1440,
+        720,
+        200,
+    )
     parts = plan.flops(shape, params.train, rows, done)
     # Attention forward: 2 products x 2 x 6 tokens x 8 wide, half of them masked, x 2 layers = 192 a token; backward 2.5 times that.
     assert parts["base"] == (4 * 1152 - 2 * 128) * 1440
@@ -103,7 +121,12 @@ def test_flops_of_a_model_worked_by_hand() -> None:
 
 def test_dev_is_scored_after_the_last_step_too() -> None:
     # After steps 4, 8 and 10.
-    assert plan.work(tiny_params(max_steps=10, eval_steps=4), ROWS._replace(dev_tokens=100.0), 1)["dev_tokens"] == 300
+    assert (
+        plan.work(tiny_params(max_steps=10, eval_steps=4), ROWS._replace(dev_tokens=100.0), 1)[
+            "dev_tokens"
+        ]
+        == 300
+    )
 
 
 def test_a_packed_row_holds_several_examples() -> None:
@@ -113,16 +136,32 @@ def test_a_packed_row_holds_several_examples() -> None:
     limit = params.preprocess.max_tokens
     made = plan.make_plan(params, ("test", TINY), rows, ONE, ["h100"], 0.4, None)
     assert plan.epochs(made) == f"{20 * limit / (64 * 6):.2f} epochs of 64"
-    plain = plan.make_plan(tiny_params(max_steps=16, gradient_accumulation=2), ("test", TINY), rows, ONE, ["h100"], 0.4, None)
+    plain = plan.make_plan(
+        tiny_params(max_steps=16, gradient_accumulation=2),
+        ("test", TINY),
+        rows,
+        ONE,
+        ["h100"],
+        0.4,
+        None,
+    )
     assert plan.epochs(plain) == "1.00 epochs of 64"
 
 
 def test_checkpointing_adds_a_forward_pass_and_trl_makes_its_logits_twice() -> None:
     params = tiny_params()
-    shape, done = plan.count(TINY, params.train), {"tokens": 100.0, "supervised_tokens": 50.0, "dev_tokens": 0.0}
-    again = plan.flops(shape, params.train.model_copy(update={"gradient_checkpointing": True}), ROWS, done)
+    shape, done = (
+        plan.count(TINY, params.train),
+        {"tokens": 100.0, "supervised_tokens": 50.0, "dev_tokens": 0.0},
+    )
+    again = plan.flops(
+        shape, params.train.model_copy(update={"gradient_checkpointing": True}), ROWS, done
+    )
     assert again["recomputed"] == (2 * (1152 + 512) + 192) * 100
-    assert plan.flops(shape, params.train.model_copy(update={"kernels": "trl"}), ROWS, done)["head"] == 6 * 80 * 50
+    assert (
+        plan.flops(shape, params.train.model_copy(update={"kernels": "trl"}), ROWS, done)["head"]
+        == 6 * 80 * 50
+    )
 
 
 # --- beside a real model ------------------------------------------------------------------------------------
@@ -130,12 +169,24 @@ def test_checkpointing_adds_a_forward_pass_and_trl_makes_its_logits_twice() -> N
 
 def real(params: Params, layers: int, dtype: torch.dtype) -> Any:
     """A Llama of 64 values with its adapter, as the trainer makes it."""
-    sizes = {"hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": layers, "num_attention_heads": 4, "head_dim": 16}
+    sizes = {
+        "hidden_size": 64,
+        "intermediate_size": 160,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "head_dim": 16,
+    }
     config = TINY | sizes | {"num_key_value_heads": 2, "vocab_size": 100}
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), dtype=dtype, attn_implementation="sdpa")
+    model = AutoModelForCausalLM.from_config(
+        AutoConfig.for_model(**config), dtype=dtype, attn_implementation="sdpa"
+    )
     lora = params.train.lora
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    settings = LoraConfig(r=lora.r, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM")
+    targets = (
+        lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    )
+    settings = LoraConfig(
+        r=lora.r, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"
+    )
     adapted = get_peft_model(model, settings).train()
     if params.train.kernels == "fused":
         use_kernels(adapted)
@@ -148,7 +199,11 @@ def batch(padding: int = 0) -> dict[str, torch.Tensor]:
     ids = torch.randint(0, 100, (2, 40))
     mask = torch.ones_like(ids)
     mask[0, 40 - padding :] = 0
-    return {"input_ids": ids, "attention_mask": mask, "labels": ids.masked_fill(torch.arange(40) < 20, -100)}
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "labels": ids.masked_fill(torch.arange(40) < 20, -100),
+    }
 
 
 def test_torch_counts_the_flops_that_the_plan_counts() -> None:
@@ -160,7 +215,9 @@ def test_torch_counts_the_flops_that_the_plan_counts() -> None:
         return int(2 * a[0] * a[1] * b[1])
 
     # torch's counter knows neither products in place nor the CPU's attention, which is left out below.
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: in_place}) as counter:
+    with FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.addmm_: in_place}
+    ) as counter:
         total, _, count = model(**batch(), answer_head=True)
         total.backward()
     shape = plan.count(config, params.train)
@@ -186,7 +243,9 @@ def kept(params: Params, layers: int, padding: int) -> int:
             model(**inputs, answer_head=True)
         else:
             del inputs["labels"]
-            with torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype(params.dtype, "cpu") == "bfloat16"):
+            with torch.autocast(
+                "cpu", torch.bfloat16, enabled=compute_dtype(params.dtype, "cpu") == "bfloat16"
+            ):
                 base_of(model).model(**inputs, use_cache=False)
     return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
@@ -223,7 +282,11 @@ def test_memory_by_part_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     found = parts(tiny_params())
     # Embeddings 80, layers 2 x (576 + 16 of norms), the last norm 8.
     assert found["base_weights"] == 2 * (80 + 2 * 592 + 8)
-    assert (found["adapter"], found["gradients"], found["adamw_moments"]) == (4 * 512, 4 * 512, 8 * 512)
+    assert (found["adapter"], found["gradients"], found["adamw_moments"]) == (
+        4 * 512,
+        4 * 512,
+        8 * 512,
+    )
     # A token of a layer, in values of 2 bytes: norms 2 x 8; q 8, k 4, v 4, output 8; gate and up 2 x 16; inputs after dropout and
     # their masks 2 x (8 + 8 + 8 + 16); low-rank 7 x 2: 16 + 24 + 32 + 80 + 14 = 166. Float32: 2 of norms, 2 of heads.
     assert found["activations"] == 2 * (166 * 2 + 4 * 4) * 24
@@ -246,7 +309,9 @@ def test_memory_by_part_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     params = changed(lora={"r": 2, "target_modules": ["q_proj"]}, batch_size=2, kernels="fused")
     told = plan.memory(plan.count(TINY, params.train), params, ROWS, ONE, on_cpu=True)
     assert told["head_and_scratch"] == 24 * 2 * (3 * 16 + 8)
-    told = plan.memory(plan.count(TINY | {"vocab_size": 1000}, params.train), params, ROWS, ONE, on_cpu=True)
+    told = plan.memory(
+        plan.count(TINY | {"vocab_size": 1000}, params.train), params, ROWS, ONE, on_cpu=True
+    )
     assert told["head_and_scratch"] == 12 * 1000 * 4 + 768 + 4 * 8 * 1000
 
 
@@ -254,14 +319,21 @@ def test_options_move_the_part_that_they_are_for() -> None:
     plain = parts(tiny_params())
     nf4 = parts(tiny_params(base_weights="nf4"))
     # Half a byte, and for each 64 weights 8 + 32 / 256 bits of constants; embeddings and norms stay in 2 bytes.
-    assert nf4["base_weights"] == pytest.approx(2 * (80 + 2 * 16 + 8) + 1152 * (0.5 + (8 + 32 / 256) / 64 / 8))
-    again = parts(changed(lora={"r": 2}, batch_size=2, kernels="fused", gradient_checkpointing=True))
+    assert nf4["base_weights"] == pytest.approx(
+        2 * (80 + 2 * 16 + 8) + 1152 * (0.5 + (8 + 32 / 256) / 64 / 8)
+    )
+    again = parts(
+        changed(lora={"r": 2}, batch_size=2, kernels="fused", gradient_checkpointing=True)
+    )
     # One layer, and 8 values at the door of each.
     assert again["activations"] == (348 + 2 * 8 * 2) * 24
     shared = parts(tiny_params(), {"distributed_type": "FSDP", "num_processes": 2})
     assert shared["base_weights"] == plain["base_weights"] / 2 + 2 * (80 + 576)
     assert shared["adamw_moments"] == plain["adamw_moments"] / 2
-    assert parts(tiny_params(), {"distributed_type": "MULTI_GPU", "num_processes": 2})["gradients"] == 2 * plain["gradients"]
+    assert (
+        parts(tiny_params(), {"distributed_type": "MULTI_GPU", "num_processes": 2})["gradients"]
+        == 2 * plain["gradients"]
+    )
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -270,10 +342,14 @@ def test_options_move_the_part_that_they_are_for() -> None:
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with the GPU profile as params.yaml, launch configurations, and nothing fetched."""
-    (tmp_path / "params.yaml").write_text((ROOT / "profiles/llama-3.2-1b.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "params.yaml").write_text(
+        (ROOT / "profiles/llama-3.2-1b.yaml").read_text(encoding="utf-8"), encoding="utf-8"
+    )
     (tmp_path / "accelerate").mkdir()
     for file in (ROOT / "accelerate").glob("*.yaml"):
-        (tmp_path / "accelerate" / file.name).write_text(file.read_text(encoding="utf-8"), encoding="utf-8")
+        (tmp_path / "accelerate" / file.name).write_text(
+            file.read_text(encoding="utf-8"), encoding="utf-8"
+        )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -287,15 +363,31 @@ def call(*arguments: str) -> tuple[int, str]:
 
 
 def test_a_plan_for_llama_before_anything_was_fetched(here: Path) -> None:
-    code, output = call("--json", "--tokens-per-row", "250", "--supervised-share", "0.6", "--dev-rows", "1000", "--gpus", "h100,t4")
+    code, output = call(
+        "--json",
+        "--tokens-per-row",
+        "250",
+        "--supervised-share",
+        "0.6",
+        "--dev-rows",
+        "1000",
+        "--gpus",
+        "h100,t4",
+    )
     found = json.loads(output)
     assert code == 0
     assert found["model"]["base"] == 1_235_814_400
     # 6,000 steps of 8 rows, 12 evaluations.
-    assert (found["run"]["rows"], found["run"]["tokens"], found["run"]["dev_tokens"]) == (48_000, 12e6, 12 * 250_000)
+    assert (found["run"]["rows"], found["run"]["tokens"], found["run"]["dev_tokens"]) == (
+        48_000,
+        12e6,
+        12 * 250_000,
+    )
     h100 = found["devices"]["h100"]
     assert h100["hours"] == pytest.approx(found["flops"]["total"] / (989e12 * 0.4) / 3600)
-    assert h100["fits"] and h100["memory_share"] == pytest.approx(found["memory_bytes"]["gpu"]["total"] / 80e9)
+    assert h100["fits"] and h100["memory_share"] == pytest.approx(
+        found["memory_bytes"]["gpu"]["total"] / 80e9
+    )
     assert found["devices"]["t4"]["note"].startswith("no bfloat16")
 
 
@@ -327,20 +419,31 @@ def test_what_is_too_large_does_not_fit(here: Path) -> None:
     edit_params(here / "params.yaml", lambda params: params["train"].update(batch_size=16))
     code, output = call("--tokens-per-row", "250", "--gpus", "t4,h100")
     assert code == 0
-    t4, h100 = (next(line for line in output.splitlines() if line.strip().startswith(name)) for name in ("t4", "h100"))
+    t4, h100 = (
+        next(line for line in output.splitlines() if line.strip().startswith(name))
+        for name in ("t4", "h100")
+    )
     assert "DOES NOT FIT" in t4 and "fits" in h100 and "NOT" not in h100
 
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--gpus", "h100,b9000"], "--gpus: no GPU called b9000 is known. Name some of h100, a100-80gb, "),
+        (
+            ["--gpus", "h100,b9000"],
+            "--gpus: no GPU called b9000 is known. Name some of h100, a100-80gb, ",
+        ),
         (["--gpus", "cpu"], "--rate: the device cpu needs it. Pass"),
         (["--utilisation", "40"], "--utilisation: 40.0 is no share"),
-        (["--model", "elsewhere"], "elsewhere/config.json: the file does not exist. Name a model directory by --model."),
+        (
+            ["--model", "elsewhere"],
+            "elsewhere/config.json: the file does not exist. Name a model directory by --model.",
+        ),
     ],
 )
-def test_what_a_user_must_fix_is_one_sentence(here: Path, arguments: list[str], sentence: str) -> None:
+def test_what_a_user_must_fix_is_one_sentence(
+    here: Path, arguments: list[str], sentence: str
+) -> None:
     code, output = call("--tokens-per-row", "250", *arguments)
     assert code == 1
     assert sentence in output and "Traceback" not in output
@@ -348,8 +451,14 @@ def test_what_a_user_must_fix_is_one_sentence(here: Path, arguments: list[str], 
 
 def test_without_base_or_rows_it_says_what_to_run(here: Path) -> None:
     code, output = call()
-    assert code == 1 and "metrics/preprocess.json: it does not exist. Run `dvc repro preprocess`, or pass --tokens-per-row." in output
-    edit_params(here / "params.yaml", lambda params: params["ingest"]["base"].update(id="someone/else"))
+    assert (
+        code == 1
+        and "metrics/preprocess.json: it does not exist. Run `dvc repro preprocess`, or pass --tokens-per-row."
+        in output
+    )
+    edit_params(
+        here / "params.yaml", lambda params: params["ingest"]["base"].update(id="someone/else")
+    )
     code, output = call("--tokens-per-row", "250")
     assert code == 1 and "Run `dvc repro ingest`" in output
 
@@ -359,12 +468,20 @@ def test_figures_of_another_profile_are_not_taken_for_this_ones(here: Path) -> N
     (here / "models/base").mkdir(parents=True)
     (here / "models/base/config.json").write_text(json.dumps(TINY), encoding="utf-8")
     (here / "metrics").mkdir()
-    counts = {"train": {"examples": 10, "tokens": 2500, "tokens_longest": 400}, "dev": {"tokens": 500}}
+    counts = {
+        "train": {"examples": 10, "tokens": 2500, "tokens_longest": 400},
+        "dev": {"tokens": 500},
+    }
     (here / "metrics/preprocess.json").write_text(json.dumps(counts), encoding="utf-8")
-    (here / "metrics/template.json").write_text(json.dumps({"supervised_share": 0.6}), encoding="utf-8")
+    (here / "metrics/template.json").write_text(
+        json.dumps({"supervised_share": 0.6}), encoding="utf-8"
+    )
     params = load_params()
     stages: dict[str, Any] = {"ingest": {"ingest": params.ingest.model_dump()}}
-    stages["preprocess"] = {"preprocess": params.preprocess.model_dump(), "ingest.sources": params.ingest.model_dump()["sources"]}
+    stages["preprocess"] = {
+        "preprocess": params.preprocess.model_dump(),
+        "ingest.sources": params.ingest.model_dump()["sources"],
+    }
 
     def lock() -> None:
         entries = {name: {"params": {"params.yaml": values}} for name, values in stages.items()}
@@ -372,9 +489,18 @@ def test_figures_of_another_profile_are_not_taken_for_this_ones(here: Path) -> N
 
     lock()
     found = json.loads(call("--json")[1])
-    assert (found["model"]["source"], found["rows"]["source"]) == ("models/base/config.json", "metrics/preprocess.json")
-    assert (found["rows"]["tokens_per_row"], found["rows"]["tokens_longest"], found["rows"]["supervised_share"]) == (250.0, 400, 0.6)
+    assert (found["model"]["source"], found["rows"]["source"]) == (
+        "models/base/config.json",
+        "metrics/preprocess.json",
+    )
+    assert (
+        found["rows"]["tokens_per_row"],
+        found["rows"]["tokens_longest"],
+        found["rows"]["supervised_share"],
+    ) == (250.0, 400, 0.6)
     stages["ingest"]["ingest"]["base"]["revision"] = "0" * 40
     lock()
     assert "metrics/preprocess.json: it was written for other parameters" in call("--json")[1]
-    assert json.loads(call("--json", "--tokens-per-row", "250")[1])["model"]["source"].startswith("the known shape of meta-llama/")
+    assert json.loads(call("--json", "--tokens-per-row", "250")[1])["model"]["source"].startswith(
+        "the known shape of meta-llama/"
+    )

@@ -11,12 +11,18 @@ from tests.conftest import ROOT
 
 # Labels: kind and exact value; invented throughout, numbers with check digits computed. Half are tricky negatives.
 BLIND = 233  # lines labelled before the rules were written; those after them name a mistake that was found and mended
-LINES: list[dict[str, Any]] = [json.loads(line) for line in (ROOT / "tests/data/privacy.jsonl").read_text(encoding="utf-8").splitlines()]
+LINES: list[dict[str, Any]] = [
+    json.loads(line)
+    for line in (ROOT / "tests/data/privacy.jsonl").read_text(encoding="utf-8").splitlines()
+]
 
 
 def spans(line: dict[str, Any]) -> list[Finding]:
     """The labelled findings of a line."""
-    starts = [(label["kind"], line["text"].index(label["value"]), len(label["value"])) for label in line["found"]]
+    starts = [
+        (label["kind"], line["text"].index(label["value"]), len(label["value"]))
+        for label in line["found"]
+    ]
     return [Finding(kind, start, start + length) for kind, start, length in starts]
 
 
@@ -31,9 +37,15 @@ def test_recall_and_precision_reach_the_goals() -> None:
     counts: Counter[str] = Counter()
     for line in LINES:
         found = find(line["text"])
-        hits = [w for w in spans(line) if any(f.kind == w.kind and f.start <= w.start and w.end <= f.end for f in found)]
+        hits = [
+            w
+            for w in spans(line)
+            if any(f.kind == w.kind and f.start <= w.start and w.end <= f.end for f in found)
+        ]
         # A right finding covers its label wholly: redaction must leave no digit behind.
-        counts += Counter(hit=len(hits), missed=len(line["found"]) - len(hits), false=len(found) - len(hits))
+        counts += Counter(
+            hit=len(hits), missed=len(line["found"]) - len(hits), false=len(found) - len(hits)
+        )
     assert counts["hit"] / (counts["hit"] + counts["missed"]) >= 0.98
     assert counts["hit"] / (counts["hit"] + counts["false"]) >= 0.95
 
@@ -52,8 +64,13 @@ def test_redaction_leaves_none_of_the_values() -> None:
 
 def test_a_text_is_redacted_by_kind() -> None:
     # 529.982.247-25: 5*10+2*9+9*8+9*7+8*6+2*5+2*4+4*3+7*2 = 295, 295*10 mod 11 = 2; second digit 5 likewise.
-    text = "Ana, CPF 529.982.247-25, nascida em 12/03/1985, ana@exemplo.com.br, fone (11) 91234-5678."
-    assert redact(text, find(text)) == "Ana, CPF [CPF], nascida em [DATA DE NASCIMENTO], [E-MAIL], fone [TELEFONE]."
+    text = (
+        "Ana, CPF 529.982.247-25, nascida em 12/03/1985, ana@exemplo.com.br, fone (11) 91234-5678."
+    )
+    assert (
+        redact(text, find(text))
+        == "Ana, CPF [CPF], nascida em [DATA DE NASCIMENTO], [E-MAIL], fone [TELEFONE]."
+    )
     assert set(PLACEHOLDER) == set(KINDS)
 
 
@@ -105,6 +122,9 @@ def test_a_long_row_of_signs_ends() -> None:
 
 # About 2 s each; a look back over all that goes before took minutes.
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize(("words", "kind"), [("(11) 98765-4321 ", "phone"), ("85999998888 ", "phone"), ("a@b.co ", "email")])
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [("(11) 98765-4321 ", "phone"), ("85999998888 ", "phone"), ("a@b.co ", "email")],
+)
 def test_a_long_text_of_findings_ends(words: str, kind: str) -> None:
     assert [finding.kind for finding in find(words * 12_000)] == [kind] * 12_000

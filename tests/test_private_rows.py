@@ -9,7 +9,13 @@ from ruamel.yaml import YAML
 
 from bula.errors import UserError
 from bula.params import DataSource, load_params
-from stages.ingest.remotes import TRAINED, refuse_unplaced, unplaced_files, unplaced_outputs, weights_note
+from stages.ingest.remotes import (
+    TRAINED,
+    refuse_unplaced,
+    unplaced_files,
+    unplaced_outputs,
+    weights_note,
+)
 from tests.conftest import ROOT, edit_params, run, shorten, small
 from tests.test_pipeline import OFFLINE, clone_tree, commit, git
 
@@ -33,7 +39,16 @@ CLINIC = {
 
 def clinic_rows() -> str:
     """Eight questions of one patient."""
-    complaints = ("febre", "tosse", "dor nas costas", "enjoo", "tontura", "coceira", "insônia", "azia")
+    complaints = (
+        "febre",
+        "tosse",
+        "dor nas costas",
+        "enjoo",
+        "tontura",
+        "coceira",
+        "insônia",
+        "azia",
+    )
     rows = [
         {
             "q": f"Sou {CANARY} e tenho {complaint} há {days} dias, o que devo fazer agora?",
@@ -96,7 +111,11 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def holders(folder: Path) -> list[str]:
     """Files below a folder that hold the canary, as text or as JSON would escape it."""
     forms = [CANARY.encode(), json.dumps(CANARY).strip('"').encode(), b"Quartzo"]
-    found = [path for path in folder.rglob("*") if path.is_file() and any(form in path.read_bytes() for form in forms)]
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and any(form in path.read_bytes() for form in forms)
+    ]
     return sorted(str(path.relative_to(folder)) for path in found)
 
 
@@ -123,7 +142,9 @@ def test_git_has_the_pointer_and_no_row(repo: Path) -> None:
     ],
     ids=" ".join,
 )
-def test_no_push_to_the_public_remote_sends_a_row(arguments: list[str], repo: Path, tmp_path: Path) -> None:
+def test_no_push_to_the_public_remote_sends_a_row(
+    arguments: list[str], repo: Path, tmp_path: Path
+) -> None:
     public = tmp_path / "public"
     (repo / ".dvc/config.local").write_text(remotes(tmp_path), encoding="utf-8")
     result = run(["dvc", "push", "--remote", "public", *arguments], repo)
@@ -134,7 +155,9 @@ def test_no_push_to_the_public_remote_sends_a_row(arguments: list[str], repo: Pa
     assert (sum(path.is_file() for path in public.rglob("*")) > 3) == everything
 
 
-def test_a_plain_push_sends_rows_to_their_own_remote_and_a_clone_pulls_them(repo: Path, tmp_path: Path) -> None:
+def test_a_plain_push_sends_rows_to_their_own_remote_and_a_clone_pulls_them(
+    repo: Path, tmp_path: Path
+) -> None:
     (repo / ".dvc/config.local").write_text(remotes(tmp_path), encoding="utf-8")
     assert run(["dvc", "push", "--run-cache"], repo).returncode == 0
     assert holders(tmp_path / "local") == []
@@ -144,19 +167,27 @@ def test_a_plain_push_sends_rows_to_their_own_remote_and_a_clone_pulls_them(repo
     for target in ("data/clean", "data/sources/clinic.jsonl"):
         pulled = run(["dvc", "pull", target], tmp_path / "clone")
         assert pulled.returncode == 0, pulled.stderr
-    assert (tmp_path / "clone/data/sources/clinic.jsonl").read_text(encoding="utf-8") == clinic_rows()
-    assert (tmp_path / "clone/data/clean/train.jsonl").read_bytes() == (repo / "data/clean/train.jsonl").read_bytes()
+    assert (tmp_path / "clone/data/sources/clinic.jsonl").read_text(
+        encoding="utf-8"
+    ) == clinic_rows()
+    assert (tmp_path / "clone/data/clean/train.jsonl").read_bytes() == (
+        repo / "data/clean/train.jsonl"
+    ).read_bytes()
 
 
 def test_folders_of_rows_are_ignored_and_can_be_tracked(tmp_path: Path) -> None:
     (tmp_path / "data/sources/d/deep").mkdir(parents=True)
-    (tmp_path / "data/sources/.gitignore").write_bytes((ROOT / "data/sources/.gitignore").read_bytes())
+    (tmp_path / "data/sources/.gitignore").write_bytes(
+        (ROOT / "data/sources/.gitignore").read_bytes()
+    )
     for name in ("d/deep/rows.jsonl", "d/README.md", "rows.csv"):
         (tmp_path / "data/sources" / name).write_text(CANARY, encoding="utf-8")
     git(tmp_path, "init", "--quiet")
     assert run(["dvc", "init", "--quiet"], tmp_path).returncode == 0
     commit(tmp_path, "forgotten")
-    assert [name for name in git(tmp_path, "ls-files").splitlines() if name.startswith("data/")] == ["data/sources/.gitignore"]
+    assert [
+        name for name in git(tmp_path, "ls-files").splitlines() if name.startswith("data/")
+    ] == ["data/sources/.gitignore"]
     assert run(["dvc", "add", "data/sources/d", "data/sources/rows.csv"], tmp_path).returncode == 0
     place_file(tmp_path / "data/sources/d.dvc", "rows")
     (tmp_path / "data/sources/d/deep/rows.jsonl").write_text("changed", encoding="utf-8")
@@ -175,14 +206,21 @@ def closed(redistribution: str) -> list[DataSource]:
     """The sources of params.yaml, with that right."""
     license = "proprietary" if redistribution == "forbidden" else "cc-by-4.0"
     changes = {"redistribution": redistribution, "license": license}
-    return [source.model_copy(update=changes) for source in load_params(ROOT / "profiles/smollm2-135m.yaml").ingest.sources]
+    return [
+        source.model_copy(update=changes)
+        for source in load_params(ROOT / "profiles/smollm2-135m.yaml").ingest.sources
+    ]
 
 
-def test_ingest_refuses_a_closed_source_whose_outputs_name_no_remote(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ingest_refuses_a_closed_source_whose_outputs_name_no_remote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "dvc.yaml").write_bytes((ROOT / "dvc.yaml").read_bytes())
     (tmp_path / "data/sources").mkdir(parents=True)
-    (tmp_path / "data/sources/a.csv.dvc").write_text("outs:\n- md5: 0\n  path: a.csv\n", encoding="utf-8")
+    (tmp_path / "data/sources/a.csv.dvc").write_text(
+        "outs:\n- md5: 0\n  path: a.csv\n", encoding="utf-8"
+    )
     refuse_unplaced(closed("allowed"))
     with pytest.raises(UserError, match="these outputs name no remote") as caught:
         refuse_unplaced(closed("forbidden"))
@@ -194,7 +232,9 @@ def test_ingest_refuses_a_closed_source_whose_outputs_name_no_remote(tmp_path: P
     assert weights_note(closed("forbidden")) == ""
     place_file(tmp_path / "data/sources/a.csv.dvc", "rows")
     refuse_unplaced(closed("forbidden"))
-    (tmp_path / "data/sources/a.csv.dvc").write_text("outs:\n- path: a.csv\n  push: false\n", encoding="utf-8")
+    (tmp_path / "data/sources/a.csv.dvc").write_text(
+        "outs:\n- path: a.csv\n  push: false\n", encoding="utf-8"
+    )
     refuse_unplaced(closed("forbidden"))
     (tmp_path / "dvc.yaml").write_text("stages: [", encoding="utf-8")
     with pytest.raises(UserError, match=r"dvc\.yaml: it is no YAML"):
@@ -207,5 +247,14 @@ def test_every_output_of_the_pipeline_with_something_of_rows_has_its_remote() ->
     stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     outs = [out for stage in stages.values() for out in stage.get("do", stage).get("outs", [])]
     # An output that is new here is public or private: whoever adds it decides.
-    assert {out for out in outs if isinstance(out, str)} == {"models/base", "models/judge", *TRAINED}
-    assert all(options == {"remote": "rows"} for out in outs if isinstance(out, dict) for options in out.values())
+    assert {out for out in outs if isinstance(out, str)} == {
+        "models/base",
+        "models/judge",
+        *TRAINED,
+    }
+    assert all(
+        options == {"remote": "rows"}
+        for out in outs
+        if isinstance(out, dict)
+        for options in out.values()
+    )

@@ -25,7 +25,9 @@ PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {CHILD!
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stage_ends_with_dvc(how: signal.Signals) -> None:
     env = os.environ | {"PYTHONPATH": str(ROOT), "DVC_STAGE": "train"}
-    with subprocess.Popen([sys.executable, "-c", PARENT], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout and parent.stdout.readline() == "ready\n"
         child = psutil.Process(parent.pid).children()[0]
         os.kill(parent.pid, how)
@@ -50,8 +52,12 @@ def test_a_stage_whose_dvc_ended_before_it_could_listen_ends(who: str, code: int
 def test_training_started_by_hand_ends_with_its_launcher() -> None:
     child = f"import os; os.environ['STAGE_PARENT'] = str(os.getppid()); {CHILD}"
     script = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
-    env = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"} | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen([sys.executable, "-c", script], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
+    env = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"} | {
+        "PYTHONPATH": str(ROOT)
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as parent:
         assert parent.stdout and parent.stdout.readline() == "ready\n"
         child_process = psutil.Process(parent.pid).children()[0]
         parent.kill()
@@ -97,7 +103,9 @@ def stand_in(folder: Path, worker: str) -> dict[str, str]:
 def test_vllms_server_ends_when_the_stage_is_killed(tmp_path: Path) -> None:
     env = stand_in(tmp_path, "")
     script = SERVE.replace("input()", "time.sleep(60)")
-    with subprocess.Popen([sys.executable, "-c", script], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True) as stage:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as stage:
         assert stage.stdout and stage.stdout.readline() == "3\n"
         server = [child for child in psutil.Process(stage.pid).children() if works(child)]
         stage.kill()
@@ -111,7 +119,9 @@ def test_llama_cpp_ends_when_the_stage_is_killed(tiny: Path, tmp_path: Path) -> 
     quantize.convert(tiny, "bf16", tmp_path / "tiny.gguf")
     script = SERVE.replace("input()", "time.sleep(60)").replace("serve_vllm", "serve_llama_cpp")
     script = script.replace('"model"', repr(str(tmp_path / "tiny.gguf")))
-    with subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True) as stage:
+    with subprocess.Popen(
+        [sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    ) as stage:
         assert stage.stdout and int(stage.stdout.readline()) >= 1
         servers = [child for child in psutil.Process(stage.pid).children() if works(child)]
         stage.kill()
@@ -130,7 +140,12 @@ time.sleep(60)
 """
     env = stand_in(tmp_path, worker)
     with subprocess.Popen(
-        [sys.executable, "-c", SERVE], env=env, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SERVE],
+        env=env,
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as stage:
         assert stage.stdin and stage.stdout and stage.stdout.readline() == "3\n"
         while not deaf.exists():
@@ -142,7 +157,10 @@ time.sleep(60)
 
 
 def test_a_process_that_ended_is_no_survivor_before_anybody_waited_for_it() -> None:
-    ended, works = (subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"]) for seconds in (0, 60))
+    ended, works = (
+        subprocess.Popen([sys.executable, "-c", f"import time; time.sleep({seconds})"])
+        for seconds in (0, 60)
+    )
     try:
         assert survivors([psutil.Process(ended.pid)], 30) == 0
         assert survivors([psutil.Process(works.pid)], 0) == 1
@@ -153,7 +171,9 @@ def test_a_process_that_ended_is_no_survivor_before_anybody_waited_for_it() -> N
         ended.wait()
 
 
-def test_an_aimed_kill_waits_past_what_the_kill_before_it_cut_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_aimed_kill_waits_past_what_the_kill_before_it_cut_short(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkpoint = tmp_path / ".bula/checkpoints/0123456789abcdef/checkpoint-1"
     checkpoint.mkdir(parents=True)
     (tmp_path / "dvc.lock").write_text(LOCK, encoding="utf-8")
@@ -175,7 +195,13 @@ stages:
 
 @pytest.mark.parametrize(
     ("now", "cut"),
-    [(LOCK, False), (LOCK + "  merge:\n    cmd: a\n", False), ("", True), ("schema: '2.0'\n", True), (LOCK[:60], True)],
+    [
+        (LOCK, False),
+        (LOCK + "  merge:\n    cmd: a\n", False),
+        ("", True),
+        ("schema: '2.0'\n", True),
+        (LOCK[:60], True),
+    ],
 )
 def test_a_lock_that_a_kill_cut_short_is_put_back(now: str, cut: bool, tmp_path: Path) -> None:
     (tmp_path / "dvc.lock").write_text(now, encoding="utf-8")

@@ -9,7 +9,14 @@ from bula.prompts import SYSTEM_PROMPT, encode, encode_prompt, prompt_hash, toke
 from bula.records import Example
 from bula.serving import serve_llama_cpp
 
-EXAMPLE = Example(id="0" * 16, source="s", license="l", split="A", question="Posso tomar sol?", answer="Sim, com protetor.")
+EXAMPLE = Example(
+    id="0" * 16,
+    source="s",
+    license="l",
+    split="A",
+    question="Posso tomar sol?",
+    answer="Sim, com protetor.",
+)
 
 
 @pytest.fixture(scope="module")
@@ -17,12 +24,18 @@ def tokenizer(smollm2: Path) -> PreTrainedTokenizerBase:
     return load_tokenizer(smollm2)
 
 
-def test_the_prompt_is_the_chat_up_to_the_assistants_turn(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_the_prompt_is_the_chat_up_to_the_assistants_turn(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     text = tokenizer.decode(encode_prompt(tokenizer, EXAMPLE.question))
-    assert text == (f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\nPosso tomar sol?<|im_end|>\n<|im_start|>assistant\n")
+    assert text == (
+        f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\nPosso tomar sol?<|im_end|>\n<|im_start|>assistant\n"
+    )
 
 
-def test_only_the_answer_and_the_end_of_turn_are_supervised(tokenizer: PreTrainedTokenizerBase) -> None:
+def test_only_the_answer_and_the_end_of_turn_are_supervised(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     encoded = encode(tokenizer, EXAMPLE)
     assert tokenizer.decode(encoded.completion) == "Sim, com protetor.<|im_end|>"
     assert encoded.completion[-1] == tokenizer.eos_token_id
@@ -46,7 +59,9 @@ def test_a_template_that_never_ends_a_turn_is_refused(smollm2: Path) -> None:
 
 def test_a_template_that_does_not_continue_its_prompt_is_refused(smollm2: Path) -> None:
     broken = load_tokenizer(smollm2)
-    broken.chat_template = "{{ messages | length }}<|im_end|>{% if add_generation_prompt %}?{% endif %}"
+    broken.chat_template = (
+        "{{ messages | length }}<|im_end|>{% if add_generation_prompt %}?{% endif %}"
+    )
     with pytest.raises(UserError, match="does not continue its own prompt"):
         encode(broken, EXAMPLE)
     with pytest.raises(UserError, match="does not continue its own prompt"):
@@ -63,7 +78,9 @@ def test_a_template_that_does_not_continue_its_prompt_is_refused(smollm2: Path) 
         ("{{ 'a' + 1 }}", "TypeError"),
     ],
 )
-def test_what_a_template_raises_becomes_a_user_error(template: str, name: str, smollm2: Path) -> None:
+def test_what_a_template_raises_becomes_a_user_error(
+    template: str, name: str, smollm2: Path
+) -> None:
     broken = load_tokenizer(smollm2)
     broken.chat_template = template
     with pytest.raises(UserError, match=f"its chat template cannot be rendered .{name}: "):
@@ -76,7 +93,9 @@ def test_the_prompt_hash_tells_prompts_apart() -> None:
     assert prompt_hash([1, 23]) == prompt_hash([1, 23])
 
 
-def test_llama_cpp_splits_text_into_the_same_tokens(tokenizer: PreTrainedTokenizerBase, tiny: Path, tmp_path: Path) -> None:
+def test_llama_cpp_splits_text_into_the_same_tokens(
+    tokenizer: PreTrainedTokenizerBase, tiny: Path, tmp_path: Path
+) -> None:
     import json
     from urllib.request import Request, urlopen
 

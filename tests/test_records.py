@@ -14,7 +14,17 @@ from pydantic import ValidationError
 
 from bula import records
 from bula.errors import UserError
-from bula.records import Example, Row, example_id, read_examples, read_rows, sha256_file, staged, validation_sets, write_rows
+from bula.records import (
+    Example,
+    Row,
+    example_id,
+    read_examples,
+    read_rows,
+    sha256_file,
+    staged,
+    validation_sets,
+    write_rows,
+)
 from tests.conftest import run
 
 GOOD: Row = {
@@ -89,7 +99,10 @@ def test_example_id_is_the_start_of_sha256_over_the_three_texts() -> None:
     # printf 'demo\037p\037r' | sha256sum
     assert example_id("demo", "p", "r") == "ce4352d5c9aa3ae5"
     # Where one text ends and the next begins matters.
-    assert len({example_id("ab", "c", "d"), example_id("a", "bc", "d"), example_id("a", "b", "cd")}) == 3
+    assert (
+        len({example_id("ab", "c", "d"), example_id("a", "bc", "d"), example_id("a", "b", "cd")})
+        == 3
+    )
 
 
 # Reading
@@ -114,7 +127,9 @@ def test_read_rows_gives_the_objects_in_file_order(tmp_path: Path) -> None:
     ],
     ids=["latin-1", "cut off", "blank", "quotes", "list", "text", "null"],
 )
-def test_read_rows_names_file_line_and_fault_after_giving_the_good_rows(tmp_path: Path, line: bytes, complaint: str) -> None:
+def test_read_rows_names_file_line_and_fault_after_giving_the_good_rows(
+    tmp_path: Path, line: bytes, complaint: str
+) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_bytes(b'{"a": 1}\n{"a": 2}\n' + line + b'\n{"a": 4}\n')
     rows = read_rows(file)
@@ -125,21 +140,32 @@ def test_read_rows_names_file_line_and_fault_after_giving_the_good_rows(tmp_path
 
 
 def test_read_rows_of_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.jsonl: the file does not exist\. `dvc repro` writes it"):
+    with pytest.raises(
+        UserError, match=r"nowhere\.jsonl: the file does not exist\. `dvc repro` writes it"
+    ):
         list(read_rows(tmp_path / "nowhere.jsonl"))
 
 
 def test_read_examples_gives_back_what_write_rows_wrote(tmp_path: Path) -> None:
-    examples = [Example.model_validate(GOOD), Example.model_validate({**GOOD, "id": "f" * 16, "split": "E", "kind": "dose"})]
+    examples = [
+        Example.model_validate(GOOD),
+        Example.model_validate({**GOOD, "id": "f" * 16, "split": "E", "kind": "dose"}),
+    ]
     assert write_rows(tmp_path / "x.jsonl", examples) == 2
     assert read_examples(tmp_path / "x.jsonl") == examples
 
 
 @pytest.mark.parametrize(
     ("rows", "complaint"),
-    [([], "is empty"), ([{**GOOD, "split": "F"}], r":1: not an Example \(look at split\)"), ([GOOD, GOOD], "1 ids stand there more")],
+    [
+        ([], "is empty"),
+        ([{**GOOD, "split": "F"}], r":1: not an Example \(look at split\)"),
+        ([GOOD, GOOD], "1 ids stand there more"),
+    ],
 )
-def test_read_examples_refuses_an_empty_file_and_a_foreign_row(tmp_path: Path, rows: list[Row], complaint: str) -> None:
+def test_read_examples_refuses_an_empty_file_and_a_foreign_row(
+    tmp_path: Path, rows: list[Row], complaint: str
+) -> None:
     file = tmp_path / "x.jsonl"
     write_rows(file, rows)
     with pytest.raises(UserError, match=complaint) as caught:
@@ -154,7 +180,9 @@ def test_validation_sets_are_a_to_e_and_none_may_be_missing(tmp_path: Path) -> N
         write_rows(tmp_path / f"{name}.jsonl", [{**GOOD, "split": name, "id": str(number) * 16}])
     sets = validation_sets(tmp_path)
     assert list(sets) == ["A", "B", "C", "D", "E"]
-    assert {name: [example.split for example in examples] for name, examples in sets.items()} == {name: [name] for name in "ABCDE"}
+    assert {name: [example.split for example in examples] for name, examples in sets.items()} == {
+        name: [name] for name in "ABCDE"
+    }
     (tmp_path / "D.jsonl").unlink()
     with pytest.raises(UserError, match=r"D\.jsonl: the file does not exist"):
         validation_sets(tmp_path)
@@ -165,9 +193,14 @@ def test_validation_sets_are_a_to_e_and_none_may_be_missing(tmp_path: Path) -> N
 
 def test_write_rows_sorts_keys_and_writes_nfc_utf8_one_object_a_line(tmp_path: Path) -> None:
     file = tmp_path / "new" / "folder" / "x.jsonl"
-    count = write_rows(file, [{"b": "na\u0303o", "a": {"d": 1, "c": "linha\nnova"}}, {"z": None, "y": 0.5}])
+    count = write_rows(
+        file, [{"b": "na\u0303o", "a": {"d": 1, "c": "linha\nnova"}}, {"z": None, "y": 0.5}]
+    )
     assert count == 2
-    assert file.read_bytes() == '{"a": {"c": "linha\\nnova", "d": 1}, "b": "n\u00e3o"}\n{"y": 0.5, "z": null}\n'.encode()
+    assert (
+        file.read_bytes()
+        == '{"a": {"c": "linha\\nnova", "d": 1}, "b": "n\u00e3o"}\n{"y": 0.5, "z": null}\n'.encode()
+    )
 
 
 def test_a_mark_after_a_line_feed_joins_no_escape(tmp_path: Path) -> None:
@@ -237,7 +270,10 @@ def fill_folder(path: Path, content: str) -> None:
 
 def tree(root: Path) -> dict[str, str | None]:
     """Every path below a folder with its content; None for a folder."""
-    return {str(path.relative_to(root)): None if path.is_dir() else path.read_text(encoding="utf-8") for path in root.rglob("*")}
+    return {
+        str(path.relative_to(root)): None if path.is_dir() else path.read_text(encoding="utf-8")
+        for path in root.rglob("*")
+    }
 
 
 @pytest.mark.parametrize("old", [True, False], ids=["over an old one", "new"])
@@ -264,7 +300,9 @@ def test_a_staged_folder_replaces_the_old_one_whole(tmp_path: Path, old: bool) -
 @pytest.mark.parametrize("fill", [fill_file, fill_folder])
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit("no")])
 @pytest.mark.parametrize("old", [True, False], ids=["over an old one", "new"])
-def test_a_failure_leaves_nothing_behind_and_the_old_output_intact(tmp_path: Path, fill: Any, error: BaseException, old: bool) -> None:
+def test_a_failure_leaves_nothing_behind_and_the_old_output_intact(
+    tmp_path: Path, fill: Any, error: BaseException, old: bool
+) -> None:
     if old:
         fill(tmp_path / "out", "old")
     before = tree(tmp_path)
@@ -275,7 +313,9 @@ def test_a_failure_leaves_nothing_behind_and_the_old_output_intact(tmp_path: Pat
 
 
 @pytest.mark.parametrize("fill", [fill_file, fill_folder])
-def test_what_a_killed_run_left_under_the_temporary_name_does_not_get_into_the_output(tmp_path: Path, fill: Any) -> None:
+def test_what_a_killed_run_left_under_the_temporary_name_does_not_get_into_the_output(
+    tmp_path: Path, fill: Any
+) -> None:
     with staged(tmp_path / "out") as temporary:
         name = temporary.name
         fill_file(temporary, "")
@@ -287,7 +327,9 @@ def test_what_a_killed_run_left_under_the_temporary_name_does_not_get_into_the_o
 
 
 @pytest.mark.parametrize("fill", [fill_file, fill_folder])
-def test_the_bytes_are_on_the_disk_before_the_name_appears(tmp_path: Path, fill: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bytes_are_on_the_disk_before_the_name_appears(
+    tmp_path: Path, fill: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen: list[tuple[str, bool]] = []
     target = tmp_path / "out"
     monkeypatch.setattr(records, "to_disk", lambda path: seen.append((path.name, target.exists())))
@@ -336,7 +378,9 @@ def run_limited(code: str, target: Path, limit: int, many: int) -> subprocess.Co
     ids=["at the close", "on the way", "in a folder"],
 )
 @pytest.mark.parametrize("old", [True, False], ids=["over an old one", "new"])
-def test_a_write_that_the_system_refuses_ends_in_one_sentence(tmp_path: Path, code: str, limit: int, many: int, old: bool) -> None:
+def test_a_write_that_the_system_refuses_ends_in_one_sentence(
+    tmp_path: Path, code: str, limit: int, many: int, old: bool
+) -> None:
     target = tmp_path / "out"
     if old:
         (fill_folder if code == FOLDER else fill_file)(target, "old")
@@ -369,4 +413,7 @@ def test_the_same_write_succeeds_where_the_limit_allows_it(tmp_path: Path) -> No
 def test_sha256_file_is_the_hash_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     # The first example of FIPS 180-2.
-    assert sha256_file(tmp_path / "x") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert (
+        sha256_file(tmp_path / "x")
+        == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )

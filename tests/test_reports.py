@@ -37,12 +37,16 @@ def test_metrics_are_written_one_value_a_line_with_sorted_keys(tmp_path: Path) -
         ("1.23456789", '"1.23456789"'),
     ],
 )
-def test_floats_get_six_significant_digits_and_everything_else_stays_exact(tmp_path: Path, value: Any, written: str) -> None:
+def test_floats_get_six_significant_digits_and_everything_else_stays_exact(
+    tmp_path: Path, value: Any, written: str
+) -> None:
     write_metrics(tmp_path / "x.json", {"v": value, "deep": {"v": value}})
     text = (tmp_path / "x.json").read_text(encoding="utf-8")
     assert text == f'{{\n  "deep": {{\n    "v": {written}\n  }},\n  "v": {written}\n}}\n'
     write_plot(tmp_path / "plot.json", [{"v": value}])
-    assert (tmp_path / "plot.json").read_text(encoding="utf-8") == f'[\n  {{\n    "v": {written}\n  }}\n]\n'
+    assert (tmp_path / "plot.json").read_text(
+        encoding="utf-8"
+    ) == f'[\n  {{\n    "v": {written}\n  }}\n]\n'
 
 
 BAD = [[1.0], (1, 2), [], None, math.nan, math.inf, -math.inf, {"deeper": 1}]
@@ -64,7 +68,9 @@ def test_metrics_that_dvc_would_drop_are_refused_and_named(tmp_path: Path, value
 
 
 @pytest.mark.parametrize("value", BAD, ids=repr)
-def test_plot_values_that_dvc_could_not_draw_are_refused_and_named(tmp_path: Path, value: Any) -> None:
+def test_plot_values_that_dvc_could_not_draw_are_refused_and_named(
+    tmp_path: Path, value: Any
+) -> None:
     with pytest.raises(ValueError) as caught:
         write_plot(tmp_path / "x.json", [{"step": 1, "loss": 1.5}, {"step": 2, "loss": value}])
     assert str(caught.value).startswith(f"{tmp_path / 'x.json'}:loss: ")
@@ -90,7 +96,10 @@ def test_figures_of_one_loss_agree_before_they_are_rounded(tmp_path: Path, nats:
 def test_a_perplexity_that_is_not_two_to_the_bits_is_refused(tmp_path: Path, share: float) -> None:
     wrong = figures(1.2345678)
     wrong["perplexity"] *= share
-    for metrics, where in (({"pooled": wrong}, "x.json:pooled: perplexity"), (wrong, "x.json: perplexity")):
+    for metrics, where in (
+        ({"pooled": wrong}, "x.json:pooled: perplexity"),
+        (wrong, "x.json: perplexity"),
+    ):
         with pytest.raises(ValueError, match=where):
             write_metrics(tmp_path / "x.json", metrics)
     assert list(tmp_path.iterdir()) == []
@@ -111,7 +120,10 @@ def test_more_bits_a_byte_than_a_character_are_refused(tmp_path: Path) -> None:
     for byte in (1.1, 0.95000001):
         for metrics, where in (
             ({"bits_per_byte": byte, "bits_per_character": 0.95}, r"x\.json: .* bits a byte"),
-            ({"A": {"bits_per_byte": byte, "bits_per_character": 0.95}}, r"x\.json:A: .* bits a byte"),
+            (
+                {"A": {"bits_per_byte": byte, "bits_per_character": 0.95}},
+                r"x\.json:A: .* bits a byte",
+            ),
         ):
             with pytest.raises(ValueError, match=where):
                 write_metrics(tmp_path / "x.json", metrics)
@@ -122,12 +134,19 @@ def test_more_bits_a_byte_than_a_character_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_plot_is_one_table_in_the_order_given(tmp_path: Path) -> None:
-    write_plot(tmp_path / "p" / "x.json", [{"step": 2, "loss": 1.23456789}, {"loss": 1.0, "step": 1}])
+    write_plot(
+        tmp_path / "p" / "x.json", [{"step": 2, "loss": 1.23456789}, {"loss": 1.0, "step": 1}]
+    )
     text = (tmp_path / "p" / "x.json").read_text(encoding="utf-8")
-    assert text == '[\n  {\n    "loss": 1.23457,\n    "step": 2\n  },\n  {\n    "loss": 1.0,\n    "step": 1\n  }\n]\n'
+    assert (
+        text
+        == '[\n  {\n    "loss": 1.23457,\n    "step": 2\n  },\n  {\n    "loss": 1.0,\n    "step": 1\n  }\n]\n'
+    )
 
 
-@pytest.mark.parametrize("second", [{"step": 2}, {"step": 2, "loss": 1.0, "split": "dev"}, {"step": 2, "Loss": 1.0}, {}])
+@pytest.mark.parametrize(
+    "second", [{"step": 2}, {"step": 2, "loss": 1.0, "split": "dev"}, {"step": 2, "Loss": 1.0}, {}]
+)
 def test_rows_with_unequal_keys_are_refused(tmp_path: Path, second: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="same keys"):
         write_plot(tmp_path / "x.json", [{"step": 1, "loss": 1.0}, second])

@@ -49,7 +49,9 @@ def use(model: Path, engine: str) -> Edit:
 
     def edit(params: dict[str, Any]) -> None:
         params["dtype"] = "float32"
-        params["variants"] = {name: {"model": os.path.relpath(model), "engine": engine} for name in ("base", "tuned")}
+        params["variants"] = {
+            name: {"model": os.path.relpath(model), "engine": engine} for name in ("base", "tuned")
+        }
 
     return edit
 
@@ -68,8 +70,22 @@ def load(path: Path) -> dict[str, Any]:
 
 def test_figures_of_a_set_by_hand() -> None:
     rows = [
-        {"tokens": 2, "nats": 2.0, "tokens_right": 1, "entropy_nats": 1.0, "characters": 8, "bytes": 10},
-        {"tokens": 6, "nats": 2.0, "tokens_right": 3, "entropy_nats": 3.0, "characters": 12, "bytes": 14},
+        {
+            "tokens": 2,
+            "nats": 2.0,
+            "tokens_right": 1,
+            "entropy_nats": 1.0,
+            "characters": 8,
+            "bytes": 10,
+        },
+        {
+            "tokens": 6,
+            "nats": 2.0,
+            "tokens_right": 3,
+            "entropy_nats": 3.0,
+            "characters": 12,
+            "bytes": 14,
+        },
     ]
     figures = likelihood.summarise(rows)
     assert figures["loss_nats"] == pytest.approx(0.5)
@@ -106,7 +122,9 @@ def test_likelihood_scores_the_first_items_of_each_set(asked: int, given: int, l
     edit_params(local / "params.yaml", lambda p: p["likelihood"].update(items_per_set=asked))
     likelihood.main("base")
     rows = list(read_rows(local / "data/likelihood/base.jsonl"))
-    assert [row["id"] for row in rows] == [e.id for split in "ABCDE" for e in examples(split)[:given]]
+    assert [row["id"] for row in rows] == [
+        e.id for split in "ABCDE" for e in examples(split)[:given]
+    ]
     figures = load(local / "metrics/likelihood/base.json")
     assert figures["C"]["items"] == given
     assert figures["settings"] == {"dtype": "bfloat16", "compute_dtype": compute_dtype("bfloat16")}
@@ -119,7 +137,9 @@ def test_likelihood_equals_transformers_own_loss(local: Path, tiny: Path) -> Non
     edit_params(local / "params.yaml", lambda p: p.update(dtype="float32"))
     likelihood.main("base")
     tokenizer, model = load_tokenizer(tiny), load_model(tiny, "float32")
-    for row, example in zip(read_rows(local / "data/likelihood/base.jsonl"), examples("A"), strict=False):
+    for row, example in zip(
+        read_rows(local / "data/likelihood/base.jsonl"), examples("A"), strict=False
+    ):
         batch = pad_batch([encode(tokenizer, example)], tokenizer.pad_token_id)
         with torch.inference_mode():
             loss = model(**batch).loss
@@ -145,7 +165,11 @@ def test_generated_answers_end_at_the_end_of_turn_or_the_limit(smollm2: Path) ->
     tokenizer = load_tokenizer(smollm2)
     eos = tokenizer.eos_token_id
     ids = tokenizer("Sim.", add_special_tokens=False)["input_ids"]
-    assert generate.finish(tokenizer, [*ids, eos, tokenizer.pad_token_id, 5], [eos]) == ("Sim.", "stop", len(ids) + 1)
+    assert generate.finish(tokenizer, [*ids, eos, tokenizer.pad_token_id, 5], [eos]) == (
+        "Sim.",
+        "stop",
+        len(ids) + 1,
+    )
     assert generate.finish(tokenizer, ids, [eos]) == ("Sim.", "length", len(ids))
 
 
@@ -158,8 +182,16 @@ def test_batched_answers_equal_answers_one_by_one(local: Path, tiny: Path) -> No
     for row in rows[:4]:
         ids = torch.tensor([encode_prompt(tokenizer, row["question"])])
         with torch.inference_mode():
-            output = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=8)
-        assert generate.finish(tokenizer, output[0, ids.shape[1] :].tolist(), end_tokens(tokenizer))[0] == row["generated"]
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                do_sample=False,
+                max_new_tokens=8,
+            )
+        assert (
+            generate.finish(tokenizer, output[0, ids.shape[1] :].tolist(), end_tokens(tokenizer))[0]
+            == row["generated"]
+        )
 
 
 def test_llama_cpp_gives_the_answers_of_transformers(local: Path, tiny: Path) -> None:
@@ -176,12 +208,18 @@ def test_llama_cpp_gives_the_answers_of_transformers(local: Path, tiny: Path) ->
     assert same >= 0.8 * len(first)
     figures = load(local / "metrics/generate/tuned.json")
     assert figures["items"] == figures["finish_stop"] + figures["finish_length"] == 10
-    assert figures["settings"] == {"engine": "llama.cpp", "dtype": "the engine's own", "compute_dtype": "the engine's own"}
+    assert figures["settings"] == {
+        "engine": "llama.cpp",
+        "dtype": "the engine's own",
+        "compute_dtype": "the engine's own",
+    }
     told = load(local / "metrics/generate/base.json")["settings"]
     assert told == {"engine": "transformers", "dtype": "float32", "compute_dtype": "float32"}
     # What the metrics count stands beside each answer.
     assert figures["degenerate"] == sum(row["degenerate"] for row in second)
-    assert figures["repeated_4gram_share"] == pytest.approx(sum(row["repeated_4gram_share"] for row in second) / 10, rel=1e-5)
+    assert figures["repeated_4gram_share"] == pytest.approx(
+        sum(row["repeated_4gram_share"] for row in second) / 10, rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("command", [generate.main, rouge.main])
@@ -193,7 +231,10 @@ def test_an_unknown_variant_is_a_sentence(local: Path, command: Callable[[str], 
 
 def test_a_question_in_two_sets_is_a_sentence_and_no_output(local: Path) -> None:
     write_rows(local / "data/clean/validation/B.jsonl", examples("A"))
-    with pytest.raises(UserError, match=r"data/clean/validation: 2 questions stand there twice \(first: a0+\). Run `dvc repro preprocess`"):
+    with pytest.raises(
+        UserError,
+        match=r"data/clean/validation: 2 questions stand there twice \(first: a0+\). Run `dvc repro preprocess`",
+    ):
         generate.main("base")
     assert not (local / "data/answers").exists()
 
@@ -201,7 +242,9 @@ def test_a_question_in_two_sets_is_a_sentence_and_no_output(local: Path) -> None
 def server(reply: Callable[[httpx.Request], httpx.Response]) -> openai.OpenAI:
     """A client whose server answers by `reply`."""
     http = openai.DefaultHttpxClient(transport=httpx.MockTransport(reply))
-    return openai.OpenAI(base_url="http://127.0.0.1:1/v1", api_key="k", max_retries=0, http_client=http)
+    return openai.OpenAI(
+        base_url="http://127.0.0.1:1/v1", api_key="k", max_retries=0, http_client=http
+    )
 
 
 def refuse(request: httpx.Request) -> httpx.Response:
@@ -213,11 +256,23 @@ REPLIES: dict[str, tuple[Callable[[httpx.Request], httpx.Response], str]] = {
         lambda _: httpx.Response(500, json={"error": "Pergunta secreta"}),
         "a request failed \\(InternalServerError\\)",
     ),
-    "no JSON": (lambda _: httpx.Response(200, text="{", headers={"content-type": "application/json"}), "a request failed|has no answer"),
+    "no JSON": (
+        lambda _: httpx.Response(200, text="{", headers={"content-type": "application/json"}),
+        "a request failed|has no answer",
+    ),
     "a web page": (lambda _: httpx.Response(200, text="<html>"), "a reply has no answer in it"),
-    "an error with code 200": (lambda _: httpx.Response(200, json={"error": "x"}), "a reply has no answer in it"),
-    "no choices": (lambda _: httpx.Response(200, json={"choices": []}), "a reply has no answer in it"),
-    "no text": (lambda _: httpx.Response(200, json={"choices": [{"index": 0}]}), "a reply has no answer in it"),
+    "an error with code 200": (
+        lambda _: httpx.Response(200, json={"error": "x"}),
+        "a reply has no answer in it",
+    ),
+    "no choices": (
+        lambda _: httpx.Response(200, json={"choices": []}),
+        "a reply has no answer in it",
+    ),
+    "no text": (
+        lambda _: httpx.Response(200, json={"choices": [{"index": 0}]}),
+        "a reply has no answer in it",
+    ),
 }
 
 
@@ -227,8 +282,13 @@ def test_a_lost_connection_is_left_to_whoever_started_the_server() -> None:
 
 
 @pytest.mark.parametrize(("reply", "message"), REPLIES.values(), ids=REPLIES)
-def test_a_request_that_fails_is_a_sentence_without_the_servers_words(reply: Any, message: str) -> None:
-    with server(reply) as client, pytest.raises(UserError, match=f"the server of m: ({message})") as caught:
+def test_a_request_that_fails_is_a_sentence_without_the_servers_words(
+    reply: Any, message: str
+) -> None:
+    with (
+        server(reply) as client,
+        pytest.raises(UserError, match=f"the server of m: ({message})") as caught,
+    ):
         generate.complete(client, "m", [1, 2], 8)
     assert "secreta" not in str(caught.value)
 
@@ -247,21 +307,32 @@ def test_degenerate_answers_are_counted_by_hand() -> None:
     assert strict["degenerate"] == 1
 
 
-def test_answers_through_llama_cpp_do_not_depend_on_when_their_neighbours_came(validation: Path, tiny: Path) -> None:
+def test_answers_through_llama_cpp_do_not_depend_on_when_their_neighbours_came(
+    validation: Path, tiny: Path
+) -> None:
     file = validation / "tiny.gguf"
     quantize.convert(tiny, "q8_0", file)
     tokenizer, settings = load_tokenizer(tiny), load_params().generate
-    prompts = [encode_prompt(tokenizer, f"Posso tomar {n} copos de água por dia, ou é {'muito ' * (n % 3)}demais?") for n in range(10)]
+    prompts = [
+        encode_prompt(
+            tokenizer, f"Posso tomar {n} copos de água por dia, ou é {'muito ' * (n % 3)}demais?"
+        )
+        for n in range(10)
+    ]
 
     def answers(parallel: int, order: int) -> list[Any]:
         asked = settings.model_copy(update={"parallel": parallel, "max_new_tokens": 24})
-        return generate.answer_by_server(file, serving.serve_llama_cpp, prompts[::order], asked)[::order]
+        return generate.answer_by_server(file, serving.serve_llama_cpp, prompts[::order], asked)[
+            ::order
+        ]
 
     alone = answers(1, 1)
     assert answers(4, 1) == answers(4, -1) == alone
 
 
-def test_llama_cpp_runs_one_server_for_each_request_up_to_the_processors(tiny: Path, tmp_path: Path) -> None:
+def test_llama_cpp_runs_one_server_for_each_request_up_to_the_processors(
+    tiny: Path, tmp_path: Path
+) -> None:
     quantize.convert(tiny, "bf16", tmp_path / "tiny.gguf")
     with serving.serve_llama_cpp(tmp_path / "tiny.gguf", 1, 64) as urls:
         assert len(urls) == 1
@@ -270,7 +341,9 @@ def test_llama_cpp_runs_one_server_for_each_request_up_to_the_processors(tiny: P
 
 
 def test_a_folder_without_weights_is_a_sentence(validation: Path, tiny: Path) -> None:
-    shutil.copytree(tiny, validation / "models/base", ignore=shutil.ignore_patterns("*.safetensors"))
+    shutil.copytree(
+        tiny, validation / "models/base", ignore=shutil.ignore_patterns("*.safetensors")
+    )
     with pytest.raises(UserError, match="models/base"):
         generate.main("base")
 
@@ -290,12 +363,18 @@ def test_the_three_tasks_give_one_row_an_item(workspace: Path, tiny: Path) -> No
     rows = list(read_rows(workspace / "data/samples/base.jsonl"))
     assert [row["item"] for row in rows] == [0, 1, 2, 3] * 3
     figures = load(workspace / "metrics/benchmark/base.json")
-    for task, metric in (("bula_medmcqa", "acc"), ("bula_medqa_4options", "acc"), ("bula_squad_completion", "contains")):
+    for task, metric in (
+        ("bula_medmcqa", "acc"),
+        ("bula_medqa_4options", "acc"),
+        ("bula_squad_completion", "contains"),
+    ):
         values = [row["scores"][metric] for row in rows if row["task"] == task]
         assert figures[task]["items"] == 4
         assert figures[task][metric] == sum(values) / 4
         mean = sum(values) / 4
-        assert figures[task][f"{metric}_stderr"] == pytest.approx(math.sqrt(mean * (1 - mean) / 3), rel=1e-5)
+        assert figures[task][f"{metric}_stderr"] == pytest.approx(
+            math.sqrt(mean * (1 - mean) / 3), rel=1e-5
+        )
     for row in rows[:8]:
         assert row["scores"]["acc"] == float(row["answer"] == row["target"])
     for task in ("bula_medmcqa", "bula_medqa_4options", "bula_squad_completion"):
@@ -306,8 +385,12 @@ def test_the_three_tasks_give_one_row_an_item(workspace: Path, tiny: Path) -> No
     assert figures["settings"]["compute_dtype"] == compute_dtype("bfloat16")
     # Another backend has a precision of its own.
     params = load_params()
-    vllm = VllmBackend(kind="vllm", gpu_memory_utilization=0.5, max_model_len=64, tensor_parallel_size=1)
-    other = params.model_copy(update={"benchmark": params.benchmark.model_copy(update={"backend": vllm})})
+    vllm = VllmBackend(
+        kind="vllm", gpu_memory_utilization=0.5, max_model_len=64, tensor_parallel_size=1
+    )
+    other = params.model_copy(
+        update={"benchmark": params.benchmark.model_copy(update={"backend": vllm})}
+    )
     assert not {"dtype", "compute_dtype"} & benchmark.summarise(rows, other)["settings"].keys()
 
 
@@ -322,24 +405,41 @@ def test_the_benchmark_ends_where_the_answers_end(tiny: Path) -> None:
 def test_an_unknown_task_is_a_sentence(workspace: Path, tiny: Path) -> None:
     (workspace / "models/base").symlink_to(tiny)
     edit_params(workspace / "params.yaml", lambda p: p["benchmark"].update(tasks=["medmcqa_pt"]))
-    with pytest.raises(UserError, match=r"benchmark\.tasks has medmcqa_pt, which is no task of tasks/ and not reviewed"):
+    with pytest.raises(
+        UserError,
+        match=r"benchmark\.tasks has medmcqa_pt, which is no task of tasks/ and not reviewed",
+    ):
         benchmark.main("base")
     assert not (workspace / "data/samples").exists()
 
 
 def test_rouge_by_hand_with_portuguese_letters() -> None:
-    row = {"id": "1", "split": "A", "variant": "v", "answer": "Não tome sol", "generated": "não, TOME água e sol"}
+    row = {
+        "id": "1",
+        "split": "A",
+        "variant": "v",
+        "answer": "Não tome sol",
+        "generated": "não, TOME água e sol",
+    }
     scores = rouge.score([row])[0]
     # Reference: não tome sol. Answer: não tome água e sol. Three words shared; runs of two: "não tome" alone of 4 and 2.
-    assert (scores["rouge1_precision"], scores["rouge1_recall"]) == (pytest.approx(3 / 5), pytest.approx(1.0))
+    assert (scores["rouge1_precision"], scores["rouge1_recall"]) == (
+        pytest.approx(3 / 5),
+        pytest.approx(1.0),
+    )
     assert scores["rouge1_f"] == pytest.approx(0.75)
-    assert (scores["rouge2_precision"], scores["rouge2_recall"]) == (pytest.approx(1 / 4), pytest.approx(1 / 2))
+    assert (scores["rouge2_precision"], scores["rouge2_recall"]) == (
+        pytest.approx(1 / 4),
+        pytest.approx(1 / 2),
+    )
     assert scores["rougeL_f"] == pytest.approx(0.75)
 
 
 def test_an_empty_answer_scores_zero() -> None:
     row = {"id": "1", "split": "A", "variant": "v", "answer": "Não tome sol", "generated": ""}
-    assert all(value == 0 for name, value in rouge.score([row])[0].items() if name.startswith("rouge"))
+    assert all(
+        value == 0 for name, value in rouge.score([row])[0].items() if name.startswith("rouge")
+    )
 
 
 def test_rouge_never_imports_torch() -> None:
@@ -352,8 +452,17 @@ def test_rouge_never_imports_torch() -> None:
 
 def answers_of(variant: str) -> list[dict[str, Any]]:
     """Four answers of each set."""
-    texts = {"variant": variant, "question": "O que tomo?", "answer": "tome água e repouse", "finish_reason": "stop"}
-    return [{"id": f"{split}{n}", "split": split, "generated": "tome " * (n + 1), **texts} for split in "ABCDE" for n in range(4)]
+    texts = {
+        "variant": variant,
+        "question": "O que tomo?",
+        "answer": "tome água e repouse",
+        "finish_reason": "stop",
+    }
+    return [
+        {"id": f"{split}{n}", "split": split, "generated": "tome " * (n + 1), **texts}
+        for split in "ABCDE"
+        for n in range(4)
+    ]
 
 
 def test_rouge_writes_figures_plot_and_picture(workspace: Path) -> None:
@@ -373,16 +482,33 @@ def test_rouge_writes_figures_plot_and_picture(workspace: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda rows: [], r"answers/base\.jsonl: the file holds no row. Run `dvc repro generate@base`"),
-        (lambda rows: [*rows, rows[0]], r"answers/base\.jsonl: 1 items stand there twice \(first: A0\)"),
-        (lambda rows: [*rows[:2], {"id": "x", "split": "A"}], r"answers/base\.jsonl:3: .*generated: Field required"),
-        (lambda rows: [rows[0] | {"variant": "tuned"}], r"answers/base\.jsonl:1: the row is about the variant 'tuned'"),
-        (lambda rows: [rows[0] | {"generated": None}], r"answers/base\.jsonl:1: .*generated: Input should be a valid string"),
+        (
+            lambda rows: [],
+            r"answers/base\.jsonl: the file holds no row. Run `dvc repro generate@base`",
+        ),
+        (
+            lambda rows: [*rows, rows[0]],
+            r"answers/base\.jsonl: 1 items stand there twice \(first: A0\)",
+        ),
+        (
+            lambda rows: [*rows[:2], {"id": "x", "split": "A"}],
+            r"answers/base\.jsonl:3: .*generated: Field required",
+        ),
+        (
+            lambda rows: [rows[0] | {"variant": "tuned"}],
+            r"answers/base\.jsonl:1: the row is about the variant 'tuned'",
+        ),
+        (
+            lambda rows: [rows[0] | {"generated": None}],
+            r"answers/base\.jsonl:1: .*generated: Input should be a valid string",
+        ),
         (lambda rows: [rows[0] | {"split": "train"}], r"answers/base\.jsonl:1: .*split: "),
     ],
     ids=["empty", "twice", "fields missing", "another variant", "no text", "another set"],
 )
-def test_answers_that_rouge_cannot_use_are_a_sentence_and_no_output(change: Any, message: str, workspace: Path) -> None:
+def test_answers_that_rouge_cannot_use_are_a_sentence_and_no_output(
+    change: Any, message: str, workspace: Path
+) -> None:
     write_rows(workspace / "data/answers/base.jsonl", change(answers_of("base")))
     with pytest.raises(UserError, match=message):
         rouge.main("base")
@@ -403,7 +529,14 @@ def test_personal_data_in_answers_is_redacted_and_counted_or_stops() -> None:
     clean = generate.redact_answers("tuned", answers, found, "redact")
     assert clean == [("Ligue para [TELEFONE].", "stop", 9), ("Beba água.", "length", 4)]
     figures = generate.summarise(clean, found, 0.3)
-    assert (figures["personal_data_answers"], figures["personal_data_phone"], figures["personal_data_cpf"]) == (1, 1, 0)
-    with pytest.raises(UserError, match=r"answers of tuned hold personal data \(phone\), and privacy\.answers is fail"):
+    assert (
+        figures["personal_data_answers"],
+        figures["personal_data_phone"],
+        figures["personal_data_cpf"],
+    ) == (1, 1, 0)
+    with pytest.raises(
+        UserError,
+        match=r"answers of tuned hold personal data \(phone\), and privacy\.answers is fail",
+    ):
         generate.redact_answers("tuned", answers, found, "fail")
     assert generate.redact_answers("tuned", answers[1:], found[1:], "fail") == answers[1:]

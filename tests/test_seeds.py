@@ -17,7 +17,15 @@ from bula.__main__ import app
 from bula.errors import UserError
 from bula.params import load_params
 from bula.reports import write_metrics
-from bula.seeds import check_precision, read_lock, spread, to_link, trained, trains_on_cpu, work_folder
+from bula.seeds import (
+    check_precision,
+    read_lock,
+    spread,
+    to_link,
+    trained,
+    trains_on_cpu,
+    work_folder,
+)
 from stages import compare
 from tests.conftest import ROOT, edit_params, run
 from tests.test_compare import fill, two_variants
@@ -87,13 +95,19 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "rouge": entry("rouge", ["data/answers/${key}.jsonl"], ["data/scores/${key}.jsonl"]),
     }
     stages: dict[str, Any] = {
-        "train": entry("train", ["data/clean/train.jsonl", "models/base"], ["models/adapter", "metrics/train.json"]),
+        "train": entry(
+            "train",
+            ["data/clean/train.jsonl", "models/base"],
+            ["models/adapter", "metrics/train.json"],
+        ),
         "merge": entry("merge", ["models/adapter", "models/base"], ["models/merged"]),
     } | {name: {"foreach": "${variants}", "do": do} for name, do in scoring.items()}
     with (tmp_path / "dvc.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump({"stages": stages}, file)
     (tmp_path / "work.py").write_text(WORK, encoding="utf-8")
-    (tmp_path / "stage").write_text('#!/bin/sh\nexec python -m work "${DVC_STAGE%%@*}"\n', encoding="utf-8")
+    (tmp_path / "stage").write_text(
+        '#!/bin/sh\nexec python -m work "${DVC_STAGE%%@*}"\n', encoding="utf-8"
+    )
     (tmp_path / "stage").chmod(0o755)
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", tmp_path / "params.yaml")
     shutil.copytree(ROOT / "accelerate", tmp_path / "accelerate")
@@ -122,19 +136,34 @@ def test_a_spread_worked_by_hand_as_in_docs_metrics() -> None:
     found = spread([2.0, 1.99, 2.015])
     # Deviations -0.00167, -0.01167, 0.01333; their squares sum to 0.000316667, half of it is 0.000158333.
     assert found == pytest.approx(
-        {"seeds": 3, "first": 2.0, "mean": 2.0016667, "lowest": 1.99, "highest": 2.015, "range": 0.025, "stdev": 0.01258306}
+        {
+            "seeds": 3,
+            "first": 2.0,
+            "mean": 2.0016667,
+            "lowest": 1.99,
+            "highest": 2.015,
+            "range": 0.025,
+            "stdev": 0.01258306,
+        }
     )
     with pytest.raises(ValueError, match="two seeds"):
         spread([2.0])
 
 
-def test_training_on_the_cpu_of_a_machine_with_a_gpu_is_that_machines_own_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_on_the_cpu_of_a_machine_with_a_gpu_is_that_machines_own_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     shutil.copytree(ROOT / "accelerate", "accelerate")
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     assert trains_on_cpu(params)
-    assert not trains_on_cpu(params.model_copy(update={"train": params.train.model_copy(update={"launch": "gpu"})}))
-    told = {name: {"settings": {"compute_dtype": "bfloat16"}} for name in ("likelihood/v", "generate/v", "benchmark/v")}
+    assert not trains_on_cpu(
+        params.model_copy(update={"train": params.train.model_copy(update={"launch": "gpu"})})
+    )
+    told = {
+        name: {"settings": {"compute_dtype": "bfloat16"}}
+        for name in ("likelihood/v", "generate/v", "benchmark/v")
+    }
     for name, figures in (told | {"train": {"run": {"compute_dtype": "float32"}}}).items():
         Path(f"metrics/{name}.json").parent.mkdir(parents=True, exist_ok=True)
         Path(f"metrics/{name}.json").write_text(json.dumps(figures), encoding="utf-8")
@@ -144,7 +173,9 @@ def test_training_on_the_cpu_of_a_machine_with_a_gpu_is_that_machines_own_run(tm
 
 
 @pytest.mark.parametrize(("stage", "name"), [("train", "train"), ("benchmark", "benchmark/tuned")])
-def test_a_run_of_another_kind_of_machine_is_refused_before_a_seed_runs(stage: str, name: str, repo: Path) -> None:
+def test_a_run_of_another_kind_of_machine_is_refused_before_a_seed_runs(
+    stage: str, name: str, repo: Path
+) -> None:
     (repo / "elsewhere").write_text(stage, encoding="utf-8")
     code, said, log = seeds(repo, 2)
     assert code == 1
@@ -162,17 +193,42 @@ def test_each_seed_runs_every_stage_once_in_its_own_folder_and_never_again(repo:
     assert "seeds: 3 seeds, the spread of 7 figures in metrics/seeds.json" in said
     written = json.loads((repo / "metrics/seeds.json").read_text(encoding="utf-8"))
     assert written["seeds"] == 3
-    figures = {"seeds": 3, "first": 2.0, "mean": 2.00167, "lowest": 1.99, "highest": 2.015, "range": 0.025, "stdev": 0.0125831}
+    figures = {
+        "seeds": 3,
+        "first": 2.0,
+        "mean": 2.00167,
+        "lowest": 1.99,
+        "highest": 2.015,
+        "range": 0.025,
+        "stdev": 0.0125831,
+    }
     assert written["tuned__bits_per_character"] == figures
-    assert written["train__dev_loss_nats"] == figures | {"first": 3.0, "mean": 3.00167, "lowest": 2.99, "highest": 3.015}
+    assert written["train__dev_loss_nats"] == figures | {
+        "first": 3.0,
+        "mean": 3.00167,
+        "lowest": 2.99,
+        "highest": 3.015,
+    }
     # 0, 1 and 0 right: deviations -1/3, 2/3, -1/3, whose squares sum to 2/3.
     assert written["tuned__t_acc"]["stdev"] == pytest.approx(0.57735)
     assert set(written) - {"seeds"} == {
         "train__dev_loss_nats",
-        *(f"tuned__{name}" for name in ("degenerate", "bits_per_character", "rouge1_f", "rouge2_f", "rougeL_f", "t_acc")),
+        *(
+            f"tuned__{name}"
+            for name in (
+                "degenerate",
+                "bits_per_character",
+                "rouge1_f",
+                "rouge2_f",
+                "rougeL_f",
+                "t_acc",
+            )
+        ),
     }
     folder = repo / work_folder(read_lock(["tuned"]), SEED + 1, "float32")
-    assert load_params(folder / "params.yaml") == load_params().model_copy(update={"seed": SEED + 1})
+    assert load_params(folder / "params.yaml") == load_params().model_copy(
+        update={"seed": SEED + 1}
+    )
     assert (folder / "data/clean/train.jsonl").resolve() == repo / "data/clean/train.jsonl"
     # The models of other seeds go, the pipeline's own and its base stay.
     assert not (folder / "models").exists()
@@ -193,7 +249,9 @@ def test_what_finished_before_a_failure_is_kept(repo: Path) -> None:
     (repo / "broken").touch()
     code, said, log = seeds(repo, 2)
     assert code == 1
-    assert f"benchmark@tuned under seed {SEED + 1} exited with code 3; what finished is kept" in said
+    assert (
+        f"benchmark@tuned under seed {SEED + 1} exited with code 3; what finished is kept" in said
+    )
     assert "Traceback" not in said
     assert log == stages_of(SEED + 1)[:5]
     assert not (repo / "metrics/seeds.json").exists()
@@ -230,7 +288,10 @@ def test_variants_are_found_by_their_model() -> None:
 
 
 def test_nothing_is_linked_below_another_link() -> None:
-    assert to_link(["data/clean/dev.jsonl", "data/clean", "models/base", "stages/merge.py"]) == ["data/clean", "models/base"]
+    assert to_link(["data/clean/dev.jsonl", "data/clean", "models/base", "stages/merge.py"]) == [
+        "data/clean",
+        "models/base",
+    ]
 
 
 # What compare makes of it
@@ -239,7 +300,11 @@ def test_nothing_is_linked_below_another_link() -> None:
 def write_spread(workspace: Path, **groups: tuple[float, float]) -> Path:
     """A seeds.json with the given first value and range of each figure."""
     file = workspace / "metrics/seeds.json"
-    write_metrics(file, {"seeds": 3} | {name: {"first": first, "range": width} for name, (first, width) in groups.items()})
+    write_metrics(
+        file,
+        {"seeds": 3}
+        | {name: {"first": first, "range": width} for name, (first, width) in groups.items()},
+    )
     return file
 
 
@@ -254,13 +319,25 @@ def three(workspace: Path) -> Path:
 def marked(workspace: Path, file: Path) -> compare.Results:
     params = load_params()
     results = compare.compare_all(workspace / "data", params)
-    compare.mark(results, compare.seed_ranges(json.loads(file.read_text(encoding="utf-8")), workspace / "data", params), params)
+    compare.mark(
+        results,
+        compare.seed_ranges(
+            json.loads(file.read_text(encoding="utf-8")), workspace / "data", params
+        ),
+        params,
+    )
     return results
 
 
 def test_a_difference_within_the_range_over_seeds_is_marked(three: Path) -> None:
-    results = marked(three, write_spread(three, tuned__rouge1_f=(0.2, 0.1), tuned__rougeL_f=(0.35, 0.2)))
-    found = {key: (row["seed_range"], row["within_seed_range"]) for key, row in results.items() if "seed_range" in row}
+    results = marked(
+        three, write_spread(three, tuned__rouge1_f=(0.2, 0.1), tuned__rougeL_f=(0.35, 0.2))
+    )
+    found = {
+        key: (row["seed_range"], row["within_seed_range"])
+        for key, row in results.items()
+        if "seed_range" in row
+    }
     assert found == {
         # 0.1 within 0.1, whatever the last binary digit says.
         "tuned_minus_base__rouge1_f": (0.1, True),
@@ -275,14 +352,18 @@ def test_a_difference_within_the_range_over_seeds_is_marked(three: Path) -> None
 
 
 def test_a_variants_own_range_goes_before_a_larger_one_of_another(three: Path) -> None:
-    results = marked(three, write_spread(three, tuned__rouge1_f=(0.2, 0.4), quantized__rouge1_f=(0.25, 0.1)))
+    results = marked(
+        three, write_spread(three, tuned__rouge1_f=(0.2, 0.4), quantized__rouge1_f=(0.25, 0.1))
+    )
     assert results["quantized_minus_base__rouge1_f"]["seed_range"] == 0.1
     assert results["tuned_minus_base__rouge1_f"]["seed_range"] == 0.4
 
 
 def test_the_spread_of_another_run_is_not_used(three: Path) -> None:
     # ROUGE-1 is the same by chance, ROUGE-L is not: none of the two is this run's.
-    results = marked(three, write_spread(three, tuned__rouge1_f=(0.2, 0.1), tuned__rougeL_f=(0.350001, 0.2)))
+    results = marked(
+        three, write_spread(three, tuned__rouge1_f=(0.2, 0.1), tuned__rougeL_f=(0.350001, 0.2))
+    )
     assert not any("seed_range" in row or "within_seed_range" in row for row in results.values())
     assert "was not measured for this run" in compare.seed_note(results, 3)
 

@@ -39,7 +39,9 @@ def endpoint(file: Path) -> Iterator[Endpoint]:
         yield endpoint
 
 
-def send(url: str, headers: dict[str, str], method: str = "GET", body: bytes | None = None) -> tuple[int, dict[str, str], bytes]:
+def send(
+    url: str, headers: dict[str, str], method: str = "GET", body: bytes | None = None
+) -> tuple[int, dict[str, str], bytes]:
     """Return status, headers and body of a request."""
     try:
         with LOCAL.open(Request(url, body, headers, method=method), timeout=20) as reply:
@@ -49,7 +51,16 @@ def send(url: str, headers: dict[str, str], method: str = "GET", body: bytes | N
 
 
 PATHS = ("props", "slots", "metrics", "v1/models", "models", "api/tags", "lora-adapters")
-POSTS = ("completion", "v1/completions", "v1/chat/completions", "tokenize", "detokenize", "apply-template", "embedding", "infill")
+POSTS = (
+    "completion",
+    "v1/completions",
+    "v1/chat/completions",
+    "tokenize",
+    "detokenize",
+    "apply-template",
+    "embedding",
+    "infill",
+)
 
 
 @pytest.mark.parametrize("authorization", ["", "Bearer local", "Bearer ", "Basic Og=="])
@@ -71,17 +82,32 @@ def test_llama_cpp_answers_no_stranger(authorization: str, endpoint: Endpoint) -
 
 def test_llama_cpp_allows_no_web_page(endpoint: Endpoint) -> None:
     root = endpoint.url.removesuffix("/v1")
-    asked = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    asked = {
+        "Origin": "https://evil.example",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
     for method, path in (("OPTIONS", "completion"), ("GET", "props"), ("GET", "health")):
         _, headers, _ = send(f"{root}/{path}", asked, method)
         assert headers.get("Access-Control-Allow-Origin", "") == ""
         assert headers.get("Access-Control-Allow-Credentials", "false") == "false"
 
 
-def test_llama_cpp_listens_on_loopback_with_a_key_that_no_argument_shows(endpoint: Endpoint) -> None:
+def test_llama_cpp_listens_on_loopback_with_a_key_that_no_argument_shows(
+    endpoint: Endpoint,
+) -> None:
     port = int(endpoint.url.split(":")[2].removesuffix("/v1"))
-    found = [child for child in psutil.Process().children() if "llama_server.py" in " ".join(child.cmdline())]
-    listening = {tuple(s.laddr) for child in found for s in child.net_connections() if s.status == psutil.CONN_LISTEN}
+    found = [
+        child
+        for child in psutil.Process().children()
+        if "llama_server.py" in " ".join(child.cmdline())
+    ]
+    listening = {
+        tuple(s.laddr)
+        for child in found
+        for s in child.net_connections()
+        if s.status == psutil.CONN_LISTEN
+    }
     assert ("127.0.0.1", port) in listening
     assert {address for address, _ in listening} == {"127.0.0.1"}
     for child in found:
@@ -106,7 +132,9 @@ def test_each_start_has_another_key(file: Path, endpoint: Endpoint) -> None:
         assert send(f"{other.url}/models", {"Authorization": f"Bearer {endpoint.key}"})[0] == 401
 
 
-def test_children_inherit_no_variable_of_openai(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_children_inherit_no_variable_of_openai(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-CANARY")
     before = set(psutil.Process().children())
     with serving.serve_llama_cpp(file, 1, 64):
@@ -123,16 +151,28 @@ def damage(file: Path, name: bytes, value: int, target: Path) -> Path:
     return target
 
 
-@pytest.mark.parametrize(("name", "value"), [(b"llama.embedding_length", 0), (b"llama.attention.head_count", 0)])
-def test_a_header_that_llama_cpp_refuses_is_a_sentence(name: bytes, value: int, file: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "value"), [(b"llama.embedding_length", 0), (b"llama.attention.head_count", 0)]
+)
+def test_a_header_that_llama_cpp_refuses_is_a_sentence(
+    name: bytes, value: int, file: Path, tmp_path: Path
+) -> None:
     broken = damage(file, name, value, tmp_path / "broken.gguf")
-    with pytest.raises(UserError, match=r"broken\.gguf: llama\.cpp ended with "), serving.serve_llama_cpp(broken, 1, 64):
+    with (
+        pytest.raises(UserError, match=r"broken\.gguf: llama\.cpp ended with "),
+        serving.serve_llama_cpp(broken, 1, 64),
+    ):
         pass
 
 
-def test_an_abort_of_llama_cpp_is_a_sentence_with_its_last_words(file: Path, tmp_path: Path) -> None:
+def test_an_abort_of_llama_cpp_is_a_sentence_with_its_last_words(
+    file: Path, tmp_path: Path
+) -> None:
     broken = damage(file, b"llama.block_count", 2**31 - 1, tmp_path / "broken.gguf")
-    with pytest.raises(UserError, match=r"llama\.cpp ended with signal 6 \(.*GGML_ASSERT") as error, serving.serve_llama_cpp(broken, 1, 64):
+    with (
+        pytest.raises(UserError, match=r"llama\.cpp ended with signal 6 \(.*GGML_ASSERT") as error,
+        serving.serve_llama_cpp(broken, 1, 64),
+    ):
         pass
     # No debugger's output, which shows arguments.
     assert "LWP" not in str(error.value)
@@ -149,19 +189,28 @@ def test_a_file_that_is_no_model_is_a_sentence(content: bytes, tmp_path: Path) -
 
 
 def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.gguf: this file does not exist"), serving.serve_llama_cpp(tmp_path / "none.gguf", 1, 64):
+    with (
+        pytest.raises(UserError, match=r"none\.gguf: this file does not exist"),
+        serving.serve_llama_cpp(tmp_path / "none.gguf", 1, 64),
+    ):
         pass
 
 
 def test_a_server_that_hangs_is_a_sentence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "START_SECONDS", 0)
-    with pytest.raises(UserError, match="did not answer within 0 s"), serving.serve_llama_cpp(file, 1, 64):
+    with (
+        pytest.raises(UserError, match="did not answer within 0 s"),
+        serving.serve_llama_cpp(file, 1, 64),
+    ):
         pass
 
 
 def test_a_server_that_ends_while_it_works_is_a_sentence(file: Path) -> None:
     before = set(psutil.Process().children())
-    with pytest.raises(UserError, match=r"llama\.cpp ended with signal 9"), serving.serve_llama_cpp(file, 1, 64) as [endpoint]:
+    with (
+        pytest.raises(UserError, match=r"llama\.cpp ended with signal 9"),
+        serving.serve_llama_cpp(file, 1, 64) as [endpoint],
+    ):
         [child] = set(psutil.Process().children()) - before
         child.kill()
         with serving.connect(endpoint) as client:
@@ -169,7 +218,10 @@ def test_a_server_that_ends_while_it_works_is_a_sentence(file: Path) -> None:
 
 
 def test_a_failed_connection_to_a_living_server_is_a_sentence(file: Path) -> None:
-    with pytest.raises(UserError, match=r"a request to llama\.cpp failed"), serving.serve_llama_cpp(file, 1, 64):
+    with (
+        pytest.raises(UserError, match=r"a request to llama\.cpp failed"),
+        serving.serve_llama_cpp(file, 1, 64),
+    ):
         raise openai.APIConnectionError(request=None)  # type: ignore[arg-type]
 
 
@@ -189,7 +241,9 @@ class ImpostorHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.keys.append(self.headers["Authorization"])
-        self.send_response(self.server.statuses[(len(self.server.keys) - 1) % len(self.server.statuses)])
+        self.send_response(
+            self.server.statuses[(len(self.server.keys) - 1) % len(self.server.statuses)]
+        )
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -208,7 +262,9 @@ def test_a_server_that_does_not_know_its_key_is_refused(statuses: list[int]) -> 
         impostor.server_close()
 
 
-def test_nothing_is_sent_to_a_process_that_took_vllms_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_sent_to_a_process_that_took_vllms_port(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     impostor = Impostor([200])
     port = impostor.server_address[1]
     monkeypatch.setattr(serving, "START_SECONDS", 1)
@@ -220,7 +276,9 @@ def test_nothing_is_sent_to_a_process_that_took_vllms_port(tmp_path: Path, monke
         server = serving.Server("vLLM", Path("model"), "true-key", child, log)
         try:
             with pytest.raises(UserError, match="vLLM did not answer within 1 s"):
-                serving._wait_for_vllm(server, Endpoint(f"http://127.0.0.1:{port}/v1", "true-key"), port)
+                serving._wait_for_vllm(
+                    server, Endpoint(f"http://127.0.0.1:{port}/v1", "true-key"), port
+                )
         finally:
             child.kill()
             impostor.shutdown()
@@ -229,7 +287,9 @@ def test_nothing_is_sent_to_a_process_that_took_vllms_port(tmp_path: Path, monke
 
 
 def test_a_missing_vllm_is_a_sentence() -> None:
-    sentence = r"model: vLLM ended with exit code 1 \(.*No module named 'vllm'.*See that vLLM is installed"
+    sentence = (
+        r"model: vLLM ended with exit code 1 \(.*No module named 'vllm'.*See that vLLM is installed"
+    )
     with pytest.raises(UserError, match=sentence), serving.serve_vllm(Path("model"), 1, 64):
         pass
 
@@ -246,15 +306,26 @@ def test_vllms_key_is_no_argument_and_its_guard_is() -> None:
     # The guard is imported by vLLM, wherever it runs.
     script = "import bula.vllm_guard, inspect; print(inspect.iscoroutinefunction(bula.vllm_guard.refuse_strangers))"
     env = os.environ | {"PYTHONPATH": environment["PYTHONPATH"]}
-    found = subprocess.run([sys.executable, "-c", script], cwd="/", env=env, capture_output=True, text=True, check=True)
+    found = subprocess.run(
+        [sys.executable, "-c", script], cwd="/", env=env, capture_output=True, text=True, check=True
+    )
     assert found.stdout == "True\n"
 
 
 @pytest.mark.parametrize(
     ("authorization", "allowed"),
-    [("Bearer true-key", True), ("Bearer true-kez", False), ("true-key", False), ("", False), (None, False), ("Bearer tr\xfce", False)],
+    [
+        ("Bearer true-key", True),
+        ("Bearer true-kez", False),
+        ("true-key", False),
+        ("", False),
+        (None, False),
+        ("Bearer tr\xfce", False),
+    ],
 )
-def test_vllms_guard_asks_for_the_key_on_every_path(authorization: str | None, allowed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_vllms_guard_asks_for_the_key_on_every_path(
+    authorization: str | None, allowed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "true-key")
     sent: list[dict[str, Any]] = []
 
@@ -277,7 +348,10 @@ def test_vllms_guard_asks_for_the_key_on_every_path(authorization: str | None, a
 
 
 def test_a_port_of_another_process_is_not_a_childs() -> None:
-    with socket.socket() as listener, subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True) as child:
+    with (
+        socket.socket() as listener,
+        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True) as child,
+    ):
         listener.bind(("127.0.0.1", 0))
         listener.listen()
         try:

@@ -65,10 +65,14 @@ def test_dvc_hands_name_and_key_to_the_stage_in_every_shell(stub: Path, shell: s
     assert result.returncode == 0, result.stderr
     assert (stub / "told").read_text(encoding="utf-8") == "-- base"
     # ./stage and Python take the place of dvc's shell, so the stage's parent is dvc itself.
-    _, told, parent = next(line for line in result.stdout.splitlines() if line.startswith("parent")).split()
+    _, told, parent = next(
+        line for line in result.stdout.splitlines() if line.startswith("parent")
+    ).split()
     assert told == parent
     (stub / "fail").touch()
-    result = run(["dvc", "repro", "--force"], stub, SHELL=str(shutil.which(shell)), PYTHONPATH=str(stub))
+    result = run(
+        ["dvc", "repro", "--force"], stub, SHELL=str(shutil.which(shell)), PYTHONPATH=str(stub)
+    )
     assert result.returncode != 0
     assert "exited with 7" in result.stderr
 
@@ -96,7 +100,9 @@ def test_no_string_of_params_yaml_reaches_a_shell(stub: Path, shell: str, model:
     assert result.returncode != 0 or (stub / "told").read_text(encoding="utf-8") == "-- base"
 
 
-@pytest.mark.parametrize("key", ["$(touch pwned)", "`touch pwned`", "a;touch pwned", "a b", "-h", "--clean=x"])
+@pytest.mark.parametrize(
+    "key", ["$(touch pwned)", "`touch pwned`", "a;touch pwned", "a b", "-h", "--clean=x"]
+)
 def test_a_key_is_one_argument_and_never_an_option(stub: Path, key: str) -> None:
     result = run(["./stage", "likelihood", key], stub, PYTHONPATH=str(stub))
     assert result.returncode == 1 or result.returncode == 0, result.stderr
@@ -104,12 +110,17 @@ def test_a_key_is_one_argument_and_never_an_option(stub: Path, key: str) -> None
     assert not list(stub.rglob("pwned"))
 
 
-@pytest.mark.parametrize("name", ["", "..", "../x", "likelihood/../x", "no", "$(touch pwned)", "likelihood x", "-m", "a\nb"])
+@pytest.mark.parametrize(
+    "name",
+    ["", "..", "../x", "likelihood/../x", "no", "$(touch pwned)", "likelihood x", "-m", "a\nb"],
+)
 def test_a_name_that_is_no_stage_starts_nothing(stub: Path, name: str) -> None:
     for environment, arguments in ((name, []), ("", [name])):
         result = run(["./stage", *arguments], stub, DVC_STAGE=environment, PYTHONPATH=str(stub))
         assert result.returncode == 2
-        assert result.stderr.startswith(("stage: there is no stage of this name", "usage: ./stage NAME"))
+        assert result.stderr.startswith(
+            ("stage: there is no stage of this name", "usage: ./stage NAME")
+        )
     assert not (stub / "told").exists()
     assert not list(stub.rglob("pwned"))
 
@@ -117,7 +128,9 @@ def test_a_name_that_is_no_stage_starts_nothing(stub: Path, name: str) -> None:
 def test_dvc_may_be_started_in_another_folder(stub: Path) -> None:
     write_variants(stub, {"base": "models/base"})
     (stub / "docs").mkdir()
-    result = run(["dvc", "repro", "../dvc.yaml:likelihood@base"], stub / "docs", PYTHONPATH=str(stub))
+    result = run(
+        ["dvc", "repro", "../dvc.yaml:likelihood@base"], stub / "docs", PYTHONPATH=str(stub)
+    )
     assert result.returncode == 0, result.stderr
     assert (stub / "told").read_text(encoding="utf-8") == "-- base"
 
@@ -164,8 +177,12 @@ def test_by_hand_the_stage_has_no_parent_that_ends_it(stub: Path) -> None:
     assert result.stdout.startswith("parent none ")
 
 
-@pytest.mark.parametrize("hostile", ["$(touch pwned)", "a'\n\"; touch pwned; `touch pwned`", "../../pwned", "/tmp/pwned"])
-def test_hostile_parameters_stop_a_real_run_before_anything_is_done(tmp_path: Path, hostile: str) -> None:
+@pytest.mark.parametrize(
+    "hostile", ["$(touch pwned)", "a'\n\"; touch pwned; `touch pwned`", "../../pwned", "/tmp/pwned"]
+)
+def test_hostile_parameters_stop_a_real_run_before_anything_is_done(
+    tmp_path: Path, hostile: str
+) -> None:
     clone_tree(tmp_path)
     (tmp_path / "dvc.lock").unlink(missing_ok=True)
 

@@ -114,7 +114,9 @@ def test_sign_flips_of_a_few_pairs_are_counted_exactly(differences: list[float],
         ([], 1.0, True),
     ],
 )
-def test_the_smallest_p_of_n_sign_flips_is_two_in_two_to_the_n(differences: list[float], floor: float, at_floor: bool) -> None:
+def test_the_smallest_p_of_n_sign_flips_is_two_in_two_to_the_n(
+    differences: list[float], floor: float, at_floor: bool
+) -> None:
     test = paired_permutation(differences, 9999, seed=1)
     assert (test.floor, test.at_floor) == (floor, at_floor)
 
@@ -156,7 +158,9 @@ def test_sign_flips_of_many_pairs_are_drawn_by_the_seed() -> None:
     assert paired_permutation(balanced, 200_000, seed=2) != test
 
 
-def test_drawn_sign_flips_agree_with_the_binomial_in_any_number_of_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drawn_sign_flips_agree_with_the_binomial_in_any_number_of_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     values = [1.0] * 62 + [-1.0] * 37 + [0.0]
     # Exactly, by the binomial: 2 P(at least 62 heads of 99).
     exact = 2 * sum(math.comb(99, heads) for heads in range(62, 100)) / 2**99
@@ -167,7 +171,12 @@ def test_drawn_sign_flips_agree_with_the_binomial_in_any_number_of_batches(monke
 
 def outcomes(both: int, lost: int, gained: int, neither: int) -> tuple[list[bool], list[bool]]:
     """Paired right/wrong of two variants, by how many items each case has."""
-    cases = [(True, True)] * both + [(True, False)] * lost + [(False, True)] * gained + [(False, False)] * neither
+    cases = (
+        [(True, True)] * both
+        + [(True, False)] * lost
+        + [(False, True)] * gained
+        + [(False, False)] * neither
+    )
     return [first for first, _ in cases], [second for _, second in cases]
 
 
@@ -186,15 +195,25 @@ def outcomes(both: int, lost: int, gained: int, neither: int) -> tuple[list[bool
     ],
 )
 @pytest.mark.parametrize(("both", "neither"), [(0, 0), (9, 4)])
-def test_mcnemar_is_the_binomial_test_of_the_pairs_that_differ(both: int, lost: int, gained: int, neither: int, p: float) -> None:
+def test_mcnemar_is_the_binomial_test_of_the_pairs_that_differ(
+    both: int, lost: int, gained: int, neither: int, p: float
+) -> None:
     assert mcnemar(*outcomes(both, lost, gained, neither)).p == pytest.approx(p)
 
 
 @pytest.mark.parametrize(
     ("lost", "gained", "floor", "at_floor"),
-    [(1, 7, 2 / 2**8, False), (0, 5, 2 / 2**5, True), (8, 0, 2 / 2**8, True), (0, 1, 1.0, True), (0, 0, 1.0, True)],
+    [
+        (1, 7, 2 / 2**8, False),
+        (0, 5, 2 / 2**5, True),
+        (8, 0, 2 / 2**8, True),
+        (0, 1, 1.0, True),
+        (0, 0, 1.0, True),
+    ],
 )
-def test_the_smallest_p_of_mcnemar_depends_on_the_pairs_that_differ(lost: int, gained: int, floor: float, at_floor: bool) -> None:
+def test_the_smallest_p_of_mcnemar_depends_on_the_pairs_that_differ(
+    lost: int, gained: int, floor: float, at_floor: bool
+) -> None:
     test = mcnemar(*outcomes(10, lost, gained, 10))
     assert test.floor == pytest.approx(floor)
     assert test.at_floor is at_floor

@@ -10,7 +10,13 @@ from ruamel.yaml import YAML
 
 from tests.conftest import ROOT
 
-UNLISTED = {"bula/__init__.py", "stages/__init__.py", "bula/params.py", "bula/reports.py", "bula/errors.py"}
+UNLISTED = {
+    "bula/__init__.py",
+    "stages/__init__.py",
+    "bula/params.py",
+    "bula/reports.py",
+    "bula/errors.py",
+}
 DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
 STAGES = sorted(DVC["stages"])
 
@@ -38,7 +44,11 @@ def imported(file: Path) -> set[str]:
     """Modules of this project that a file imports, directly, as paths."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in ("bula", "stages"):
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.split(".")[0] in ("bula", "stages")
+        ):
             submodules = [
                 f"{node.module}.{alias.name}"
                 for alias in node.names
@@ -53,7 +63,11 @@ def closure(file: str) -> set[str]:
     """The modules that shape what a stage writes: its file, and all it imports, save those left out on purpose."""
     # stages/train/__main__.py becomes accelerate's launcher, which starts fit.py.
     file = file.replace("stages/train/__main__.py", "stages/train/fit.py")
-    todo, seen = {file} | ({f"{file.rpartition('/')[0]}/__init__.py"} if file.endswith("__main__.py") else set()), set()
+    todo, seen = (
+        {file}
+        | ({f"{file.rpartition('/')[0]}/__init__.py"} if file.endswith("__main__.py") else set()),
+        set(),
+    )
     while todo:
         current = todo.pop()
         seen.add(current)
@@ -84,23 +98,38 @@ def test_dvc_runs_stages_as_modules_and_describes_them(stage: str) -> None:
 def test_a_stage_has_a_docstring_with_its_command_and_a_short_main(stage: str) -> None:
     tree = ast.parse((ROOT / stage_file(stage)).read_text(encoding="utf-8"))
     assert f"python -m stages.{stage}" in (ast.get_docstring(tree) or "")
-    main = next(node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main")
+    main = next(
+        node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "main"
+    )
     assert (main.end_lineno or 0) - main.lineno + 1 <= 40
     assert main.body[-1].lineno - main.body[0].lineno + 1 <= 30
 
 
 @pytest.mark.parametrize(
-    "path", [*sorted((ROOT / "stages").rglob("*.py")), *sorted((ROOT / "bula").glob("*.py"))], ids=lambda p: str(p.relative_to(ROOT))
+    "path",
+    [*sorted((ROOT / "stages").rglob("*.py")), *sorted((ROOT / "bula").glob("*.py"))],
+    ids=lambda p: str(p.relative_to(ROOT)),
 )
 def test_no_file_does_what_the_house_refuses(path: Path) -> None:
-    calls = [ast.unparse(node.func) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    calls = [
+        ast.unparse(node.func)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    ]
     # clean.py writes parts in a work folder, millions of lines of them, as bytes.
     if path.is_relative_to(ROOT / "stages") and path.name != "clean.py":
         assert not {"json.dump", "json.dumps"} & set(calls)
     if path.name != "models.py":
         assert [call for call in calls if call.endswith("from_pretrained")] == []
-    handlers = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ExceptHandler)]
-    assert all(node.type is not None and ast.unparse(node.type) not in ("Exception", "BaseException") for node in handlers)
+    handlers = [
+        node
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ExceptHandler)
+    ]
+    assert all(
+        node.type is not None and ast.unparse(node.type) not in ("Exception", "BaseException")
+        for node in handlers
+    )
 
 
 def test_every_pinned_package_has_one_version_and_hashes() -> None:
@@ -113,4 +142,8 @@ def test_every_pinned_package_has_one_version_and_hashes() -> None:
 
 
 def test_no_stage_depends_on_who_does_the_work() -> None:
-    assert [stage for stage in STAGES if any(str(name).startswith("compute") for name in body(stage)["params"])] == []
+    assert [
+        stage
+        for stage in STAGES
+        if any(str(name).startswith("compute") for name in body(stage)["params"])
+    ] == []

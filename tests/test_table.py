@@ -17,10 +17,19 @@ from tests.conftest import ROOT, edit_params
 
 def figures(variant_number: int) -> dict[str, dict[str, Any]]:
     """The metrics of one variant by stage, as small as they can be, with every figure moved by the variant's number."""
-    rouge = {f"{kind}_f{end}": 0.1 * variant_number + shift for kind in ("rouge1", "rouge2", "rougeL") for end, shift in ENDS.items()}
+    rouge = {
+        f"{kind}_f{end}": 0.1 * variant_number + shift
+        for kind in ("rouge1", "rouge2", "rougeL")
+        for end, shift in ENDS.items()
+    }
     loops = 3 * (variant_number - 1)
     return {
-        "generate": {"items": 30, "degenerate": loops, "degenerate_share": loops / 30, "settings": {"compute_dtype": "float32"}},
+        "generate": {
+            "items": 30,
+            "degenerate": loops,
+            "degenerate_share": loops / 30,
+            "settings": {"compute_dtype": "float32"},
+        },
         "likelihood": {
             "A": {"items": 16, "loss_nats": 9.0},
             "pooled": {
@@ -35,8 +44,18 @@ def figures(variant_number: int) -> dict[str, dict[str, Any]]:
         "rouge": {"pooled": {"items": 40, **rouge}},
         "benchmark": {
             "settings": {"dtype": "bfloat16", "shots": 0},
-            "bula_medmcqa": {"items": 24, "acc": 0.25 * variant_number, "acc_stderr": 0.0884, "commonest_answer_share": 0.9},
-            "bula_squad_completion": {"items": 28, "contains": 0.5, "contains_stderr": 0.0962, "commonest_answer_share": 0.1},
+            "bula_medmcqa": {
+                "items": 24,
+                "acc": 0.25 * variant_number,
+                "acc_stderr": 0.0884,
+                "commonest_answer_share": 0.9,
+            },
+            "bula_squad_completion": {
+                "items": 28,
+                "contains": 0.5,
+                "contains_stderr": 0.0962,
+                "commonest_answer_share": 0.1,
+            },
         },
         "judge": {
             "judge": "tiny-judge",
@@ -104,7 +123,12 @@ def test_columns_stand_in_the_order_asked_for(metrics: Path) -> None:
 def test_figures_of_other_items_stand_in_a_row_of_their_own(metrics: Path) -> None:
     stages = figures(2)
     stages["rouge"]["pooled"]["items"] = 39
-    stages["benchmark"]["extra"] = {"items": 4, "acc": 1.0, "acc_stderr": 0.0, "commonest_answer_share": 0.5}
+    stages["benchmark"]["extra"] = {
+        "items": 4,
+        "acc": 1.0,
+        "acc_stderr": 0.0,
+        "commonest_answer_share": 0.5,
+    }
     write(metrics, "tuned", stages)
     lines = results_table(metrics, variants("base", "tuned")).splitlines()
     assert "| ROUGE-L F1 (40 answers) ↑ | 0.120 [0.110, 0.135] |  |" in lines
@@ -116,8 +140,15 @@ def test_a_score_of_one_answer_to_all_says_so(metrics: Path) -> None:
     stages = figures(2)
     stages["benchmark"]["bula_medmcqa"]["commonest_answer_share"] = 1.0
     write(metrics, "tuned", stages)
-    line = next(line for line in results_table(metrics, variants("base", "tuned")).splitlines() if "medmcqa" in line)
-    assert line == "| bula_medmcqa, acc, % (24 items) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8 (one answer to all) |"
+    line = next(
+        line
+        for line in results_table(metrics, variants("base", "tuned")).splitlines()
+        if "medmcqa" in line
+    )
+    assert (
+        line
+        == "| bula_medmcqa, acc, % (24 items) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8 (one answer to all) |"
+    )
 
 
 def test_the_doubt_about_a_judge_goes_when_the_judge_is_trusted(metrics: Path) -> None:
@@ -142,7 +173,10 @@ def test_figures_of_too_many_loops_are_withheld(metrics: Path) -> None:
     withheld = [line for line in lines if line.endswith("| not meaningful (97 % loops) |")]
     assert [line[2:8] for line in withheld] == ["ROUGE-", "ROUGE-", "ROUGE-", "judge:", "judge:"]
     # Only that variant's, and only what rates its answers.
-    assert "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | not meaningful (97 % loops) |" in lines
+    assert (
+        "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | not meaningful (97 % loops) |"
+        in lines
+    )
     assert sum("not meaningful" in line for line in lines) == 5
 
 
@@ -150,8 +184,14 @@ def test_a_judge_with_a_hostile_name_adds_no_cell_and_no_markup(metrics: Path) -
     stages = figures(1)
     stages["judge"]["judge"] = "x | ![a](http://b.example) <img src=c>\n| d |"
     write(metrics, "base", stages)
-    page = MarkdownIt("commonmark", {"html": True}).enable("table").render(results_table(metrics, variants("base")))
-    plain = MarkdownIt("commonmark").enable("table").render(results_table(metrics, variants("tuned")))
+    page = (
+        MarkdownIt("commonmark", {"html": True})
+        .enable("table")
+        .render(results_table(metrics, variants("base")))
+    )
+    plain = (
+        MarkdownIt("commonmark").enable("table").render(results_table(metrics, variants("tuned")))
+    )
     for tag in ("<tr>", "<td>", "<img", "<a", "<p>"):
         assert page.count(tag) == plain.count(tag)
 
@@ -159,13 +199,31 @@ def test_a_judge_with_a_hostile_name_adds_no_cell_and_no_markup(metrics: Path) -
 @pytest.mark.parametrize("stage", ["generate", "likelihood", "rouge", "benchmark", "judge"])
 def test_a_missing_file_and_its_stage_are_named(metrics: Path, stage: str) -> None:
     (metrics / stage / "tuned.json").unlink()
-    with pytest.raises(UserError, match=f"{stage}/tuned.json: the file does not exist. Run `dvc repro {stage}@tuned`"):
+    with pytest.raises(
+        UserError,
+        match=f"{stage}/tuned.json: the file does not exist. Run `dvc repro {stage}@tuned`",
+    ):
         results_table(metrics, variants("base", "tuned"))
 
 
 def test_differences_have_a_sign_an_interval_the_corrected_p_and_a_mark() -> None:
-    row = {"items": 80, "difference": 0.03125, "low": -0.01, "high": 0.0725, "p_holm": 0.123456, "p_at_floor": False, "meaningful": True}
-    other = row | {"items": 24, "difference": -0.5, "low": -0.75, "high": -0.25, "p_holm": 0.0036, "p_at_floor": True}
+    row = {
+        "items": 80,
+        "difference": 0.03125,
+        "low": -0.01,
+        "high": 0.0725,
+        "p_holm": 0.123456,
+        "p_at_floor": False,
+        "meaningful": True,
+    }
+    other = row | {
+        "items": 24,
+        "difference": -0.5,
+        "low": -0.75,
+        "high": -0.25,
+        "p_holm": 0.0036,
+        "p_at_floor": True,
+    }
     rows = {
         "tuned_minus_base__degenerate": other,
         "tuned_minus_base__bits_per_character": row,
@@ -192,14 +250,29 @@ def fidelity() -> dict[str, dict[str, Any]]:
 
     def step(number: int) -> dict[str, float | int]:
         largest, mean, kl = number * 0.5, number * 0.0125, number * 0.00025
-        logits = {"logit_difference_largest": largest, "logit_difference_mean": mean, "logit_difference_relative": 0.01}
-        return logits | {"kl_nats": kl, "greedy_agreement": 1 - number / 64, "perplexity": 2.0**number, "items": 8 * number}
+        logits = {
+            "logit_difference_largest": largest,
+            "logit_difference_mean": mean,
+            "logit_difference_relative": 0.01,
+        }
+        return logits | {
+            "kl_nats": kl,
+            "greedy_agreement": 1 - number / 64,
+            "perplexity": 2.0**number,
+            "items": 8 * number,
+        }
 
     names = ("adapter", "before_cast", "after_cast", "as_served")
     checked = {"dtype": "bfloat16", "compute_dtype": "float32"}
-    merge: dict[str, Any] = {"checked": checked, "weights": {"matrices": 14, "difference_largest": 1e-7}}
+    merge: dict[str, Any] = {
+        "checked": checked,
+        "weights": {"matrices": 14, "difference_largest": 1e-7},
+    }
     steps = {name: step(number) for number, name in enumerate(names)}
-    return {"merge": merge | steps, "quantize": {"bf16": step(4), "q4_k_m": step(6), "q8_0": step(5)}}
+    return {
+        "merge": merge | steps,
+        "quantize": {"bf16": step(4), "q4_k_m": step(6), "q8_0": step(5)},
+    }
 
 
 def test_the_fidelity_chain_has_a_row_a_step_in_the_order_of_the_steps(tmp_path: Path) -> None:
@@ -257,7 +330,10 @@ def test_bula_results_writes_the_table_of_the_variants_into_the_readme(repositor
 
     edit_params(repository / "params.yaml", two_variants)
     result = CliRunner().invoke(app, ["results"])
-    assert (result.exit_code, result.output) == (0, "results: README.md holds the figures of metrics/\n")
+    assert (result.exit_code, result.output) == (
+        0,
+        "results: README.md holds the figures of metrics/\n",
+    )
     table = results_table(repository / "metrics", load_params())
     assert (repository / "README.md").read_text(encoding="utf-8") == with_results(README, table)
 
@@ -267,11 +343,15 @@ def test_bula_results_reads_and_writes_where_it_is_told(repository: Path) -> Non
     (repository / "README.md").rename(repository / "LEIAME.md")
     result = CliRunner().invoke(app, ["results", "--metrics", "elsewhere", "--readme", "LEIAME.md"])
     assert result.exit_code == 0
-    assert "| perplexity ↓ | 10.44 | 10.44 | 10.44 |" in (repository / "LEIAME.md").read_text(encoding="utf-8")
+    assert "| perplexity ↓ | 10.44 | 10.44 | 10.44 |" in (repository / "LEIAME.md").read_text(
+        encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("missing", ["metrics/judge/tuned.json", "params.yaml", "README.md"])
-def test_bula_results_names_the_file_that_is_missing_and_writes_nothing(repository: Path, missing: str) -> None:
+def test_bula_results_names_the_file_that_is_missing_and_writes_nothing(
+    repository: Path, missing: str
+) -> None:
     (repository / missing).unlink()
     before = sorted(repository.rglob("*"))
     result = CliRunner().invoke(app, ["results"])
@@ -286,12 +366,22 @@ def test_bula_results_names_the_file_that_is_missing_and_writes_nothing(reposito
 def test_the_readme_holds_the_figures_of_the_committed_metrics(tmp_path: Path) -> None:
     # Of the commit and not of the working tree: another machine's own run may differ in the last digits.
     def committed(name: str) -> str:
-        return subprocess.run(["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, check=True, text=True).stdout
+        return subprocess.run(
+            ["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, check=True, text=True
+        ).stdout
 
-    names = subprocess.run(["git", "ls-tree", "-r", "--name-only", "HEAD", "metrics"], cwd=ROOT, capture_output=True, check=True, text=True)
+    names = subprocess.run(
+        ["git", "ls-tree", "-r", "--name-only", "HEAD", "metrics"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
     for name in names.stdout.split():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(committed(name), encoding="utf-8")
-    table = results_table(tmp_path / "metrics", parse_params(committed("params.yaml"), "params.yaml"))
+    table = results_table(
+        tmp_path / "metrics", parse_params(committed("params.yaml"), "params.yaml")
+    )
     readme = committed("README.md")
     assert with_results(readme, table) == readme

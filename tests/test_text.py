@@ -22,7 +22,18 @@ DECOMPOSED = "na\u0303o"
         ("\n\n texto \n\n", "texto"),
         (" \u200b\n\t", ""),
     ],
-    ids=["nfc", "line feeds", "invisible", "control", "spaces", "ends of lines", "blank lines", "blank by space", "outer", "nothing left"],
+    ids=[
+        "nfc",
+        "line feeds",
+        "invisible",
+        "control",
+        "spaces",
+        "ends of lines",
+        "blank lines",
+        "blank by space",
+        "outer",
+        "nothing left",
+    ],
 )
 def test_normalise_removes_what_carries_no_meaning(raw: str, clean: str) -> None:
     assert normalise(raw) == clean
@@ -54,12 +65,18 @@ def test_normalise_changes_nothing_the_second_time() -> None:
         ("... ?! —", []),
     ],
 )
-def test_words_are_runs_of_letters_and_digits_with_their_accents(text: str, expected: list[str]) -> None:
+def test_words_are_runs_of_letters_and_digits_with_their_accents(
+    text: str, expected: list[str]
+) -> None:
     assert words(text) == expected
 
 
 def test_comparison_key_ignores_case_punctuation_and_spacing() -> None:
-    assert comparison_key("  Posso tomar:\n dipirona? ") == comparison_key("posso tomar dipirona") == "posso tomar dipirona"
+    assert (
+        comparison_key("  Posso tomar:\n dipirona? ")
+        == comparison_key("posso tomar dipirona")
+        == "posso tomar dipirona"
+    )
     assert comparison_key(DECOMPOSED) == comparison_key("NÃO")
 
 
@@ -69,8 +86,16 @@ def test_comparison_key_tells_accents_and_word_limits_apart() -> None:
 
 
 def test_ngrams_are_consecutive_words_in_order_with_repetitions() -> None:
-    assert list(ngrams("Dor de dor, de dor.", 2)) == [("dor", "de"), ("de", "dor"), ("dor", "de"), ("de", "dor")]
-    assert list(ngrams("um dois três quatro", 3)) == [("um", "dois", "três"), ("dois", "três", "quatro")]
+    assert list(ngrams("Dor de dor, de dor.", 2)) == [
+        ("dor", "de"),
+        ("de", "dor"),
+        ("dor", "de"),
+        ("de", "dor"),
+    ]
+    assert list(ngrams("um dois três quatro", 3)) == [
+        ("um", "dois", "três"),
+        ("dois", "três", "quatro"),
+    ]
     assert list(ngrams("um dois", 1)) == [("um",), ("dois",)]
 
 

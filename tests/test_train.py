@@ -31,7 +31,9 @@ from tests.conftest import ROOT, edit_params
 
 
 def metrics(folder: Path, name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((folder / f"metrics/{name}.json").read_text(encoding="utf-8"))
+    loaded: dict[str, Any] = json.loads(
+        (folder / f"metrics/{name}.json").read_text(encoding="utf-8")
+    )
     return loaded
 
 
@@ -39,21 +41,34 @@ def test_the_loss_of_a_batch_equals_one_worked_out_in_numpy(tiny: Path, tmp_path
     tokenizer, model = load_tokenizer(tiny), load_model(tiny, "float32")
     examples = [
         Example(id=f"{n}" * 16, source="s", license="l", split="train", question=q, answer=a)
-        for n, (q, a) in enumerate([("Dói?", "Sim, um pouco."), ("Posso tomar sol sem protetor?", "Não.")])
+        for n, (q, a) in enumerate(
+            [("Dói?", "Sim, um pouco."), ("Posso tomar sol sem protetor?", "Não.")]
+        )
     ]
     encoded = [encode(tokenizer, e) for e in examples]
     batch = pad_batch(encoded, tokenizer.pad_token_id)
     with torch.inference_mode():
-        logits = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits.double().numpy()
+        logits = (
+            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
+            .logits.double()
+            .numpy()
+        )
     total, count = 0.0, 0
     for row, labels in zip(logits, batch["labels"].numpy(), strict=True):
         for position in range(1, len(labels)):
             if labels[position] != -100:
                 scores = row[position - 1]
-                total -= scores[labels[position]] - np.log(np.exp(scores - scores.max()).sum()) - scores.max()
+                total -= (
+                    scores[labels[position]]
+                    - np.log(np.exp(scores - scores.max()).sum())
+                    - scores.max()
+                )
                 count += 1
     made = object.__new__(trainer.AnswerTrainer)
-    made.sums = {"train": torch.zeros(4, dtype=torch.float64), "eval": torch.zeros(4, dtype=torch.float64)}
+    made.sums = {
+        "train": torch.zeros(4, dtype=torch.float64),
+        "eval": torch.zeros(4, dtype=torch.float64),
+    }
     made.model, made.kernels = model, "fused"
     add_answer_head(model)
     loss = made.compute_loss(model, batch).detach()
@@ -65,7 +80,11 @@ def test_the_loss_of_a_batch_equals_one_worked_out_in_numpy(tiny: Path, tmp_path
 def test_training_lowers_dev_loss_and_writes_exactly_what_it_promises(ready: Path) -> None:
     edit_params(ready / "params.yaml", lambda p: p["train"].update(learning_rate=0.01))
     train.main()
-    assert sorted(p.name for p in (ready / "models/adapter").iterdir()) == ["README.md", "adapter_config.json", "adapter_model.safetensors"]
+    assert sorted(p.name for p in (ready / "models/adapter").iterdir()) == [
+        "README.md",
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
     figures = metrics(ready, "train")
     # Rank 4 on q, k, v, o, gate, up and down of two layers: 4 x (in + out) each, with 256-wide queries, outputs and MLP, 128-wide keys.
     assert figures["parameters"]["trainable"] == 2 * 4 * (5 * (256 + 256) + 2 * (256 + 128))
@@ -80,7 +99,9 @@ def test_training_lowers_dev_loss_and_writes_exactly_what_it_promises(ready: Pat
     assert dev[-1] < curve[0]["loss_nats"]
     examples = read_examples(ready / "data/clean/dev.jsonl")
     assert figures["dev"]["items"] == len(examples)
-    assert figures["dev"]["perplexity"] == pytest.approx(2 ** figures["dev"]["bits_per_token"], rel=1e-4)
+    assert figures["dev"]["perplexity"] == pytest.approx(
+        2 ** figures["dev"]["bits_per_token"], rel=1e-4
+    )
     assert not any((ready / ".bula/checkpoints").iterdir())
 
 
@@ -91,19 +112,30 @@ def test_the_same_seed_gives_the_same_adapter_and_another_seed_another(ready: Pa
     for seed in (1, 1, 2):
         edit_params(ready / "params.yaml", lambda p, seed=seed: p.update(seed=seed))  # type: ignore[misc]
         train.main()
-        hashes.append([sha256_file(adapter / name) for name in ("adapter_model.safetensors", "adapter_config.json", "README.md")])
+        hashes.append(
+            [
+                sha256_file(adapter / name)
+                for name in ("adapter_model.safetensors", "adapter_config.json", "README.md")
+            ]
+        )
     assert hashes[0] == hashes[1]
     assert hashes[0][0] != hashes[2][0]
 
 
-def test_checkpoints_are_found_again_only_for_the_same_run(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_found_again_only_for_the_same_run(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     params = load_params()
     files = [ready / "data/clean/train.jsonl", ready / "data/clean/dev.jsonl"]
     before = checkpoints.fingerprint(params, files)
     assert checkpoints.fingerprint(load_params(), files) == before
-    other = params.model_copy(update={"train": params.train.model_copy(update={"learning_rate": 0.5})})
+    other = params.model_copy(
+        update={"train": params.train.model_copy(update={"learning_rate": 0.5})}
+    )
     assert checkpoints.fingerprint(other, files) != before
-    longer = params.model_copy(update={"preprocess": params.preprocess.model_copy(update={"max_tokens": 99})})
+    longer = params.model_copy(
+        update={"preprocess": params.preprocess.model_copy(update={"max_tokens": 99})}
+    )
     assert checkpoints.fingerprint(longer, files) != before
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
@@ -134,13 +166,21 @@ def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def written(ready: Path) -> dict[str, str]:
     """Hash of every file of the adapter, of the curves and of train's metrics but those of speed."""
-    files = [*(ready / "models/adapter").iterdir(), *(ready / "plots/train").iterdir(), *(ready / "metrics").glob("*.json")]
+    files = [
+        *(ready / "models/adapter").iterdir(),
+        *(ready / "plots/train").iterdir(),
+        *(ready / "metrics").glob("*.json"),
+    ]
     return {str(file): sha256_file(file) for file in files}
 
 
-def test_a_run_killed_after_its_last_step_takes_no_further_step(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_killed_after_its_last_step_takes_no_further_step(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Within an epoch, which has four steps: at its end there is nothing left to take.
-    edit_params(ready / "params.yaml", lambda p: p["train"].update(max_steps=3, scheduler="constant"))
+    edit_params(
+        ready / "params.yaml", lambda p: p["train"].update(max_steps=3, scheduler="constant")
+    )
     train.main()
     whole = written(ready)
     assert metrics(ready, "train")["run"]["steps"] == 3
@@ -157,7 +197,10 @@ def test_a_run_killed_after_its_last_step_takes_no_further_step(ready: Path, mon
 def test_told_to_end_between_two_lines_of_the_log_the_curve_stays_the_same(
     ready: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    edit_params(ready / "params.yaml", lambda p: p["train"].update(max_steps=4, eval_steps=2, save_steps=2, log_steps=2))
+    edit_params(
+        ready / "params.yaml",
+        lambda p: p["train"].update(max_steps=4, eval_steps=2, save_steps=2, log_steps=2),
+    )
     train.main()
     whole, step = written(ready), trainer.AnswerTrainer.training_step
 
@@ -174,12 +217,16 @@ def test_told_to_end_between_two_lines_of_the_log_the_curve_stays_the_same(
     assert written(ready) == whole
 
 
-def test_a_run_stopped_halfway_resumes_to_the_same_adapter(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stopped_halfway_resumes_to_the_same_adapter(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train.main()
     whole = load_file(ready / "models/adapter/adapter_model.safetensors")
     log = trainer.AnswerTrainer.log
 
-    def stop_after_four_steps(self: Any, logs: dict[str, float], start_time: float | None = None) -> None:
+    def stop_after_four_steps(
+        self: Any, logs: dict[str, float], start_time: float | None = None
+    ) -> None:
         log(self, logs, start_time)
         if self.state.global_step == 4:
             raise KeyboardInterrupt
@@ -195,7 +242,11 @@ def test_a_run_stopped_halfway_resumes_to_the_same_adapter(ready: Path, monkeypa
     assert len(passes) == 6
     resumed = load_file(ready / "models/adapter/adapter_model.safetensors")
     assert all(np.array_equal(whole[name], resumed[name]) for name in whole)
-    steps = [p["step"] for p in json.loads((ready / "plots/train/loss.json").read_text(encoding="utf-8")) if p["group"] == "train"]
+    steps = [
+        p["step"]
+        for p in json.loads((ready / "plots/train/loss.json").read_text(encoding="utf-8"))
+        if p["group"] == "train"
+    ]
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
@@ -219,16 +270,22 @@ def test_a_checkpoint_cut_short_is_not_resumed_from(tmp_path: Path) -> None:
     assert checkpoints.last_checkpoint(tmp_path / "none") is None
 
 
-def test_a_seal_is_on_the_disk_before_anything_older_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_seal_is_on_the_disk_before_anything_older_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written: list[str] = []
-    monkeypatch.setattr(os, "fsync", lambda opened: written.append(Path(f"/proc/self/fd/{opened}").resolve().name))
+    monkeypatch.setattr(
+        os, "fsync", lambda opened: written.append(Path(f"/proc/self/fd/{opened}").resolve().name)
+    )
     checkpoints.seal(checkpoint(tmp_path, 3))
     files = ["adapter_model.safetensors", "trainer_state.json"]
     # Its own bytes before it gets its name, then the names.
     assert written == [*files, f"{checkpoints.SEAL}.tmp", "checkpoint-3", tmp_path.name]
 
 
-def test_a_finished_run_killed_while_it_tidies_up_leaves_nothing_to_go_on_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_finished_run_killed_while_it_tidies_up_leaves_nothing_to_go_on_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "run"
     for step in (3, 6):
         checkpoints.seal(checkpoint(folder, step))
@@ -259,7 +316,9 @@ def test_a_second_run_on_one_folder_stops_and_a_dead_one_holds_nothing(tmp_path:
 
 
 @pytest.mark.parametrize("part", ["_save_optimizer_and_scheduler", "save_model"])
-def test_a_full_disk_leaves_the_checkpoint_before_usable(part: str, ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_the_checkpoint_before_usable(
+    part: str, ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole, limits = getattr(trainer.AnswerTrainer, part), resource.getrlimit(resource.RLIMIT_FSIZE)
 
     def full(self: Any, output_dir: str, **kwargs: Any) -> None:
@@ -272,7 +331,10 @@ def test_a_full_disk_leaves_the_checkpoint_before_usable(part: str, ready: Path,
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
     monkeypatch.setattr(trainer.AnswerTrainer, part, full)
-    with pytest.raises(UserError, match=r"checkpoint-6: the checkpoint cannot be written \(.*\)\. .* resumes from step 3\.$"):
+    with pytest.raises(
+        UserError,
+        match=r"checkpoint-6: the checkpoint cannot be written \(.*\)\. .* resumes from step 3\.$",
+    ):
         train.main()
     folder = next(path for path in (ready / ".bula/checkpoints").iterdir() if path.is_dir())
     assert (folder / "checkpoint-6").exists()
@@ -280,18 +342,33 @@ def test_a_full_disk_leaves_the_checkpoint_before_usable(part: str, ready: Path,
     assert not (folder / "checkpoint-6").exists()
 
 
-def test_an_older_checkpoint_goes_only_when_the_new_one_is_sealed(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    edit_params(ready / "params.yaml", lambda p: p["train"].update(max_steps=4, eval_steps=1, save_steps=1))
+def test_an_older_checkpoint_goes_only_when_the_new_one_is_sealed(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit_params(
+        ready / "params.yaml", lambda p: p["train"].update(max_steps=4, eval_steps=1, save_steps=1)
+    )
     seen: list[list[str]] = []
 
     def look(checkpoint: Path) -> None:
-        seen.append(sorted(path.name for path in checkpoint.parent.glob("checkpoint-*") if checkpoints.is_whole(path)))
+        seen.append(
+            sorted(
+                path.name
+                for path in checkpoint.parent.glob("checkpoint-*")
+                if checkpoints.is_whole(path)
+            )
+        )
         checkpoints.seal(checkpoint)
 
     monkeypatch.setattr(trainer, "seal", look)
     train.main()
     # Before each seal the newest whole one is that of the step before, and at most two are kept.
-    assert [names[-1:] for names in seen] == [[], ["checkpoint-1"], ["checkpoint-2"], ["checkpoint-3"]]
+    assert [names[-1:] for names in seen] == [
+        [],
+        ["checkpoint-1"],
+        ["checkpoint-2"],
+        ["checkpoint-3"],
+    ]
     assert max(map(len, seen)) == 2
 
 
@@ -305,7 +382,11 @@ def test_what_the_template_made_of_the_rows_is_measured(ready: Path) -> None:
     assert figures["supervised_share"] == pytest.approx(
         sum(len(e.completion) for e in encoded) / sum(len(e.input_ids) for e in encoded), rel=1e-5
     )
-    assert (figures["bos_tokens_at_start"], figures["rows_truncated"], figures["rows_without_supervised_token"]) == (1, 0, 0)
+    assert (
+        figures["bos_tokens_at_start"],
+        figures["rows_truncated"],
+        figures["rows_without_supervised_token"],
+    ) == (1, 0, 0)
     assert figures["end_of_turn_supervised"] is True
     assert figures["pad_is_end_of_turn"] is False
 
@@ -313,21 +394,39 @@ def test_what_the_template_made_of_the_rows_is_measured(ready: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda ids, labels, eos, bos: (ids[:-1], labels[:-1]), "teach nothing, or never teach to stop"),
-        (lambda ids, labels, eos, bos: (ids, [-100] * len(ids)), "teach nothing, or never teach to stop"),
-        (lambda ids, labels, eos, bos: ([bos, *ids], [-100, *labels]), "rows start with 2 BOS tokens"),
-        (lambda ids, labels, eos, bos: (ids[1:], labels[1:]), "rows start without the tokenizer's BOS token"),
+        (
+            lambda ids, labels, eos, bos: (ids[:-1], labels[:-1]),
+            "teach nothing, or never teach to stop",
+        ),
+        (
+            lambda ids, labels, eos, bos: (ids, [-100] * len(ids)),
+            "teach nothing, or never teach to stop",
+        ),
+        (
+            lambda ids, labels, eos, bos: ([bos, *ids], [-100, *labels]),
+            "rows start with 2 BOS tokens",
+        ),
+        (
+            lambda ids, labels, eos, bos: (ids[1:], labels[1:]),
+            "rows start without the tokenizer's BOS token",
+        ),
     ],
 )
 def test_rows_that_would_spoil_training_are_refused(change: Any, message: str, tiny: Path) -> None:
     from datasets import Dataset
 
     tokenizer = load_tokenizer(tiny)
-    example = Example(id="0" * 16, source="s", license="l", split="train", question="Dói muito?", answer="Não.")
+    example = Example(
+        id="0" * 16, source="s", license="l", split="train", question="Dói muito?", answer="Não."
+    )
     encoded = encode(tokenizer, example)
-    ids, labels = change(encoded.input_ids, encoded.labels, tokenizer.eos_token_id, tokenizer.bos_token_id)
+    ids, labels = change(
+        encoded.input_ids, encoded.labels, tokenizer.eos_token_id, tokenizer.bos_token_id
+    )
     with pytest.raises(UserError, match=message):
-        report.template_figures(tokenizer, Dataset.from_dict({"input_ids": [ids], "labels": [labels]}), [example])
+        report.template_figures(
+            tokenizer, Dataset.from_dict({"input_ids": [ids], "labels": [labels]}), [example]
+        )
 
 
 def test_convergence_by_hand() -> None:
@@ -338,18 +437,29 @@ def test_convergence_by_hand() -> None:
     # Thirds of two steps: means 2.5, 1.7 and 1.4 nats.
     assert figures["train_perplexity_first_third"] == pytest.approx(math.exp(2.5))
     assert figures["train_perplexity_reduction"] == pytest.approx(1 - math.exp(1.4 - 2.5))
-    assert figures["train_bits_per_token_change_last_third"] == pytest.approx((1.4 - 1.7) / math.log(2))
+    assert figures["train_bits_per_token_change_last_third"] == pytest.approx(
+        (1.4 - 1.7) / math.log(2)
+    )
     assert figures["dev_perplexity_reduction"] == pytest.approx(1 - math.exp(1.5 - 2.2))
     assert figures["dev_minus_train_loss_nats"] == pytest.approx(0.1)
     assert figures["dev_above_best_loss_nats"] == pytest.approx(0.05)
     assert figures["overfitted"] is True
     assert report.converge(history[:-1])["overfitted"] is False
     # docs/metrics.md works the same figures out.
-    section = (ROOT / "docs/metrics.md").read_text(encoding="utf-8").split("### Convergence\n")[1].split("\n### ")[0]
+    section = (
+        (ROOT / "docs/metrics.md")
+        .read_text(encoding="utf-8")
+        .split("### Convergence\n")[1]
+        .split("\n### ")[0]
+    )
     shown = dict(re.findall(r"^\| `(\w+)` \| .* \| (\S+) \|$", section, re.MULTILINE))
     assert shown.keys() == figures.keys()
     for name, value in figures.items():
-        assert float(shown[name].replace("−", "-")) == pytest.approx(value, rel=1e-4) if name != "overfitted" else shown[name] == "true"
+        assert (
+            float(shown[name].replace("−", "-")) == pytest.approx(value, rel=1e-4)
+            if name != "overfitted"
+            else shown[name] == "true"
+        )
 
 
 def test_merge_and_quantize_measure_what_they_change(ready: Path) -> None:
@@ -359,12 +469,22 @@ def test_merge_and_quantize_measure_what_they_change(ready: Path) -> None:
     figures = metrics(ready, "merge")
     assert figures["before_cast"]["greedy_agreement"] == 1.0
     assert figures["before_cast"]["logit_difference_largest"] < 1e-3
-    assert figures["after_cast"]["logit_difference_largest"] > figures["before_cast"]["logit_difference_largest"]
+    assert (
+        figures["after_cast"]["logit_difference_largest"]
+        > figures["before_cast"]["logit_difference_largest"]
+    )
     # Served in bfloat16 its rounding comes on top.
     assert figures["checked"] == {"dtype": "bfloat16", "compute_dtype": compute_dtype("bfloat16")}
-    assert (figures["as_served"] == figures["after_cast"]) == (compute_dtype("bfloat16") == "float32")
-    base, merged = load_model(ready / "models/base", "float32"), load_model(ready / "models/merged", "float32")
-    assert not torch.equal(base.model.layers[0].mlp.down_proj.weight, merged.model.layers[0].mlp.down_proj.weight)
+    assert (figures["as_served"] == figures["after_cast"]) == (
+        compute_dtype("bfloat16") == "float32"
+    )
+    base, merged = (
+        load_model(ready / "models/base", "float32"),
+        load_model(ready / "models/merged", "float32"),
+    )
+    assert not torch.equal(
+        base.model.layers[0].mlp.down_proj.weight, merged.model.layers[0].mlp.down_proj.weight
+    )
     assert torch.equal(base.model.embed_tokens.weight, merged.model.embed_tokens.weight)
     quantize.main()
     figures = metrics(ready, "quantize")
@@ -379,12 +499,15 @@ def test_merge_and_quantize_measure_what_they_change(ready: Path) -> None:
     assert figures["q8_0"]["bytes"] < figures["bf16"]["bytes"]
     # Keys are permuted in the file, for llama.cpp's rotary embedding, and come back in their own order.
     files = [
-        load_model(ready / name, "bfloat16").model.layers[1].self_attn.k_proj.weight for name in ("models/gguf/bf16.gguf", "models/merged")
+        load_model(ready / name, "bfloat16").model.layers[1].self_attn.k_proj.weight
+        for name in ("models/gguf/bf16.gguf", "models/merged")
     ]
     assert torch.equal(files[0], files[1])
 
 
-def test_a_model_with_broken_weights_is_exported_by_a_sentence_and_no_file(ready: Path, tiny: Path) -> None:
+def test_a_model_with_broken_weights_is_exported_by_a_sentence_and_no_file(
+    ready: Path, tiny: Path
+) -> None:
     model = load_model(tiny, "bfloat16")
     with torch.no_grad():
         model.model.norm.weight[0] = math.nan
@@ -406,14 +529,24 @@ def test_what_16_bits_cost_is_told_once(ready: Path, tiny: Path, tmp_path: Path)
     for kind in ("bf16", "q8_0"):
         quantize.export(tmp_path / "merged", kind, tmp_path / f"gguf/{kind}.gguf")
     encoded, pad = fidelity.sample(ready / "data/clean", tokenizer, 2), tokenizer.pad_token_id
-    figures = quantize.measure(tmp_path / "merged", tmp_path / "gguf", ["bf16", "q8_0"], encoded, pad)
+    figures = quantize.measure(
+        tmp_path / "merged", tmp_path / "gguf", ["bf16", "q8_0"], encoded, pad
+    )
     forms = (tmp_path / "merged", tmp_path / "gguf/bf16.gguf", tmp_path / "gguf/q8_0.gguf")
-    merged, sixteen, eight = (list(fidelity.score(load_model(form, "float32"), encoded, pad)) for form in forms)
+    merged, sixteen, eight = (
+        list(fidelity.score(load_model(form, "float32"), encoded, pad)) for form in forms
+    )
     assert figures["bf16"]["kl_nats"] == fidelity.fidelity(merged, sixteen)["kl_nats"] > 0
-    assert figures["q8_0"]["kl_nats"] == fidelity.fidelity(sixteen, eight)["kl_nats"] != fidelity.fidelity(merged, eight)["kl_nats"]
+    assert (
+        figures["q8_0"]["kl_nats"]
+        == fidelity.fidelity(sixteen, eight)["kl_nats"]
+        != fidelity.fidelity(merged, eight)["kl_nats"]
+    )
 
 
-def test_a_gguf_file_of_llama_3_2_is_scored_with_its_own_rotary_frequencies(tiny: Path, tmp_path: Path) -> None:
+def test_a_gguf_file_of_llama_3_2_is_scored_with_its_own_rotary_frequencies(
+    tiny: Path, tmp_path: Path
+) -> None:
     tokenizer, config = load_tokenizer(tiny), AutoConfig.from_pretrained(tiny)
     config.max_position_embeddings = 131072
     config.rope_parameters = {
@@ -433,10 +566,14 @@ def test_a_gguf_file_of_llama_3_2_is_scored_with_its_own_rotary_frequencies(tiny
     # The slowest is 32 times slower than without scaling: 500000 ** -(62 / 64) / 32.
     assert frequencies[1][-1].item() == pytest.approx(500000 ** -(62 / 64) / 32)
     ids = torch.arange(40)[None]
-    torch.testing.assert_close(whole(input_ids=ids).logits, file(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        whole(input_ids=ids).logits, file(input_ids=ids).logits, rtol=1e-4, atol=1e-4
+    )
     # The file keeps the factors, not the rule that made them: a base without the rule would be Llama 3.0.
     source = DirectoryModel(kind="directory", path=str(tmp_path / "bf16.gguf"), license="llama3.2")
-    with pytest.raises(UserError, match=r"^bf16\.gguf: it scales its rotary frequencies, which a base"):
+    with pytest.raises(
+        UserError, match=r"^bf16\.gguf: it scales its rotary frequencies, which a base"
+    ):
         ingest_base(source, "bfloat16", tmp_path / "base", load_params().ingest.limits)
     assert not (tmp_path / "base").exists()
 
@@ -468,7 +605,9 @@ def test_a_logit_that_is_no_number_is_no_small_difference(bad: float) -> None:
 
 def test_a_loss_that_no_number_holds_is_a_sentence() -> None:
     logits, targets = torch.tensor([[0.0, 2000.0]]), torch.tensor([0])
-    with pytest.raises(UserError, match="the loss is 2000 nats per token, so its weights are broken"):
+    with pytest.raises(
+        UserError, match="the loss is 2000 nats per token, so its weights are broken"
+    ):
         fidelity.fidelity([(logits, targets)], [(logits, targets)])
 
 
@@ -480,12 +619,19 @@ def test_the_sample_takes_the_sets_in_turn(ready: Path) -> None:
     assert len(taken) == 6
 
 
-def test_a_zero_adapter_merges_to_the_base_itself_and_merging_twice_changes_nothing(ready: Path) -> None:
+def test_a_zero_adapter_merges_to_the_base_itself_and_merging_twice_changes_nothing(
+    ready: Path,
+) -> None:
     # A fresh adapter is zero: its second matrix is.
-    edit_params(ready / "params.yaml", lambda p: p["train"].update(learning_rate=1e-12, max_steps=2, eval_steps=2))
+    edit_params(
+        ready / "params.yaml",
+        lambda p: p["train"].update(learning_rate=1e-12, max_steps=2, eval_steps=2),
+    )
     train.main()
     merge.main()
-    base, merged = (load_model(ready / f"models/{name}", "bfloat16").state_dict() for name in ("base", "merged"))
+    base, merged = (
+        load_model(ready / f"models/{name}", "bfloat16").state_dict() for name in ("base", "merged")
+    )
     assert all(torch.equal(base[name], merged[name]) for name in base)
     first = sha256_file(ready / "models/merged/model.safetensors")
     merge.main()
@@ -495,10 +641,18 @@ def test_a_zero_adapter_merges_to_the_base_itself_and_merging_twice_changes_noth
 def test_an_adapter_that_would_tear_tied_weights_is_not_merged(ready: Path) -> None:
     # As somebody else's adapter may be: its embeddings are also the head, and no linear layer shows it.
     model = load_model(ready / "models/base", "float32")
-    config = LoraConfig(r=2, lora_alpha=1, target_modules=["embed_tokens", "q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    config = LoraConfig(
+        r=2,
+        lora_alpha=1,
+        target_modules=["embed_tokens", "q_proj"],
+        init_lora_weights=False,
+        task_type="CAUSAL_LM",
+    )
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning)
-        get_peft_model(model, config).save_pretrained(ready / "models/adapter", save_embedding_layers=False)
+        get_peft_model(model, config).save_pretrained(
+            ready / "models/adapter", save_embedding_layers=False
+        )
         with pytest.raises(UserError, match=r"merged logits differ from base \+ adapter by"):
             merge.main()
     assert not (ready / "models/merged").exists()
@@ -507,7 +661,15 @@ def test_an_adapter_that_would_tear_tied_weights_is_not_merged(ready: Path) -> N
 def test_a_weight_that_is_no_number_is_no_small_difference() -> None:
     model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.Linear(2, 2))
     weights = dict(model.named_parameters())
-    terms = {f"{n}.weight": (weights[f"{n}.weight"].detach().clone(), torch.zeros(1, 2), torch.zeros(2, 1), 1.0) for n in (0, 1)}
+    terms = {
+        f"{n}.weight": (
+            weights[f"{n}.weight"].detach().clone(),
+            torch.zeros(1, 2),
+            torch.zeros(2, 1),
+            1.0,
+        )
+        for n in (0, 1)
+    }
     assert merge.weight_difference(terms, model) == 0.0
     with torch.no_grad():
         weights["1.weight"][0, 0] = math.nan
@@ -529,7 +691,9 @@ def test_profiles_differ_in_values_and_never_in_keys() -> None:
 
 
 @pytest.mark.parametrize("products", [True, False])
-def test_trl_computes_in_the_precision_that_the_metrics_name(products: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trl_computes_in_the_precision_that_the_metrics_name(
+    products: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(models, "bfloat16_products", lambda: products)
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
@@ -544,13 +708,22 @@ def test_both_kernels_train_the_same(ready: Path) -> None:
 
         def edit(params: dict[str, Any], kernels: str = kernels) -> None:
             params["dtype"] = "float32"
-            params["train"] |= {"kernels": kernels, "max_steps": 3, "eval_steps": 3, "learning_rate": 0.01}
+            params["train"] |= {
+                "kernels": kernels,
+                "max_steps": 3,
+                "eval_steps": 3,
+                "learning_rate": 0.01,
+            }
             params["train"]["lora"]["dropout"] = 0.0
 
         edit_params(ready / "params.yaml", edit)
         train.main()
         curves.append(json.loads((ready / "plots/train/loss.json").read_text(encoding="utf-8")))
-    assert [point["step"] for point in curves[0]] == [point["step"] for point in curves[1]] == [1, 2, 3, 3]
+    assert (
+        [point["step"] for point in curves[0]]
+        == [point["step"] for point in curves[1]]
+        == [1, 2, 3, 3]
+    )
     for one, other in zip(*curves, strict=True):
         assert one["loss_nats"] == pytest.approx(other["loss_nats"], abs=1e-3)
     accuracies = json.loads((ready / "plots/train/accuracy.json").read_text(encoding="utf-8"))
@@ -560,28 +733,51 @@ def test_both_kernels_train_the_same(ready: Path) -> None:
 def test_early_stopping_ends_the_run_and_keeps_the_best_or_the_last(ready: Path) -> None:
     # So small a step that no loss of the log sees it: dev loss stays what it was at the first evaluation.
     def edit(params: dict[str, Any]) -> None:
-        params["train"] |= {"learning_rate": 1e-12, "warmup_share": 0.0, "scheduler": "constant", "max_steps": 12, "log_steps": 1}
-        params["train"] |= {"eval_steps": 1, "save_steps": 1, "patience": 2, "gradient_accumulation": 1}
+        params["train"] |= {
+            "learning_rate": 1e-12,
+            "warmup_share": 0.0,
+            "scheduler": "constant",
+            "max_steps": 12,
+            "log_steps": 1,
+        }
+        params["train"] |= {
+            "eval_steps": 1,
+            "save_steps": 1,
+            "patience": 2,
+            "gradient_accumulation": 1,
+        }
 
     edit_params(ready / "params.yaml", edit)
     adapters = []
     for keep in ("best", "last"):
         edit_params(ready / "params.yaml", lambda p, keep=keep: p["train"].update(keep=keep))  # type: ignore[misc]
         train.main()
-        figures, points = metrics(ready, "train"), json.loads((ready / "plots/train/loss.json").read_text(encoding="utf-8"))
+        figures, points = (
+            metrics(ready, "train"),
+            json.loads((ready / "plots/train/loss.json").read_text(encoding="utf-8")),
+        )
         dev = [point["loss_nats"] for point in points if point["group"] == "dev"]
         assert dev == [dev[0]] * 3
-        assert (figures["run"]["steps"], figures["run"]["kept_step"]) == (3, 1 if keep == "best" else 3)
+        assert (figures["run"]["steps"], figures["run"]["kept_step"]) == (
+            3,
+            1 if keep == "best" else 3,
+        )
         assert figures["dev"]["loss_nats"] == pytest.approx(dev[0])
         adapters.append(sha256_file(ready / "models/adapter/adapter_model.safetensors"))
     assert adapters[0] != adapters[1]
 
 
-def test_a_tracker_sees_the_curve_and_changes_no_byte(ready: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    edit_params(ready / "params.yaml", lambda p: p["train"].update(max_steps=2, eval_steps=2, save_steps=2))
+def test_a_tracker_sees_the_curve_and_changes_no_byte(
+    ready: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    edit_params(
+        ready / "params.yaml", lambda p: p["train"].update(max_steps=2, eval_steps=2, save_steps=2)
+    )
     hashes = []
     for tracker in ("none", "tensorboard"):
-        edit_params(ready / "params.yaml", lambda p, tracker=tracker: p["compute"].update(tracker=tracker))  # type: ignore[misc]
+        edit_params(
+            ready / "params.yaml", lambda p, tracker=tracker: p["compute"].update(tracker=tracker)
+        )  # type: ignore[misc]
         train.main()
         hashes.append(sha256_file(ready / "models/adapter/adapter_model.safetensors"))
     assert hashes[0] == hashes[1]
@@ -602,10 +798,15 @@ def test_the_progress_bar_begins_where_the_run_goes_on(tmp_path: Path) -> None:
     bar.on_train_end(None, state, None)
 
 
-def test_patience_that_ends_in_the_step_of_a_signal_says_which_step_is_kept(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_that_ends_in_the_step_of_a_signal_says_which_step_is_kept(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     # Nothing is learnt, so patience ends the run at its second evaluation, in step 2; the signal comes in that step.
     edit_params(
-        ready / "params.yaml", lambda p: p["train"].update(max_steps=6, eval_steps=1, save_steps=1, patience=1, learning_rate=1e-30)
+        ready / "params.yaml",
+        lambda p: p["train"].update(
+            max_steps=6, eval_steps=1, save_steps=1, patience=1, learning_rate=1e-30
+        ),
     )
     step = trainer.AnswerTrainer.training_step
 
@@ -621,7 +822,10 @@ def test_patience_that_ends_in_the_step_of_a_signal_says_which_step_is_kept(read
 
 def test_an_epoch_has_whole_steps_in_an_order_of_its_own() -> None:
     sampler = trainer.EpochSampler(4, [5, 3, 9, 1, 2, 8, 7, 6, 4, 10], seed=1)
-    first, again = list(sampler), list(trainer.EpochSampler(4, [5, 3, 9, 1, 2, 8, 7, 6, 4, 10], seed=1))
+    first, again = (
+        list(sampler),
+        list(trainer.EpochSampler(4, [5, 3, 9, 1, 2, 8, 7, 6, 4, 10], seed=1)),
+    )
     assert first == again
     assert len(first) == len(sampler) == len(set(first)) == 8
     sampler.set_epoch(1)
@@ -638,7 +842,12 @@ def test_a_quantized_base_trains_and_its_adapter_merges_into_the_full_one(
     pytest.importorskip("bitsandbytes")
 
     def edit(params: dict[str, Any]) -> None:
-        params["train"] |= {"base_weights": weights, "max_steps": 3, "eval_steps": 3, "learning_rate": 0.01}
+        params["train"] |= {
+            "base_weights": weights,
+            "max_steps": 3,
+            "eval_steps": 3,
+            "learning_rate": 0.01,
+        }
 
     edit_params(ready / "params.yaml", edit)
     dtypes: set[torch.dtype] = set()
@@ -653,7 +862,11 @@ def test_a_quantized_base_trains_and_its_adapter_merges_into_the_full_one(
     figures = metrics(ready, "train")
     # As many parameters as without: two weights of 4 bits lie in one byte.
     assert figures["parameters"]["trainable"] == 2 * 4 * (5 * (256 + 256) + 2 * (256 + 128))
-    quantized = load_model(ready / "models/base", "bfloat16", weights=weights).model.layers[0].mlp.up_proj.weight
+    quantized = (
+        load_model(ready / "models/base", "bfloat16", weights=weights)
+        .model.layers[0]
+        .mlp.up_proj.weight
+    )
     assert quantized.dtype in (torch.uint8, torch.int8)
     assert dtypes == {torch.float32}
     merge.main()

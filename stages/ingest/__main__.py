@@ -52,8 +52,12 @@ def refuse_unwatched(settings: Ingest) -> None:
     """
     for source in [*settings.sources, *settings.benchmarks]:
         if isinstance(source, DemoSource | FilesSource | LocalTask) and not is_watched(source.path):
-            what = f"{source.path} lies outside {' and '.join(WATCHED)}, where DVC would see no edit"
-            raise UserError(f"source {source.name}", what, "move it there and correct its `path` in params.yaml")
+            what = (
+                f"{source.path} lies outside {' and '.join(WATCHED)}, where DVC would see no edit"
+            )
+            raise UserError(
+                f"source {source.name}", what, "move it there and correct its `path` in params.yaml"
+            )
     for model in (settings.base, settings.judge):
         if isinstance(model, DirectoryModel):
             note = f"DVC does not watch {model.path}; after a change there run `dvc repro --force ingest`"
@@ -88,9 +92,17 @@ def ingest_source(source: DataSource, folder: Path, settings: Ingest) -> dict[st
     if len(refused) > settings.unreadable_share * rows:
         path.unlink()
         what = f"{len(refused)} of {rows} rows cannot be read, more than ingest.unreadable_share allows"
-        raise UserError(f"source {source.name}", f"{what}; the first is {refused[0]}", "repair the rows, or raise the share")
+        raise UserError(
+            f"source {source.name}",
+            f"{what}; the first is {refused[0]}",
+            "repair the rows, or raise the share",
+        )
     figures: dict[str, int | str] = {"rows": rows - len(refused), "unreadable": len(refused)}
-    figures |= {"license": source.license, "redistribution": source.redistribution, "kind": source.kind}
+    figures |= {
+        "license": source.license,
+        "redistribution": source.redistribution,
+        "kind": source.kind,
+    }
     if isinstance(source, FilesSource):
         figures["names"] = source.names
     return figures
@@ -105,13 +117,19 @@ def ingest_data(settings: Ingest, raw: Path, benchmarks: Path) -> dict[str, dict
         rows = write_rows(benchmarks / f"{task.name}.jsonl", read_task(task, settings.limits))
         if not rows:
             raise UserError(f"benchmark {task.name}", "it has no item", "correct it in params.yaml")
-        counts[f"benchmark_{task.name}"] = {"rows": rows, "license": task.license, "kind": task.kind}
+        counts[f"benchmark_{task.name}"] = {
+            "rows": rows,
+            "license": task.license,
+            "kind": task.kind,
+        }
     return counts
 
 
 def main(
     raw: Annotated[Path, typer.Option(help="Folder for question-answer pairs.")] = Path("data/raw"),
-    benchmarks: Annotated[Path, typer.Option(help="Folder for benchmark items.")] = Path("data/benchmarks"),
+    benchmarks: Annotated[Path, typer.Option(help="Folder for benchmark items.")] = Path(
+        "data/benchmarks"
+    ),
     base: Annotated[Path, typer.Option(help="Folder for the base model.")] = Path("models/base"),
     judge: Annotated[Path, typer.Option(help="Folder for the judge.")] = Path("models/judge"),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/ingest.json"),

@@ -122,7 +122,9 @@ def _follow(url: str, where: str) -> Any:
         if url.split(":")[0] not in {scheme, "https"}:
             what = "it redirects to an address that is not https"
             raise UserError(where, what, "name the address that holds the file")
-    raise UserError(where, f"it redirects more than {HOPS} times", "name the address that holds the file")
+    raise UserError(
+        where, f"it redirects more than {HOPS} times", "name the address that holds the file"
+    )
 
 
 def opener() -> urllib.request.OpenerDirector:

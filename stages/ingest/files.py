@@ -161,8 +161,12 @@ def check_object(value: object, text: str) -> Row | Refused:
     if not isinstance(value, dict):
         return Refused(f"a JSON object is expected, found {type(value).__name__}", text)
     # A \ud83d without its partner is allowed in JSON and is no character.
-    if any(isinstance(part, str) and SURROGATE.search(part) for pair in value.items() for part in pair):
-        return Refused("holds half a surrogate pair or bytes of another encoding", SURROGATE.sub("?", text))
+    if any(
+        isinstance(part, str) and SURROGATE.search(part) for pair in value.items() for part in pair
+    ):
+        return Refused(
+            "holds half a surrogate pair or bytes of another encoding", SURROGATE.sub("?", text)
+        )
     return value
 
 
@@ -226,7 +230,9 @@ def _array_text(path: Path, reading: Reading) -> str:
         what = f"a JSON array of more than {largest} bytes (ingest.limits.unpacked_bytes)"
         raise reading.error(what, "save it as JSON Lines, which is read line by line")
     # Bytes that do not fit become half surrogates, which check_object refuses where they stand.
-    return path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode(reading.encoding, "surrogateescape")
+    return (
+        path.read_bytes().removeprefix(b"\xef\xbb\xbf").decode(reading.encoding, "surrogateescape")
+    )
 
 
 def _short_object(value: object, text: str, length: int, longest: int) -> Row | Refused:
@@ -262,7 +268,11 @@ def parse_record(text: str, delimiter: str) -> list[str] | Refused:
         rows = list(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True))
     except csv.Error as error:
         return Refused(f"not CSV ({error})", text)
-    return rows[0] if len(rows) == 1 else Refused(f"not CSV (one record expected, found {len(rows)})", text)
+    return (
+        rows[0]
+        if len(rows) == 1
+        else Refused(f"not CSV (one record expected, found {len(rows)})", text)
+    )
 
 
 def choose_delimiter(header: str, columns: list[str]) -> tuple[str, list[str]] | None:
@@ -313,16 +323,29 @@ def read_csv(path: Path, reading: Reading) -> Iterator[Item]:
                 yield number, start
             continue
         used, record = take_record(waiting, lines, reading.limits.row_bytes)
-        fields = parse_record(record, delimiter) if used else Refused("not CSV (a quote is never closed)", start)
+        fields = (
+            parse_record(record, delimiter)
+            if used
+            else Refused("not CSV (a quote is never closed)", start)
+        )
         if isinstance(fields, list) and len(fields) == len(names):
             del waiting[:used]
             yield number, dict(zip(names, fields, strict=True))
         else:
             del waiting[0]
-            yield number, fields if isinstance(fields, Refused) else Refused(f"{len(fields)} fields instead of {len(names)}", start)
+            yield (
+                number,
+                fields
+                if isinstance(fields, Refused)
+                else Refused(f"{len(fields)} fields instead of {len(names)}", start),
+            )
 
 
-def take_record(waiting: list[tuple[int, str | Refused]], lines: Iterator[tuple[int, str | Refused]], longest: int) -> tuple[int, str]:
+def take_record(
+    waiting: list[tuple[int, str | Refused]],
+    lines: Iterator[tuple[int, str | Refused]],
+    longest: int,
+) -> tuple[int, str]:
     """Return the record that starts at the first waiting line: lines until quotes are even.
 
     The number of lines is 0 if they never are, or not within `longest` characters.
@@ -372,7 +395,10 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[Item]:
                     raise _too_large(reading)
                 for place, length in enumerate(lengths.tolist()):
                     done += 1
-                    yield number + done, _parquet_row(batch, place, length, reading.limits.row_bytes)
+                    yield (
+                        number + done,
+                        _parquet_row(batch, place, length, reading.limits.row_bytes),
+                    )
         except MemoryError as error:
             raise _too_large(reading) from error
         except PARQUET_ERRORS as error:
@@ -388,7 +414,11 @@ def _open_parquet(path: Path, columns: list[str]) -> parquet.ParquetFile:
     for chunk in _chunks(parquet.ParquetFile(path), columns):
         encodings.setdefault(chunk.path_in_schema, set()).update(chunk.encodings)
     # pyarrow cannot read the delta encodings as a dictionary.
-    repeated = [column for column, found in encodings.items() if found & DICTIONARY and not any(name.startswith("DELTA") for name in found)]
+    repeated = [
+        column
+        for column, found in encodings.items()
+        if found & DICTIONARY and not any(name.startswith("DELTA") for name in found)
+    ]
     return parquet.ParquetFile(path, read_dictionary=repeated)
 
 
@@ -402,7 +432,9 @@ def _chunks(file: parquet.ParquetFile, columns: list[str]) -> Iterator[Any]:
                 yield chunk
 
 
-def _batches(file: parquet.ParquetFile, group: int, reading: Reading) -> Iterator[pyarrow.RecordBatch]:
+def _batches(
+    file: parquet.ParquetFile, group: int, reading: Reading
+) -> Iterator[pyarrow.RecordBatch]:
     """Yield the batches of a row group; MemoryError if one takes more than the file may."""
     batches = file.iter_batches(BATCH, [group], reading.columns, use_threads=False)
     while True:
@@ -479,7 +511,9 @@ def _cell_lengths(column: pyarrow.Array) -> NDArray[numpy.int64]:
     return numpy.array([column.slice(n, 1).nbytes for n in range(len(column))], numpy.int64)
 
 
-def _parquet_row(batch: pyarrow.RecordBatch, place: int, length: int, longest: int) -> Row | Refused:
+def _parquet_row(
+    batch: pyarrow.RecordBatch, place: int, length: int, longest: int
+) -> Row | Refused:
     """Return one row of a batch; text in another encoding refuses its own row alone."""
     if length > longest:
         return Refused(f"row longer than {longest} bytes", "")

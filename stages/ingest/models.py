@@ -134,7 +134,9 @@ def fetch_hub(source: HubModel, folder: Path, limits: Limits) -> Path:
 
     fix = "check id, revision, the network, and HF_TOKEN for a gated model"
     try:
-        info = HfApi().model_info(source.id, revision=source.revision, files_metadata=True, timeout=HUB_SECONDS)
+        info = HfApi().model_info(
+            source.id, revision=source.revision, files_metadata=True, timeout=HUB_SECONDS
+        )
     except (OSError, HfHubHTTPError, HFValidationError, HTTPError) as error:
         raise UserError(source.id, f"the hub does not know it ({error})"[:500], fix) from error
     sizes = [file.size or 0 for file in info.siblings or [] if _is_wanted(file.rfilename)]

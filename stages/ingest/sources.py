@@ -27,7 +27,15 @@ from bula.text import mask
 from stages.ingest.fetch import download, public_address, within
 from stages.ingest.files import SUFFIXES, Item, Reading, Refused, read_file
 
-DEMO_SPLITS = ("train", "dev", "validation/A", "validation/B", "validation/C", "validation/D", "validation/E")
+DEMO_SPLITS = (
+    "train",
+    "dev",
+    "validation/A",
+    "validation/B",
+    "validation/C",
+    "validation/D",
+    "validation/E",
+)
 # Files beside a user's data that hold no rows; a folder that DVC tracks has some of them.
 NO_DATA = ("", ".dvc", ".md")
 
@@ -58,14 +66,22 @@ def read_demo(source: DemoSource, limits: Limits) -> Iterator[Row]:
             raise UserError(path, "the file does not exist", "take it from git again")
         reading = Reading(source.name, f"{split}.jsonl", "utf-8", ["question", "answer"], limits)
         for line, row in read_file(path, reading):
-            where = {"split": split.removeprefix("validation/"), "file": f"{split}.jsonl", "line": line}
+            where = {
+                "split": split.removeprefix("validation/"),
+                "file": f"{split}.jsonl",
+                "line": line,
+            }
             yield where | (refusal(row) if isinstance(row, Refused) else row)
 
 
 def read_files(source: FilesSource, limits: Limits) -> Iterator[Row]:
     """Yield the mapped rows of a user's files, in the order of their paths."""
     files = data_files(source)
-    items = ((name, item) for name, file in files.items() for item in read_file(file, reading_of(source, name, limits)))
+    items = (
+        (name, item)
+        for name, file in files.items()
+        for item in read_file(file, reading_of(source, name, limits))
+    )
     yield from map_rows(source, items, limits)
 
 
@@ -76,7 +92,9 @@ def data_files(source: FilesSource) -> dict[str, Path]:
     """
     root = Path(source.path)
     if not root.exists():
-        raise UserError(root, "it does not exist", f"correct `path` of source {source.name} in params.yaml")
+        raise UserError(
+            root, "it does not exist", f"correct `path` of source {source.name} in params.yaml"
+        )
     found = [root]
     if root.is_dir():
         found = [file for file in root.rglob("*") if file.is_file() and not _is_hidden(file, root)]
@@ -86,9 +104,16 @@ def data_files(source: FilesSource) -> dict[str, Path]:
     if not good:
         what = f"no {', '.join(SUFFIXES)} file is there"
         raise UserError(root, what, f"correct `path` of source {source.name} in params.yaml")
-    if others := sum(file.suffix not in (*SUFFIXES, *NO_DATA) for file in found if file not in set(good)):
-        print(f"ingest: {source.name}: left out {others} files that are none of {', '.join(SUFFIXES)}", file=sys.stderr)
-    return {f"file-{number:03d}{file.suffix.lower()}": file for number, file in enumerate(good, start=1)}
+    if others := sum(
+        file.suffix not in (*SUFFIXES, *NO_DATA) for file in found if file not in set(good)
+    ):
+        print(
+            f"ingest: {source.name}: left out {others} files that are none of {', '.join(SUFFIXES)}",
+            file=sys.stderr,
+        )
+    return {
+        f"file-{number:03d}{file.suffix.lower()}": file for number, file in enumerate(good, start=1)
+    }
 
 
 def _is_hidden(file: Path, root: Path) -> bool:
@@ -105,7 +130,10 @@ def read_url(source: UrlSource, limits: Limits) -> Iterator[Row]:
     """Yield the mapped rows of a file behind an address, if its checksum is the pinned one."""
     suffix = Path(urllib.parse.urlsplit(source.url).path).suffix.lower()
     if suffix not in SUFFIXES:
-        where, fix = public_address(source.url), f"correct `url` of source {source.name} in params.yaml"
+        where, fix = (
+            public_address(source.url),
+            f"correct `url` of source {source.name} in params.yaml",
+        )
         raise UserError(where, f"its path ends in none of {', '.join(SUFFIXES)}", fix)
     name = f"file-001{suffix}"
     with tempfile.TemporaryDirectory() as folder:
@@ -124,7 +152,10 @@ def read_hub(source: HubSource, limits: Limits) -> Iterator[Row]:
 
 def _short_row(row: Row, columns: list[str], limits: Limits) -> Row | Refused:
     """Return a row whose text in the wanted columns is within the limit."""
-    if sum(len(value) for column in columns if isinstance(value := row.get(column), str)) > limits.row_bytes:
+    if (
+        sum(len(value) for column in columns if isinstance(value := row.get(column), str))
+        > limits.row_bytes
+    ):
         return Refused(f"row longer than {limits.row_bytes} bytes", "")
     return row
 
@@ -160,14 +191,18 @@ def hub_rows(source: HubSource | HubTask, limits: Limits) -> Iterator[Row]:
 def _opened(load: Any, source: HubSource | HubTask) -> Iterator[Any]:
     """Yield a data set once it is open, then its rows; with hf:// no local folder is looked at."""
     address = f"hf://datasets/{source.id}"
-    rows = load(address, source.subset, split=source.split, revision=source.revision, streaming=True)
+    rows = load(
+        address, source.subset, split=source.split, revision=source.revision, streaming=True
+    )
     yield rows
     yield from rows
 
 
 def wanted(source: Tabular) -> list[str]:
     """Return the columns that a row must have: those of the mapping and of the filter."""
-    return sorted({column for column in source.columns.model_dump().values() if column} | set(source.filter))
+    return sorted(
+        {column for column in source.columns.model_dump().values() if column} | set(source.filter)
+    )
 
 
 def map_rows(source: Tabular, items: Iterator[tuple[str, Item]], limits: Limits) -> Iterator[Row]:
@@ -185,11 +220,17 @@ def map_rows(source: Tabular, items: Iterator[tuple[str, Item]], limits: Limits)
             filtered += 1
             continue
         mapped = row if isinstance(row, Refused) else map_columns(row, source)
-        place = {"file": file, "line": line} | ({"split": source.role} if source.role != "split" else {})
+        place = {"file": file, "line": line} | (
+            {"split": source.role} if source.role != "split" else {}
+        )
         if isinstance(mapped, Refused):
             if line == 0:
                 # A whole file is no single row: how many are lost cannot be told.
-                raise UserError(f"{where}: {file}", f"the file cannot be read: {mapped.reason}", "repair the file or remove it")
+                raise UserError(
+                    f"{where}: {file}",
+                    f"the file cannot be read: {mapped.reason}",
+                    "repair the file or remove it",
+                )
             first = first or f"{file}:{line}: {mapped.reason}"
             yield place | refusal(mapped)
         else:
@@ -199,9 +240,15 @@ def map_rows(source: Tabular, items: Iterator[tuple[str, Item]], limits: Limits)
             break
     if not good:
         why = first or ("its filter lets none through" if filtered else "nothing in it holds one")
-        raise UserError(where, f"no row could be used: {why}", "correct the source in params.yaml, or its files")
+        raise UserError(
+            where, f"no row could be used: {why}", "correct the source in params.yaml, or its files"
+        )
     if absent:
-        raise UserError(where, f"no row has a column {', '.join(sorted(absent))}", "correct its `columns` in params.yaml")
+        raise UserError(
+            where,
+            f"no row has a column {', '.join(sorted(absent))}",
+            "correct its `columns` in params.yaml",
+        )
 
 
 def optional(source: Tabular) -> set[str]:
@@ -211,7 +258,9 @@ def optional(source: Tabular) -> set[str]:
 
 def passes(source: Tabular, row: Row) -> bool:
     """Return whether a row passes the filter; one that lacks a column passes, and is refused later."""
-    return all(column not in row or str(row[column]) in values for column, values in source.filter.items())
+    return all(
+        column not in row or str(row[column]) in values for column, values in source.filter.items()
+    )
 
 
 def refusal(refused: Refused) -> Row:
@@ -228,11 +277,17 @@ def plain(value: object) -> str | int | float | bool | None:
 
 def map_columns(row: Row, source: Tabular) -> Row | Refused:
     """Return the row under this project's names, or a reason that names columns and no value."""
-    missing = [column for column in wanted(source) if column not in row and column not in optional(source)]
+    missing = [
+        column for column in wanted(source) if column not in row and column not in optional(source)
+    ]
     if missing:
         return Refused(f"no column {', '.join(missing)}", "")
     names = {field: column for field, column in source.columns.model_dump().items() if column}
-    nested = [column for field, column in names.items() if field in ("question", "answer") and isinstance(row[column], list | dict)]
+    nested = [
+        column
+        for field, column in names.items()
+        if field in ("question", "answer") and isinstance(row[column], list | dict)
+    ]
     if nested:
         return Refused(f"{nested[0]} is no text but a {type(row[nested[0]]).__name__}", "")
     return {field: plain(row.get(column)) for field, column in names.items()}
@@ -243,9 +298,13 @@ def read_task(source: TaskSource, limits: Limits) -> Iterator[Row]:
 
     A damaged file stops here, since a score over fewer items is another score.
     """
-    rows = read_rows(Path(source.path)) if isinstance(source, LocalTask) else hub_rows(source, limits)
+    rows = (
+        read_rows(Path(source.path)) if isinstance(source, LocalTask) else hub_rows(source, limits)
+    )
     for count, row in enumerate(rows, start=1):
         if count > limits.rows:
             what = f"it has more than {limits.rows} items (ingest.limits.rows)"
-            raise UserError(f"benchmark {source.name}", what, "raise the limit, or name a smaller split")
+            raise UserError(
+                f"benchmark {source.name}", what, "raise the limit, or name a smaller split"
+            )
         yield row

@@ -27,7 +27,9 @@ ENVIRONMENT = ("PATH", "HOME", "LANG", "TMPDIR", "LD_LIBRARY_PATH", "SYSTEMROOT"
 Chat = list[dict[str, str]]
 
 
-def check_template(where: str, template: str, variables: Mapping[str, Any], chats: list[Chat], seconds: int) -> None:
+def check_template(
+    where: str, template: str, variables: Mapping[str, Any], chats: list[Chat], seconds: int
+) -> None:
     """Render `chats` by a template; UserError if it fails, or takes more than `seconds`.
 
     All chats but the first one are complete; the first ends where the assistant starts to speak.

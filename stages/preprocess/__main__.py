@@ -34,7 +34,9 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
 AGAIN = "run `dvc repro ingest`"
 
 
-def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Params) -> tuple[Table, Decision, Counter[str], int]:
+def preprocess(
+    raw: Path, tasks: list[Path], base: Path, work: Path, params: Params
+) -> tuple[Table, Decision, Counter[str], int]:
     """Clean all shards and settle what stays; gives the table of rows, the decision, counts and the number of parts."""
     shards = cut(raw / f"{source.name}.jsonl" for source in params.ingest.sources)
     settings = Settings(base.absolute(), params.preprocess, params.privacy, work)
@@ -59,7 +61,9 @@ def check_inputs(raw: Path, tasks: list[Path], params: Params) -> None:
             raise UserError(file, what, AGAIN)
     strangers = {file.name for file in raw.iterdir() if not file.name.startswith(".")} - expected
     if strangers:
-        raise UserError(raw, f"{len(strangers)} files there belong to no source of params.yaml", AGAIN)
+        raise UserError(
+            raw, f"{len(strangers)} files there belong to no source of params.yaml", AGAIN
+        )
 
 
 def warn_of_names(params: Params) -> None:
@@ -79,10 +83,16 @@ def make_room(folder: Path) -> None:
 
 def main(
     raw: Annotated[Path, typer.Option(help="Folder of ingested pairs.")] = Path("data/raw"),
-    benchmarks: Annotated[Path, typer.Option(help="Folder of benchmark items.")] = Path("data/benchmarks"),
-    base: Annotated[Path, typer.Option(help="Base model, for its tokenizer.")] = Path("models/base"),
+    benchmarks: Annotated[Path, typer.Option(help="Folder of benchmark items.")] = Path(
+        "data/benchmarks"
+    ),
+    base: Annotated[Path, typer.Option(help="Base model, for its tokenizer.")] = Path(
+        "models/base"
+    ),
     clean: Annotated[Path, typer.Option(help="Folder for the splits.")] = Path("data/clean"),
-    quarantine: Annotated[Path, typer.Option(help="File for refused rows.")] = Path("data/quarantine.jsonl"),
+    quarantine: Annotated[Path, typer.Option(help="File for refused rows.")] = Path(
+        "data/quarantine.jsonl"
+    ),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics"),
     plots: Annotated[Path, typer.Option(help="Folder for plots.")] = Path("plots"),
 ) -> None:
@@ -94,21 +104,31 @@ def main(
     # The workers' libraries must not start threads of their own beside each other.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     make_room(clean.parent)
-    with tempfile.TemporaryDirectory(prefix=".preprocess.", suffix=".tmp", dir=clean.parent) as folder:
+    with tempfile.TemporaryDirectory(
+        prefix=".preprocess.", suffix=".tmp", dir=clean.parent
+    ) as folder:
         work = Path(folder).absolute()
         try:
             table, decision, counts, parts = preprocess(raw.absolute(), tasks, base, work, params)
         except OSError as error:
             if error.errno not in FULL:
                 raise
-            what = f"its work folder cannot be written ({error.strerror}); the splits are as they were"
-            raise UserError("preprocess", what, "free about the size of data/raw on this disk") from error
-        kept, figures = report.write_clean(clean, quarantine, params, table, work, parts, decision, counts, tasks)
+            what = (
+                f"its work folder cannot be written ({error.strerror}); the splits are as they were"
+            )
+            raise UserError(
+                "preprocess", what, "free about the size of data/raw on this disk"
+            ) from error
+        kept, figures = report.write_clean(
+            clean, quarantine, params, table, work, parts, decision, counts, tasks
+        )
     write_metrics(metrics / "preprocess.json", figures)
     write_metrics(metrics / "contamination.json", report.contamination_metrics(decision, tasks))
     write_plot(plots / "lengths.json", report.length_table(table, kept))
     write_plot(plots / "contamination.json", report.contamination_plot(decision))
-    print(f"preprocess: {sum(map(len, kept.values()))} examples in {clean}, {figures['quarantine']['rows']} rows refused")
+    print(
+        f"preprocess: {sum(map(len, kept.values()))} examples in {clean}, {figures['quarantine']['rows']} rows refused"
+    )
 
 
 if __name__ == "__main__":

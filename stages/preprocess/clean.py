@@ -45,10 +45,15 @@ ATTRIBUTES = (
     r"""(?=[\s/>])(?:[\s/]*+[a-z_:@][a-z0-9_:.@-]*+\s*+=\s*+(?:"[^"<]*+"|'[^'<]*+'|[^\s"'<>]++)"""
     r"|\s++(?:allowfullscreen|async|checked|compact|controls|defer|disabled|hidden|noshade|nowrap|readonly|selected)(?=[\s/>]))*+[\s/]*+"
 )
-TAG = re.compile(rf"<(?P<end>/?)(?P<name>{BLOCKS}|{INLINE}|{OBJECTS}|br){ATTRIBUTES}>|<!--|<!doctype[^<>]{{0,200}}>", re.IGNORECASE)
+TAG = re.compile(
+    rf"<(?P<end>/?)(?P<name>{BLOCKS}|{INLINE}|{OBJECTS}|br){ATTRIBUTES}>|<!--|<!doctype[^<>]{{0,200}}>",
+    re.IGNORECASE,
+)
 BLOCK = re.compile(BLOCKS)
 CLOSED = re.compile(rf"</({INLINE})\s*+>", re.IGNORECASE)
-SCRIPT = re.compile(rf"<(script|style){ATTRIBUTES}>.*?(</\1\s*+>|\Z)|<!--.*?-->", re.IGNORECASE | re.DOTALL)
+SCRIPT = re.compile(
+    rf"<(script|style){ATTRIBUTES}>.*?(</\1\s*+>|\Z)|<!--.*?-->", re.IGNORECASE | re.DOTALL
+)
 # What is raised and no power: "1<sup>o</sup>", and the half of "1<sup>1</sup>/<sub>2</sub>".
 ORDINAL = re.compile(r"\s*(?:[oaªº°®™]s?\s*)?<", re.IGNORECASE)
 FRACTION = re.compile(r"\s*\d+\s*</sup>\s*(?:/|⁄|&frasl;)\s*<sub>", re.IGNORECASE)
@@ -84,7 +89,9 @@ def tokenizer_of(base: Path) -> PreTrainedTokenizerBase:
 def control_tokens(base: Path) -> re.Pattern[str]:
     """Every token that steers the model: a tokenizer names a few of them, Llama 3's three of its 256."""
     tokenizer = tokenizer_of(base)
-    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special} | set(tokenizer.all_special_tokens)
+    special = {
+        token.content for token in tokenizer.added_tokens_decoder.values() if token.special
+    } | set(tokenizer.all_special_tokens)
     return re.compile("|".join(map(re.escape, sorted(special))))
 
 
@@ -160,7 +167,9 @@ def repair(text: str) -> tuple[str, list[str]]:
         repairs.append("mojibake_repaired")
     for turn in range(ESCAPED):
         # Tags of the first turn were written as tags; what appears later had been escaped, and may be a "<" that was meant.
-        plain = strip_html(text, escaped=turn > 0) if TAG.search(text) or ENTITY.search(text) else text
+        plain = (
+            strip_html(text, escaped=turn > 0) if TAG.search(text) or ENTITY.search(text) else text
+        )
         if plain == text:
             break
         text = plain
@@ -178,7 +187,12 @@ def refuse(row: Row, reason: str, excerpt: str | None = None) -> Row:
     """The quarantine record of a row: where it came from and why it was refused, without its words."""
     where = {"source": row["source"], "file": row["file"], "line": row["line"]}
     identity = example_id(row["source"], str(row.get("question")), str(row.get("answer")))
-    return {"id": identity, **where, "reason": reason, "excerpt": mask(row.get("question")) if excerpt is None else excerpt}
+    return {
+        "id": identity,
+        **where,
+        "reason": reason,
+        "excerpt": mask(row.get("question")) if excerpt is None else excerpt,
+    }
 
 
 def why_no_text(row: Row) -> str:
@@ -196,24 +210,41 @@ def why_no_text(row: Row) -> str:
 
 def why_unfit(question: str, answer: str, params: Preprocess) -> str:
     """Why repaired text is not what a model should learn, or an empty string."""
-    for name, text, least in (("question", question, params.min_question_words), ("answer", answer, params.min_answer_words)):
+    for name, text, least in (
+        ("question", question, params.min_question_words),
+        ("answer", answer, params.min_answer_words),
+    ):
         count = len(words(text))
         if not count:
             return f"{name} has no words"
-        if "\ufffd" in text or (SUSPECT.search(calm := SHOUTED.sub("A", text)) and ftfy.badness.is_bad(calm)):
+        if "\ufffd" in text or (
+            SUSPECT.search(calm := SHOUTED.sub("A", text)) and ftfy.badness.is_bad(calm)
+        ):
             return f"{name} is mojibake"
         if count < least:
             return f"{name} shorter than {least} words"
         found, score = language(text)
-        if count >= LANGUAGE_WORDS and found not in params.languages and score >= params.language_score:
+        if (
+            count >= LANGUAGE_WORDS
+            and found not in params.languages
+            and score >= params.language_score
+        ):
             return f"{name} in another language ({found})"
-    return "answer equals the question" if comparison_key(question) == comparison_key(answer) else ""
+    return (
+        "answer equals the question" if comparison_key(question) == comparison_key(answer) else ""
+    )
 
 
 def group_key(question: str) -> str:
     """What paraphrases of a question share: its words of three letters and more, without accents, order and repetition."""
     plain = unicodedata.normalize("NFD", question.lower())
-    found = sorted({word for word in words("".join(c for c in plain if not unicodedata.combining(c))) if len(word) > 2})
+    found = sorted(
+        {
+            word
+            for word in words("".join(c for c in plain if not unicodedata.combining(c)))
+            if len(word) > 2
+        }
+    )
     return " ".join(found) or comparison_key(question)
 
 
@@ -224,7 +255,11 @@ def assign_split(row: Row, question: str, params: Preprocess) -> str:
     position = int.from_bytes(hashlib.sha256(group_key(question).encode()).digest()[:8]) / 2**64
     if position < params.dev_share:
         return "dev"
-    index = (position - params.dev_share) / params.validation_share if params.validation_share else len(SET_NAMES)
+    index = (
+        (position - params.dev_share) / params.validation_share
+        if params.validation_share
+        else len(SET_NAMES)
+    )
     return SET_NAMES[int(index)] if index < len(SET_NAMES) else "train"
 
 
@@ -250,7 +285,9 @@ def clean_row(row: Row, settings: Settings, counts: Counter[str]) -> Example | s
         if settings.privacy.rows == "fail":
             where = f"source {row['source']}: {row['file']}:{row['line']}"
             what = f"the row holds personal data ({', '.join(sorted(set(kinds)))}), and privacy.rows is fail"
-            raise UserError(where, what, "remove it from the source, or choose redact or quarantine")
+            raise UserError(
+                where, what, "remove it from the source, or choose redact or quarantine"
+            )
         if settings.privacy.rows == "quarantine":
             return f"personal data ({', '.join(sorted(set(kinds)))})"
     if reason := why_unfit(fields["question"], fields["answer"], settings.preprocess):
@@ -285,19 +322,33 @@ def clean_shard(shard: Shard, settings: Settings) -> Counter[str]:
         else:
             refused[place] = refuse(row, result, row.get("excerpt") if "refused" in row else None)
     tokenizer, steering = tokenizer_of(settings.base), control_tokens(settings.base)
-    control = [(place, row) for place, row, example in kept if steering.search(whole(example.model_dump()))]
-    refused |= {place: refuse(row, "holds a control token of the chat template") for place, row in control}
+    control = [
+        (place, row) for place, row, example in kept if steering.search(whole(example.model_dump()))
+    ]
+    refused |= {
+        place: refuse(row, "holds a control token of the chat template") for place, row in control
+    }
     kept = [item for item in kept if item[0] not in refused]
-    lengths = token_lengths(tokenizer, [(example.question, example.answer) for _, _, example in kept])
+    lengths = token_lengths(
+        tokenizer, [(example.question, example.answer) for _, _, example in kept]
+    )
     fit, tokens = [], []
     for (place, row, example), length in zip(kept, lengths, strict=True):
         if reason := why_long(length, settings.preprocess):
             refused[place] = refuse(row, reason)
         else:
-            fit.append({"file": row["file"], "line": row["line"], "example": example.model_dump(exclude_none=True)})
+            fit.append(
+                {
+                    "file": row["file"],
+                    "line": row["line"],
+                    "example": example.model_dump(exclude_none=True),
+                }
+            )
             tokens.append(length[1])
     write_part(settings.work, shard.number, fit, tokens, settings.preprocess.near_duplicates)
-    (settings.work / f"{shard.number}.refused.jsonl").write_bytes(b"".join(json_line(refused[place]).encode() for place in sorted(refused)))
+    (settings.work / f"{shard.number}.refused.jsonl").write_bytes(
+        b"".join(json_line(refused[place]).encode() for place in sorted(refused))
+    )
     return counts
 
 
@@ -320,7 +371,9 @@ def why_long(length: tuple[int, int], params: Preprocess) -> str:
     return f"longer than {params.max_tokens} tokens" if length[1] > params.max_tokens else ""
 
 
-def write_part(work: Path, number: int, rows: list[Row], tokens: list[int], settings: NearDuplicates) -> None:
+def write_part(
+    work: Path, number: int, rows: list[Row], tokens: list[int], settings: NearDuplicates
+) -> None:
     """Rows (file, line, example) of a part, and the arrays by which repetitions are found without reading them again."""
     lines = [json_line(row).encode() for row in rows]
     (work / f"{number}.jsonl").write_bytes(b"".join(lines))
@@ -330,7 +383,9 @@ def write_part(work: Path, number: int, rows: list[Row], tokens: list[int], sett
         work / f"{number}.npz",
         start=numpy.cumsum([0, *map(len, lines)], dtype=numpy.int64),
         id=numpy.array([int(row["example"]["id"], 16) for row in rows], dtype=numpy.uint64),
-        split=numpy.array([SPLITS.index(row["example"].get("split", "A")) for row in rows], dtype=numpy.int16),
+        split=numpy.array(
+            [SPLITS.index(row["example"].get("split", "A")) for row in rows], dtype=numpy.int16
+        ),
         tokens=numpy.array(tokens, dtype=numpy.int32),
         question=numpy.array([same_text_hash(text) for text in questions], dtype=numpy.uint64),
         whole=numpy.array([same_text_hash(text) for text in wholes], dtype=numpy.uint64),

@@ -44,11 +44,26 @@ class Shared(NamedTuple):
 
 def item_texts(item: Row) -> tuple[str, str]:
     """Question of a benchmark item, and everything else that it says; text that stands inside other text is said once."""
-    texts = [text for name, value in item.items() if name not in NO_TEXT for text in _strings(value) if comparison_key(text)]
+    texts = [
+        text
+        for name, value in item.items()
+        if name not in NO_TEXT
+        for text in _strings(value)
+        if comparison_key(text)
+    ]
     question = next(
-        (item[name] for name in QUESTION_FIELDS if isinstance(item.get(name), str) and item[name] in texts), " ".join(texts[:1])
+        (
+            item[name]
+            for name in QUESTION_FIELDS
+            if isinstance(item.get(name), str) and item[name] in texts
+        ),
+        " ".join(texts[:1]),
     )
-    rest = [text for text in texts if text != question and not any(text != other and text in other for other in texts)]
+    rest = [
+        text
+        for text in texts
+        if text != question and not any(text != other and text in other for other in texts)
+    ]
     return question, " ".join(rest)
 
 
@@ -79,7 +94,11 @@ def benchmark_rows(path: Path) -> list[Row]:
             {
                 "file": path.name,
                 "line": line,
-                "example": {"id": example_id(path.stem, *item_texts(item)), "question": question, "answer": rest},
+                "example": {
+                    "id": example_id(path.stem, *item_texts(item)),
+                    "question": question,
+                    "answer": rest,
+                },
             }
         )
     return rows
@@ -103,7 +122,14 @@ def _options(item: Row) -> list[Any]:
     for form in ("choices", "options"):
         if isinstance(item.get(form), list | dict):
             return list(item[form].values() if isinstance(item[form], dict) else item[form])
-    return next(([item[name] for name in fields] for fields in OPTION_FIELDS if all(name in item for name in fields)), [])
+    return next(
+        (
+            [item[name] for name in fields]
+            for fields in OPTION_FIELDS
+            if all(name in item for name in fields)
+        ),
+        [],
+    )
 
 
 def index_runs(batches: Iterable[list[str]], sets: NDArray[numpy.int64], size: int) -> Runs:
@@ -131,17 +157,23 @@ def look_up(hashes: NDArray[numpy.uint64], known: NDArray[numpy.uint64]) -> NDAr
 
 def scan_part(number: int, work: Path, size: int) -> Shared:
     """Look through the training rows of a part for the runs that settle left in the work folder."""
-    known, sets = (numpy.load(work / f"runs.{name}.npy", mmap_mode="r") for name in ("hashes", "sets"))
+    known, sets = (
+        numpy.load(work / f"runs.{name}.npy", mmap_mode="r") for name in ("hashes", "sets")
+    )
     with numpy.load(work / f"{number}.npz") as arrays:
         train = numpy.flatnonzero(arrays["split"] == SPLITS.index("train"))
     wanted = set(train.tolist())
     with (work / f"{number}.jsonl").open("rb") as file:
-        texts = [whole(json.loads(line)["example"]) for place, line in enumerate(file) if place in wanted]
+        texts = [
+            whole(json.loads(line)["example"]) for place, line in enumerate(file) if place in wanted
+        ]
     hashes, owner = windows(*word_hashes(texts), size)
     place = look_up(hashes, known)
     owner, place = owner[place >= 0], place[place >= 0]
     rows, start = numpy.unique(owner, return_index=True)
-    bits = numpy.bitwise_or.reduceat(sets[place], start) if len(rows) else numpy.empty(0, numpy.int64)
+    bits = (
+        numpy.bitwise_or.reduceat(sets[place], start) if len(rows) else numpy.empty(0, numpy.int64)
+    )
     return Shared(train[rows], bits, place[start], numpy.unique(place))
 
 

@@ -62,7 +62,9 @@ def word_hashes(texts: list[str]) -> tuple[Hashes, NDArray[numpy.int64]]:
     return numpy.array(flat, dtype=numpy.uint64), numpy.array(starts, dtype=numpy.int64)
 
 
-def windows(flat: Hashes, starts: NDArray[numpy.int64], size: int) -> tuple[Hashes, NDArray[numpy.int64]]:
+def windows(
+    flat: Hashes, starts: NDArray[numpy.int64], size: int
+) -> tuple[Hashes, NDArray[numpy.int64]]:
     """Hashes of every run of `size` words that stays inside a text, and the text of each; shorter texts have none."""
     if len(flat) < size:
         return numpy.empty(0, numpy.uint64), numpy.empty(0, numpy.int64)
@@ -89,8 +91,12 @@ def signatures(texts: list[str], settings: NearDuplicates) -> Hashes:
         hashes = numpy.concatenate([hashes, own])[order]
         owner = numpy.concatenate([owner, short])[order]
     offsets = numpy.searchsorted(owner, numpy.arange(len(texts) + 1)).astype(numpy.uint64)
-    matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, settings.bands * settings.band_rows, SEED)
-    values = numpy.array(matrix.to_rows(), dtype=numpy.uint64).reshape(len(texts), settings.bands, settings.band_rows)
+    matrix = RMinHash.digest_matrix_from_flat_token_hashes(
+        hashes, offsets, settings.bands * settings.band_rows, SEED
+    )
+    values = numpy.array(matrix.to_rows(), dtype=numpy.uint64).reshape(
+        len(texts), settings.bands, settings.band_rows
+    )
     band = numpy.zeros((len(texts), settings.bands), numpy.uint64)
     for row in range(settings.band_rows):
         band = (band ^ values[:, :, row]) * MIX[row % 2]

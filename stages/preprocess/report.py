@@ -19,7 +19,13 @@ BIN_TOKENS = 32
 OVERLAP_WORDS = 5
 # Rows held at once while files are written.
 BATCH = 20_000
-MATRIX_COLUMNS = ("items", "items_shared_run", "items_near_duplicate", "train_rows", "train_rows_left")
+MATRIX_COLUMNS = (
+    "items",
+    "items_shared_run",
+    "items_near_duplicate",
+    "train_rows",
+    "train_rows_left",
+)
 REPAIRS = ("html_stripped", "mojibake_repaired")
 
 
@@ -33,7 +39,10 @@ def rows_at(table: Table, work: Path, ranks: Indices) -> Iterator[Row]:
 
 def kept_ranks(table: Table, decision: Decision, limit: int) -> dict[str, Indices]:
     """Ranks that are written, by split; training rows up to the limit."""
-    kept = {split: numpy.flatnonzero(decision.alive & (table.split == table.names.index(split))) for split in SPLITS}
+    kept = {
+        split: numpy.flatnonzero(decision.alive & (table.split == table.names.index(split)))
+        for split in SPLITS
+    }
     kept["train"] = kept["train"][:limit]
     return kept
 
@@ -44,7 +53,9 @@ def quarantine_rows(table: Table, decision: Decision, work: Path, parts: int) ->
         yield from read_rows(work / f"{number}.refused.jsonl")
     ranks = numpy.array(sorted(decision.refused), dtype=numpy.int64)
     for rank, row in zip(ranks.tolist(), rows_at(table, work, ranks), strict=True):
-        yield refuse(row["example"] | {"file": row["file"], "line": row["line"]}, decision.refused[rank])
+        yield refuse(
+            row["example"] | {"file": row["file"], "line": row["line"]}, decision.refused[rank]
+        )
 
 
 def categories(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
@@ -57,7 +68,9 @@ def categories(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
         yield row
 
 
-def write_splits(folder: Path, table: Table, work: Path, kept: dict[str, Indices], sources: Counter[str]) -> None:
+def write_splits(
+    folder: Path, table: Table, work: Path, kept: dict[str, Indices], sources: Counter[str]
+) -> None:
     """Write every split; `sources` is told how many rows of each source stay."""
 
     def examples(split: str) -> Iterator[Row]:
@@ -70,10 +83,14 @@ def write_splits(folder: Path, table: Table, work: Path, kept: dict[str, Indices
         write_rows(folder / f"{name}.jsonl", examples(split))
 
 
-def write_evidence(folder: Path, decision: Decision, benchmarks: list[Path], items: int) -> dict[str, float]:
+def write_evidence(
+    folder: Path, decision: Decision, benchmarks: list[Path], items: int
+) -> dict[str, float]:
     """Write contamination.jsonl and overlap.jsonl; gives the largest overlap of each validation set."""
     doubled = [
-        {"set": path.stem, "line": line, "kind": "two options are the same"} for path in benchmarks for line in duplicate_options(path)
+        {"set": path.stem, "line": line, "kind": "two options are the same"}
+        for path in benchmarks
+        for line in duplicate_options(path)
     ]
     write_rows(folder / "contamination.jsonl", [*decision.evidence, *doubled])
     texts, owner = dict[str, str](), dict[str, str]()
@@ -82,8 +99,17 @@ def write_evidence(folder: Path, decision: Decision, benchmarks: list[Path], ite
             if number < items:
                 texts[row["id"]], owner[row["id"]] = whole(row), name
     best = nearest(texts, read_rows(folder / "train.jsonl"), OVERLAP_WORDS)
-    write_rows(folder / "overlap.jsonl", ({"id": item, "overlap_5gram": share, "nearest": twin} for item, (share, twin) in best.items()))
-    return {name: max((share for item, (share, _) in best.items() if owner[item] == name), default=0.0) for name in SET_NAMES}
+    write_rows(
+        folder / "overlap.jsonl",
+        (
+            {"id": item, "overlap_5gram": share, "nearest": twin}
+            for item, (share, twin) in best.items()
+        ),
+    )
+    return {
+        name: max((share for item, (share, _) in best.items() if owner[item] == name), default=0.0)
+        for name in SET_NAMES
+    }
 
 
 def length_table(table: Table, kept: dict[str, Indices]) -> list[dict[str, int | str]]:
@@ -91,24 +117,39 @@ def length_table(table: Table, kept: dict[str, Indices]) -> list[dict[str, int |
     rows: list[dict[str, int | str]] = []
     for split, ranks in kept.items():
         counts = Counter((table.tokens[ranks] // BIN_TOKENS * BIN_TOKENS).tolist())
-        rows += [{"group": split, "tokens": edge, "examples": counts[edge]} for edge in sorted(counts)]
+        rows += [
+            {"group": split, "tokens": edge, "examples": counts[edge]} for edge in sorted(counts)
+        ]
     return rows
 
 
 def contamination_plot(decision: Decision) -> list[dict[str, int | str]]:
     """Plot rows: items of each set that were found in train, by the way they were found."""
     ways = {"shared run of words": "items_shared_run", "near-duplicate": "items_near_duplicate"}
-    return [{"group": way, "set": name, "items": row[key]} for way, key in ways.items() for name, row in decision.matrix.items()]
+    return [
+        {"group": way, "set": name, "items": row[key]}
+        for way, key in ways.items()
+        for name, row in decision.matrix.items()
+    ]
 
 
 def summarise(
-    table: Table, kept: dict[str, Indices], overlap: dict[str, float], counts: Counter[str], reasons: Counter[str], beyond: int
+    table: Table,
+    kept: dict[str, Indices],
+    overlap: dict[str, float],
+    counts: Counter[str],
+    reasons: Counter[str],
+    beyond: int,
 ) -> dict[str, dict[str, int | float]]:
     """Counts and token lengths of each split, repairs, personal data by kind, and refusals by reason."""
     metrics: dict[str, dict[str, int | float]] = {}
     for split, ranks in kept.items():
         tokens = table.tokens[ranks]
-        metrics[split] = {"examples": len(ranks), "tokens": int(tokens.sum()), "tokens_longest": int(tokens.max())}
+        metrics[split] = {
+            "examples": len(ranks),
+            "tokens": int(tokens.sum()),
+            "tokens_longest": int(tokens.max()),
+        }
         if split == "train":
             metrics[split]["beyond_limit"] = beyond
         if split in overlap:
@@ -121,51 +162,98 @@ def summarise(
 
 def contamination_metrics(decision: Decision, benchmarks: list[Path]) -> dict[str, dict[str, int]]:
     """The matrix, with the items of each benchmark two of whose options are the same."""
-    return decision.matrix | {p.stem: decision.matrix[p.stem] | {"duplicate_option_items": len(duplicate_options(p))} for p in benchmarks}
+    return decision.matrix | {
+        p.stem: decision.matrix[p.stem] | {"duplicate_option_items": len(duplicate_options(p))}
+        for p in benchmarks
+    }
 
 
 def card(
-    params: Params, kept: dict[str, Indices], sources: Counter[str], metrics: dict[str, dict[str, int | float]], decision: Decision
+    params: Params,
+    kept: dict[str, Indices],
+    sources: Counter[str],
+    metrics: dict[str, dict[str, int | float]],
+    decision: Decision,
 ) -> str:
     """The data set card, in the form that the Hugging Face hub reads: `load_dataset` on the folder gives its splits."""
-    files = "".join(f"  - split: {s}\n    path: {f'validation/{s}' if s in SET_NAMES else s}.jsonl\n" for s in ("train", "dev", *SET_NAMES))
-    licenses = "".join(f'- "{license}"\n' for license in sorted({source.license for source in params.ingest.sources}))
+    files = "".join(
+        f"  - split: {s}\n    path: {f'validation/{s}' if s in SET_NAMES else s}.jsonl\n"
+        for s in ("train", "dev", *SET_NAMES)
+    )
+    licenses = "".join(
+        f'- "{license}"\n'
+        for license in sorted({source.license for source in params.ingest.sources})
+    )
     head = f"language:\n- pt\nlicense:\n{licenses}task_categories:\n- question-answering\n- text-generation\ntags:\n- medical\n"
-    closed = [source.name for source in params.ingest.sources if source.redistribution == "forbidden" and sources[source.name]]
+    closed = [
+        source.name
+        for source in params.ingest.sources
+        if source.redistribution == "forbidden" and sources[source.name]
+    ]
     warning = ""
     if closed:
         rows_of = markdown(", ".join(closed))
         warning = f"**Holds rows of {rows_of}, which may not be redistributed: keep it off public remotes.**\n\n"
     warning += names_notice(params)
     found = {kind: metrics["privacy"][kind] for kind in KINDS if metrics["privacy"][kind]}
-    matrix = [(name, *(row[key] for key in MATRIX_COLUMNS)) for name, row in decision.matrix.items()]
+    matrix = [
+        (name, *(row[key] for key in MATRIX_COLUMNS)) for name, row in decision.matrix.items()
+    ]
     kinds = ", ".join(f"{kind} {count}" for kind, count in found.items()) or "none"
-    run, threshold = params.preprocess.contamination.run_words, params.preprocess.near_duplicates.threshold
+    run, threshold = (
+        params.preprocess.contamination.run_words,
+        params.preprocess.near_duplicates.threshold,
+    )
     return (
         f"---\nconfigs:\n- config_name: default\n  data_files:\n{files}{head}---\n\n# Questions and answers on health, in Portuguese\n\n"
         f"Made by `dvc repro` for research on tuning; not medical advice.\n\n{warning}## Sources\n\n"
         + as_table(
             ("source", "kind", "license", "redistribution", "names", "rows"),
             [
-                (s.name, s.kind, s.license, s.redistribution, getattr(s, "names", "not stated"), sources[s.name])
+                (
+                    s.name,
+                    s.kind,
+                    s.license,
+                    s.redistribution,
+                    getattr(s, "names", "not stated"),
+                    sources[s.name],
+                )
                 for s in params.ingest.sources
             ],
         )
         + "## Splits\n\n"
-        + as_table(("split", "examples", "tokens"), [(split, len(ranks), metrics[split]["tokens"]) for split, ranks in kept.items()])
+        + as_table(
+            ("split", "examples", "tokens"),
+            [(split, len(ranks), metrics[split]["tokens"]) for split, ranks in kept.items()],
+        )
         + f"## Language\n\nKept: {markdown(', '.join(params.preprocess.languages))}, by fastText's identifier; other rows are refused.\n\n"
         + "## Refused rows\n\n"
-        + as_table(("reason", "rows"), [(reason.replace("_", " "), count) for reason, count in metrics["quarantine"].items()])
+        + as_table(
+            ("reason", "rows"),
+            [(reason.replace("_", " "), count) for reason, count in metrics["quarantine"].items()],
+        )
         + f"## Personal data\n\nFound in {metrics['privacy']['rows']} rows and treated by the rule `{params.privacy.rows}`: {kinds}. "
         "No rule finds names of people.\n\n"
         + f"## Contamination\n\nA run is {run} words; near-duplicates have a Jaccard similarity of at least {threshold:g}.\n\n"
-        + as_table(("train against", "items", "sharing a run", "near-duplicate", "training rows found", "left"), matrix)
+        + as_table(
+            (
+                "train against",
+                "items",
+                "sharing a run",
+                "near-duplicate",
+                "training rows found",
+                "left",
+            ),
+            matrix,
+        )
     )
 
 
 def names_notice(params: Params) -> str:
     """Return the card's notice on sources whose rows still hold people's names."""
-    names = [s.name for s in params.ingest.sources if isinstance(s, FilesSource) and s.names == "present"]
+    names = [
+        s.name for s in params.ingest.sources if isinstance(s, FilesSource) and s.names == "present"
+    ]
     if not names:
         return ""
     return f"**Rows of {markdown(', '.join(names))} hold names of people, which were not removed.**\n\n"
@@ -197,16 +285,26 @@ def write_clean(
     tasks: list[Path],
 ) -> tuple[dict[str, Indices], dict[str, dict[str, int | float]]]:
     """Write splits, evidence, card and quarantine; gives the ranks written and the metrics. UserError if a split is empty."""
-    kept, sources, reasons = kept_ranks(table, decision, params.preprocess.train_limit), Counter[str](), Counter[str]()
+    kept, sources, reasons = (
+        kept_ranks(table, decision, params.preprocess.train_limit),
+        Counter[str](),
+        Counter[str](),
+    )
     write_rows(quarantine, categories(quarantine_rows(table, decision, work, parts), reasons))
     if empty := [split for split, ranks in kept.items() if not len(ranks)]:
         what = f"no examples left for {', '.join(empty)}; {quarantine} says why {reasons.total()} rows were refused"
-        raise UserError("preprocess", what, "add rows, or change the shares and filters of preprocess")
+        raise UserError(
+            "preprocess", what, "add rows, or change the shares and filters of preprocess"
+        )
     check_ids(table, kept)
-    beyond = int(numpy.count_nonzero(decision.alive & (table.split == table.names.index("train")))) - len(kept["train"])
+    beyond = int(
+        numpy.count_nonzero(decision.alive & (table.split == table.names.index("train")))
+    ) - len(kept["train"])
     with staged(clean) as temporary:
         write_splits(temporary, table, work, kept, sources)
         overlap = write_evidence(temporary, decision, tasks, params.preprocess.overlap_items)
         metrics = summarise(table, kept, overlap, counts, reasons, beyond)
-        (temporary / "README.md").write_text(card(params, kept, sources, metrics, decision), encoding="utf-8")
+        (temporary / "README.md").write_text(
+            card(params, kept, sources, metrics, decision), encoding="utf-8"
+        )
     return kept, metrics

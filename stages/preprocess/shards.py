@@ -37,7 +37,11 @@ class Shard(NamedTuple):
 
 def cut(paths: Iterable[Path], size: int = SHARD_BYTES) -> list[Shard]:
     """Shards of all files, numbered in order."""
-    pieces = [(path, start, min(start + size, path.stat().st_size)) for path in paths for start in range(0, path.stat().st_size, size)]
+    pieces = [
+        (path, start, min(start + size, path.stat().st_size))
+        for path in paths
+        for start in range(0, path.stat().st_size, size)
+    ]
     return [Shard(number, *piece) for number, piece in enumerate(pieces)]
 
 
@@ -61,11 +65,17 @@ def scheduler_address() -> str:
     address = os.environ.get(SCHEDULER, "")
     if not address:
         what = "compute.scheduler is dask, and the environment does not name a scheduler"
-        raise UserError(SCHEDULER, what, "set it to the scheduler's address, such as tls://HOST:8786")
+        raise UserError(
+            SCHEDULER, what, "set it to the scheduler's address, such as tls://HOST:8786"
+        )
     parts = urlsplit(address)
     if parts.scheme != "tls" and not (parts.scheme == "tcp" and _is_loopback(parts.hostname)):
         what = "a scheduler on another machine must be reached over TLS (tls://HOST:PORT)"
-        raise UserError(SCHEDULER, what, "start it with certificates (docs/data.md), and name its tls:// address")
+        raise UserError(
+            SCHEDULER,
+            what,
+            "start it with certificates (docs/data.md), and name its tls:// address",
+        )
     return address
 
 
@@ -89,7 +99,9 @@ def workers(compute: Compute, pieces: int) -> Iterator[Executor | None]:
         # Forked from a server that has imported the libraries once and has no threads; "fork" would copy torch's locks.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["stages.preprocess.clean"])
-        with ProcessPoolExecutor(min(compute.workers, pieces), mp_context=context, initializer=end_with_parent) as pool:
+        with ProcessPoolExecutor(
+            min(compute.workers, pieces), mp_context=context, initializer=end_with_parent
+        ) as pool:
             yield pool
 
 
@@ -102,14 +114,26 @@ def _cluster(address: str) -> Iterator[Executor]:
         client = Client(address)
     except (OSError, ValueError, TypeError) as error:
         what = f"the scheduler cannot be reached ({type(error).__name__})"
-        fix = "start it, and let distributed.comm.tls name this machine's certificates (docs/data.md)"
+        fix = (
+            "start it, and let distributed.comm.tls name this machine's certificates (docs/data.md)"
+        )
         raise UserError(SCHEDULER, what, fix) from error
     with client:
         yield client.get_executor()
 
 
-def each(pool: Executor | None, work: Callable[..., Any], pieces: list[Any], *common: Any, what: str) -> Iterator[Any]:
+def each(
+    pool: Executor | None, work: Callable[..., Any], pieces: list[Any], *common: Any, what: str
+) -> Iterator[Any]:
     """`work(piece, *common)` for every piece, results in the order of pieces, with a progress bar."""
     columns = [pieces, *([value] * len(pieces) for value in common)]
     results = map(work, *columns) if pool is None else pool.map(work, *columns)
-    return iter(tqdm(results, total=len(pieces), desc=f"preprocess: {what}", unit="shard", disable=len(pieces) < 2))
+    return iter(
+        tqdm(
+            results,
+            total=len(pieces),
+            desc=f"preprocess: {what}",
+            unit="shard",
+            disable=len(pieces) < 2,
+        )
+    )

@@ -36,12 +36,16 @@ def find_configuration(name: str, folder: Path) -> Path:
     file = folder / f"{name}.yaml"
     if not file.exists():
         known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        raise UserError(file, "the file does not exist", f"train.launch in params.yaml is one of {known}")
+        raise UserError(
+            file, "the file does not exist", f"train.launch in params.yaml is one of {known}"
+        )
     return file
 
 
 def main(
-    folder: Annotated[Path, typer.Option(help="Folder of accelerate's configurations.")] = Path("accelerate"),
+    folder: Annotated[Path, typer.Option(help="Folder of accelerate's configurations.")] = Path(
+        "accelerate"
+    ),
 ) -> None:
     """Replace this process by the launcher."""
     configuration = find_configuration(load_params().train.launch, folder)

@@ -25,7 +25,9 @@ class EndWell(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Take over the signals."""
-        self.before = {number: signal.signal(number, self._hear) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.before = {
+            number: signal.signal(number, self._hear) for number in (signal.SIGTERM, signal.SIGINT)
+        }
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Give them back."""
@@ -51,7 +53,10 @@ class EndWell(TrainerCallback):  # type: ignore[misc]
         if not self.told:
             self.told = True
             say_ending(self.folder)
-            print(f"\ntrain: told to end ({signal.Signals(number).name}); saving after this step", flush=True)
+            print(
+                f"\ntrain: told to end ({signal.Signals(number).name}); saving after this step",
+                flush=True,
+            )
 
 
 class Patience(TrainerCallback):  # type: ignore[misc]
@@ -76,15 +81,26 @@ class Progress(ProgressCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """A bar that begins where the run goes on: steps taken before must not make the time left look short."""
         if state.is_world_process_zero:
-            self.training_bar = tqdm(total=state.max_steps, initial=state.global_step, dynamic_ncols=True)
+            self.training_bar = tqdm(
+                total=state.max_steps, initial=state.global_step, dynamic_ncols=True
+            )
         self.current_step = state.global_step
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:
+    def on_log(
+        self,
+        args: Any,
+        state: Any,
+        control: Any,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
         """Show the newest figures."""
         if self.training_bar is None or not logs:
             return
         if "train_loss_nats" in logs:
-            self.training_bar.set_postfix_str(f"loss {logs['train_loss_nats']:.3f} nats, {logs['tokens_per_second']:.0f} tokens/s")
+            self.training_bar.set_postfix_str(
+                f"loss {logs['train_loss_nats']:.3f} nats, {logs['tokens_per_second']:.0f} tokens/s"
+            )
         if "eval_loss_nats" in logs:
             figures = f"loss {logs['eval_loss_nats']:.4f} nats, token accuracy {logs['eval_token_accuracy']:.1%}"
             self.training_bar.write(f"step {state.global_step}: dev {figures}")

@@ -28,7 +28,10 @@ ENDING = "ending"
 TORCH_WRITES = ("inline_container", "PytorchStreamWriter")
 COMPUTES = ("torch", "transformers", "peft", "trl", "accelerate")
 PACKAGE = Path(__file__).parent
-CODE = [*sorted(PACKAGE.glob("*.py")), *(PACKAGE.parent.parent / "bula" / f"{name}.py" for name in ("models", "prompts", "records"))]
+CODE = [
+    *sorted(PACKAGE.glob("*.py")),
+    *(PACKAGE.parent.parent / "bula" / f"{name}.py" for name in ("models", "prompts", "records")),
+]
 
 
 def fingerprint(params: Params, files: list[Path]) -> str:
@@ -37,7 +40,11 @@ def fingerprint(params: Params, files: list[Path]) -> str:
     bytes of `files`.
     """
     # accelerate/NAME.yaml as its launcher hands it on. Not the file, which differs from machine to machine in `machine_rank`.
-    told = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith(("ACCELERATE_", "FSDP_")))
+    told = sorted(
+        f"{name}={value}"
+        for name, value in os.environ.items()
+        if name.startswith(("ACCELERATE_", "FSDP_"))
+    )
     computed = compute_dtype(params.dtype)
     kinds = [params.dtype, computed, str(product_dtype(getattr(torch, computed), device()))]
     settings = [params.seed, kinds, params.train.model_dump(), params.preprocess.max_tokens]
@@ -66,9 +73,18 @@ def writing(checkpoint: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(place in str(error) for place in TORCH_WRITES):
+        if isinstance(error, RuntimeError) and not any(
+            place in str(error) for place in TORCH_WRITES
+        ):
             raise
-        kept = max((int(path.name.rpartition("-")[2]) for path in checkpoint.parent.glob("checkpoint-*") if is_whole(path)), default=0)
+        kept = max(
+            (
+                int(path.name.rpartition("-")[2])
+                for path in checkpoint.parent.glob("checkpoint-*")
+                if is_whole(path)
+            ),
+            default=0,
+        )
         reason = getattr(error, "strerror", None) or error
         what = f"the checkpoint cannot be written ({reason})"
         fix = f"make room on the disk and run train again; it resumes from step {kept}"
@@ -82,7 +98,10 @@ def is_whole(checkpoint: Path) -> bool:
     except FileNotFoundError:
         return False
     named = [line.split(" ", 1) for line in lines]
-    return bool(named) and all((checkpoint / name).exists() and (checkpoint / name).stat().st_size == int(size) for size, name in named)
+    return bool(named) and all(
+        (checkpoint / name).exists() and (checkpoint / name).stat().st_size == int(size)
+        for size, name in named
+    )
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -138,7 +157,9 @@ def _hold(path: Path) -> Iterator[None]:
                 file.seek(0)
                 if file.read() != ENDING:
                     fix = "wait for it or end it"
-                    raise UserError(path.with_suffix(""), "another run trains there right now", fix) from error
+                    raise UserError(
+                        path.with_suffix(""), "another run trains there right now", fix
+                    ) from error
                 print("train: waiting for a run that is saving its last step", flush=True)
                 fcntl.flock(file, fcntl.LOCK_EX)
             if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):

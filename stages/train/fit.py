@@ -34,12 +34,16 @@ def fit(trainer: AnswerTrainer, folder: Path) -> float:
     if trainer.ending.told:
         # The step before, where patience ran out in this one: it has no checkpoint, and the next run takes it again.
         kept = str(last_checkpoint(folder)).rpartition("-")[2]
-        raise SystemExit(f"train: ended after step {kept}, which is kept; run it again to go on from there")
+        raise SystemExit(
+            f"train: ended after step {kept}, which is kept; run it again to go on from there"
+        )
     return time.perf_counter() - started
 
 
 def main(
-    clean: Annotated[Path, typer.Option(help="Folder of train.jsonl and dev.jsonl.")] = Path("data/clean"),
+    clean: Annotated[Path, typer.Option(help="Folder of train.jsonl and dev.jsonl.")] = Path(
+        "data/clean"
+    ),
     base: Annotated[Path, typer.Option(help="Model to tune.")] = Path("models/base"),
     adapter: Annotated[Path, typer.Option(help="Folder for the adapter.")] = Path("models/adapter"),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics"),
@@ -49,18 +53,30 @@ def main(
     params = load_params()
     prepare(params.seed)
     first = os.environ.get("RANK", "0") == "0"
-    folder = CHECKPOINTS / fingerprint(params, [clean / "train.jsonl", clean / "dev.jsonl", *model_files(base), *CODE])
+    folder = CHECKPOINTS / fingerprint(
+        params, [clean / "train.jsonl", clean / "dev.jsonl", *model_files(base), *CODE]
+    )
     with alone(folder) if first else nullcontext():
         trainer = make_trainer(params, base, clean, folder)
-        template = template_figures(trainer.processing_class, trainer.rows, read_examples(clean / "train.jsonl"))
+        template = template_figures(
+            trainer.processing_class, trainer.rows, read_examples(clean / "train.jsonl")
+        )
         seconds = fit(trainer, folder)
-        summary = report(trainer, read_examples(clean / "dev.jsonl"), template, seconds, (metrics, plots) if first else None)
+        summary = report(
+            trainer,
+            read_examples(clean / "dev.jsonl"),
+            template,
+            seconds,
+            (metrics, plots) if first else None,
+        )
         save_adapter(trainer, card(params, summary), adapter if first else None)
         if first:
             # Only now: a kill before this line costs no step.
             discard(folder)
     if first:
-        print(f"train: {summary['run']['steps']} steps, dev perplexity {summary['dev']['perplexity']:.4g}, adapter in {adapter}")
+        print(
+            f"train: {summary['run']['steps']} steps, dev perplexity {summary['dev']['perplexity']:.4g}, adapter in {adapter}"
+        )
 
 
 if __name__ == "__main__":

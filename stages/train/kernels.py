@@ -56,8 +56,14 @@ def dropped(x: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
     seen, mask = torch.empty_like(x), torch.empty_like(x)
     for part in parts(x):
         kept = mask[part]
-        words = torch.empty((kept.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(-(2**63), None)
-        torch.ge(words.view(torch.int16)[: kept.numel()].view(kept.shape), round(dropout * 65536) - 32768, out=kept)
+        words = torch.empty((kept.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(
+            -(2**63), None
+        )
+        torch.ge(
+            words.view(torch.int16)[: kept.numel()].view(kept.shape),
+            round(dropout * 65536) - 32768,
+            out=kept,
+        )
         torch.mul(x[part], kept, out=seen[part])
     return seen, mask
 
@@ -66,7 +72,14 @@ class _Adapted(torch.autograd.Function):
     """x W^T + scale * seen A^T B^T for each frozen W, A and B that read the same x; gradients for x, every A and every B."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, seen: Tensor, mask: Tensor | None, scales: tuple[float, ...], *matrices: Tensor) -> tuple[Tensor, ...]:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        seen: Tensor,
+        mask: Tensor | None,
+        scales: tuple[float, ...],
+        *matrices: Tensor,
+    ) -> tuple[Tensor, ...]:
         """x (..., in), its rows `seen` (n, in) after dropout, and each weight (out, in) in one precision; each a (rank, in) and
         b (out, rank) in any. `matrices` are all weights, then all a, then all b.
         """
@@ -91,9 +104,19 @@ class _Adapted(torch.autograd.Function):
         low, weights, a, b = (saved[first : first + count] for first in range(0, 4 * count, count))
         kind = product_dtype(seen.dtype, seen.device.type)
         rows = [gradient.reshape(-1, gradient.shape[-1]).to(kind) for gradient in gradients]
-        inner = torch.cat([(g @ up.to(kind)).mul_(s) for g, up, s in zip(rows, b, ctx.scales, strict=True)], dim=1)
-        to_a = [one.to(mine.dtype) for one, mine in zip((inner.t() @ seen.to(kind)).split([len(one) for one in a]), a, strict=True)]
-        to_b = [(g.t() @ one.to(kind)).to(up.dtype).mul_(s) for g, one, up, s in zip(rows, low, b, ctx.scales, strict=True)]
+        inner = torch.cat(
+            [(g @ up.to(kind)).mul_(s) for g, up, s in zip(rows, b, ctx.scales, strict=True)], dim=1
+        )
+        to_a = [
+            one.to(mine.dtype)
+            for one, mine in zip(
+                (inner.t() @ seen.to(kind)).split([len(one) for one in a]), a, strict=True
+            )
+        ]
+        to_b = [
+            (g.t() @ one.to(kind)).to(up.dtype).mul_(s)
+            for g, one, up, s in zip(rows, low, b, ctx.scales, strict=True)
+        ]
         to_x = None
         if ctx.needs_input_grad[0]:
             # Rounded as on the way forward.
@@ -108,7 +131,12 @@ class _Adapted(torch.autograd.Function):
 
 def fits(layer: Any) -> TypeGuard[Linear]:
     """Whether `adapted` computes this layer: plain LoRA over a full-precision linear layer without a bias."""
-    return type(layer) is Linear and layer.base_layer.bias is None and not layer.lora_variant and not any(layer.lora_bias.values())
+    return (
+        type(layer) is Linear
+        and layer.base_layer.bias is None
+        and not layer.lora_variant
+        and not any(layer.lora_bias.values())
+    )
 
 
 def adapted(layers: Sequence[Linear], x: Tensor) -> tuple[Tensor, ...]:
@@ -120,7 +148,9 @@ def adapted(layers: Sequence[Linear], x: Tensor) -> tuple[Tensor, ...]:
     dropout = getattr(first.lora_dropout[name], "p", 0.0) if first.training else 0.0
     scales = tuple(layer.scaling[name] / (1 - dropout) for layer in layers)
     matrices = [layer.base_layer.weight for layer in layers]
-    matrices += [layer.lora_A[name].weight for layer in layers] + [layer.lora_B[name].weight for layer in layers]
+    matrices += [layer.lora_A[name].weight for layer in layers] + [
+        layer.lora_B[name].weight for layer in layers
+    ]
     seen, mask = dropped(x.detach().reshape(-1, x.shape[-1]), dropout)
     return _Adapted.apply(x, seen, mask, scales, *matrices)  # type: ignore[no-any-return,no-untyped-call]
 
@@ -176,7 +206,9 @@ class _Attention(torch.autograd.Function):
         """q (batch, heads, tokens, width), k and v the same with as many heads or a divisor of that; gives as q."""
         # What scaled_dot_product_attention calls here; the logarithms of the sums, which it keeps to itself, are wanted back.
         wide = (one.to(product_dtype(q.dtype, q.device.type)) for one in (q, k, v))
-        made, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(*wide, 0.0, True, scale=scale)
+        made, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            *wide, 0.0, True, scale=scale
+        )
         output = made.to(q.dtype)
         ctx.save_for_backward(q, k, v, output, sums)
         ctx.scale = scale
@@ -188,7 +220,9 @@ class _Attention(torch.autograd.Function):
         """Flash attention's (Dao et al. 2022, arXiv:2205.14135, algorithm 4)."""
         q, k, v, output, sums = ctx.saved_tensors
         wide = (one.float() for one in (gradient, q, k, v, output))
-        made = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(*wide, sums, 0.0, True, scale=ctx.scale)
+        made = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            *wide, sums, 0.0, True, scale=ctx.scale
+        )
         return *(one.to(q.dtype) for one in made), None
 
 
@@ -202,16 +236,28 @@ def attended(
 ) -> tuple[Tensor, Tensor | None]:
     """What LlamaAttention gives for hidden_states (batch, tokens, width); with a cache, by its own forward."""
     if past_key_values is not None:
-        return LlamaAttention.forward(layer, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs)  # type: ignore[no-any-return]
+        return LlamaAttention.forward(
+            layer, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
+        )  # type: ignore[no-any-return]
     heads = (*hidden_states.shape[:-1], -1, layer.head_dim)
-    q, k, v = (one.view(heads) for one in projected([layer.q_proj, layer.k_proj, layer.v_proj], hidden_states))
+    q, k, v = (
+        one.view(heads)
+        for one in projected([layer.q_proj, layer.k_proj, layer.v_proj], hidden_states)
+    )
     q, k = (rotated(one, *position_embeddings) for one in (q, k))
     q, k, v = (one.transpose(1, 2) for one in (q, k, v))
     kind, weights = layer.config._attn_implementation, None
-    if kind == "sdpa" and attention_mask is None and q.device.type == "cpu" and q.dtype == torch.bfloat16:
+    if (
+        kind == "sdpa"
+        and attention_mask is None
+        and q.device.type == "cpu"
+        and q.dtype == torch.bfloat16
+    ):
         output = _Attention.apply(q, k, v, layer.scaling).transpose(1, 2)  # type: ignore[no-untyped-call]
     else:
-        output, weights = ALL_ATTENTION_FUNCTIONS[kind](layer, q, k, v, attention_mask, dropout=0.0, scaling=layer.scaling, **kwargs)
+        output, weights = ALL_ATTENTION_FUNCTIONS[kind](
+            layer, q, k, v, attention_mask, dropout=0.0, scaling=layer.scaling, **kwargs
+        )
     return layer.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
 
 
@@ -266,7 +312,10 @@ class _AnswerLoss(torch.autograd.Function):
             rows = hidden[start : start + ROWS].to(kind)
             logits = torch.mm(rows, weight.t(), out=product[: len(rows)])
             for at in range(0, len(rows), PART):
-                part, target = logits[at : at + PART], targets[start + at : start + min(at + PART, len(rows)), None]
+                part, target = (
+                    logits[at : at + PART],
+                    targets[start + at : start + min(at + PART, len(rows)), None],
+                )
                 p = part if kind == torch.float32 else scratch[: len(part)].copy_(part)
                 top, own = p.amax(-1, keepdim=True), p.gather(1, target)
                 # The first of several largest logits is the prediction; only where the target's is one of them can it be right.
@@ -310,7 +359,9 @@ class _Normalised(torch.autograd.Function):
         inverse = torch.empty(len(rows), 1, dtype=torch.float32, device=x.device)
         for part in parts(rows):
             wide = rows[part].to(torch.float32, copy=True)
-            torch.linalg.vector_norm(wide, dim=-1, keepdim=True, out=inverse[part]).square_().div_(width).add_(eps).rsqrt_()
+            torch.linalg.vector_norm(wide, dim=-1, keepdim=True, out=inverse[part]).square_().div_(
+                width
+            ).add_(eps).rsqrt_()
             made[part].copy_(wide.mul_(inverse[part])).mul_(weight)
         ctx.save_for_backward(rows, weight, inverse)
         return made.view(x.shape)
@@ -320,7 +371,11 @@ class _Normalised(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """(g - x^ mean(g x^)) / norm, with g the gradient times the weight and x^ the normalised input."""
         rows, weight, inverse = ctx.saved_tensors
-        upstream, made, wide_weight = gradient.reshape(rows.shape), torch.empty_like(rows), weight.float()
+        upstream, made, wide_weight = (
+            gradient.reshape(rows.shape),
+            torch.empty_like(rows),
+            weight.float(),
+        )
         for part in parts(rows):
             unit = rows[part].to(torch.float32, copy=True).mul_(inverse[part])
             g = upstream[part].to(torch.float32, copy=True).mul_(wide_weight)
@@ -345,7 +400,11 @@ def use_kernels(model: PeftModel) -> None:
             layer.forward = functools.partial(alone, layer)
         elif type(layer) is LlamaRMSNorm and not layer.weight.requires_grad:
             layer.forward = functools.partial(normalised, layer)
-        elif type(layer) is LlamaAttention and not layer.attention_dropout and layer.config._attn_implementation in ATTENTION:
+        elif (
+            type(layer) is LlamaAttention
+            and not layer.attention_dropout
+            and layer.config._attn_implementation in ATTENTION
+        ):
             layer.forward = functools.partial(attended, layer)
         elif type(layer) is LlamaMLP and isinstance(layer.act_fn, nn.SiLU | SiLUActivation):
             layer.forward = functools.partial(widened, layer)
@@ -363,6 +422,8 @@ def add_answer_head(model: PreTrainedModel) -> None:
         if not answer_head:
             return whole(*arguments, **inputs)
         hidden, targets = supervised_hidden(model, inputs)
-        return *answer_loss(hidden, model.get_output_embeddings().weight, targets), targets.new_tensor(len(targets))
+        return *answer_loss(
+            hidden, model.get_output_embeddings().weight, targets
+        ), targets.new_tensor(len(targets))
 
     model.forward = forward

@@ -30,10 +30,20 @@ def curves(history: list[dict[str, float]]) -> dict[str, list[dict[str, float | 
     for line in history:
         for mode, split in (("train", "train"), ("eval", "dev")):
             if f"{mode}_loss_nats" in line:
-                tables["loss"].append({"step": line["step"], "group": split, "loss_nats": line[f"{mode}_loss_nats"]})
-                tables["accuracy"].append({"step": line["step"], "group": split, "token_accuracy": line[f"{mode}_token_accuracy"]})
+                tables["loss"].append(
+                    {"step": line["step"], "group": split, "loss_nats": line[f"{mode}_loss_nats"]}
+                )
+                tables["accuracy"].append(
+                    {
+                        "step": line["step"],
+                        "group": split,
+                        "token_accuracy": line[f"{mode}_token_accuracy"],
+                    }
+                )
         if "learning_rate" in line:
-            tables["learning_rate"].append({"step": line["step"], "group": "train", "learning_rate": line["learning_rate"]})
+            tables["learning_rate"].append(
+                {"step": line["step"], "group": "train", "learning_rate": line["learning_rate"]}
+            )
     return tables
 
 
@@ -51,7 +61,11 @@ def summarise(trainer: AnswerTrainer, dev: list[Example]) -> dict[str, Any]:
     history = trainer.state.log_history
     _refuse_divergence(history)
     evaluated = [line for line in history if "eval_loss_nats" in line]
-    kept = min(evaluated, key=lambda line: line["eval_loss_nats"]) if trainer.args.load_best_model_at_end else evaluated[-1]
+    kept = (
+        min(evaluated, key=lambda line: line["eval_loss_nats"])
+        if trainer.args.load_best_model_at_end
+        else evaluated[-1]
+    )
     last = [line for line in history if "train_loss_nats" in line][-1]
     labels = trainer.eval_dataset["labels"]
     tokens = sum(label != -100 for row in labels for label in row)
@@ -59,14 +73,22 @@ def summarise(trainer: AnswerTrainer, dev: list[Example]) -> dict[str, Any]:
     nats = loss * tokens
     trainable, total = trainer.model.get_nb_trainable_parameters()
     return {
-        "parameters": {"trainable": trainable, "total": total, "trainable_share": trainable / total},
+        "parameters": {
+            "trainable": trainable,
+            "total": total,
+            "trainable_share": trainable / total,
+        },
         "run": {
             "steps": trainer.state.global_step,
             "kept_step": int(kept["step"]),
             "epochs": trainer.state.epoch or 0.0,
             "compute_dtype": str(base_of(trainer.model).dtype).removeprefix("torch."),
         },
-        "train": {"loss_nats": last["train_loss_nats"], "token_accuracy": last["train_token_accuracy"], "step": int(last["step"])},
+        "train": {
+            "loss_nats": last["train_loss_nats"],
+            "token_accuracy": last["train_token_accuracy"],
+            "step": int(last["step"]),
+        },
         "dev": {
             "items": len(dev),
             "tokens": tokens,
@@ -88,7 +110,10 @@ def converge(history: list[dict[str, float]]) -> dict[str, Any]:
     train = [line["train_loss_nats"] for line in history if "train_loss_nats" in line]
     dev = [line["eval_loss_nats"] for line in history if "eval_loss_nats" in line]
     third = max(1, len(train) // 3)
-    first, middle, last = (sum(part) / len(part) for part in (train[:third], train[-2 * third : -third] or train[:third], train[-third:]))
+    first, middle, last = (
+        sum(part) / len(part)
+        for part in (train[:third], train[-2 * third : -third] or train[:third], train[-third:])
+    )
     return {
         "train_perplexity_first_third": math.exp(first),
         "train_perplexity_last_third": math.exp(last),
@@ -101,7 +126,9 @@ def converge(history: list[dict[str, float]]) -> dict[str, Any]:
     }
 
 
-def template_figures(tokenizer: PreTrainedTokenizerBase, rows: Dataset, examples: list[Example]) -> dict[str, Any]:
+def template_figures(
+    tokenizer: PreTrainedTokenizerBase, rows: Dataset, examples: list[Example]
+) -> dict[str, Any]:
     """What the chat template made of the training rows, counted on the very ids that are trained on; UserError if they are unfit.
 
     Some templates (ChatML's) open every message with the token that the tokenizer calls BOS: what must be one is the number at
@@ -116,7 +143,10 @@ def template_figures(tokenizer: PreTrainedTokenizerBase, rows: Dataset, examples
         "bos_tokens_at_start": max(starts),
         "supervised_share": sum(supervised) / sum(map(len, inputs)),
         "end_of_turn_supervised": all(row[-1] == tokenizer.eos_token_id for row in labels),
-        "rows_truncated": sum(not _says(tokenizer, row, example.answer) for row, example in zip(labels, examples, strict=True)),
+        "rows_truncated": sum(
+            not _says(tokenizer, row, example.answer)
+            for row, example in zip(labels, examples, strict=True)
+        ),
         "rows_without_supervised_token": sum(not count for count in supervised),
         "pad_is_end_of_turn": tokenizer.pad_token_id == tokenizer.eos_token_id,
     }
@@ -142,7 +172,11 @@ def template_figures(tokenizer: PreTrainedTokenizerBase, rows: Dataset, examples
 
 def _says(tokenizer: PreTrainedTokenizerBase, labels: list[int], answer: str) -> bool:
     """Whether the supervised tokens of a row are the whole answer."""
-    text = tokenizer.decode([label for label in labels if label != -100], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    text = tokenizer.decode(
+        [label for label in labels if label != -100],
+        skip_special_tokens=True,
+        clean_up_tokenization_spaces=False,
+    )
     return str(text).strip() == answer
 
 
@@ -156,7 +190,13 @@ def card(params: Params, metrics: dict[str, Any]) -> str:
     base, dev = params.ingest.base, metrics["dev"]
     name = getattr(base, "id", None) or getattr(base, "package", None) or getattr(base, "path", "")
     sources = ", ".join(f"{source.name} ({source.license})" for source in params.ingest.sources)
-    head = ["library_name: peft", "pipeline_tag: text-generation", "language: [pt]", f"license: {base.license}", "tags: [lora, medical]"]
+    head = [
+        "library_name: peft",
+        "pipeline_tag: text-generation",
+        "language: [pt]",
+        f"license: {base.license}",
+        "tags: [lora, medical]",
+    ]
     lines = [
         f"# LoRA adapter for {name}",
         "",
@@ -176,7 +216,11 @@ def save_adapter(trainer: AnswerTrainer, text: str, path: Path | None) -> None:
     The list of modules is sorted, since a set's order changes from run to run.
     """
     model: PeftModel = trainer.model
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if trainer.is_fsdp_enabled else None
+    weights = (
+        trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        if trainer.is_fsdp_enabled
+        else None
+    )
     if path is None:
         return
     for config in model.peft_config.values():
@@ -188,7 +232,11 @@ def save_adapter(trainer: AnswerTrainer, text: str, path: Path | None) -> None:
 
 
 def report(
-    trainer: AnswerTrainer, dev: list[Example], template: dict[str, Any], seconds: float, folders: tuple[Path, Path] | None
+    trainer: AnswerTrainer,
+    dev: list[Example],
+    template: dict[str, Any],
+    seconds: float,
+    folders: tuple[Path, Path] | None,
 ) -> dict[str, Any]:
     """Figures of the run; written with the curves where `folders`, those of metrics and plots, are given."""
     history = trainer.state.log_history
@@ -198,7 +246,10 @@ def report(
         write_metrics(metrics / "train.json", summary)
         write_metrics(metrics / "template.json", template)
         rate = median(line["tokens_per_second"] for line in history if "tokens_per_second" in line)
-        write_metrics(metrics / "speed/train.json", {"seconds": seconds, "tokens_per_second": rate, "peak_memory_gb": peak_memory_gb()})
+        write_metrics(
+            metrics / "speed/train.json",
+            {"seconds": seconds, "tokens_per_second": rate, "peak_memory_gb": peak_memory_gb()},
+        )
         for name, rows in curves(history).items():
             write_plot(plots / f"{name}.json", rows)
     return summary

@@ -26,7 +26,9 @@ from stages.train.checkpoints import seal, writing
 from stages.train.kernels import add_answer_head, use_kernels
 
 # PEFT 0.21 still asks by the old name; nothing here can change that.
-warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+warnings.filterwarnings(
+    "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+)
 
 # The newest, to go on from, and the best, to end with.
 CHECKPOINTS_KEPT = 2
@@ -80,7 +82,11 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             if parameter.requires_grad:
                 # TRL casts the adapters of a quantized base to bfloat16, where late, small updates round away.
                 parameter.data = parameter.data.float()
-        self.kernels, self.rows, self.ending = kernels, self.train_dataset, EndWell(Path(self.args.output_dir), 0)
+        self.kernels, self.rows, self.ending = (
+            kernels,
+            self.train_dataset,
+            EndWell(Path(self.args.output_dir), 0),
+        )
         self.sums = {mode: sums.to(self.args.device) for mode, sums in self.sums.items()}
         if kernels == "fused":
             use_kernels(self.model)
@@ -92,14 +98,26 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             total, right, count = model(**inputs, answer_head=True)
         else:
             output = model(**inputs, use_cache=False, fused_lm_head=True)
-            total, right, count = -output.log_probs.sum(), output.is_top1.sum(), output.label_mask.sum()
+            total, right, count = (
+                -output.log_probs.sum(),
+                output.is_top1.sum(),
+                output.label_mask.sum(),
+            )
         return total, right, count
 
-    def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None) -> Any:
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         """Sum of the negative log-likelihood in nats over the number of supervised tokens of the optimizer step."""
         total, right, count = self.score(model, inputs)
-        seen = inputs["attention_mask"].sum() if "attention_mask" in inputs else count.new_tensor(inputs["input_ids"].numel())
-        self.sums["train" if self.model.training else "eval"] += torch.stack([total.detach().double(), right, count, seen])
+        seen = (
+            inputs["attention_mask"].sum()
+            if "attention_mask" in inputs
+            else count.new_tensor(inputs["input_ids"].numel())
+        )
+        self.sums["train" if self.model.training else "eval"] += torch.stack(
+            [total.detach().double(), right, count, seen]
+        )
         if num_items_in_batch is None:
             # A row that only fills up a batch has no token.
             return total / count.clamp(min=1)
@@ -109,14 +127,22 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> EpochSampler:
         """The order of the training examples."""
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
-        self.sampler = EpochSampler(batch, [len(ids) for ids in dataset["input_ids"]], self.args.seed)
+        batch = (
+            self.args.train_batch_size
+            * self.args.gradient_accumulation_steps
+            * self.accelerator.num_processes
+        )
+        self.sampler = EpochSampler(
+            batch, [len(ids) for ids in dataset["input_ids"]], self.args.seed
+        )
         return self.sampler
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add loss and token accuracy over all supervised tokens since the last line of this kind, and how fast it goes."""
         mode = "train" if self.model.training else "eval"
-        total, right, tokens, seen = self.accelerator.reduce(self.sums[mode], reduction="sum").tolist()
+        total, right, tokens, seen = self.accelerator.reduce(
+            self.sums[mode], reduction="sum"
+        ).tolist()
         if tokens:
             logs |= {f"{mode}_loss_nats": total / tokens, f"{mode}_token_accuracy": right / tokens}
             if mode == "train":
@@ -146,16 +172,22 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
                 torch.save(sums.cpu(), checkpoint / SUMS)
                 seal(checkpoint)
         if self.args.should_save:
-            rotate_checkpoints(self.args.output_dir, CHECKPOINTS_KEPT, self.state.best_model_checkpoint)
+            rotate_checkpoints(
+                self.args.output_dir, CHECKPOINTS_KEPT, self.state.best_model_checkpoint
+            )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """And the sums since the last line of the log, which are those of all processes: the first one takes them."""
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint and self.is_world_process_zero():
-            self.sums["train"] = torch.load(Path(checkpoint) / SUMS, weights_only=True).to(self.args.device)
+            self.sums["train"] = torch.load(Path(checkpoint) / SUMS, weights_only=True).to(
+                self.args.device
+            )
 
 
-def tokenise(tokenizer: PreTrainedTokenizerBase, examples: list[Example], multiple: int = 1) -> Dataset:
+def tokenise(
+    tokenizer: PreTrainedTokenizerBase, examples: list[Example], multiple: int = 1
+) -> Dataset:
     """input_ids and labels of each example, -100 outside the answer; rows without any label fill up to a multiple.
 
     So every process has as many batches of dev, and no example counts twice.
@@ -164,7 +196,9 @@ def tokenise(tokenizer: PreTrainedTokenizerBase, examples: list[Example], multip
     rows = [(e.input_ids, e.labels) for e in encoded]
     blank = encoded[0].input_ids
     rows += [(blank, [-100] * len(blank))] * (-len(rows) % multiple)
-    return Dataset.from_dict({"input_ids": [ids for ids, _ in rows], "labels": [labels for _, labels in rows]})
+    return Dataset.from_dict(
+        {"input_ids": [ids for ids, _ in rows], "labels": [labels for _, labels in rows]}
+    )
 
 
 def configure(params: Params, folder: Path) -> SFTConfig:
@@ -231,7 +265,9 @@ def refuse(params: Params) -> None:
             what = f"train.{name} is {value}, which needs the package {package}"
             raise UserError("params.yaml", what, "install it with pip")
     tracker = params.compute.tracker
-    if tracker != "none" and not any(map(find_spec, (tracker, "tensorboardX") if tracker == "tensorboard" else (tracker,))):
+    if tracker != "none" and not any(
+        map(find_spec, (tracker, "tensorboardX") if tracker == "tensorboard" else (tracker,))
+    ):
         what = f"compute.tracker is {tracker}, which is not installed"
         raise UserError("params.yaml", what, "install it with pip, or set it to none")
     if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
@@ -245,7 +281,9 @@ def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> Answe
     train, lora = params.train, params.train.lora
     arguments = configure(params, folder)
     tokenizer = load_tokenizer(base)
-    targets = lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    targets = (
+        lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
+    )
     # Asking for the device starts the process group and picks this process's GPU, on which the model is then loaded.
     together = arguments.eval_batch_size * max(1, arguments.world_size) if arguments.device else 1
     ending = EndWell(folder, train.save_steps)
@@ -256,7 +294,13 @@ def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> Answe
         train_dataset=rows,
         eval_dataset=tokenise(tokenizer, read_examples(clean / "dev.jsonl"), multiple=together),
         processing_class=tokenizer,
-        peft_config=LoraConfig(r=lora.r, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets, task_type="CAUSAL_LM"),
+        peft_config=LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=targets,
+            task_type="CAUSAL_LM",
+        ),
         callbacks=[ending, *([Patience(train.patience)] if train.patience else [])],
         kernels=train.kernels,
     )
