@@ -21,7 +21,8 @@ import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.summary import show
-from bula.models import end_tokens, load_model, load_tokenizer, prepare
+from bula.hardware import prepare
+from bula.models import end_tokens, load_model, load_tokenizer
 from bula.params import load_params
 from bula.prompts import encode_prompt
 from bula.records import validation_sets

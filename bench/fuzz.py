@@ -17,8 +17,8 @@ import typer
 from hypothesis import HealthCheck, given, settings
 from tqdm import tqdm
 
+from bench.damaged_files import check, damaged_files
 from bench.summary import show
-from tests.test_fuzz import check, damaged_files
 
 BASE = Path(__file__).resolve().parent.parent / "models/base"
 

@@ -27,7 +27,7 @@ from ruamel.yaml.error import YAMLError
 from voluptuous import Invalid
 
 from bench.summary import show
-from bula.records import sha256_file
+from bula.files import sha256_file
 from stages.train.checkpoints import SEAL, is_whole
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -42,8 +42,7 @@ RESUMED = "train: going on from step"
 
 def clone(folder: Path, tiny: Path, steps: int = 25) -> None:
     """A repository in `folder` whose pipeline has run up to train, with parameters that make kills hurt."""
-    from tests.conftest import edit_params, shorten, small
-    from tests.test_pipeline import clone_tree
+    from bench.clones import clone_tree, edit_params, shorten, small
 
     folder.mkdir(parents=True)
     clone_tree(folder)
@@ -283,7 +282,7 @@ def main(
     seeds: Annotated[int, typer.Option(help="Kills with SIGKILL.")] = 20,
 ) -> None:
     """Kill and compare; a line for each seed, and one JSON line last."""
-    from tests.conftest import build_tiny
+    from bench.clones import build_tiny
 
     if not (ROOT / "models/base").exists():
         raise SystemExit("models/base is missing; `make repro` or `dvc pull` brings it")

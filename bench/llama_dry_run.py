@@ -26,19 +26,19 @@ import typer
 from peft import LoraConfig, get_peft_model
 from ruamel.yaml import YAML
 
+from bench.clones import clone_tree, edit_params
 from bench.llama import CONFIG, outline, save_config, save_tokenizer, save_weights
-from bench.plan import GOAL
 from bench.preprocess import run
 from bench.summary import show
-from bula import plan
+from bench.training_cost import GOAL
+from bula import training_cost
+from bula.commands import plan as plan_command
 from bula.gguf_files import read_gguf
 from bula.models import load_tokenizer
 from bula.params import load_params
 from bula.prompts import encode
 from bula.records import read_examples, read_rows
 from stages.train.trainer import EpochSampler
-from tests.conftest import edit_params
-from tests.test_pipeline import clone_tree
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = "profiles/llama-3.2-1b.yaml"
@@ -151,14 +151,18 @@ def planned(clone: Path, steps: list[list[int]], layers: int) -> tuple[float, fl
         "supervised_share"
     ]
     lengths = [length for step in steps for length in step]
-    rows = plan.Rows("the steps", None, sum(lengths) / len(lengths), max(lengths), share, None)
+    rows = training_cost.Rows(
+        "the steps", None, sum(lengths) / len(lengths), max(lengths), share, None
+    )
     shape, tokens = (
-        plan.count(CONFIG | {"num_hidden_layers": layers}, params.train),
+        training_cost.count(CONFIG | {"num_hidden_layers": layers}, params.train),
         float(sum(lengths)),
     )
     done = {"tokens": tokens, "supervised_tokens": tokens * share, "dev_tokens": 0.0}
-    memory = plan.memory(shape, params, rows, plan.find_launch(params, clone), on_cpu=True)["total"]
-    return plan.flops(shape, params.train, rows, done)["total"] / len(steps), memory
+    memory = training_cost.memory(
+        shape, params, rows, plan_command.find_launch(params, clone), on_cpu=True
+    )["total"]
+    return training_cost.flops(shape, params.train, rows, done)["total"] / len(steps), memory
 
 
 def seconds_per_step(clone: Path, steps: list[list[int]]) -> float:

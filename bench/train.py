@@ -36,8 +36,10 @@ from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from bench.summary import show
-from bula import plan
-from bula.models import compute_dtype, load_model, load_tokenizer, prepare, product_dtype
+from bula import training_cost
+from bula.hardware import compute_dtype, prepare, product_dtype
+from bula.lora import lora_config
+from bula.models import load_model, load_tokenizer
 from bula.params import Params, load_params
 from bula.prompts import encode
 from bula.records import Example, example_id, read_rows
@@ -120,14 +122,7 @@ def given(config: SFTConfig) -> dict[str, Any]:
 
 def lora_of(params: Params) -> LoraConfig:
     """The adapter of params.yaml, on every linear layer."""
-    lora = params.train.lora
-    return LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
+    return lora_config(params.train.lora)
 
 
 def config_of(name: str, params: Params, folder: str) -> SFTConfig:
@@ -272,7 +267,7 @@ def work(params: Params, examples: list[Example]) -> tuple[int, int, float]:
     head = model.get_output_embeddings().weight.numel()
     body = (
         sum(p.numel() for p in model.model.layers.parameters())
-        + plan.count(model.config.to_dict(), params.train).adapter
+        + training_cost.count(model.config.to_dict(), params.train).adapter
     )
     return supervised, tokens, 4.0 * (body * tokens + head * supervised)
 

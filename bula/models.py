@@ -3,8 +3,6 @@
 A model is always a directory or one GGUF file on this machine; nothing here reaches a hub.
 """
 
-import json
-import platform
 import struct
 import warnings
 from collections.abc import Iterator
@@ -17,7 +15,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from tokenizers import Tokenizer
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -25,23 +22,20 @@ from transformers import (
     GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    set_seed,
 )
 from transformers.modeling_gguf_pytorch_utils import (
     TENSOR_PROCESSORS,
     TensorProcessor,
     get_gguf_hf_weights_map,
 )
-from transformers.utils import logging as transformers_logging
 
 from bula.errors import UserError
-from bula.gguf_files import FETCH_AGAIN, ROPE_TENSORS, check_gguf, read_gguf, shared_reader
+from bula.files import staged
+from bula.gguf_files import FETCH_AGAIN, ROPE_TENSORS, check_gguf, shared_reader
+from bula.gguf_repairs import drop_foreign, restore_rope
+from bula.hardware import compute_dtype, device
 from bula.model_files import Shapes, check_adapter, check_model
-from bula.prompts import Encoded
-from bula.records import staged
 
-# Rows of the head's product made at once: 1,024 x 128,256 float32 logits of Llama 3.2 are 0.5 GB.
-HEAD_ROWS = 1024
 # What llama.cpp takes for the end of a generation, whatever else a file says.
 END_TOKENS = (
     "<|eot_id|>",
@@ -72,66 +66,6 @@ LIBRARY_ERRORS = (
 )
 # Names of tensors that a sentence lists.
 NAMED_TENSORS = 3
-
-
-def prepare(seed: int) -> None:
-    """Seed Python, NumPy and torch, and make transformers quiet unless something is wrong."""
-    set_seed(seed)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-
-
-def device() -> str:
-    """The accelerator's name if torch sees one, else cpu."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def bfloat16_products() -> bool:
-    """Whether this CPU has instructions that multiply bfloat16 numbers: AVX512_BF16 or AMX on x86, what torch asks for elsewhere.
-
-    On x86 torch's own question is whether oneDNN takes bfloat16 at all, and plain AVX-512 says yes: there it widens to float32
-    and rounds back, at 58 GFLOP/s where float32 makes 320.
-    """
-    if platform.machine() in ("x86_64", "AMD64"):
-        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-    return bool(
-        torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-
-
-def compute_dtype(dtype: str, place: str | None = None) -> str:
-    """The precision that a model held in `dtype` is computed in on this machine, by its device or by `place` (cpu or cuda).
-
-    float32 for bfloat16 weights on a CPU without bfloat16 products of its own: torch's stand-in takes six times as long as
-    float32 (10 against 66 GFLOP/s on two cores with AVX2) and rounds besides. The weights are the same.
-    """
-    slow = (place or device()) == "cpu" and not bfloat16_products()
-    return "float32" if slow else dtype
-
-
-def product_dtype(dtype: torch.dtype, place: str) -> torch.dtype:
-    """The precision in which a device (cpu, cuda) makes products of numbers in `dtype` fastest: `dtype`, or float32 for bfloat16.
-
-    float32 on Intel's CPUs from Sapphire Rapids on (they have AVX512_FP16) whose AMX a hypervisor hides: what is left of bfloat16
-    there, AVX512_BF16, makes 156 to 180 GFLOP/s on two cores, over the shapes of SmolLM2-135M, and float32 290 to 338. Of Cooper
-    Lake and of AMD's CPUs with that instruction the makers say that it has twice the rate of float32; they were not measured.
-    A single product of widened numbers, rounded, is that of bfloat16 but for the order of its sums, which both keep in float32.
-    """
-    if dtype != torch.bfloat16 or place != "cpu":
-        return dtype
-    cpu = torch.cpu.get_capabilities()
-    slow = (
-        "Intel" in cpu.get("cpu_name", "")
-        and cpu.get("avx512_fp16")
-        and cpu.get("avx512_bf16")
-        and not cpu.get("amx_bf16")
-    )
-    return torch.float32 if slow else dtype
-
-
-def precisions(dtype: str) -> dict[str, str]:
-    """What metrics say of the arithmetic behind their figures: precision of the weights, and that of computing on this machine."""
-    return {"dtype": dtype, "compute_dtype": compute_dtype(dtype)}
 
 
 @contextmanager
@@ -305,26 +239,6 @@ def _is_finite(weight: torch.Tensor) -> bool:
     return all(bool(value.isfinite()) for value in weight.detach().aminmax())
 
 
-def rope_factors(file: Path) -> torch.Tensor | None:
-    """Return the RoPE frequency factors stored in a GGUF file, (head size / 2,), or None."""
-    for tensor in read_gguf(file).tensors:
-        if tensor.name == "rope_freqs.weight":
-            return torch.tensor(tensor.data)
-    return None
-
-
-def restore_rope(model: PreTrainedModel, file: Path) -> None:
-    """Divide the rotary frequencies by the factors that a GGUF file has for them, in place.
-
-    llama.cpp keeps the scaling of Llama 3.1 and 3.2 as a tensor, which transformers 5.23 does not read: it would score these
-    models with the frequencies of Llama 3.0.
-    """
-    if (factors := rope_factors(file)) is not None:
-        rotary = model.model.rotary_emb
-        rotary.inv_freq = rotary.inv_freq / factors.to(rotary.inv_freq.device)
-        rotary.original_inv_freq = rotary.inv_freq
-
-
 def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
     """Load base and adapter, unmerged, in `dtype`, in evaluation mode.
 
@@ -401,21 +315,6 @@ def _free_padding(tokenizer: PreTrainedTokenizerBase, path: Path) -> str:
     raise UserError(path, what, "set pad_token in its tokenizer")
 
 
-def drop_foreign(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
-    """Forget added tokens that a GGUF file does not hold, in place.
-
-    transformers 5.23 gives Llama 3's an <|endoftext|> beyond the last row of the embeddings: a text with these words would be read
-    past the end of the weights, under this variant alone.
-    """
-    if max(tokenizer.added_tokens_decoder, default=0) < len(tokenizer) - 1:
-        return
-    size = len(read_gguf(file).fields["tokenizer.ggml.tokens"].data)
-    if len(tokenizer) > size:
-        state = json.loads(tokenizer.backend_tokenizer.to_str())
-        state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < size]
-        tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))
-
-
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of all tokens that end a generation, by llama.cpp's rule, so that every engine stops at the same ones."""
     vocabulary = tokenizer.get_vocab()
@@ -438,64 +337,3 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path:
         tokenizer.save_pretrained(temporary)
         for file in temporary.iterdir():
             file.chmod(0o644)
-
-
-def base_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The transformers model inside a PEFT wrapper, or the model itself."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def pad_batch(encoded: list[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
-    """input_ids, attention_mask and labels, right-padded: int64 tensors of shape (batch, longest)."""
-    longest = max(len(item.input_ids) for item in encoded)
-    rows = [(item.input_ids, item.labels, longest - len(item.input_ids)) for item in encoded]
-    return {
-        "input_ids": torch.tensor([ids + [pad_id] * gap for ids, _, gap in rows]),
-        "attention_mask": torch.tensor([[1] * len(ids) + [0] * gap for ids, _, gap in rows]),
-        "labels": torch.tensor([labels + [-100] * gap for _, labels, gap in rows]),
-    }
-
-
-def supervised_hidden(
-    model: PreTrainedModel, batch: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Last hidden states at the positions that predict a supervised token, (n, hidden), and those tokens, (n,).
-
-    The head is a quarter of a small model's work, so it is applied to these positions alone.
-    """
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
-    if "position_ids" not in inputs:
-        # Right-padded and causal: no token that counts sees a padding token, so that the mask would only cost time.
-        del inputs["attention_mask"]
-    output = base_of(model).model(**inputs, use_cache=False)
-    targets = batch["labels"][:, 1:]
-    mask = targets != -100
-    return output.last_hidden_state[:, :-1][mask], targets[mask]
-
-
-def like_length_batches(encoded: list[Encoded], batch_tokens: int) -> list[list[int]]:
-    """Indices in batches of like length, longest first, each of at most `batch_tokens` padded tokens (or one item)."""
-    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i].input_ids), i))
-    batches: list[list[int]] = []
-    for index in order:
-        longest = len(encoded[batches[-1][0]].input_ids) if batches else 0
-        if batches and (len(batches[-1]) + 1) * longest <= batch_tokens:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
-@torch.inference_mode()
-def supervised_logits(
-    model: PreTrainedModel, encoded: list[Encoded], pad_id: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Logits (n, vocabulary) in float32 and targets (n,) at the supervised tokens of one batch, HEAD_ROWS rows at a time.
-
-    Rows follow the examples in their order, and each example's tokens in theirs.
-    """
-    batch = {name: tensor.to(model.device) for name, tensor in pad_batch(encoded, pad_id).items()}
-    hidden, targets = supervised_hidden(model, batch)
-    head = base_of(model).get_output_embeddings()
-    for start in range(0, len(targets), HEAD_ROWS):
-        yield head(hidden[start : start + HEAD_ROWS]).float(), targets[start : start + HEAD_ROWS]

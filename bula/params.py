@@ -26,6 +26,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
 from bula.errors import UserError, call
+from bula.records import SET_NAMES, Split
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -97,7 +98,6 @@ UNIONS = {
 }
 # Licenses that forbid giving derived rows away, or say nothing; so do all with a no-derivatives clause.
 CLOSED_LICENSES = {"proprietary", "all-rights-reserved", "unknown", "other"}
-SET_NAMES = ("A", "B", "C", "D", "E")
 
 
 def _plain_path(path: str) -> str:
@@ -233,7 +233,7 @@ class Tabular(Source):
     """Keep only rows whose column (by the source's own name) holds one of the values; {} keeps all."""
     limit: Natural
     """Rows kept, the first ones that pass the filter; 0 means all."""
-    role: Literal["split", "train", "dev", "A", "B", "C", "D", "E"]
+    role: Literal["split", Split]
     """Where the rows go: all into one split, or (split) each by a hash of its question."""
 
 
@@ -520,7 +520,7 @@ class Train(Section):
     patience: Natural
     """Early stopping: end after this many evaluations without a new lowest dev loss; 0 never does."""
     kernels: Literal["fused", "trl"]
-    """Who computes adapters, attention, MLP, norms and loss: this project's functions in torch (stages/train/kernels.py), several
+    """Who computes adapters, attention, MLP, norms and loss: this project's functions in torch (bula/lora_kernels.py), several
     times faster on a CPU; or PEFT, transformers and TRL by their own means (Triton on a GPU), under mixed precision. The loss is
     the same."""
     attention: Literal["sdpa", "flash_attention_2"]

@@ -10,7 +10,7 @@ import resource
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from bula.records import staged
+from bula.files import staged
 
 Scalar = int | float | str | bool
 Metrics = Mapping[str, Scalar | Mapping[str, Scalar]]

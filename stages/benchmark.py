@@ -38,7 +38,8 @@ from tenacity import RetryError
 
 from bula.api_keys import key_for
 from bula.errors import UserError, run
-from bula.models import device, end_tokens, load_model, load_tokenizer, precisions, prepare
+from bula.hardware import device, precisions, prepare
+from bula.models import end_tokens, load_model, load_tokenizer
 from bula.params import ApiBackend, Backend, Params, VllmBackend, load_params, variant_of
 from bula.privacy import find, redact
 from bula.prompts import DATE, SYSTEM_PROMPT

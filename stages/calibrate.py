@@ -12,11 +12,11 @@ import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bula.errors import UserError, run
+from bula.judging import problem, verdicts_or_error
 from bula.params import Params, load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import write_metrics
 from bula.stats import bootstrap_kappa, standard_error, weighted_kappa
-from stages.judge import problem, verdicts_or_error
 
 
 class Gold(BaseModel):

@@ -12,8 +12,8 @@ from typing import Annotated
 import typer
 
 from bula.errors import run
+from bula.files import staged
 from bula.params import load_params
-from bula.records import staged
 
 
 def main(

@@ -14,7 +14,8 @@ import typer
 
 from bula.errors import UserError, run
 from bula.escaping import markdown, terminal
-from bula.measures import (
+from bula.files import staged
+from bula.item_scores import (
     ROWS,
     ShownAnswer,
     Values,
@@ -27,10 +28,9 @@ from bula.measures import (
     scored,
 )
 from bula.params import Params, load_params
-from bula.records import staged
 from bula.reports import as_written, write_metrics
 from bula.stats import bootstrap_mean, holm, mcnemar, paired_permutation
-from bula.table import (
+from bula.tables import (
     degenerate_share,
     differences_table,
     fidelity_table,

@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Annotated
 
 import openai
-import torch
 import typer
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from bula.degeneration import is_degenerate, repeated_4gram_share
 from bula.errors import UserError, run
-from bula.models import end_tokens, load_model, load_tokenizer, precisions, prepare
+from bula.generation import generate_greedy
+from bula.hardware import precisions, prepare
+from bula.models import end_tokens, load_model, load_tokenizer
 from bula.params import Generate, Params, load_params, variant_of
 from bula.privacy import KINDS, Finding, find, redact
 from bula.prompts import encode_prompt, prompt_hash
@@ -39,17 +40,11 @@ Serve = Callable[[Path, int, int], AbstractContextManager[list[Endpoint]]]
 
 
 def finish(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int]) -> Answer:
-    """Cut generated ids after the first token of `ends` and tell why they end."""
-    end = next((place for place, token in enumerate(ids) if token in ends), None)
-    ids = ids if end is None else ids[: end + 1]
-    return (
-        tokenizer.decode(ids, skip_special_tokens=True).strip(),
-        "length" if end is None else "stop",
-        len(ids),
-    )
+    """Return an answer from its generated ids."""
+    text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+    return text, "stop" if ids and ids[-1] in ends else "length", len(ids)
 
 
-@torch.inference_mode()
 def answer_locally(
     path: Path,
     dtype: str,
@@ -63,27 +58,11 @@ def answer_locally(
     answers: dict[int, Answer] = {}
     for start in tqdm(range(0, len(order), params.batch_size), desc="generate", unit="batch"):
         batch = order[start : start + params.batch_size]
-        longest = max(len(prompts[i]) for i in batch)
-        gaps = [longest - len(prompts[i]) for i in batch]
-        ids = torch.tensor(
-            [
-                [tokenizer.pad_token_id] * gap + prompts[i]
-                for i, gap in zip(batch, gaps, strict=True)
-            ]
-        ).to(model.device)
-        mask = torch.tensor([[0] * gap + [1] * (longest - gap) for gap in gaps]).to(model.device)
-        output = model.generate(
-            input_ids=ids,
-            attention_mask=mask,
-            do_sample=False,
-            max_new_tokens=params.max_new_tokens,
-            eos_token_id=ends,
-            pad_token_id=tokenizer.pad_token_id,
+        generated = generate_greedy(
+            model, tokenizer, [prompts[i] for i in batch], params.max_new_tokens
         )
-        answers |= {
-            i: finish(tokenizer, row[longest:].tolist(), ends)
-            for i, row in zip(batch, output, strict=True)
-        }
+        for i, ids in zip(batch, generated, strict=True):
+            answers[i] = finish(tokenizer, ids, ends)
     return [answers[i] for i in range(len(prompts))]
 
 

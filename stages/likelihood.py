@@ -13,18 +13,13 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from bula.errors import run
-from bula.models import (
-    like_length_batches,
-    load_model,
-    load_tokenizer,
-    precisions,
-    prepare,
-    supervised_logits,
-)
+from bula.hardware import precisions, prepare
+from bula.models import load_model, load_tokenizer
 from bula.params import load_params, variant_of
 from bula.prompts import Encoded, encode
 from bula.records import Example, Row, validation_sets, write_rows
 from bula.reports import write_metrics
+from bula.scoring import like_length_batches, supervised_logits
 from bula.stats import ratio_standard_error
 
 

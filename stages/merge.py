@@ -14,22 +14,15 @@ import typer
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from bula.divergence import Scored, fidelity, sample, score
 from bula.errors import UserError, run
-from bula.fidelity import Scored, fidelity, sample, score
-from bula.models import (
-    base_of,
-    compute_dtype,
-    load_adapted,
-    load_model,
-    load_tokenizer,
-    precisions,
-    prepare,
-    save_model,
-)
+from bula.hardware import compute_dtype, precisions, prepare
+from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from bula.params import load_params
 from bula.prompts import Encoded
 from bula.records import REMAKE
 from bula.reports import write_metrics
+from bula.scoring import base_of
 
 # Largest difference of a weight; a float32 of 16 is only known to 1e-6, one of 128 to 8e-6.
 TOLERANCE = 1e-5

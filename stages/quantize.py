@@ -17,14 +17,15 @@ import typer
 from gguf import LlamaFileType
 from transformers import PreTrainedTokenizerBase
 
+from bula.divergence import fidelity, sample, score
 from bula.errors import UserError, run
-from bula.fidelity import fidelity, sample, score
+from bula.files import staged
 from bula.gguf_files import read_gguf
-from bula.models import load_model, load_tokenizer, prepare
+from bula.hardware import prepare
+from bula.models import load_model, load_tokenizer
 from bula.params import load_params
 from bula.processes import end_with_parent
 from bula.prompts import Encoded
-from bula.records import staged
 from bula.reports import write_metrics
 
 # The types that llama.cpp's own converter writes; auto-round writes the rest. f32 is for bench/engines.py.

@@ -14,9 +14,10 @@ from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 
 from bula.errors import run
-from bula.measures import AnswerRow, read_checked
+from bula.files import staged
+from bula.item_scores import AnswerRow, read_checked
 from bula.params import Params, load_params, variant_of
-from bula.records import Row, staged, write_rows
+from bula.records import Row, write_rows
 from bula.reports import write_metrics, write_plot
 from bula.stats import bootstrap_mean, standard_error
 from bula.text import words

@@ -17,11 +17,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from bench.clones import ROOT, edit_params
 from bula import api_keys
 from bula.errors import UserError
-from bula.records import write_rows
+from bula.records import SET_NAMES, write_rows
 from stages import judge
-from tests.conftest import ROOT, edit_params
 
 KEY = "sk-CANARY-5d1c0b7e9a"
 HOST = "judge.test"
@@ -243,7 +243,7 @@ def outside(
     same = {"answer": "Sim.", "generated": "PACIENTE-CANARIO não.", "variant": "base"}
     rows = [
         {"id": f"{s}{n}", "split": s, "question": f"Pergunta {n} de {s}?"} | same
-        for s in "ABCDE"
+        for s in SET_NAMES
         for n in range(3)
     ]
     write_rows(workspace / "data/answers/base.jsonl", rows)

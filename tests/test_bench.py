@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from bench import train as bench
+from bench.clones import ROOT
 from bula.params import load_params
-from tests.conftest import ROOT
 
 
 # TRL's own default, which the bench takes as it comes.

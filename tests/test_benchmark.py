@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from bench.clones import ROOT, edit_params
 from bula.errors import UserError
 from bula.models import load_model
 from bula.params import load_params
 from bula.records import read_rows
 from stages import benchmark
-from tests.conftest import ROOT, edit_params, write_jsonl
+from tests.conftest import write_jsonl
 
 TASKS = ("medmcqa", "medqa_4options")
 

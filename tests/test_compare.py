@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import pytest
 from markdown_it import MarkdownIt
 
+from bench.clones import ROOT, edit_params
 from bula.errors import UserError
 from bula.params import load_params
 from bula.records import read_rows, write_rows
 from bula.reports import write_metrics
 from stages import compare
-from tests.conftest import ROOT, edit_params
-from tests.test_table import fidelity, figures
+from tests.test_tables import fidelity, figures
 
 
 def two_variants(params: dict[str, Any]) -> None:

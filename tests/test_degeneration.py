@@ -2,10 +2,10 @@
 
 import pytest
 
+from bench.clones import ROOT
 from bula.degeneration import is_degenerate, repeated_4gram_share, repeated_letters_share
 from bula.params import load_params
 from bula.records import read_rows
-from tests.conftest import ROOT
 
 LIMIT = 0.3
 

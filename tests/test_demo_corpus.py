@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from bench.clones import ROOT
 from bula.params import load_params
+from bula.records import SET_NAMES
 from bula.text import comparison_key, ngrams, words
-from tests.conftest import ROOT
 
 Row = dict[str, Any]
 
 DEMO = ROOT / "data/demo"
-SETS = [f"validation/{name}" for name in "ABCDE"]
+SETS = [f"validation/{name}" for name in SET_NAMES]
 SPLITS = ["train", "dev", *SETS]
 # Task to the fields of its options and the field of the right one.
 CHOICES = {
@@ -193,10 +194,10 @@ def test_no_two_answers_share_more_than_30_percent_of_their_5grams() -> None:
 
 def test_the_topics_are_24_a_set_all_different_one_for_each_pair() -> None:
     topics = YAML(typ="safe").load((DEMO / "topics.yaml").read_text(encoding="utf-8"))
-    assert {name: len(titles) for name, titles in topics.items()} == dict.fromkeys("ABCDE", 24)
+    assert {name: len(titles) for name, titles in topics.items()} == dict.fromkeys(SET_NAMES, 24)
     assert len({comparison_key(title) for titles in topics.values() for title in titles}) == 120
     assert {name.removeprefix("validation/"): len(read(name)) for name in SETS} == dict.fromkeys(
-        "ABCDE", 24
+        SET_NAMES, 24
     )
 
 

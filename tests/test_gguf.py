@@ -15,23 +15,17 @@ from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from bench.clones import ROOT
 from bench.engines import by_llama_cpp, compare, gaps, shared_prefix, until_end
+from bula.divergence import fidelity, score
 from bula.errors import UserError
-from bula.fidelity import fidelity, score
-from bula.models import (
-    base_of,
-    load_adapted,
-    load_model,
-    load_tokenizer,
-    pad_batch,
-    save_model,
-    supervised_hidden,
-)
+from bula.files import sha256_file
+from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from bula.prompts import Encoded, encode_prompt
-from bula.records import read_rows, sha256_file, write_rows
+from bula.records import SET_NAMES, read_rows, write_rows
+from bula.scoring import base_of, pad_batch, supervised_hidden
 from stages import merge
 from stages.quantize import carries, describe, export
-from tests.conftest import ROOT
 
 QUESTION = "Posso tomar dipirona com febre?"
 
@@ -239,9 +233,9 @@ def test_merged_weights_are_base_plus_adapter_and_the_logits_differ_by_rounding_
 
     # Llama's norm rounds to float32 whatever comes in, which would hide how small the difference is.
     def norm(self: Any, x: torch.Tensor) -> torch.Tensor:
-        return (
-            self.weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
-        )  # type: ignore[no-any-return]
+        mean = x.square().mean(-1, keepdim=True)
+        scaled: torch.Tensor = self.weight * x * torch.rsqrt(mean + self.variance_epsilon)
+        return scaled
 
     monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
     torch.manual_seed(3)
@@ -272,7 +266,7 @@ def test_merged_weights_are_base_plus_adapter_and_the_logits_differ_by_rounding_
 def test_merge_writes_what_it_checked_and_refuses_a_wrong_merge(
     workspace: Path, tiny: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in "ABCDE":
+    for name in SET_NAMES:
         row = {
             "id": "0" * 16,
             "source": "s",

@@ -9,12 +9,13 @@ from pathlib import Path
 import pandas
 import pytest
 
+from bench.clones import ROOT, edit_params
 from bula.errors import UserError
 from bula.params import Columns, DemoSource, FilesSource, HubSource, Ingest, UrlSource, load_params
 from bula.records import Row, read_rows
 from stages.ingest import __main__ as ingest
 from stages.ingest import sources
-from tests.conftest import ROOT, edit_params, leftovers, run, write_jsonl
+from tests.conftest import leftovers, run, write_jsonl
 
 SETTINGS = load_params(ROOT / "profiles/smollm2-135m.yaml").ingest
 LIMITS = SETTINGS.limits

@@ -14,13 +14,14 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
+from bench.clones import ROOT
 from bula.errors import UserError
 from bula.params import HubSource, UrlSource
 from bula.records import Row
 from stages.ingest import __main__ as ingest
 from stages.ingest import fetch, sources
 from stages.ingest.files import Reading, Refused, memory_limit, read_file
-from tests.conftest import ROOT, write_jsonl
+from tests.conftest import write_jsonl
 from tests.test_ingest import LIMITS, PAIR, SETTINGS, source
 
 DRIP_SECONDS = 0.05

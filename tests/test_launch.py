@@ -13,12 +13,13 @@ import pytest
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
+from bench.clones import ROOT, edit_params
 from bula.errors import UserError
 from bula.params import load_params
 from stages.train import __main__ as start
 from stages.train import fit as train
 from stages.train import trainer
-from tests.conftest import ROOT, edit_params, run
+from tests.conftest import run
 
 
 def launch(folder: Path, configuration: str) -> dict[str, Any]:

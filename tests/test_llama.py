@@ -12,16 +12,17 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 from bench import llama as parts
+from bench.clones import ROOT, edit_params
 from bula.models import end_tokens, load_model, load_tokenizer
 from bula.params import DirectoryModel, load_params
 from bula.prompts import SYSTEM_PROMPT, Encoded, encode, encode_prompt, to_messages
-from bula.records import Example, example_id, read_examples, read_rows, write_rows
+from bula.records import SET_NAMES, Example, example_id, read_examples, read_rows, write_rows
 from stages import benchmark, generate
 from stages.ingest.models import ingest_base
 from stages.quantize import convert
 from stages.train.report import template_figures
 from stages.train.trainer import make_trainer
-from tests.conftest import ROOT, edit_params, write_jsonl
+from tests.conftest import write_jsonl
 from tests.test_preprocess import row, settle
 
 VOCABULARY = 128256
@@ -194,7 +195,7 @@ def test_training_generation_and_benchmark_see_the_same_prompt(
     ]
     assert [encode(tokenizer, example).prompt for example in examples] == prompts
 
-    for number, split in enumerate("ABCDE"):
+    for number, split in enumerate(SET_NAMES):
         rows = [
             e.model_copy(update={"id": f"{number}{e.id[1:]}", "split": split}) for e in examples
         ]

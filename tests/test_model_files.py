@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from bench.clones import ROOT
 from bula.errors import UserError
 from bula.model_files import check_adapter, check_model
 from bula.models import library_errors, load_adapted, load_model, load_tokenizer
-from tests.conftest import ROOT
 
 Break = Callable[[Path], object]
 LAYER = "model.layers.0.self_attn.o_proj.weight"

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bula import models
-from bula.models import bfloat16_products, compute_dtype, load_model, product_dtype
+from bula import hardware
+from bula.hardware import bfloat16_products, compute_dtype, product_dtype
+from bula.models import load_model
 from bula.params import DirectoryModel, load_params
 from stages import generate
 from stages.ingest.models import ingest_base
@@ -20,7 +21,7 @@ from stages.train.checkpoints import fingerprint
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether this test's machine is a CPU that multiplies bfloat16 by instructions of its own."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(models, "bfloat16_products", lambda: request.param)
+    monkeypatch.setattr(hardware, "bfloat16_products", lambda: request.param)
     return bool(request.param)
 
 
@@ -142,7 +143,7 @@ def test_a_checkpoint_of_another_precision_is_not_gone_on_from(
     params, found = load_params(), set()
     # Products in bfloat16, products of it in float32, and all in float32.
     for has, wide in ((True, torch.bfloat16), (True, torch.float32), (False, torch.float32)):
-        monkeypatch.setattr(models, "bfloat16_products", lambda has=has: has)
+        monkeypatch.setattr(hardware, "bfloat16_products", lambda has=has: has)
         monkeypatch.setattr(checkpoints, "product_dtype", lambda dtype, place, wide=wide: wide)
         found.add(fingerprint(params, []))
     assert len(found) == (2 if torch.cuda.is_available() else 3)

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 
+from bench.clones import ROOT
 from bula.errors import UserError
 from bula.params import DemoSource, Params, Section, load_params, parse_params
-from tests.conftest import ROOT, run
+from tests.conftest import run
 
 DEFAULT = (ROOT / "profiles/smollm2-135m.yaml").read_text(encoding="utf-8")
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))

@@ -3,58 +3,17 @@
 import json
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from bench.clones import ROOT, clone_tree, commit, edit_params, git, shorten, small
 from stages import compare
-from tests.conftest import ROOT, edit_params, leftovers, run, shorten, small
+from tests.conftest import leftovers, run
 
 VARIANTS = ("base", "tuned")
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": ""}
-
-
-def clone_tree(target: Path) -> None:
-    """The files that git would carry, as a repository of their own with one commit."""
-    names = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    ).stdout.split("\0")
-    for name in filter(None, names):
-        # The figures of the default run are none of this clone's. No stage writes seeds.json; a spread in it is another run's.
-        if (ROOT / name).is_file() and (
-            name == "metrics/seeds.json" or not name.startswith(("metrics/", "plots/"))
-        ):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target / name)
-    # Also where params.yaml was changed for a run of one's own.
-    shutil.copy(ROOT / "profiles/smollm2-135m.yaml", target / "params.yaml")
-    git(target, "init", "--quiet")
-    commit(target, "start")
-
-
-def git(folder: Path, *arguments: str) -> str:
-    identity = [
-        "-c",
-        "user.name=Test",
-        "-c",
-        "user.email=test@example.org",
-        "-c",
-        "commit.gpgsign=false",
-    ]
-    return subprocess.run(
-        ["git", *identity, *arguments], cwd=folder, capture_output=True, check=True, text=True
-    ).stdout
-
-
-def commit(folder: Path, message: str) -> None:
-    git(folder, "add", "--all")
-    git(folder, "commit", "--quiet", "--message", message)
 
 
 def stages_run(output: str) -> list[str]:

@@ -12,16 +12,17 @@ import numpy
 import pytest
 from transformers import PreTrainedTokenizerBase
 
+from bench.clones import ROOT, edit_params
 from bula.errors import UserError
 from bula.models import load_tokenizer
 from bula.params import FilesSource, Params, Preprocess, load_params
 from bula.prompts import encode, token_lengths
-from bula.records import Example, Row, example_id, read_rows
+from bula.records import SET_NAMES, Example, Row, example_id, read_rows
 from bula.text import mask
 from stages.preprocess import __main__ as stage
-from stages.preprocess import clean, contamination, near, shards
+from stages.preprocess import clean, contamination, minhash, shards
 from stages.preprocess.report import as_table, names_notice, quarantine_rows, rows_at
-from tests.conftest import ROOT, edit_params, leftovers, write_jsonl
+from tests.conftest import leftovers, write_jsonl
 
 DEMO = [row for name in ("train", "dev") for row in read_rows(ROOT / f"data/demo/{name}.jsonl")]
 NUMBERS = itertools.count()
@@ -480,7 +481,9 @@ def without_accents(text: str) -> str:
 def test_a_validation_question_typed_without_accents_leaves_train(
     answered: str, tiny: Path, tmp_path: Path
 ) -> None:
-    pairs = [r for name in "ABCDE" for r in read_rows(ROOT / f"data/demo/validation/{name}.jsonl")]
+    pairs = [
+        r for name in SET_NAMES for r in read_rows(ROOT / f"data/demo/validation/{name}.jsonl")
+    ]
     assert sum(without_accents(r["question"]) != r["question"] for r in pairs) > 100
     asked = [row(r["question"], r["answer"], "A") for r in pairs]
     said = [... if answered == "anew" else without_accents(r["answer"]) for r in pairs]
@@ -499,16 +502,16 @@ def test_a_validation_question_typed_without_accents_leaves_train(
 
 def test_texts_are_compared_without_accents(tmp_path: Path) -> None:
     params = load_params(ROOT / "params.yaml").preprocess.near_duplicates
-    assert near.unaccented("Não, à NOITE: coração, pe\u0301") == "Nao, a NOITE: coracao, pe"
+    assert minhash.unaccented("Não, à NOITE: coração, pe\u0301") == "Nao, a NOITE: coracao, pe"
     assert (
-        near.shingles("Dói à noite", 2)
-        == near.shingles("doi a noite", 2)
+        minhash.shingles("Dói à noite", 2)
+        == minhash.shingles("doi a noite", 2)
         == {("doi", "a"), ("a", "noite")}
     )
-    assert near.shingles("Só", 2) == {("so",)}
-    bands = near.signatures(["Só", "so", "Dói à noite", "doi a noite"], params)
+    assert minhash.shingles("Só", 2) == {("so",)}
+    bands = minhash.signatures(["Só", "so", "Dói à noite", "doi a noite"], params)
     assert (bands[:, 0] == bands[:, 1]).all() and (bands[:, 2] == bands[:, 3]).all()
-    flat, _ = near.word_hashes(["coração é", "coracao e"])
+    flat, _ = minhash.word_hashes(["coração é", "coracao e"])
     assert (flat[:2] == flat[2:]).all()
     rows: list[Row] = [
         {"example": {"id": "0" * 16, "question": q, "answer": a}}
@@ -565,10 +568,10 @@ def test_two_validation_sets_do_not_ask_the_same(tiny: Path, tmp_path: Path) -> 
 
 def test_similarity_and_bands_by_hand() -> None:
     # {ab, bc, cd} and {ab, bc, ce}: two of four.
-    assert near.jaccard(near.shingles("a b c d", 2), near.shingles("A, b. c e", 2)) == 0.5
-    assert near.shingles("só", 2) == {("so",)}
+    assert minhash.jaccard(minhash.shingles("a b c d", 2), minhash.shingles("A, b. c e", 2)) == 0.5
+    assert minhash.shingles("só", 2) == {("so",)}
     params = load_params(ROOT / "params.yaml").preprocess.near_duplicates
-    same = near.signatures([QUESTION, QUESTION.upper(), ANSWER, "só", "SÓ"], params)
+    same = minhash.signatures([QUESTION, QUESTION.upper(), ANSWER, "só", "SÓ"], params)
     assert same.shape == (25, 5)
     assert (same[:, 0] == same[:, 1]).all() and (same[:, 3] == same[:, 4]).all()
     assert not (same[:, 0] == same[:, 2]).any()
@@ -576,10 +579,10 @@ def test_similarity_and_bands_by_hand() -> None:
 
 def test_the_worked_examples_of_similarity_and_runs_in_docs_metrics() -> None:
     a, b, c = (
-        near.shingles(f"Posso tomar dipirona com {end}?", 2)
+        minhash.shingles(f"Posso tomar dipirona com {end}?", 2)
         for end in ("febre", "febre alta", "leite")
     )
-    assert (near.jaccard(a, b), near.jaccard(a, c)) == (0.8, 0.6)
+    assert (minhash.jaccard(a, b), minhash.jaccard(a, c)) == (0.8, 0.6)
     for similarity, expected in ((0.8, 0.99995), (0.7, 0.990), (0.6, 0.868)):
         assert 1 - (1 - similarity**5) ** 25 == pytest.approx(expected, abs=5e-4)
     item = "Tome um comprimido de oito em oito horas por sete dias depois das refeições com água."
@@ -592,11 +595,11 @@ def test_the_worked_examples_of_similarity_and_runs_in_docs_metrics() -> None:
         "Tome um comprimido de seis em seis horas por sete dias depois das refeições com água."
     )
     for text, found in ((copied, 2), (reworded, 0)):
-        hashes, _ = near.windows(*near.word_hashes([text]), 13)
+        hashes, _ = minhash.windows(*minhash.word_hashes([text]), 13)
         assert numpy.count_nonzero(contamination.look_up(hashes, runs.hashes) >= 0) == found
-    assert near.jaccard(near.shingles(item, 2), near.shingles(reworded, 2)) == pytest.approx(
-        11 / 19
-    )
+    assert minhash.jaccard(
+        minhash.shingles(item, 2), minhash.shingles(reworded, 2)
+    ) == pytest.approx(11 / 19)
 
 
 def test_a_pair_is_looked_at_as_often_as_the_formula_says() -> None:
@@ -613,7 +616,7 @@ def test_a_pair_is_looked_at_as_often_as_the_formula_says() -> None:
                 " ".join([*common, *(f"{side}{n}" for n in random.integers(10**9, size=own))])
                 for side in "ab"
             ]
-        bands = near.signatures(texts, params.model_copy(update={"shingle_words": 1}))
+        bands = minhash.signatures(texts, params.model_copy(update={"shingle_words": 1}))
         seen = (bands[:, ::2] == bands[:, 1::2]).any(axis=0).mean()
         # Three standard deviations of a share over 400 pairs.
         assert abs(seen - expected) <= 3 * (expected * (1 - expected) / 400) ** 0.5 + 0.01
@@ -623,7 +626,7 @@ def pairs_of(key: list[int], split: list[int], reach: int, inside: bool) -> set[
     arrays = numpy.array(key, dtype=numpy.uint64), numpy.array(split, dtype=numpy.int16)
     return {
         (int(a), int(b))
-        for early, late in near.candidates(*arrays, reach, inside)
+        for early, late in minhash.candidates(*arrays, reach, inside)
         for a, b in zip(early, late, strict=True)
     }
 
@@ -800,13 +803,13 @@ def test_twelve_shared_words_are_no_run_of_thirteen() -> None:
         ("x a b c d e f g h i j k l y", 0),
         ("x b c d e f g h i j k l m n y", 1),
     ):
-        hashes, _ = near.windows(*near.word_hashes([text]), 13)
+        hashes, _ = minhash.windows(*minhash.word_hashes([text]), 13)
         assert numpy.count_nonzero(contamination.look_up(hashes, one.hashes) >= 0) == expected
 
 
 def test_a_run_never_crosses_from_one_text_to_the_next() -> None:
-    assert len(near.windows(*near.word_hashes(["a b", "c d e"]), 3)[0]) == 1
-    assert len(near.windows(*near.word_hashes([]), 3)[0]) == 0
+    assert len(minhash.windows(*minhash.word_hashes(["a b", "c d e"]), 3)[0]) == 1
+    assert len(minhash.windows(*minhash.word_hashes([]), 3)[0]) == 0
 
 
 def test_items_are_read_in_the_forms_of_the_benchmarks(tmp_path: Path) -> None:
@@ -973,7 +976,7 @@ def test_the_stage_writes_splits_card_evidence_and_metrics(workspace: Path, tiny
         for p in (workspace / "data/clean").rglob("*")
         if p.is_file()
     )
-    sets = [f"validation/{s}.jsonl" for s in "ABCDE"]
+    sets = [f"validation/{s}.jsonl" for s in SET_NAMES]
     assert names == [
         "README.md",
         "contamination.jsonl",
@@ -989,7 +992,7 @@ def test_the_stage_writes_splits_card_evidence_and_metrics(workspace: Path, tiny
     assert metrics["quarantine"] == {"rows": 1, "answer_is_missing": 1}
     assert metrics["train"]["examples"] == 3
     matrix = json.loads((workspace / "metrics/contamination.json").read_text(encoding="utf-8"))
-    assert set(matrix) == {*"ABCDE", *(task.name for task in load_params().ingest.benchmarks)}
+    assert set(matrix) == {*SET_NAMES, *(task.name for task in load_params().ingest.benchmarks)}
     assert leftovers(workspace) == []
 
 
@@ -1022,7 +1025,7 @@ def test_the_card_loads_as_a_data_set_and_warns_of_closed_sources(
     assert {name: len(split) for name, split in loaded.items()} == {
         "train": 3,
         "dev": 2,
-    } | dict.fromkeys("ABCDE", 2)
+    } | dict.fromkeys(SET_NAMES, 2)
 
 
 def test_what_ingest_did_not_write_is_a_sentence_before_any_output(

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from bench.clones import ROOT
 from bula.privacy import KINDS, PLACEHOLDER, Finding, find, redact
-from tests.conftest import ROOT
 
 # Labels: kind and exact value; invented throughout, numbers with check digits computed. Half are tricky negatives.
 BLIND = 233  # lines labelled before the rules were written; those after them name a mistake that was found and mended

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
+from bench.clones import ROOT, clone_tree, commit, edit_params, git, shorten, small
 from bula.errors import UserError
 from bula.params import DataSource, load_params
 from stages.ingest.remotes import (
@@ -16,8 +17,8 @@ from stages.ingest.remotes import (
     unplaced_outputs,
     weights_note,
 )
-from tests.conftest import ROOT, edit_params, run, shorten, small
-from tests.test_pipeline import OFFLINE, clone_tree, commit, git
+from tests.conftest import run
+from tests.test_pipeline import OFFLINE
 
 # A name that stands in every row of the closed source, and nowhere else.
 CANARY = "Zenóbia Quartzo"

@@ -11,10 +11,11 @@ import psutil
 import pytest
 
 from bench import kill
+from bench.clones import ROOT
 from bench.kill import survivors, works
 from stages import quantize
 from tests import conftest
-from tests.conftest import ROOT, run
+from tests.conftest import run
 
 CHILD = "import stages, sys, time; print('ready', flush=True); time.sleep(60)"
 # A parent that waits, as dvc does.

@@ -12,16 +12,16 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bula import records
+from bula import files
 from bula.errors import UserError
+from bula.files import sha256_file, staged
 from bula.records import (
+    SET_NAMES,
     Example,
     Row,
     example_id,
     read_examples,
     read_rows,
-    sha256_file,
-    staged,
     validation_sets,
     write_rows,
 )
@@ -181,7 +181,7 @@ def test_validation_sets_are_a_to_e_and_none_may_be_missing(tmp_path: Path) -> N
     sets = validation_sets(tmp_path)
     assert list(sets) == ["A", "B", "C", "D", "E"]
     assert {name: [example.split for example in examples] for name, examples in sets.items()} == {
-        name: [name] for name in "ABCDE"
+        name: [name] for name in SET_NAMES
     }
     (tmp_path / "D.jsonl").unlink()
     with pytest.raises(UserError, match=r"D\.jsonl: the file does not exist"):
@@ -332,7 +332,7 @@ def test_the_bytes_are_on_the_disk_before_the_name_appears(
 ) -> None:
     seen: list[tuple[str, bool]] = []
     target = tmp_path / "out"
-    monkeypatch.setattr(records, "to_disk", lambda path: seen.append((path.name, target.exists())))
+    monkeypatch.setattr(files, "to_disk", lambda path: seen.append((path.name, target.exists())))
     with staged(target) as temporary:
         fill(temporary, "new")
         name = temporary.name

@@ -13,17 +13,20 @@ import openai
 import pytest
 import torch
 
+from bench.clones import ROOT, Edit, edit_params
 from bula import serving
 from bula.errors import UserError
-from bula.models import compute_dtype, end_tokens, like_length_batches, load_model, load_tokenizer
+from bula.hardware import compute_dtype
+from bula.models import end_tokens, load_model, load_tokenizer
 from bula.params import VllmBackend, load_params
 from bula.prompts import Encoded, encode_prompt
-from bula.records import Example, read_rows, write_rows
+from bula.records import SET_NAMES, Example, read_rows, write_rows
+from bula.scoring import like_length_batches
 from stages import benchmark, generate, likelihood, quantize, rouge
-from tests.conftest import ROOT, Edit, edit_params, leftovers, write_jsonl
+from tests.conftest import leftovers, write_jsonl
 
 
-def examples(split: str, count: int = 3) -> list[Example]:
+def examples(split: Any, count: int = 3) -> list[Example]:
     return [
         Example(
             id=f"{split.lower() if split in 'ABCDE' else 'f'}{n:015d}",
@@ -39,7 +42,7 @@ def examples(split: str, count: int = 3) -> list[Example]:
 
 @pytest.fixture
 def validation(workspace: Path) -> Path:
-    for split in "ABCDE":
+    for split in SET_NAMES:
         write_rows(workspace / f"data/clean/validation/{split}.jsonl", examples(split))
     return workspace
 
@@ -107,7 +110,7 @@ def test_likelihood_does_not_depend_on_how_examples_are_batched(local: Path) -> 
     edit_params(local / "params.yaml", lambda p: p["likelihood"].update(batch_tokens=1))
     likelihood.main("base")
     alone = list(read_rows(local / "data/likelihood/base.jsonl"))
-    assert [row["id"] for row in alone] == [e.id for split in "ABCDE" for e in examples(split)]
+    assert [row["id"] for row in alone] == [e.id for split in SET_NAMES for e in examples(split)]
     for a, b in zip(together, alone, strict=True):
         assert a["nats"] == pytest.approx(b["nats"], rel=1e-4)
         assert (a["tokens"], a["tokens_right"]) == (b["tokens"], b["tokens_right"])
@@ -123,7 +126,7 @@ def test_likelihood_scores_the_first_items_of_each_set(asked: int, given: int, l
     likelihood.main("base")
     rows = list(read_rows(local / "data/likelihood/base.jsonl"))
     assert [row["id"] for row in rows] == [
-        e.id for split in "ABCDE" for e in examples(split)[:given]
+        e.id for split in SET_NAMES for e in examples(split)[:given]
     ]
     figures = load(local / "metrics/likelihood/base.json")
     assert figures["C"]["items"] == given
@@ -131,8 +134,8 @@ def test_likelihood_scores_the_first_items_of_each_set(asked: int, given: int, l
 
 
 def test_likelihood_equals_transformers_own_loss(local: Path, tiny: Path) -> None:
-    from bula.models import pad_batch
     from bula.prompts import encode
+    from bula.scoring import pad_batch
 
     edit_params(local / "params.yaml", lambda p: p.update(dtype="float32"))
     likelihood.main("base")
@@ -460,7 +463,7 @@ def answers_of(variant: str) -> list[dict[str, Any]]:
     }
     return [
         {"id": f"{split}{n}", "split": split, "generated": "tome " * (n + 1), **texts}
-        for split in "ABCDE"
+        for split in SET_NAMES
         for n in range(4)
     ]
 

@@ -13,11 +13,9 @@ import pytest
 from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
+from bench.clones import ROOT, edit_params
 from bula.__main__ import app
-from bula.errors import UserError
-from bula.params import load_params
-from bula.reports import write_metrics
-from bula.seeds import (
+from bula.commands.seeds import (
     check_precision,
     read_lock,
     spread,
@@ -26,8 +24,11 @@ from bula.seeds import (
     trains_on_cpu,
     work_folder,
 )
+from bula.errors import UserError
+from bula.params import load_params
+from bula.reports import write_metrics
 from stages import compare
-from tests.conftest import ROOT, edit_params, run
+from tests.conftest import run
 from tests.test_compare import fill, two_variants
 
 SEED = 20261122

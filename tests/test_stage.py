@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from tests.conftest import ROOT, edit_params, run
-from tests.test_pipeline import clone_tree
+from bench.clones import ROOT, clone_tree, edit_params
+from tests.conftest import run
 
 SHELLS = [shell for shell in ("dash", "bash", "zsh", "fish") if shutil.which(shell)]
 DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))

@@ -11,9 +11,17 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
 
+from bench.clones import ROOT
+from bula.commands.licenses import (
+    END,
+    START,
+    installed,
+    pinned,
+    section,
+    stated_license,
+    with_section,
+)
 from bula.errors import UserError
-from bula.licenses import END, START, installed, pinned, section, stated_license, with_section
-from tests.conftest import ROOT
 
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
@@ -94,7 +102,7 @@ def test_notice_lists_the_license_of_each_pinned_package() -> None:
     listed = NOTICE.partition(START)[2].partition(END)[0]
     rows = re.findall(r"^  (\S+) (\S+): \S.*$", listed, re.MULTILINE)
     assert len(rows) == len(listed.splitlines())
-    advice = "run `make setup`, then `python -m bula.licenses`"
+    advice = "run `make setup`, then `python -m bula licenses`"
     assert dict(rows) == PINS, advice
 
 

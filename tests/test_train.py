@@ -16,18 +16,21 @@ from peft import LoraConfig, get_peft_model
 from safetensors.numpy import load_file
 from transformers import AutoConfig, LlamaForCausalLM, TrainerState
 
-from bula import fidelity, models
+from bench.clones import ROOT, edit_params
+from bula import divergence, hardware
 from bula.errors import UserError
-from bula.models import compute_dtype, load_model, load_tokenizer, pad_batch, save_model
+from bula.files import sha256_file
+from bula.hardware import compute_dtype
+from bula.lora_kernels import add_answer_head
+from bula.models import load_model, load_tokenizer, save_model
 from bula.params import DirectoryModel, load_params
 from bula.prompts import encode
-from bula.records import Example, read_examples, sha256_file
+from bula.records import SET_NAMES, Example, read_examples
+from bula.scoring import pad_batch
 from stages import merge, quantize
 from stages.ingest.models import ingest_base
 from stages.train import callbacks, checkpoints, report, trainer
 from stages.train import fit as train
-from stages.train.kernels import add_answer_head
-from tests.conftest import ROOT, edit_params
 
 
 def metrics(folder: Path, name: str) -> dict[str, Any]:
@@ -528,19 +531,19 @@ def test_what_16_bits_cost_is_told_once(ready: Path, tiny: Path, tmp_path: Path)
     (tmp_path / "gguf").mkdir()
     for kind in ("bf16", "q8_0"):
         quantize.export(tmp_path / "merged", kind, tmp_path / f"gguf/{kind}.gguf")
-    encoded, pad = fidelity.sample(ready / "data/clean", tokenizer, 2), tokenizer.pad_token_id
+    encoded, pad = divergence.sample(ready / "data/clean", tokenizer, 2), tokenizer.pad_token_id
     figures = quantize.measure(
         tmp_path / "merged", tmp_path / "gguf", ["bf16", "q8_0"], encoded, pad
     )
     forms = (tmp_path / "merged", tmp_path / "gguf/bf16.gguf", tmp_path / "gguf/q8_0.gguf")
     merged, sixteen, eight = (
-        list(fidelity.score(load_model(form, "float32"), encoded, pad)) for form in forms
+        list(divergence.score(load_model(form, "float32"), encoded, pad)) for form in forms
     )
-    assert figures["bf16"]["kl_nats"] == fidelity.fidelity(merged, sixteen)["kl_nats"] > 0
+    assert figures["bf16"]["kl_nats"] == divergence.fidelity(merged, sixteen)["kl_nats"] > 0
     assert (
         figures["q8_0"]["kl_nats"]
-        == fidelity.fidelity(sixteen, eight)["kl_nats"]
-        != fidelity.fidelity(merged, eight)["kl_nats"]
+        == divergence.fidelity(sixteen, eight)["kl_nats"]
+        != divergence.fidelity(merged, eight)["kl_nats"]
     )
 
 
@@ -582,7 +585,7 @@ def test_fidelity_by_hand() -> None:
     p = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
     q = torch.tensor([[0.25, 0.75], [0.9, 0.1]]).log()
     targets = torch.tensor([1, 0])
-    result = fidelity.fidelity([(p, targets)], [(q, targets)])
+    result = divergence.fidelity([(p, targets)], [(q, targets)])
     # First token: 0.5 ln(0.5/0.25) + 0.5 ln(0.5/0.75) = 0.143841; second: 0; mean of two.
     assert result["kl_nats"] == pytest.approx(0.0719205, abs=1e-6)
     # -(ln 0.75 + ln 0.9) / 2
@@ -600,7 +603,7 @@ def test_a_logit_that_is_no_number_is_no_small_difference(bad: float) -> None:
     targets = torch.tensor([0, 1])
     whole, broken = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[1.0, 2.0], [0.0, bad]])
     with pytest.raises(UserError, match="not a finite number"):
-        fidelity.fidelity([(whole, targets)], [(broken, targets)])
+        divergence.fidelity([(whole, targets)], [(broken, targets)])
 
 
 def test_a_loss_that_no_number_holds_is_a_sentence() -> None:
@@ -608,13 +611,13 @@ def test_a_loss_that_no_number_holds_is_a_sentence() -> None:
     with pytest.raises(
         UserError, match="the loss is 2000 nats per token, so its weights are broken"
     ):
-        fidelity.fidelity([(logits, targets)], [(logits, targets)])
+        divergence.fidelity([(logits, targets)], [(logits, targets)])
 
 
 def test_the_sample_takes_the_sets_in_turn(ready: Path) -> None:
     tokenizer = load_tokenizer(ready / "models/base")
-    taken = fidelity.sample(ready / "data/clean", tokenizer, 6)
-    firsts = [read_examples(ready / f"data/clean/validation/{name}.jsonl")[0] for name in "ABCDE"]
+    taken = divergence.sample(ready / "data/clean", tokenizer, 6)
+    firsts = [read_examples(ready / f"data/clean/validation/{name}.jsonl")[0] for name in SET_NAMES]
     assert [e.input_ids for e in taken[:5]] == [encode(tokenizer, e).input_ids for e in firsts]
     assert len(taken) == 6
 
@@ -695,7 +698,7 @@ def test_trl_computes_in_the_precision_that_the_metrics_name(
     products: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(models, "bfloat16_products", lambda: products)
+    monkeypatch.setattr(hardware, "bfloat16_products", lambda: products)
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     theirs = params.model_copy(update={"train": params.train.model_copy(update={"kernels": "trl"})})
     assert trainer.configure(theirs, tmp_path).bf16 is products
@@ -767,6 +770,10 @@ def test_early_stopping_ends_the_run_and_keeps_the_best_or_the_last(ready: Path)
     assert adapters[0] != adapters[1]
 
 
+def set_tracker(folder: Path, tracker: str) -> None:
+    edit_params(folder / "params.yaml", lambda p: p["compute"].update(tracker=tracker))
+
+
 def test_a_tracker_sees_the_curve_and_changes_no_byte(
     ready: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -775,9 +782,7 @@ def test_a_tracker_sees_the_curve_and_changes_no_byte(
     )
     hashes = []
     for tracker in ("none", "tensorboard"):
-        edit_params(
-            ready / "params.yaml", lambda p, tracker=tracker: p["compute"].update(tracker=tracker)
-        )  # type: ignore[misc]
+        set_tracker(ready, tracker)
         train.main()
         hashes.append(sha256_file(ready / "models/adapter/adapter_model.safetensors"))
     assert hashes[0] == hashes[1]

@@ -16,7 +16,8 @@ import typer
 
 from bula.errors import UserError, run
 from bula.escaping import terminal
-from bula.models import prepare
+from bula.files import staged
+from bula.hardware import prepare
 from bula.params import (
     DataSource,
     DemoSource,
@@ -27,7 +28,7 @@ from bula.params import (
     LocalTask,
     load_params,
 )
-from bula.records import Row, staged, write_rows
+from bula.records import Row, write_rows
 from bula.reports import write_metrics
 from stages.ingest.models import ingest_base, ingest_judge
 from stages.ingest.remotes import refuse_unplaced, weights_note

@@ -17,12 +17,14 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
+from bula.files import sha256_file, staged
 from bula.gguf_files import check_gguf_model, read_gguf
-from bula.models import load_model, load_tokenizer, rope_factors, save_model
+from bula.gguf_repairs import rope_factors
+from bula.models import load_model, load_tokenizer, save_model
 from bula.params import ApiModel, HubModel, JudgeSource, Limits, ModelSource, WheelModel
 from bula.processes import end_with_parent
 from bula.prompts import DATE, TEMPLATE_ERRORS, encode, to_messages, unrenderable
-from bula.records import Example, sha256_file, staged
+from bula.records import Example
 from stages.ingest.template import Chat, check_template
 
 MODEL_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.gguf"]

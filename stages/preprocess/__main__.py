@@ -26,7 +26,7 @@ from bula.reports import write_metrics, write_plot
 from stages.preprocess import report
 from stages.preprocess.clean import Settings, clean_shard, write_part
 from stages.preprocess.contamination import benchmark_rows
-from stages.preprocess.settle import Decision, Table, load_table, settle
+from stages.preprocess.deduplicate import Decision, Table, load_table, settle
 from stages.preprocess.shards import cut, each, workers
 
 # What a full disk, a quota and a read-only file system say.

@@ -20,15 +20,15 @@ from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
 from bula.models import load_tokenizer
-from bula.params import SET_NAMES, NearDuplicates, Preprocess, Privacy
+from bula.params import NearDuplicates, Preprocess, Privacy
 from bula.privacy import find, redact
 from bula.prompts import token_lengths
-from bula.records import Example, Row, example_id, json_line
+from bula.records import SET_NAMES, Example, Row, Split, example_id, json_line
 from bula.text import comparison_key, mask, normalise, words
-from stages.preprocess.near import same_text_hash, signatures
+from stages.preprocess.minhash import same_text_hash, signatures
 from stages.preprocess.shards import Shard, shard_lines
 
-SPLITS = (*SET_NAMES, "dev", "train")
+SPLITS: tuple[Split, ...] = (*SET_NAMES, "dev", "train")
 # A text longer than this is damage, not a question or an answer; no filter is asked about it.
 LONGEST = 100_000
 # Characters typical of UTF-8 text decoded as Latin-1 or Windows-1252; ftfy, which is slow, runs only where one stands.
@@ -248,10 +248,11 @@ def group_key(question: str) -> str:
     return " ".join(found) or comparison_key(question)
 
 
-def assign_split(row: Row, question: str, params: Preprocess) -> str:
+def assign_split(row: Row, question: str, params: Preprocess) -> Split:
     """The row's own split, or one by a hash of its group, so that rows that are added move no other row."""
-    if isinstance(row.get("split"), str) and row["split"] in SPLITS:
-        return str(row["split"])
+    for split in SPLITS:
+        if row.get("split") == split:
+            return split
     position = int.from_bytes(hashlib.sha256(group_key(question).encode()).digest()[:8]) / 2**64
     if position < params.dev_share:
         return "dev"

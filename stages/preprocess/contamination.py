@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bula.records import Row, example_id, read_rows
 from bula.text import comparison_key, ngrams, normalise
 from stages.preprocess.clean import SPLITS, as_cleaned, whole
-from stages.preprocess.near import windows, word_hashes
+from stages.preprocess.minhash import windows, word_hashes
 
 # Fields of lm-eval's tasks: what is asked, and what is no text of the item.
 QUESTION_FIELDS = ("question", "sent1", "query", "premise", "text")

@@ -8,12 +8,13 @@ import numpy
 
 from bula.errors import UserError
 from bula.escaping import markdown
-from bula.params import SET_NAMES, FilesSource, Params
+from bula.files import staged
+from bula.params import FilesSource, Params
 from bula.privacy import KINDS
-from bula.records import Row, read_rows, staged, write_rows
+from bula.records import SET_NAMES, Row, read_rows, write_rows
 from stages.preprocess.clean import SPLITS, refuse, whole
 from stages.preprocess.contamination import duplicate_options, nearest
-from stages.preprocess.settle import Decision, Indices, Table, places_of, read_places
+from stages.preprocess.deduplicate import Decision, Indices, Table, places_of, read_places
 
 BIN_TOKENS = 32
 OVERLAP_WORDS = 5
@@ -39,7 +40,7 @@ def rows_at(table: Table, work: Path, ranks: Indices) -> Iterator[Row]:
 
 def kept_ranks(table: Table, decision: Decision, limit: int) -> dict[str, Indices]:
     """Ranks that are written, by split; training rows up to the limit."""
-    kept = {
+    kept: dict[str, Indices] = {
         split: numpy.flatnonzero(decision.alive & (table.split == table.names.index(split)))
         for split in SPLITS
     }

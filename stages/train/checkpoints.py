@@ -17,9 +17,9 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import get_last_checkpoint
 
 from bula.errors import UserError
-from bula.models import compute_dtype, device, product_dtype
+from bula.files import sha256_file, sha256_values, to_disk
+from bula.hardware import compute_dtype, device, product_dtype
 from bula.params import Params
-from bula.records import sha256_file, sha256_values, to_disk
 
 CHECKPOINTS = Path(".bula/checkpoints")
 SEAL = "whole"

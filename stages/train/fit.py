@@ -15,7 +15,8 @@ from typing import Annotated
 import typer
 
 from bula.errors import run
-from bula.models import model_files, prepare
+from bula.hardware import prepare
+from bula.models import model_files
 from bula.params import load_params
 from bula.records import read_examples
 from stages.train.checkpoints import CHECKPOINTS, CODE, alone, discard, fingerprint, last_checkpoint

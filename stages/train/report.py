@@ -11,10 +11,11 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
-from bula.models import base_of
+from bula.files import sha256_values, staged
 from bula.params import Params
-from bula.records import Example, sha256_values, staged
+from bula.records import Example
 from bula.reports import peak_memory_gb, write_metrics, write_plot
+from bula.scoring import base_of
 from stages.train.trainer import AnswerTrainer
 
 # Dev loss may lie so far above its own minimum before the run is called overfitted: a hundredth of a nat is noise on a small dev set.

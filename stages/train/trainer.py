@@ -10,20 +10,22 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import LoraConfig
 from transformers import PreTrainedTokenizerBase, ProgressCallback
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
 from bula.errors import UserError
-from bula.models import base_of, compute_dtype, load_model, load_tokenizer
+from bula.hardware import compute_dtype
+from bula.lora import lora_config
+from bula.lora_kernels import add_answer_head, use_kernels
+from bula.models import load_model, load_tokenizer
 from bula.params import Params
 from bula.prompts import encode
 from bula.records import Example, read_examples
+from bula.scoring import base_of
 from stages.train.callbacks import EndWell, Patience, Progress
 from stages.train.checkpoints import seal, writing
-from stages.train.kernels import add_answer_head, use_kernels
 
 # PEFT 0.21 still asks by the old name; nothing here can change that.
 warnings.filterwarnings(
@@ -66,7 +68,7 @@ class EpochSampler(LengthGroupedSampler):  # type: ignore[misc]
 class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     """SFTTrainer that counts loss and accuracy by token, over all processes, and seals its checkpoints.
 
-    With `kernels` "fused" adapters, attention, MLP, norms and loss are computed by stages/train/kernels.py, with "trl" by PEFT,
+    With `kernels` "fused" adapters, attention, MLP, norms and loss are computed by bula/lora_kernels.py, with "trl" by PEFT,
     transformers and TRL.
     """
 
@@ -281,9 +283,6 @@ def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> Answe
     train, lora = params.train, params.train.lora
     arguments = configure(params, folder)
     tokenizer = load_tokenizer(base)
-    targets = (
-        lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    )
     # Asking for the device starts the process group and picks this process's GPU, on which the model is then loaded.
     together = arguments.eval_batch_size * max(1, arguments.world_size) if arguments.device else 1
     ending = EndWell(folder, train.save_steps)
@@ -294,13 +293,7 @@ def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> Answe
         train_dataset=rows,
         eval_dataset=tokenise(tokenizer, read_examples(clean / "dev.jsonl"), multiple=together),
         processing_class=tokenizer,
-        peft_config=LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=targets,
-            task_type="CAUSAL_LM",
-        ),
+        peft_config=lora_config(lora),
         callbacks=[ending, *([Patience(train.patience)] if train.patience else [])],
         kernels=train.kernels,
     )

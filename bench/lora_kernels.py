@@ -1,4 +1,4 @@
-"""What each function of stages/train/kernels.py brings beside what it replaces: forward and backward pass of the same inputs.
+"""What each function of bula/lora_kernels.py brings beside what it replaces: forward and backward pass of the same inputs.
 
 The library's way is transformers' module under PEFT's layers, as TRL runs it (with bfloat16 autocast unless the CPU computes in
 float32); for the head, the logits of the supervised positions and torch's cross-entropy. One decoder layer of models/base, in
@@ -6,7 +6,7 @@ the precision and with the adapter and dropout of params.yaml, at the batch that
 dropout is off while their outputs and gradients are compared, and on while they are timed. Only without the rest of a step
 beside it: bench/train.py times that.
 
-    python -m bench.kernels [--rows 8] [--length 305] [--rounds 20]
+    python -m bench.lora_kernels [--rows 8] [--length 305] [--rounds 20]
 """
 
 import copy
@@ -18,15 +18,18 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch import Tensor
 from torch.nn.functional import cross_entropy, linear, scaled_dot_product_attention, silu
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 
 from bench.summary import show
-from bula.models import base_of, compute_dtype, load_model, prepare
+from bula import lora_kernels
+from bula.hardware import compute_dtype, prepare
+from bula.lora import lora_config
+from bula.models import load_model
 from bula.params import Params, load_params
-from stages.train import kernels
+from bula.scoring import base_of
 
 ROOT = Path(__file__).resolve().parent.parent
 # Largest difference of an output or a gradient, as a share of its own largest number: a few roundings to bfloat16's 8
@@ -40,14 +43,7 @@ Pair = tuple[Call, Call, list[Tensor]]
 
 def layers_of(params: Params) -> tuple[LlamaDecoderLayer, LlamaDecoderLayer, Any]:
     """One layer with our functions and with the libraries', of equal weights, and the model that it is of."""
-    lora = params.train.lora
-    settings = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
+    settings = lora_config(params.train.lora)
     model = get_peft_model(load_model(ROOT / "models/base", params.dtype), settings).train()
     theirs = base_of(model).model.layers[0]
     for name, weight in theirs.named_parameters():
@@ -55,7 +51,7 @@ def layers_of(params: Params) -> tuple[LlamaDecoderLayer, LlamaDecoderLayer, Any
             # Zeros at the start would hide every gradient of A.
             torch.nn.init.normal_(weight, std=0.02)
     ours = copy.deepcopy(theirs)
-    kernels.use_kernels(ours)
+    lora_kernels.use_kernels(ours)
     return ours, theirs, base_of(model)
 
 
@@ -88,7 +84,7 @@ def pairs_of(
         )
 
     def flash(one: Tensor, two: Tensor, three: Tensor) -> Any:
-        return kernels._Attention.apply(one.transpose(1, 2), two, three, width**-0.5)  # type: ignore[no-untyped-call]
+        return lora_kernels._Attention.apply(one.transpose(1, 2), two, three, width**-0.5)  # type: ignore[no-untyped-call]
 
     return {
         "attention_block": (
@@ -101,13 +97,13 @@ def pairs_of(
         "down_projection": (ours.mlp.down_proj, theirs.mlp.down_proj, [up]),
         "attention": (flash, attention, [q, k, v]),
         "rotation": (
-            lambda h: kernels.rotated(h, *place),
+            lambda h: lora_kernels.rotated(h, *place),
             lambda h: apply_rotary_pos_emb(h, h, *place, unsqueeze_dim=2)[0],
             [q],
         ),
-        "gate": (kernels.gated, lambda gate, other: silu(gate) * other, [up, up.flip(0)]),
+        "gate": (lora_kernels.gated, lambda gate, other: silu(gate) * other, [up, up.flip(0)]),
         "head_and_loss": (
-            lambda h: kernels.answer_loss(h, head, targets)[0],
+            lambda h: lora_kernels.answer_loss(h, head, targets)[0],
             lambda h: cross_entropy(linear(h, head).float(), targets, reduction="sum"),
             [x.flatten(0, 1)[: len(targets)]],
         ),

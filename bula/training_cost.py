@@ -6,56 +6,39 @@ transformers and PEFT build model and adapter without weights, and what they bui
   forward and 2 for the gradient of its input, a trained one 2 more for its own (Hoffmann et al. 2022, arXiv:2203.15556,
   appendix F, count these 6). Attention: 4 x length x width a token and layer (Chowdhery et al. 2022, arXiv:2204.02311,
   appendix B), half of it under the causal mask, and 2.5 times as much backward (Dao 2023, arXiv:2307.08691, section 4.1).
-- Memory: what autograd keeps of each layer, counted from the functions that run (stages/train/kernels.py, or PEFT's layers
+- Memory: what autograd keeps of each layer, counted from the functions that run (bula/lora_kernels.py, or PEFT's layers
   under autocast); a test compares the bytes with what a model really keeps.
 
-docs/gpu.md works one run out; bench/plan.py measures memory and time beside this plan. Only for Llama's architecture.
+docs/gpu.md works one run out; bench/training_cost.py measures memory and time beside this plan. Only for Llama's architecture.
 
     python -m bula plan --gpus h100,l4
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from ruamel.yaml import YAML
+from peft import inject_adapter_in_model
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bula.errors import UserError
-from bula.model_files import MOST_JSON_BYTES, read_object
-from bula.models import compute_dtype, product_dtype
-from bula.params import DirectoryModel, HubModel, Params, Train
-from stages.train.kernels import PART, ROWS
+from bula.hardware import compute_dtype, product_dtype
+from bula.lora import lora_config
+from bula.lora_kernels import PART, ROWS
+from bula.params import Params, Train
 
 Plan = dict[str, Any]
 
-# Shapes of models that a plan may be wanted for before anything was fetched, by their id on the hub: their config.json.
-KNOWN_SHAPES: dict[str, dict[str, Any]] = {
-    "meta-llama/Llama-3.2-1B-Instruct": {
-        "model_type": "llama",
-        "hidden_size": 2048,
-        "intermediate_size": 8192,
-        "num_hidden_layers": 16,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "head_dim": 64,
-        "vocab_size": 128256,
-        "tie_word_embeddings": True,
-    }
-}
 # Bytes a weight of a quantized linear layer. NF4: half a byte, and for each block of 64 an 8-bit constant that shares a float32
 # with 255 others (Dettmers et al. 2023, arXiv:2305.14314, section 3). 8 bit: the float32 a row is a thousandth and left out.
 QUANTIZED = {"int8": 1.0, "nf4": 0.5 + (1 + 4 / 256) / 64}
-# What a process holds before the first weight. CPU: Python with torch, transformers, PEFT and TRL, measured by bench/plan.py.
+# What a process holds before the first weight. CPU: Python with torch, transformers, PEFT and TRL, measured by bench/training_cost.py.
 # GPU: CUDA's context and the libraries' workspaces; an assumption, since no GPU has run this.
 RUNTIME_BYTES = {"cpu": 0.6e9, "gpu": 0.8e9}
 # What the C library's heap loses, as a share of the activations: gradients and other small arrays settle in the holes that one
-# step's activations leave, and the next step's no longer fit there. glibc 2.36; bench/plan.py measures it anew, from 0.4 to 1.
+# step's activations leave, and the next step's no longer fit there. glibc 2.36; bench/training_cost.py measures it anew, from 0.4 to 1.
 # GPUs have an allocator of torch's own, of which nothing was measured.
 HEAP_LOSS = {"cpu": 0.5, "gpu": 0.0}
 # The linear layers of a block that read what its first norm gives.
@@ -143,61 +126,12 @@ class Rows(NamedTuple):
     """Tokens of dev; None if not known, and then dev is not counted."""
 
 
-def locked(lock: Path, stage: str) -> dict[str, Any] | None:
-    """The parameters of a stage's last run, by dvc.lock; None if nothing is known of it."""
-    stages = (
-        (YAML(typ="safe").load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-        if lock.exists()
-        else {}
-    )
-    found: dict[str, Any] | None = stages.get(stage, {}).get("params", {}).get("params.yaml")
-    return found
-
-
-def base_is_current(params: Params, lock: Path) -> bool:
-    """Whether models/base is the model that params.yaml names: it stays in place when another profile is copied there."""
-    found = locked(lock, "ingest")
-    return found is None or bool(found["ingest"]["base"] == params.ingest.base.model_dump())
-
-
-def rows_are_current(params: Params, lock: Path) -> bool:
-    """Whether metrics/preprocess.json counts the rows that params.yaml describes, in tokens of its base model."""
-    found = locked(lock, "preprocess")
-    ours = (params.preprocess.model_dump(), params.ingest.model_dump()["sources"])
-    return found is None or (
-        (found["preprocess"], found["ingest.sources"]) == ours and base_is_current(params, lock)
-    )
-
-
-def find_config(params: Params, root: Path, model: Path | None) -> tuple[str, dict[str, Any]]:
-    """Where the base model's shape was found, and its config.json; UserError says what to do if there is none."""
-    source = params.ingest.base
-    named = [model] if model else [Path(source.path)] if isinstance(source, DirectoryModel) else []
-    if not named and base_is_current(params, root / "dvc.lock"):
-        named = [Path("models/base")]
-    for folder in named:
-        file = root / folder / "config.json"
-        if file.exists():
-            return str(folder / "config.json"), read_object(file, MOST_JSON_BYTES)
-    if model:
-        raise UserError(
-            model / "config.json", "the file does not exist", "name a model directory by --model"
-        )
-    if isinstance(source, HubModel) and source.id in KNOWN_SHAPES:
-        return f"the known shape of {source.id}", KNOWN_SHAPES[source.id]
-    fix = "run `dvc repro ingest`, or name a directory with its config.json by --model"
-    raise UserError("models/base", "the base model of params.yaml is not there", fix)
-
-
 def count(config: Mapping[str, Any], train: Train) -> Shape:
     """Build model and adapter on torch's meta device, which holds no weights, and count; UserError if it is no Llama."""
     if config.get("model_type") != "llama":
         what = f"model_type is {config.get('model_type')!r}, and plan knows the Llama architecture alone"
         raise UserError("config.json", what, "plan another base")
     found, lora = AutoConfig.for_model(**config), train.lora
-    targets = (
-        lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(found)
         decoder, base, head = (
@@ -210,9 +144,7 @@ def count(config: Mapping[str, Any], train: Train) -> Shape:
             for layer in decoder
         ]
         first = sum(getattr(decoder[0].self_attn, name).weight.numel() for name in FIRST)
-        inject_adapter_in_model(
-            LoraConfig(r=lora.r, target_modules=targets, task_type="CAUSAL_LM"), model
-        )
+        inject_adapter_in_model(lora_config(lora), model)
     adapted = [
         [(name, part) for name, part in layer.named_modules() if hasattr(part, "lora_A")]
         for layer in decoder
@@ -242,58 +174,6 @@ def count(config: Mapping[str, Any], train: Train) -> Shape:
             for layer in adapted
         ),
     )
-
-
-def find_rows(
-    params: Params, root: Path, given: float | None, share: float | None, dev_rows: int | None
-) -> Rows:
-    """The training rows by metrics/, or as `given` in tokens a row; UserError asks for that where metrics are of another run.
-
-    Without metrics the longest row is preprocess.max_tokens, and every token counts as supervised unless `share` is given.
-    """
-    counts, template = root / "metrics/preprocess.json", root / "metrics/template.json"
-    if given is not None:
-        dev = None if dev_rows is None else dev_rows * given
-        return Rows(
-            "--tokens-per-row",
-            None,
-            given,
-            params.preprocess.max_tokens,
-            1.0 if share is None else share,
-            dev,
-        )
-    if not counts.exists() or not rows_are_current(params, root / "dvc.lock"):
-        why = "was written for other parameters" if counts.exists() else "does not exist"
-        raise UserError(
-            "metrics/preprocess.json",
-            f"it {why}",
-            "run `dvc repro preprocess`, or pass --tokens-per-row",
-        )
-    found = json.loads(counts.read_text(encoding="utf-8"))
-    train, dev = found["train"], float(found["dev"]["tokens"])
-    if share is None:
-        share = (
-            json.loads(template.read_text(encoding="utf-8"))["supervised_share"]
-            if template.exists()
-            else 1.0
-        )
-    mean = train["tokens"] / train["examples"]
-    return Rows(
-        "metrics/preprocess.json", train["examples"], mean, train["tokens_longest"], share, dev
-    )
-
-
-def find_launch(params: Params, root: Path) -> dict[str, Any]:
-    """accelerate/NAME.yaml as train.launch names it; UserError if there is none."""
-    file = root / f"accelerate/{params.train.launch}.yaml"
-    if not file.exists():
-        raise UserError(
-            file,
-            "the file does not exist",
-            "train.launch names a configuration of accelerate there",
-        )
-    found: dict[str, Any] = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
-    return found
 
 
 def work(params: Params, rows: Rows, processes: int) -> dict[str, float]:
@@ -529,66 +409,3 @@ def make_plan(
         "utilisation": utilisation,
         "devices": table,
     }
-
-
-def duration(hours: float) -> str:
-    """Hours as people say them."""
-    return (
-        f"{hours * 3600:.3g} s"
-        if hours < 1 / 60
-        else f"{hours * 60:.3g} min"
-        if hours < 1
-        else f"{hours:.3g} h"
-    )
-
-
-def lines(plan: Plan) -> list[str]:
-    """The plan as a table for people. GB is 10^9 bytes."""
-    model, rows, run = plan["model"], plan["rows"], plan["run"]
-    text = [
-        f"base model       {model['base']:>16,} parameters ({model['source']})",
-        f"adapter          {model['trainable']:>16,} parameters, {model['trainable_share']:.2%} of both",
-        f"rows             {run['rows']:>16,} = {run['steps']:,} steps x {run['rows_per_step']} ({epochs(plan)})",
-        f"tokens           {run['tokens']:>16,.0f} at {rows['tokens_per_row']:.1f} a row, {rows['supervised_share']:.1%} supervised",
-        f"longest row      {rows['tokens_longest']:>16,} tokens",
-        "dev                   not counted: give --dev-rows"
-        if rows["dev_tokens"] is None
-        else f"dev              {run['dev_tokens']:>16,.0f} tokens in {run['dev_evaluations']} evaluations",
-        "",
-        "FLOPs",
-        *(
-            f"  {name:14} {value:>16.4g}  {value / plan['flops']['total']:6.1%}"
-            for name, value in plan["flops"].items()
-        ),
-    ]
-    for kind, parts in plan["memory_bytes"].items():
-        text += [
-            "",
-            f"memory, {kind.upper()}, GB a device",
-            *(f"  {name:16} {value / 1e9:>14.3f}" for name, value in parts.items()),
-        ]
-    text += ["", f"time at {plan['utilisation']:.0%} of a device's rate"]
-    for name, device in plan["devices"].items():
-        fits = (
-            ""
-            if device["fits"] is None
-            else f"{'fits' if device['fits'] else 'DOES NOT FIT'}, {device['memory_share']:.0%} of {device['memory_bytes'] / 1e9:.0f} GB"
-        )
-        cells = (
-            f"{device['count']} x {device['flops_per_second'] / 1e12:.4g} TFLOP/s",
-            duration(device["hours"]),
-            fits,
-            device["note"],
-        )
-        text.append(
-            f"  {name:10} {cells[0]:>20} {cells[1]:>10}  {', '.join(cell for cell in cells[2:] if cell)}"
-        )
-    return text
-
-
-def epochs(plan: Plan) -> str:
-    """How often the run goes through its examples, by their tokens: a packed row holds several of them."""
-    examples = plan["rows"]["examples"]
-    if not examples:
-        return "epochs unknown"
-    return f"{plan['run']['tokens'] / (examples * plan['rows']['tokens_per_row']):.2f} epochs of {examples:,}"

@@ -1,4 +1,4 @@
-"""The functions of stages/train/kernels.py against the libraries' own, and against values worked out by hand."""
+"""The functions of bula/lora_kernels.py against the libraries' own, and against values worked out by hand."""
 
 import copy
 import math
@@ -12,10 +12,11 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from bula.models import base_of, load_model, load_tokenizer, pad_batch
+from bula import lora_kernels
+from bula.models import load_model, load_tokenizer
 from bula.prompts import encode
 from bula.records import Example
-from stages.train import kernels
+from bula.scoring import base_of, pad_batch
 
 
 def lora(tiny: Path, dropout: float, targets: str | list[str] = "all-linear") -> PeftModel:
@@ -65,8 +66,8 @@ def test_loss_and_gradients_are_those_of_peft_and_torch(
     expected.backward()  # type: ignore[no-untyped-call]
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    kernels.use_kernels(model)
-    kernels.add_answer_head(base_of(model))
+    lora_kernels.use_kernels(model)
+    lora_kernels.add_answer_head(base_of(model))
     total, right, count = model(**inputs, answer_head=True)
     (total * 0.5).backward()
     assert total.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -96,20 +97,20 @@ def test_loss_and_gradients_are_those_of_peft_and_torch(
 def test_checkpointing_draws_the_same_dropout_again(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, draws, plain = [], [0], kernels.dropped
+    found, draws, plain = [], [0], lora_kernels.dropped
 
     def counted(x: torch.Tensor, dropout: float) -> tuple[torch.Tensor, torch.Tensor | None]:
         draws[-1] += 1
         return plain(x, dropout)
 
-    monkeypatch.setattr(kernels, "dropped", counted)
+    monkeypatch.setattr(lora_kernels, "dropped", counted)
     for again in (False, True):
         model, inputs = lora(tiny, 0.5), batch(tiny)
         if again:
             model.enable_input_require_grads()
             base_of(model).activation_checkpointing_enable()
-        kernels.use_kernels(model)
-        kernels.add_answer_head(base_of(model))
+        lora_kernels.use_kernels(model)
+        lora_kernels.add_answer_head(base_of(model))
         torch.manual_seed(9)
         model(**inputs, answer_head=True)[0].backward()
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
@@ -141,7 +142,7 @@ def test_wider_products_change_what_computes_them_and_bring_the_gradients_no_fur
     found, inputs = {}, batch(tiny)
     for wide in (torch.float64, torch.bfloat16, torch.float32):
         monkeypatch.setattr(
-            kernels,
+            lora_kernels,
             "product_dtype",
             lambda dtype, place, wide=wide: wide if dtype == torch.bfloat16 else dtype,
         )
@@ -158,8 +159,8 @@ def test_wider_products_change_what_computes_them_and_bring_the_gradients_no_fur
                 else parameter.data
             )
         if not exact:
-            kernels.use_kernels(model)
-            kernels.add_answer_head(base_of(model))
+            lora_kernels.use_kernels(model)
+            lora_kernels.add_answer_head(base_of(model))
             with (
                 Widths("aten.addmm_") as sums,
                 Widths("aten.mm.out") as head,
@@ -204,14 +205,14 @@ def test_adapters_with_dropout_by_hand(tiny: Path) -> None:
         for layer in layers
     )
     torch.manual_seed(7)
-    mask = kernels.dropped(x.detach().view(15, 256), 0.5)[1]
+    mask = lora_kernels.dropped(x.detach().view(15, 256), 0.5)[1]
     assert mask is not None
     # One draw for both, which read the same x.
     seen = x * mask.view(x.shape) / 0.5
     expected = [x @ weight.T + 2.0 * seen @ a.T @ b.T for weight, a, b in (up, gate)]
     wanted = torch.autograd.grad(expected[0].square().sum() + expected[1].sum(), [x, *ours])
     torch.manual_seed(7)
-    found = kernels.adapted(layers, x)
+    found = lora_kernels.adapted(layers, x)
     torch.testing.assert_close(list(found), expected)
     for one, other in zip(
         torch.autograd.grad(found[0].square().sum() + found[1].sum(), [x, *ours]),
@@ -220,7 +221,7 @@ def test_adapters_with_dropout_by_hand(tiny: Path) -> None:
     ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(
-        kernels.alone(layers[0].eval(), x), x @ up[0].T + 2.0 * x @ up[1].T @ up[2].T
+        lora_kernels.alone(layers[0].eval(), x), x @ up[0].T + 2.0 * x @ up[1].T @ up[2].T
     )
 
 
@@ -228,10 +229,10 @@ def test_adapters_with_dropout_by_hand(tiny: Path) -> None:
 def test_a_mask_keeps_the_share_that_it_should(
     cached: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "CACHED", cached)
+    monkeypatch.setattr(lora_kernels, "CACHED", cached)
     torch.manual_seed(3)
     x = torch.randn(1001, 999).bfloat16()
-    seen, mask = kernels.dropped(x, 0.05)
+    seen, mask = lora_kernels.dropped(x, 0.05)
     assert mask is not None
     assert mask.dtype == torch.bfloat16
     assert set(mask.flatten().tolist()) == {0.0, 1.0}
@@ -239,7 +240,7 @@ def test_a_mask_keeps_the_share_that_it_should(
     # Five standard errors of a share over a million draws; each quarter of the words' bits on its own, too.
     for part in (mask, *(mask.flatten()[start::4] for start in range(4))):
         assert abs(part.double().mean().item() - 0.95) < 5 * math.sqrt(0.95 * 0.05 / part.numel())
-    same, none = kernels.dropped(x, 0.0)
+    same, none = lora_kernels.dropped(x, 0.0)
     assert same is x
     assert none is None
 
@@ -251,7 +252,7 @@ def test_rotation_by_hand() -> None:
         torch.tensor([0.0, -1.0, 0.0, -1.0]).view(1, 1, 4),
         torch.tensor([1.0, 0.0, 1.0, 0.0]).view(1, 1, 4),
     )
-    found = kernels.rotated(x, cos, sin)
+    found = lora_kernels.rotated(x, cos, sin)
     assert found.flatten().tolist() == [-3.0, -2.0, 1.0, -4.0]
     # A rotation's gradient is turned back: (5, 7) and (6, 8) by -90 and -180 degrees.
     (gradient,) = torch.autograd.grad(found, x, torch.tensor([5.0, 6.0, 7.0, 8.0]).view(1, 1, 1, 4))
@@ -265,7 +266,7 @@ def test_a_gated_value_by_hand() -> None:
         torch.tensor([0.0, three], requires_grad=True),
         torch.tensor([4.0, 2.0], requires_grad=True),
     )
-    found = kernels.gated(gate, up)
+    found = lora_kernels.gated(gate, up)
     assert found.tolist() == pytest.approx([0.0, 1.5 * three])
     by_gate, by_up = torch.autograd.grad(found, [gate, up], torch.tensor([1.0, 10.0]))
     assert by_gate.tolist() == pytest.approx([2.0, 20 * (0.75 + three * 3 / 16)])
@@ -283,7 +284,7 @@ def test_attention_in_bfloat16_is_torchs(tiny: Path) -> None:
     )
     angles = torch.rand(1, 70, layer.head_dim // 2).repeat(1, 1, 2) * 6
     position = angles.cos().bfloat16(), angles.sin().bfloat16()
-    found, _ = kernels.attended(layer, x, position)
+    found, _ = lora_kernels.attended(layer, x, position)
     with Widths("flash_attention_for_cpu_backward") as widths:
         (our,) = torch.autograd.grad(found, x, upstream)
     assert widths.found == [torch.float32]
@@ -302,12 +303,12 @@ def test_attention_in_bfloat16_is_torchs(tiny: Path) -> None:
 def test_the_loss_of_three_tokens_by_hand(
     rows: int, part: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernels, "ROWS", rows)
-    monkeypatch.setattr(kernels, "PART", part)
+    monkeypatch.setattr(lora_kernels, "ROWS", rows)
+    monkeypatch.setattr(lora_kernels, "PART", part)
     # Logits (ln 3, 0), (0, ln 3) and (0, 0): probabilities 3/4, 1/4; 1/4, 3/4; 1/2, 1/2.
     three = math.log(3)
     hidden = torch.tensor([[three, 0.0], [0.0, three], [0.0, 0.0]], requires_grad=True)
-    total, right = kernels.answer_loss(hidden, torch.eye(2), torch.tensor([0, 0, 1]))
+    total, right = lora_kernels.answer_loss(hidden, torch.eye(2), torch.tensor([0, 0, 1]))
     total.backward()  # type: ignore[no-untyped-call]
     assert total.item() == pytest.approx(math.log(4 / 3) + math.log(4) + math.log(2))
     assert right.item() == 1
@@ -315,11 +316,15 @@ def test_the_loss_of_three_tokens_by_hand(
     assert hidden.grad.flatten().tolist() == pytest.approx([-0.25, 0.25, -0.75, 0.75, 0.5, -0.5])
     # In bfloat16 the gradient is rounded once: 0.75 / 1,100 lies nearest to 0.00068283, 0.75 times a rounded 1 / 1,100 does not.
     short = torch.tensor([[0.0, three]], dtype=torch.bfloat16, requires_grad=True)
-    total, _ = kernels.answer_loss(short, torch.eye(2, dtype=torch.bfloat16), torch.tensor([0]))
+    total, _ = lora_kernels.answer_loss(
+        short, torch.eye(2, dtype=torch.bfloat16), torch.tensor([0])
+    )
     (total / 1100).backward()  # type: ignore[no-untyped-call]
     assert short.grad is not None
     assert short.grad.flatten().tolist() == pytest.approx([-0.00068283, 0.00068283], rel=1e-4)
-    empty, none = kernels.answer_loss(hidden[:0], torch.eye(2), torch.tensor([], dtype=torch.int64))
+    empty, none = lora_kernels.answer_loss(
+        hidden[:0], torch.eye(2), torch.tensor([], dtype=torch.int64)
+    )
     assert (empty.item(), none.item()) == (0.0, 0)
 
 
@@ -334,7 +339,7 @@ def test_the_norm_is_llamas(dtype: torch.dtype) -> None:
     exact = x.detach().double().requires_grad_()
     wanted = layer.weight.double() * exact / (exact.square().mean(-1, keepdim=True) + 1e-5).sqrt()
     (by,) = torch.autograd.grad(wanted, exact, gradient.double())
-    found = kernels.normalised(layer, x)
+    found = lora_kernels.normalised(layer, x)
     (our,) = torch.autograd.grad(found, x, gradient)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(found, wanted.to(dtype), rtol=tolerance, atol=tolerance)
@@ -345,7 +350,7 @@ def test_only_what_the_functions_are_for_is_replaced(tiny: Path) -> None:
     model = lora(tiny, 0.0)
     bias = model.base_model.model.model.layers[0].mlp.up_proj
     bias.base_layer.bias = torch.nn.Parameter(torch.zeros(256))
-    kernels.use_kernels(model)
+    lora_kernels.use_kernels(model)
     replaced = [name for name, layer in model.named_modules() if "forward" in vars(layer)]
     # Seven linear layers, two norms, attention and MLP a block, and the last norm; less the layer with a bias.
     assert len(replaced) == 2 * 11 + 1 - 1

@@ -10,16 +10,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from bench.clones import ROOT, edit_params
 from bench.llama import CONFIG
-from bula import models, plan
+from bula import hardware, training_cost
 from bula.__main__ import app
+from bula.commands import plan as plan_command
 from bula.errors import UserError
-from bula.models import base_of, compute_dtype
+from bula.hardware import compute_dtype
+from bula.lora_kernels import add_answer_head, use_kernels
 from bula.params import Params, load_params
-from stages.train.kernels import add_answer_head, use_kernels
-from tests.conftest import ROOT, edit_params
+from bula.scoring import base_of
 
-LLAMA = plan.KNOWN_SHAPES["meta-llama/Llama-3.2-1B-Instruct"]
+LLAMA = plan_command.KNOWN_SHAPES["meta-llama/Llama-3.2-1B-Instruct"]
 TINY = {
     "model_type": "llama",
     "hidden_size": 8,
@@ -32,7 +34,7 @@ TINY = {
     "tie_word_embeddings": True,
 }
 ONE = {"distributed_type": "NO", "num_processes": 1}
-ROWS = plan.Rows("test", None, 6.0, 12, 0.5, None)
+ROWS = training_cost.Rows("test", None, 6.0, 12, 0.5, None)
 
 
 def changed(
@@ -66,7 +68,7 @@ def tiny_params(**train: Any) -> Params:
 def test_llama_3_2_1b_has_the_parameters_that_its_makers_and_the_reference_work_count(
     r: int, targets: Any, trainable: int
 ) -> None:
-    shape = plan.count(LLAMA, changed(lora={"r": r, "target_modules": targets}).train)
+    shape = training_cost.count(LLAMA, changed(lora={"r": r, "target_modules": targets}).train)
     assert (shape.base, shape.adapter) == (1_235_814_400, trainable)
 
 
@@ -76,7 +78,7 @@ def test_the_known_shape_is_that_of_the_dry_run() -> None:
 
 def test_smollm2_has_its_parameters(smollm2: Path) -> None:
     config = json.loads((smollm2 / "config.json").read_text(encoding="utf-8"))
-    shape = plan.count(config, changed().train)
+    shape = training_cost.count(config, changed().train)
     # A layer: q, o 576 x 576, k, v 576 x 192, MLP 3 x 576 x 1536; norms 2 x 576; the embeddings 49152 x 576, tied.
     layer = 2 * 576**2 + 2 * 576 * 192 + 3 * 576 * 1536
     assert shape.linear == 30 * layer
@@ -87,7 +89,7 @@ def test_smollm2_has_its_parameters(smollm2: Path) -> None:
 
 def test_another_architecture_is_refused() -> None:
     with pytest.raises(UserError, match="Llama architecture alone"):
-        plan.count({"model_type": "gpt2"}, changed().train)
+        training_cost.count({"model_type": "gpt2"}, changed().train)
 
 
 # --- FLOPs --------------------------------------------------------------------------------------------------
@@ -95,13 +97,13 @@ def test_another_architecture_is_refused() -> None:
 
 def test_flops_of_a_model_worked_by_hand() -> None:
     params = tiny_params(max_steps=10, eval_steps=5, gradient_accumulation=3)
-    shape = plan.count(TINY, params.train)
+    shape = training_cost.count(TINY, params.train)
     # A layer: q, o 8 x 8, k, v 8 x 4, gate, up, down 8 x 16: 64 + 64 + 32 + 32 + 384 = 576; the head 10 x 8.
     assert (shape.linear, shape.head, shape.first_linear) == (2 * 576, 80, 64 + 32 + 32)
     # r = 2: (8+8) x 2 for q, o, (8+4) x 2 for k, v, (8+16) x 2 for three: 32 + 32 + 24 + 24 + 144 = 256.
     assert (shape.adapter, shape.first_adapter) == (2 * 256, 3 * 16)
     rows = ROWS._replace(dev_tokens=100.0)
-    done = plan.work(params, rows, processes=4)
+    done = training_cost.work(params, rows, processes=4)
     # 10 steps x 2 rows x 3 x 4 processes = 240 rows of 6 tokens.
     assert (done["rows"], done["tokens"], done["supervised_tokens"], done["dev_tokens"]) == (
         240,
@@ -109,7 +111,7 @@ def test_flops_of_a_model_worked_by_hand() -> None:
         720,
         200,
     )
-    parts = plan.flops(shape, params.train, rows, done)
+    parts = training_cost.flops(shape, params.train, rows, done)
     # Attention forward: 2 products x 2 x 6 tokens x 8 wide, half of them masked, x 2 layers = 192 a token; backward 2.5 times that.
     assert parts["base"] == (4 * 1152 - 2 * 128) * 1440
     assert parts["adapter"] == (6 * 512 - 2 * 48) * 1440
@@ -122,9 +124,9 @@ def test_flops_of_a_model_worked_by_hand() -> None:
 def test_dev_is_scored_after_the_last_step_too() -> None:
     # After steps 4, 8 and 10.
     assert (
-        plan.work(tiny_params(max_steps=10, eval_steps=4), ROWS._replace(dev_tokens=100.0), 1)[
-            "dev_tokens"
-        ]
+        training_cost.work(
+            tiny_params(max_steps=10, eval_steps=4), ROWS._replace(dev_tokens=100.0), 1
+        )["dev_tokens"]
         == 300
     )
 
@@ -134,9 +136,9 @@ def test_a_packed_row_holds_several_examples() -> None:
     rows = ROWS._replace(examples=64)
     # 10 steps x 2 rows of as many tokens as preprocess lets through; the 64 examples have 6 tokens each.
     limit = params.preprocess.max_tokens
-    made = plan.make_plan(params, ("test", TINY), rows, ONE, ["h100"], 0.4, None)
-    assert plan.epochs(made) == f"{20 * limit / (64 * 6):.2f} epochs of 64"
-    plain = plan.make_plan(
+    made = training_cost.make_plan(params, ("test", TINY), rows, ONE, ["h100"], 0.4, None)
+    assert plan_command.epochs(made) == f"{20 * limit / (64 * 6):.2f} epochs of 64"
+    plain = training_cost.make_plan(
         tiny_params(max_steps=16, gradient_accumulation=2),
         ("test", TINY),
         rows,
@@ -145,21 +147,23 @@ def test_a_packed_row_holds_several_examples() -> None:
         0.4,
         None,
     )
-    assert plan.epochs(plain) == "1.00 epochs of 64"
+    assert plan_command.epochs(plain) == "1.00 epochs of 64"
 
 
 def test_checkpointing_adds_a_forward_pass_and_trl_makes_its_logits_twice() -> None:
     params = tiny_params()
     shape, done = (
-        plan.count(TINY, params.train),
+        training_cost.count(TINY, params.train),
         {"tokens": 100.0, "supervised_tokens": 50.0, "dev_tokens": 0.0},
     )
-    again = plan.flops(
+    again = training_cost.flops(
         shape, params.train.model_copy(update={"gradient_checkpointing": True}), ROWS, done
     )
     assert again["recomputed"] == (2 * (1152 + 512) + 192) * 100
     assert (
-        plan.flops(shape, params.train.model_copy(update={"kernels": "trl"}), ROWS, done)["head"]
+        training_cost.flops(shape, params.train.model_copy(update={"kernels": "trl"}), ROWS, done)[
+            "head"
+        ]
         == 6 * 80 * 50
     )
 
@@ -220,9 +224,9 @@ def test_torch_counts_the_flops_that_the_plan_counts() -> None:
     ) as counter:
         total, _, count = model(**batch(), answer_head=True)
         total.backward()
-    shape = plan.count(config, params.train)
+    shape = training_cost.count(config, params.train)
     done = {"tokens": 80.0, "supervised_tokens": float(count), "dev_tokens": 0.0}
-    parts = plan.flops(shape, params.train, ROWS, done)
+    parts = training_cost.flops(shape, params.train, ROWS, done)
     assert counter.get_total_flops() == parts["base"] + parts["adapter"] + parts["head"]
 
 
@@ -258,7 +262,7 @@ def test_autograd_keeps_the_bytes_that_the_plan_counts(
     kernels: str, dropout: float, targets: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Where they are slow they keep the same bytes.
-    monkeypatch.setattr(models, "bfloat16_products", lambda: True)
+    monkeypatch.setattr(hardware, "bfloat16_products", lambda: True)
     params = changed(
         lora={"r": 4, "dropout": dropout, "target_modules": targets}, dtype=dtype, kernels=kernels, batch_size=2,
         gradient_checkpointing=False, activation_offload=False, base_weights="full",
@@ -267,7 +271,9 @@ def test_autograd_keeps_the_bytes_that_the_plan_counts(
     # What one layer adds; the ends of the model are small.
     measured = kept(params, 3, padding) - kept(params, 2, padding)
     _, config = real(params, 1, torch.float32)
-    told = plan.activations(plan.count(config, params.train), params, 40, on_cpu=True)
+    told = training_cost.activations(
+        training_cost.count(config, params.train), params, 40, on_cpu=True
+    )
     assert told == measured
 
 
@@ -275,7 +281,9 @@ def test_autograd_keeps_the_bytes_that_the_plan_counts(
 
 
 def parts(params: Params, launch: dict[str, Any] = ONE, on_cpu: bool = False) -> dict[str, float]:
-    return plan.memory(plan.count(TINY, params.train), params, ROWS, launch, on_cpu)
+    return training_cost.memory(
+        training_cost.count(TINY, params.train), params, ROWS, launch, on_cpu
+    )
 
 
 def test_memory_by_part_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,22 +303,28 @@ def test_memory_by_part_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["heap"] == 0
     # On a CPU without bfloat16 products every number takes 4 bytes.
     for products, factor in ((True, 1), (False, 2)):
-        monkeypatch.setattr(models, "bfloat16_products", lambda products=products: products)
+        monkeypatch.setattr(hardware, "bfloat16_products", lambda products=products: products)
         told = parts(tiny_params(), on_cpu=True)
         assert told["heap"] == 0.5 * told["activations"]
         assert told["base_weights"] == found["base_weights"] * factor
     assert found["total"] == sum(value for name, value in found.items() if name != "total")
     # Where products are made in a wider precision: gradients of gate and up, input and its gradient for 24 tokens, one weight's copy.
-    monkeypatch.setattr(models, "bfloat16_products", lambda: True)
-    monkeypatch.setattr(plan, "product_dtype", lambda dtype, place: torch.float32)
+    monkeypatch.setattr(hardware, "bfloat16_products", lambda: True)
+    monkeypatch.setattr(training_cost, "product_dtype", lambda dtype, place: torch.float32)
     told = parts(tiny_params(), on_cpu=True)
     assert told["head_and_scratch"] == 24 * 2 * (3 * 16 + 8) + 4 * (24 * 2 * (16 + 8) + 16 * 8)
     # Where gate and up have no adapter nothing of theirs is copied; of the head, a slice of 12 rows and all its weights.
     params = changed(lora={"r": 2, "target_modules": ["q_proj"]}, batch_size=2, kernels="fused")
-    told = plan.memory(plan.count(TINY, params.train), params, ROWS, ONE, on_cpu=True)
+    told = training_cost.memory(
+        training_cost.count(TINY, params.train), params, ROWS, ONE, on_cpu=True
+    )
     assert told["head_and_scratch"] == 24 * 2 * (3 * 16 + 8)
-    told = plan.memory(
-        plan.count(TINY | {"vocab_size": 1000}, params.train), params, ROWS, ONE, on_cpu=True
+    told = training_cost.memory(
+        training_cost.count(TINY | {"vocab_size": 1000}, params.train),
+        params,
+        ROWS,
+        ONE,
+        on_cpu=True,
     )
     assert told["head_and_scratch"] == 12 * 1000 * 4 + 768 + 4 * 8 * 1000
 
@@ -401,7 +415,7 @@ def test_the_table_says_what_the_json_says(here: Path) -> None:
         "dev                   not counted",
     ):
         assert text in output
-    assert plan.ALL_TOKENS in output
+    assert training_cost.ALL_TOKENS in output
     assert "memory, GPU" in output and "memory, CPU" in output and "no bfloat16" in output
 
 

@@ -6,12 +6,12 @@ compare takes differences of these values, `bula seeds` their means.
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from bula.errors import UserError
-from bula.records import read_rows
+from bula.records import SetName, read_rows
 
 LN2 = 0.6931471805599453
 ROUGE = ("rouge1_f", "rouge2_f", "rougeL_f")
@@ -34,7 +34,7 @@ class ItemRow(BaseModel):
 class AnswerRow(ItemRow):
     """One answer, as generate writes it."""
 
-    split: Literal["A", "B", "C", "D", "E"]
+    split: SetName
     question: Text
     answer: Text
     generated: str

@@ -10,7 +10,7 @@ from typing import Any
 
 from bula.errors import UserError
 from bula.escaping import markdown
-from bula.measures import repeat
+from bula.item_scores import repeat
 from bula.params import Params
 
 Metrics = dict[str, Any]

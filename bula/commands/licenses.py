@@ -3,7 +3,7 @@
 The licenses come from the metadata of the installed packages: the SPDX expression where a package
 states one, else its own words and its classifiers.
 
-python -m bula.licenses
+python -m bula licenses
 """
 
 import re
@@ -15,10 +15,10 @@ from typing import NamedTuple
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from packaging.utils import canonicalize_name
 
-from bula.errors import UserError, run
-from bula.records import staged
+from bula.errors import UserError
+from bula.files import staged
 
-START = "Python packages (this list is written by `python -m bula.licenses`)\n"
+START = "Python packages (this list is written by `python -m bula licenses`)\n"
 END = "End of the list of Python packages.\n"
 # One pin of the lock, and torch's in the Makefile.
 PIN = re.compile(r"^(?:TORCH := )?([A-Za-z0-9._-]+)==([^\s;\\]+)", re.MULTILINE)
@@ -95,7 +95,7 @@ def with_section(notice: str, lines: str) -> str:
     return before + START + lines + END + rest.partition(END)[2]
 
 
-def main() -> None:
+def licenses() -> None:
     """Write the licenses of all locked packages into NOTICE."""
     lock, makefile, notice = Path("requirements.lock"), Path("Makefile"), Path("NOTICE")
     pins = pinned(lock.read_text(encoding="utf-8"), makefile.read_text(encoding="utf-8"))
@@ -103,7 +103,3 @@ def main() -> None:
     with staged(notice) as temporary:
         temporary.write_text(text, encoding="utf-8")
     print(f"NOTICE: {len(pins)} packages")
-
-
-if __name__ == "__main__":
-    run(main)

@@ -17,7 +17,7 @@ from bula.params import Preprocess
 from bula.records import Row
 from stages.preprocess.clean import SPLITS, whole
 from stages.preprocess.contamination import Shared, index_runs, scan_part
-from stages.preprocess.near import candidates, jaccard, shingles
+from stages.preprocess.minhash import candidates, jaccard, shingles
 from stages.preprocess.shards import each
 
 Indices = NDArray[numpy.int64]

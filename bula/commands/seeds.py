@@ -17,14 +17,16 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from ruamel.yaml import YAML
 
 from bula.errors import UserError
-from bula.measures import means, scored
+from bula.files import sha256_values, staged
+from bula.item_scores import means, scored
 from bula.params import Params, load_params
-from bula.records import append_row, read_rows, sha256_values, staged
+from bula.records import append_row, read_rows
 from bula.reports import write_metrics
 
 SEEDS = Path(".bula/seeds")
@@ -97,7 +99,7 @@ def to_link(paths: Iterable[str]) -> list[str]:
 def trains_on_cpu(params: Params) -> bool:
     """Whether train's configuration of accelerate keeps it from a GPU that the other stages use (stages/train/__main__.py)."""
     # Imported here: it brings torch, for which no other command of `python -m bula` waits.
-    from bula.plan import find_launch
+    from bula.commands.plan import find_launch
 
     return bool(find_launch(params, Path()).get("use_cpu"))
 
@@ -241,7 +243,7 @@ def measure_seeds(count: int, metrics: Path) -> dict[str, dict[str, float | int]
     if run_command(["dvc", "repro", *targets], Path()):
         raise UserError("dvc repro", "the pipeline's own run failed", "read dvc's words above")
     # Imported here: it takes seconds, and no other command of `python -m bula` waits for it.
-    from bula.models import compute_dtype
+    from bula.hardware import compute_dtype
 
     dtype = compute_dtype(params.dtype)
     check_precision(
@@ -257,3 +259,12 @@ def measure_seeds(count: int, metrics: Path) -> dict[str, dict[str, float | int]
     spreads = {name: spread([run[name] for run in runs]) for name in runs[0]}
     write_metrics(metrics, {"seeds": count, **spreads})
     return spreads
+
+
+def seeds(
+    count: Annotated[int, typer.Option(min=2, help="Seeds, the pipeline's own among them.")],
+    metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/seeds.json"),
+) -> None:
+    """Train and score with further seeds, and write how far each figure spreads; `dvc repro` then marks the differences."""
+    spreads = measure_seeds(count, metrics)
+    print(f"seeds: {count} seeds, the spread of {len(spreads)} figures in {metrics}")

@@ -6,7 +6,7 @@ as train makes them, in the same minute. Besides models/base there are the first
 random weights: the real width, the real vocabulary, up to 8 GB, and more where a CPU computes in float32. Of Llama one case's
 utilisation must tell the others' seconds. That of so narrow a model as models/base grows with the batch, and is printed alone.
 
-    python -m bench.plan
+    python -m bench.training_cost
 """
 
 import gc
@@ -21,16 +21,19 @@ from typing import Annotated, Any, NamedTuple
 import psutil
 import torch
 import typer
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.llama import CONFIG
 from bench.summary import show
 from bench.train import product_rate
-from bula import plan
-from bula.models import base_of, compute_dtype, load_model, prepare
+from bula import training_cost
+from bula.hardware import compute_dtype, prepare
+from bula.lora import lora_config
+from bula.lora_kernels import add_answer_head, use_kernels
+from bula.models import load_model
 from bula.params import Params, load_params
-from stages.train.kernels import add_answer_head, use_kernels
+from bula.scoring import base_of
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "models/base"
@@ -81,16 +84,7 @@ def make_model(case: Case, params: Params) -> Any:
     else:
         model = load_model(BASE, params.dtype)
     lora = params.train.lora
-    targets = (
-        lora.target_modules if isinstance(lora.target_modules, str) else list(lora.target_modules)
-    )
-    settings = LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=targets,
-        task_type="CAUSAL_LM",
-    )
+    settings = lora_config(lora)
     adapted = get_peft_model(model, settings).train()
     use_kernels(adapted)
     add_answer_head(base_of(adapted))
@@ -150,20 +144,20 @@ def predict(case: Case, params: Params) -> tuple[float, dict[str, float]]:
     """FLOPs of a forward and backward pass, and bytes by part, by the plan."""
     train = params.train.model_copy(update={"batch_size": case.batch, "kernels": "fused"})
     told = params.model_copy(update={"train": train})
-    shape = plan.count(config_of(case), train)
+    shape = training_cost.count(config_of(case), train)
     share = (case.length - max(1, case.length // 3)) / case.length
-    rows = plan.Rows("bench", None, case.length, case.length, share, None)
+    rows = training_cost.Rows("bench", None, case.length, case.length, share, None)
     tokens = float(case.batch * case.length)
     done = {"tokens": tokens, "supervised_tokens": tokens * share, "dev_tokens": 0.0}
     launch = {"distributed_type": "NO", "num_processes": 1}
-    return plan.flops(shape, train, rows, done)["total"], plan.memory(
+    return training_cost.flops(shape, train, rows, done)["total"], training_cost.memory(
         shape, told, rows, launch, on_cpu=True
     )
 
 
 def child(index: int) -> dict[str, float]:
     """One case in a process of its own."""
-    command = [sys.executable, "-m", "bench.plan", "--only", str(index)]
+    command = [sys.executable, "-m", "bench.training_cost", "--only", str(index)]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if result.returncode:
         raise SystemExit(f"{name_of(CASES[index])} failed:\n{result.stderr[-2000:]}")

@@ -7,12 +7,13 @@ import pytest
 from markdown_it import MarkdownIt
 from typer.testing import CliRunner
 
-from bula.__main__ import END, START, app, with_results
+from bench.clones import ROOT, edit_params
+from bula.__main__ import app
+from bula.commands.results import END, START, with_results
 from bula.errors import UserError
 from bula.params import Params, load_params, parse_params
 from bula.reports import write_metrics
-from bula.table import differences_table, fidelity_table, results_table
-from tests.conftest import ROOT, edit_params
+from bula.tables import differences_table, fidelity_table, results_table
 
 
 def figures(variant_number: int) -> dict[str, dict[str, Any]]:

@@ -11,9 +11,9 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bula.errors import UserError
-from bula.models import supervised_logits
 from bula.prompts import Encoded, encode
 from bula.records import validation_sets
+from bula.scoring import supervised_logits
 from bula.stats import ratio_standard_error
 
 # Float32 logits (tokens, vocabulary) and targets (tokens,) of one example.

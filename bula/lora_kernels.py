@@ -6,7 +6,7 @@ base's precision, under float32 masters: PEFT's own copies every activation to f
 way, so that no logits are kept for a second pass. `normalised` is Llama's norm with a frozen weight, `attended` its attention,
 `widened` its MLP, each with fewer passes over memory. All are plain torch, for any device, but for `_Attention`, which calls
 what the pinned torch uses on a CPU. Large products are made in the precision that `product_dtype` names, the inputs' or a wider
-one; what passes from function to function is in the model's. bench/train.py says what they bring together, bench/kernels.py what
+one; what passes from function to function is in the model's. bench/train.py says what they bring together, bench/lora_kernels.py what
 each brings. Elementwise products of two large bfloat16 tensors are written to a third: in place they take torch's CPU kernels
 twice the time.
 """
@@ -26,7 +26,8 @@ from transformers.activations import SiLUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
-from bula.models import product_dtype, supervised_hidden
+from bula.hardware import product_dtype
+from bula.scoring import supervised_hidden
 
 # Rows of the head's product made at once: each reads the whole head, 57 MB of SmolLM2 and 525 MB of Llama 3.2.
 ROWS = 256
@@ -236,9 +237,9 @@ def attended(
 ) -> tuple[Tensor, Tensor | None]:
     """What LlamaAttention gives for hidden_states (batch, tokens, width); with a cache, by its own forward."""
     if past_key_values is not None:
-        return LlamaAttention.forward(
+        return LlamaAttention.forward(  # type: ignore[no-any-return]
             layer, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
-        )  # type: ignore[no-any-return]
+        )
     heads = (*hidden_states.shape[:-1], -1, layer.head_dim)
     q, k, v = (
         one.view(heads)

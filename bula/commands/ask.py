@@ -1,0 +1,30 @@
+"""Answer one question with a local model: python -m bula ask "Posso tomar dipirona com ibuprofeno?"."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bula.escaping import terminal
+from bula.params import load_params
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="A question in Portuguese.")],
+    model: Annotated[Path, typer.Option(help="A model directory.")] = Path("models/merged"),
+) -> None:
+    """Answer one question with the tuned model, greedily. This is not medical advice."""
+    # Imported here because the other commands need no torch.
+    from bula.generation import generate_greedy
+    from bula.hardware import prepare
+    from bula.models import load_model, load_tokenizer
+    from bula.prompts import encode_prompt
+
+    params = load_params()
+    prepare(params.seed)
+    tokenizer = load_tokenizer(model)
+    loaded = load_model(model, params.dtype)
+    prompt = encode_prompt(tokenizer, question)
+    [ids] = generate_greedy(loaded, tokenizer, [prompt], params.generate.max_new_tokens)
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    print(terminal(text.strip(), lines=True))
