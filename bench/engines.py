@@ -21,12 +21,12 @@ import typer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.summary import show
-from bula.hardware import prepare
-from bula.models import end_tokens, load_model, load_tokenizer
+from bula.hardware import seed_everything
+from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import load_params
 from bula.prompts import encode_prompt
-from bula.records import validation_sets
-from bula.serving import connect, serve_llama_cpp
+from bula.records import read_validation_sets
+from bula.serving import open_client, serve_llama_cpp
 from stages.quantize import export
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +71,7 @@ def by_transformers(
     batch: int,
 ) -> list[list[int]]:
     """Greedy answers, `batch` questions of like length at once, padded on the left as in the generate stage."""
-    ends, pad = end_tokens(tokenizer), tokenizer.pad_token_id
+    ends, pad = end_token_ids(tokenizer), tokenizer.pad_token_id
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: dict[int, list[int]] = {}
     for start in range(0, len(order), batch):
@@ -111,7 +111,7 @@ def by_llama_cpp(
     context = max(map(len, prompts)) + tokens
     with (
         serve_llama_cpp(file, 1, context, float32=float32) as [endpoint],
-        connect(endpoint) as client,
+        open_client(endpoint) as client,
     ):
         for prompt in prompts:
             # llama.cpp's own form of the request: OpenAI's leaves out the ids of tokens that end within a character.
@@ -121,7 +121,7 @@ def by_llama_cpp(
             )
             ids = list(reply["tokens"])
             stopped = reply["stop_type"] != "limit" and not (
-                ids and ids[-1] in end_tokens(tokenizer)
+                ids and ids[-1] in end_token_ids(tokenizer)
             )
             answers.append(ids + [tokenizer.eos_token_id] * stopped)
     return answers
@@ -183,10 +183,10 @@ def main(
 ) -> None:
     """Answer with each engine, and compare."""
     params, tokenizer = load_params(), load_tokenizer(merged)
-    prepare(params.seed)
+    seed_everything(params.seed)
     examples = [
         e
-        for items in validation_sets(clean / "validation").values()
+        for items in read_validation_sets(clean / "validation").values()
         for e in items[: params.generate.items_per_set]
     ]
     prompts = [encode_prompt(tokenizer, example.question) for example in examples]

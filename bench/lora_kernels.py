@@ -25,11 +25,11 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_ro
 
 from bench.summary import show
 from bula import lora_kernels
-from bula.hardware import compute_dtype, prepare
+from bula.hardware import compute_dtype, seed_everything
 from bula.lora import lora_config
 from bula.models import load_model
 from bula.params import Params, load_params
-from bula.scoring import base_of
+from bula.scoring import unwrap_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
 # Largest difference of an output or a gradient, as a share of its own largest number: a few roundings to bfloat16's 8
@@ -45,14 +45,14 @@ def layers_of(params: Params) -> tuple[LlamaDecoderLayer, LlamaDecoderLayer, Any
     """One layer with our functions and with the libraries', of equal weights, and the model that it is of."""
     settings = lora_config(params.train.lora)
     model = get_peft_model(load_model(ROOT / "models/base", params.dtype), settings).train()
-    theirs = base_of(model).model.layers[0]
+    theirs = unwrap_adapter(model).model.layers[0]
     for name, weight in theirs.named_parameters():
         if "lora_B" in name:
             # Zeros at the start would hide every gradient of A.
             torch.nn.init.normal_(weight, std=0.02)
     ours = copy.deepcopy(theirs)
     lora_kernels.use_kernels(ours)
-    return ours, theirs, base_of(model)
+    return ours, theirs, unwrap_adapter(model)
 
 
 def pairs_of(
@@ -176,7 +176,7 @@ def main(
 ) -> None:
     """Compare and time each pair."""
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
-    prepare(params.seed)
+    seed_everything(params.seed)
     ours, theirs, model = layers_of(params)
     figures: dict[str, float] = {}
     dtype = compute_dtype(params.dtype)

@@ -37,7 +37,7 @@ from trl import SFTConfig, SFTTrainer
 
 from bench.summary import show
 from bula import training_cost
-from bula.hardware import compute_dtype, prepare, product_dtype
+from bula.hardware import compute_dtype, matmul_dtype, seed_everything
 from bula.lora import lora_config
 from bula.models import load_model, load_tokenizer
 from bula.params import Params, load_params
@@ -241,7 +241,7 @@ def product_rate(dtype: str, plain: bool = False) -> float:
     """
     kind = getattr(torch, compute_dtype(dtype))
     a, b = (
-        torch.randn(n, 2048, dtype=kind if plain else product_dtype(kind, "cpu"))
+        torch.randn(n, 2048, dtype=kind if plain else matmul_dtype(kind, "cpu"))
         for n in (1024, 2048)
     )
     for _ in range(3):
@@ -318,7 +318,7 @@ def main(
 ) -> None:
     """Train with each contender in turn."""
     params = settings(load_params(ROOT / "profiles/smollm2-135m.yaml"), rows, precision)
-    prepare(params.seed)
+    seed_everything(params.seed)
     examples = load_rows(rows)
     if only:
         plain = only == "plain_loop"
@@ -327,7 +327,7 @@ def main(
         )
         kind = getattr(torch, compute_dtype(params.dtype))
         plain_rate = product_rate(params.dtype, plain=True)
-        fastest = plain_rate if product_dtype(kind, "cpu") == kind else product_rate(params.dtype)
+        fastest = plain_rate if matmul_dtype(kind, "cpu") == kind else product_rate(params.dtype)
         rates = {"product_rate": fastest, "plain_product_rate": plain_rate}
         found = {"seconds": seconds, "losses": losses, "peak_memory_gb": peak_memory_gb(), **rates}
         print(json.dumps(found))

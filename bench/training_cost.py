@@ -28,12 +28,12 @@ from bench.llama import CONFIG
 from bench.summary import show
 from bench.train import product_rate
 from bula import training_cost
-from bula.hardware import compute_dtype, prepare
+from bula.hardware import compute_dtype, seed_everything
 from bula.lora import lora_config
 from bula.lora_kernels import add_answer_head, use_kernels
 from bula.models import load_model
 from bula.params import Params, load_params
-from bula.scoring import base_of
+from bula.scoring import unwrap_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "models/base"
@@ -87,7 +87,7 @@ def make_model(case: Case, params: Params) -> Any:
     settings = lora_config(lora)
     adapted = get_peft_model(model, settings).train()
     use_kernels(adapted)
-    add_answer_head(base_of(adapted))
+    add_answer_head(unwrap_adapter(adapted))
     return adapted
 
 
@@ -115,7 +115,7 @@ def measure(case: Case, params: Params) -> dict[str, float]:
     """Seconds of a training step, FLOP/s of products as train makes them before and after, and bytes resident: before the model,
     with it, and at most while training.
     """
-    prepare(params.seed)
+    seed_everything(params.seed)
     process = psutil.Process()
     runtime = process.memory_info().rss
     model = make_model(case, params)

@@ -8,7 +8,7 @@ from bula.commands.licenses import licenses
 from bula.commands.plan import plan
 from bula.commands.results import results
 from bula.commands.seeds import seeds
-from bula.errors import call
+from bula.errors import run_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 for command in (ask, plan, results, seeds, deps, licenses):
@@ -16,4 +16,4 @@ for command in (ask, plan, results, seeds, deps, licenses):
 
 
 if __name__ == "__main__":
-    call(app)
+    run_app(app)

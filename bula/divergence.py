@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bula.errors import UserError
 from bula.prompts import Encoded, encode
-from bula.records import validation_sets
+from bula.records import read_validation_sets
 from bula.scoring import supervised_logits
 from bula.stats import ratio_standard_error
 
@@ -20,13 +20,13 @@ from bula.stats import ratio_standard_error
 Scored = tuple[torch.Tensor, torch.Tensor]
 
 
-def sample(clean: Path, tokenizer: PreTrainedTokenizerBase, items: int) -> list[Encoded]:
+def sample_validation(clean: Path, tokenizer: PreTrainedTokenizerBase, items: int) -> list[Encoded]:
     """The first `items` validation answers, taken from A to E in turn."""
-    columns = zip(*validation_sets(clean / "validation").values(), strict=False)
+    columns = zip(*read_validation_sets(clean / "validation").values(), strict=False)
     return [encode(tokenizer, example) for row in columns for example in row][:items]
 
 
-def score(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> Iterator[Scored]:
+def score_examples(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> Iterator[Scored]:
     """Logits and targets, one example after the other."""
     for item in encoded:
         parts = list(supervised_logits(model, [item], pad_id))
@@ -36,7 +36,7 @@ def score(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> Iterat
         )
 
 
-def fidelity(reference: list[Scored], other: Iterable[Scored]) -> dict[str, float | int]:
+def divergence_metrics(reference: list[Scored], other: Iterable[Scored]) -> dict[str, float | int]:
     """Figures of `other` against `reference`; docs/metrics.md defines each.
 
     KL(reference || other) is a mean in nats a token, its standard error takes answers as clusters.

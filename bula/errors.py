@@ -26,17 +26,17 @@ class UserError(Exception):
         return f"{self.where}: {self.what}{gap}{self.fix[:1].upper()}{self.fix[1:]}."
 
 
-def run(command: Callable[..., Any]) -> None:
+def run_stage(command: Callable[..., Any]) -> None:
     """Run a command line; a UserError ends it with a sentence and exit code 1.
 
     Typer's own tracebacks are switched off, since they show the values of local variables.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
-    call(app)
+    run_app(app)
 
 
-def call(app: Callable[[], Any]) -> None:
+def run_app(app: Callable[[], Any]) -> None:
     """Call an application; a UserError ends it with a sentence and exit code 1."""
     try:
         app()

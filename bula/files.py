@@ -33,7 +33,7 @@ def staged(path: Path) -> Iterator[Path]:
             # A folder cannot be renamed over another: the old one steps aside and is deleted last.
             path.rename(old)
         temporary.rename(path)
-        to_disk(path.parent)
+        fsync_path(path.parent)
     except (OSError, SafetensorError) as error:
         if old.exists():
             old.rename(path)
@@ -63,7 +63,7 @@ def _is_failed_write(error: OSError | SafetensorError, folder: Path) -> bool:
     )
 
 
-def to_disk(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Wait until a file's bytes, or a folder's names, are on the disk."""
     opened = os.open(path, os.O_RDONLY)
     try:
@@ -76,7 +76,7 @@ def _tree_to_disk(path: Path) -> None:
     """Wait until a file, or every file and folder below a folder, is on the disk."""
     for part in [*path.rglob("*"), path]:
         if not part.is_symlink():
-            to_disk(part)
+            fsync_path(part)
 
 
 def _remove_stale(path: Path) -> None:

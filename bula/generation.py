@@ -3,7 +3,7 @@
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from bula.models import end_tokens
+from bula.models import end_token_ids
 
 
 @torch.inference_mode()
@@ -21,7 +21,7 @@ def generate_greedy(
     pad = tokenizer.pad_token_id
     ids = [[pad] * (longest - len(prompt)) + prompt for prompt in prompts]
     mask = [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts]
-    ends = end_tokens(tokenizer)
+    ends = end_token_ids(tokenizer)
     output = model.generate(
         input_ids=torch.tensor(ids, device=model.device),
         attention_mask=torch.tensor(mask, device=model.device),

@@ -21,7 +21,7 @@ def rope_factors(file: Path) -> torch.Tensor | None:
     return None
 
 
-def restore_rope(model: PreTrainedModel, file: Path) -> None:
+def apply_rope_factors(model: PreTrainedModel, file: Path) -> None:
     """Divide the rotary frequencies by the factors that a GGUF file has for them, in place.
 
     llama.cpp keeps the scaling of Llama 3.1 and 3.2 as a tensor, which transformers 5.23 does not read: it would score these
@@ -33,7 +33,7 @@ def restore_rope(model: PreTrainedModel, file: Path) -> None:
         rotary.original_inv_freq = rotary.inv_freq
 
 
-def drop_foreign(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
+def drop_unknown_tokens(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
     """Forget added tokens that a GGUF file does not hold, in place.
 
     transformers 5.23 gives Llama 3's an <|endoftext|> beyond the last row of the embeddings: a text with these words would be read

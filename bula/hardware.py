@@ -9,7 +9,7 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 
-def prepare(seed: int) -> None:
+def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch, and make transformers quiet unless something is wrong."""
     set_seed(seed)
     transformers_logging.set_verbosity_error()
@@ -21,7 +21,7 @@ def device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def bfloat16_products() -> bool:
+def has_bfloat16_matmul() -> bool:
     """Whether this CPU has instructions that multiply bfloat16 numbers: AVX512_BF16 or AMX on x86, what torch asks for elsewhere.
 
     On x86 torch's own question is whether oneDNN takes bfloat16 at all, and plain AVX-512 says yes: there it widens to float32
@@ -40,11 +40,11 @@ def compute_dtype(dtype: str, place: str | None = None) -> str:
     float32 for bfloat16 weights on a CPU without bfloat16 products of its own: torch's stand-in takes six times as long as
     float32 (10 against 66 GFLOP/s on two cores with AVX2) and rounds besides. The weights are the same.
     """
-    slow = (place or device()) == "cpu" and not bfloat16_products()
+    slow = (place or device()) == "cpu" and not has_bfloat16_matmul()
     return "float32" if slow else dtype
 
 
-def product_dtype(dtype: torch.dtype, place: str) -> torch.dtype:
+def matmul_dtype(dtype: torch.dtype, place: str) -> torch.dtype:
     """The precision in which a device (cpu, cuda) makes products of numbers in `dtype` fastest: `dtype`, or float32 for bfloat16.
 
     float32 on Intel's CPUs from Sapphire Rapids on (they have AVX512_FP16) whose AMX a hypervisor hides: what is left of bfloat16
@@ -64,6 +64,6 @@ def product_dtype(dtype: torch.dtype, place: str) -> torch.dtype:
     return torch.float32 if slow else dtype
 
 
-def precisions(dtype: str) -> dict[str, str]:
+def precision_settings(dtype: str) -> dict[str, str]:
     """What metrics say of the arithmetic behind their figures: precision of the weights, and that of computing on this machine."""
     return {"dtype": dtype, "compute_dtype": compute_dtype(dtype)}

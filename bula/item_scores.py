@@ -104,7 +104,7 @@ ROWS: dict[str, tuple[str, type[ItemRow] | type[SampleRow]]] = {
 }
 
 
-def repeat(stage: str) -> str:
+def rerun_advice(stage: str) -> str:
     """Return the sentence that asks for another run of a stage."""
     return f"run `dvc repro {stage}`"
 
@@ -117,7 +117,7 @@ def read_checked(path: Path, stage: str, kind: type[AnyRow]) -> list[AnyRow]:
     """
     rows = [_check_row(kind, row, f"{path}:{line}", stage) for line, row in _read(path, stage)]
     if not rows:
-        raise UserError(path, "the file holds no row", repeat(stage))
+        raise UserError(path, "the file holds no row", rerun_advice(stage))
     twice = [item for item, count in Counter(row.id for row in rows).items() if count > 1]
     if twice:
         what = f"{len(twice)} items stand there twice (first: {twice[0]})"
@@ -137,7 +137,7 @@ def _read(path: Path, stage: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         yield from enumerate(read_rows(path), start=1)
     except UserError as error:
-        raise UserError(error.where, error.what, repeat(stage)) from error
+        raise UserError(error.where, error.what, rerun_advice(stage)) from error
 
 
 def _check_row(kind: type[AnyRow], row: dict[str, Any], where: str, stage: str) -> AnyRow:
@@ -147,14 +147,14 @@ def _check_row(kind: type[AnyRow], row: dict[str, Any], where: str, stage: str) 
     except ValidationError as error:
         faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
         raise UserError(
-            where, f"the row cannot be used ({'; '.join(faults)})", repeat(stage)
+            where, f"the row cannot be used ({'; '.join(faults)})", rerun_advice(stage)
         ) from error
     variant = stage.partition("@")[2]
     if checked.variant not in (variant, None):
         raise UserError(
             where,
             f"the row is about the variant {checked.variant!r}, not {variant!r}",
-            repeat(stage),
+            rerun_advice(stage),
         )
     return checked
 
@@ -162,11 +162,13 @@ def _check_row(kind: type[AnyRow], row: dict[str, Any], where: str, stage: str) 
 def _fix_twice(stage: str) -> str:
     """Return what to do about an item that stands twice in a file."""
     if stage.startswith("benchmark@"):
-        return f"remove repeated items from the files of `ingest.benchmarks`, or {repeat(stage)}"
-    return repeat(stage)
+        return (
+            f"remove repeated items from the files of `ingest.benchmarks`, or {rerun_advice(stage)}"
+        )
+    return rerun_advice(stage)
 
 
-def scored(data: Path, variant: str) -> dict[str, Values]:
+def read_item_scores(data: Path, variant: str) -> dict[str, Values]:
     """Return every measure below `data` that no judge made.
 
     Those are degenerate answers, bits per character, ROUGE and the first metric of each task.
@@ -203,13 +205,13 @@ def read_verdicts(data: Path, variant: str) -> list[VerdictRow]:
     for row in rows:
         if row.failed is None and (row.accuracy is None or row.style is None):
             what = f"the verdict on {row.id} has neither both scores nor `failed`"
-            raise UserError(path, what, repeat(stage))
+            raise UserError(path, what, rerun_advice(stage))
     if all(row.failed is not None for row in rows):
-        raise UserError(path, "the judge failed on every answer", repeat(stage))
+        raise UserError(path, "the judge failed on every answer", rerun_advice(stage))
     return rows
 
 
-def judged(data: Path, variant: str) -> dict[str, Values]:
+def read_judge_scores(data: Path, variant: str) -> dict[str, Values]:
     """Return the judge's scores of the answers on which it did not fail."""
     found: dict[str, Values] = {"judge_accuracy": {}, "judge_style": {}}
     for row in read_verdicts(data, variant):

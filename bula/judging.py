@@ -18,7 +18,7 @@ from bula.api_keys import LOCAL_KEY, LOOPBACK, hide, host_of, keep_plain_headers
 from bula.errors import UserError
 from bula.files import sha256_file, sha256_values
 from bula.params import Judge, Params
-from bula.privacy import find, redact
+from bula.privacy import find_personal_data, redact
 from bula.records import Row, append_row
 from bula.serving import Endpoint, serve_llama_cpp
 
@@ -433,7 +433,7 @@ def verdict_row(row: Row, verdict: Verdict | str, judge: str) -> Row:
     result = verdict.model_dump() if isinstance(verdict, Verdict) else {"failed": verdict}
     if isinstance(verdict, Verdict):
         # The answer was redacted; what a model writes about it may still look like somebody's number.
-        result["reason"] = redact(verdict.reason, find(verdict.reason))
+        result["reason"] = redact(verdict.reason, find_personal_data(verdict.reason))
     return {"id": row["id"], "split": row["split"], "judge": judge} | result
 
 

@@ -26,7 +26,7 @@ from transformers.activations import SiLUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
 
-from bula.hardware import product_dtype
+from bula.hardware import matmul_dtype
 from bula.scoring import supervised_hidden
 
 # Rows of the head's product made at once: each reads the whole head, 57 MB of SmolLM2 and 525 MB of Llama 3.2.
@@ -84,7 +84,7 @@ class _Adapted(torch.autograd.Function):
         """x (..., in), its rows `seen` (n, in) after dropout, and each weight (out, in) in one precision; each a (rank, in) and
         b (out, rank) in any. `matrices` are all weights, then all a, then all b.
         """
-        count, kind = len(scales), product_dtype(x.dtype, x.device.type)
+        count, kind = len(scales), matmul_dtype(x.dtype, x.device.type)
         weights, a, b = (matrices[first : first + count] for first in range(0, 3 * count, count))
         # One product for the rows' low-rank values of all.
         low = torch.split(linear(seen, torch.cat(a).to(x.dtype)), [len(one) for one in a], dim=1)
@@ -103,7 +103,7 @@ class _Adapted(torch.autograd.Function):
         seen, mask, *saved = ctx.saved_tensors
         count = len(ctx.scales)
         low, weights, a, b = (saved[first : first + count] for first in range(0, 4 * count, count))
-        kind = product_dtype(seen.dtype, seen.device.type)
+        kind = matmul_dtype(seen.dtype, seen.device.type)
         rows = [gradient.reshape(-1, gradient.shape[-1]).to(kind) for gradient in gradients]
         inner = torch.cat(
             [(g @ up.to(kind)).mul_(s) for g, up, s in zip(rows, b, ctx.scales, strict=True)], dim=1
@@ -206,7 +206,7 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
         """q (batch, heads, tokens, width), k and v the same with as many heads or a divisor of that; gives as q."""
         # What scaled_dot_product_attention calls here; the logarithms of the sums, which it keeps to itself, are wanted back.
-        wide = (one.to(product_dtype(q.dtype, q.device.type)) for one in (q, k, v))
+        wide = (one.to(matmul_dtype(q.dtype, q.device.type)) for one in (q, k, v))
         made, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
             *wide, 0.0, True, scale=scale
         )
@@ -304,7 +304,7 @@ class _AnswerLoss(torch.autograd.Function):
         right = torch.zeros((), dtype=torch.int64, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         # Logits, and then their gradient; and the few rows of them that float32 is spent on where they are not in it.
-        kind = product_dtype(hidden.dtype, hidden.device.type)
+        kind = matmul_dtype(hidden.dtype, hidden.device.type)
         weight = weight.to(kind)
         product = hidden.new_empty(min(ROWS, len(targets)), len(weight), dtype=kind)
         few = 0 if kind == torch.float32 else min(PART, len(targets))

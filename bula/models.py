@@ -32,7 +32,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 from bula.errors import UserError
 from bula.files import staged
 from bula.gguf_files import FETCH_AGAIN, ROPE_TENSORS, check_gguf, shared_reader
-from bula.gguf_repairs import drop_foreign, restore_rope
+from bula.gguf_repairs import apply_rope_factors, drop_unknown_tokens
 from bula.hardware import compute_dtype, device
 from bula.model_files import Shapes, check_adapter, check_model
 
@@ -103,7 +103,7 @@ def _gguf(path: Path) -> dict[str, Any]:
     return {"gguf_file": path.name} if path.suffix == ".gguf" else {}
 
 
-def model_files(path: Path) -> list[Path]:
+def list_model_files(path: Path) -> list[Path]:
     """Return all files of a model, sorted by name; UserError if the model does not exist."""
     if not path.exists():
         raise UserError(path, "it does not exist", "`dvc repro` writes it, `dvc pull` fetches it")
@@ -150,7 +150,7 @@ def load_model(
     model.generation_config.use_cache = True
     if path.suffix == ".gguf":
         refuse_unused(model, path)
-        restore_rope(model, path)
+        apply_rope_factors(model, path)
     if weights == "full":
         # A quantized model is where its device_map put it, and refuses to be moved.
         model.to(device())
@@ -293,7 +293,7 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
             folder, local_files_only=True, trust_remote_code=False, **arguments
         )
     if arguments:
-        drop_foreign(tokenizer, path)
+        drop_unknown_tokens(tokenizer, path)
     if not tokenizer.chat_template:
         fix = "use an instruction-tuned model, or add chat_template.jinja to it"
         raise UserError(path, "it has no chat template", fix)
@@ -315,7 +315,7 @@ def _free_padding(tokenizer: PreTrainedTokenizerBase, path: Path) -> str:
     raise UserError(path, what, "set pad_token in its tokenizer")
 
 
-def end_tokens(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Ids of all tokens that end a generation, by llama.cpp's rule, so that every engine stops at the same ones."""
     vocabulary = tokenizer.get_vocab()
     return sorted(

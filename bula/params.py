@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
-from bula.errors import UserError, call
+from bula.errors import UserError, run_app
 from bula.records import SET_NAMES, Split
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -745,7 +745,9 @@ class Params(Section):
     """The whole of params.yaml."""
 
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    """Seed of everything random."""
+    """Seed of training: initial adapter weights, dropout, and the order of the rows."""
+    sampling_seed: Annotated[int, Field(ge=0, lt=2**32)]
+    """Seed of bootstrap resamples, permutations and few-shot draws; runs with other training seeds keep it."""
     dtype: Literal["bfloat16", "float32"]
     """Precision of the weights in training and scoring; a CPU without bfloat16 products computes the same weights in float32."""
     compute: Compute
@@ -874,4 +876,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    call(main)
+    run_app(main)

@@ -14,7 +14,7 @@ import phonenumbers
 from validate_docbr import CNPJ, CNS, CPF
 
 # Where two findings overlap, the earlier kind stays: an eleven-digit CPF can read like a mobile number.
-KINDS = ("email", "cpf", "cnpj", "cns", "birth_date", "rg", "crm", "address", "phone")
+PERSONAL_DATA_KINDS = ("email", "cpf", "cnpj", "cns", "birth_date", "rg", "crm", "address", "phone")
 PLACEHOLDER = {
     "email": "[E-MAIL]",
     "cpf": "[CPF]",
@@ -226,7 +226,7 @@ MEASURED = re.compile(
 )
 
 
-def find(text: str) -> list[Finding]:
+def find_personal_data(text: str) -> list[Finding]:
     """Personal data of a text, in order, without overlaps; spans leave out the word that names them, but for CRM."""
     plain = text.translate(PLAIN)
     digits = sum(map(plain.count, "0123456789"))
@@ -238,7 +238,7 @@ def find(text: str) -> list[Finding]:
             # Where findings overlap, the first kind gets the whole stretch: half a number left over is a number still.
             last = found.pop()
             finding = Finding(
-                min(last.kind, finding.kind, key=KINDS.index),
+                min(last.kind, finding.kind, key=PERSONAL_DATA_KINDS.index),
                 last.start,
                 max(last.end, finding.end),
             )

@@ -91,7 +91,7 @@ def read_examples(path: Path) -> list[Example]:
     return examples
 
 
-def validation_sets(folder: Path) -> dict[str, list[Example]]:
+def read_validation_sets(folder: Path) -> dict[str, list[Example]]:
     """Return the validation sets below `folder`, by name, in order; UserError if one is missing or empty."""
     return {name: read_examples(folder / f"{name}.jsonl") for name in SET_NAMES}
 

@@ -10,10 +10,10 @@ from transformers import (
 from bula.prompts import Encoded
 
 # Rows of the head's product made at once: 1,024 x 128,256 float32 logits of Llama 3.2 are 0.5 GB.
-HEAD_ROWS = 1024
+HEAD_CHUNK_ROWS = 1024
 
 
-def base_of(model: PreTrainedModel) -> PreTrainedModel:
+def unwrap_adapter(model: PreTrainedModel) -> PreTrainedModel:
     """The transformers model inside a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
@@ -40,13 +40,13 @@ def supervised_hidden(
     if "position_ids" not in inputs:
         # Right-padded and causal: no token that counts sees a padding token, so that the mask would only cost time.
         del inputs["attention_mask"]
-    output = base_of(model).model(**inputs, use_cache=False)
+    output = unwrap_adapter(model).model(**inputs, use_cache=False)
     targets = batch["labels"][:, 1:]
     mask = targets != -100
     return output.last_hidden_state[:, :-1][mask], targets[mask]
 
 
-def like_length_batches(encoded: list[Encoded], batch_tokens: int) -> list[list[int]]:
+def batches_by_length(encoded: list[Encoded], batch_tokens: int) -> list[list[int]]:
     """Indices in batches of like length, longest first, each of at most `batch_tokens` padded tokens (or one item)."""
     order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i].input_ids), i))
     batches: list[list[int]] = []
@@ -69,6 +69,9 @@ def supervised_logits(
     """
     batch = {name: tensor.to(model.device) for name, tensor in pad_batch(encoded, pad_id).items()}
     hidden, targets = supervised_hidden(model, batch)
-    head = base_of(model).get_output_embeddings()
-    for start in range(0, len(targets), HEAD_ROWS):
-        yield head(hidden[start : start + HEAD_ROWS]).float(), targets[start : start + HEAD_ROWS]
+    head = unwrap_adapter(model).get_output_embeddings()
+    for start in range(0, len(targets), HEAD_CHUNK_ROWS):
+        yield (
+            head(hidden[start : start + HEAD_CHUNK_ROWS]).float(),
+            targets[start : start + HEAD_CHUNK_ROWS],
+        )

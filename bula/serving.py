@@ -328,7 +328,7 @@ def _words(server: Server) -> str:
     return text.replace(server.key, "[key]") or "it said nothing"
 
 
-def connect(endpoint: Endpoint, timeout_seconds: float = 600) -> OpenAI:
+def open_client(endpoint: Endpoint, timeout_seconds: float = 600) -> OpenAI:
     """Return a client for a server on this machine, which no proxy and no redirect can lead away."""
     hooks: dict[str, list[Callable[..., Any]]] = {
         "request": [partial(keep_plain_headers, endpoint.key)]
@@ -346,12 +346,12 @@ def connect(endpoint: Endpoint, timeout_seconds: float = 600) -> OpenAI:
 
 
 @contextmanager
-def connect_each(endpoints: list[Endpoint], timeout_seconds: float = 600) -> Iterator[Lend]:
+def client_pool(endpoints: list[Endpoint], timeout_seconds: float = 600) -> Iterator[Lend]:
     """Yield a function that lends each endpoint's client to one request at a time."""
     with ExitStack() as stack:
         free: SimpleQueue[OpenAI] = SimpleQueue()
         for endpoint in endpoints:
-            free.put(stack.enter_context(connect(endpoint, timeout_seconds)))
+            free.put(stack.enter_context(open_client(endpoint, timeout_seconds)))
 
         @contextmanager
         def lend() -> Iterator[OpenAI]:

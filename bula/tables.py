@@ -10,7 +10,7 @@ from typing import Any
 
 from bula.errors import UserError
 from bula.escaping import markdown
-from bula.item_scores import repeat
+from bula.item_scores import rerun_advice
 from bula.params import Params
 
 Metrics = dict[str, Any]
@@ -55,12 +55,12 @@ def read_figures(path: Path, stage: str) -> Metrics:
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise UserError(path, "the file does not exist", repeat(stage)) from error
+        raise UserError(path, "the file does not exist", rerun_advice(stage)) from error
     # A UnicodeDecodeError and a JSONDecodeError are ValueErrors.
     except (ValueError, RecursionError) as error:
-        raise UserError(path, "the file is not JSON", repeat(stage)) from error
+        raise UserError(path, "the file is not JSON", rerun_advice(stage)) from error
     if not isinstance(figures, dict):
-        raise UserError(path, "the file holds no JSON object", repeat(stage))
+        raise UserError(path, "the file holds no JSON object", rerun_advice(stage))
     return figures
 
 
@@ -68,11 +68,11 @@ def group(figures: Metrics, name: str, needed: Iterable[str], path: Path, stage:
     """Return one group of a metrics file ("": the file itself); UserError if a number is missing."""
     found = figures.get(name) if name else figures
     if not isinstance(found, dict):
-        raise UserError(path, f"the group {name!r} is missing", repeat(stage))
+        raise UserError(path, f"the group {name!r} is missing", rerun_advice(stage))
     missing = [key for key in needed if not isinstance(found.get(key), int | float)]
     if missing:
         where = f"{name}." if name else ""
-        raise UserError(path, f"no number stands at {where}{missing[0]}", repeat(stage))
+        raise UserError(path, f"no number stands at {where}{missing[0]}", rerun_advice(stage))
     return found
 
 

@@ -24,7 +24,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bula.errors import UserError
-from bula.hardware import compute_dtype, product_dtype
+from bula.hardware import compute_dtype, matmul_dtype
 from bula.lora import lora_config
 from bula.lora_kernels import PART, ROWS
 from bula.params import Params, Train
@@ -278,7 +278,7 @@ def passing(shape: Shape, params: Params, tokens: int, supervised: float, on_cpu
     size, mlp = precision(params, on_cpu), 0
     if params.train.kernels == "fused":
         # The slice, a part of it in float32; hidden states, and the supervised ones with their gradient.
-        wide = product_dtype(
+        wide = matmul_dtype(
             torch.bfloat16 if size == 2 else torch.float32, "cpu" if on_cpu else "cuda"
         ).itemsize
         logits = (

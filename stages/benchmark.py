@@ -37,11 +37,11 @@ from lm_eval.tasks import TaskManager
 from tenacity import RetryError
 
 from bula.api_keys import key_for
-from bula.errors import UserError, run
-from bula.hardware import device, precisions, prepare
-from bula.models import end_tokens, load_model, load_tokenizer
+from bula.errors import UserError, run_stage
+from bula.hardware import device, precision_settings, seed_everything
+from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import ApiBackend, Backend, Params, VllmBackend, load_params, variant_of
-from bula.privacy import find, redact
+from bula.privacy import find_personal_data, redact
 from bula.prompts import DATE, SYSTEM_PROMPT
 from bula.records import Row, write_rows
 from bula.reports import write_metrics
@@ -68,7 +68,7 @@ def backend(model: Path, params: Params) -> dict[str, Any]:
 
 def vllm_arguments(model: Path, params: Params, found: VllmBackend) -> dict[str, Any]:
     """Return the arguments of lm-eval's vLLM model."""
-    fixed = {"pretrained": str(model), "dtype": params.dtype, "seed": params.seed}
+    fixed = {"pretrained": str(model), "dtype": params.dtype, "seed": params.sampling_seed}
     return {**fixed, "trust_remote_code": False, **found.model_dump(exclude={"kind"})}
 
 
@@ -86,7 +86,7 @@ def api_arguments(model: Path, params: Params, found: ApiBackend) -> dict[str, A
         "trust_remote_code": False,
         "num_concurrent": found.num_concurrent,
         "timeout": found.timeout_seconds,
-        "seed": params.seed,
+        "seed": params.sampling_seed,
     }
 
 
@@ -95,7 +95,7 @@ def hf_backend(model: Path, params: Params) -> dict[str, Any]:
     settings = params.benchmark
     loaded, tokenizer = load_model(model, params.dtype), load_tokenizer(model)
     # lm-eval leaves the end to the model's own settings, and a GGUF file keeps one token of the three of Llama 3.
-    loaded.generation_config.eos_token_id = end_tokens(tokenizer)
+    loaded.generation_config.eos_token_id = end_token_ids(tokenizer)
     served = HFLM(
         pretrained=loaded,
         tokenizer=tokenizer,
@@ -169,10 +169,10 @@ def run_tasks(model: Path, manager: TaskManager, params: Params) -> dict[str, An
         # A chat opens as it did in training; plain text has no place for it.
         system_instruction=SYSTEM_PROMPT if settings.chat_template else None,
         bootstrap_iters=0,
-        random_seed=params.seed,
-        numpy_random_seed=params.seed,
-        torch_random_seed=params.seed,
-        fewshot_random_seed=params.seed,
+        random_seed=params.sampling_seed,
+        numpy_random_seed=params.sampling_seed,
+        torch_random_seed=params.sampling_seed,
+        fewshot_random_seed=params.sampling_seed,
     )
     return found
 
@@ -190,7 +190,7 @@ def choose(sample: dict[str, Any]) -> str:
     responses = sample["filtered_resps"]
     if isinstance(responses[0], str):
         text = str(responses[0]).strip()
-        return redact(text, find(text))
+        return redact(text, find_personal_data(text))
     scores = [float(response[0]) for response in responses]
     return str(scores.index(max(scores)))
 
@@ -221,16 +221,16 @@ def to_rows(samples: dict[str, list[dict[str, Any]]], variant: str) -> list[Row]
 def summarise(rows: list[Row], params: Params) -> dict[str, dict[str, Any]]:
     """Mean and standard error of each metric by task, how often the commonest answer was given, and the settings that move scores."""
     settings = params.benchmark
-    run: dict[str, Any] = {
+    told: dict[str, Any] = {
         "lm_eval": version("lm_eval"),
         "backend": settings.backend.kind,
         "batch_size": settings.batch_size,
     }
-    run |= {"chat_template": settings.chat_template, "shots": 0}
+    told |= {"chat_template": settings.chat_template, "shots": 0}
     if settings.backend.kind == "hf":
         # A server has a precision of its own.
-        run |= precisions(params.dtype)
-    metrics: dict[str, dict[str, Any]] = {"settings": run}
+        told |= precision_settings(params.dtype)
+    metrics: dict[str, dict[str, Any]] = {"settings": told}
     for task in dict.fromkeys(row["task"] for row in rows):
         scores = [row["scores"] for row in rows if row["task"] == task]
         given = Counter(row["answer"] for row in rows if row["task"] == task)
@@ -257,7 +257,7 @@ def main(
 ) -> None:
     """Run the benchmarks."""
     params = load_params()
-    prepare(params.seed)
+    seed_everything(params.sampling_seed)
     model = Path(variant_of(params, variant).model)
     rows = to_rows(evaluate(model, tasks, params), variant)
     write_rows(out / f"{variant}.jsonl", rows)
@@ -266,4 +266,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bula.errors import UserError, run
+from bula.errors import UserError, run_stage
 from bula.judging import problem, verdicts_or_error
 from bula.params import Params, load_params
 from bula.records import Row, read_rows, write_rows
@@ -65,7 +65,11 @@ def summarise(
         author, judge = [g[part] for g, _ in pairs], [v[part] for _, v in pairs]
         equal = [float(a == b) for a, b in zip(author, judge, strict=True)]
         low, high = bootstrap_kappa(
-            author, judge, params.calibrate.resamples, params.calibrate.confidence, params.seed
+            author,
+            judge,
+            params.calibrate.resamples,
+            params.calibrate.confidence,
+            params.sampling_seed,
         )
         metrics |= {
             f"author_kappa_{part}": weighted_kappa(author, judge),
@@ -99,4 +103,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bula.errors import run
+from bula.errors import run_stage
 from bula.files import staged
 from bula.params import load_params
 
@@ -28,4 +28,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

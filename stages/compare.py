@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bula.errors import UserError, run
+from bula.errors import UserError, run_stage
 from bula.escaping import markdown, terminal
 from bula.files import staged
 from bula.item_scores import (
@@ -20,12 +20,12 @@ from bula.item_scores import (
     ShownAnswer,
     Values,
     item_ids,
-    judged,
     means,
     read_checked,
+    read_item_scores,
+    read_judge_scores,
     read_verdicts,
-    repeat,
-    scored,
+    rerun_advice,
 )
 from bula.params import Params, load_params
 from bula.reports import as_written, write_metrics
@@ -47,7 +47,7 @@ Answers = dict[str, dict[str, ShownAnswer]]
 
 def measures(data: Path, variant: str) -> dict[str, Values]:
     """Return the value of each item under one variant, by measure."""
-    return scored(data, variant) | judged(data, variant)
+    return read_item_scores(data, variant) | read_judge_scores(data, variant)
 
 
 def check_items(data: Path, params: Params) -> None:
@@ -75,7 +75,9 @@ def _check_lack(
     if missing:
         folder, _ = ROWS[stage]
         what = f"{len(missing)} items of {folder}/{other}.jsonl are missing (first: {missing[0]})"
-        raise UserError(data / folder / f"{variant}.jsonl", what, repeat(f"{stage}@{variant}"))
+        raise UserError(
+            data / folder / f"{variant}.jsonl", what, rerun_advice(f"{stage}@{variant}")
+        )
 
 
 def check_judges(data: Path, params: Params) -> None:
@@ -87,7 +89,7 @@ def check_judges(data: Path, params: Params) -> None:
             known = f"{expected!r} judged {params.compare.baseline}"
             what = f"the judge {min(others)!r} stands there, but {known}"
             raise UserError(
-                data / "verdicts" / f"{variant}.jsonl", what, repeat(f"judge@{variant}")
+                data / "verdicts" / f"{variant}.jsonl", what, rerun_advice(f"judge@{variant}")
             )
 
 
@@ -124,12 +126,14 @@ def compare(first: Values, second: Values, params: Params) -> dict[str, float | 
     a, b = [first[item] for item in shared], [second[item] for item in shared]
     differences = [y - x for x, y in zip(a, b, strict=True)]
     settings = params.compare
-    low, high = bootstrap_mean(differences, settings.resamples, settings.confidence, params.seed)
+    low, high = bootstrap_mean(
+        differences, settings.resamples, settings.confidence, params.sampling_seed
+    )
     binary = set(a) | set(b) <= {0.0, 1.0}
     if binary:
         test = mcnemar([x == 1 for x in a], [y == 1 for y in b])
     else:
-        test = paired_permutation(differences, settings.permutations, params.seed)
+        test = paired_permutation(differences, settings.permutations, params.sampling_seed)
     return {
         "items": len(shared),
         "difference": sum(differences) / len(shared),
@@ -153,7 +157,7 @@ def compare_all(data: Path, params: Params) -> Results:
             both = f"{name_of_baseline} and {variant}"
             what = f"{both} were not scored by the same metrics ({others[0]})"
             raise UserError(
-                data / "samples" / f"{variant}.jsonl", what, repeat(f"benchmark@{variant}")
+                data / "samples" / f"{variant}.jsonl", what, rerun_advice(f"benchmark@{variant}")
             )
         for name, values in found.items():
             # A weak judge may fail on all the answers on which it succeeded before.
@@ -379,4 +383,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

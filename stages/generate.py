@@ -22,16 +22,16 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from bula.degeneration import is_degenerate, repeated_4gram_share
-from bula.errors import UserError, run
+from bula.errors import UserError, run_stage
 from bula.generation import generate_greedy
-from bula.hardware import precisions, prepare
-from bula.models import end_tokens, load_model, load_tokenizer
+from bula.hardware import precision_settings, seed_everything
+from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import Generate, Params, load_params, variant_of
-from bula.privacy import KINDS, Finding, find, redact
+from bula.privacy import PERSONAL_DATA_KINDS, Finding, find_personal_data, redact
 from bula.prompts import encode_prompt, prompt_hash
-from bula.records import Example, Row, validation_sets, write_rows
+from bula.records import Example, Row, read_validation_sets, write_rows
 from bula.reports import peak_memory_gb, write_metrics
-from bula.serving import Endpoint, connect_each, serve_llama_cpp, serve_vllm
+from bula.serving import Endpoint, client_pool, serve_llama_cpp, serve_vllm
 from bula.stats import standard_error
 
 # An answer is its text, why it ended (stop or length), and how many tokens it took, the end of turn included.
@@ -53,7 +53,7 @@ def answer_locally(
     params: Generate,
 ) -> list[Answer]:
     """Return greedy answers by transformers, in batches of like prompt length, padded on the left."""
-    model, ends = load_model(path, dtype), end_tokens(tokenizer)
+    model, ends = load_model(path, dtype), end_token_ids(tokenizer)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     answers: dict[int, Answer] = {}
     for start in tqdm(range(0, len(order), params.batch_size), desc="generate", unit="batch"):
@@ -95,7 +95,7 @@ def answer_by_server(
     context = max(map(len, prompts)) + params.max_new_tokens
     with (
         serve(path, params.parallel, context) as urls,
-        connect_each(urls) as lend,
+        client_pool(urls) as lend,
         ThreadPoolExecutor(params.parallel) as pool,
     ):
 
@@ -167,7 +167,7 @@ def redact_answers(
 def settings(engine: str, dtype: str) -> dict[str, str]:
     """Return the engine and its precision; a server has an arithmetic of its own."""
     own = dict.fromkeys(("dtype", "compute_dtype"), "the engine's own")
-    return {"engine": engine, **(precisions(dtype) if engine == "transformers" else own)}
+    return {"engine": engine, **(precision_settings(dtype) if engine == "transformers" else own)}
 
 
 def summarise(
@@ -188,7 +188,7 @@ def summarise(
         "repeated_4gram_share": sum(shares) / len(shares),
         "repeated_4gram_share_stderr": standard_error(shares),
         "personal_data_answers": sum(map(bool, found)),
-        **{f"personal_data_{kind}": kinds[kind] for kind in KINDS},
+        **{f"personal_data_{kind}": kinds[kind] for kind in PERSONAL_DATA_KINDS},
         "completion_tokens_mean": sum(tokens for _, _, tokens in answers) / len(answers),
         "completion_tokens_stderr": standard_error([tokens for _, _, tokens in answers]),
     }
@@ -196,7 +196,9 @@ def summarise(
 
 def read_questions(folder: Path, count: int) -> list[Example]:
     """Return the first `count` questions of each validation set; UserError if one stands there twice."""
-    examples = [example for items in validation_sets(folder).values() for example in items[:count]]
+    examples = [
+        example for items in read_validation_sets(folder).values() for example in items[:count]
+    ]
     counts = Counter(example.id for example in examples)
     twice = [item for item, times in counts.items() if times > 1]
     if twice:
@@ -220,7 +222,7 @@ def main(
     """Answer the questions."""
     params = load_params()
     chosen, limit = variant_of(params, variant), params.generate.max_repeated_share
-    prepare(params.seed)
+    seed_everything(params.sampling_seed)
     examples = read_questions(clean / "validation", params.generate.items_per_set)
     model = Path(chosen.model)
     tokenizer = load_tokenizer(model)
@@ -228,7 +230,7 @@ def main(
     started = time.perf_counter()
     answers = answer(model, chosen.engine, params, tokenizer, prompts)
     seconds = time.perf_counter() - started
-    found = [find(text) for text, _, _ in answers]
+    found = [find_personal_data(text) for text, _, _ in answers]
     answers = redact_answers(variant, answers, found, params.privacy.answers)
     figures = summarise(answers, found, limit)
     write_rows(out / f"{variant}.jsonl", to_rows(variant, examples, prompts, answers, limit))
@@ -247,4 +249,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

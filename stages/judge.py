@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bula.errors import UserError, run
+from bula.errors import UserError, run_stage
 from bula.escaping import terminal
 from bula.judging import problem, verdicts_or_error
 from bula.params import Judge, load_params
@@ -108,4 +108,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -12,14 +12,14 @@ import typer
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from bula.errors import run
-from bula.hardware import precisions, prepare
+from bula.errors import run_stage
+from bula.hardware import precision_settings, seed_everything
 from bula.models import load_model, load_tokenizer
 from bula.params import load_params, variant_of
 from bula.prompts import Encoded, encode
-from bula.records import Example, Row, validation_sets, write_rows
+from bula.records import Example, Row, read_validation_sets, write_rows
 from bula.reports import write_metrics
-from bula.scoring import like_length_batches, supervised_logits
+from bula.scoring import batches_by_length, supervised_logits
 from bula.stats import ratio_standard_error
 
 
@@ -28,7 +28,7 @@ def score(
 ) -> list[tuple[float, int, float]]:
     """For each example: total negative log-likelihood in nats, tokens predicted right, total entropy in nats."""
     scores: list[tuple[float, int, float]] = [(0.0, 0, 0.0)] * len(encoded)
-    for batch in tqdm(like_length_batches(encoded, batch_tokens), desc="likelihood", unit="batch"):
+    for batch in tqdm(batches_by_length(encoded, batch_tokens), desc="likelihood", unit="batch"):
         nats, right, entropy = [], [], []
         for logits, targets in supervised_logits(model, [encoded[i] for i in batch], pad_id):
             log_p = logits.log_softmax(-1)
@@ -107,11 +107,11 @@ def main(
 ) -> None:
     """Score the reference answers under one variant."""
     params = load_params()
-    prepare(params.seed)
+    seed_everything(params.sampling_seed)
     model = Path(variant_of(params, variant).model)
     # With 0 all: the slice then has no end.
     first = params.likelihood.items_per_set or None
-    found = validation_sets(clean / "validation").items()
+    found = read_validation_sets(clean / "validation").items()
     sets = {name: items[:first] for name, items in found}
     tokenizer = load_tokenizer(model)
     encoded = [encode(tokenizer, example) for items in sets.values() for example in items]
@@ -126,7 +126,7 @@ def main(
     write_rows(out / f"{variant}.jsonl", rows)
     write_metrics(
         metrics / f"{variant}.json",
-        {"settings": precisions(params.dtype), **figures, "pooled": summarise(rows)},
+        {"settings": precision_settings(params.dtype), **figures, "pooled": summarise(rows)},
     )
     print(
         f"likelihood: {variant} has perplexity {summarise(rows)['perplexity']:.4g} on {len(rows)} items"
@@ -134,4 +134,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -14,15 +14,15 @@ import typer
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from bula.divergence import Scored, fidelity, sample, score
-from bula.errors import UserError, run
-from bula.hardware import compute_dtype, precisions, prepare
+from bula.divergence import Scored, divergence_metrics, sample_validation, score_examples
+from bula.errors import UserError, run_stage
+from bula.hardware import compute_dtype, precision_settings, seed_everything
 from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from bula.params import load_params
 from bula.prompts import Encoded
 from bula.records import REMAKE
 from bula.reports import write_metrics
-from bula.scoring import base_of
+from bula.scoring import unwrap_adapter
 
 # Largest difference of a weight; a float32 of 16 is only known to 1e-6, one of 128 to 8e-6.
 TOLERANCE = 1e-5
@@ -36,7 +36,7 @@ Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]
 def adapted(model: PreTrainedModel) -> dict[str, Terms]:
     """The terms of each adapted matrix before it is merged, by its name in the merged model."""
     found = {}
-    for name, layer in base_of(model).named_modules():
+    for name, layer in unwrap_adapter(model).named_modules():
         for key, a in getattr(layer, "lora_A", {}).items():
             # detach() keeps the base weight, since a safe merge gives the layer a new tensor.
             found[f"{name}.weight"] = (
@@ -74,7 +74,7 @@ def merge(
     if not difference <= TOLERANCE:
         what = f"a merged weight differs from base + adapter by {difference:.1e} (tolerance {TOLERANCE:g})"
         raise UserError("models/adapter", what, REMAKE)
-    before = fidelity(reference, score(merged, encoded, pad_id))
+    before = divergence_metrics(reference, score_examples(merged, encoded, pad_id))
     relative = before["logit_difference_relative"]
     if not relative <= LOGIT_TOLERANCE:
         what = f"merged logits differ from base + adapter by {relative:.1e} of the largest"
@@ -93,34 +93,37 @@ def main(
 ) -> None:
     """Merge, check, cast, check again, save."""
     params = load_params()
-    prepare(params.seed)
+    seed_everything(params.sampling_seed)
     tokenizer = load_tokenizer(base)
-    encoded = sample(clean, tokenizer, params.merge.check_items)
+    encoded = sample_validation(clean, tokenizer, params.merge.check_items)
     model = load_adapted(base, adapter, "float32")
     # The one set of logits that is held: tokens x vocabulary x 4 bytes.
-    reference = list(score(model, encoded, tokenizer.pad_token_id))
+    reference = list(score_examples(model, encoded, tokenizer.pad_token_id))
     model, weights, before = merge(model, reference, encoded, tokenizer.pad_token_id)
     save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged)
     # Read back, since a cast in memory also rounds the rotary frequencies, which no file holds and no user sees; and run in
     # float32, so that the difference is that of the weights alone. In the precision it is served in, rounding comes on top.
-    after = served = fidelity(
-        reference, score(load_model(merged, "float32"), encoded, tokenizer.pad_token_id)
+    after = served = divergence_metrics(
+        reference, score_examples(load_model(merged, "float32"), encoded, tokenizer.pad_token_id)
     )
     if compute_dtype(params.dtype) != "float32":
-        served = fidelity(
-            reference, score(load_model(merged, params.dtype), encoded, tokenizer.pad_token_id)
+        served = divergence_metrics(
+            reference,
+            score_examples(load_model(merged, params.dtype), encoded, tokenizer.pad_token_id),
         )
     figures = {
-        "adapter": fidelity(reference, reference),
+        "adapter": divergence_metrics(reference, reference),
         "before_cast": before,
         "after_cast": after,
         "as_served": served,
     }
-    write_metrics(metrics, {"checked": precisions(params.dtype), "weights": weights, **figures})
+    write_metrics(
+        metrics, {"checked": precision_settings(params.dtype), "weights": weights, **figures}
+    )
     print(
         f"merge: greedy agreement {before['greedy_agreement']:.2%} before the cast, {after['greedy_agreement']:.2%} after, in {merged}"
     )
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

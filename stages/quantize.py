@@ -17,11 +17,11 @@ import typer
 from gguf import LlamaFileType
 from transformers import PreTrainedTokenizerBase
 
-from bula.divergence import fidelity, sample, score
-from bula.errors import UserError, run
+from bula.divergence import divergence_metrics, sample_validation, score_examples
+from bula.errors import UserError, run_stage
 from bula.files import staged
 from bula.gguf_files import read_gguf
-from bula.hardware import prepare
+from bula.hardware import seed_everything
 from bula.models import load_model, load_tokenizer
 from bula.params import load_params
 from bula.processes import end_with_parent
@@ -109,16 +109,16 @@ def measure(
     """Figures of each file, the 16-bit one against the merged model and each other against the 16-bit one."""
     figures = {}
     # One set of logits is held, tokens x vocabulary x 4 bytes, and two while the 16-bit file is compared.
-    reference = list(score(load_model(merged, "float32"), encoded, pad_id))
+    reference = list(score_examples(load_model(merged, "float32"), encoded, pad_id))
     for kind in kinds:
-        found = score(load_model(folder / f"{kind}.gguf", "float32"), encoded, pad_id)
+        found = score_examples(load_model(folder / f"{kind}.gguf", "float32"), encoded, pad_id)
         if kind == "bf16":
             kept = list(found)
-            figures[kind] = describe(folder / f"{kind}.gguf") | fidelity(reference, kept)
+            figures[kind] = describe(folder / f"{kind}.gguf") | divergence_metrics(reference, kept)
             # What 16 bits cost is told once; no later file pays for it.
             reference = kept
         else:
-            figures[kind] = describe(folder / f"{kind}.gguf") | fidelity(reference, found)
+            figures[kind] = describe(folder / f"{kind}.gguf") | divergence_metrics(reference, found)
     return figures
 
 
@@ -130,10 +130,10 @@ def main(
 ) -> None:
     """Write and measure the GGUF files."""
     params = load_params()
-    prepare(params.seed)
+    seed_everything(params.sampling_seed)
     kinds = ["bf16", *params.quantize.types]
     tokenizer = load_tokenizer(merged)
-    encoded = sample(clean, tokenizer, params.quantize.check_items)
+    encoded = sample_validation(clean, tokenizer, params.quantize.check_items)
     with staged(folder) as temporary:
         temporary.mkdir()
         for kind in kinds:
@@ -145,4 +145,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

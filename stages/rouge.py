@@ -13,7 +13,7 @@ import typer
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
 
-from bula.errors import run
+from bula.errors import run_stage
 from bula.files import staged
 from bula.item_scores import AnswerRow, read_checked
 from bula.params import Params, load_params, variant_of
@@ -62,7 +62,7 @@ def summarise(rows: list[Row], params: Params) -> dict[str, int | float]:
             metrics[f"{kind}_{part}"] = sum(values) / len(values)
             if part == "f":
                 low, high = bootstrap_mean(
-                    values, params.rouge.resamples, params.rouge.confidence, params.seed
+                    values, params.rouge.resamples, params.rouge.confidence, params.sampling_seed
                 )
                 metrics |= {f"{kind}_f_low": low, f"{kind}_f_high": high}
             else:
@@ -131,4 +131,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -17,13 +17,13 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from bench.clones import ROOT
 from bench.engines import by_llama_cpp, compare, gaps, shared_prefix, until_end
-from bula.divergence import fidelity, score
+from bula.divergence import divergence_metrics, score_examples
 from bula.errors import UserError
 from bula.files import sha256_file
 from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from bula.prompts import Encoded, encode_prompt
 from bula.records import SET_NAMES, read_rows, write_rows
-from bula.scoring import base_of, pad_batch, supervised_hidden
+from bula.scoring import pad_batch, supervised_hidden, unwrap_adapter
 from stages import merge
 from stages.quantize import carries, describe, export
 
@@ -145,7 +145,7 @@ def test_a_file_loads_in_llama_cpp_answers_and_carries_template_and_end(
     (answer,) = by_llama_cpp(file, tokenizer, [encode_prompt(tokenizer, QUESTION)], 4)
     assert len(answer) == 4 or answer[-1] == tokenizer.eos_token_id
     # The first token is the likeliest by the model's own weights, or as good as; most are several logits behind.
-    (first,) = score(
+    (first,) = score_examples(
         load_model(model, "float32"),
         [Encoded(prompt=encode_prompt(tokenizer, QUESTION), completion=answer[:1])],
         0,
@@ -193,20 +193,20 @@ def test_a_width_of_2048_is_stored_in_k_types_and_costs_little(wide: Path) -> No
         for _ in range(4)
     ]
     reference, found = (
-        list(score(load_model(wide.parent / f"gguf/{kind}.gguf", "float32"), encoded, 2))
+        list(score_examples(load_model(wide.parent / f"gguf/{kind}.gguf", "float32"), encoded, 2))
         for kind in ("bf16", "q4_k_m")
     )
-    cost = fidelity(reference, found)
+    cost = divergence_metrics(reference, found)
     assert cost["tokens"] == 4 * 56
     assert 0 < cost["kl_nats"] < 0.02
     # Another model of the same shape would be two independent draws apart.
     shuffled = [(a[:, torch.randperm(512)], targets) for a, targets in reference]
-    assert fidelity(reference, shuffled)["kl_nats"] > 20 * cost["kl_nats"]
+    assert divergence_metrics(reference, shuffled)["kl_nats"] > 20 * cost["kl_nats"]
 
 
 def test_the_relative_difference_is_that_of_the_largest_logit_by_hand() -> None:
     targets = torch.tensor([0])
-    figures = fidelity(
+    figures = divergence_metrics(
         [(torch.tensor([[1.0, -8.0]]), targets)], [(torch.tensor([[1.5, -7.75]]), targets)]
     )
     # 0.5 of a largest logit of 8, whatever its sign.
@@ -244,7 +244,7 @@ def test_merged_weights_are_base_plus_adapter_and_the_logits_differ_by_rounding_
     @torch.inference_mode()
     def logits(model: Any) -> torch.Tensor:
         hidden, _ = supervised_hidden(model, pad_batch([encoded], 0))
-        head: torch.Tensor = base_of(model).get_output_embeddings()(hidden)
+        head: torch.Tensor = unwrap_adapter(model).get_output_embeddings()(hidden)
         return head
 
     exact = logits(load_adapted(tiny, adapter, "float32").double())
@@ -290,7 +290,7 @@ def test_merge_writes_what_it_checked_and_refuses_a_wrong_merge(
 
 def doubled(model: Any) -> Any:
     """A model whose merge forgets to scale one matrix right."""
-    layer = base_of(model).model.layers[0].mlp.down_proj
+    layer = unwrap_adapter(model).model.layers[0].mlp.down_proj
     wrong = layer.get_delta_weight
     layer.get_delta_weight = lambda name: wrong(name) * 2
     return model

@@ -13,7 +13,7 @@ from transformers.utils import chat_template_utils
 
 from bench import llama as parts
 from bench.clones import ROOT, edit_params
-from bula.models import end_tokens, load_model, load_tokenizer
+from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import DirectoryModel, load_params
 from bula.prompts import SYSTEM_PROMPT, Encoded, encode, encode_prompt, to_messages
 from bula.records import SET_NAMES, Example, example_id, read_examples, read_rows, write_rows
@@ -131,7 +131,7 @@ def test_the_tokens_that_steer_the_model_have_metas_ids(tokenizer: PreTrainedTok
         24748,
         1917,
     ]
-    assert end_tokens(tokenizer) == [128001, 128008, 128009]
+    assert end_token_ids(tokenizer) == [128001, 128008, 128009]
 
 
 def test_the_chat_is_rendered_as_llama_was_trained(
@@ -318,4 +318,4 @@ def test_a_gguf_file_gives_the_tokens_of_its_model_and_no_other(
             == tokenizer(text, add_special_tokens=False)["input_ids"]
         )
     assert len(theirs) == len(tokenizer) == VOCABULARY
-    assert end_tokens(theirs) == [128001, 128008, 128009]
+    assert end_token_ids(theirs) == [128001, 128008, 128009]

@@ -16,7 +16,7 @@ from bula import lora_kernels
 from bula.models import load_model, load_tokenizer
 from bula.prompts import encode
 from bula.records import Example
-from bula.scoring import base_of, pad_batch
+from bula.scoring import pad_batch, unwrap_adapter
 
 
 def lora(tiny: Path, dropout: float, targets: str | list[str] = "all-linear") -> PeftModel:
@@ -67,7 +67,7 @@ def test_loss_and_gradients_are_those_of_peft_and_torch(
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
     lora_kernels.use_kernels(model)
-    lora_kernels.add_answer_head(base_of(model))
+    lora_kernels.add_answer_head(unwrap_adapter(model))
     total, right, count = model(**inputs, answer_head=True)
     (total * 0.5).backward()
     assert total.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -108,9 +108,9 @@ def test_checkpointing_draws_the_same_dropout_again(
         model, inputs = lora(tiny, 0.5), batch(tiny)
         if again:
             model.enable_input_require_grads()
-            base_of(model).activation_checkpointing_enable()
+            unwrap_adapter(model).activation_checkpointing_enable()
         lora_kernels.use_kernels(model)
-        lora_kernels.add_answer_head(base_of(model))
+        lora_kernels.add_answer_head(unwrap_adapter(model))
         torch.manual_seed(9)
         model(**inputs, answer_head=True)[0].backward()
         found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
@@ -143,7 +143,7 @@ def test_wider_products_change_what_computes_them_and_bring_the_gradients_no_fur
     for wide in (torch.float64, torch.bfloat16, torch.float32):
         monkeypatch.setattr(
             lora_kernels,
-            "product_dtype",
+            "matmul_dtype",
             lambda dtype, place, wide=wide: wide if dtype == torch.bfloat16 else dtype,
         )
         model = lora(tiny, 0.0)
@@ -160,7 +160,7 @@ def test_wider_products_change_what_computes_them_and_bring_the_gradients_no_fur
             )
         if not exact:
             lora_kernels.use_kernels(model)
-            lora_kernels.add_answer_head(base_of(model))
+            lora_kernels.add_answer_head(unwrap_adapter(model))
             with (
                 Widths("aten.addmm_") as sums,
                 Widths("aten.mm.out") as head,

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from bula import hardware
-from bula.hardware import bfloat16_products, compute_dtype, product_dtype
+from bula.hardware import compute_dtype, has_bfloat16_matmul, matmul_dtype
 from bula.models import load_model
 from bula.params import DirectoryModel, load_params
 from stages import generate
@@ -21,7 +21,7 @@ from stages.train.checkpoints import fingerprint
 def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Whether this test's machine is a CPU that multiplies bfloat16 by instructions of its own."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(hardware, "bfloat16_products", lambda: request.param)
+    monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda: request.param)
     return bool(request.param)
 
 
@@ -50,7 +50,7 @@ def test_who_has_bfloat16_products(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: one_dnn)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert bfloat16_products() is has
+    assert has_bfloat16_matmul() is has
 
 
 @pytest.mark.parametrize(
@@ -89,9 +89,9 @@ def test_products_are_widened_where_that_is_faster(
         "amx_bf16",
     } <= set(torch.cpu.get_capabilities())
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
-    assert product_dtype(torch.bfloat16, "cpu") == found
-    assert product_dtype(torch.bfloat16, "cuda") == torch.bfloat16
-    assert product_dtype(torch.float32, "cpu") == torch.float32
+    assert matmul_dtype(torch.bfloat16, "cpu") == found
+    assert matmul_dtype(torch.bfloat16, "cuda") == torch.bfloat16
+    assert matmul_dtype(torch.float32, "cpu") == torch.float32
 
 
 def test_bfloat16_is_computed_in_float32_only_where_it_must(products: bool) -> None:
@@ -143,7 +143,7 @@ def test_a_checkpoint_of_another_precision_is_not_gone_on_from(
     params, found = load_params(), set()
     # Products in bfloat16, products of it in float32, and all in float32.
     for has, wide in ((True, torch.bfloat16), (True, torch.float32), (False, torch.float32)):
-        monkeypatch.setattr(hardware, "bfloat16_products", lambda has=has: has)
-        monkeypatch.setattr(checkpoints, "product_dtype", lambda dtype, place, wide=wide: wide)
+        monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda has=has: has)
+        monkeypatch.setattr(checkpoints, "matmul_dtype", lambda dtype, place, wide=wide: wide)
         found.add(fingerprint(params, []))
     assert len(found) == (2 if torch.cuda.is_available() else 3)

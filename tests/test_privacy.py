@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bench.clones import ROOT
-from bula.privacy import KINDS, PLACEHOLDER, Finding, find, redact
+from bula.privacy import PERSONAL_DATA_KINDS, PLACEHOLDER, Finding, find_personal_data, redact
 
 # Labels: kind and exact value; invented throughout, numbers with check digits computed. Half are tricky negatives.
 BLIND = 233  # lines labelled before the rules were written; those after them name a mistake that was found and mended
@@ -30,13 +30,13 @@ def test_the_set_is_large_enough_and_half_of_it_are_negatives() -> None:
     assert len(LINES) >= 120
     assert sum(not line["found"] for line in LINES) >= len(LINES) / 2
     assert len({line["text"] for line in LINES}) == len(LINES)
-    assert {label["kind"] for line in LINES for label in line["found"]} == set(KINDS)
+    assert {label["kind"] for line in LINES for label in line["found"]} == set(PERSONAL_DATA_KINDS)
 
 
 def test_recall_and_precision_reach_the_goals() -> None:
     counts: Counter[str] = Counter()
     for line in LINES:
-        found = find(line["text"])
+        found = find_personal_data(line["text"])
         hits = [
             w
             for w in spans(line)
@@ -52,13 +52,13 @@ def test_recall_and_precision_reach_the_goals() -> None:
 
 @pytest.mark.parametrize("line", LINES[BLIND:], ids=lambda line: line["text"])
 def test_a_mended_mistake_does_not_come_back(line: dict[str, Any]) -> None:
-    assert find(line["text"]) == spans(line)
+    assert find_personal_data(line["text"]) == spans(line)
 
 
 def test_redaction_leaves_none_of_the_values() -> None:
     for line in LINES:
-        clean = redact(line["text"], find(line["text"]))
-        assert find(clean) == []
+        clean = redact(line["text"], find_personal_data(line["text"]))
+        assert find_personal_data(clean) == []
         assert [label["value"] for label in line["found"] if label["value"] in clean] == []
 
 
@@ -68,10 +68,10 @@ def test_a_text_is_redacted_by_kind() -> None:
         "Ana, CPF 529.982.247-25, nascida em 12/03/1985, ana@exemplo.com.br, fone (11) 91234-5678."
     )
     assert (
-        redact(text, find(text))
+        redact(text, find_personal_data(text))
         == "Ana, CPF [CPF], nascida em [DATA DE NASCIMENTO], [E-MAIL], fone [TELEFONE]."
     )
-    assert set(PLACEHOLDER) == set(KINDS)
+    assert set(PLACEHOLDER) == set(PERSONAL_DATA_KINDS)
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_text_is_redacted_by_kind() -> None:
     ],
 )
 def test_what_only_looks_like_personal_data_stays(text: str) -> None:
-    assert find(text) == []
+    assert find_personal_data(text) == []
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_what_only_looks_like_personal_data_stays(text: str) -> None:
     ],
 )
 def test_everyday_spellings_are_found_whole(text: str, clean: str) -> None:
-    assert redact(text, find(text)) == clean
+    assert redact(text, find_personal_data(text)) == clean
 
 
 @pytest.mark.timeout(60)
 def test_a_long_row_of_signs_ends() -> None:
-    assert find("CRM" + "-" * 100_000 + "x1234 12345678") == []
+    assert find_personal_data("CRM" + "-" * 100_000 + "x1234 12345678") == []
 
 
 # About 2 s each; a look back over all that goes before took minutes.
@@ -127,4 +127,4 @@ def test_a_long_row_of_signs_ends() -> None:
     [("(11) 98765-4321 ", "phone"), ("85999998888 ", "phone"), ("a@b.co ", "email")],
 )
 def test_a_long_text_of_findings_ends(words: str, kind: str) -> None:
-    assert [finding.kind for finding in find(words * 12_000)] == [kind] * 12_000
+    assert [finding.kind for finding in find_personal_data(words * 12_000)] == [kind] * 12_000

@@ -22,7 +22,7 @@ from bula.records import (
     example_id,
     read_examples,
     read_rows,
-    validation_sets,
+    read_validation_sets,
     write_rows,
 )
 from tests.conftest import run
@@ -178,14 +178,14 @@ def test_read_examples_refuses_an_empty_file_and_a_foreign_row(
 def test_validation_sets_are_a_to_e_and_none_may_be_missing(tmp_path: Path) -> None:
     for number, name in enumerate("EDCBA"):
         write_rows(tmp_path / f"{name}.jsonl", [{**GOOD, "split": name, "id": str(number) * 16}])
-    sets = validation_sets(tmp_path)
+    sets = read_validation_sets(tmp_path)
     assert list(sets) == ["A", "B", "C", "D", "E"]
     assert {name: [example.split for example in examples] for name, examples in sets.items()} == {
         name: [name] for name in SET_NAMES
     }
     (tmp_path / "D.jsonl").unlink()
     with pytest.raises(UserError, match=r"D\.jsonl: the file does not exist"):
-        validation_sets(tmp_path)
+        read_validation_sets(tmp_path)
 
 
 # Writing
@@ -332,7 +332,7 @@ def test_the_bytes_are_on_the_disk_before_the_name_appears(
 ) -> None:
     seen: list[tuple[str, bool]] = []
     target = tmp_path / "out"
-    monkeypatch.setattr(files, "to_disk", lambda path: seen.append((path.name, target.exists())))
+    monkeypatch.setattr(files, "fsync_path", lambda path: seen.append((path.name, target.exists())))
     with staged(target) as temporary:
         fill(temporary, "new")
         name = temporary.name

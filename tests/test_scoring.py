@@ -17,11 +17,11 @@ from bench.clones import ROOT, Edit, edit_params
 from bula import serving
 from bula.errors import UserError
 from bula.hardware import compute_dtype
-from bula.models import end_tokens, load_model, load_tokenizer
+from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import VllmBackend, load_params
 from bula.prompts import Encoded, encode_prompt
 from bula.records import SET_NAMES, Example, read_rows, write_rows
-from bula.scoring import like_length_batches
+from bula.scoring import batches_by_length
 from stages import benchmark, generate, likelihood, quantize, rouge
 from tests.conftest import leftovers, write_jsonl
 
@@ -161,7 +161,7 @@ def test_batches_hold_like_lengths_and_every_example_once() -> None:
     lengths = [3, 10, 4, 9, 30]
     encoded = [Encoded(prompt=[1] * (n - 1), completion=[2]) for n in lengths]
     # Longest first; 2 x 10 fit into 20 padded tokens, 3 x 10 do not; 30 exceeds the limit and goes alone.
-    assert like_length_batches(encoded, 20) == [[4], [1, 3], [2, 0]]
+    assert batches_by_length(encoded, 20) == [[4], [1, 3], [2, 0]]
 
 
 def test_generated_answers_end_at_the_end_of_turn_or_the_limit(smollm2: Path) -> None:
@@ -192,7 +192,9 @@ def test_batched_answers_equal_answers_one_by_one(local: Path, tiny: Path) -> No
                 max_new_tokens=8,
             )
         assert (
-            generate.finish(tokenizer, output[0, ids.shape[1] :].tolist(), end_tokens(tokenizer))[0]
+            generate.finish(
+                tokenizer, output[0, ids.shape[1] :].tolist(), end_token_ids(tokenizer)
+            )[0]
             == row["generated"]
         )
 
@@ -399,7 +401,7 @@ def test_the_three_tasks_give_one_row_an_item(workspace: Path, tiny: Path) -> No
 
 def test_the_benchmark_ends_where_the_answers_end(tiny: Path) -> None:
     # The file of the model names one of the two; of a directory and a GGUF file of it they may be different ones.
-    ends = end_tokens(load_tokenizer(tiny))
+    ends = end_token_ids(load_tokenizer(tiny))
     assert len(ends) == 2
     backend = benchmark.backend(tiny, load_params(ROOT / "profiles/smollm2-135m.yaml"))
     assert backend["model"].model.generation_config.eos_token_id == ends
@@ -525,10 +527,10 @@ def test_answers_that_are_missing_are_a_sentence(workspace: Path) -> None:
 
 
 def test_personal_data_in_answers_is_redacted_and_counted_or_stops() -> None:
-    from bula.privacy import find
+    from bula.privacy import find_personal_data
 
     answers = [("Ligue para (11) 91234-5678.", "stop", 9), ("Beba água.", "length", 4)]
-    found = [find(text) for text, _, _ in answers]
+    found = [find_personal_data(text) for text, _, _ in answers]
     clean = generate.redact_answers("tuned", answers, found, "redact")
     assert clean == [("Ligue para [TELEFONE].", "stop", 9), ("Beba água.", "length", 4)]
     figures = generate.summarise(clean, found, 0.3)

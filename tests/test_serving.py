@@ -121,7 +121,7 @@ def test_the_true_key_is_accepted_and_the_files_path_is_not_told(endpoint: Endpo
     status, _, body = send(f"{endpoint.url}/models", {"Authorization": f"Bearer {endpoint.key}"})
     assert status == 200
     assert json.loads(body)["data"]
-    with serving.connect(endpoint) as client:
+    with serving.open_client(endpoint) as client:
         reply = client.completions.create(model="x", prompt=[1], max_tokens=2)
     assert b"SECRET" not in body + reply.model_dump_json().encode()
 
@@ -213,7 +213,7 @@ def test_a_server_that_ends_while_it_works_is_a_sentence(file: Path) -> None:
     ):
         [child] = set(psutil.Process().children()) - before
         child.kill()
-        with serving.connect(endpoint) as client:
+        with serving.open_client(endpoint) as client:
             client.completions.create(model="x", prompt=[1], max_tokens=1)
 
 

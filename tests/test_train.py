@@ -531,19 +531,24 @@ def test_what_16_bits_cost_is_told_once(ready: Path, tiny: Path, tmp_path: Path)
     (tmp_path / "gguf").mkdir()
     for kind in ("bf16", "q8_0"):
         quantize.export(tmp_path / "merged", kind, tmp_path / f"gguf/{kind}.gguf")
-    encoded, pad = divergence.sample(ready / "data/clean", tokenizer, 2), tokenizer.pad_token_id
+    encoded, pad = (
+        divergence.sample_validation(ready / "data/clean", tokenizer, 2),
+        tokenizer.pad_token_id,
+    )
     figures = quantize.measure(
         tmp_path / "merged", tmp_path / "gguf", ["bf16", "q8_0"], encoded, pad
     )
     forms = (tmp_path / "merged", tmp_path / "gguf/bf16.gguf", tmp_path / "gguf/q8_0.gguf")
     merged, sixteen, eight = (
-        list(divergence.score(load_model(form, "float32"), encoded, pad)) for form in forms
+        list(divergence.score_examples(load_model(form, "float32"), encoded, pad)) for form in forms
     )
-    assert figures["bf16"]["kl_nats"] == divergence.fidelity(merged, sixteen)["kl_nats"] > 0
+    assert (
+        figures["bf16"]["kl_nats"] == divergence.divergence_metrics(merged, sixteen)["kl_nats"] > 0
+    )
     assert (
         figures["q8_0"]["kl_nats"]
-        == divergence.fidelity(sixteen, eight)["kl_nats"]
-        != divergence.fidelity(merged, eight)["kl_nats"]
+        == divergence.divergence_metrics(sixteen, eight)["kl_nats"]
+        != divergence.divergence_metrics(merged, eight)["kl_nats"]
     )
 
 
@@ -585,7 +590,7 @@ def test_fidelity_by_hand() -> None:
     p = torch.tensor([[0.5, 0.5], [0.9, 0.1]]).log()
     q = torch.tensor([[0.25, 0.75], [0.9, 0.1]]).log()
     targets = torch.tensor([1, 0])
-    result = divergence.fidelity([(p, targets)], [(q, targets)])
+    result = divergence.divergence_metrics([(p, targets)], [(q, targets)])
     # First token: 0.5 ln(0.5/0.25) + 0.5 ln(0.5/0.75) = 0.143841; second: 0; mean of two.
     assert result["kl_nats"] == pytest.approx(0.0719205, abs=1e-6)
     # -(ln 0.75 + ln 0.9) / 2
@@ -603,7 +608,7 @@ def test_a_logit_that_is_no_number_is_no_small_difference(bad: float) -> None:
     targets = torch.tensor([0, 1])
     whole, broken = torch.tensor([[1.0, 2.0], [0.0, 3.0]]), torch.tensor([[1.0, 2.0], [0.0, bad]])
     with pytest.raises(UserError, match="not a finite number"):
-        divergence.fidelity([(whole, targets)], [(broken, targets)])
+        divergence.divergence_metrics([(whole, targets)], [(broken, targets)])
 
 
 def test_a_loss_that_no_number_holds_is_a_sentence() -> None:
@@ -611,12 +616,12 @@ def test_a_loss_that_no_number_holds_is_a_sentence() -> None:
     with pytest.raises(
         UserError, match="the loss is 2000 nats per token, so its weights are broken"
     ):
-        divergence.fidelity([(logits, targets)], [(logits, targets)])
+        divergence.divergence_metrics([(logits, targets)], [(logits, targets)])
 
 
 def test_the_sample_takes_the_sets_in_turn(ready: Path) -> None:
     tokenizer = load_tokenizer(ready / "models/base")
-    taken = divergence.sample(ready / "data/clean", tokenizer, 6)
+    taken = divergence.sample_validation(ready / "data/clean", tokenizer, 6)
     firsts = [read_examples(ready / f"data/clean/validation/{name}.jsonl")[0] for name in SET_NAMES]
     assert [e.input_ids for e in taken[:5]] == [encode(tokenizer, e).input_ids for e in firsts]
     assert len(taken) == 6
@@ -698,7 +703,7 @@ def test_trl_computes_in_the_precision_that_the_metrics_name(
     products: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(hardware, "bfloat16_products", lambda: products)
+    monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda: products)
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     theirs = params.model_copy(update={"train": params.train.model_copy(update={"kernels": "trl"})})
     assert trainer.configure(theirs, tmp_path).bf16 is products

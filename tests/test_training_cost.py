@@ -19,7 +19,7 @@ from bula.errors import UserError
 from bula.hardware import compute_dtype
 from bula.lora_kernels import add_answer_head, use_kernels
 from bula.params import Params, load_params
-from bula.scoring import base_of
+from bula.scoring import unwrap_adapter
 
 LLAMA = plan_command.KNOWN_SHAPES["meta-llama/Llama-3.2-1B-Instruct"]
 TINY = {
@@ -194,7 +194,7 @@ def real(params: Params, layers: int, dtype: torch.dtype) -> Any:
     adapted = get_peft_model(model, settings).train()
     if params.train.kernels == "fused":
         use_kernels(adapted)
-        add_answer_head(base_of(adapted))
+        add_answer_head(unwrap_adapter(adapted))
     return adapted, config
 
 
@@ -250,7 +250,7 @@ def kept(params: Params, layers: int, padding: int) -> int:
             with torch.autocast(
                 "cpu", torch.bfloat16, enabled=compute_dtype(params.dtype, "cpu") == "bfloat16"
             ):
-                base_of(model).model(**inputs, use_cache=False)
+                unwrap_adapter(model).model(**inputs, use_cache=False)
     return sum(tensor.untyped_storage().nbytes() for tensor in held.values())
 
 
@@ -262,7 +262,7 @@ def test_autograd_keeps_the_bytes_that_the_plan_counts(
     kernels: str, dropout: float, targets: Any, dtype: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Where they are slow they keep the same bytes.
-    monkeypatch.setattr(hardware, "bfloat16_products", lambda: True)
+    monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda: True)
     params = changed(
         lora={"r": 4, "dropout": dropout, "target_modules": targets}, dtype=dtype, kernels=kernels, batch_size=2,
         gradient_checkpointing=False, activation_offload=False, base_weights="full",
@@ -303,14 +303,14 @@ def test_memory_by_part_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["heap"] == 0
     # On a CPU without bfloat16 products every number takes 4 bytes.
     for products, factor in ((True, 1), (False, 2)):
-        monkeypatch.setattr(hardware, "bfloat16_products", lambda products=products: products)
+        monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda products=products: products)
         told = parts(tiny_params(), on_cpu=True)
         assert told["heap"] == 0.5 * told["activations"]
         assert told["base_weights"] == found["base_weights"] * factor
     assert found["total"] == sum(value for name, value in found.items() if name != "total")
     # Where products are made in a wider precision: gradients of gate and up, input and its gradient for 24 tokens, one weight's copy.
-    monkeypatch.setattr(hardware, "bfloat16_products", lambda: True)
-    monkeypatch.setattr(training_cost, "product_dtype", lambda dtype, place: torch.float32)
+    monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda: True)
+    monkeypatch.setattr(training_cost, "matmul_dtype", lambda dtype, place: torch.float32)
     told = parts(tiny_params(), on_cpu=True)
     assert told["head_and_scratch"] == 24 * 2 * (3 * 16 + 8) + 4 * (24 * 2 * (16 + 8) + 16 * 8)
     # Where gate and up have no adapter nothing of theirs is copied; of the head, a slice of 12 rows and all its weights.

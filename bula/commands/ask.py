@@ -16,12 +16,12 @@ def ask(
     """Answer one question with the tuned model, greedily. This is not medical advice."""
     # Imported here because the other commands need no torch.
     from bula.generation import generate_greedy
-    from bula.hardware import prepare
+    from bula.hardware import seed_everything
     from bula.models import load_model, load_tokenizer
     from bula.prompts import encode_prompt
 
     params = load_params()
-    prepare(params.seed)
+    seed_everything(params.seed)
     tokenizer = load_tokenizer(model)
     loaded = load_model(model, params.dtype)
     prompt = encode_prompt(tokenizer, question)

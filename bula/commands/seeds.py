@@ -24,7 +24,7 @@ from ruamel.yaml import YAML
 
 from bula.errors import UserError
 from bula.files import sha256_values, staged
-from bula.item_scores import means, scored
+from bula.item_scores import means, read_item_scores
 from bula.params import Params, load_params
 from bula.records import append_row, read_rows
 from bula.reports import write_metrics
@@ -226,7 +226,7 @@ def figures(folder: Path, variants: list[str]) -> dict[str, float]:
     found = {
         f"{v}__{name}": mean
         for v in variants
-        for name, mean in means(scored(folder / "data", v)).items()
+        for name, mean in means(read_item_scores(folder / "data", v)).items()
     }
     return found | {"train__dev_loss_nats": train["dev"]["loss_nats"]}
 

@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from bula.errors import UserError, run
+from bula.errors import UserError, run_stage
 from bula.escaping import terminal
 from bula.files import staged
-from bula.hardware import prepare
+from bula.hardware import seed_everything
 from bula.params import (
     DataSource,
     DemoSource,
@@ -137,7 +137,7 @@ def main(
 ) -> None:
     """Bring in models, data and benchmark items."""
     params = load_params()
-    prepare(params.seed)
+    seed_everything(params.sampling_seed)
     refuse_unwatched(params.ingest)
     refuse_unplaced(params.ingest.sources)
     warn_of_rows(params.ingest.sources)
@@ -154,4 +154,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from bula.errors import UserError, run
+from bula.errors import UserError, run_stage
 from bula.params import FilesSource, Params, load_params
 from bula.reports import write_metrics, write_plot
 from stages.preprocess import report
@@ -132,4 +132,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

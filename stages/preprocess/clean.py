@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from bula.errors import UserError
 from bula.models import load_tokenizer
 from bula.params import NearDuplicates, Preprocess, Privacy
-from bula.privacy import find, redact
+from bula.privacy import find_personal_data, redact
 from bula.prompts import token_lengths
 from bula.records import SET_NAMES, Example, Row, Split, example_id, json_line
 from bula.text import comparison_key, mask, normalise, words
@@ -180,7 +180,7 @@ def repair(text: str) -> tuple[str, list[str]]:
 def as_cleaned(text: str) -> str:
     """A text with what `clean_row` does to one that it keeps."""
     repaired, _ = repair(text)
-    return redact(repaired, find(repaired))
+    return redact(repaired, find_personal_data(repaired))
 
 
 def refuse(row: Row, reason: str, excerpt: str | None = None) -> Row:
@@ -277,7 +277,7 @@ def clean_row(row: Row, settings: Settings, counts: Counter[str]) -> Example | s
             counts.update(f"repaired {name}" for name in repairs)
     kinds = []
     for name, text in fields.items():
-        found = find(text)
+        found = find_personal_data(text)
         kinds += [finding.kind for finding in found]
         fields[name] = redact(text, found)
     counts.update(f"privacy {kind}" for kind in kinds)

@@ -10,7 +10,7 @@ from bula.errors import UserError
 from bula.escaping import markdown
 from bula.files import staged
 from bula.params import FilesSource, Params
-from bula.privacy import KINDS
+from bula.privacy import PERSONAL_DATA_KINDS
 from bula.records import SET_NAMES, Row, read_rows, write_rows
 from stages.preprocess.clean import SPLITS, refuse, whole
 from stages.preprocess.contamination import duplicate_options, nearest
@@ -156,7 +156,9 @@ def summarise(
         if split in overlap:
             metrics[split]["overlap_5gram_largest"] = overlap[split]
     metrics["repaired"] = {name: int(counts[f"repaired {name}"]) for name in REPAIRS}
-    metrics["privacy"] = {name: counts[f"privacy {name}"] for name in ("rows", *KINDS)}
+    metrics["privacy"] = {
+        name: counts[f"privacy {name}"] for name in ("rows", *PERSONAL_DATA_KINDS)
+    }
     metrics["quarantine"] = {"rows": reasons.total(), **dict(sorted(reasons.items()))}
     return metrics
 
@@ -196,7 +198,9 @@ def card(
         rows_of = markdown(", ".join(closed))
         warning = f"**Holds rows of {rows_of}, which may not be redistributed: keep it off public remotes.**\n\n"
     warning += names_notice(params)
-    found = {kind: metrics["privacy"][kind] for kind in KINDS if metrics["privacy"][kind]}
+    found = {
+        kind: metrics["privacy"][kind] for kind in PERSONAL_DATA_KINDS if metrics["privacy"][kind]
+    }
     matrix = [
         (name, *(row[key] for key in MATRIX_COLUMNS)) for name, row in decision.matrix.items()
     ]

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from ruamel.yaml import YAML
 
-from bula.errors import UserError, run
+from bula.errors import UserError, run_stage
 from bula.params import load_params
 
 
@@ -65,4 +65,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from transformers.trainer_utils import get_last_checkpoint
 
 from bula.errors import UserError
-from bula.files import sha256_file, sha256_values, to_disk
-from bula.hardware import compute_dtype, device, product_dtype
+from bula.files import fsync_path, sha256_file, sha256_values
+from bula.hardware import compute_dtype, device, matmul_dtype
 from bula.params import Params
 
 CHECKPOINTS = Path(".bula/checkpoints")
@@ -46,7 +46,7 @@ def fingerprint(params: Params, files: list[Path]) -> str:
         if name.startswith(("ACCELERATE_", "FSDP_"))
     )
     computed = compute_dtype(params.dtype)
-    kinds = [params.dtype, computed, str(product_dtype(getattr(torch, computed), device()))]
+    kinds = [params.dtype, computed, str(matmul_dtype(getattr(torch, computed), device()))]
     settings = [params.seed, kinds, params.train.model_dump(), params.preprocess.max_tokens]
     where = [os.environ.get("WORLD_SIZE", "1"), *told, *map(version, COMPUTES)]
     return sha256_values(settings, where, [[file.name, sha256_file(file)] for file in files])[:16]
@@ -56,15 +56,15 @@ def seal(checkpoint: Path) -> None:
     """Mark a checkpoint as whole, with the sizes of its files, once they are on the disk; the mark is there too when this returns."""
     sizes = []
     for file in sorted(checkpoint.iterdir()):
-        to_disk(file)
+        fsync_path(file)
         sizes.append(f"{file.stat().st_size} {file.name}\n")
     temporary = checkpoint / f"{SEAL}.tmp"
     temporary.write_text("".join(sizes), encoding="utf-8")
-    to_disk(temporary)
+    fsync_path(temporary)
     temporary.rename(checkpoint / SEAL)
     # fsync the directories before older checkpoints are deleted.
-    to_disk(checkpoint)
-    to_disk(checkpoint.parent)
+    fsync_path(checkpoint)
+    fsync_path(checkpoint.parent)
 
 
 @contextmanager

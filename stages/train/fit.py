@@ -14,9 +14,9 @@ from typing import Annotated
 
 import typer
 
-from bula.errors import run
-from bula.hardware import prepare
-from bula.models import model_files
+from bula.errors import run_stage
+from bula.hardware import seed_everything
+from bula.models import list_model_files
 from bula.params import load_params
 from bula.records import read_examples
 from stages.train.checkpoints import CHECKPOINTS, CODE, alone, discard, fingerprint, last_checkpoint
@@ -52,10 +52,10 @@ def main(
 ) -> None:
     """Train the adapter; under accelerate every process runs this, and the first one writes."""
     params = load_params()
-    prepare(params.seed)
+    seed_everything(params.seed)
     first = os.environ.get("RANK", "0") == "0"
     folder = CHECKPOINTS / fingerprint(
-        params, [clean / "train.jsonl", clean / "dev.jsonl", *model_files(base), *CODE]
+        params, [clean / "train.jsonl", clean / "dev.jsonl", *list_model_files(base), *CODE]
     )
     with alone(folder) if first else nullcontext():
         trainer = make_trainer(params, base, clean, folder)
@@ -81,4 +81,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -15,7 +15,7 @@ from bula.files import sha256_values, staged
 from bula.params import Params
 from bula.records import Example
 from bula.reports import peak_memory_gb, write_metrics, write_plot
-from bula.scoring import base_of
+from bula.scoring import unwrap_adapter
 from stages.train.trainer import AnswerTrainer
 
 # Dev loss may lie so far above its own minimum before the run is called overfitted: a hundredth of a nat is noise on a small dev set.
@@ -83,7 +83,7 @@ def summarise(trainer: AnswerTrainer, dev: list[Example]) -> dict[str, Any]:
             "steps": trainer.state.global_step,
             "kept_step": int(kept["step"]),
             "epochs": trainer.state.epoch or 0.0,
-            "compute_dtype": str(base_of(trainer.model).dtype).removeprefix("torch."),
+            "compute_dtype": str(unwrap_adapter(trainer.model).dtype).removeprefix("torch."),
         },
         "train": {
             "loss_nats": last["train_loss_nats"],

@@ -23,7 +23,7 @@ from bula.models import load_model, load_tokenizer
 from bula.params import Params
 from bula.prompts import encode
 from bula.records import Example, read_examples
-from bula.scoring import base_of
+from bula.scoring import unwrap_adapter
 from stages.train.callbacks import EndWell, Patience, Progress
 from stages.train.checkpoints import seal, writing
 
@@ -92,7 +92,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         self.sums = {mode: sums.to(self.args.device) for mode, sums in self.sums.items()}
         if kernels == "fused":
             use_kernels(self.model)
-            add_answer_head(base_of(self.model))
+            add_answer_head(unwrap_adapter(self.model))
 
     def score(self, model: Any, inputs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Total loss in nats, tokens predicted right, supervised tokens."""
