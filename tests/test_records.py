@@ -347,8 +347,9 @@ import resource, sys
 from pathlib import Path
 import numpy
 from safetensors.numpy import save_file
-from bula.errors import call
-from bula.records import staged, write_rows
+from bula.errors import run_app
+from bula.files import staged
+from bula.records import write_rows
 target, limit, many = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 """
@@ -367,7 +368,7 @@ with staged(target) as temporary:
 
 def run_limited(code: str, target: Path, limit: int, many: int) -> subprocess.CompletedProcess[str]:
     """Run `code` where no file may grow beyond `limit` bytes (Python ignores the signal, so that writing fails with EFBIG)."""
-    body = LIMITED + "def body():\n" + textwrap.indent(code, "    ") + "\ncall(body)\n"
+    body = LIMITED + "def body():\n" + textwrap.indent(code, "    ") + "\nrun_app(body)\n"
     return run([sys.executable, "-c", body, str(target), str(limit), str(many)], cwd=target.parent)
 
 
