@@ -16,7 +16,8 @@ from bula.errors import UserError
 from bula.params import FilesSource, Params, load_params
 from stages.ingest.__main__ import ingest_source
 from stages.preprocess.__main__ import preprocess
-from stages.preprocess.report import quarantine_rows, rows_at
+from stages.preprocess.report import quarantine_rows
+from stages.preprocess.table import rows_at
 
 COLUMNS = {"question": "pergunta", "answer": "resposta", "specialty": "", "kind": ""}
 

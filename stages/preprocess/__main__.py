@@ -46,8 +46,14 @@ Plots = Annotated[Path, typer.Option(help="Folder for plots.")]
 
 def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Params) -> Outcome:
     """Clean all shards into the work folder, and decide which rows stay."""
-    shards = cut(raw / f"{source.name}.jsonl" for source in params.ingest.sources)
-    settings = Settings(base.absolute(), params.preprocess, params.privacy, work)
+    files = [raw / f"{source.name}.jsonl" for source in params.ingest.sources]
+    shards = cut(files)
+    settings = Settings(
+        base=base.absolute(),
+        preprocess=params.preprocess,
+        privacy=params.privacy,
+        work=work,
+    )
     counts: Counter[str] = Counter()
     with workers(params.compute, len(shards)) as pool:
         for found in each(pool, clean_shard, shards, settings, what="clean"):
@@ -64,12 +70,13 @@ def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Par
 def check_inputs(raw: Path, tasks: list[Path], params: Params) -> None:
     """Raise UserError unless ingest wrote exactly the files that params.yaml expects."""
     expected = {f"{source.name}.jsonl" for source in params.ingest.sources}
-    for file in [*(raw / name for name in sorted(expected)), *tasks]:
+    files = [raw / name for name in sorted(expected)]
+    for file in files + tasks:
         if not file.is_file():
             raise UserError(file, "the file does not exist", RUN_INGEST)
         if not file.stat().st_size:
             raise UserError(file, "the file is empty", RUN_INGEST)
-    visible = {file.name for file in raw.iterdir() if not file.name.startswith(".")}
+    visible = {file.name for file in raw.glob("[!.]*")}
     unexpected = visible - expected
     if unexpected:
         what = f"{len(unexpected)} files there belong to no source of params.yaml"
@@ -85,7 +92,7 @@ def warn_of_names(params: Params) -> None:
 
 
 def remove_stale_work(folder: Path) -> None:
-    """Create the parent of the work folder, and remove work folders of killed runs."""
+    """Create a folder, and remove work folders of killed runs there."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".preprocess.*.tmp"):
         shutil.rmtree(stale)
@@ -94,9 +101,9 @@ def remove_stale_work(folder: Path) -> None:
 def run(
     raw: Path, tasks: list[Path], base: Path, clean: Path, quarantine: Path, params: Params
 ) -> tuple[Outcome, SplitRanks, Metrics]:
-    """Preprocess in a temporary work folder, and write the splits and the quarantine.
+    """Preprocess in a temporary work folder, and write the splits.
 
-    Return what was found, the ranks of the rows written and the metrics. UserError if the work
+    Return the outcome, the ranks of the rows written and the metrics. UserError if the work
     folder cannot be written.
     """
     remove_stale_work(clean.parent)
@@ -134,11 +141,13 @@ def main(
     # The workers must not start threads of their tokenizers beside each other.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     outcome, kept, figures = run(raw, tasks, base, clean, quarantine, params)
-    decision = outcome.decision
+    contamination = report.contamination_metrics(outcome.decision, tasks)
+    lengths = report.length_table(outcome.table, kept)
+    found_items = report.contamination_plot(outcome.decision)
     write_metrics(metrics / "preprocess.json", figures)
-    write_metrics(metrics / "contamination.json", report.contamination_metrics(decision, tasks))
-    write_plot(plots / "lengths.json", report.length_table(outcome.table, kept))
-    write_plot(plots / "contamination.json", report.contamination_plot(decision))
+    write_metrics(metrics / "contamination.json", contamination)
+    write_plot(plots / "lengths.json", lengths)
+    write_plot(plots / "contamination.json", found_items)
     examples = sum(map(len, kept.values()))
     refused = figures["quarantine"]["rows"]
     print(f"preprocess: {examples} examples in {clean}, {refused} rows refused")

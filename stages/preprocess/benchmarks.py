@@ -22,10 +22,19 @@ def benchmark_rows(path: Path) -> list[Row]:
     """
     rows = []
     for line, item in enumerate(read_rows(path), start=1):
+        original_question, original_answer = item_texts(item)
         question, answer = item_texts(_clean_values(item))
-        identity = example_id(path.stem, *item_texts(item))
-        example = {"id": identity, "question": question, "answer": answer}
-        rows.append({"file": path.name, "line": line, "example": example})
+        example = {
+            "id": example_id(path.stem, original_question, original_answer),
+            "question": question,
+            "answer": answer,
+        }
+        row = {
+            "file": path.name,
+            "line": line,
+            "example": example,
+        }
+        rows.append(row)
     return rows
 
 
@@ -39,12 +48,15 @@ def item_texts(item: Row) -> tuple[str, str]:
         if name not in OTHER_FIELDS:
             texts += [text for text in _strings(value) if comparison_key(text)]
     question = _question(item, texts)
-    rest = [text for text in texts if text != question and not _is_inside_another(text, texts)]
+    rest = []
+    for text in texts:
+        if text != question and not _is_inside_another(text, texts):
+            rest.append(text)
     return question, " ".join(rest)
 
 
 def _question(item: Row, texts: list[str]) -> str:
-    """Return the value of the first field that names a question, or else the first text."""
+    """Return the question of an item, or else its first text."""
     for name in QUESTION_FIELDS:
         value = item.get(name)
         if isinstance(value, str) and value in texts:
@@ -61,8 +73,10 @@ def _strings(value: Any) -> Iterator[str]:
     """Yield every text in a value at any depth (choices, answers.text)."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, list | dict):
-        for inner in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, dict):
+        yield from _strings(list(value.values()))
+    elif isinstance(value, list):
+        for inner in value:
             yield from _strings(inner)
 
 
@@ -84,24 +98,34 @@ def duplicate_options(path: Path) -> list[int]:
     """
     lines = []
     for line, item in enumerate(read_rows(path), start=1):
-        # Signs inside an option count: "↑ ↓" differs from "↓ ↑", and -2 from 2.
-        options = [normalise(str(option)).casefold().strip(" .,;!") for option in _options(item)]
+        options = [_option_key(option) for option in _options(item)]
         if len(set(options)) < len(options):
             lines.append(line)
     return lines
 
 
+def _option_key(option: Any) -> str:
+    """Return a key that equal options share.
+
+    Signs inside an option count: "↑ ↓" differs from "↓ ↑", and -2 from 2.
+    """
+    text = normalise(str(option)).casefold()
+    return text.strip(" .,;!")
+
+
 def _options(item: Row) -> list[Any]:
     """Return the options of an item in any of the known forms."""
     choices = item.get("choices")
+    options = item.get("options")
     if isinstance(choices, dict):
         return list(choices.get("text", []))
-    for form in (choices, item.get("options")):
-        if isinstance(form, dict):
-            return list(form.values())
-        if isinstance(form, list):
-            return list(form)
+    if isinstance(choices, list):
+        return choices
+    if isinstance(options, dict):
+        return list(options.values())
+    if isinstance(options, list):
+        return options
     for fields in OPTION_FIELDS:
-        if all(name in item for name in fields):
+        if item.keys() >= set(fields):
             return [item[name] for name in fields]
     return []

@@ -56,7 +56,7 @@ def data_set_card(params: Params, figures: Figures, splits: Iterable[str]) -> st
 
 
 def _header(params: Params) -> str:
-    """Return the YAML header: the file of each split, language, licenses and tags."""
+    """Return the YAML header with splits, licenses and tags."""
     lines = ["---", "configs:", "- config_name: default", "  data_files:"]
     for split in ("train", "dev", *SET_NAMES):
         lines += [f"  - split: {split}", f"    path: {split_path(split)}"]
@@ -75,7 +75,7 @@ def split_path(split: str) -> str:
 
 
 def _redistribution_notice(params: Params, sources: Counter[str]) -> str:
-    """Return the notice on sources that may not be redistributed, or an empty string."""
+    """Return the notice on sources that may not be redistributed."""
     closed = [
         source.name
         for source in params.ingest.sources
@@ -89,7 +89,7 @@ def _redistribution_notice(params: Params, sources: Counter[str]) -> str:
 
 
 def names_notice(params: Params) -> str:
-    """Return the notice on sources whose rows contain names of people, or an empty string."""
+    """Return the notice on sources whose rows contain names."""
     names = [
         source.name
         for source in params.ingest.sources
@@ -107,26 +107,27 @@ def _section(title: str, text: str) -> str:
 
 
 def _source_table(params: Params, sources: Counter[str]) -> str:
-    """Return a table of the sources and how many of their rows stay."""
+    """Return a table of the sources with their remaining rows."""
     rows = []
     for source in params.ingest.sources:
-        names = getattr(source, "names", "not stated")
-        rows.append(
-            (
-                source.name,
-                source.kind,
-                source.license,
-                source.redistribution,
-                names,
-                sources[source.name],
-            )
+        row = (
+            source.name,
+            source.kind,
+            source.license,
+            source.redistribution,
+            getattr(source, "names", "not stated"),
+            sources[source.name],
         )
+        rows.append(row)
     return as_table(SOURCE_HEADINGS, rows)
 
 
 def _split_table(metrics: dict[str, dict[str, int | float]], splits: Iterable[str]) -> str:
     """Return a table of the splits with their examples and tokens."""
-    rows = [(split, metrics[split]["examples"], metrics[split]["tokens"]) for split in splits]
+    rows = []
+    for split in splits:
+        figures = metrics[split]
+        rows.append((split, figures["examples"], figures["tokens"]))
     return as_table(("split", "examples", "tokens"), rows)
 
 
@@ -138,12 +139,14 @@ def _language(params: Params) -> str:
 
 def _refusal_table(quarantine: dict[str, int | float]) -> str:
     """Return a table of the reasons for refusals."""
-    rows = [(reason.replace("_", " "), count) for reason, count in quarantine.items()]
+    rows = []
+    for reason, count in quarantine.items():
+        rows.append((reason.replace("_", " "), count))
     return as_table(("reason", "rows"), rows)
 
 
 def _personal_data(params: Params, privacy: dict[str, int | float]) -> str:
-    """Return the sentence on personal data: the rule and the number of findings per kind."""
+    """Return the sentence on personal data."""
     found = [f"{kind} {privacy[kind]}" for kind in PERSONAL_DATA_KINDS if privacy[kind]]
     rule = params.privacy.rows
     kinds = ", ".join(found) or "none"
@@ -161,12 +164,24 @@ def _contamination(params: Params, matrix: dict[str, dict[str, int]]) -> str:
         f"A run is {run_words} words; "
         f"near-duplicates have a Jaccard similarity of at least {threshold:g}.\n\n"
     )
-    rows = [(name, *(row[key] for key in MATRIX_COLUMNS)) for name, row in matrix.items()]
+    rows = []
+    for name, counts in matrix.items():
+        rows.append((name, *(counts[column] for column in MATRIX_COLUMNS)))
     return definition + as_table(MATRIX_HEADINGS, rows)
 
 
 def as_table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> str:
-    """Return a Markdown table with escaped cells, and a blank line after it."""
-    escaped = [tuple(markdown(str(cell)) for cell in row) for row in rows]
-    lines = [head, ("---",) * len(head), *escaped]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines) + "\n"
+    """Return a Markdown table with escaped cells.
+
+    A blank line follows the table.
+    """
+    lines = [_table_line(head), _table_line(["---"] * len(head))]
+    for row in rows:
+        cells = [markdown(str(cell)) for cell in row]
+        lines.append(_table_line(cells))
+    return "".join(lines) + "\n"
+
+
+def _table_line(cells: Sequence[str]) -> str:
+    """Return one line of a Markdown table."""
+    return f"| {' | '.join(cells)} |\n"

@@ -32,7 +32,11 @@ class Settings(NamedTuple):
 
 
 def repair_text(text: str) -> tuple[str, list[str]]:
-    """Return the text without mojibake and HTML, normalised, and the repairs that changed it."""
+    """Return the repaired text and the names of the repairs.
+
+    Mojibake and HTML are removed, and the text is normalised. A repair that changed nothing is not
+    named.
+    """
     decoded = repair_mojibake(text)
     plain = strip_html(decoded)
     repairs = []
@@ -68,7 +72,10 @@ def clean_row(row: Row, settings: Settings, counts: Counter[str]) -> Example | s
 
 
 def refuse(row: Row, reason: str, excerpt: str | None = None) -> Row:
-    """Return the quarantine record of a row: its origin, the reason and a masked excerpt."""
+    """Return the quarantine record of a row.
+
+    The record contains the origin, the reason and a masked excerpt.
+    """
     question = row.get("question")
     return {
         "id": example_id(row["source"], str(question), str(row.get("answer"))),
@@ -81,7 +88,10 @@ def refuse(row: Row, reason: str, excerpt: str | None = None) -> Row:
 
 
 def _unusable_fields(row: Row) -> str:
-    """Return the reason why a raw row has no usable text, or an empty string."""
+    """Return why a raw row has no usable text.
+
+    Like all functions here that return a reason, it returns an empty string if there is none.
+    """
     for name in ("question", "answer"):
         value = row.get(name)
         if value is None:
@@ -96,7 +106,10 @@ def _unusable_fields(row: Row) -> str:
 
 
 def _repair_fields(row: Row, counts: Counter[str]) -> dict[str, str]:
-    """Return the repaired text of each field; a specialty or kind that is too long is dropped."""
+    """Return the repaired text of each field, and count repairs.
+
+    A specialty or kind that is too long is dropped.
+    """
     fields = {}
     for name in TEXT_FIELDS:
         value = row.get(name)
@@ -107,7 +120,7 @@ def _repair_fields(row: Row, counts: Counter[str]) -> dict[str, str]:
 
 
 def _redact_fields(fields: dict[str, str], counts: Counter[str]) -> list[str]:
-    """Redact personal data in the fields and return the kinds that were found, sorted."""
+    """Redact the fields, and return the kinds of personal data found."""
     kinds: set[str] = set()
     for name, text in fields.items():
         findings = find_personal_data(text)
@@ -120,7 +133,7 @@ def _redact_fields(fields: dict[str, str], counts: Counter[str]) -> list[str]:
 
 
 def _apply_privacy_rule(row: Row, kinds: list[str], privacy: Privacy) -> str:
-    """Return the reason for a refusal because of personal data, or an empty string.
+    """Return why a row with personal data is refused.
 
     UserError if `privacy.rows` is fail.
     """
@@ -135,7 +148,7 @@ def _apply_privacy_rule(row: Row, kinds: list[str], privacy: Privacy) -> str:
 
 
 def _unfit_text(question: str, answer: str, params: Preprocess) -> str:
-    """Return the reason why repaired text is unfit for training, or an empty string."""
+    """Return why repaired text is unfit for training."""
     reason = _unfit_field("question", question, params.min_question_words, params)
     reason = reason or _unfit_field("answer", answer, params.min_answer_words, params)
     if not reason and comparison_key(question) == comparison_key(answer):
@@ -144,7 +157,7 @@ def _unfit_text(question: str, answer: str, params: Preprocess) -> str:
 
 
 def _unfit_field(name: str, text: str, min_words: int, params: Preprocess) -> str:
-    """Return the reason why one field is unfit for training, or an empty string."""
+    """Return why one repaired field is unfit for training."""
     word_count = len(words(text))
     if not word_count:
         return f"{name} has no words"
@@ -158,7 +171,7 @@ def _unfit_field(name: str, text: str, min_words: int, params: Preprocess) -> st
 
 
 def _to_example(row: Row, fields: dict[str, str], params: Preprocess) -> Example:
-    """Return an Example of cleaned fields."""
+    """Return an Example of the cleaned fields."""
     question = fields["question"]
     answer = fields["answer"]
     return Example(

@@ -1,4 +1,4 @@
-"""Find items of the validation sets and benchmarks in the training rows.
+"""Find items of the validation sets and benchmarks in train.
 
 An item is found by a run of words that it shares with a training row, or as a near-duplicate.
 """

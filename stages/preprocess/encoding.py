@@ -1,4 +1,7 @@
-"""Repair and detect mojibake: UTF-8 text that was decoded as Latin-1 or Windows-1252."""
+"""Repair and detect mojibake.
+
+Mojibake is UTF-8 text that was decoded as Latin-1 or Windows-1252.
+"""
 
 import re
 
@@ -13,7 +16,10 @@ PRIVATE_USE = range(0xF0000, 0x10FFFE)
 
 
 def repair_mojibake(text: str) -> str:
-    """Return the text without mojibake, and with words such as "AMANHÃ" unchanged."""
+    """Return the text without mojibake.
+
+    Words in capitals that end in Ã, such as "AMANHÃ", are unchanged.
+    """
     if not SUSPECT.search(CAPITAL_A_TILDE.sub("A", text)):
         return text
     # ftfy sees a character that the text does not contain in place of each correct letter.

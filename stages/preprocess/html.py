@@ -9,7 +9,7 @@ tags that TAG recognises; every other "<" is escaped first.
 import re
 from html.parser import HTMLParser
 
-# Elements on lines of their own.
+# Elements on separate lines.
 BLOCK_NAMES = """
 address article aside blockquote body caption center dd details div dl dt fieldset figcaption figure
 footer form h1 h2 h3 h4 h5 h6 head header hr html legend li main nav ol option p pre section select
@@ -21,6 +21,8 @@ INLINE_NAMES = "a abbr b big code em font i label s small span strong sub sup u"
 INLINE = frozenset(INLINE_NAMES.split())
 # Elements whose content is no text.
 HIDDEN = frozenset({"script", "style"})
+# Where "<" may have been meant as a sign, these elements count only if they are closed.
+NEEDS_END = INLINE | HIDDEN
 # Elements that a reader sees as a gap between two words.
 OBJECTS = frozenset({"iframe", "img", "input", "link", "meta", "video"})
 # Attributes without a value; any other word makes "<em jejum>" and "<a 100 e >" text.
@@ -28,8 +30,8 @@ FLAGS = (
     "allowfullscreen|async|checked|compact|controls|defer|disabled|hidden|noshade|nowrap|readonly"
     "|selected"
 )
-# Possessive quantifiers (*+, ++) keep the match linear on a field full of openings.
 NAMES = "|".join(sorted(BLOCKS | INLINE | HIDDEN | OBJECTS | {"br"}))
+# Possessive quantifiers (*+, ++) keep the match linear on a field full of openings.
 TAG = re.compile(
     rf"""
     # A tag: a known name, then nothing but attributes.
@@ -49,6 +51,7 @@ TAG = re.compile(
     """,
     re.IGNORECASE | re.VERBOSE,
 )
+END_TAG = re.compile(rf"</(?P<name>{NAMES})\s*+>", re.IGNORECASE)
 LESS_THAN = re.compile(f"{TAG.pattern}|<", TAG.flags)
 ENTITY = re.compile(r"&(?:[a-zA-Z]{2,8}|#\d{2,6}|#x[0-9a-fA-F]{2,5});")
 
@@ -85,7 +88,7 @@ SUPERSCRIPTS = re.compile(
 
 
 def strip_html(text: str) -> str:
-    """Return the text without HTML, also where the HTML had been escaped.
+    """Return the text without HTML, including escaped HTML.
 
     Each pass undoes one level: "&amp;lt;p&amp;gt;" is a paragraph that was escaped twice.
     """
@@ -100,10 +103,10 @@ def strip_html(text: str) -> str:
 
 
 def html_to_text(fragment: str, unescaped: bool = False) -> str:
-    """Convert a fragment of HTML to text, with each block element on a line of its own.
+    """Convert a fragment of HTML to text.
 
-    Scripts, styles and comments are removed. Numbers and words stay as they are read:
-    "10<sup>6</sup>" becomes 10^6, and "1,<div>5" becomes two lines.
+    Each block element is on a separate line. Scripts, styles and comments are removed. Numbers and
+    words stay as they are read: "10<sup>6</sup>" becomes 10^6, and "1,<div>5" becomes two lines.
 
     `unescaped` says that the fragment's "<" were character references ("&lt;b&gt;") before. A "<"
     may then be meant as a sign, so an inline tag counts only if it is closed further on.
@@ -117,9 +120,9 @@ def html_to_text(fragment: str, unescaped: bool = False) -> str:
 class _TextParser(HTMLParser):
     """Collect the text of a fragment, with marks where blocks, superscripts and subscripts are."""
 
-    # Newer versions of Python add elements here, which would hide text behind an open tag.
-    CDATA_CONTENT_ELEMENTS = tuple(HIDDEN)
-    RCDATA_CONTENT_ELEMENTS = ()
+    # Newer versions of Python list more elements here, so their output would differ.
+    CDATA_CONTENT_ELEMENTS = ("script", "style")  # type: ignore[misc]
+    RCDATA_CONTENT_ELEMENTS = ()  # type: ignore[misc]
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
@@ -153,26 +156,29 @@ class _TextParser(HTMLParser):
 def _escape_signs(fragment: str, unescaped: bool) -> str:
     """Return the fragment with "&lt;" for every "<" that starts no markup."""
     last_comment_end = fragment.rfind("-->")
-    last_end_tag = {}
-    for tag in TAG.finditer(fragment):
-        if tag["end"]:
-            last_end_tag[tag["name"].lower()] = tag.start()
+    last_end_tag = {tag["name"].lower(): tag.start() for tag in END_TAG.finditer(fragment)}
 
     def replace(match: re.Match[str]) -> str:
-        name = (match["name"] or "").lower()
-        if match.group() == "<!--":
-            return "<!--" if match.end() <= last_comment_end else " "
-        is_closed = match.start() < last_end_tag.get(name, -1)
-        needs_end = unescaped and not match["end"] and name in INLINE | HIDDEN
-        if match.group() == "<" or (needs_end and not is_closed):
-            return "&lt;" + match.group()[1:]
-        return match.group()
+        markup = match.group()
+        if markup == "<!--":
+            return markup if match.end() <= last_comment_end else " "
+        if markup == "<" or (unescaped and _is_open(match, last_end_tag)):
+            return "&lt;" + markup[1:]
+        return markup
 
     return LESS_THAN.sub(replace, fragment)
 
 
+def _is_open(match: re.Match[str], last_end_tag: dict[str, int]) -> bool:
+    """Return whether a start tag must be closed and is not."""
+    name = (match["name"] or "").lower()
+    if match["end"] or name not in NEEDS_END:
+        return False
+    return match.start() > last_end_tag.get(name, -1)
+
+
 def _mark_powers(text: str) -> str:
-    """Return the text with "^" before powers, a space before fractions, and no other marks."""
+    """Replace marks by "^" before powers and a space before fractions."""
 
     def replace(match: re.Match[str]) -> str:
         if match["fraction"] is not None:
@@ -184,7 +190,7 @@ def _mark_powers(text: str) -> str:
 
 
 def _break_lines(text: str) -> str:
-    """Return the text with one line feed for each run of block edges between two texts."""
+    """Replace the edges between two blocks by one line feed."""
     parts = []
     for piece in text.split(EDGE):
         parts.append(piece)

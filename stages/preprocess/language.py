@@ -23,7 +23,10 @@ def detect_language(text: str) -> tuple[str, float]:
 
 
 def other_language(text: str, word_count: int, params: Preprocess) -> str:
-    """Return the language of a text if it must be refused, or an empty string."""
+    """Return the language of a text that must be refused.
+
+    Return an empty string if the language is accepted or uncertain.
+    """
     if word_count < MIN_WORDS:
         return ""
     language, score = detect_language(text)

@@ -48,7 +48,8 @@ def strip_accents(text: str) -> str:
 
 def hash64(text: str) -> int:
     """Return 64 bits of BLAKE2b."""
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest)
 
 
 def comparison_hash(text: str) -> int:
@@ -57,13 +58,13 @@ def comparison_hash(text: str) -> int:
 
 
 def word_hashes(texts: list[str]) -> tuple[Hashes, Indices]:
-    """Return the hashes of all words, and the offset of each text among them.
+    """Return the hashes of all words, and the offset of each text.
 
     The offsets have one entry more than there are texts.
     """
     if len(VOCABULARY) > VOCABULARY_LIMIT:
         VOCABULARY.clear()
-    flat: list[int] = []
+    flat = []
     offsets = [0]
     for text in texts:
         for word in words(strip_accents(text)):
@@ -75,9 +76,10 @@ def word_hashes(texts: list[str]) -> tuple[Hashes, Indices]:
 
 
 def ngram_hashes(flat: Hashes, offsets: Indices, size: int) -> tuple[Hashes, Indices]:
-    """Return the hash of every n-gram of `size` words, and the index of its text.
+    """Return the hash of every n-gram, and the index of its text.
 
-    `flat` and `offsets` come from `word_hashes`. A text shorter than `size` has no n-gram.
+    An n-gram has `size` words, so a shorter text has none. `flat` and `offsets` come from
+    `word_hashes`.
     """
     if len(flat) < size:
         return numpy.empty(0, numpy.uint64), numpy.empty(0, numpy.int64)
@@ -88,9 +90,11 @@ def ngram_hashes(flat: Hashes, offsets: Indices, size: int) -> tuple[Hashes, Ind
         # The overflow is intended: the arithmetic is modulo 2**64.
         value = value * WORD_FACTOR + flat[step : count + step]
     value ^= value >> NGRAM_SHIFT
-    inside = owner[:count] == owner[size - 1 :]
     hashes = value * MIX_FACTORS[0]
-    return hashes[inside], owner[:count][inside]
+    first_owner = owner[:count]
+    last_owner = owner[size - 1 :]
+    inside = first_owner == last_owner
+    return hashes[inside], first_owner[inside]
 
 
 def band_hashes(texts: list[str], settings: NearDuplicates) -> Hashes:
@@ -99,48 +103,59 @@ def band_hashes(texts: list[str], settings: NearDuplicates) -> Hashes:
     hashes, owner = _shingle_hashes(texts, settings.shingle_words)
     offsets = numpy.searchsorted(owner, numpy.arange(len(texts) + 1))
     matrix = RMinHash.digest_matrix_from_flat_token_hashes(
-        hashes, offsets.astype(numpy.uint64), settings.bands * settings.band_rows, SEED
+        hashes,
+        offsets.astype(numpy.uint64),
+        settings.bands * settings.band_rows,
+        SEED,
     )
-    values = numpy.array(matrix.to_rows(), dtype=numpy.uint64).reshape(shape)
+    values = numpy.array(matrix.to_rows(), dtype=numpy.uint64)
+    values = values.reshape(shape)
     band = numpy.zeros(shape[:2], numpy.uint64)
     for row in range(settings.band_rows):
-        band = (band ^ values[:, :, row]) * MIX_FACTORS[row % 2]
+        band ^= values[:, :, row]
+        band *= MIX_FACTORS[row % 2]
         band ^= band >> BAND_SHIFT
     return numpy.ascontiguousarray(band.T)
 
 
 def _shingle_hashes(texts: list[str], size: int) -> tuple[Hashes, Indices]:
-    """Return the hashes of all shingles, and the index of the text of each, ascending.
+    """Return the hash of every shingle, and the index of its text.
 
-    A text shorter than a shingle is a single shingle.
+    The indices ascend. A text shorter than a shingle is a single shingle.
     """
     flat, offsets = word_hashes(texts)
     hashes, owner = ngram_hashes(flat, offsets, size)
-    short = numpy.flatnonzero(numpy.diff(offsets) < size)
+    lengths = numpy.diff(offsets)
+    short = numpy.flatnonzero(lengths < size)
     if not len(short):
         return hashes, owner
-    short_hashes = [comparison_hash(texts[index]) for index in short]
-    hashes = numpy.concatenate([hashes, numpy.array(short_hashes, dtype=numpy.uint64)])
+    values = [comparison_hash(texts[index]) for index in short]
+    short_hashes = numpy.array(values, dtype=numpy.uint64)
+    hashes = numpy.concatenate([hashes, short_hashes])
     owner = numpy.concatenate([owner, short])
     order = numpy.argsort(owner, kind="stable")
     return hashes[order], owner[order]
 
 
 def shingles(text: str, size: int) -> Shingles:
-    """Return the set of word n-grams without accents, or the complete text if it is shorter."""
+    """Return the set of word n-grams without accents.
+
+    A text of fewer than `size` words is a single shingle.
+    """
     plain = strip_accents(text)
     return set(ngrams(plain, size)) or {tuple(words(plain))}
 
 
 def jaccard_similarity(one: Shingles, other: Shingles) -> float:
-    """Return the size of the intersection divided by the size of the union."""
+    """Return the size of the intersection over the union."""
     common = len(one & other)
     return common / (len(one) + len(other) - common)
 
 
 def is_first_of_run(values: NDArray[numpy.generic]) -> NDArray[numpy.bool_]:
     """Return for each element whether it differs from the element before it."""
-    return numpy.append(True, values[1:] != values[:-1])[: len(values)]
+    differs = values[1:] != values[:-1]
+    return numpy.append(True, differs)[: len(values)]
 
 
 def candidate_pairs(
@@ -158,8 +173,10 @@ def candidate_pairs(
     # A run contains all texts of one key; a block contains the texts of one key and one split.
     first_of_run = is_first_of_run(key[order])
     first_of_block = first_of_run | is_first_of_run(split[order])
-    run_start = numpy.maximum.accumulate(numpy.where(first_of_run, place, 0))
-    block_start = numpy.maximum.accumulate(numpy.where(first_of_block, place, 0))
+    run_start = numpy.where(first_of_run, place, 0)
+    run_start = numpy.maximum.accumulate(run_start)
+    block_start = numpy.where(first_of_block, place, 0)
+    block_start = numpy.maximum.accumulate(block_start)
     if within_split:
         for earlier, later in _pairs_in_block(block_start, reach):
             yield order[earlier], order[later]
@@ -168,28 +185,36 @@ def candidate_pairs(
 
 
 def _pairs_in_block(block_start: Indices, reach: int) -> Iterator[tuple[Indices, Indices]]:
-    """Yield pairs of sorted places within one block: the last places before, and the first."""
+    """Yield pairs of places within one block.
+
+    Each place is paired with the `reach` places before it and with the first `reach` places.
+    """
     place = numpy.arange(len(block_start))
     depth = place - block_start
     for step in range(1, reach + 1):
-        near = place[depth >= step]
-        yield near - step, near
-        far = place[depth > reach + step - 1]
-        yield block_start[far] + step - 1, far
+        later = place[depth >= step]
+        yield later - step, later
+        # Places of a lower depth were paired with this first place already.
+        later = place[depth >= reach + step]
+        yield block_start[later] + step - 1, later
 
 
 def _pairs_across_blocks(
     run_start: Indices, block_start: Indices, reach: int
 ) -> Iterator[tuple[Indices, Indices]]:
-    """Yield pairs of sorted places: the first of each earlier block of a run, and the later."""
+    """Yield pairs of places in different blocks of one run.
+
+    Each place is paired with the first `reach` places of every earlier block.
+    """
     later = numpy.flatnonzero(block_start > run_start)
     block = block_start[later]
     while len(later):
         # The block before this one ends right before this one starts.
         earlier_block = block_start[block - 1]
         for step in range(reach):
-            valid = earlier_block + step < block
-            yield earlier_block[valid] + step, later[valid]
+            earlier = earlier_block + step
+            exists = earlier < block
+            yield earlier[exists], later[exists]
         has_more = earlier_block > run_start[later]
         later = later[has_more]
         block = earlier_block[has_more]

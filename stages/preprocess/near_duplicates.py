@@ -118,8 +118,8 @@ def _can_remove(table: Table, early: Indices, late: Indices) -> Flags:
 
 
 def _write_pairs(corpus: Corpus, early: Indices, late: Indices) -> None:
-    """Write the places of both rows of each pair to pairs.npy, six columns."""
-    columns = []
+    """Write the places of both rows of each pair to pairs.npy."""
+    columns: list[NDArray[Any]] = []
     for ranks in (early, late):
         columns.append(corpus.table.part[ranks])
         columns.append(corpus.table.start[ranks])

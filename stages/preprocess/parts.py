@@ -17,7 +17,7 @@ from bula.params import NearDuplicates
 from bula.prompts import token_lengths
 from bula.records import Example, Row, json_line
 from stages.preprocess.clean import Settings, clean_row, refuse
-from stages.preprocess.minhash import band_hashes, comparison_hash
+from stages.preprocess.minhash import Hashes, band_hashes, comparison_hash
 from stages.preprocess.shards import Shard, shard_lines
 from stages.preprocess.splits import SPLITS
 from stages.preprocess.tokens import cached_tokenizer, control_token_pattern, excess_length
@@ -40,22 +40,35 @@ def full_text(example: Row) -> str:
 
 
 def clean_shard(shard: Shard, settings: Settings) -> Counter[str]:
-    """Clean a shard, write its part into the work folder and return the counts."""
+    """Clean a shard, write its part and return the counts."""
     counts: Counter[str] = Counter()
     refused: dict[int, Row] = {}
     accepted = _clean_lines(shard, settings, refused, counts)
     accepted = _refuse_control_tokens(accepted, settings.base, refused)
     rows, tokens = _refuse_long(accepted, settings, refused)
-    write_part(settings.work, shard.number, rows, tokens, settings.preprocess.near_duplicates)
-    lines = [json_line(refused[place]).encode() for place in sorted(refused)]
-    (settings.work / f"{shard.number}.refused.jsonl").write_bytes(b"".join(lines))
+    write_part(
+        settings.work,
+        shard.number,
+        rows,
+        tokens,
+        settings.preprocess.near_duplicates,
+    )
+    in_order = [refused[place] for place in sorted(refused)]
+    _write_lines(settings.work / f"{shard.number}.refused.jsonl", in_order)
     return counts
+
+
+def _write_lines(path: Path, rows: list[Row]) -> list[int]:
+    """Write rows as JSON Lines, and return the bytes of each line."""
+    lines = [json_line(row).encode() for row in rows]
+    path.write_bytes(b"".join(lines))
+    return [len(line) for line in lines]
 
 
 def _clean_lines(
     shard: Shard, settings: Settings, refused: dict[int, Row], counts: Counter[str]
 ) -> list[Accepted]:
-    """Return the accepted rows of a shard, and add the other rows to `refused`."""
+    """Return the accepted rows of a shard, and refuse the others."""
     accepted = []
     for place, line in enumerate(shard_lines(shard)):
         row = _parse_raw(line, shard.path)
@@ -86,11 +99,12 @@ def _parse_raw(line: bytes, path: Path) -> Row:
 def _refuse_control_tokens(
     accepted: list[Accepted], base: Path, refused: dict[int, Row]
 ) -> list[Accepted]:
-    """Return the rows without tokens that would steer the model; refuse the others."""
+    """Refuse rows with control tokens, and return the others."""
     pattern = control_token_pattern(base)
     passed = []
     for item in accepted:
-        if pattern.search(full_text(item.example.model_dump())):
+        text = full_text(item.example.model_dump())
+        if pattern.search(text):
             reason = "holds a control token of the chat template"
             refused[item.place] = refuse(item.row, reason)
         else:
@@ -101,17 +115,23 @@ def _refuse_control_tokens(
 def _refuse_long(
     accepted: list[Accepted], settings: Settings, refused: dict[int, Row]
 ) -> tuple[list[Row], list[int]]:
-    """Return the rows within the length limits and their lengths in tokens; refuse the others."""
+    """Refuse long rows, and return the others with their lengths in tokens."""
     texts = [(item.example.question, item.example.answer) for item in accepted]
-    lengths = token_lengths(cached_tokenizer(settings.base), texts)
+    tokenizer = cached_tokenizer(settings.base)
+    lengths = token_lengths(tokenizer, texts)
     rows = []
     tokens = []
     for item, (prompt_length, length) in zip(accepted, lengths, strict=True):
-        if reason := excess_length(prompt_length, length, settings.preprocess):
+        reason = excess_length(prompt_length, length, settings.preprocess)
+        if reason:
             refused[item.place] = refuse(item.row, reason)
             continue
-        example = item.example.model_dump(exclude_none=True)
-        rows.append({"file": item.row["file"], "line": item.row["line"], "example": example})
+        row = {
+            "file": item.row["file"],
+            "line": item.row["line"],
+            "example": item.example.model_dump(exclude_none=True),
+        }
+        rows.append(row)
         tokens.append(length)
     return rows, tokens
 
@@ -123,22 +143,27 @@ def write_part(
 
     `tokens` contains the length of each row.
     """
-    lines = [json_line(row).encode() for row in rows]
-    (work / f"{number}.jsonl").write_bytes(b"".join(lines))
+    sizes = _write_lines(work / f"{number}.jsonl", rows)
     examples = [row["example"] for row in rows]
     questions = [example["question"] for example in examples]
     texts = [full_text(example) for example in examples]
-    ids = [int(example["id"], 16) for example in examples]
-    # Benchmark items have no split; load_table numbers them itself.
+    # Benchmark items have no split; load_table sets the number of their benchmark.
     splits = [SPLITS.index(example.get("split", SPLITS[0])) for example in examples]
+    ids = [int(example["id"], 16) for example in examples]
     numpy.savez(
         work / f"{number}.npz",
-        start=numpy.cumsum([0, *map(len, lines)], dtype=numpy.int64),
+        start=numpy.cumsum([0, *sizes], dtype=numpy.int64),
         id=numpy.array(ids, dtype=numpy.uint64),
         split=numpy.array(splits, dtype=numpy.int16),
         tokens=numpy.array(tokens, dtype=numpy.int32),
-        question=numpy.array(list(map(comparison_hash, questions)), dtype=numpy.uint64),
-        text=numpy.array(list(map(comparison_hash, texts)), dtype=numpy.uint64),
+        question=_comparison_hashes(questions),
+        text=_comparison_hashes(texts),
     )
     numpy.save(work / f"{number}.question.npy", band_hashes(questions, settings))
     numpy.save(work / f"{number}.text.npy", band_hashes(texts, settings))
+
+
+def _comparison_hashes(texts: list[str]) -> Hashes:
+    """Return the comparison hash of each text."""
+    hashes = [comparison_hash(text) for text in texts]
+    return numpy.array(hashes, dtype=numpy.uint64)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +26,16 @@ from stages.preprocess.table import Table, rows_at
 BIN_TOKENS = 32
 OVERLAP_WORDS = 5
 REPAIRS = ("html_stripped", "mojibake_repaired")
+PLOTTED_COLUMNS = {
+    "shared run of words": "items_shared_run",
+    "near-duplicate": "items_near_duplicate",
+}
 # A reason's particulars start at one of these; the metric's name is the text before them.
 PARTICULARS = (":", " (", " as ", " of ", " with ")
 
 SplitRanks = dict[str, Indices]
 Metrics = dict[str, dict[str, int | float]]
+PlotRow = dict[str, int | str]
 
 
 class Outcome(NamedTuple):
@@ -46,40 +52,44 @@ class Outcome(NamedTuple):
 def write_clean(
     clean: Path, quarantine: Path, params: Params, outcome: Outcome, work: Path, tasks: list[Path]
 ) -> tuple[SplitRanks, Metrics]:
-    """Write splits, evidence, card and quarantine; return the ranks written and the metrics.
+    """Write the splits, evidence, card and quarantine.
 
-    UserError if a split is empty.
+    Return the ranks written and the metrics. UserError if a split is empty.
     """
-    table, decision, counts, parts = outcome
+    table = outcome.table
+    decision = outcome.decision
     kept = kept_ranks(table, decision, params.preprocess.train_limit)
     reasons: Counter[str] = Counter()
-    refused = quarantine_rows(table, decision, work, parts)
+    refused = quarantine_rows(table, decision, work, outcome.parts)
     write_rows(quarantine, _count_reasons(refused, reasons))
     _check_splits(kept, quarantine, reasons)
     _check_ids(table, kept)
     sources: Counter[str] = Counter()
+    metrics = _split_metrics(table, kept)
+    metrics["train"]["beyond_limit"] = _rows_beyond_limit(table, decision, kept)
     with staged(clean) as temporary:
         _write_splits(temporary, table, work, kept, sources)
         _write_evidence(temporary, decision, tasks)
-        metrics = _split_metrics(table, kept)
-        metrics["train"]["beyond_limit"] = _rows_beyond_limit(table, decision, kept)
         overlaps = _write_overlaps(temporary, params.preprocess.overlap_items)
         for name, overlap in overlaps.items():
             metrics[name]["overlap_5gram_largest"] = overlap
-        metrics.update(_row_metrics(counts, reasons))
+        metrics.update(_row_metrics(outcome.counts, reasons))
         card = data_set_card(params, Figures(sources, metrics, decision.matrix), kept)
         (temporary / "README.md").write_text(card, encoding="utf-8")
     return kept, metrics
 
 
 def kept_ranks(table: Table, decision: Decision, limit: int) -> SplitRanks:
-    """Return the ranks to write by split, with at most `limit` training rows."""
-    kept = {}
+    """Return the ranks to write by split.
+
+    At most `limit` training rows are kept.
+    """
+    kept: SplitRanks = {}
     for split in SPLITS:
         in_split = table.split == table.names.index(split)
         kept[split] = numpy.flatnonzero(decision.alive & in_split)
     kept["train"] = kept["train"][:limit]
-    return dict(kept)
+    return kept
 
 
 def quarantine_rows(table: Table, decision: Decision, work: Path, parts: int) -> Iterator[Row]:
@@ -92,12 +102,17 @@ def quarantine_rows(table: Table, decision: Decision, work: Path, parts: int) ->
         yield from read_rows(work / f"{number}.refused.jsonl")
     ranks = numpy.array(sorted(decision.refused), dtype=numpy.int64)
     for rank, row in zip(ranks.tolist(), rows_at(table, work, ranks), strict=True):
-        origin = {"file": row["file"], "line": row["line"]}
-        yield refuse(row["example"] | origin, decision.refused[rank])
+        refused = dict(row["example"])
+        refused["file"] = row["file"]
+        refused["line"] = row["line"]
+        yield refuse(refused, decision.refused[rank])
 
 
 def _count_reasons(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
-    """Pass records on, and count the reason of each as a metric's name, without particulars."""
+    """Yield the records, and count their reasons.
+
+    A reason is counted as the name of a metric, without its particulars.
+    """
     for row in rows:
         reason = row["reason"]
         for separator in PARTICULARS:
@@ -140,33 +155,49 @@ def _write_splits(
 
 
 def _write_evidence(folder: Path, decision: Decision, benchmarks: list[Path]) -> None:
-    """Write contamination.jsonl: items found in train, and items with two equal options."""
+    """Write contamination.jsonl.
+
+    It lists the items found in train, and benchmark items with two equal options.
+    """
     records = list(decision.evidence)
     for path in benchmarks:
         for line in duplicate_options(path):
-            records.append({"set": path.stem, "line": line, "kind": "two options are the same"})
+            record = {
+                "set": path.stem,
+                "line": line,
+                "kind": "two options are the same",
+            }
+            records.append(record)
     write_rows(folder / "contamination.jsonl", records)
 
 
 def _write_overlaps(folder: Path, max_items: int) -> dict[str, float]:
-    """Write overlap.jsonl, and return the largest overlap of each validation set.
+    """Write overlap.jsonl, and return the largest overlap by set.
 
     The first `max_items` items of each set are compared with all training rows.
     """
     texts: dict[str, str] = {}
     owner: dict[str, str] = {}
     for name in SET_NAMES:
-        items = list(read_rows(folder / split_path(name)))[:max_items]
-        texts.update((item["id"], full_text(item)) for item in items)
-        owner.update((item["id"], name) for item in items)
-    best = nearest_rows(texts, read_rows(folder / split_path("train")), OVERLAP_WORDS)
-    largest = dict.fromkeys(SET_NAMES, 0.0)
+        items = read_rows(folder / split_path(name))
+        for item in islice(items, max_items):
+            texts[item["id"]] = full_text(item)
+            owner[item["id"]] = name
+    train = read_rows(folder / split_path("train"))
+    nearest = nearest_rows(texts, train, OVERLAP_WORDS)
+    largest: dict[str, float] = dict.fromkeys(SET_NAMES, 0.0)
     rows: list[Row] = []
-    for item, (share, nearest) in best.items():
-        rows.append({"id": item, "overlap_5gram": share, "nearest": nearest})
-        largest[owner[item]] = max(largest[owner[item]], share)
+    for identity, (share, train_id) in nearest.items():
+        row = {
+            "id": identity,
+            "overlap_5gram": share,
+            "nearest": train_id,
+        }
+        rows.append(row)
+        own_set = owner[identity]
+        largest[own_set] = max(largest[own_set], share)
     write_rows(folder / "overlap.jsonl", rows)
-    return dict(largest)
+    return largest
 
 
 def _split_metrics(table: Table, kept: SplitRanks) -> Metrics:
@@ -184,44 +215,67 @@ def _split_metrics(table: Table, kept: SplitRanks) -> Metrics:
 
 def _rows_beyond_limit(table: Table, decision: Decision, kept: SplitRanks) -> int:
     """Return the number of training rows that only `train_limit` leaves out."""
-    in_train = table.split == table.names.index("train")
+    in_train = table.split == table.train
     return int(numpy.count_nonzero(decision.alive & in_train)) - len(kept["train"])
 
 
 def _row_metrics(counts: Counter[str], reasons: Counter[str]) -> Metrics:
-    """Return the counts of repairs, personal data by kind and refusals by reason."""
-    privacy_keys = ("rows", *PERSONAL_DATA_KINDS)
+    """Return the counts of repairs, personal data and refusals."""
+    repaired: dict[str, int | float] = {}
+    for name in REPAIRS:
+        repaired[name] = counts[f"repaired {name}"]
+    privacy: dict[str, int | float] = {}
+    for name in ("rows", *PERSONAL_DATA_KINDS):
+        privacy[name] = counts[f"privacy {name}"]
+    quarantine: dict[str, int | float] = {"rows": reasons.total()}
+    quarantine.update(sorted(reasons.items()))
     return {
-        "repaired": {name: counts[f"repaired {name}"] for name in REPAIRS},
-        "privacy": {name: counts[f"privacy {name}"] for name in privacy_keys},
-        "quarantine": {"rows": reasons.total(), **dict(sorted(reasons.items()))},
+        "repaired": repaired,
+        "privacy": privacy,
+        "quarantine": quarantine,
     }
 
 
 def contamination_metrics(decision: Decision, benchmarks: list[Path]) -> dict[str, dict[str, int]]:
-    """Return the matrix, with the number of items of each benchmark that have equal options."""
-    metrics = dict(decision.matrix)
+    """Return the matrix as metrics.
+
+    Each benchmark has the number of its items with equal options too.
+    """
+    metrics = {name: dict(counts) for name, counts in decision.matrix.items()}
     for path in benchmarks:
-        duplicates = {"duplicate_option_items": len(duplicate_options(path))}
-        metrics[path.stem] = decision.matrix[path.stem] | duplicates
+        lines = duplicate_options(path)
+        metrics[path.stem]["duplicate_option_items"] = len(lines)
     return metrics
 
 
-def contamination_plot(decision: Decision) -> list[dict[str, int | str]]:
-    """Return plot rows: the items of each set found in train, by how they were found."""
-    columns = {"shared run of words": "items_shared_run", "near-duplicate": "items_near_duplicate"}
-    rows: list[dict[str, int | str]] = []
-    for group, column in columns.items():
-        for name, figures in decision.matrix.items():
-            rows.append({"group": group, "set": name, "items": figures[column]})
+def contamination_plot(decision: Decision) -> list[PlotRow]:
+    """Return plot rows with the items of each set found in train."""
+    rows: list[PlotRow] = []
+    for group, column in PLOTTED_COLUMNS.items():
+        for name, counts in decision.matrix.items():
+            row: PlotRow = {
+                "group": group,
+                "set": name,
+                "items": counts[column],
+            }
+            rows.append(row)
     return rows
 
 
-def length_table(table: Table, kept: SplitRanks) -> list[dict[str, int | str]]:
-    """Return histogram rows: split (group), lower edge of the bin in tokens, examples."""
-    rows: list[dict[str, int | str]] = []
+def length_table(table: Table, kept: SplitRanks) -> list[PlotRow]:
+    """Return the rows of a histogram of lengths.
+
+    A row contains the split (group), the lower edge of the bin in tokens and the examples.
+    """
+    rows: list[PlotRow] = []
     for split, ranks in kept.items():
-        edges = table.tokens[ranks] // BIN_TOKENS * BIN_TOKENS
-        for edge, count in sorted(Counter(edges.tolist()).items()):
-            rows.append({"group": split, "tokens": edge, "examples": count})
+        bins = table.tokens[ranks] // BIN_TOKENS
+        counts = Counter(bins.tolist())
+        for number in sorted(counts):
+            row: PlotRow = {
+                "group": split,
+                "tokens": number * BIN_TOKENS,
+                "examples": counts[number],
+            }
+            rows.append(row)
     return rows

@@ -49,7 +49,10 @@ def cut(paths: Iterable[Path], size: int = SHARD_BYTES) -> list[Shard]:
 
 
 def shard_lines(shard: Shard) -> Iterator[bytes]:
-    """Yield the lines of a shard; a line belongs to the shard in which it starts."""
+    """Yield the lines of a shard.
+
+    A line belongs to the shard in which it starts.
+    """
     with shard.path.open("rb") as file:
         if shard.start:
             # One byte earlier, so that a line which starts exactly at `start` is not skipped.
@@ -63,9 +66,10 @@ def shard_lines(shard: Shard) -> Iterator[bytes]:
 
 
 def scheduler_address() -> str:
-    """Return the address of the Dask scheduler from the environment.
+    """Return the address of the Dask scheduler.
 
-    A scheduler sends pickles, which can run any code. UserError unless it is reached over TLS or on
+    The address comes from the environment. A scheduler sends pickles, which can run any code, so
+    UserError unless it is reached over TLS or on
     this machine.
     """
     address = os.environ.get(SCHEDULER, "")
@@ -116,7 +120,10 @@ def workers(compute: Compute, pieces: int) -> Iterator[Executor | None]:
 
 @contextmanager
 def _cluster(address: str) -> Iterator[Executor]:
-    """Yield an executor over a cluster's workers; UserError if its scheduler is unreachable."""
+    """Yield an executor over the workers of a cluster.
+
+    UserError if its scheduler cannot be reached.
+    """
     from distributed import Client
 
     try:

@@ -30,7 +30,7 @@ def control_token_pattern(base: Path) -> re.Pattern[str]:
 
 
 def excess_length(prompt_tokens: int, tokens: int, params: Preprocess) -> str:
-    """Return the reason why an example is too long, or an empty string."""
+    """Return why an example is too long, or an empty string."""
     if prompt_tokens > params.max_prompt_tokens:
         return f"prompt longer than {params.max_prompt_tokens} tokens"
     if tokens > params.max_tokens:
