@@ -192,9 +192,11 @@ def _mark_powers(text: str) -> str:
 def _break_lines(text: str) -> str:
     """Replace the edges between two blocks by one line feed."""
     parts = []
+    line_is_open = False
     for piece in text.split(EDGE):
+        if line_is_open:
+            parts.append("\n")
         parts.append(piece)
         line = piece.rstrip(" \t")
-        if line and not line.endswith("\n"):
-            parts.append("\n")
+        line_is_open = bool(line) and not line.endswith("\n")
     return "".join(parts)
