@@ -51,7 +51,7 @@ PERSONAL = "Meu CPF é 529.982.247-25, moro na Rua das Flores, 12. Posso tomar d
 
 
 def fresh() -> tuple[str, str]:
-    """Return a question and an answer of the demo corpus, not used yet."""
+    """Return a question and an answer that no test has used yet."""
     demo = DEMO[next(NUMBERS) % len(DEMO)]
     return demo["question"], demo["answer"]
 

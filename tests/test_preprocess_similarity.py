@@ -32,7 +32,10 @@ def ngram_hashes(texts: list[str], size: int) -> minhash.Hashes:
 
 
 def count_runs(text: str, index: contamination.RunIndex) -> int:
-    """Return the number of indexed runs of 13 words that a text contains."""
+    """Return the number of indexed runs that a text contains.
+
+    A run has 13 words.
+    """
     hashes = ngram_hashes([text], 13)
     places = contamination.find_sorted(hashes, index.hashes)
     return int(numpy.count_nonzero(places >= 0))
@@ -196,7 +199,7 @@ def test_candidates_never_pair_texts_with_different_keys() -> None:
 
 @pytest.fixture(scope="module")
 def index() -> contamination.RunIndex:
-    """Return the runs of an item of one word and an item of 14 words."""
+    """Return the runs of two items, which have 1 and 14 words."""
     texts = [["z"], ["a b c d e f g h i j k l m n"]]
     return contamination.index_runs(texts, numpy.array([0, 1]), 13)
 
