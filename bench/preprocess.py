@@ -207,8 +207,8 @@ def prepare(folder: Path, rows: int) -> None:
     params = _params(rows)
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(params, file)
-    no_weights = shutil.ignore_patterns("*.safetensors")
-    shutil.copytree(ROOT / "models/base", folder / "models/base", ignore=no_weights)
+    (folder / "models").mkdir()
+    (folder / "models/base").symlink_to(ROOT / "models/base")
     (folder / "data/benchmarks").mkdir(parents=True)
     for task in params["ingest"]["benchmarks"]:
         shutil.copy(ROOT / task["path"], folder / f"data/benchmarks/{task['name']}.jsonl")

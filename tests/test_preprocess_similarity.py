@@ -167,7 +167,7 @@ def pairs_of(
     """Return the candidate pairs as a set."""
     keys = numpy.array(key, dtype=numpy.uint64)
     splits = numpy.array(split, dtype=numpy.int16)
-    pairs = set()
+    pairs: set[tuple[int, int]] = set()
     for early, late in minhash.candidate_pairs(keys, splits, reach, within_split):
         pairs.update(zip(early.tolist(), late.tolist(), strict=True))
     return pairs

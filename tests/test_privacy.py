@@ -37,7 +37,7 @@ def redacted(text: str) -> str:
 
 
 def covers(finding: Finding, label: Finding) -> bool:
-    """Return whether a finding has the kind of a label and leaves no digit of it."""
+    """Return whether a finding covers a label and has its kind."""
     return finding.kind == label.kind and finding.start <= label.start and label.end <= finding.end
 
 

@@ -118,7 +118,10 @@ def html_to_text(fragment: str, unescaped: bool = False) -> str:
 
 
 class _TextParser(HTMLParser):
-    """Collect the text of a fragment, with marks where blocks, superscripts and subscripts are."""
+    """Collect the text of a fragment.
+
+    Marks in the text show where blocks, superscripts and subscripts begin and end.
+    """
 
     # Newer versions of Python list more elements here, so their output would differ.
     CDATA_CONTENT_ELEMENTS = ("script", "style")  # type: ignore[misc]

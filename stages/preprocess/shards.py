@@ -69,8 +69,7 @@ def scheduler_address() -> str:
     """Return the address of the Dask scheduler.
 
     The address comes from the environment. A scheduler sends pickles, which can run any code, so
-    UserError unless it is reached over TLS or on
-    this machine.
+    UserError unless it is reached over TLS or on this machine.
     """
     address = os.environ.get(SCHEDULER, "")
     if not address:
