@@ -216,7 +216,7 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
         ({"train.eval_steps": 35, "train.max_steps": 34}, "train: eval_steps exceeds max_steps"),
         (
             {"train.save_steps": 3, "train.log_steps": 2, "train.eval_steps": 2},
-            "save_steps is no multiple of log_steps",
+            "save_steps is not a multiple of log_steps",
         ),
         (
             {"train.keep": "last", "train.max_steps": 35},
