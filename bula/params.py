@@ -4,9 +4,7 @@
 has a default in code, since DVC could not see it as a parameter. bula/param_types.py defines the
 types of single values, and `python -m bula schema` exports everything as a JSON Schema.
 
-Check files by:
-
-    python -m bula.params [FILE ...]
+Run `python -m bula.params [FILE ...]` to check files.
 """
 
 import sys
