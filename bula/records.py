@@ -94,7 +94,7 @@ def read_examples(path: Path) -> list[Example]:
     ids = {example.id for example in examples}
     repeated = len(examples) - len(ids)
     if repeated:
-        raise UserError(path, f"{repeated} ids stand there more than once", PREPROCESS)
+        raise UserError(path, f"{repeated} ids occur more than once", PREPROCESS)
     return examples
 
 
