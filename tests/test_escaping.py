@@ -53,7 +53,7 @@ HOSTILE = {
 
 
 def joined(text: str) -> str:
-    """Return the text as a reader sees it, with single spaces and no joiners."""
+    """Return the text with single spaces and without joiners."""
     return " ".join(text.replace(JOINER, "").split())
 
 
@@ -65,7 +65,7 @@ def split_tags(page: str) -> tuple[set[str], str]:
 
 
 def table_cells(text: str) -> list[str]:
-    """Return the cells that a renderer makes of a row with the escaped text."""
+    """Return the rendered cells of a table row with the text."""
     page = RENDER(f"| a | b |\n|---|---|\n| {markdown(text)} | fim |\n")
     cells = re.findall(r"<td>(.*?)</td>", page, re.DOTALL)
     return [joined(html.unescape(cell)) for cell in cells]

@@ -1,4 +1,4 @@
-"""Check the format of metrics and plots, and the refusal of bad values."""
+"""Check the format of metrics and plots, and refused values."""
 
 import json
 import math
