@@ -13,7 +13,7 @@ from bench.clones import ROOT, clone_tree, edit_params
 from tests.conftest import run
 
 SHELLS = [shell for shell in ("dash", "bash", "zsh", "fish") if shutil.which(shell)]
-DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+STAGES: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # A short stage that writes its arguments and its outputs.
 STUB = """
 import os, sys
@@ -31,7 +31,7 @@ for name in ("data/likelihood", "metrics/likelihood"):
 
 @pytest.fixture
 def stub(tmp_path: Path) -> Path:
-    """Return a DVC repository with the real ./stage and a stub of likelihood.
+    """Return a DVC repository with ./stage and a stub of likelihood.
 
     The entry of likelihood is the real one, without its lists of modules.
     """
@@ -41,11 +41,18 @@ def stub(tmp_path: Path) -> Path:
     for folder in ("data/likelihood", "metrics/likelihood", "models/base"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "models/base/config.json").write_text("{}", encoding="utf-8")
-    entry = DVC["stages"]["likelihood"]
+    entry = STAGES["likelihood"]
     do = {**entry["do"], "deps": ["${item.model}"], "params": []}
-    write_yaml(tmp_path / "dvc.yaml", {"stages": {"likelihood": {**entry, "do": do}}})
+    stages = {"likelihood": {**entry, "do": do}}
+    write_yaml(tmp_path / "dvc.yaml", {"stages": stages})
     assert run(["dvc", "init", "--no-scm", "--quiet"], tmp_path).returncode == 0
     return tmp_path
+
+
+def inner_entry(stage: str) -> Any:
+    """Return the entry of a stage in dvc.yaml, without its foreach."""
+    entry = STAGES[stage]
+    return entry.get("do", entry)
 
 
 def write_yaml(path: Path, content: Any) -> None:
@@ -62,8 +69,13 @@ def write_variants(folder: Path, variants: dict[str, str]) -> None:
 
 def repro(folder: Path, *arguments: str, shell: str = "sh") -> subprocess.CompletedProcess[str]:
     """Run `dvc repro` with this shell."""
-    command = ["dvc", "repro", *arguments]
-    return run(command, folder, SHELL=str(shutil.which(shell)), PYTHONPATH=str(folder))
+    path = str(shutil.which(shell))
+    return run(["dvc", "repro", *arguments], folder, SHELL=path, PYTHONPATH=str(folder))
+
+
+def start(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `./stage` by hand."""
+    return run(["./stage", *arguments], folder, PYTHONPATH=str(folder), **environment)
 
 
 def told(folder: Path) -> str:
@@ -72,8 +84,8 @@ def told(folder: Path) -> str:
 
 
 def test_the_command_of_every_stage_is_the_same_constant() -> None:
-    commands = {entry.get("do", entry)["cmd"] for entry in DVC["stages"].values()}
-    assert commands == {"exec ./stage"}
+    commands = [inner_entry(name)["cmd"] for name in STAGES]
+    assert set(commands) == {"exec ./stage"}
     assert os.access(ROOT / "stage", os.X_OK)
 
 
@@ -128,10 +140,18 @@ def test_no_string_of_params_yaml_reaches_a_shell(stub: Path, shell: str, model:
 
 
 @pytest.mark.parametrize(
-    "key", ["$(touch pwned)", "`touch pwned`", "a;touch pwned", "a b", "-h", "--clean=x"]
+    "key",
+    [
+        "$(touch pwned)",
+        "`touch pwned`",
+        "a;touch pwned",
+        "a b",
+        "-h",
+        "--clean=x",
+    ],
 )
 def test_a_key_is_one_argument_and_never_an_option(stub: Path, key: str) -> None:
-    result = run(["./stage", "likelihood", key], stub, PYTHONPATH=str(stub))
+    result = start(stub, "likelihood", key)
     assert result.returncode in (0, 1), result.stderr
     assert told(stub) == f"-- {key}"
     assert not list(stub.rglob("pwned"))
@@ -139,13 +159,23 @@ def test_a_key_is_one_argument_and_never_an_option(stub: Path, key: str) -> None
 
 @pytest.mark.parametrize(
     "name",
-    ["", "..", "../x", "likelihood/../x", "no", "$(touch pwned)", "likelihood x", "-m", "a\nb"],
+    [
+        "",
+        "..",
+        "../x",
+        "likelihood/../x",
+        "no",
+        "$(touch pwned)",
+        "likelihood x",
+        "-m",
+        "a\nb",
+    ],
 )
 @pytest.mark.parametrize("from_dvc", [True, False], ids=["in DVC_STAGE", "as argument"])
 def test_the_name_of_no_stage_starts_nothing(stub: Path, name: str, from_dvc: bool) -> None:
     arguments = [] if from_dvc else [name]
     variable = name if from_dvc else ""
-    result = run(["./stage", *arguments], stub, DVC_STAGE=variable, PYTHONPATH=str(stub))
+    result = start(stub, *arguments, DVC_STAGE=variable)
     assert result.returncode == 2
     expected = ("stage: there is no stage of this name", "usage: ./stage NAME")
     assert result.stderr.startswith(expected)
@@ -172,9 +202,10 @@ def copy_with_check(stub: Path, folder: Path, *, guarded: bool) -> None:
     shutil.copy(ROOT / "stages/check.py", folder / "stages")
     (folder / "stages/__init__.py").touch()
     if guarded:
-        pipeline = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))
-        pipeline["stages"]["likelihood"]["do"]["deps"].append("data/checked.txt")
-        pipeline["stages"]["check"] = {**DVC["stages"]["check"], "deps": []}
+        pipeline = YAML(typ="safe").load(folder / "dvc.yaml")
+        stages = pipeline["stages"]
+        stages["likelihood"]["do"]["deps"].append("data/checked.txt")
+        stages["check"] = {**STAGES["check"], "deps": []}
         write_yaml(folder / "dvc.yaml", pipeline)
 
 
@@ -198,20 +229,20 @@ def test_the_name_of_a_variant_cannot_delete_a_file(stub: Path, key: str, guarde
     assert ("params.yaml: 1 bad values" in result.stderr) == guarded
 
 
-@pytest.mark.parametrize("stage", sorted(DVC["stages"]))
+@pytest.mark.parametrize("stage", sorted(STAGES))
 def test_a_stage_with_a_path_from_params_yaml_waits_for_the_check(stage: str) -> None:
-    entry = DVC["stages"][stage]
-    inner = entry.get("do", entry)
-    templated = [part for part in (*inner["deps"], *inner["outs"]) if "${" in str(part)]
-    assert not templated or "data/checked.txt" in inner["deps"]
+    entry = inner_entry(stage)
+    paths = map(str, [*entry["deps"], *entry["outs"]])
+    has_template = any("${" in path for path in paths)
+    assert not has_template or "data/checked.txt" in entry["deps"]
 
 
 def test_the_check_runs_again_when_a_path_in_params_yaml_changes() -> None:
-    assert DVC["stages"]["check"]["params"] == ["variants", "train.launch", "calibrate.gold"]
+    assert STAGES["check"]["params"] == ["variants", "train.launch", "calibrate.gold"]
 
 
 def test_a_stage_that_was_started_by_hand_watches_no_parent(stub: Path) -> None:
-    result = run(["./stage", "likelihood", "base"], stub, PYTHONPATH=str(stub))
+    result = start(stub, "likelihood", "base")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("parent none ")
 

@@ -4,7 +4,7 @@ import ast
 import re
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from ruamel.yaml import YAML
@@ -25,15 +25,16 @@ from bula.commands.tree import (
 )
 from bula.errors import UserError
 
-DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = sorted(DVC["stages"])
 STAGE_FILES = sorted((ROOT / "stages").rglob("*.py"))
 LIBRARY_FILES = sorted((ROOT / "bula").glob("*.py"))
+Node = TypeVar("Node", bound=ast.AST)
 
 
 def body(stage: str) -> dict[str, Any]:
     """Return the entry of a stage in dvc.yaml, without its foreach."""
-    entry: dict[str, Any] = DVC["stages"][stage]
+    entry = DVC["stages"][stage]
     inner: dict[str, Any] = entry.get("do", entry)
     return inner
 
@@ -41,6 +42,12 @@ def body(stage: str) -> dict[str, Any]:
 def parse(path: Path) -> ast.Module:
     """Return the syntax tree of a Python file."""
     return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def nodes(path: Path, kind: type[Node]) -> list[Node]:
+    """Return all nodes of one kind in a Python file."""
+    found = ast.walk(parse(path))
+    return [node for node in found if isinstance(node, kind)]
 
 
 def name_in_repository(path: Path) -> str:
@@ -52,36 +59,43 @@ def name_in_repository(path: Path) -> str:
 
 
 def test_each_stage_has_one_file_or_package() -> None:
-    files = {path.stem for path in (ROOT / "stages").glob("*.py")} - {"__init__"}
-    packages = {path.parent.name for path in (ROOT / "stages").glob("*/__main__.py")}
+    folder = ROOT / "stages"
+    files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    packages = {path.parent.name for path in folder.glob("*/__main__.py")}
     assert files | packages == set(STAGES)
     assert len(STAGES) == 13
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_dvc_runs_and_describes_each_stage_in_the_same_way(stage: str) -> None:
-    assert body(stage)["cmd"] == "exec ./stage"
-    assert 2 <= len(body(stage)["desc"].split()) <= 8
+    entry = body(stage)
+    words = entry["desc"].split()
+    assert entry["cmd"] == "exec ./stage"
+    assert 2 <= len(words) <= 8
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_the_docstring_of_a_stage_has_its_command(stage: str) -> None:
-    docstring = ast.get_docstring(parse(ROOT / stage_file(ROOT, stage)))
+    file = ROOT / stage_file(ROOT, stage)
+    docstring = ast.get_docstring(parse(file))
     assert f"python -m stages.{stage}" in (docstring or "")
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_main_of_a_stage_has_at_most_30_lines(stage: str) -> None:
-    tree = parse(ROOT / stage_file(ROOT, stage))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
+    functions = nodes(ROOT / stage_file(ROOT, stage), ast.FunctionDef)
     [main] = [function for function in functions if function.name == "main"]
-    assert (main.end_lineno or 0) - main.lineno + 1 <= 40
-    assert main.body[-1].lineno - main.body[0].lineno + 1 <= 30
+    last_line = main.end_lineno or 0
+    first_statement = main.body[0].lineno
+    last_statement = main.body[-1].lineno
+    assert last_line - main.lineno + 1 <= 40
+    assert last_statement - first_statement + 1 <= 30
 
 
 def test_no_stage_depends_on_the_compute_section() -> None:
-    parameters = [(stage, str(name)) for stage in STAGES for name in body(stage)["params"]]
-    assert [pair for pair in parameters if pair[1].startswith("compute")] == []
+    for stage in STAGES:
+        names = map(str, body(stage)["params"])
+        assert not any(name.startswith("compute") for name in names), stage
 
 
 # Refused code
@@ -89,8 +103,7 @@ def test_no_stage_depends_on_the_compute_section() -> None:
 
 def calls(path: Path) -> list[str]:
     """Return the source text of each called function in a file."""
-    nodes = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Call)]
-    return [ast.unparse(node.func) for node in nodes]
+    return [ast.unparse(call.func) for call in nodes(path, ast.Call)]
 
 
 # clean.py writes the parts of a work folder, with millions of rows, as bytes.
@@ -112,9 +125,9 @@ def test_only_models_py_calls_from_pretrained(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [*STAGE_FILES, *LIBRARY_FILES], ids=name_in_repository)
 def test_no_handler_catches_every_exception(path: Path) -> None:
-    handlers = [node for node in ast.walk(parse(path)) if isinstance(node, ast.ExceptHandler)]
-    caught = [ast.unparse(handler.type) if handler.type else "" for handler in handlers]
-    assert {"", "Exception", "BaseException"}.isdisjoint(caught)
+    for handler in nodes(path, ast.ExceptHandler):
+        assert handler.type is not None
+        assert ast.unparse(handler.type) not in ("Exception", "BaseException")
 
 
 # The lock
@@ -122,10 +135,10 @@ def test_no_handler_catches_every_exception(path: Path) -> None:
 
 def test_each_locked_package_has_one_version_and_hashes() -> None:
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines(keepends=True) if not line.startswith("#")]
-    pin = r"([a-z0-9-]+)==[a-z0-9.]+((?: \\\n    --hash=sha256:[0-9a-f]{64})+)\n"
-    assert re.fullmatch(f"(?:{pin})+", "".join(lines))
-    names = [name for name, _ in re.findall(pin, "".join(lines))]
+    without_comments = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
+    pin = r"([a-z0-9-]+)==[a-z0-9.]+(?: \\\n    --hash=sha256:[0-9a-f]{64})+\n"
+    assert re.fullmatch(f"(?:{pin})+", without_comments)
+    names = re.findall(pin, without_comments)
     assert names == sorted(set(names))
 
 
@@ -156,7 +169,7 @@ def test_the_first_line_of_a_module_docstring_has_at_most_12_words(path: str) ->
 def test_every_top_level_file_and_folder_has_a_description() -> None:
     split = [path.partition("/") for path in tracked_files()]
     top_level = {name + slash for name, slash, _ in split}
-    described = {path for path in DESCRIPTIONS if path.count("/") == path.endswith("/")}
+    described = {path for path in DESCRIPTIONS if "/" not in path.removesuffix("/")}
     assert top_level == described | {f"{package}/" for package in PACKAGES}
 
 
@@ -169,8 +182,13 @@ def test_every_file_in_a_listed_package_has_a_description() -> None:
 
 
 def test_the_tree_indents_files_below_their_folder() -> None:
-    lines = tree_lines({"a/b.py": "Do.", "a/": "Share.", "Z.md": "Read.", "a/c/": "Keep."})
-    assert lines == [
+    descriptions = {
+        "a/b.py": "Do.",
+        "a/": "Share.",
+        "Z.md": "Read.",
+        "a/c/": "Keep.",
+    }
+    assert tree_lines(descriptions) == [
         "Z.md    Read.\n",
         "a/      Share.\n",
         "  b.py  Do.\n",

@@ -26,7 +26,8 @@ from bula.errors import UserError
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 NOTICE = (ROOT / "NOTICE").read_text(encoding="utf-8")
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+PROJECT: dict[str, Any] = tomllib.loads(PYPROJECT)
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PINS = pinned(LOCK, MAKEFILE)
 
@@ -70,7 +71,8 @@ def test_lock_contains_the_requirements_of_every_locked_package() -> None:
     extras = {"lm-eval": {"api"}}
     # The build of torch brings its accelerator libraries.
     for name in PINS.keys() - {"torch"}:
-        requirements = active(metadata.requires(name) or [], extras.get(name, set()))
+        lines = metadata.requires(name) or []
+        requirements = active(lines, extras.get(name, set()))
         assert unmet(requirements) == [], name
 
 
@@ -113,8 +115,9 @@ def test_notice_lists_the_license_of_each_pinned_package() -> None:
 
 def test_notice_agrees_with_the_installed_packages() -> None:
     # Each build of torch contains other libraries with other licenses.
-    lines = section({name: version for name, version in PINS.items() if name != "torch"})
-    assert [line for line in lines.splitlines() if line not in NOTICE.splitlines()] == []
+    pins = {name: version for name, version in PINS.items() if name != "torch"}
+    lines = section(pins).splitlines()
+    assert set(lines) <= set(NOTICE.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -171,15 +174,18 @@ def test_actions_are_pinned_by_commit(path: Path) -> None:
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_jobs_can_only_read_the_repository(path: Path) -> None:
-    workflow = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    workflow = YAML(typ="safe").load(path)
     assert workflow["permissions"] == {"contents": "read"}
-    assert [name for name, job in workflow["jobs"].items() if "permissions" in job] == []
+    for job in workflow["jobs"].values():
+        assert "permissions" not in job
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_checkout_does_not_keep_credentials(path: Path) -> None:
-    workflow = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+    workflow = YAML(typ="safe").load(path)
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
-    checkouts = [step for step in steps if step.get("uses", "").startswith("actions/checkout@")]
+    actions = [(step.get("uses", ""), step.get("with")) for step in steps]
+    checkouts = [options for name, options in actions if name.startswith("actions/checkout@")]
     assert checkouts
-    assert all(step["with"]["persist-credentials"] is False for step in checkouts)
+    for options in checkouts:
+        assert options["persist-credentials"] is False
