@@ -1,12 +1,15 @@
-"""Write the table of results into the README: python -m bula results."""
+"""Write the table of results into the README.
+
+Run `python -m bula results`.
+"""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bula.commands.generated import replace_section, write_text
 from bula.errors import UserError
-from bula.files import staged
 from bula.params import load_params
 from bula.tables import results_table
 
@@ -15,12 +18,8 @@ END = "<!-- end of results -->"
 
 
 def with_results(readme: str, table: str) -> str:
-    """Return the README with the table between its two marks; UserError if a mark is missing."""
-    if START not in readme or END not in readme.split(START, 1)[1]:
-        fix = f"put the lines {START.strip()!r} and {END!r} where the table belongs"
-        raise UserError("README.md", "a mark of the table of results is missing", fix)
-    before, rest = readme.split(START, 1)
-    return before + START + table + END + rest.split(END, 1)[1]
+    """Return the README with the table between its two marks."""
+    return replace_section("README.md", readme, (START, END), table)
 
 
 def results(
@@ -33,6 +32,5 @@ def results(
         fix = "name a file that has the marks of the table, with --readme"
         raise UserError(readme, "the file does not exist", fix)
     text = with_results(readme.read_text(encoding="utf-8"), table)
-    with staged(readme) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(readme, text)
     print(f"results: {readme} holds the figures of {metrics}/")
