@@ -7,6 +7,7 @@ import typer
 
 from bula.commands.ask import ask
 from bula.commands.deps import deps
+from bula.commands.graph import graph
 from bula.commands.licenses import licenses
 from bula.commands.plan import plan
 from bula.commands.results import results
@@ -16,7 +17,7 @@ from bula.commands.tree import tree
 from bula.errors import run_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-COMMANDS = (ask, plan, results, seeds, schema, deps, tree, licenses)
+COMMANDS = (ask, plan, results, seeds, schema, deps, tree, graph, licenses)
 for command in COMMANDS:
     app.command()(command)
 
