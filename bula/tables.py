@@ -321,7 +321,7 @@ def differences_table(results: Mapping[str, Metrics]) -> str:
 
 
 def _difference_label(name: str) -> str:
-    """Return the label of a difference, such as "tuned − base: rouge1_f ↑"."""
+    """Return a row label, such as tuned − base: rouge1_f ↑."""
     pair, _, measure = name.partition("__")
     variants = markdown(pair.replace("_minus_", " − "))
     direction = LOWER if measure in LOWER_IS_BETTER else HIGHER

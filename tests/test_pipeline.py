@@ -9,7 +9,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bench.clones import ROOT, clone_tree, commit, edit_params, git, shorten, small
-from stages import compare
+from stages.compare import __main__ as compare
 from tests.conftest import leftovers, run
 
 VARIANTS = ("base", "tuned")
