@@ -322,9 +322,7 @@ def marked(workspace: Path, file: Path) -> pairs.Results:
     results = pairs.compare_all(workspace / "data", params)
     pairs.mark_seed_ranges(
         results,
-        pairs.seed_ranges(
-            json.loads(file.read_text(encoding="utf-8")), workspace / "data", params
-        ),
+        pairs.seed_ranges(json.loads(file.read_text(encoding="utf-8")), workspace / "data", params),
         params,
     )
     return results
