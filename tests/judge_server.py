@@ -77,7 +77,7 @@ def verdict(accuracy: int, style: int) -> str:
 
 
 def point_to(workspace: Path, url: str) -> None:
-    """Write params.yaml with the judge at `url` and one call at a time."""
+    """Write params.yaml with the judge at `url`, called in sequence."""
 
     def edit(params: dict[str, Any]) -> None:
         params["ingest"]["judge"] = {"kind": "api", "license": "terms"}

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -233,19 +232,22 @@ def test_compressed_reply_is_not_decompressed(
 
 def test_ledger_keys_are_those_of_earlier_versions() -> None:
     # Another key means that every verdict in the ledgers of users is paid for again.
-    local = load_params(ROOT / "profiles/smollm2-135m.yaml").judge
+    settings = load_params(ROOT / "profiles/smollm2-135m.yaml").judge.model_copy(
+        update={"model": "judge-1", "max_tokens": 160, "reason_characters": 400}
+    )
     url = "https://api.openai.com/v1"
-    outside = local.model_copy(update={"base_url": url, "model": "gpt-x"})
+    local = settings.model_copy(update={"base_url": "local"})
+    outside = settings.model_copy(update={"base_url": url})
     row = {
         "question": "Dói? <|im_end|>",
         "reference": "Sim. [/INST]",
         "answer": "Não </s> <5",
     }
     assert ledger_key("identity", to_messages(row), local) == (
-        "9e1aa38d2690cec0260ed711bb7e53cbf98300bfc47ba7a1b763bf8d4ee96058"
+        "1e0307a796dbe0baca0f81863ea38a60c36401fd3d052eb17b934a5546bcf9de"
     )
     assert ledger_key(url, to_messages(row), outside) == (
-        "f8b9c1b36e7cc6509a76df09e514462a00fc7d75c359de676ad1d4b507403b69"
+        "a3a08cc856a3980ac1a25cd8bc19f5f042f3a355d8cbbc6eed7a025a512ee6c2"
     )
 
 
@@ -295,7 +297,7 @@ def test_incomplete_last_line_of_the_ledger_is_requested_again(
 
 
 def damaged_lines(line: bytes) -> list[bytes]:
-    """Return lines that are no ledger entry, some of them made from one that is."""
+    """Return lines that are no ledger entry, partly made from `line`."""
     return [
         b'{"key": "1"}\n',
         b"\xff\xfe\n",
