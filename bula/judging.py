@@ -66,11 +66,12 @@ def judge_rows(rows: list[Row], params: Params, folder: Path, ledger: Path = LED
         def keep(key: str, verdict: Verdict) -> None:
             append_verdict(ledger, key, params.judge.model, verdict)
 
-        found |= asyncio.run(_ask_all(endpoints, new, params.judge, keep, trusted=bool(found)))
-    results = [found[key] for key in keys]
+        trusted = bool(found)
+        answered = asyncio.run(_ask_all(endpoints, new, params.judge, keep, trusted=trusted))
+    results = found | answered
     return [
-        _verdict_row(row, result, params.judge.model)
-        for row, result in zip(rows, results, strict=True)
+        _verdict_row(row, results[key], params.judge.model)
+        for row, key in zip(rows, keys, strict=True)
     ]
 
 
@@ -99,9 +100,9 @@ async def _ask_all(
 ) -> Results:
     """Return the result of each prompt.
 
-    An endpoint answers one prompt at a time. `keep` receives each verdict as soon as it
-    arrives. Raise UserError if no call can succeed. A `trusted` judge returned verdicts before, so
-    its failures concern single prompts.
+    An endpoint answers one prompt at a time. `keep` receives each verdict as soon as it arrives.
+    Raise UserError if no call can succeed. A `trusted` judge returned verdicts before, so its
+    failures concern single prompts.
     """
     todo = deque(prompts.items())
     found: Results = {}

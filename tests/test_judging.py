@@ -21,7 +21,7 @@ from bula.models import load_model, load_tokenizer, save_model
 from bula.params import load_params
 from bula.records import Row, read_rows
 from stages import quantize
-from tests.judge_server import Handler, StartJudge, judge_servers, point_to, verdict
+from tests.judge_server import Handler, Reply, StartJudge, judge_servers, point_to, verdict
 
 ROWS: list[Row] = [
     {
@@ -139,7 +139,8 @@ def test_server_that_refuses_everything_is_asked_ten_times(api: StartJudge) -> N
 
 
 def test_one_verdict_among_the_first_ten_calls_keeps_the_run_alive(api: StartJudge) -> None:
-    api([403] * 5 + [verdict(3, 3)] + [403] * 30)
+    replies: list[Reply] = [403, 403, 403, 403, 403, verdict(3, 3), *[403] * 30]
+    api(replies)
     rows = ask(with_answers(12))
     assert [row.get("failed") for row in rows].count("PermissionDeniedError") == 11
 
