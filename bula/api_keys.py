@@ -1,7 +1,7 @@
 """Decide which API key a host receives, and keep keys out of every text.
 
 The key for an outside server is OPENAI_API_KEY, from the environment or from the file `.env` in the
-repository's root. The allowed hosts come from the environment alone, because somebody's pull
+repository's root. The allowed hosts come only from the environment, because somebody's pull
 request may change params.yaml or add a `.env`.
 """
 
@@ -74,7 +74,7 @@ def key_for(url: str) -> str:
         return LOCAL_KEY
     if address.scheme != "https":
         fix = "write https:// or use a server on this machine"
-        raise UserError(url, f"{KEY} is sent over https alone", fix)
+        raise UserError(url, f"{KEY} is sent only over https", fix)
     name = address.host
     if address.port not in ("", "443"):
         name = f"{address.host}:{address.port}"

@@ -27,7 +27,7 @@ def bootstrap_mean(
 ) -> Interval:
     """Return the percentile bootstrap interval of the mean.
 
-    Examples are resampled (Efron & Tibshirani 1993, chapter 13). One value, or equal values, give
+    Examples are resampled (Efron & Tibshirani 1993, chapter 13). One value, or equal values, have
     an interval of width 0. Raise ValueError if there are no values.
     """
     if len(values) == 0:

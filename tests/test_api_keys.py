@@ -58,14 +58,14 @@ def test_this_machine_receives_only_the_local_key(url: str) -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("http://api.openai.com/v1", "over https alone"),
+        ("http://api.openai.com/v1", "only over https"),
         ("https://judge.test/v1", "may not be sent to judge.test. If you trust that host"),
         ("https://api.openai.com:8443/v1", "may not be sent to api.openai.com:8443"),
         ("https://api.openai.com./v1", "may not be sent to api.openai.com."),
         ("https://api.openai.com.judge.test/v1", "may not be sent to api.openai.com.judge.test"),
-        ("http://127.0.0.1.judge.test/v1", "over https alone"),
-        ("http://127.1/v1", "over https alone"),
-        ("http://2130706433/v1", "over https alone"),
+        ("http://127.0.0.1.judge.test/v1", "only over https"),
+        ("http://127.1/v1", "only over https"),
+        ("http://2130706433/v1", "only over https"),
         ("http://[::ffff:127.0.0.1]/v1", "not a plain"),
         ("https://api.openai.com@judge.test/v1", "not a plain"),
         ("https://user:word@api.openai.com/v1", "not a plain"),
