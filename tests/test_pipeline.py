@@ -11,7 +11,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from bench.clones import ROOT, Edit, clone_tree, commit, edit_params, git, shorten, small
-from stages import compare
+from stages.compare import __main__ as compare
 from stages.quantize import convert
 from tests.conftest import leftovers, run
 

@@ -18,7 +18,7 @@ from bula.commands.seeds import refuse_other_precision, spread, trained_variants
 from bula.errors import UserError
 from bula.params import load_params
 from bula.reports import write_metrics
-from stages import compare
+from stages.compare import pairs, report
 from tests.conftest import run
 from tests.test_compare import fill, two_variants
 
@@ -264,14 +264,12 @@ def three(workspace: Path) -> Path:
     return workspace
 
 
-def marked(workspace: Path, file: Path) -> compare.Results:
+def marked(workspace: Path, file: Path) -> pairs.Results:
     params = load_params()
-    results = compare.compare_all(workspace / "data", params)
-    compare.mark(
+    results = pairs.compare_all(workspace / "data", params)
+    pairs.mark_seed_ranges(
         results,
-        compare.seed_ranges(
-            json.loads(file.read_text(encoding="utf-8")), workspace / "data", params
-        ),
+        pairs.seed_ranges(json.loads(file.read_text(encoding="utf-8")), workspace / "data", params),
         params,
     )
     return results
@@ -294,7 +292,7 @@ def test_a_difference_within_the_range_over_seeds_is_marked(three: Path) -> None
         "quantized_minus_base__rouge1_f": (0.1, False),
         "quantized_minus_base__rougeL_f": (0.2, False),
     }
-    note = compare.seed_note(results, 3)
+    note = report.seed_note(results, 3)
     assert "over 3 runs" in note
     assert "marks the 2 of 4 differences that are no larger, 0 of them 0" in note
 
@@ -313,7 +311,7 @@ def test_the_spread_of_another_run_is_not_used(three: Path) -> None:
         three, write_spread(three, tuned__rouge1_f=(0.2, 0.1), tuned__rougeL_f=(0.350001, 0.2))
     )
     assert not any("seed_range" in row or "within_seed_range" in row for row in results.values())
-    assert "was not measured for this run" in compare.seed_note(results, 3)
+    assert "was not measured for this run" in report.seed_note(results, 3)
 
 
 def test_six_significant_digits_decide(workspace: Path) -> None:
