@@ -58,21 +58,28 @@ ALIGNMENT = 32
 ALIGNMENTS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
+Shape = tuple[int, ...]
+Numbers = tuple[int | float, ...]
+
+
 class Items(NamedTuple):
-    """The length of an array, and its values if they are few numbers."""
+    """The length of an array, and the values of a short one."""
 
     length: int
-    values: tuple[int | float, ...]
+    values: Numbers
 
 
 Value = int | float | bool | str | Items
 
 
 class Header(NamedTuple):
-    """Keys and tensor shapes of a GGUF file; a shape starts with the fastest dimension."""
+    """Keys with their values, and tensors with their shapes.
+
+    A shape starts with the fastest dimension.
+    """
 
     fields: dict[str, Value]
-    tensors: dict[str, tuple[int, ...]]
+    tensors: dict[str, Shape]
 
 
 class _File(NamedTuple):
@@ -84,10 +91,10 @@ class _File(NamedTuple):
 
 
 class _Tensor(NamedTuple):
-    """The entry of a tensor; `start` is an offset in bytes into the tensor data."""
+    """The entry of a tensor; start and size are in bytes."""
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     start: int
     size: int
 
@@ -97,7 +104,7 @@ def _broken(path: Path, what: str) -> UserError:
     return UserError(path, f"the GGUF file is broken: {what}", FETCH_AGAIN)
 
 
-def _read_numbers(file: _File, form: str) -> tuple[int | float, ...]:
+def _read_numbers(file: _File, form: str) -> Numbers:
     """Read the numbers of a struct format."""
     length = struct.calcsize(form)
     content = file.data.read(length)
@@ -133,7 +140,7 @@ def _read_text(file: _File) -> str:
 
 
 def _skip_texts(file: _File, count: int) -> None:
-    """Skip `count` texts: a vocabulary has over 100,000, and only their number is checked."""
+    """Skip `count` texts, such as the tokens of a vocabulary."""
     unpack = struct.Struct("<Q").unpack_from
     position = file.data.tell()
     for _ in range(count):
@@ -199,22 +206,24 @@ def _read_tensor(file: _File) -> _Tensor:
     """Read the entry of a tensor."""
     name = _read_text(file)
     rank = _read_count(file, "<I", MOST_DIMENSIONS, "the number of a tensor's dimensions")
-    shape = tuple(int(length) for length in _read_numbers(file, f"<{rank}Q"))
+    shape = tuple(_read_integer(file, "<Q") for _ in range(rank))
     kind = _read_integer(file, "<I")
     start = _read_integer(file, "<Q")
-    return _Tensor(name, shape, start, _tensor_bytes(file, shape, kind))
+    size = _tensor_bytes(file, shape, kind)
+    return _Tensor(name, shape, start, size)
 
 
-def _tensor_bytes(file: _File, shape: tuple[int, ...], kind: int) -> int:
-    """Return the size of a tensor of a quantization type."""
-    if not shape or 0 in shape or prod(shape) > file.size * 64:
+def _tensor_bytes(file: _File, shape: Shape, kind: int) -> int:
+    """Return the size in bytes of a tensor of a quantization type."""
+    numbers = prod(shape) if shape else 0
+    if not 0 < numbers <= file.size * 64:
         raise _broken(file.path, "a tensor is empty, or larger than the file")
     if kind not in gguf.GGML_QUANT_SIZES:
         raise _broken(file.path, f"a tensor has the unknown type {kind}")
     block, block_bytes = gguf.GGML_QUANT_SIZES[kind]
     if shape[0] % block:
         raise _broken(file.path, f"the row length of a tensor is not a multiple of {block}")
-    return int(prod(shape) // block * block_bytes)
+    return int(numbers // block * block_bytes)
 
 
 def _read_tensors(file: _File, count: int, alignment: int) -> list[_Tensor]:
@@ -251,23 +260,31 @@ def check_gguf(path: Path) -> Header:
 
 @lru_cache(maxsize=8)
 def _read_header(path: Path, size: int, changed_ns: int) -> Header:
-    """Read a header; size and time of change make the cache forget a changed file."""
+    """Read a header, or return it from the cache if the file is unchanged."""
     if size < SMALLEST_HEADER_BYTES:
         raise _broken(path, "it is shorter than the smallest header")
-    with path.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        file = _File(path, data, size)
-        tensor_count, field_count = _read_counts(file)
-        fields = _read_fields(file, field_count)
-        alignment = _alignment(path, fields)
-        tensors = _read_tensors(file, tensor_count, alignment)
-        needed = _needed_bytes(data.tell(), tensors, alignment)
-    if needed > size:
-        raise _broken(path, f"it has {size} bytes, but its tensors need {needed}")
-    return Header(fields, {tensor.name: tensor.shape for tensor in tensors})
+    with (
+        path.open("rb") as opened,
+        mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        return _parse(_File(path, data, size))
+
+
+def _parse(file: _File) -> Header:
+    """Read a header, and compare it with the file's size."""
+    tensor_count, field_count = _read_counts(file)
+    fields = _read_fields(file, field_count)
+    alignment = _alignment(file.path, fields)
+    tensors = _read_tensors(file, tensor_count, alignment)
+    needed = _needed_bytes(file.data.tell(), tensors, alignment)
+    if needed > file.size:
+        raise _broken(file.path, f"it has {file.size} bytes, but its tensors need {needed}")
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    return Header(fields, shapes)
 
 
 def _read_counts(file: _File) -> tuple[int, int]:
-    """Read magic letters and version, and return the numbers of tensors and keys."""
+    """Read the beginning, and return the numbers of tensors and keys."""
     if file.data.read(len(MAGIC)) != MAGIC:
         raise _broken(file.path, "it does not begin with the magic letters GGUF")
     version = _read_integer(file, "<I")
@@ -287,7 +304,7 @@ def _alignment(path: Path, fields: dict[str, Value]) -> int:
 
 
 def _needed_bytes(header_end: int, tensors: list[_Tensor], alignment: int) -> int:
-    """Return the smallest size of the file; the last tensor needs no padding."""
+    """Return the file's smallest size, without padding at the end."""
     if not tensors:
         return header_end
     last = tensors[-1]
@@ -305,10 +322,11 @@ def check_gguf_model(path: Path) -> Header:
         raise _broken(path, "general.architecture is missing")
     if len(header.tensors.get("token_embd.weight", ())) != 2:
         raise _broken(path, "it has no matrix of embeddings (token_embd.weight)")
+    key = f"{family}.block_count"
     layers = _layers(header)
     is_consecutive = layers == set(range(len(layers)))
-    if header.fields.get(f"{family}.block_count") != len(layers) or not is_consecutive:
-        raise _broken(path, f"{family}.block_count is not the number of its layers")
+    if not is_consecutive or header.fields.get(key) != len(layers):
+        raise _broken(path, f"{key} is not the number of its layers")
     _check_dimensions(path, family, header)
     _check_vocabulary(path, family, header)
     _check_token_ids(path, header)
@@ -322,7 +340,7 @@ def _layers(header: Header) -> set[int]:
 
 
 def _check_dimensions(path: Path, family: str, header: Header) -> None:
-    """Raise a UserError if a size is not positive, or exceeds all tensors."""
+    """Raise a UserError if a size is 0 or exceeds all tensors."""
     width, _ = header.tensors["token_embd.weight"]
     if header.fields.get(f"{family}.embedding_length") != width:
         raise _broken(path, f"{family}.embedding_length is not the width of its embeddings")
@@ -396,12 +414,12 @@ class Reader(gguf.GGUFReader):  # type: ignore[misc]
 
 @lru_cache(maxsize=1)
 def _read(path: Path, size: int, changed_ns: int) -> Reader:
-    """Read a file; size and time of change make the cache forget a changed file."""
+    """Read a file, or return it from the cache if it is unchanged."""
     return Reader(path)
 
 
 def read_gguf(path: str | Path) -> Reader:
-    """Return the fields and tensors of a GGUF file, and keep the last file in memory.
+    """Return a GGUF file's fields and tensors; the last file is cached.
 
     Raise a UserError if the header is broken.
     """

@@ -1,4 +1,4 @@
-"""Repair models and tokenizers that transformers 5.23 misreads from GGUF files."""
+"""Repair what transformers 5.23 misreads in GGUF files."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def rope_factors(file: Path) -> torch.Tensor | None:
 
 
 def apply_rope_factors(model: PreTrainedModel, file: Path) -> None:
-    """Divide the RoPE frequencies by the factors of a GGUF file, in place.
+    """Divide RoPE frequencies by a GGUF file's factors, in place.
 
     llama.cpp stores the RoPE scaling of Llama 3.1 and 3.2 as a tensor that transformers does not
     read. Without this repair, these models would be scored with the frequencies of Llama 3.0.
@@ -36,7 +36,7 @@ def apply_rope_factors(model: PreTrainedModel, file: Path) -> None:
 
 
 def drop_unknown_tokens(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
-    """Remove added tokens that a GGUF file does not contain, in place.
+    """Remove added tokens that a GGUF file lacks, in place.
 
     transformers adds <|endoftext|> to Llama 3's tokenizer, after the last row of the embeddings. A
     text with this token would make the model read past the end of its weights.

@@ -1,4 +1,4 @@
-"""Choose the device and the precision of this machine, and seed the libraries.
+"""Choose this machine's device and precision, and seed the libraries.
 
 `dtype` in params.yaml is the precision of a model's weights. The precision of its arithmetic also
 depends on the machine: some CPUs multiply bfloat16 numbers more slowly than float32 numbers.
@@ -12,7 +12,7 @@ from transformers.utils import logging as transformers_logging
 
 
 def seed_everything(seed: int) -> None:
-    """Seed Python, NumPy and torch, and let transformers print only errors."""
+    """Seed Python, NumPy and torch; let transformers print only errors."""
     set_seed(seed)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -24,7 +24,7 @@ def device() -> str:
 
 
 def has_bfloat16_matmul() -> bool:
-    """Return whether this CPU has instructions that multiply bfloat16 numbers.
+    """Return whether this CPU has bfloat16 matmul instructions.
 
     On x86 the instructions are AVX512_BF16 and AMX. On other CPUs torch's own answer is correct. On
     x86 it is not: it counts plain AVX-512, which widens to float32 and rounds back, at 58 GFLOP/s
@@ -38,7 +38,7 @@ def has_bfloat16_matmul() -> bool:
 
 
 def compute_dtype(dtype: str, place: str | None = None) -> str:
-    """Return the precision in which a model with `dtype` weights computes.
+    """Return the computing precision for weights in `dtype`.
 
     `place` is "cpu" or "cuda", and this machine's device by default. On a CPU without bfloat16
     instructions the result is float32: torch's emulation takes six times as long (10 instead of 66
@@ -49,7 +49,7 @@ def compute_dtype(dtype: str, place: str | None = None) -> str:
 
 
 def matmul_dtype(dtype: torch.dtype, place: str) -> torch.dtype:
-    """Return the precision in which a device multiplies `dtype` matrices fastest.
+    """Return the fastest precision for matmuls of `dtype` matrices.
 
     `place` is "cpu" or "cuda". The result is `dtype`, except for bfloat16 on Intel CPUs since
     Sapphire Rapids whose AMX a hypervisor hides. Their AVX512_BF16 has half the rate of float32.
@@ -60,7 +60,7 @@ def matmul_dtype(dtype: torch.dtype, place: str) -> torch.dtype:
 
 
 def _is_amx_hidden() -> bool:
-    """Return whether this is an Intel CPU with AVX512_FP16 but without AMX."""
+    """Return whether this Intel CPU has AVX512_FP16 but no AMX."""
     cpu = torch.cpu.get_capabilities()
     has_avx512 = cpu.get("avx512_fp16") and cpu.get("avx512_bf16")
     is_intel = "Intel" in cpu.get("cpu_name", "")

@@ -68,7 +68,7 @@ State = tuple[tuple[str, int, int], ...]
 
 
 class _Entry(NamedTuple):
-    """A tensor in the header of a safetensors file; the offsets count from the header's end."""
+    """A tensor's entry in a header; offsets count from the header's end."""
 
     name: str
     shape: tuple[int, ...]
@@ -117,14 +117,18 @@ def _refused_keys(config: dict[str, Any]) -> list[str]:
 
 
 def _state(folder: Path) -> State:
-    """Return the name, size and time of change of each file in a folder."""
-    states = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
-    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
+    """Return name, size and time of change of each file in a folder."""
+    states = []
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            found = file.stat()
+            states.append((file.name, found.st_size, found.st_mtime_ns))
+    return tuple(states)
 
 
 @lru_cache(maxsize=8)
 def _check_directory(folder: Path, state: State) -> None:
-    """Check a model directory; `state` makes the cache forget a directory that changed."""
+    """Check a model directory, unless its present state has passed before."""
     _refuse_code(folder)
     config = read_object(folder / "config.json", MOST_JSON_BYTES)
     if "transformers_weights" in config:
@@ -141,7 +145,7 @@ def _check_directory(folder: Path, state: State) -> None:
 
 
 def _refuse_code(folder: Path) -> None:
-    """Raise a UserError if a folder contains pickles or names code to run."""
+    """Raise a UserError if a folder contains pickles or names code."""
     if (folder / "config.json").exists() and (folder / "adapter_config.json").exists():
         what = "it is a model and an adapter at once, and transformers would load another base"
         raise UserError(folder, what, "keep the model and the adapter in separate folders")
@@ -161,7 +165,7 @@ def _refuse_auto_map(file: Path) -> None:
 
 
 def _names_code(value: Any) -> bool:
-    """Return whether an object, or an object inside it, has a key auto_map."""
+    """Return whether an object has a key auto_map, at any depth."""
     todo = [value]
     while todo:
         found = todo.pop()
@@ -211,7 +215,7 @@ def _parse(file: Path, content: bytes) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; raise a ValueError if it has a key twice.
+    """Return an object; raise a ValueError for a duplicate key.
 
     Two readers could take different values for such a key.
     """
@@ -246,14 +250,15 @@ def _weights(folder: Path) -> Shapes:
 
 
 def _shards(index: Path, weight_map: dict[str, Any]) -> Shapes:
-    """Return the shapes of all tensors that an index spreads over several files."""
+    """Return the shapes of all tensors in the files of an index."""
     shapes: Shapes = {}
     for name in sorted({str(value) for value in weight_map.values()}):
         if not SHARD_NAME.fullmatch(name):
             raise UserError(index, "its weight_map names a file outside the folder", DIRECTORY)
         file = index.parent / name
         found = check_safetensors(file)
-        if found.keys() != {tensor for tensor, shard in weight_map.items() if shard == name}:
+        listed = {tensor for tensor, shard in weight_map.items() if shard == name}
+        if found.keys() != listed:
             raise UserError(file, "its tensors differ from the index", FETCH_AGAIN)
         shapes.update(found)
     return shapes
@@ -279,7 +284,7 @@ def check_safetensors(file: Path) -> Shapes:
 
 
 def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
-    """Return the header of a safetensors file, and the offset of the data."""
+    """Return a safetensors file's header and the offset of the data."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if size < 8 or length > min(size - 8, MOST_HEADER_BYTES):
@@ -291,7 +296,7 @@ def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
 
 
 def _data_bytes(file: Path, entries: list[_Entry]) -> int:
-    """Return the size of all tensors, which must follow each other without a gap."""
+    """Return the size of all tensors, which must have no gaps."""
     expected = 0
     for entry in entries:
         if entry.start != expected:
@@ -315,18 +320,25 @@ def _entries(file: Path, header: dict[str, Any]) -> Iterator[_Entry]:
         if len(offsets) != 2:
             raise _broken(file, "data_offsets of a tensor are not two numbers")
         start, end = offsets
-        width = DTYPE_BYTES.get(str(entry.get("dtype")))
-        if width is None or 0 in shape or end - start != prod(shape) * width:
+        # The length is 0 if a dimension is 0 or the dtype is unknown.
+        length = prod(shape) * DTYPE_BYTES.get(str(entry.get("dtype")), 0)
+        if length == 0 or end - start != length:
             raise _broken(file, "dtype, shape and data_offsets of a tensor do not agree")
         # A scalar has the shape (), and the callers ask for the largest dimension.
         yield _Entry(name, shape or (1,), start, end)
 
 
 def _counts(file: Path, values: Any) -> tuple[int, ...]:
-    """Return a short list of integers from 0 on as a tuple; raise a UserError otherwise."""
-    is_short = isinstance(values, list) and len(values) <= MOST_DIMENSIONS
-    if not is_short or not all(type(value) is int and 0 <= value < 2**63 for value in values):
-        raise _broken(file, "shape and data_offsets of a tensor are not lists of numbers")
+    """Return a short list of 63-bit integers as a tuple.
+
+    Raise a UserError for any other value.
+    """
+    what = "shape and data_offsets of a tensor are not lists of numbers"
+    if not isinstance(values, list) or len(values) > MOST_DIMENSIONS:
+        raise _broken(file, what)
+    for value in values:
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise _broken(file, what)
     return tuple(values)
 
 
@@ -336,7 +348,7 @@ def _largest_dimension(shapes: Shapes) -> int:
 
 
 def _layer_count(shapes: Shapes) -> int:
-    """Return the number of layers by the tensors' names, or 0 if no name shows a layer."""
+    """Return the number of layers in the tensors' names."""
     matches = [LAYER.search(name) for name in shapes]
     return len({match[1] for match in matches if match})
 
@@ -357,7 +369,7 @@ def _check_config(file: Path, config: dict[str, Any], shapes: Shapes) -> None:
 
 
 def _check_size(file: Path, config: dict[str, Any], key: str, most: int) -> None:
-    """Raise a UserError unless a size is absent, null, or from 1 to `most`."""
+    """Raise a UserError unless a size is null or from 1 to `most`."""
     value = config.get(key)
     if value is None:
         return

@@ -6,6 +6,7 @@ Training and scoring share this code, so that both see the same padding and the 
 from collections.abc import Iterator
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from bula.prompts import Encoded
@@ -16,12 +17,15 @@ HEAD_CHUNK_ROWS = 1024
 UNSUPERVISED = -100
 
 
+Batch = dict[str, Tensor]
+
+
 def unwrap_adapter(model: PreTrainedModel) -> PreTrainedModel:
     """Return the transformers model inside a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def pad_batch(encoded: list[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
+def pad_batch(encoded: list[Encoded], pad_id: int) -> Batch:
     """Return right-padded input_ids, attention_mask and labels.
 
     Each is an int64 tensor of shape (batch, longest).
@@ -36,22 +40,24 @@ def pad_batch(encoded: list[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
     }
 
 
-def _pad(rows: list[list[int]], value: int) -> torch.Tensor:
+def _pad(rows: list[list[int]], value: int) -> Tensor:
     """Return rows as one tensor, padded on the right with `value`."""
     longest = max(len(row) for row in rows)
-    padded = [row + [value] * (longest - len(row)) for row in rows]
+    padded = []
+    for row in rows:
+        padding = [value] * (longest - len(row))
+        padded.append(row + padding)
     return torch.tensor(padded)
 
 
-def supervised_hidden(
-    model: PreTrainedModel, batch: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the last hidden states that predict supervised tokens, and the tokens.
+def supervised_hidden(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return last hidden states and the supervised tokens that they predict.
 
-    Their shapes are (n, hidden) and (n,). The head is a quarter of a small model's work, so it is
+    The shapes are (n, hidden) and (n,). The head is a quarter of a small model's work, so it is
     applied to these positions only.
     """
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    inputs = dict(batch)
+    del inputs["labels"]
     if "position_ids" not in inputs:
         # No supervised token sees padding on its right, so the mask would only cost time.
         del inputs["attention_mask"]
@@ -63,12 +69,13 @@ def supervised_hidden(
 
 
 def batches_by_length(encoded: list[Encoded], batch_tokens: int) -> list[list[int]]:
-    """Return the indices of `encoded` in batches of similar length, longest first.
+    """Return indices in batches of similar length, longest first.
 
     A batch has at most `batch_tokens` tokens, padding included. A longer item is its own batch.
     """
     lengths = [len(item.input_ids) for item in encoded]
-    order = sorted(range(len(encoded)), key=lambda index: (-lengths[index], index))
+    # The sort is stable: items of equal length keep their order.
+    order = sorted(range(len(encoded)), key=lambda index: -lengths[index])
     batches: list[list[int]] = []
     for index in order:
         if batches and _fits(lengths, batches[-1], batch_tokens):
@@ -79,16 +86,20 @@ def batches_by_length(encoded: list[Encoded], batch_tokens: int) -> list[list[in
 
 
 def _fits(lengths: list[int], batch: list[int], batch_tokens: int) -> bool:
-    """Return whether a batch, whose first item is the longest, can grow by one item."""
+    """Return whether another item fits into a batch.
+
+    The first item of the batch is the longest, and the other items are padded to its length.
+    """
     longest = lengths[batch[0]]
-    return (len(batch) + 1) * longest <= batch_tokens
+    padded_tokens = (len(batch) + 1) * longest
+    return padded_tokens <= batch_tokens
 
 
 @torch.inference_mode()
 def supervised_logits(
     model: PreTrainedModel, encoded: list[Encoded], pad_id: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield the float32 logits and the targets of one batch's supervised tokens.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield float32 logits and targets of a batch's supervised tokens.
 
     Their shapes are (n, vocabulary) and (n,), with n at most HEAD_CHUNK_ROWS. Rows follow the order
     of the examples and of their tokens.
@@ -99,4 +110,5 @@ def supervised_logits(
     head = unwrap_adapter(model).get_output_embeddings()
     for start in range(0, len(targets), HEAD_CHUNK_ROWS):
         rows = slice(start, start + HEAD_CHUNK_ROWS)
-        yield head(hidden[rows]).float(), targets[rows]
+        logits = head(hidden[rows])
+        yield logits.float(), targets[rows]

@@ -53,7 +53,7 @@ Lend = Callable[[], AbstractContextManager[OpenAI]]
 
 
 class Endpoint(NamedTuple):
-    """The address of a server and its key; as text it shows only the address."""
+    """The address and the key of a server; its text shows no key."""
 
     url: str
     key: str
@@ -68,7 +68,7 @@ class Endpoint(NamedTuple):
 
 
 class Server(NamedTuple):
-    """A child process that serves a model, and the file of its output."""
+    """A child process that serves a model, and its log."""
 
     program: str
     model: Path
@@ -109,7 +109,7 @@ def serve_llama_cpp(
 
 @contextmanager
 def _llama_cpp(model: Path, settings: dict[str, int]) -> Iterator[Server]:
-    """Start one child, and send it its settings and its key."""
+    """Start one child, and send it the settings and a key."""
     # -P: modules of bula/ must not hide Python's own modules.
     command = [sys.executable, "-P", str(llama_server.__file__)]
     key = secrets.token_urlsafe(32)
@@ -237,7 +237,7 @@ def _listens(process: Process, port: int) -> bool:
 def _child(
     program: str, model: Path, key: str, command: list[str], environment: dict[str, str]
 ) -> Iterator[Server]:
-    """Run a command as a child that stops at the end of this block.
+    """Run a command as a child process until the block ends.
 
     The child inherits no variable of OpenAI's, because it may contain a key.
     """
@@ -280,7 +280,7 @@ def _stop(process: Process) -> None:
 
 
 def _check_authentication(endpoint: Endpoint) -> None:
-    """Raise a UserError unless a server accepts its key and no other key.
+    """Raise a UserError unless a server accepts only its key.
 
     The correct key is sent last, so that a server that accepts every key never receives it.
     """
@@ -296,7 +296,7 @@ def _check_authentication(endpoint: Endpoint) -> None:
 
 
 def _status(url: str, key: str) -> int | None:
-    """Return the HTTP status of a GET request, or None if nothing answers."""
+    """Return the status of a GET request, or None without an answer."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     request = Request(url, headers=headers)
     try:
@@ -311,7 +311,7 @@ def _status(url: str, key: str) -> int | None:
 
 @contextmanager
 def _explain_failures(servers: list[Server]) -> Iterator[None]:
-    """Turn a failed connection into a UserError with the log of an exited server."""
+    """Turn a failed connection into a UserError with the server's log."""
     try:
         yield
     except openai.APIConnectionError as error:
@@ -374,7 +374,10 @@ def open_client(endpoint: Endpoint, timeout_seconds: float = 600) -> OpenAI:
 
 @contextmanager
 def client_pool(endpoints: list[Endpoint], timeout_seconds: float = 600) -> Iterator[Lend]:
-    """Yield a function that lends each endpoint's client to one request at a time."""
+    """Yield a function that lends a client for one request.
+
+    Each endpoint has one client, which serves one request at a time.
+    """
     with ExitStack() as stack:
         free: SimpleQueue[OpenAI] = SimpleQueue()
         for endpoint in endpoints:

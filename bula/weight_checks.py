@@ -1,6 +1,7 @@
-"""Check the weights of a loaded model or adapter, which transformers and PEFT only log about.
+"""Check the weights of a loaded model or adapter.
 
-bula/model_files.py checks the files before they are loaded; these checks need the loaded tensors.
+transformers and PEFT only log most of these problems. bula/model_files.py checks the files before
+they are loaded; the checks here need the loaded tensors.
 """
 
 from collections.abc import Collection
@@ -63,7 +64,7 @@ def refuse_unused(model: PreTrainedModel, file: Path) -> None:
 
 
 def refuse_broken(model: PreTrainedModel, path: Path) -> None:
-    """Raise a UserError if a weight is NaN or infinite, or tied weights differ."""
+    """Raise a UserError if weights are not finite or tied weights differ."""
     for name, weight in model.named_parameters():
         if not _is_finite(weight):
             what = f"{name} is not finite: it contains a NaN or an infinity"
@@ -74,7 +75,7 @@ def refuse_broken(model: PreTrainedModel, path: Path) -> None:
 
 
 def _shares_head(model: PreTrainedModel) -> bool:
-    """Return whether head and embeddings are one tensor; a model without a head passes."""
+    """Return whether a head, if there is one, is the embeddings."""
     head = model.get_output_embeddings()
     if head is None:
         return True
@@ -105,7 +106,7 @@ def refuse_other_adapter(model: PreTrainedModel, adapter: Path, shapes: Shapes) 
 
 
 def _is_finite(weight: torch.Tensor) -> bool:
-    """Return whether all numbers of a tensor are finite; integers always are.
+    """Return whether all numbers of a tensor are finite.
 
     aminmax takes 8 ms for 64 million bfloat16 numbers on a CPU, and isfinite takes 630 ms. A NaN
     anywhere in the tensor makes both of aminmax's values NaN.

@@ -67,9 +67,11 @@ def train_pieces(folder: Path) -> sentencepiece.SentencePieceProcessor:
 def small_tokenizer(folder: Path, template: str) -> PreTrainedTokenizerFast:
     """Return a tokenizer of 512 pieces, and write tokenizer.model for the converter."""
     pieces = train_pieces(folder)
-    vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
+    ids = range(len(pieces))
+    vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in ids]
+    unigram = Unigram(vocabulary, unk_id=0, byte_fallback=True)
     return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(Unigram(vocabulary, unk_id=0, byte_fallback=True)),
+        tokenizer_object=Tokenizer(unigram),
         chat_template=template,
         unk_token="<unk>",
         pad_token="<pad>",
@@ -101,7 +103,8 @@ def wide(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    save_model(LlamaForCausalLM(config).to(torch.bfloat16), tokenizer, folder / "wide")
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    save_model(model, tokenizer, folder / "wide")
     shutil.copy(folder / "tokenizer.model", folder / "wide")
     return export_twice(folder / "wide", ["bf16", "q4_k_m"])
 
@@ -115,15 +118,21 @@ def narrow(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def export_twice(model: Path, kinds: list[str]) -> Path:
-    """Export each type to gguf/ and again/ beside the model, and return the model."""
+    """Export each type to gguf/ and again/ beside the model."""
     for name in ("gguf", "again"):
         (model.parent / name).mkdir()
         for kind in kinds:
-            export(model, kind, model.parent / name / f"{kind}.gguf")
+            file = model.parent / name / f"{kind}.gguf"
+            export(model, kind, file)
     return model
 
 
-FILES = [("narrow", "bf16"), ("narrow", "q8_0"), ("wide", "bf16"), ("wide", "q4_k_m")]
+FILES = [
+    ("narrow", "bf16"),
+    ("narrow", "q8_0"),
+    ("wide", "bf16"),
+    ("wide", "q4_k_m"),
+]
 
 
 @pytest.mark.parametrize(("which", "kind"), FILES)
@@ -131,7 +140,9 @@ def test_two_exports_of_a_model_are_identical(
     which: str, kind: str, request: pytest.FixtureRequest
 ) -> None:
     folder = request.getfixturevalue(which).parent
-    assert sha256_file(folder / f"gguf/{kind}.gguf") == sha256_file(folder / f"again/{kind}.gguf")
+    first = sha256_file(folder / f"gguf/{kind}.gguf")
+    second = sha256_file(folder / f"again/{kind}.gguf")
+    assert first == second
 
 
 @pytest.mark.parametrize(("which", "kind"), FILES)
@@ -140,7 +151,8 @@ def test_an_exported_file_contains_chat_template_and_end_of_turn_token(
 ) -> None:
     model: Path = request.getfixturevalue(which)
     tokenizer = load_tokenizer(model)
-    fields = gguf.GGUFReader(model.parent / f"gguf/{kind}.gguf").fields
+    file = model.parent / f"gguf/{kind}.gguf"
+    fields = gguf.GGUFReader(file).fields
     end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
     assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
     assert fields["tokenizer.ggml.eos_token_id"].contents() == end_of_turn
@@ -155,12 +167,15 @@ def test_llama_cpp_answers_with_the_token_that_the_weights_prefer(
     model: Path = request.getfixturevalue(which)
     tokenizer = load_tokenizer(model)
     prompt = encode_prompt(tokenizer, QUESTION)
-    [answer] = by_llama_cpp(model.parent / f"gguf/{kind}.gguf", tokenizer, [prompt], 4)
+    file = model.parent / f"gguf/{kind}.gguf"
+    [answer] = by_llama_cpp(file, tokenizer, [prompt], 4)
     assert len(answer) == 4 or answer[-1] == tokenizer.eos_token_id
     encoded = Encoded(prompt=prompt, completion=answer[:1])
-    [(logits, _)] = score_examples(load_model(model, "float32"), [encoded], 0)
+    weights = load_model(model, "float32")
+    [(logits, _)] = score_examples(weights, [encoded], 0)
+    gap = logits.max() - logits[0, answer[0]]
     # Quantization may swap two tokens that are nearly equal; most tokens are far behind.
-    assert logits.max() - logits[0, answer[0]] < 0.5
+    assert gap < 0.5
     assert logits.max() - logits.median() > 2
 
 
@@ -197,20 +212,15 @@ def test_a_file_with_another_end_of_turn_token_is_refused(tiny: Path, tmp_path: 
 
 def test_a_model_2048_wide_is_stored_in_k_types(wide: Path) -> None:
     figures = describe(wide.parent / "gguf/q4_k_m.gguf")
-    counts = {name: count for name, count in figures.items() if name != "bytes"}
+    del figures["bytes"]
     # llama.cpp stores value and down projection of the last block and the tied head in Q6_K.
-    assert counts == {"tensors_f32": 5, "tensors_q4_k": 12, "tensors_q6_k": 3}
+    assert figures == {"tensors_f32": 5, "tensors_q4_k": 12, "tensors_q6_k": 3}
 
 
 def test_q4_k_m_diverges_little_from_bf16(wide: Path) -> None:
     torch.manual_seed(2)
-    encoded = [
-        Encoded(
-            prompt=torch.randint(6, 512, (8,)).tolist(),
-            completion=torch.randint(6, 512, (56,)).tolist(),
-        )
-        for _ in range(4)
-    ]
+    tokens = torch.randint(6, 512, (4, 64)).tolist()
+    encoded = [Encoded(prompt=row[:8], completion=row[8:]) for row in tokens]
     bf16 = load_model(wide.parent / "gguf/bf16.gguf", "float32")
     q4_k_m = load_model(wide.parent / "gguf/q4_k_m.gguf", "float32")
     reference = list(score_examples(bf16, encoded, 2))
@@ -218,7 +228,9 @@ def test_q4_k_m_diverges_little_from_bf16(wide: Path) -> None:
     assert quantized["tokens"] == 4 * 56
     assert 0 < quantized["kl_nats"] < 0.02
     # Shuffled logits stand for another model of the same shape.
-    shuffled = [(logits[:, torch.randperm(512)], targets) for logits, targets in reference]
+    shuffled = []
+    for logits, targets in reference:
+        shuffled.append((logits[:, torch.randperm(512)], targets))
     unrelated = divergence_metrics(reference, shuffled)
     assert unrelated["kl_nats"] > 20 * quantized["kl_nats"]
 
@@ -260,7 +272,8 @@ def double_norm(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
         mean = x.square().mean(-1, keepdim=True)
-        scaled: torch.Tensor = self.weight * x * torch.rsqrt(mean + self.variance_epsilon)
+        scale = torch.rsqrt(mean + self.variance_epsilon)
+        scaled: torch.Tensor = self.weight * x * scale
         return scaled
 
     monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
@@ -274,7 +287,8 @@ def double_logits(model: Any) -> torch.Tensor:
     batch = pad_batch([Encoded(prompt=[1], completion=completion)], 0)
     model = model.double()
     hidden, _ = supervised_hidden(model, batch)
-    logits: torch.Tensor = unwrap_adapter(model).get_output_embeddings()(hidden)
+    head = unwrap_adapter(model).get_output_embeddings()
+    logits: torch.Tensor = head(hidden)
     return logits
 
 
@@ -341,13 +355,23 @@ def with_wrong_scale(model: Any) -> Any:
     return model
 
 
-FIRST_ANSWERS = [[1, 2, 3, 4], [1, 9, 3, 4], [5, 6], [7, 8, 2]]
-SECOND_ANSWERS = [[1, 2, 3, 4], [1, 2, 3, 4], [5, 6, 2], [7, 8, 2]]
+FIRST_ANSWERS = [
+    [1, 2, 3, 4],
+    [1, 9, 3, 4],
+    [5, 6],
+    [7, 8, 2],
+]
+SECOND_ANSWERS = [
+    [1, 2, 3, 4],
+    [1, 2, 3, 4],
+    [5, 6, 2],
+    [7, 8, 2],
+]
 
 
 def test_shared_prefix_counts_tokens_before_the_first_difference() -> None:
-    pairs = zip(FIRST_ANSWERS, SECOND_ANSWERS, strict=True)
-    assert [shared_prefix(first, second) for first, second in pairs] == [4, 1, 2, 3]
+    prefixes = list(map(shared_prefix, FIRST_ANSWERS, SECOND_ANSWERS))
+    assert prefixes == [4, 1, 2, 3]
 
 
 def test_compare_returns_shares_of_equal_answers_and_of_shared_tokens() -> None:
@@ -364,8 +388,13 @@ def test_until_end_cuts_an_answer_after_its_end_token() -> None:
 def test_gaps_compares_the_logits_where_two_answers_first_differ(tiny: Path) -> None:
     model = load_model(tiny, "float32")
     with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([[1, 50, 60, 70]])).logits[0, -1]
+        output = model(input_ids=torch.tensor([[1, 50, 60, 70]]))
+    logits = output.logits[0, -1]
     # The first answers differ in their third token, 80 or 90; the second answers are equal.
-    found = gaps(model, [[1, 50], [1]], [[60, 70, 80], [5]], [[60, 70, 90], [5]])
-    assert found == [pytest.approx(float(logits[80] - logits[90]), abs=1e-5)]
+    prompts = [[1, 50], [1]]
+    first = [[60, 70, 80], [5]]
+    second = [[60, 70, 90], [5]]
+    found = gaps(model, prompts, first, second)
+    expected = float(logits[80] - logits[90])
+    assert found == [pytest.approx(expected, abs=1e-5)]
     assert math.isfinite(found[0])

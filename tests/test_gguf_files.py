@@ -36,7 +36,7 @@ def own_read(file: Path) -> gguf.GGUFReader:
 
 
 def write_small(path: Path, end_of_turn: int) -> Path:
-    """Write a GGUF file of one field and one tensor, always of the same size."""
+    """Write a small GGUF file, always of the same size."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_eos_token_id(end_of_turn)
     writer.add_tensor("output_norm.weight", np.full(8, end_of_turn, dtype=np.float32))
@@ -132,35 +132,72 @@ def u32(*values: int) -> bytes:
 
 
 def array(kind: int, length: int) -> bytes:
-    """Return the beginning of an array value, with a length that may be wrong."""
+    """Return the start of an array, with any type and length."""
     return u32(ARRAY, kind) + count(length)
 
 
 def header(tensors: int, keys: int, *parts: bytes, version: int = 3) -> bytes:
-    """Return a GGUF file of some parts, with counts that may be wrong."""
-    return b"GGUF" + u32(version) + count(tensors) + count(keys) + b"".join(parts)
+    """Return a GGUF file with any counts and parts."""
+    counts = count(tensors) + count(keys)
+    return b"GGUF" + u32(version) + counts + b"".join(parts)
 
 
 def entry(name: bytes, shape: tuple[int, ...], kind: int = 0, start: int = 0) -> bytes:
     """Return a tensor's entry."""
-    rank = len(shape)
-    return text(name) + struct.pack(f"<I{rank}QIQ", rank, *shape, kind, start)
+    dimensions = b"".join(map(count, shape))
+    place = u32(kind) + count(start)
+    return text(name) + u32(len(shape)) + dimensions + place
 
 
-BROKEN_COUNTS: dict[str, tuple[bytes, str]] = {
-    "empty file": (b"", "shorter than the smallest header"),
-    "old version": (header(0, 0, version=1), "version 1 is unknown"),
-    "too many keys": (header(0, 2**64 - 1), "the number of keys is"),
-    "too many tensors": (header(2**64 - 1, 0), "the number of tensors is"),
-    "keys beyond the end": (header(0, 9), "it ends inside its header"),
+Cases = dict[str, tuple[bytes, str]]
+# Each case is a broken part of a file, and words of the error message.
+BROKEN_COUNTS: Cases = {
+    "empty file": (
+        b"",
+        "shorter than the smallest header",
+    ),
+    "old version": (
+        header(0, 0, version=1),
+        "version 1 is unknown",
+    ),
+    "too many keys": (
+        header(0, 2**64 - 1),
+        "the number of keys is",
+    ),
+    "too many tensors": (
+        header(2**64 - 1, 0),
+        "the number of tensors is",
+    ),
+    "keys beyond the end": (
+        header(0, 9),
+        "it ends inside its header",
+    ),
 }
-BROKEN_FIELDS: dict[str, tuple[bytes, str]] = {
-    "long text": (count(2**63) + DATA, "the length of a text is"),
-    "text beyond the end": (count(900_000) + DATA, "it ends inside a text"),
-    "text that is not UTF-8": (text(b"\xff\xfe") + DATA, "not UTF-8"),
-    "unknown type": (KEY + u32(13) + DATA, "unknown type 13"),
-    "long array": (KEY + array(U32, 2**61) + DATA, "the length of an array is"),
-    "array beyond the end": (KEY + array(U32, 10**6) + DATA, "it ends inside an array"),
+BROKEN_FIELDS: Cases = {
+    "long text": (
+        count(2**63) + DATA,
+        "the length of a text is",
+    ),
+    "text beyond the end": (
+        count(900_000) + DATA,
+        "it ends inside a text",
+    ),
+    "text that is not UTF-8": (
+        text(b"\xff\xfe") + DATA,
+        "not UTF-8",
+    ),
+    "unknown type": (
+        KEY + u32(13) + DATA,
+        "unknown type 13",
+    ),
+    "long array": (
+        KEY + array(U32, 2**61) + DATA,
+        "the length of an array is",
+    ),
+    "array beyond the end": (
+        KEY + array(U32, 10**6) + DATA,
+        "it ends inside an array",
+    ),
     "texts beyond the end": (
         KEY + array(TEXT, 10**6) + DATA,
         "it ends inside an array of texts",
@@ -169,32 +206,80 @@ BROKEN_FIELDS: dict[str, tuple[bytes, str]] = {
         KEY + array(TEXT, 1) + count(2**63),
         "it ends inside an array of texts",
     ),
-    "array of arrays": (KEY + array(ARRAY, 1) + DATA, "items of type 9"),
-    "alignment": (text(b"general.alignment") + u32(U32, 0), "general.alignment"),
+    "array of arrays": (
+        KEY + array(ARRAY, 1) + DATA,
+        "items of type 9",
+    ),
+    "alignment": (
+        text(b"general.alignment") + u32(U32, 0),
+        "general.alignment",
+    ),
 }
-BROKEN_TENSORS: dict[str, tuple[bytes, str]] = {
-    "dimensions": (text(b"t") + u32(2**32 - 1) + DATA, "dimensions is"),
-    "no dimension": (entry(b"t", ()) + DATA, "a tensor is empty"),
-    "empty tensor": (entry(b"t", (0, 4)) + DATA, "a tensor is empty"),
-    "large tensor": (entry(b"t", (2**40, 2**40)) + DATA, "larger than the file"),
-    "unknown tensor type": (entry(b"t", (4,), kind=5) + DATA, "unknown type 5"),
-    "half a block": (entry(b"t", (16,), kind=2) + DATA, "not a multiple of 32"),
-    "offset": (entry(b"t", (4,), start=64) + DATA, "does not start where"),
-    "tensor beyond the end": (entry(b"t", (64,)) + DATA, "but its tensors need"),
+BROKEN_TENSORS: Cases = {
+    "dimensions": (
+        text(b"t") + u32(2**32 - 1) + DATA,
+        "dimensions is",
+    ),
+    "no dimension": (
+        entry(b"t", ()) + DATA,
+        "a tensor is empty",
+    ),
+    "empty tensor": (
+        entry(b"t", (0, 4)) + DATA,
+        "a tensor is empty",
+    ),
+    "large tensor": (
+        entry(b"t", (2**40, 2**40)) + DATA,
+        "larger than the file",
+    ),
+    "unknown tensor type": (
+        entry(b"t", (4,), kind=5) + DATA,
+        "unknown type 5",
+    ),
+    "half a block": (
+        entry(b"t", (16,), kind=2) + DATA,
+        "not a multiple of 32",
+    ),
+    "offset": (
+        entry(b"t", (4,), start=64) + DATA,
+        "does not start where",
+    ),
+    "tensor beyond the end": (
+        entry(b"t", (64,)) + DATA,
+        "but its tensors need",
+    ),
 }
-BROKEN_PAIRS: dict[str, tuple[bytes, str]] = {
-    "key twice": (header(0, 2, KEY, u32(U32, 1), KEY, u32(U32, 1)), "it contains a key twice"),
+FIELD = KEY + u32(U32, 1)
+TENSOR = entry(b"t", (4,))
+BROKEN_PAIRS: Cases = {
+    "key twice": (
+        header(0, 2, FIELD, FIELD),
+        "it contains a key twice",
+    ),
     "tensor twice": (
-        header(2, 0, entry(b"t", (4,)), entry(b"t", (4,), start=32), DATA),
+        header(2, 0, TENSOR, entry(b"t", (4,), start=32), DATA),
         "it contains a tensor twice",
     ),
-    "overlap": (header(2, 0, entry(b"t", (4,)), entry(b"u", (4,)), DATA), "does not start where"),
+    "overlap": (
+        header(2, 0, TENSOR, entry(b"u", (4,)), DATA),
+        "does not start where",
+    ),
 }
+
+
+def in_header(tensors: int, keys: int, cases: Cases) -> Cases:
+    """Return cases whose parts are files, with the counts of a correct file."""
+    found: Cases = {}
+    for name, (part, words) in cases.items():
+        found[name] = (header(tensors, keys, part), words)
+    return found
+
+
 BROKEN_HEADERS = {
     **BROKEN_COUNTS,
     **BROKEN_PAIRS,
-    **{name: (header(0, 1, part), words) for name, (part, words) in BROKEN_FIELDS.items()},
-    **{name: (header(1, 0, part), words) for name, (part, words) in BROKEN_TENSORS.items()},
+    **in_header(0, 1, BROKEN_FIELDS),
+    **in_header(1, 0, BROKEN_TENSORS),
 }
 
 
@@ -232,33 +317,68 @@ def test_a_file_without_tensors_needs_no_padding(version: int, tmp_path: Path) -
     assert check_gguf(path).fields == {"a.b": 5}
 
 
-def replace_number(key: str, value: int) -> Callable[[bytes], bytes]:
+Edit = Callable[[bytes], bytes]
+
+
+def replace_number(key: str, value: int) -> Edit:
     """Return a function that changes a 32-bit number in a file's header."""
 
     def edit(content: bytes) -> bytes:
+        # The key is followed by the value's type, which has 32 bits, too.
         at = content.index(key.encode()) + len(key) + 4
-        return content[:at] + u32(value) + content[at + 4 :]
+        end = at + 4
+        return content[:at] + u32(value) + content[end:]
 
     return edit
 
 
-def rename(old: str, new: str) -> Callable[[bytes], bytes]:
-    """Return a function that renames a tensor or a key to a name of equal length."""
+def rename(old: str, new: str) -> Edit:
+    """Return a function that renames a tensor or a key."""
     assert len(old) == len(new)
     return lambda content: content.replace(old.encode(), new.encode(), 1)
 
 
-CONTRADICTIONS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
-    "a billion layers": (replace_number("llama.block_count", 10**9), "llama.block_count"),
-    "a layer fewer": (replace_number("llama.block_count", 1), "llama.block_count"),
-    "no head": (replace_number("llama.attention.head_count", 0), "head_count is not a positive"),
-    "width": (replace_number("llama.embedding_length", 512), "llama.embedding_length"),
-    "feed forward": (replace_number("llama.feed_forward_length", 2**31), "feed_forward_length"),
-    "vocabulary": (replace_number("llama.vocab_size", 2**31), "llama.vocab_size"),
-    "end token": (replace_number("tokenizer.ggml.eos_token_id", 2**31), "eos_token_id"),
-    "no architecture": (rename("general.architecture", "general.architectur_"), "architecture"),
-    "no embeddings": (rename("token_embd.weight", "token_emb_.weight"), "no matrix of embeddings"),
-    "no tokens": (rename("tokenizer.ggml.tokens", "tokenizer.ggml.token_"), "tokens is missing"),
+CONTRADICTIONS: dict[str, tuple[Edit, str]] = {
+    "a billion layers": (
+        replace_number("llama.block_count", 10**9),
+        "llama.block_count",
+    ),
+    "a layer fewer": (
+        replace_number("llama.block_count", 1),
+        "llama.block_count",
+    ),
+    "no head": (
+        replace_number("llama.attention.head_count", 0),
+        "head_count is not a positive",
+    ),
+    "width": (
+        replace_number("llama.embedding_length", 512),
+        "llama.embedding_length",
+    ),
+    "feed forward": (
+        replace_number("llama.feed_forward_length", 2**31),
+        "feed_forward_length",
+    ),
+    "vocabulary": (
+        replace_number("llama.vocab_size", 2**31),
+        "llama.vocab_size",
+    ),
+    "end token": (
+        replace_number("tokenizer.ggml.eos_token_id", 2**31),
+        "eos_token_id",
+    ),
+    "no architecture": (
+        rename("general.architecture", "general.architectur_"),
+        "architecture",
+    ),
+    "no embeddings": (
+        rename("token_embd.weight", "token_emb_.weight"),
+        "no matrix of embeddings",
+    ),
+    "no tokens": (
+        rename("tokenizer.ggml.tokens", "tokenizer.ggml.token_"),
+        "tokens is missing",
+    ),
     "a tensor missing": (
         rename("blk.1.ffn_down.weight", "blk.1.ffn_dow_.weight"),
         "tensors are missing (1, such as model.layers.1.mlp.down_proj.weight)",
@@ -267,7 +387,10 @@ CONTRADICTIONS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
         rename("rope_freqs.weight", "rope_freq_.weight"),
         "tensors are of another model (1, such as rope_freq_.weight)",
     ),
-    "cut": (lambda content: content[: len(content) // 2], "but its tensors need"),
+    "cut": (
+        lambda content: content[: len(content) // 2],
+        "but its tensors need",
+    ),
 }
 
 

@@ -29,7 +29,7 @@ LAYER = "model.layers.0.self_attn.o_proj.weight"
 
 
 def edit_json(name: str, **changes: object) -> Damage:
-    """Return a function that changes keys of a JSON file in a folder."""
+    """Return a function that changes keys of a JSON file."""
 
     def edit(folder: Path) -> None:
         file = folder / name
@@ -52,7 +52,7 @@ def write(name: str, content: str | bytes) -> Damage:
 def edit_tensors(
     change: Callable[[dict[str, torch.Tensor]], object], name: str = "model.safetensors"
 ) -> Damage:
-    """Return a function that changes the tensors of a safetensors file in a folder."""
+    """Return a function that changes tensors of a safetensors file."""
 
     def edit(folder: Path) -> None:
         tensors = load_file(folder / name)
@@ -79,7 +79,7 @@ def edit_header(change: Callable[[dict[str, Any]], object]) -> Damage:
 
 
 def move_weights(name: str) -> Damage:
-    """Return a function that moves the weights to `name`, and writes an index."""
+    """Return a function that moves weights and writes their index."""
 
     def edit(folder: Path) -> None:
         tensors = load_file(folder / "model.safetensors")

@@ -1,4 +1,4 @@
-"""Test local servers: who may use them, how they start and stop, and how they fail."""
+"""Test access to local servers, their life, and their failures."""
 
 import asyncio
 import json
@@ -197,7 +197,7 @@ def test_servers_inherit_no_variable_of_openai(file: Path, monkeypatch: pytest.M
 
 
 def damage(file: Path, name: bytes, value: int, target: Path) -> Path:
-    """Write a copy of a GGUF file with another 32-bit value of one key."""
+    """Write a GGUF file with another 32-bit value of one key."""
     content = bytearray(file.read_bytes())
     at = content.index(name) + len(name) + 4
     content[at : at + 4] = struct.pack("<I", value)
@@ -278,7 +278,7 @@ def test_a_failed_connection_to_a_running_server_raises_a_user_error(file: Path)
 
 
 class Impostor(ThreadingHTTPServer):
-    """Answer requests with the given statuses in turn, and keep the received keys."""
+    """Answer with the given statuses in turn, and keep received keys."""
 
     daemon_threads = True
 
@@ -304,7 +304,7 @@ class ImpostorHandler(BaseHTTPRequestHandler):
 
 @contextmanager
 def impostor_with(statuses: list[int]) -> Iterator[Impostor]:
-    """Yield a running impostor, and stop it at the end of the block."""
+    """Run an impostor until the block ends."""
     with Impostor(statuses) as impostor:
         try:
             yield impostor
