@@ -117,7 +117,7 @@ def _refused_keys(config: dict[str, Any]) -> list[str]:
 
 
 def _state(folder: Path) -> State:
-    """Return name, size and time of change of each file in a folder."""
+    """Return name, size and time of change of each file."""
     states = []
     for file in sorted(folder.iterdir()):
         if file.is_file():
@@ -369,7 +369,7 @@ def _check_config(file: Path, config: dict[str, Any], shapes: Shapes) -> None:
 
 
 def _check_size(file: Path, config: dict[str, Any], key: str, most: int) -> None:
-    """Raise a UserError unless a size is null or from 1 to `most`."""
+    """Raise a UserError unless a size is null or at most `most`."""
     value = config.get(key)
     if value is None:
         return

@@ -50,7 +50,7 @@ END_TOKENS = (
 )
 # Padding tokens that some tokenizers define but do not name.
 PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>")
-# What transformers, PEFT, safetensors and gguf raise over files that passed our own checks.
+# Libraries raise these exceptions for some files that passed our own checks.
 LIBRARY_ERRORS = (
     ArithmeticError,
     AttributeError,

@@ -53,7 +53,7 @@ Lend = Callable[[], AbstractContextManager[OpenAI]]
 
 
 class Endpoint(NamedTuple):
-    """The address and the key of a server; its text shows no key."""
+    """A server's address and key; its text omits the key."""
 
     url: str
     key: str

@@ -268,7 +268,7 @@ BROKEN_PAIRS: Cases = {
 
 
 def in_header(tensors: int, keys: int, cases: Cases) -> Cases:
-    """Return cases whose parts are files, with the counts of a correct file."""
+    """Return the cases with their parts completed to files."""
     found: Cases = {}
     for name, (part, words) in cases.items():
         found[name] = (header(tensors, keys, part), words)
