@@ -20,7 +20,9 @@ from bula.params import HubSource, UrlSource
 from bula.records import Row
 from stages.ingest import __main__ as ingest
 from stages.ingest import fetch, sources
-from stages.ingest.files import Reading, Refused, memory_limit, read_file
+from stages.ingest.formats import read_file
+from stages.ingest.memory import memory_limit
+from stages.ingest.reading import ReadOptions, Refused
 from tests.conftest import write_jsonl
 from tests.test_ingest import LIMITS, PAIR, SETTINGS, source
 
@@ -211,9 +213,9 @@ def test_a_folder_with_the_name_of_a_data_set_is_not_read_in_its_place(
 # --- files --------------------------------------------------------------------------------------------------
 
 
-def reading(**limits: int) -> Reading:
+def reading(**limits: int) -> ReadOptions:
     """How the files of these tests are read."""
-    return Reading(
+    return ReadOptions(
         "mine",
         "file-001.parquet",
         "utf-8",
@@ -283,9 +285,9 @@ def test_a_parquet_file_whose_footer_lies_about_its_size_is_stopped_while_it_is_
     assert parquet.ParquetFile(tmp_path / "p.parquet").metadata.row_group(0).total_byte_size == 1000
     # In a process of its own, where no memory lies free from before.
     script = (
-        "from pathlib import Path; from bula.params import load_params; from stages.ingest.files import Reading, read_file; "
+        "from pathlib import Path; from bula.params import load_params; from stages.ingest.formats import read_file; from stages.ingest.reading import ReadOptions; "
         "limits = load_params().ingest.limits.model_copy(update={'unpacked_bytes': 5_000_000}); "
-        "reading = Reading('mine', 'file-001.parquet', 'utf-8', ['pergunta', 'resposta'], limits); "
+        "reading = ReadOptions('mine', 'file-001.parquet', 'utf-8', ['pergunta', 'resposta'], limits); "
         f"next(read_file(Path({str(tmp_path / 'p.parquet')!r}), reading))"
     )
     result = subprocess.run(
