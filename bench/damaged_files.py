@@ -56,7 +56,7 @@ WRONG_VALUES: list[Any] = [
     "  ",
     "\ud83d",
 ]
-# Lengths of a long answer, in words: under and over the limit of a row.
+# Lengths of a long answer, in words. Both exceed the limit of a row (1 MB).
 HUGE_WORDS = [300_000, 2_700_000]
 LINE_FEED = 10
 CARRIAGE_RETURN = 13
