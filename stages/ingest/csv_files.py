@@ -50,9 +50,9 @@ def _read_header(header: str, options: ReadOptions) -> tuple[str, list[str]]:
     if chosen is None:
         # In a file without a header the first line is a patient's row, so its words are masked.
         shape = mask(header.strip())
-        what = f"no column {', '.join(options.columns)} together; the first line looks like"
+        missing = f"no column {', '.join(options.columns)} in the first line"
         fix = f"correct `columns` of source {options.source_name} in params.yaml"
-        raise options.error(f"{what} {shape!r}", fix, 1)
+        raise options.error(f"{missing}, which looks like {shape!r}", fix, 1)
     check_unique_columns(options, chosen[1])
     return chosen
 

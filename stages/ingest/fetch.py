@@ -42,7 +42,7 @@ def download(url: str, sha256: str, path: Path, limits: Limits) -> None:
     found = digest.hexdigest()
     if found != sha256:
         what = f"it has sha256 {found}, params.yaml says {sha256}; nothing was kept"
-        raise UserError(where, what, "look at what changed there before you correct `sha256`")
+        raise UserError(where, what, "check what changed there before you correct `sha256`")
 
 
 def _chunks(url: str, where: str, largest: int) -> Iterator[bytes]:

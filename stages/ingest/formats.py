@@ -36,7 +36,7 @@ def _read_by_suffix(path: Path, suffix: str, options: ReadOptions) -> Iterator[N
     if suffix == ".parquet":
         yield from read_parquet(path, options)
     elif _is_not_text(path):
-        yield 0, Refused("the file is UTF-16 or no text; save it as UTF-8", "")
+        yield 0, Refused("the file is UTF-16 or not text; save it as UTF-8", "")
     elif suffix in (".csv", ".tsv"):
         yield from read_csv(path, options)
     elif suffix == ".json":

@@ -28,7 +28,7 @@ def hub_rows(source: HubSource | HubTask, limits: Limits) -> Iterator[Row]:
     failures = _hub_errors()
     where = f"data set {source.id} at revision {source.revision}"
     if Path(source.id).exists():
-        what = "a folder of this name lies here, which would be read in place of the hub"
+        what = "a local folder has this name and would be read in place of the hub"
         raise UserError(f"data set {source.id}", what, "rename the folder")
     elements = _open_and_read(load_dataset, source)
     rows: Iterator[Any] = within(limits.download_seconds, elements, where)

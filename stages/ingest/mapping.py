@@ -86,7 +86,7 @@ def map_columns(row: Row, source: Tabular) -> Row | Refused:
     for column in (source.columns.question, source.columns.answer):
         cell = row[column]
         if isinstance(cell, list | dict):
-            return Refused(f"{column} is no text but a {type(cell).__name__}", "")
+            return Refused(f"{column} is a {type(cell).__name__} and not text", "")
     columns = _mapped_columns(source)
     return {field: plain_cell(row.get(column)) for field, column in columns.items()}
 
@@ -146,9 +146,9 @@ def _check_single_row(source_name: str, file: str, line: int, refused: Refused) 
 
 def _no_good_row(source_name: str, first_refusal: str, filtered: int) -> UserError:
     """Return the error of a source without a good row."""
-    reason = "nothing in it holds one"
+    reason = "it contains no row"
     if filtered:
-        reason = "its filter lets none through"
+        reason = "its filter passes no row"
     if first_refusal:
         reason = first_refusal
     what = f"no row could be used: {reason}"

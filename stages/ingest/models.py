@@ -54,7 +54,7 @@ def _refuse_scaled_rope(file: Path) -> None:
     follow from the factors.
     """
     if file.suffix == ".gguf" and rope_factors(file) is not None:
-        what = "it scales its rotary frequencies, which a base made of it would lose"
+        what = "it scales its rotary frequencies, which a base model made of it would lose"
         raise UserError(file.name, what, "name the model's directory instead")
 
 

@@ -67,7 +67,7 @@ def check_row(value: object, text: str) -> Row | Refused:
     parts = [part for pair in value.items() for part in pair]
     # JSON allows a \ud83d without its partner, which is no character.
     if any(isinstance(part, str) and SURROGATE.search(part) for part in parts):
-        reason = "holds half a surrogate pair or bytes of another encoding"
+        reason = "contains half a surrogate pair or bytes of another encoding"
         return Refused(reason, SURROGATE.sub("?", text))
     return value
 
@@ -76,5 +76,5 @@ def check_unique_columns(options: ReadOptions, names: list[str]) -> None:
     """Raise UserError if a wanted column appears twice in a table."""
     repeated = [column for column in options.columns if names.count(column) > 1]
     if repeated:
-        what = f"column {', '.join(repeated)} stands there more than once"
+        what = f"column {', '.join(repeated)} appears more than once"
         raise options.error(what, "rename or remove the others", 1)

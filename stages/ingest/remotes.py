@@ -33,7 +33,7 @@ def refuse_unplaced(sources: list[DataSource]) -> None:
     unplaced = [f"{PIPELINE}: {path}" for path in unplaced_outputs(PIPELINE)]
     unplaced += [str(file) for file in unplaced_files(SOURCES)]
     if unplaced:
-        what = f"these outputs name no remote, and may hold rows of it: {', '.join(unplaced)}"
+        what = f"these outputs name no remote, and may contain its rows: {', '.join(unplaced)}"
         fix = "write `remote: rows` there, or the remote that may have them (docs/remotes.md)"
         raise UserError(f"source {closed} (redistribution: forbidden)", what, fix)
 
@@ -106,5 +106,5 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = YAML(typ="safe").load(path.read_text(encoding="utf-8"))
     except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(path, "it is no YAML", "correct it, or take it from git again") from error
+        raise UserError(path, "it is not YAML", "correct it, or restore it from git") from error
     return content if isinstance(content, dict) else {}

@@ -58,7 +58,7 @@ def read_demo(source: DemoSource, limits: Limits) -> Iterator[Row]:
         split = stem.removeprefix("validation/")
         path = Path(source.path) / name
         if not path.is_file():
-            raise UserError(path, "the file does not exist", "take it from git again")
+            raise UserError(path, "the file does not exist", "restore it from git")
         options = ReadOptions(source.name, name, "utf-8", ["question", "answer"], limits)
         for line, row in read_file(path, options):
             place: Row = {"split": split, "file": name, "line": line}
@@ -79,7 +79,7 @@ def read_url(source: UrlSource, limits: Limits) -> Iterator[Row]:
     """
     suffix = Path(urllib.parse.urlsplit(source.url).path).suffix.lower()
     if suffix not in SUFFIXES:
-        what = f"its path ends in none of {', '.join(SUFFIXES)}"
+        what = f"its path does not end in {', '.join(SUFFIXES)}"
         fix = f"correct `url` of source {source.name} in params.yaml"
         raise UserError(public_address(source.url), what, fix)
     name = f"file-001{suffix}"

@@ -55,7 +55,7 @@ def _report_left_out(source_name: str, files: list[Path]) -> None:
     """Print how many files of unknown formats are left out."""
     others = [file for file in files if not _is_expected(file)]
     if others:
-        note = f"left out {len(others)} files that are none of {', '.join(SUFFIXES)}"
+        note = f"left out {len(others)} files whose suffix is not {', '.join(SUFFIXES)}"
         print(f"ingest: {source_name}: {note}", file=sys.stderr)
 
 
