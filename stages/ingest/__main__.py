@@ -92,7 +92,8 @@ def list_refusals(source: DataSource, limits: Limits, refused: list[str]) -> Ite
     """Yield the rows of a source, and append its refusals to `refused`."""
     for row in read_source(source, limits):
         if "refused" in row:
-            refused.append(f"{row['file']}:{row['line']}: {row['refused']}")
+            where = f"{row['file']}:{row['line']}"
+            refused.append(f"{where}: {row['refused']}")
         yield row
 
 
@@ -125,7 +126,8 @@ def ingest_source(source: DataSource, folder: Path, settings: Ingest) -> Figures
 
 def ingest_task(task: TaskSource, folder: Path, limits: Limits) -> Figures:
     """Write the items of a benchmark and return its figures."""
-    rows = write_rows(folder / f"{task.name}.jsonl", read_task(task, limits))
+    path = folder / f"{task.name}.jsonl"
+    rows = write_rows(path, read_task(task, limits))
     if not rows:
         raise UserError(f"benchmark {task.name}", "it has no items", "correct it in params.yaml")
     return {"rows": rows, "license": task.license, "kind": task.kind}
@@ -135,9 +137,11 @@ def ingest_data(settings: Ingest, raw: Path, benchmarks: Path) -> dict[str, Figu
     """Write all sources and benchmarks, and return their figures."""
     figures: dict[str, Figures] = {}
     for source in settings.sources:
-        figures[f"source_{source.name}"] = ingest_source(source, raw, settings)
+        name = f"source_{source.name}"
+        figures[name] = ingest_source(source, raw, settings)
     for task in settings.benchmarks:
-        figures[f"benchmark_{task.name}"] = ingest_task(task, benchmarks, settings.limits)
+        name = f"benchmark_{task.name}"
+        figures[name] = ingest_task(task, benchmarks, settings.limits)
     return figures
 
 

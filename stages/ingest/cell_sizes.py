@@ -33,15 +33,26 @@ def _cell_sizes(column: pyarrow.Array) -> Sizes:
     if any(is_type(column.type) for is_type in TEXT_TYPES):
         lengths = compute.binary_length(column).fill_null(0)
         return numpy.asarray(lengths.to_numpy(zero_copy_only=False), numpy.int64)
-    # Nested cells have no simple size, so each of them is measured.
-    sizes = [column.slice(index, 1).nbytes for index in range(len(column))]
-    return numpy.array(sizes, numpy.int64)
+    return _nested_sizes(column)
 
 
 def _dictionary_sizes(column: pyarrow.DictionaryArray) -> Sizes:
     """Return the bytes of each cell's value in the dictionary."""
     # Cells without a value take the appended zero.
     sizes = numpy.append(_cell_sizes(column.dictionary), 0)
-    indices = column.indices.fill_null(len(sizes) - 1)
+    last = len(sizes) - 1
+    indices = column.indices.fill_null(last)
     chosen: Sizes = numpy.take(sizes, indices.to_numpy(zero_copy_only=False))
     return chosen
+
+
+def _nested_sizes(column: pyarrow.Array) -> Sizes:
+    """Return the bytes of each cell, measured one by one.
+
+    Nested types such as lists have no simpler measure.
+    """
+    sizes = numpy.zeros(len(column), numpy.int64)
+    for index in range(len(column)):
+        cell = column.slice(index, 1)
+        sizes[index] = cell.nbytes
+    return sizes

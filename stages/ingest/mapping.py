@@ -80,9 +80,9 @@ def map_columns(row: Row, source: Tabular) -> Row | Refused:
     """
     optional = optional_columns(source)
     required = [column for column in wanted_columns(source) if column not in optional]
-    missing = [column for column in required if column not in row]
+    missing = ", ".join(column for column in required if column not in row)
     if missing:
-        return Refused(f"no column {', '.join(missing)}", "")
+        return Refused(f"no column {missing}", "")
     for column in (source.columns.question, source.columns.answer):
         cell = row[column]
         if isinstance(cell, list | dict):
@@ -93,13 +93,16 @@ def map_columns(row: Row, source: Tabular) -> Row | Refused:
 
 def wanted_columns(source: Tabular) -> list[str]:
     """Return the columns of the mapping and of the filter."""
-    return sorted({*_mapped_columns(source).values(), *source.filter})
+    mapped = _mapped_columns(source).values()
+    return sorted({*mapped, *source.filter})
 
 
 def optional_columns(source: Tabular) -> set[str]:
     """Return the mapped columns that single rows may lack."""
-    columns = _mapped_columns(source)
-    return {columns[field] for field in ("specialty", "kind") if field in columns}
+    columns = {source.columns.specialty, source.columns.kind}
+    # An empty name means that the source has no such column.
+    columns.discard("")
+    return columns
 
 
 def _mapped_columns(source: Tabular) -> dict[str, str]:

@@ -119,8 +119,11 @@ def _rows_of_hub(source: HubSource, limits: Limits) -> Iterator[FileRow]:
 
 def _refuse_long_row(row: Row, columns: list[str], longest: int) -> Row | Refused:
     """Return a row unless its wanted columns exceed `longest` characters."""
-    cells = [row.get(column) for column in columns]
-    characters = sum(len(cell) for cell in cells if isinstance(cell, str))
+    characters = 0
+    for column in columns:
+        cell = row.get(column)
+        if isinstance(cell, str):
+            characters += len(cell)
     if characters > longest:
         return Refused(f"row longer than {longest} bytes", "")
     return row

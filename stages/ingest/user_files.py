@@ -26,7 +26,8 @@ def data_files(source: FilesSource) -> dict[str, Path]:
     found = _visible_files(root) if root.is_dir() else [root]
     readable = [file for file in found if file.suffix.lower() in SUFFIXES]
     if not readable:
-        raise UserError(root, f"no {', '.join(SUFFIXES)} file is there", fix)
+        suffixes = ", ".join(SUFFIXES)
+        raise UserError(root, f"no {suffixes} file is there", fix)
     _report_left_out(source.name, found)
     files: dict[str, Path] = {}
     for number, file in enumerate(readable, start=1):
@@ -53,12 +54,12 @@ def _visible_files(root: Path) -> list[Path]:
 
 def _report_left_out(source_name: str, files: list[Path]) -> None:
     """Print how many files of unknown formats are left out."""
-    others = [file for file in files if not _is_expected(file)]
+    others = 0
+    for file in files:
+        is_read = file.suffix.lower() in SUFFIXES
+        if not is_read and file.suffix not in NO_DATA_SUFFIXES:
+            others += 1
     if others:
-        note = f"left out {len(others)} files whose suffix is not {', '.join(SUFFIXES)}"
+        suffixes = ", ".join(SUFFIXES)
+        note = f"left out {others} files whose suffix is not {suffixes}"
         print(f"ingest: {source_name}: {note}", file=sys.stderr)
-
-
-def _is_expected(file: Path) -> bool:
-    """Return whether a file's suffix is known."""
-    return file.suffix.lower() in SUFFIXES or file.suffix in NO_DATA_SUFFIXES
