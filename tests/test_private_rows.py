@@ -1,4 +1,4 @@
-"""Test that rows of a closed source stay off git and public remotes.
+"""Test that closed rows stay out of git and public remotes.
 
 The tests run real git and real DVC.
 """
