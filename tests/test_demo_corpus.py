@@ -483,7 +483,7 @@ def test_gold_answers_have_different_ids() -> None:
     assert len(ids) == len(GOLD)
 
 
-def test_gold_scores_are_whole_numbers() -> None:
+def test_gold_scores_are_integers() -> None:
     for row in GOLD:
         assert type(row["accuracy"]) is int, row["id"]
         assert type(row["style"]) is int, row["id"]
