@@ -343,15 +343,23 @@ def work(params: Params, examples: list[Example]) -> tuple[int, int, float]:
 
 
 def child(
-    name: str, rows: int, precision: str = "bfloat16", in_order: bool = False, **environment: str
+    name: str,
+    rows: int,
+    precision: str = "bfloat16",
+    in_order: bool = False,
+    environment: dict[str, str] | None = None,
 ) -> Run:
-    """Run one contender in its own process, and return what it printed."""
+    """Run one contender in its own process, and return its figures.
+
+    `environment` adds variables to those of this process.
+    """
     command = [sys.executable, "-m", "bench.train", "--only", name]
     command += ["--rows", str(rows), "--precision", precision]
     if in_order:
         command.append("--in-order")
+    variables = os.environ | (environment or {})
     result = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False
     )
     if result.returncode:
         raise SystemExit(f"{name} failed:\n{result.stderr[-2000:]}")
@@ -373,7 +381,7 @@ def loss_difference(params: Params) -> float:
 
 def median_seconds(runs: Sequence[Run]) -> float:
     """Return the median seconds of some runs."""
-    return statistics.median(run["seconds"] for run in runs)
+    return float(statistics.median(run["seconds"] for run in runs))
 
 
 def largest(runs: Sequence[Run], key: str) -> float:
@@ -384,7 +392,7 @@ def largest(runs: Sequence[Run], key: str) -> float:
 def figures_without_amx(rows: int, rounds: int, flops: float) -> dict[str, float]:
     """Return this project's share of the plain matmul rate without AMX."""
     environment = WITHOUT_AMX if torch.cpu._is_amx_tile_supported() else {}
-    runs = [child("bula", rows, **environment) for _ in range(rounds)]
+    runs = [child("bula", rows, environment=environment) for _ in range(rounds)]
     rate = largest(runs, "plain_product_rate")
     share = flops / median_seconds(runs) / rate
     return {

@@ -106,7 +106,7 @@ def lora_a_gradients(
     inputs = dropped.to(low_rank_gradients.dtype)
     joined = low_rank_gradients.t() @ inputs
     ranks = [len(a) for a in matrices_a]
-    parts = joined.split(ranks)
+    parts = torch.split(joined, ranks)
     return [part.to(a.dtype) for part, a in zip(parts, matrices_a, strict=True)]
 
 
@@ -156,7 +156,7 @@ class _LoraLinears(torch.autograd.Function):
         # One matmul computes the low-rank values of all layers.
         joined_a = torch.cat(tuple(matrices_a)).to(x.dtype)
         ranks = [len(a) for a in matrices_a]
-        low_rank = linear(dropped, joined_a).split(ranks, dim=1)
+        low_rank = torch.split(linear(dropped, joined_a), ranks, dim=1)
         ctx.scales = scales
         ctx.save_for_backward(dropped, mask, *low_rank, *matrices)
         dtype = matmul_dtype(x.dtype, x.device.type)
@@ -491,8 +491,8 @@ def make_buffers(weight: Tensor, rows: int) -> LogitsBuffers:
 
 def softmax_chunks(logits: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield logits (n, vocabulary) and targets (n, 1) of a few rows."""
-    logits_parts = logits.split(SOFTMAX_CHUNK_ROWS)
-    targets_parts = targets.unsqueeze(1).split(SOFTMAX_CHUNK_ROWS)
+    logits_parts = torch.split(logits, SOFTMAX_CHUNK_ROWS)
+    targets_parts = torch.split(targets.unsqueeze(1), SOFTMAX_CHUNK_ROWS)
     yield from zip(logits_parts, targets_parts, strict=True)
 
 

@@ -74,8 +74,13 @@ def changed(
 
 
 def tiny_params(**train: Any) -> Params:
-    settings = {"batch_size": 2, "kernels": "fused", "gradient_checkpointing": False}
-    return changed(lora={"r": 2}, **settings | train)
+    settings: dict[str, Any] = {
+        "batch_size": 2,
+        "kernels": "fused",
+        "gradient_checkpointing": False,
+    }
+    settings.update(train)
+    return changed(lora={"r": 2}, **settings)
 
 
 def make_plan(params: Params, rows: training_cost.Rows) -> training_cost.Plan:
@@ -438,7 +443,7 @@ def test_ddp_doubles_the_gradients() -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Change to a folder with the GPU profile and launch files, without models."""
+    """Change to a folder with the GPU profile, without models."""
     shutil.copy(ROOT / "profiles/llama-3.2-1b.yaml", tmp_path / "params.yaml")
     (tmp_path / "accelerate").mkdir()
     for file in (ROOT / "accelerate").glob("*.yaml"):
