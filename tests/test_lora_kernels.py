@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -73,12 +73,33 @@ def model_logits(model: PeftModel, inputs: Batch) -> Tensor:
 
 def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Return torch's cross-entropy over the supervised tokens."""
-    return cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    predictions = logits[:, :-1].flatten(0, 1)
+    targets = labels[:, 1:].flatten()
+    return cross_entropy(predictions, targets, reduction="sum")
 
 
 def gradients_of(model: PeftModel) -> dict[str, Tensor]:
-    parameters = model.named_parameters()
-    return {name: weight.grad.clone() for name, weight in parameters if weight.grad is not None}
+    gradients = {}
+    for name, weight in model.named_parameters():
+        if weight.grad is not None:
+            gradients[name] = weight.grad.clone()
+    return gradients
+
+
+class Result(NamedTuple):
+    """Output of a function and gradient of its input."""
+
+    output: Tensor
+    gradient: Tensor
+
+
+def differentiate(function: Callable[[Tensor], Tensor], x: Tensor, upstream: Tensor) -> Result:
+    """Run a function's forward and backward pass."""
+    leaf = x.detach().clone().requires_grad_()
+    output = function(leaf)
+    output.backward(upstream)
+    assert leaf.grad is not None
+    return Result(output.detach(), leaf.grad)
 
 
 # --- the complete model ------------------------------------------------------------------------
@@ -141,12 +162,18 @@ def test_the_fused_loss_is_torchs_cross_entropy(comparison: Comparison) -> None:
     assert comparison.fused_loss.item() == pytest.approx(comparison.loss.item(), rel=1e-6)
 
 
-def test_supervised_tokens_and_correct_predictions_are_counted(comparison: Comparison) -> None:
+def test_supervised_tokens_are_counted(comparison: Comparison) -> None:
     targets = comparison.inputs["labels"][:, 1:]
     supervised = targets != -100
-    predictions = comparison.logits[:, :-1].argmax(-1)
     assert comparison.fused_count.item() == int(supervised.sum())
-    assert comparison.fused_correct.item() == int((predictions == targets)[supervised].sum())
+
+
+def test_correct_predictions_are_counted(comparison: Comparison) -> None:
+    targets = comparison.inputs["labels"][:, 1:]
+    predictions = comparison.logits[:, :-1].argmax(-1)
+    # A padding target is -100, which no prediction equals.
+    correct = predictions == targets
+    assert comparison.fused_correct.item() == int(correct.sum())
 
 
 def test_gradients_are_those_of_peft(comparison: Comparison) -> None:
@@ -318,7 +345,9 @@ def lora_by_hand(layer: Any, x: Tensor, dropped: Tensor) -> Tensor:
 
 def gradients_of_outputs(outputs: Sequence[Tensor], leaves: list[Tensor]) -> tuple[Tensor, ...]:
     """Return the gradients of a function of two outputs."""
-    return torch.autograd.grad(outputs[0].square().sum() + outputs[1].sum(), leaves)
+    first, second = outputs
+    total = first.square().sum() + second.sum()
+    return torch.autograd.grad(total, leaves)
 
 
 def test_lora_linears_with_one_shared_dropout_mask(tiny: Path) -> None:
@@ -376,29 +405,37 @@ def test_without_dropout_there_is_no_mask_and_no_copy() -> None:
 # --- attention and MLP -------------------------------------------------------------------------
 
 
+def one_head(*values: float) -> Tensor:
+    """Return the values of one token and one head."""
+    return torch.tensor(values, dtype=torch.float32).view(1, 1, 1, 4)
+
+
 def test_rotary_embedding_turns_pairs_of_values() -> None:
-    # The pairs (1, 3) and (2, 4), rotated by 90 and 180 degrees: (-3, 1) and (-2, -4).
-    x = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 1, 4).requires_grad_()
-    cos = torch.tensor([0.0, -1.0, 0.0, -1.0]).view(1, 1, 4)
-    sin = torch.tensor([1.0, 0.0, 1.0, 0.0]).view(1, 1, 4)
-    found = lora_kernels.apply_rotary(x, cos, sin)
-    assert found.flatten().tolist() == [-3.0, -2.0, 1.0, -4.0]
+    # The pairs (1, 3) and (2, 4) are rotated by 90 and 180 degrees to (-3, 1) and (-2, -4).
+    cos = torch.tensor([0.0, -1.0, 0.0, -1.0])
+    sin = torch.tensor([1.0, 0.0, 1.0, 0.0])
+
+    def rotate(x: Tensor) -> Tensor:
+        return lora_kernels.apply_rotary(x, cos.view(1, 1, 4), sin.view(1, 1, 4))
+
+    found = differentiate(rotate, one_head(1, 2, 3, 4), one_head(5, 6, 7, 8))
+    assert torch.equal(found.output, one_head(-3, -2, 1, -4))
     # The gradient (5, 7) and (6, 8) is rotated by -90 and -180 degrees.
-    upstream = torch.tensor([5.0, 6.0, 7.0, 8.0]).view(1, 1, 1, 4)
-    (gradient,) = torch.autograd.grad(found, x, upstream)
-    assert gradient.flatten().tolist() == [7.0, -6.0, -5.0, -8.0]
+    assert torch.equal(found.gradient, one_head(7, -6, -5, -8))
 
 
 def test_swiglu_by_hand() -> None:
     # silu(x) = x / (1 + exp(-x)), with slope 1/2 at 0. At ln 3 the sigmoid is 3/4, and the slope is
     # 3/4 + ln 3 x 3/4 x 1/4.
+    slope = 0.75 + LN_3 * 3 / 16
     gate = torch.tensor([0.0, LN_3], requires_grad=True)
     up = torch.tensor([4.0, 2.0], requires_grad=True)
     found = lora_kernels.swiglu(gate, up)
     assert found.tolist() == pytest.approx([0.0, 1.5 * LN_3])
     upstream = torch.tensor([1.0, 10.0])
-    gate_gradient, up_gradient = torch.autograd.grad(found, [gate, up], upstream)
-    assert gate_gradient.tolist() == pytest.approx([2.0, 20 * (0.75 + LN_3 * 3 / 16)])
+    gradients = torch.autograd.grad(found, [gate, up], upstream)
+    gate_gradient, up_gradient = gradients
+    assert gate_gradient.tolist() == pytest.approx([2.0, 20 * slope])
     assert up_gradient.tolist() == pytest.approx([0.0, 7.5 * LN_3])
 
 
@@ -414,45 +451,94 @@ class AttentionCase(NamedTuple):
 @pytest.fixture
 def attention(tiny: Path) -> AttentionCase:
     torch.manual_seed(11)
-    layer = load_model(tiny, "bfloat16").model.layers[0].self_attn.requires_grad_(False).bfloat16()
-    # Grouped-query attention: fewer key heads than query heads.
-    assert layer.config.num_attention_heads > layer.config.num_key_value_heads
-    x = torch.randn(2, 70, 256).bfloat16().requires_grad_()
-    upstream = torch.randn(2, 70, 256).bfloat16()
-    angles = torch.rand(1, 70, layer.head_dim // 2).repeat(1, 1, 2) * 6
-    position = angles.cos().bfloat16(), angles.sin().bfloat16()
-    return AttentionCase(layer, x, position, upstream)
+    layer = load_model(tiny, "bfloat16").model.layers[0].self_attn
+    layer = layer.requires_grad_(False).bfloat16()
+    config = layer.config
+    # Grouped-query attention has fewer key heads than query heads.
+    assert config.num_attention_heads > config.num_key_value_heads
+    shape = (2, 70, 256)
+    half_angles = torch.rand(1, 70, layer.head_dim // 2)
+    angles = half_angles.repeat(1, 1, 2) * 6
+    return AttentionCase(
+        layer=layer,
+        x=torch.randn(shape).bfloat16(),
+        position=(angles.cos().bfloat16(), angles.sin().bfloat16()),
+        upstream=torch.randn(shape).bfloat16(),
+    )
+
+
+def attend_in_float64(case: AttentionCase) -> Result:
+    """Return the library's attention in float64."""
+    layer = copy.deepcopy(case.layer).double()
+    cos, sin = case.position
+    position = (cos.double(), sin.double())
+
+    def attend(x: Tensor) -> Any:
+        return layer(x, position)[0]
+
+    return differentiate(attend, case.x.double(), case.upstream.double())
+
+
+def attend_in_bfloat16(case: AttentionCase) -> Result:
+    """Return the library's attention in bfloat16."""
+
+    def attend(x: Tensor) -> Any:
+        return case.layer(x, case.position)[0]
+
+    return differentiate(attend, case.x, case.upstream)
+
+
+def attend_by_kernel(case: AttentionCase) -> Result:
+    """Return the kernel's attention in bfloat16."""
+
+    def attend(x: Tensor) -> Tensor:
+        return lora_kernels.attention_forward(case.layer, x, case.position)[0]
+
+    return differentiate(attend, case.x, case.upstream)
 
 
 def test_attention_in_bfloat16_is_no_further_from_float64_than_torchs(
     attention: AttentionCase,
 ) -> None:
-    cos, sin = attention.position
-    exact_x = attention.x.detach().double().requires_grad_()
-    exact_layer = copy.deepcopy(attention.layer).double()
-    exact, _ = exact_layer(exact_x, (cos.double(), sin.double()))
-    (exact_gradient,) = torch.autograd.grad(exact, exact_x, attention.upstream.double())
-    plain, _ = attention.layer(attention.x, attention.position)
-    (plain_gradient,) = torch.autograd.grad(plain, attention.x, attention.upstream)
-    ours, _ = lora_kernels.attention_forward(attention.layer, attention.x, attention.position)
-    (our_gradient,) = torch.autograd.grad(ours, attention.x, attention.upstream)
-    for found, other, true in (
-        (ours, plain, exact),
-        (our_gradient, plain_gradient, exact_gradient),
-    ):
+    exact = attend_in_float64(attention)
+    library = attend_in_bfloat16(attention)
+    ours = attend_by_kernel(attention)
+    for found, other, true in zip(ours, library, exact, strict=True):
         error = (found - true).norm()
-        assert error <= 1.05 * (other - true).norm()
+        library_error = (other - true).norm()
+        assert error <= 1.05 * library_error
         assert error <= 0.01 * true.norm()
 
 
 def test_attentions_backward_pass_computes_in_float32(attention: AttentionCase) -> None:
-    output, _ = lora_kernels.attention_forward(attention.layer, attention.x, attention.position)
     with DtypeRecorder("flash_attention_for_cpu_backward") as recorder:
-        torch.autograd.grad(output, attention.x, attention.upstream)
+        attend_by_kernel(attention)
     assert recorder.found == [torch.float32]
 
 
 # --- loss and norm -----------------------------------------------------------------------------
+
+
+class Loss(NamedTuple):
+    """A fused loss with its gradient."""
+
+    total: float
+    correct: float
+    gradient: list[float]
+
+
+def fused_loss(hidden: Tensor, targets: list[int], divisor: int = 1) -> Loss:
+    """Return the loss of a head that is the identity.
+
+    The gradient is that of loss / divisor.
+    """
+    leaf = hidden.requires_grad_()
+    head = torch.eye(2, dtype=hidden.dtype)
+    ids = torch.tensor(targets, dtype=torch.int64)
+    total, correct = lora_kernels.fused_linear_cross_entropy(leaf, head, ids)
+    (total / divisor).backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    return Loss(total.item(), correct.item(), leaf.grad.flatten().tolist())
 
 
 @pytest.mark.parametrize(("logits_rows", "softmax_rows"), [(2, 1), (2, 2), (3, 2), (256, 16)])
@@ -462,31 +548,31 @@ def test_loss_and_gradient_of_three_tokens_by_hand(
     monkeypatch.setattr(lora_kernels, "LOGITS_CHUNK_ROWS", logits_rows)
     monkeypatch.setattr(lora_kernels, "SOFTMAX_CHUNK_ROWS", softmax_rows)
     # The probabilities are 3/4, 1/4; 1/4, 3/4; 1/2, 1/2.
-    hidden = torch.tensor([[LN_3, 0.0], [0.0, LN_3], [0.0, 0.0]], requires_grad=True)
-    targets = torch.tensor([0, 0, 1])
-    loss, correct = lora_kernels.fused_linear_cross_entropy(hidden, torch.eye(2), targets)
-    loss.backward()  # type: ignore[no-untyped-call]
-    assert loss.item() == pytest.approx(math.log(4 / 3) + math.log(4) + math.log(2))
-    assert correct.item() == 1
-    assert hidden.grad is not None
-    assert hidden.grad.flatten().tolist() == pytest.approx([-0.25, 0.25, -0.75, 0.75, 0.5, -0.5])
+    hidden = torch.tensor([[LN_3, 0.0], [0.0, LN_3], [0.0, 0.0]])
+    loss = fused_loss(hidden, [0, 0, 1])
+    assert loss.total == pytest.approx(math.log(4 / 3) + math.log(4) + math.log(2))
+    assert loss.correct == 1
+    assert loss.gradient == pytest.approx([-0.25, 0.25, -0.75, 0.75, 0.5, -0.5])
 
 
 def test_the_gradient_of_a_bfloat16_loss_is_rounded_once() -> None:
-    hidden = torch.tensor([[0.0, LN_3]], dtype=torch.bfloat16, requires_grad=True)
-    head = torch.eye(2, dtype=torch.bfloat16)
-    loss, _ = lora_kernels.fused_linear_cross_entropy(hidden, head, torch.tensor([0]))
-    (loss / 1100).backward()  # type: ignore[no-untyped-call]
-    assert hidden.grad is not None
+    hidden = torch.tensor([[0.0, LN_3]], dtype=torch.bfloat16)
+    loss = fused_loss(hidden, [0], divisor=1100)
     # 0.75 / 1,100 rounds to 0.00068283; 0.75 times a rounded 1 / 1,100 does not.
-    assert hidden.grad.flatten().tolist() == pytest.approx([-0.00068283, 0.00068283], rel=1e-4)
+    assert loss.gradient == pytest.approx([-0.00068283, 0.00068283], rel=1e-4)
 
 
 def test_the_loss_of_no_tokens_is_zero() -> None:
-    hidden = torch.zeros(0, 2, requires_grad=True)
-    no_targets = torch.tensor([], dtype=torch.int64)
-    loss, correct = lora_kernels.fused_linear_cross_entropy(hidden, torch.eye(2), no_targets)
-    assert (loss.item(), correct.item()) == (0.0, 0)
+    loss = fused_loss(torch.zeros(0, 2), [])
+    assert loss == Loss(total=0.0, correct=0, gradient=[])
+
+
+def norm_in_float64(layer: LlamaRMSNorm, x: Tensor) -> Tensor:
+    """Return the norm by its formula."""
+    mean_square = x.square().mean(-1, keepdim=True)
+    rms = (mean_square + layer.variance_epsilon).sqrt()
+    weight: Tensor = layer.weight.double()
+    return weight * x / rms
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
@@ -495,16 +581,19 @@ def test_the_norm_is_that_of_llama(dtype: torch.dtype, tolerance: float) -> None
     layer = LlamaRMSNorm(64, eps=1e-5).to(dtype)
     layer.weight.data.uniform_(0.5, 1.5)
     layer.weight.requires_grad_(False)
-    x = torch.randn(4, 9, 64).to(dtype).requires_grad_()
-    upstream = torch.randn(4, 9, 64).to(dtype)
-    exact_x = x.detach().double().requires_grad_()
-    mean_square = exact_x.square().mean(-1, keepdim=True)
-    exact = layer.weight.double() * exact_x / (mean_square + 1e-5).sqrt()
-    (exact_gradient,) = torch.autograd.grad(exact, exact_x, upstream.double())
-    found = lora_kernels.rms_norm_forward(layer, x)
-    (gradient,) = torch.autograd.grad(found, x, upstream)
-    expected = [exact.to(dtype), exact_gradient.to(dtype)]
-    torch.testing.assert_close([found, gradient], expected, rtol=tolerance, atol=tolerance)
+    x, upstream = torch.randn(2, 4, 9, 64).to(dtype)
+
+    def formula(values: Tensor) -> Tensor:
+        return norm_in_float64(layer, values)
+
+    def kernel(values: Tensor) -> Tensor:
+        return lora_kernels.rms_norm_forward(layer, values)
+
+    exact = differentiate(formula, x.double(), upstream.double())
+    found = differentiate(kernel, x, upstream)
+    for ours, true in zip(found, exact, strict=True):
+        expected = true.to(dtype)
+        torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
 
 
 # --- models ------------------------------------------------------------------------------------

@@ -190,21 +190,23 @@ def test_epochs_of_plain_rows_count_rows() -> None:
     assert plan_command.format_epochs(plan) == "1.00 epochs of 64"
 
 
-@pytest.mark.parametrize(
-    ("option", "part", "expected"),
-    [
-        # A forward pass more.
-        ({"gradient_checkpointing": True}, "recomputed", (2 * (1152 + 512) + 192) * 100),
-        # TRL computes its logits twice.
-        ({"kernels": "trl"}, "head", 6 * 80 * 50),
-    ],
-    ids=["checkpointing", "trl"],
-)
-def test_flops_of_options(option: dict[str, Any], part: str, expected: float) -> None:
-    params = tiny_params(**option)
+def flops_of_100_tokens(**train: Any) -> dict[str, float]:
+    """Return the FLOPs of 100 tokens, 50 of them supervised."""
+    params = tiny_params(**train)
     shape = training_cost.count_shape(TINY, params.train)
     totals = {"tokens": 100.0, "supervised_tokens": 50.0, "dev_tokens": 0.0}
-    assert training_cost.flops(shape, params.train, ROWS, totals)[part] == expected
+    return training_cost.flops(shape, params.train, ROWS, totals)
+
+
+def test_checkpointing_adds_a_forward_pass() -> None:
+    found = flops_of_100_tokens(gradient_checkpointing=True)
+    weights = 2 * (TINY_LAYER + TINY_ADAPTER)
+    assert found["recomputed"] == (2 * weights + 192) * 100
+
+
+def test_trl_computes_its_logits_twice() -> None:
+    found = flops_of_100_tokens(kernels="trl")
+    assert found["head"] == 6 * 80 * 50
 
 
 # --- beside a real model -----------------------------------------------------------------------
