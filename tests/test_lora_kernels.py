@@ -97,7 +97,7 @@ def differentiate(function: Callable[[Tensor], Tensor], x: Tensor, upstream: Ten
     """Run a function's forward and backward pass."""
     leaf = x.detach().clone().requires_grad_()
     output = function(leaf)
-    output.backward(upstream)
+    output.backward(upstream)  # type: ignore[no-untyped-call]
     assert leaf.grad is not None
     return Result(output.detach(), leaf.grad)
 
@@ -571,8 +571,8 @@ def norm_in_float64(layer: LlamaRMSNorm, x: Tensor) -> Tensor:
     """Return the norm by its formula."""
     mean_square = x.square().mean(-1, keepdim=True)
     rms = (mean_square + layer.variance_epsilon).sqrt()
-    weight: Tensor = layer.weight.double()
-    return weight * x / rms
+    output: Tensor = layer.weight.double() * x / rms
+    return output
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
