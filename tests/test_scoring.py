@@ -489,11 +489,11 @@ def test_rouge_writes_figures_plot_and_picture(workspace: Path) -> None:
     [
         (
             lambda rows: [],
-            r"answers/base\.jsonl: the file holds no row. Run `dvc repro generate@base`",
+            r"answers/base\.jsonl: the file contains no row. Run `dvc repro generate@base`",
         ),
         (
             lambda rows: [*rows, rows[0]],
-            r"answers/base\.jsonl: 1 items stand there twice \(first: A0\)",
+            r"answers/base\.jsonl: 1 items appear more than once \(first: A0\)",
         ),
         (
             lambda rows: [*rows[:2], {"id": "x", "split": "A"}],
