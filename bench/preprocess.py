@@ -1,9 +1,10 @@
-"""Measure the time and memory of preprocess, and its recall of planted repetitions.
+"""Measure time, memory and recall of preprocess.
 
-The rows have the number and shape of MedPT (384,000 pairs) and words of the demo corpus. Of the
-rows, 10 % repeat an earlier row with other case, punctuation and spacing, and 5 % repeat an earlier
-row with a few words changed. The stage runs as `dvc repro` runs it, in a temporary folder. With
---times 10 a second run has ten times the rows, and the ratio of the two times is printed.
+The recall is the share of planted repetitions that preprocess finds. The rows have the number and
+shape of MedPT (384,000 pairs) and words of the demo corpus. Of the rows, 10 % repeat an earlier row
+with other case, punctuation and spacing, and 5 % repeat an earlier row with a few words changed.
+The stage runs as `dvc repro` runs it, in a temporary folder. With --times 10 a second run has ten
+times the rows, and the ratio of the two times is printed.
 
     python -m bench.preprocess [--rows 384000] [--times 10]
 """

@@ -1,4 +1,4 @@
-"""Test what preprocess does with rows: refusals, personal data, splits and repetitions.
+"""Test refusals, personal data, splits and repetitions in preprocess.
 
 The helpers and texts here are used by the other tests of preprocess too.
 """

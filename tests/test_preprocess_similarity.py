@@ -1,4 +1,4 @@
-"""Test the hashes by which repetitions are found: n-grams, MinHash bands and candidate pairs."""
+"""Test n-grams, MinHash bands and candidate pairs."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Turn raw rows into train, dev and the validation sets A to E.
+"""Turn raw rows into train, dev and the validation sets.
 
 Rows are repaired, redacted, filtered, de-duplicated and split. Training rows that contain items of
 the validation sets or benchmarks are found. A refused row goes to quarantine with a reason and a

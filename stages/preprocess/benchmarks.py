@@ -1,4 +1,4 @@
-"""Read benchmark items as rows, so that training rows are compared with them."""
+"""Read benchmark items as rows, to compare train with them."""
 
 from collections.abc import Iterator
 from pathlib import Path

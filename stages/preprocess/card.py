@@ -1,4 +1,4 @@
-"""Write the data set card, in the form that the Hugging Face hub reads.
+"""Write the data set card for the Hugging Face hub.
 
 `load_dataset` on the folder of the card loads its splits.
 """

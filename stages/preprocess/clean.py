@@ -1,4 +1,4 @@
-"""Clean one row: repair its text, redact personal data and apply the filters.
+"""Repair, redact and filter one row.
 
 A row becomes an Example, or it is refused with a reason.
 """

@@ -1,6 +1,7 @@
-"""Decide which rows stay: repetitions leave, and items are never trained on.
+"""Decide which rows stay.
 
-Of two rows that repeat each other, the row with the lower rank stays (table.py defines ranks).
+Repetitions leave, and rows that contain items of validation sets or benchmarks leave train. Of two
+rows that repeat each other, the row with the lower rank stays (table.py defines ranks).
 """
 
 from collections.abc import Iterator

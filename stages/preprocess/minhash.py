@@ -1,9 +1,9 @@
-"""Represent texts by hashes: words, word n-grams, MinHash signatures and their bands.
+"""Represent texts by hashes: words, n-grams and MinHash bands.
 
-Two signatures agree in one value with a probability equal to the Jaccard similarity of the
-shingle sets (Broder 1997). Signatures are cut into bands. Two texts become a candidate pair if all
-values of a band agree; they count as near-duplicates only if the exact similarity of their
-shingle sets reaches the threshold.
+Two signatures agree in one value with a probability equal to the Jaccard similarity of the shingle
+sets (Broder 1997). Signatures are cut into bands. Two texts become a candidate pair if all values
+of a band agree; they count as near-duplicates only if the exact similarity of their shingle sets
+reaches the threshold.
 
 Many people type without accents, so texts are compared without them.
 """

@@ -1,8 +1,9 @@
-"""Clean one shard into one part: the rows and arrays that later steps need.
+"""Clean one shard into one part of the work folder.
 
-A part NUMBER lies in the work folder: NUMBER.jsonl contains the accepted rows, NUMBER.refused.jsonl
-the refused rows, and NUMBER.npz, NUMBER.question.npy and NUMBER.text.npy contain hashes by which
-repetitions are found without reading the rows again.
+A part contains the rows and the arrays that later steps need. Part NUMBER lies in the work folder:
+NUMBER.jsonl contains the accepted rows, NUMBER.refused.jsonl the refused rows, and NUMBER.npz,
+NUMBER.question.npy and NUMBER.text.npy contain hashes by which repetitions are found without
+reading the rows again.
 """
 
 import json

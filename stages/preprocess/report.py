@@ -1,4 +1,4 @@
-"""Write the splits, the quarantine and the evidence of contamination, and compute the metrics."""
+"""Write splits, quarantine and evidence, and compute the metrics."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator

@@ -1,7 +1,7 @@
-"""Cut raw files into shards of equal size, and hand shards to workers.
+"""Cut raw files into shards, and hand them to workers.
 
-A shard does not depend on the number of workers: one process, many processes or a Dask cluster
-write the same bytes (a test compares them).
+All shards have about the same size. A shard does not depend on the number of workers: one process,
+many processes or a Dask cluster write the same bytes (a test compares them).
 """
 
 import ipaddress

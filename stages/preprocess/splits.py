@@ -1,4 +1,4 @@
-"""Assign each row to train, dev or one of the validation sets A to E."""
+"""Assign each row to train, dev or a validation set."""
 
 import hashlib
 import unicodedata

@@ -1,7 +1,8 @@
-"""Keep all rows as one table of numbers, and read rows of the work folder again.
+"""Keep all rows as one table of numbers.
 
-Rows are ranked by split (benchmark items, A to E, dev, train) and id. Ids are hashes, so the first
-rows of a split are an unbiased sample that does not depend on the order of the files.
+The rows themselves stay in the work folder and are read again when they are needed. Rows are ranked
+by split (benchmark items, A to E, dev, train) and id. Ids are hashes, so the first rows of a split
+are an unbiased sample that does not depend on the order of the files.
 """
 
 import json

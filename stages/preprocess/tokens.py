@@ -1,4 +1,4 @@
-"""Check examples with the tokenizer of the base model: control tokens and lengths."""
+"""Check control tokens and lengths with the base tokenizer."""
 
 import re
 from functools import lru_cache
