@@ -82,19 +82,21 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     path.write_text("".join(lines), encoding="utf-8")
 
 
+def make_workspace(folder: Path, tiny: Path) -> None:
+    """Fill a folder with small parameters and the demo corpus."""
+    shutil.copytree(ROOT / "data/demo", folder / "data/demo")
+    shorten(folder / "data/demo")
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "tasks", folder / "tasks", ignore=ignored)
+    shutil.copy(ROOT / "profiles/smollm2-135m.yaml", folder / "params.yaml")
+    edit_params(folder / "params.yaml", small(tiny))
+    (folder / "models").mkdir()
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder with small parameters and the demo corpus.
-
-    It is the current directory.
-    """
-    shutil.copytree(ROOT / "data/demo", tmp_path / "data/demo")
-    shorten(tmp_path / "data/demo")
-    ignored = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "tasks", tmp_path / "tasks", ignore=ignored)
-    shutil.copy(ROOT / "profiles/smollm2-135m.yaml", tmp_path / "params.yaml")
-    edit_params(tmp_path / "params.yaml", small(tiny))
-    (tmp_path / "models").mkdir()
+    """Return a workspace, which is the current directory."""
+    make_workspace(tmp_path, tiny)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -102,6 +104,12 @@ def workspace(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 @pytest.fixture
 def ready(workspace: Path, tiny: Path) -> Path:
     """Return the workspace after ingest and preprocess."""
+    make_ready(workspace, tiny)
+    return workspace
+
+
+def make_ready(workspace: Path, tiny: Path) -> None:
+    """Ingest and preprocess in a workspace, which must be the current directory."""
     from bula.params import load_params
     from bula.records import write_rows
     from stages.ingest.sources import read_source, read_task
@@ -116,7 +124,6 @@ def ready(workspace: Path, tiny: Path) -> Path:
         items = read_task(task, ingest.limits)
         write_rows(workspace / f"data/benchmarks/{task.name}.jsonl", items)
     preprocess.main()
-    return workspace
 
 
 def run(command: list[str], cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
