@@ -29,7 +29,7 @@ from bula.hardware import compute_dtype
 from bula.lora_kernels import add_answer_head
 from bula.models import load_model, load_tokenizer, save_model
 from bula.params import DirectoryModel, Params, load_params
-from bula.prompts import encode
+from bula.prompts import Encoded, encode
 from bula.records import SET_NAMES, Example, read_examples
 from bula.scoring import pad_batch
 from stages import merge, quantize
@@ -73,8 +73,14 @@ def set_train(folder: Path, **values: Any) -> None:
 
 
 def example(question: str, answer: str) -> Example:
+    """Return a training example; its other fields do not matter here."""
     return Example(
-        id="0" * 16, source="s", license="l", split="train", question=question, answer=answer
+        id="0" * 16,
+        source="s",
+        license="l",
+        split="train",
+        question=question,
+        answer=answer,
     )
 
 
@@ -84,11 +90,10 @@ def hash_adapter(folder: Path) -> str:
 
 def hash_outputs(folder: Path) -> dict[str, str]:
     """Return the hash of every output of train, except for the speed."""
-    files = [
-        *(folder / "models/adapter").iterdir(),
-        *(folder / "plots/train").iterdir(),
-        *(folder / "metrics").glob("*.json"),
-    ]
+    adapter = folder / "models/adapter"
+    plots = folder / "plots/train"
+    figures = (folder / "metrics").glob("*.json")
+    files = [*adapter.iterdir(), *plots.iterdir(), *figures]
     return {str(file): sha256_file(file) for file in files}
 
 
@@ -201,7 +206,7 @@ def train_with_seed(folder: Path, seed: int) -> dict[str, str]:
     return {file.name: sha256_file(file) for file in files}
 
 
-def test_an_adapter_depends_on_its_seed_only(ready: Path) -> None:
+def test_the_same_seed_repeats_the_adapter_and_another_seed_does_not(ready: Path) -> None:
     set_train(ready, max_steps=2, eval_steps=2)
     first = train_with_seed(ready, 1)
     again = train_with_seed(ready, 1)
@@ -221,6 +226,7 @@ def data(tmp_path: Path) -> list[Path]:
 
 
 def default_params() -> Params:
+    """Return the parameters of the default profile."""
     return load_params(ROOT / "profiles/smollm2-135m.yaml")
 
 
@@ -289,7 +295,7 @@ def test_the_fingerprint_covers_all_code_that_shapes_the_adapter() -> None:
 
 
 def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Return a list to which each later pass of training adds its step."""
+    """Return a list to which each later pass adds its step."""
     passes: list[int] = []
     training_step = trainer.AnswerTrainer.training_step
 
@@ -374,6 +380,7 @@ def test_a_run_killed_halfway_resumes_to_the_same_adapter(
 
 
 def write_checkpoint(folder: Path, step: int) -> Path:
+    """Write a checkpoint without a marker."""
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     for name in ("adapter_model.safetensors", "trainer_state.json"):
@@ -500,15 +507,20 @@ def test_an_older_checkpoint_is_deleted_after_the_new_one_is_marked(
     seen: list[list[str]] = []
 
     def record(checkpoint: Path) -> None:
-        complete = filter(checkpoints.is_complete, checkpoint.parent.glob("checkpoint-*"))
-        seen.append(sorted(path.name for path in complete))
+        siblings = checkpoint.parent.glob("checkpoint-*")
+        complete = [path.name for path in siblings if checkpoints.is_complete(path)]
+        seen.append(sorted(complete))
         checkpoints.mark_complete(checkpoint)
 
     monkeypatch.setattr(trainer, "mark_complete", record)
     train.main()
     # Before each marker the newest complete checkpoint is that of the previous step.
-    newest = [names[-1:] for names in seen]
-    assert newest == [[], ["checkpoint-1"], ["checkpoint-2"], ["checkpoint-3"]]
+    assert [names[-1:] for names in seen] == [
+        [],
+        ["checkpoint-1"],
+        ["checkpoint-2"],
+        ["checkpoint-3"],
+    ]
     assert max(map(len, seen)) == 2
 
 
@@ -531,32 +543,56 @@ def test_the_rows_that_the_template_makes_are_measured(finished: Path) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda ids, labels, bos: (ids[:-1], labels[:-1]), "would not teach the model to stop"),
-        (lambda ids, labels, bos: (ids, [-100] * len(ids)), "would teach nothing"),
-        (lambda ids, labels, bos: ([bos, *ids], [-100, *labels]), "rows start with 2 BOS tokens"),
-        (
-            lambda ids, labels, bos: (ids[1:], labels[1:]),
-            "rows start without the tokenizer's BOS token",
-        ),
-    ],
-)
-def test_rows_that_would_spoil_training_are_refused(change: Any, message: str, tiny: Path) -> None:
-    tokenizer = load_tokenizer(tiny)
-    item = example("Dói muito?", "Não.")
-    encoded = encode(tokenizer, item)
-    ids, labels = change(encoded.input_ids, encoded.labels, tokenizer.bos_token_id)
+ITEM = example("Dói muito?", "Não.")
+
+
+@pytest.fixture
+def row(tiny: Path) -> Encoded:
+    """Return a row that is fit for training."""
+    return encode(load_tokenizer(tiny), ITEM)
+
+
+def measure_template(tiny: Path, ids: list[int], labels: list[int]) -> None:
+    """Measure a data set of one row."""
     rows = Dataset.from_dict({"input_ids": [ids], "labels": [labels]})
-    with pytest.raises(UserError, match=message):
-        report.template_figures(tokenizer, rows, [item])
+    report.template_figures(load_tokenizer(tiny), rows, [ITEM])
 
 
-def log_of_losses(train_losses: list[float], dev_losses: list[float]) -> list[dict[str, float]]:
-    train_lines = [{"train_loss_nats": loss} for loss in train_losses]
-    dev_lines = [{"eval_loss_nats": loss} for loss in dev_losses]
-    return train_lines + dev_lines
+def test_a_row_without_its_end_of_turn_is_refused(tiny: Path, row: Encoded) -> None:
+    ids = row.input_ids[:-1]
+    labels = row.labels[:-1]
+    with pytest.raises(UserError, match="would not teach the model to stop"):
+        measure_template(tiny, ids, labels)
+
+
+def test_a_row_without_labels_is_refused(tiny: Path, row: Encoded) -> None:
+    labels = [-100] * len(row.labels)
+    with pytest.raises(UserError, match="would teach nothing"):
+        measure_template(tiny, row.input_ids, labels)
+
+
+def test_a_row_with_two_bos_tokens_is_refused(tiny: Path, row: Encoded) -> None:
+    ids = [row.input_ids[0], *row.input_ids]
+    labels = [-100, *row.labels]
+    with pytest.raises(UserError, match="rows start with 2 BOS tokens"):
+        measure_template(tiny, ids, labels)
+
+
+def test_a_row_without_its_bos_token_is_refused(tiny: Path, row: Encoded) -> None:
+    ids = row.input_ids[1:]
+    labels = row.labels[1:]
+    with pytest.raises(UserError, match="rows start without the tokenizer's BOS token"):
+        measure_template(tiny, ids, labels)
+
+
+def log_of_losses(train_losses: list[float], dev_losses: list[float]) -> list[report.LogLine]:
+    """Return a trainer's log that contains these losses."""
+    history: list[report.LogLine] = []
+    for loss in train_losses:
+        history.append({"train_loss_nats": loss})
+    for loss in dev_losses:
+        history.append({"eval_loss_nats": loss})
+    return history
 
 
 # Thirds of two steps: their means are 2.5, 1.7 and 1.4 nats.
@@ -854,17 +890,17 @@ def test_an_adapter_that_would_untie_tied_weights_is_not_merged(ready: Path) -> 
 
 
 def test_a_nan_weight_is_not_a_small_difference() -> None:
-    model = torch.nn.Sequential(
-        torch.nn.Linear(2, 2, bias=False),
-        torch.nn.Linear(2, 2, bias=False),
-    )
+    first = torch.nn.Linear(2, 2, bias=False)
+    last = torch.nn.Linear(2, 2, bias=False)
+    model = torch.nn.Sequential(first, last)
     no_change = (torch.zeros(1, 2), torch.zeros(2, 1), 1.0)
     terms = {
-        name: (weight.detach().clone(), *no_change) for name, weight in model.named_parameters()
+        "0.weight": (first.weight.detach().clone(), *no_change),
+        "1.weight": (last.weight.detach().clone(), *no_change),
     }
     assert merge.weight_difference(terms, model) == 0.0
     with torch.no_grad():
-        model[1].weight[0, 0] = math.nan
+        last.weight[0, 0] = math.nan
     difference = merge.weight_difference(terms, model)
     assert math.isnan(difference)
 
@@ -889,10 +925,19 @@ def test_trl_computes_in_the_precision_that_the_metrics_name(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda: has_matmul)
-    fused = default_params()
-    trl = with_values(fused, "train", kernels="trl")
-    assert trainer.configure(trl, tmp_path).bf16 is has_matmul
-    assert trainer.configure(fused, tmp_path).bf16 is False
+    trl = with_values(default_params(), "train", kernels="trl")
+    config = trainer.configure(trl, tmp_path)
+    assert config.bf16 is has_matmul
+
+
+@pytest.mark.parametrize("has_matmul", [True, False])
+def test_fused_kernels_train_without_autocast(
+    has_matmul: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda: has_matmul)
+    config = trainer.configure(default_params(), tmp_path)
+    assert config.bf16 is False
 
 
 def train_with_kernels(ready: Path, kernels: str) -> list[dict[str, Any]]:
@@ -965,16 +1010,17 @@ def test_the_kept_adapter_is_that_of_the_best_or_of_the_last_step(ready: Path) -
     assert hashes[0] != hashes[1]
 
 
+def train_with_tracker(folder: Path, tracker: str) -> str:
+    """Train with a tracker and return the hash of the adapter."""
+    edit_params(folder / "params.yaml", lambda params: params["compute"].update(tracker=tracker))
+    train.main()
+    return hash_adapter(folder)
+
+
 def test_a_tracker_records_the_curve_and_changes_no_byte(ready: Path) -> None:
     set_train(ready, max_steps=2, eval_steps=2, save_steps=2)
-    hashes = []
-    for tracker in ("none", "tensorboard"):
-        edit_params(
-            ready / "params.yaml", lambda p, name=tracker: p["compute"].update(tracker=name)
-        )  # type: ignore[misc]
-        train.main()
-        hashes.append(hash_adapter(ready))
-    assert hashes[0] == hashes[1]
+    without = train_with_tracker(ready, "none")
+    assert train_with_tracker(ready, "tensorboard") == without
     (events,) = (ready / ".bula/tensorboard").rglob("events.out.tfevents.*")
     assert b"train/train_loss_nats" in events.read_bytes()
 
@@ -997,7 +1043,9 @@ def test_the_progress_bar_starts_at_the_resumed_step() -> None:
     state.global_step = 4
     bar.on_step_end(None, state, None)
     shown = bar.training_bar.format_dict
-    assert (shown["initial"], shown["n"], shown["total"]) == (3, 4, 6)
+    assert shown["initial"] == 3
+    assert shown["n"] == 4
+    assert shown["total"] == 6
     bar.on_train_end(None, state, None)
 
 
@@ -1024,8 +1072,9 @@ def test_an_epoch_contains_complete_steps_only() -> None:
 
 def test_the_order_of_an_epoch_depends_on_seed_and_epoch_only() -> None:
     sampler = trainer.EpochSampler(4, LENGTHS, seed=1)
+    same = trainer.EpochSampler(4, LENGTHS, seed=1)
     first = list(sampler)
-    assert list(trainer.EpochSampler(4, LENGTHS, seed=1)) == first
+    assert list(same) == first
     sampler.set_epoch(1)
     assert list(sampler) != first
 
@@ -1078,13 +1127,16 @@ def test_an_adapter_of_a_quantized_base_merges_into_the_full_base(
 
 
 def test_a_diverged_loss_is_reported_with_its_step() -> None:
-    history = [{"step": 1, "train_loss_nats": 2.0}, {"step": 2, "train_loss_nats": math.nan}]
+    history: list[report.LogLine] = [
+        {"step": 1, "train_loss_nats": 2.0},
+        {"step": 2, "train_loss_nats": math.nan},
+    ]
     with pytest.raises(UserError, match="training diverged: the loss is nan at step 2"):
         report._refuse_divergence(history)
 
 
 def test_finite_losses_are_not_refused() -> None:
-    history = [
+    history: list[report.LogLine] = [
         {"step": 1, "train_loss_nats": 2.0},
         {"step": 3, "eval_loss_nats": 1.0},
         {"step": 3},
