@@ -14,5 +14,5 @@ if _parent or "DVC_STAGE" in os.environ:
         # The parent exited while Python started, before the kernel could be asked for a signal.
         raise SystemExit("the parent process of this stage has exited, so the stage exits too")
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
-        # accelerate's launcher (stages/train/__main__.py) ignores Ctrl-C, and its child inherits this.
+        # The launcher (stages/train/__main__.py) ignores Ctrl-C, and its child inherits this.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -1,4 +1,4 @@
-"""Train with TRL on the loss of the answers alone.
+"""Train with TRL on the loss of the answers only.
 
 Batches contain examples of similar length, in an order that a resumed run repeats.
 """
@@ -194,7 +194,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """Load the sums since the last line of the log as well.
 
-        The file contains the sums of all processes, so the first process alone takes them.
+        The file contains the sums of all processes, so only the first process takes them.
         """
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint and self.is_world_process_zero():
