@@ -285,13 +285,18 @@ def test_other_data_has_another_fingerprint(data: list[Path]) -> None:
 
 
 # Reading and checking files shapes no weight.
-WITHOUT_EFFECT = {"bula/files.py", "bula/gguf_files.py", "bula/model_files.py"}
+WITHOUT_EFFECT = {
+    "bula/files.py",
+    "bula/gguf_files.py",
+    "bula/model_files.py",
+    "bula/weight_checks.py",
+}
 
 
 def test_the_fingerprint_covers_all_code_that_shapes_the_adapter() -> None:
     covered = {str(file.relative_to(ROOT)) for file in checkpoints.CODE}
     used = closure(ROOT, "train")
-    assert used - covered == WITHOUT_EFFECT
+    assert used - covered <= WITHOUT_EFFECT
 
 
 def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
