@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from bench.clones import ROOT, build_tiny, edit_params, shorten, small
+from bula.records import SET_NAMES, Example, write_rows
 
 # Two workers with two threads each would wait for each other on two cores; set before torch is imported, and for every stage.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -64,6 +65,29 @@ def write_jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
     )
 
 
+def validation_examples(split: Any, count: int = 3) -> list[Example]:
+    """Return examples of one validation set, with answers of different lengths."""
+    examples = []
+    for number in range(count):
+        example = Example(
+            id=f"{split.lower()}{number:015d}",
+            source="s",
+            license="l",
+            split=split,
+            question=f"Pergunta {number} de {split}?",
+            answer="Beba água, " * (number + 1) + "e repouse.",
+        )
+        examples.append(example)
+    return examples
+
+
+def write_validation_sets(folder: Path) -> None:
+    """Write the sets A to E below data/clean/validation."""
+    for split in SET_NAMES:
+        path = folder / f"data/clean/validation/{split}.jsonl"
+        write_rows(path, validation_examples(split))
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with small params.yaml and the demo corpus, as the current directory."""
@@ -83,7 +107,6 @@ def workspace(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 def ready(workspace: Path, tiny: Path) -> Path:
     """The workspace after ingest and preprocess."""
     from bula.params import load_params
-    from bula.records import write_rows
     from stages.ingest.sources import read_source, read_task
     from stages.preprocess import __main__ as preprocess
 
