@@ -267,7 +267,7 @@ def item_scores(task: str, sample: Sample) -> dict[str, float]:
 
 def summarise(rows: list[Row], params: Params) -> dict[str, dict[str, Any]]:
     """Return the figures of each task, and the settings that change scores."""
-    metrics = {"settings": score_settings(params)}
+    metrics: dict[str, dict[str, Any]] = {"settings": score_settings(params)}
     tasks: dict[str, list[Row]] = {}
     for row in rows:
         tasks.setdefault(row["task"], []).append(row)

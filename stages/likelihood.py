@@ -12,6 +12,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 import typer
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -55,21 +56,15 @@ def score(
 
 
 def score_batch(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> list[Score]:
-    """Return the score of each example of one batch.
-
-    For each supervised token: the negative log-likelihood of the reference token, whether it is
-    also the likeliest token, and the entropy of the predicted distribution.
-    """
+    """Return the score of each example of one batch."""
     nats = []
     correct = []
     entropy = []
     for logits, targets in supervised_logits(model, encoded, pad_id):
-        log_p = logits.log_softmax(-1)
-        target_log_p = log_p.gather(1, targets[:, None]).squeeze(1)
-        nats.append(-target_log_p)
-        correct.append(logits.argmax(-1) == targets)
-        weighted_log_p = log_p.exp() * log_p
-        entropy.append(-weighted_log_p.sum(-1))
+        chunk_nats, chunk_correct, chunk_entropy = score_tokens(logits, targets)
+        nats.append(chunk_nats)
+        correct.append(chunk_correct)
+        entropy.append(chunk_entropy)
     sizes = [len(item.completion) for item in encoded]
     columns = zip(
         sum_by_example(nats, sizes),
@@ -83,7 +78,21 @@ def score_batch(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> 
     return scores
 
 
-def sum_by_example(chunks: list[torch.Tensor], sizes: list[int]) -> list[float]:
+def score_tokens(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return three values per supervised token.
+
+    They are the negative log-likelihood of the target in nats, whether the target is the likeliest
+    token, and the entropy of the predicted distribution in nats. The return frees the large
+    intermediate tensors before the next chunk needs memory.
+    """
+    log_p = logits.log_softmax(-1)
+    target_log_p = log_p.gather(1, targets[:, None]).squeeze(1)
+    correct = logits.argmax(-1) == targets
+    weighted_log_p = log_p.exp() * log_p
+    return -target_log_p, correct, -weighted_log_p.sum(-1)
+
+
+def sum_by_example(chunks: list[Tensor], sizes: list[int]) -> list[float]:
     """Return the sum over each example's tokens, in float64.
 
     The chunks contain one value per token. `sizes` contains the number of tokens of each example.

@@ -134,14 +134,13 @@ def main(
     reference = list(score_examples(model, encoded, pad_id))
     model, weights = merge_weights(model)
     figures = {
-        "checked": precision_settings(params.dtype),
         "weights": weights,
         "adapter": divergence_metrics(reference, reference),
         "before_cast": compare_logits(model, reference, encoded, pad_id),
     }
     save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged)
     figures |= measure_saved(merged, params.dtype, reference, encoded, pad_id)
-    write_metrics(metrics, figures)
+    write_metrics(metrics, {"checked": precision_settings(params.dtype), **figures})
     before = figures["before_cast"]["greedy_agreement"]
     after = figures["after_cast"]["greedy_agreement"]
     print(f"merge: greedy agreement {before:.2%} before the cast, {after:.2%} after, in {merged}")

@@ -56,7 +56,9 @@ def set_benchmark(**values: Any) -> Edit:
 
 
 @contextmanager
-def serve(answer: Answer) -> Iterator[tuple[str, list[str | None]]]:
+def serve(
+    answer: Answer, content_type: str = "application/json"
+) -> Iterator[tuple[str, list[str | None]]]:
     """Serve POST requests on this machine.
 
     Yields the address up to /v1, and a list of the Authorization headers of all requests.
@@ -73,7 +75,7 @@ def serve(answer: Answer) -> Iterator[tuple[str, list[str | None]]]:
             request = json.loads(self.rfile.read(length))
             body = json.dumps(answer(request)).encode()
             self.send_response(200)
-            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -234,10 +236,11 @@ def test_a_host_that_is_not_allowed_is_refused_before_a_request(
     assert not (items / "data/samples").exists()
 
 
+@pytest.mark.parametrize("content_type", ["application/json", "text/html"])
 def test_a_reply_of_another_form_is_reported_without_the_words_of_the_server(
-    items: Path, capfd: pytest.CaptureFixture[str]
+    content_type: str, items: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    with serve(lambda request: {"error": "CANARY \x1b[31m"}) as (url, _):
+    with serve(lambda request: {"error": "CANARY \x1b[31m"}, content_type) as (url, _):
         edit_params(items / "params.yaml", set_benchmark(backend=openai_backend(url)))
         with pytest.raises(UserError, match="a request failed, or its reply has another form"):
             benchmark.main("base")
