@@ -3,7 +3,7 @@
 transformers answers for a model directory, in batches of prompts of similar length. llama.cpp
 servers answer for a GGUF file, each one request at a time; vLLM answers where a variant names it.
 The prompt travels as token ids, so that every engine sees exactly the prompt of training. The
-stage counts degenerate answers. The stages rouge, bertscore, judge and compare read the answers.
+stage counts degenerate answers. The stages rouge, judge and compare read the answers.
 
     python -m stages.generate tuned
 """
@@ -37,7 +37,11 @@ from bula.stats import standard_error
 
 RERUN = "run the stage again, and see that the machine has memory left"
 Serve = Callable[[Path, int, int], AbstractContextManager[list[Endpoint]]]
-SERVERS: dict[str, Serve] = {"llama.cpp": serve_llama_cpp, "vllm": serve_vllm}
+# Each engine that answers through a server; transformers answers in this process.
+SERVERS: dict[str, Serve] = {
+    "llama.cpp": serve_llama_cpp,
+    "vllm": serve_vllm,
+}
 Figures = dict[str, int | float]
 # Token ids, one list per prompt.
 Prompts = list[list[int]]
@@ -90,7 +94,8 @@ def to_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], end_ids: list[
 def answer_by_server(path: Path, serve: Serve, prompts: Prompts, params: Generate) -> list[Answer]:
     """Return the greedy answers of OpenAI-compatible servers.
 
-    At most `parallel` requests run at once.
+    At most `params.parallel` requests run at once. The context of a server has room for the longest
+    prompt and a complete answer.
     """
     longest = max(map(len, prompts))
     context_tokens = longest + params.max_new_tokens
@@ -133,8 +138,11 @@ def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: i
     if not choices or not isinstance(choices[0].text, str):
         raise UserError(where, "a reply has no answer in it", RERUN)
     first = choices[0]
-    tokens = reply.usage.completion_tokens if reply.usage else 0
-    return Answer(first.text.strip(), str(first.finish_reason), tokens)
+    return Answer(
+        text=first.text.strip(),
+        finish_reason=str(first.finish_reason),
+        completion_tokens=reply.usage.completion_tokens if reply.usage else 0,
+    )
 
 
 def answer(
@@ -153,7 +161,8 @@ def answer(
 def redact_answers(variant: str, answers: list[Answer], found: Findings, rule: str) -> list[Answer]:
     """Return the answers with placeholders for personal data.
 
-    UserError if there is personal data and `rule` is `fail`.
+    `found` contains the personal data of each answer. `rule` is privacy.answers of params.yaml:
+    redact or fail. UserError if there is personal data and the rule is fail.
     """
     if rule == "fail" and any(found):
         kinds = sorted(count_kinds(found))
@@ -253,8 +262,8 @@ def read_questions(folder: Path, count: int) -> list[Example]:
     """
     sets = read_validation_sets(folder)
     examples = [example for items in sets.values() for example in items[:count]]
-    counts = Counter(example.id for example in examples)
-    twice = [item for item, times in counts.items() if times > 1]
+    ids = Counter(example.id for example in examples)
+    twice = [name for name, times in ids.items() if times > 1]
     if twice:
         what = f"{len(twice)} questions appear twice (first: {twice[0]})"
         raise UserError(folder, what, "run `dvc repro preprocess`")
@@ -274,10 +283,11 @@ def main(
     limits = params.generate
     seed_everything(params.sampling_seed)
     examples = read_questions(clean / "validation", limits.items_per_set)
-    tokenizer = load_tokenizer(Path(chosen.model))
+    model = Path(chosen.model)
+    tokenizer = load_tokenizer(model)
     prompts = [encode_prompt(tokenizer, example.question) for example in examples]
     started = time.perf_counter()
-    answers = answer(Path(chosen.model), chosen.engine, params, tokenizer, prompts)
+    answers = answer(model, chosen.engine, params, tokenizer, prompts)
     speeds = measure_speed(answers, time.perf_counter() - started)
     found = [find_personal_data(given.text) for given in answers]
     answers = redact_answers(variant, answers, found, params.privacy.answers)

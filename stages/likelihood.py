@@ -74,7 +74,12 @@ def score_batch(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> 
     )
     scores = []
     for total_nats, total_correct, total_entropy in columns:
-        scores.append(Score(total_nats, int(total_correct), total_entropy))
+        score_of_example = Score(
+            nats=total_nats,
+            tokens_correct=int(total_correct),
+            entropy_nats=total_entropy,
+        )
+        scores.append(score_of_example)
     return scores
 
 

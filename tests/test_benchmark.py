@@ -97,20 +97,29 @@ def completions_of(path: Path) -> Answer:
 
     @torch.inference_mode()
     def choice(index: int, prompt: list[int]) -> dict[str, Any]:
-        log_p = model(torch.tensor([prompt])).logits[0].log_softmax(-1)
-        echoed = [float(log_p[place - 1, token]) for place, token in enumerate(prompt) if place]
-        best = [float(row.max()) for row in log_p]
+        logits = model(torch.tensor([prompt])).logits[0]
+        log_p = logits.log_softmax(-1)
         # The first token has no probability, and one token is generated after the prompt.
-        logprobs = {
-            "token_logprobs": [None, *echoed, best[-1]],
-            "top_logprobs": [None, *({"best": value} for value in best)],
+        echoed: list[float | None] = [None]
+        for place, token in enumerate(prompt[1:]):
+            echoed.append(float(log_p[place, token]))
+        best = log_p.max(-1).values.tolist()
+        tops = [{"best": value} for value in best]
+        return {
+            "index": index,
+            "text": "",
+            "finish_reason": "length",
+            "logprobs": {
+                "token_logprobs": [*echoed, best[-1]],
+                "top_logprobs": [None, *tops],
+            },
         }
-        return {"index": index, "text": "", "finish_reason": "length", "logprobs": logprobs}
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         assert request["echo"]
         assert request["logprobs"] == 1
-        choices = [choice(number, prompt) for number, prompt in enumerate(request["prompt"])]
+        prompts = request["prompt"]
+        choices = [choice(index, prompt) for index, prompt in enumerate(prompts)]
         return {"model": request["model"], "choices": choices}
 
     return answer
@@ -119,8 +128,13 @@ def completions_of(path: Path) -> Answer:
 def pin_items(folder: Path) -> None:
     """Write the items of all tasks where ingest would pin them."""
     for task in METRICS:
-        demo = ROOT / f"data/demo/benchmarks/{task.removeprefix('bula_')}.jsonl"
-        write_jsonl(folder / f"data/benchmarks/{task}.jsonl", list(read_rows(demo)))
+        name = task.removeprefix("bula_")
+        rows = list(read_rows(ROOT / f"data/demo/benchmarks/{name}.jsonl"))
+        write_jsonl(folder / f"data/benchmarks/{task}.jsonl", rows)
+
+
+def values(rows: list[Row], key: str) -> list[Any]:
+    return [row[key] for row in rows]
 
 
 def rows_of(folder: Path) -> list[Row]:
@@ -135,17 +149,24 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def items(workspace: Path, tiny: Path) -> Path:
-    """Return the workspace with pinned items of two tasks, and the model as its base."""
+    """Return the workspace with pinned items and a base model.
+
+    The parameters name the two tasks with options.
+    """
     pin_items(workspace)
     (workspace / "models/base").symlink_to(tiny)
-    edit_params(workspace / "params.yaml", set_benchmark(tasks=OPTION_TASKS))
-    edit_params(workspace / "params.yaml", lambda params: params.update(dtype="float32"))
+
+    def edit(params: dict[str, Any]) -> None:
+        params["dtype"] = "float32"
+        params["benchmark"]["tasks"] = OPTION_TASKS
+
+    edit_params(workspace / "params.yaml", edit)
     return workspace
 
 
 @pytest.fixture(scope="module")
 def scored(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder where the stage scored the first items of all tasks."""
+    """Return a folder with the scores of all tasks."""
     folder = tmp_path_factory.mktemp("scored")
     pin_items(folder)
     shutil.copytree(ROOT / "tasks", folder / "tasks")
@@ -161,20 +182,23 @@ def scored(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_task_has_one_row_per_item(scored: Path) -> None:
     rows = rows_of(scored)
-    assert [row["item"] for row in rows] == [0, 1, 2, 3] * 3
-    assert list(dict.fromkeys(row["task"] for row in rows)) == list(METRICS)
+    assert values(rows, "item") == [0, 1, 2, 3] * 3
+    tasks = dict.fromkeys(values(rows, "task"))
+    assert list(tasks) == list(METRICS)
 
 
 @pytest.mark.parametrize(("task", "metric"), METRICS.items())
 def test_metrics_summarise_the_item_scores(task: str, metric: str, scored: Path) -> None:
     rows = [row for row in rows_of(scored) if row["task"] == task]
-    mean = sum(row["scores"][metric] for row in rows) / 4
-    answers = [row["answer"] for row in rows]
+    scores = [row["scores"][metric] for row in rows]
+    answers = values(rows, "answer")
+    mean = sum(scores) / 4
+    # The scores are 0 or 1, so their variance with divisor n - 1 is 4 / 3 * mean * (1 - mean).
+    error = math.sqrt(mean * (1 - mean) / 3)
     assert metrics_of(scored)[task] == {
         "items": 4,
         metric: mean,
-        # The scores are 0 or 1, so their variance with divisor n - 1 is 4 / 3 * mean * (1 - mean).
-        f"{metric}_stderr": pytest.approx(math.sqrt(mean * (1 - mean) / 3), rel=1e-5),
+        f"{metric}_stderr": pytest.approx(error, rel=1e-5),
         "commonest_answer_share": max(map(answers.count, answers)) / 4,
     }
 
@@ -194,8 +218,10 @@ def test_metrics_name_the_settings_that_change_scores(scored: Path) -> None:
 
 def test_metrics_of_another_backend_name_no_precision() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
-    changed = params.benchmark.model_copy(update={"backend": VllmBackend.model_validate(VLLM)})
-    settings = benchmark.score_settings(params.model_copy(update={"benchmark": changed}))
+    vllm = VllmBackend.model_validate(VLLM)
+    changed = params.benchmark.model_copy(update={"backend": vllm})
+    other = params.model_copy(update={"benchmark": changed})
+    settings = benchmark.score_settings(other)
     assert settings["backend"] == "vllm"
     assert not {"dtype", "compute_dtype"} & settings.keys()
 
@@ -218,8 +244,8 @@ def test_a_server_scores_like_the_model_and_never_receives_the_key(
         edit_params(items / "params.yaml", set_benchmark(backend=openai_backend(url)))
         benchmark.main("base")
     served = rows_of(items)
-    for name in ("answer", "scores"):
-        assert [row[name] for row in served] == [row[name] for row in own]
+    assert values(served, "answer") == values(own, "answer")
+    assert values(served, "scores") == values(own, "scores")
     assert keys
     assert "CANARY" not in str(keys)
     assert metrics_of(items)["settings"]["backend"] == "openai"

@@ -25,7 +25,7 @@ from tests.conftest import validation_examples, write_validation_sets
 
 
 def use(model: Path, engine: str) -> Edit:
-    """Return an edit that gives one model and engine to the variants base and tuned."""
+    """Return an edit that sets the model of the variants."""
 
     def edit(params: dict[str, Any]) -> None:
         variant = {"model": os.path.relpath(model), "engine": engine}
@@ -59,7 +59,10 @@ def validation(workspace: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def answered(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder where transformers (base) and llama.cpp (tuned) answered with one model."""
+    """Return a folder with the answers of two engines.
+
+    Both have the same model; transformers answered as base and llama.cpp as tuned.
+    """
     folder = tmp_path_factory.mktemp("answered")
     write_validation_sets(folder)
     shutil.copytree(tiny, folder / "models/base")
@@ -77,9 +80,10 @@ def answered(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def loop() -> str:
-    """Return an answer of 17 words and 14 4-grams, of which 6 are distinct.
+    """Return an answer that repeats itself.
 
-    They are: o chá é o, chá é o chá, é o chá e, o chá e o, chá e o chá, e o chá é.
+    It has 14 word 4-grams, of which 6 are distinct: o chá é o, chá é o chá, é o chá e, o chá e o,
+    chá e o chá, e o chá é.
     """
     return "O chá é o chá, e o chá é o chá, e o chá é o chá."
 
@@ -88,7 +92,8 @@ def test_an_answer_that_ends_with_an_end_token_has_stopped(smollm2: Path) -> Non
     tokenizer = load_tokenizer(smollm2)
     end = tokenizer.eos_token_id
     ids = tokenizer("Sim.", add_special_tokens=False)["input_ids"]
-    assert generate.to_answer(tokenizer, [*ids, end], [end]) == ("Sim.", "stop", len(ids) + 1)
+    found = generate.to_answer(tokenizer, [*ids, end], [end])
+    assert found == ("Sim.", "stop", len(ids) + 1)
 
 
 def test_an_answer_without_an_end_token_has_reached_the_limit(smollm2: Path) -> None:
@@ -114,8 +119,9 @@ def test_batched_answers_equal_single_answers(answered: Path, tiny: Path) -> Non
                 do_sample=False,
                 max_new_tokens=8,
             )
-        new_ids = until_end(output[0, ids.shape[1] :].tolist(), end_ids)
-        assert generate.to_answer(tokenizer, new_ids, end_ids).text == row["generated"]
+        new_ids = output[0, ids.shape[1] :].tolist()
+        found = generate.to_answer(tokenizer, until_end(new_ids, end_ids), end_ids)
+        assert found.text == row["generated"]
 
 
 def test_llama_cpp_returns_the_answers_of_transformers(answered: Path) -> None:
@@ -165,7 +171,7 @@ def test_answers_of_llama_cpp_do_not_depend_on_parallel_requests(
     settings = load_params().generate
 
     def answers(parallel: int, step: int) -> list[Answer]:
-        """Answer the prompts in their order (step 1) or in reverse (step -1)."""
+        """Answer the prompts, in reverse with step -1."""
         changed = settings.model_copy(update={"parallel": parallel, "max_new_tokens": 24})
         asked = prompts[::step]
         found = generate.answer_by_server(file, serving.serve_llama_cpp, asked, changed)
@@ -262,7 +268,8 @@ def test_degenerate_answers_are_counted_by_hand(loop: str) -> None:
         Answer("", "stop", 1),
     ]
     figures = generate.summarise(to_rows(answers, 0.3), [[], [], []])
-    assert (figures["degenerate"], figures["empty"]) == (2, 1)
+    assert figures["degenerate"] == 2
+    assert figures["empty"] == 1
     assert figures["degenerate_share"] == pytest.approx(2 / 3)
     assert figures["repeated_4gram_share"] == pytest.approx((8 / 14) / 3)
     # The shares 0, 8/14, 0 have the standard deviation 8/14 / sqrt(3), divided by sqrt(3).

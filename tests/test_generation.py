@@ -35,8 +35,12 @@ def prompts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
 def answers(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]]
 ) -> list[list[int]]:
-    """Return the answer to each prompt in a batch of one, which needs no padding."""
-    return [generate_greedy(model, tokenizer, [prompt], NEW_TOKENS)[0] for prompt in prompts]
+    """Return the answer to each prompt in a batch of one."""
+    found = []
+    for prompt in prompts:
+        # A single prompt needs no padding.
+        found += generate_greedy(model, tokenizer, [prompt], NEW_TOKENS)
+    return found
 
 
 def test_prompts_of_unequal_lengths_in_one_batch_are_answered_as_they_are_singly(
@@ -45,14 +49,17 @@ def test_prompts_of_unequal_lengths_in_one_batch_are_answered_as_they_are_singly
     prompts: list[list[int]],
     answers: list[list[int]],
 ) -> None:
-    assert len({len(prompt) for prompt in prompts}) == len(prompts)
-    # Otherwise the order of the answers would not be tested.
-    assert len(set(map(tuple, answers))) == len(answers)
+    lengths = set(map(len, prompts))
+    assert len(lengths) == len(prompts)
+    # Equal answers would hide a wrong order.
+    different = set(map(tuple, answers))
+    assert len(different) == len(answers)
     assert generate_greedy(model, tokenizer, prompts, NEW_TOKENS) == answers
 
 
 def test_an_answer_without_an_end_token_has_the_largest_length(answers: list[list[int]]) -> None:
-    assert [len(ids) for ids in answers] == [NEW_TOKENS] * len(QUESTIONS)
+    lengths = list(map(len, answers))
+    assert lengths == [NEW_TOKENS] * len(QUESTIONS)
 
 
 @pytest.mark.parametrize("stopped", range(len(QUESTIONS)))
@@ -87,6 +94,7 @@ def test_the_first_end_token_is_kept(ids: list[int], expected: list[int]) -> Non
 
 
 def test_batches_contain_prompts_of_similar_length() -> None:
-    prompts = [[1] * length for length in (5, 2, 9, 1, 7)]
+    lengths = (5, 2, 9, 1, 7)
+    prompts = [[1] * length for length in lengths]
     assert batches_of_prompts(prompts, 2) == [[3, 1], [0, 4], [2]]
     assert batches_of_prompts(prompts, 8) == [[3, 1, 0, 4, 2]]

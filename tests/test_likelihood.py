@@ -49,9 +49,22 @@ def use_float32(params: dict[str, Any]) -> None:
 
 
 def test_the_figures_of_a_set_equal_a_calculation_by_hand() -> None:
-    first = {"tokens": 2, "nats": 2.0, "tokens_right": 1, "entropy_nats": 1.0}
-    second = {"tokens": 6, "nats": 2.0, "tokens_right": 3, "entropy_nats": 3.0}
-    rows = [first | {"characters": 8, "bytes": 10}, second | {"characters": 12, "bytes": 14}]
+    first = {
+        "tokens": 2,
+        "nats": 2.0,
+        "tokens_right": 1,
+        "entropy_nats": 1.0,
+        "characters": 8,
+        "bytes": 10,
+    }
+    second = {
+        "tokens": 6,
+        "nats": 2.0,
+        "tokens_right": 3,
+        "entropy_nats": 3.0,
+        "characters": 12,
+        "bytes": 14,
+    }
     expected = {
         "items": 2,
         "tokens": 8,
@@ -69,7 +82,7 @@ def test_the_figures_of_a_set_equal_a_calculation_by_hand() -> None:
         "entropy_bits": 0.5 / math.log(2),
         "entropy_bits_stderr": 0.0,
     }
-    assert likelihood.summarise(rows) == pytest.approx(expected)
+    assert likelihood.summarise([first, second]) == pytest.approx(expected)
 
 
 def test_scores_do_not_depend_on_the_batches(local: Path) -> None:
