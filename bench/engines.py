@@ -226,7 +226,7 @@ def main(
 def report(figures: Figures) -> None:
     """Print the figures, and whether the engines agree.
 
-    The goal is met if llama.cpp and transformers give equal answers in 16 bit, or if rounding
+    The goal is met if llama.cpp and transformers return equal answers in 16 bit, or if rounding
     explains the difference: the engines agree in 32 bit, and in 16 bit llama.cpp leaves float32 at
     nearer ties than transformers does.
     """
