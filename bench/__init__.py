@@ -1,1 +1,1 @@
-"""Runnable benchmarks: each prints a table for people and one JSON line last."""
+"""Runnable benchmarks; each prints a table for people, and one JSON line last."""

@@ -1,1 +1,4 @@
-"""bula: what the pipeline's stages share. Each module holds one decision that two stages must agree on."""
+"""Share code between the stages.
+
+Each module contains one decision that two or more stages must agree on.
+"""

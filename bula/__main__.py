@@ -1,17 +1,24 @@
-"""The commands that people type: python -m bula --help lists them."""
+"""Run the commands that people type.
+
+`python -m bula --help` lists them.
+"""
 
 import typer
 
 from bula.commands.ask import ask
 from bula.commands.deps import deps
+from bula.commands.graph import graph
 from bula.commands.licenses import licenses
 from bula.commands.plan import plan
 from bula.commands.results import results
+from bula.commands.schema import schema
 from bula.commands.seeds import seeds
+from bula.commands.tree import tree
 from bula.errors import run_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-for command in (ask, plan, results, seeds, deps, licenses):
+COMMANDS = (ask, plan, results, seeds, schema, deps, tree, graph, licenses)
+for command in COMMANDS:
     app.command()(command)
 
 

@@ -1,13 +1,14 @@
-"""Decide which API key goes to which host, and keep keys out of every text.
+"""Decide which API key a host receives, and keep keys out of every text.
 
-The key of an outside server is OPENAI_API_KEY, from the environment or from the file `.env` in the
-repository's root. Which hosts may receive it is read from the environment alone: params.yaml and
-`.env` can arrive with somebody's pull request.
+The key for an outside server is OPENAI_API_KEY, from the environment or from the file `.env` in the
+repository's root. The allowed hosts come only from the environment, because somebody's pull
+request may change params.yaml or add a `.env`.
 """
 
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 import httpx2
@@ -19,7 +20,7 @@ KEY = "OPENAI_API_KEY"
 HOSTS = "BULA_JUDGE_HOSTS"
 DEFAULT_HOSTS = "api.openai.com"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-# Servers on this machine get a key that opens nothing.
+# Servers on this machine receive a key that opens nothing.
 LOCAL_KEY = "local"
 ENV_FILE = Path(".env")
 PLAIN_HEADERS = {
@@ -30,49 +31,72 @@ PLAIN_HEADERS = {
     "content-length",
     "content-type",
     "user-agent",
+    # OpenAI's client reads this header of the request again when the reply arrives.
+    "x-stainless-raw-response",
 }
-# OpenAI's client reads this one again when the reply is there.
-PLAIN_HEADERS |= {"x-stainless-raw-response"}
-# Two parsers cannot disagree on the host of such a URL: no user, query, escape, or letter beyond ASCII.
+# Without a user, query, escape or non-ASCII letter, every URL parser finds the same host.
 URL = re.compile(
-    r"""(?P<scheme>https?)://
-        (?P<host>[a-z0-9.-]+|\[[0-9a-f:]+\])
-        (?::(?P<port>[0-9]{1,5}))?
-        (?:/[a-z0-9._~/-]*)?""",
+    r"""
+    (?P<scheme>https?)://
+    (?P<host>[a-z0-9.-]+|\[[0-9a-f:]+\])   # a name, an IPv4 address, or an IPv6 address in brackets
+    (?::(?P<port>[0-9]{1,5}))?
+    (?:/[a-z0-9._~/-]*)?                   # a path
+    """,
     re.VERBOSE | re.IGNORECASE | re.ASCII,
 )
 
 
+class Address(NamedTuple):
+    """The scheme, host and port of a URL; the port is empty if the URL has none."""
+
+    scheme: str
+    host: str
+    port: str
+
+
 def host_of(url: str) -> str:
-    """Return the host of a plain http or https URL, in lower case; UserError for another text."""
-    return _split(url)[1]
+    """Return the host of a plain URL in lower case.
+
+    Raise UserError if `url` is not a plain http or https URL.
+    """
+    return _split(url).host
 
 
 def key_for(url: str) -> str:
-    """Return the API key that may be sent to `url`; UserError if none may.
+    """Return the API key that may be sent to `url`.
 
-    A server on this machine gets LOCAL_KEY. Others get OPENAI_API_KEY, over https and if
-    BULA_JUDGE_HOSTS lists their host (with the port, unless it is 443).
+    A server on this machine receives LOCAL_KEY. Another server receives OPENAI_API_KEY if the URL
+    is https and BULA_JUDGE_HOSTS lists its host (with the port, unless it is 443). Raise UserError
+    for every other URL.
     """
-    scheme, host, port = _split(url)
-    if host in LOOPBACK:
+    address = _split(url)
+    if address.host in LOOPBACK:
         return LOCAL_KEY
-    if scheme != "https":
-        raise UserError(
-            url, f"{KEY} is sent over https alone", "write https:// or use a server on this machine"
+    if address.scheme != "https":
+        fix = "write https:// or use a server on this machine"
+        raise UserError(url, f"{KEY} is sent only over https", fix)
+    name = address.host
+    if address.port not in ("", "443"):
+        name = f"{address.host}:{address.port}"
+    if name not in _allowed_hosts():
+        fix = (
+            "if you trust that host with your key, add it to the environment variable "
+            f"{HOSTS} (comma-separated)"
         )
-    allowed = [name.strip().lower() for name in os.environ.get(HOSTS, DEFAULT_HOSTS).split(",")]
-    address = host if port in ("", "443") else f"{host}:{port}"
-    if address not in allowed:
-        fix = f"if you trust that host with your key, add it to the environment variable {HOSTS} (comma-separated)"
-        raise UserError(url, f"{KEY} may not be sent to {address}", fix)
+        raise UserError(url, f"{KEY} may not be sent to {name}", fix)
     return _read_key()
 
 
-def keep_plain_headers(key: str, request: httpx2.Request) -> None:
-    """Remove every header of a request that its server does not need; `key` is the only secret left.
+def _allowed_hosts() -> list[str]:
+    """Return the hosts that may receive OPENAI_API_KEY."""
+    names = os.environ.get(HOSTS, DEFAULT_HOSTS).split(",")
+    return [name.strip().lower() for name in names]
 
-    OpenAI's client adds organization, project and custom headers from its own environment variables.
+
+def keep_plain_headers(key: str, request: httpx2.Request) -> None:
+    """Remove the headers that the server does not need; set the key.
+
+    OpenAI's client adds organization, project and custom headers from its environment variables.
     """
     for name in set(request.headers) - PLAIN_HEADERS:
         del request.headers[name]
@@ -80,45 +104,45 @@ def keep_plain_headers(key: str, request: httpx2.Request) -> None:
 
 
 def hide(text: str, key: str) -> str:
-    """Return text with the key replaced by a placeholder."""
+    """Return `text` with a placeholder in place of the key."""
     if key == LOCAL_KEY:
         return text
-    for form in (key, quote(key, safe="")):
-        text = text.replace(form, "[key]")
-    return text
+    url_encoded = quote(key, safe="")
+    return text.replace(key, "[key]").replace(url_encoded, "[key]")
 
 
-def _split(url: str) -> tuple[str, str, str]:
-    """Return scheme, host and port (empty if none is written) of a plain URL."""
+def _split(url: str) -> Address:
+    """Return the parts of a plain URL.
+
+    Raise UserError for any other text.
+    """
     found = URL.fullmatch(url)
     if found is None:
         fix = "write it as https://host/path, without a user, query or fragment"
         raise UserError(url, "this is not a plain http or https URL", fix)
-    return found["scheme"].lower(), found["host"].lower().strip("[]"), found["port"] or ""
+    host = found["host"].lower().strip("[]")
+    return Address(found["scheme"].lower(), host, found["port"] or "")
 
 
 def _read_key() -> str:
-    """Return OPENAI_API_KEY; UserError if it is missing or no HTTP header can carry it."""
+    """Return OPENAI_API_KEY, from the environment or from `.env`.
+
+    Raise UserError if the key is missing or contains a character that no HTTP header can carry.
+    """
+    where = f"the environment variable {KEY}"
     key = os.environ.get(KEY) or _read_env_file().get(KEY) or ""
     if not key:
-        raise UserError(
-            f"the environment variable {KEY}",
-            "it is not set",
-            f"set it, or write {KEY}=... into {ENV_FILE}",
-        )
+        raise UserError(where, "it is not set", f"set it, or write {KEY}=... into {ENV_FILE}")
     if not re.fullmatch("[!-~]+", key):
-        raise UserError(
-            f"the environment variable {KEY}",
-            "it holds a character that no key has",
-            "copy the key again",
-        )
+        what = "it contains a character that no key has"
+        raise UserError(where, what, "copy the key again")
     return key
 
 
 def _read_env_file() -> dict[str, str | None]:
-    """Return the names and values of `.env`, as they are written."""
+    """Return the names and values in `.env`, without interpolation."""
     try:
         return dotenv_values(ENV_FILE, interpolate=False)
     except UnicodeDecodeError:
-        # The decoder's message would show bytes of the file.
+        # Drop the cause, because the decoder's message shows bytes of the file.
         raise UserError(ENV_FILE, "it is not UTF-8 text", "save it as UTF-8") from None

@@ -1,4 +1,4 @@
-"""Errors that a user must fix, and the one wrapper that turns them into a sentence.
+"""Define errors that a user must fix, and print them as sentences.
 
 Any other exception is a bug in this project or in a library, and keeps its traceback.
 """
@@ -13,23 +13,33 @@ from bula.escaping import terminal
 
 
 class UserError(Exception):
-    """Report what a user must fix: where it is, what is wrong there, and what to do."""
+    """An error that the user must fix: where, what, and the fix."""
 
     def __init__(self, where: str | Path, what: str, fix: str) -> None:
-        """Keep the three parts; `where` names a file, a parameter or a stage."""
+        """Keep the three parts of the message.
+
+        `where` names a file, a parameter or a stage.
+        """
         super().__init__(str(where), what, fix)
-        self.where, self.what, self.fix = str(where), what, fix
+        self.where = str(where)
+        self.what = what
+        self.fix = fix
 
     def __str__(self) -> str:
-        """Return the three parts as two sentences; a list of faults keeps its lines."""
+        """Return the three parts as two sentences.
+
+        If `what` is a list with several lines, the fix stands on a line of its own.
+        """
         gap = "\n" if "\n" in self.what else ". "
-        return f"{self.where}: {self.what}{gap}{self.fix[:1].upper()}{self.fix[1:]}."
+        fix = self.fix[:1].upper() + self.fix[1:]
+        return f"{self.where}: {self.what}{gap}{fix}."
 
 
 def run_stage(command: Callable[..., Any]) -> None:
-    """Run a command line; a UserError ends it with a sentence and exit code 1.
+    """Run the command line of a stage.
 
-    Typer's own tracebacks are switched off, since they show the values of local variables.
+    A UserError prints a sentence and exits with code 1. Typer's own tracebacks are switched off,
+    because they show the values of local variables.
     """
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
@@ -37,7 +47,10 @@ def run_stage(command: Callable[..., Any]) -> None:
 
 
 def run_app(app: Callable[[], Any]) -> None:
-    """Call an application; a UserError ends it with a sentence and exit code 1."""
+    """Call an application, and report a UserError as a sentence.
+
+    The exit code is then 1.
+    """
     try:
         app()
     except UserError as error:

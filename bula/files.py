@@ -16,21 +16,22 @@ from bula.errors import UserError
 
 @contextmanager
 def staged(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling of `path` to write a file or folder to; rename it on success, remove it on failure.
+    """Yield a temporary path that replaces `path` on success.
 
-    The bytes are on the disk before the name appears, so a power cut leaves the old output or the new one.
-    A failed write (disk full, quota, read-only) is a UserError; what was at `path` stays.
+    The caller writes a file or a folder to the temporary path, which lies beside `path`. On success
+    it is renamed to `path`; on failure it is deleted and the old output stays. The bytes are on
+    the disk before the rename, so a power cut leaves the old output or the new output.
+    A failed write (disk full, quota, read-only) raises a UserError.
     """
-    temporary, old = (
-        path.with_name(f".{path.name}.{os.getpid()}.{end}") for end in ("tmp", "old.tmp")
-    )
+    temporary = _hidden_sibling(path, "tmp")
+    old = _hidden_sibling(path, "old.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(path)
         yield temporary
-        _tree_to_disk(temporary)
+        _fsync_tree(temporary)
         if path.is_dir():
-            # A folder cannot be renamed over another: the old one steps aside and is deleted last.
+            # No rename can replace a folder that has files, so the old folder moves aside first.
             path.rename(old)
         temporary.rename(path)
         fsync_path(path.parent)
@@ -47,48 +48,55 @@ def staged(path: Path) -> Iterator[Path]:
         _remove(old)
 
 
+def _hidden_sibling(path: Path, ending: str) -> Path:
+    """Return the temporary name of `path` that belongs to this process."""
+    return path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+
+
 def _is_failed_write(error: OSError | SafetensorError, folder: Path) -> bool:
-    """Whether an error comes from writing below `folder`, and not from reading somewhere else while rows are made."""
-    if isinstance(error, ConnectionError | FileNotFoundError):
-        return False
+    """Return whether an error comes from writing below `folder`.
+
+    The caller may also read other files while it writes, and their errors keep their meaning.
+    """
     if isinstance(error, SafetensorError):
         return "os error" in str(error)
-    named = [
-        Path(os.fsdecode(name))
-        for name in (error.filename, error.filename2)
-        if isinstance(name, str | bytes)
-    ]
-    return error.errno is not None and all(
-        folder.absolute() in path.absolute().parents or path == folder for path in named
-    )
+    if isinstance(error, ConnectionError | FileNotFoundError) or error.errno is None:
+        return False
+    names = (error.filename, error.filename2)
+    paths = [Path(os.fsdecode(name)) for name in names if isinstance(name, str | bytes)]
+    return all(path == folder or folder.absolute() in path.absolute().parents for path in paths)
 
 
 def fsync_path(path: Path) -> None:
-    """Wait until a file's bytes, or a folder's names, are on the disk."""
-    opened = os.open(path, os.O_RDONLY)
+    """Write a file's bytes or a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(opened)
+        os.fsync(descriptor)
     finally:
-        os.close(opened)
+        os.close(descriptor)
 
 
-def _tree_to_disk(path: Path) -> None:
-    """Wait until a file, or every file and folder below a folder, is on the disk."""
+def _fsync_tree(path: Path) -> None:
+    """Write a file, or a folder with its contents, to the disk."""
     for part in [*path.rglob("*"), path]:
         if not part.is_symlink():
             fsync_path(part)
 
 
 def _remove_stale(path: Path) -> None:
-    """Delete what killed runs, or an earlier one of this process, left under a temporary name of `path`."""
-    for stale in path.parent.glob(f".{path.name}.*.tmp"):
-        owner = int(stale.name.removeprefix(f".{path.name}.").split(".")[0])
+    """Delete temporary outputs of `path` that killed runs left behind.
+
+    Temporary outputs of other living processes stay.
+    """
+    prefix = f".{path.name}."
+    for stale in path.parent.glob(f"{prefix}*.tmp"):
+        owner = int(stale.name.removeprefix(prefix).split(".")[0])
         if owner == os.getpid() or not Path(f"/proc/{owner}").exists():
             _remove(stale)
 
 
 def _remove(path: Path) -> None:
-    """Delete a file or folder if it is there."""
+    """Delete a file or folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -96,11 +104,14 @@ def _remove(path: Path) -> None:
 
 
 def sha256_values(*values: Any) -> str:
-    """SHA-256 over plain values (what JSON can hold), in hexadecimal; key order does not matter."""
+    """Return the SHA-256 of JSON values, in hexadecimal.
+
+    The order of keys does not matter.
+    """
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

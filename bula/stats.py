@@ -1,6 +1,10 @@
-"""Bootstrap intervals, paired tests and agreement, each by the library's own routine with a seed."""
+"""Compute standard errors, bootstrap intervals, paired tests and agreement.
+
+Every function that draws random numbers takes a seed and repeats its result exactly.
+"""
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -9,148 +13,210 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from scipy import stats
 
-# Sums that differ by less than this share of their terms are equal but for rounding.
+Floats = NDArray[np.float64]
+# The lower and the upper bound.
+Interval = tuple[float, float]
+
+# Two sums are equal if they differ by less than this share of their terms: rounding does that.
 TOLERANCE = 1e-9
-# Random bytes drawn at once by the sign flips; with their sums about 20 MB.
+# Random bytes drawn at once by the sign flips; a batch and its sums take about 20 MB.
 BATCH = 1_000_000
 
 
 def bootstrap_mean(
     values: Sequence[float], resamples: int, confidence: float, seed: int
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean, resampling examples (Efron & Tibshirani 1993, chapter 13).
+) -> Interval:
+    """Return the percentile bootstrap interval of the mean.
 
-    ValueError without values; a single value or equal values give an interval of no width.
+    Examples are resampled (Efron & Tibshirani 1993, chapter 13). One value, or equal values, have
+    an interval of width 0. Raise ValueError if there are no values.
     """
     if len(values) == 0:
         raise ValueError("no values to resample")
     data = np.asarray(values, dtype=np.float64)
-    draws = np.random.default_rng(seed).integers(0, len(data), size=(resamples, len(data)))
+    draws = _draw_indices(len(data), resamples, seed)
     means = data[draws].mean(axis=1)
+    return _percentile_interval(means, confidence)
+
+
+def _draw_indices(count: int, resamples: int, seed: int) -> NDArray[np.int64]:
+    """Return one row of random indices below `count` per resample."""
+    generator = np.random.default_rng(seed)
+    return generator.integers(0, count, size=(resamples, count))
+
+
+def _percentile_interval(estimates: Floats, confidence: float) -> Interval:
+    """Return the central interval that covers `confidence` of the estimates."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
+    low = np.quantile(estimates, tail)
+    high = np.quantile(estimates, 1 - tail)
     return float(low), float(high)
 
 
 def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean with the n - 1 divisor, as lm-eval writes it; 0 for a single value."""
-    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+    """Return the standard error of the mean.
+
+    The divisor is n - 1, as in lm-eval. A single value has a standard error of 0.
+    """
+    if len(values) < 2:
+        return 0.0
+    deviation = np.std(values, ddof=1)
+    return float(deviation / math.sqrt(len(values)))
 
 
 def ratio_standard_error(totals: Sequence[float], sizes: Sequence[int]) -> float:
-    """Standard error of sum(totals) / sum(sizes) with examples as clusters (Cochran 1977, section 2.11); 0 for one example.
+    """Return the standard error of sum(totals) / sum(sizes).
 
-    Tokens of one answer are not independent, so a per-token error would claim too much.
+    Each example is a cluster (Cochran 1977, section 2.11): the tokens of one answer are not
+    independent, so an error per token would be too small. A single example has an error of 0.
     """
     count = len(totals)
     if count < 2:
         return 0.0
-    x, n = np.asarray(totals, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
-    residuals = x - x.sum() / n.sum() * n
-    return float(math.sqrt(count / (count - 1) * (residuals**2).sum()) / n.sum())
+    total = np.asarray(totals, dtype=np.float64)
+    size = np.asarray(sizes, dtype=np.float64)
+    ratio = total.sum() / size.sum()
+    residuals = total - ratio * size
+    squares = (residuals**2).sum()
+    error_of_total = math.sqrt(count / (count - 1) * squares)
+    return float(error_of_total / size.sum())
 
 
 class PairedTest(NamedTuple):
-    """The p-value of a paired test, and the smallest one that the test could have returned."""
+    """The p-value of a paired test, and the smallest p-value that the test can return."""
 
     p: float
     floor: float
 
     @property
     def at_floor(self) -> bool:
-        """Tell whether the true p-value may be smaller than the test can say."""
+        """Return whether the exact p-value may be smaller than `p`."""
         return self.p <= self.floor * (1 + TOLERANCE)
 
 
 def paired_permutation(differences: Sequence[float], flips: int, seed: int) -> PairedTest:
-    """Test by sign flips whether a mean paired difference is 0, two-sided (Fisher 1935).
+    """Test by sign flips whether the mean paired difference is 0.
 
-    All 2 ** n flips are counted if they are at most `flips`; else as many are drawn, and p is
-    (b + 1) / (flips + 1), which is never 0 (Phipson & Smyth 2010). Differences of 0 change nothing.
+    The test is two-sided (Fisher 1935) and ignores differences of 0. It is exact if all 2 ** n
+    flips are at most `flips`. Otherwise `flips` random ones are drawn, b of them reach the observed
+    sum, and p is (b + 1) / (flips + 1), which is never 0 (Phipson & Smyth 2010).
     """
     data = np.asarray(differences, dtype=np.float64)
     data = data[data != 0]
-    # Sums of the same numbers in another order differ by rounding, and must still count as equal.
-    least = abs(data.sum()) - TOLERANCE * np.abs(data).sum()
-    if 2 ** len(data) <= flips:
-        sums = _all_flips(data)
-        return PairedTest(float(np.mean(np.abs(sums) >= least)), min(1.0, 2.0 / 2 ** len(data)))
+    # Equal sums may differ by rounding, and must still count as equal.
+    slack = TOLERANCE * np.abs(data).sum()
+    observed = abs(data.sum()) - slack
+    possible_flips = 2 ** len(data)
+    if possible_flips <= flips:
+        reached_exactly = np.abs(_all_flips(data)) >= observed
+        p = float(np.mean(reached_exactly))
+        return PairedTest(p, floor=min(1.0, 2.0 / possible_flips))
+    reached = 0
     generator = np.random.default_rng(seed)
-    reached = sum(
-        int((np.abs(sums) >= least).sum()) for sums in _drawn_flips(data, flips, generator)
-    )
-    return PairedTest((reached + 1) / (flips + 1), 1 / (flips + 1))
+    for sums in _drawn_flips(data, flips, generator):
+        reached += int(np.sum(np.abs(sums) >= observed))
+    p = (reached + 1) / (flips + 1)
+    return PairedTest(p, floor=1 / (flips + 1))
 
 
-def _all_flips(data: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the sums of `data` under all ways to set its signs."""
+def _all_flips(data: Floats) -> Floats:
+    """Return the sums of `data` under each choice of signs."""
     sums = np.zeros(1)
     for value in data:
-        sums = np.concatenate([sums + value, sums - value])
+        plus = sums + value
+        minus = sums - value
+        sums = np.concatenate([plus, minus])
     return sums
 
 
-def _drawn_flips(
-    data: NDArray[np.float64], flips: int, generator: Generator
-) -> Iterator[NDArray[np.float64]]:
-    """Yield the sums of `data` under random signs, in batches that hold BATCH bytes of signs.
+def _drawn_flips(data: Floats, flips: int, generator: Generator) -> Iterator[Floats]:
+    """Yield the sums of `data` under random signs, in batches.
 
     A random byte sets eight signs at once: the sum of eight numbers under each of its 256 values
-    is computed once, so 200,000 flips of 5,000 numbers take a second and not a billion signs.
+    is computed once. So 200,000 flips of 5,000 numbers take about a second.
     """
-    eights = np.pad(data, (0, -len(data) % 8)).reshape(-1, 8)
-    signs = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1) * 2.0 - 1
+    missing = -len(data) % 8
+    eights = np.pad(data, (0, missing)).reshape(-1, 8)
+    byte_values = np.arange(256, dtype=np.uint8)
+    bits = np.unpackbits(byte_values[:, None], axis=1)
+    signs = bits * 2.0 - 1
     table = (eights @ signs.T).ravel()
     offsets = np.arange(len(eights)) * 256
-    size = max(1, BATCH // len(eights))
-    for start in range(0, flips, size):
-        shape = (min(size, flips - start), len(eights))
-        drawn = generator.integers(0, 256, size=shape, dtype=np.uint8)
-        yield table.take(drawn + offsets).sum(axis=1)
+    batch_flips = max(1, BATCH // len(eights))
+    for start in range(0, flips, batch_flips):
+        count = min(batch_flips, flips - start)
+        drawn = generator.integers(0, 256, size=(count, len(eights)), dtype=np.uint8)
+        terms = table.take(drawn + offsets)
+        yield terms.sum(axis=1)
 
 
 def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
-    """Run McNemar's exact two-sided test on paired right/wrong (McNemar 1947).
+    """Run McNemar's exact two-sided test on paired correctness.
 
-    It is the binomial test of the discordant pairs; without any of them p is 1.
+    It is the binomial test of the discordant pairs (McNemar 1947); without any, p is 1.
     """
-    gained = sum(b and not a for a, b in zip(first, second, strict=True))
-    lost = sum(a and not b for a, b in zip(first, second, strict=True))
+    pairs = list(zip(first, second, strict=True))
+    gained = pairs.count((False, True))
+    lost = pairs.count((True, False))
     discordant = gained + lost
     if discordant == 0:
         return PairedTest(1.0, 1.0)
-    p = float(stats.binomtest(gained, discordant).pvalue)
-    return PairedTest(p, min(1.0, 2 * 0.5**discordant))
+    result = stats.binomtest(gained, discordant)
+    floor = min(1.0, 2 * 0.5**discordant)
+    return PairedTest(float(result.pvalue), floor)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for testing several hypotheses at once (Holm 1979), in the order given."""
-    order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    adjusted = [0.0] * len(p_values)
-    running = 0.0
-    for rank, index in enumerate(order):
-        running = max(running, min(1.0, p_values[index] * (len(p_values) - rank)))
-        adjusted[index] = running
+    """Return p-values corrected for multiple tests, in the same order.
+
+    The correction is the step-down method of Holm (1979).
+    """
+    count = len(p_values)
+    ascending = sorted(range(count), key=lambda index: p_values[index])
+    adjusted = [0.0] * count
+    largest = 0.0
+    for rank, index in enumerate(ascending):
+        scaled = p_values[index] * (count - rank)
+        largest = max(largest, min(1.0, scaled))
+        adjusted[index] = largest
     return adjusted
 
 
 def weighted_kappa(first: Sequence[int], second: Sequence[int]) -> float:
-    """Cohen's kappa with quadratic weights on scores 1 to 3 (Cohen 1968); 0 if it is undefined (no variation at all)."""
-    if len(set(first) | set(second)) == 1:
+    """Return Cohen's kappa with quadratic weights for scores 1 to 3.
+
+    See Cohen (1968). Kappa is undefined where all scores are equal; the result is 0 then.
+    """
+    scores = {*first, *second}
+    if len(scores) == 1:
         return 0.0
-    # Imported here: it takes a second, and of the stages that import this module calibrate alone asks for a kappa.
+    # sklearn takes a second to import, and only the calibrate stage asks for a kappa.
     from sklearn.metrics import cohen_kappa_score
 
-    return float(cohen_kappa_score(first, second, labels=[1, 2, 3], weights="quadratic"))
+    kappa = cohen_kappa_score(first, second, labels=[1, 2, 3], weights="quadratic")
+    return float(kappa)
 
 
 def bootstrap_kappa(
     first: Sequence[int], second: Sequence[int], resamples: int, confidence: float, seed: int
-) -> tuple[float, float]:
-    """Percentile bootstrap interval of weighted_kappa, resampling pairs."""
-    a, b = np.asarray(first), np.asarray(second)
-    draws = np.random.default_rng(seed).integers(0, len(a), size=(resamples, len(a)))
-    kappas = [weighted_kappa(a[draw].tolist(), b[draw].tolist()) for draw in draws]
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(kappas, [tail, 1 - tail])
-    return float(low), float(high)
+) -> Interval:
+    """Return the percentile bootstrap interval of weighted_kappa over pairs."""
+    pairs = np.column_stack([first, second])
+    kappas = []
+    for draw in _draw_indices(len(pairs), resamples, seed):
+        drawn_first, drawn_second = pairs[draw].T.tolist()
+        kappas.append(weighted_kappa(drawn_first, drawn_second))
+    return _percentile_interval(np.asarray(kappas), confidence)
+
+
+def spread(values: list[float]) -> dict[str, float | int]:
+    """Return the spread of one figure over seeds; the first value is the pipeline's own run."""
+    return {
+        "seeds": len(values),
+        "first": values[0],
+        "mean": statistics.fmean(values),
+        "lowest": min(values),
+        "highest": max(values),
+        "range": max(values) - min(values),
+        "stdev": statistics.stdev(values),
+    }

@@ -1,10 +1,11 @@
-"""Make the tables of results from metrics/ alone.
+"""Build the Markdown tables of results from the files in metrics/.
 
-compare puts them into the report, `python -m bula results` puts the first one into the README.
+The compare stage puts them into the report, and `python -m bula results` puts the table of results
+into the README.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,14 @@ from bula.item_scores import rerun_advice
 from bula.params import Params
 
 Metrics = dict[str, Any]
+# The cells of one variant, by the label of their row.
+Column = dict[str, str]
 NOT_MEANINGFUL = "not meaningful"
-LOWER, HIGHER = "↓", "↑"
+LOWER = "↓"
+HIGHER = "↑"
+UNKNOWN = "–"
+# The first words of the labels in the README's table.
+HEADLINE = ("degenerate answers", "perplexity", "bits per character", "ROUGE-L", "judge: accuracy")
 LOWER_IS_BETTER = ("bits_per_character", "degenerate")
 LIKELIHOOD = (
     "items",
@@ -26,13 +33,27 @@ LIKELIHOOD = (
     "token_accuracy",
 )
 KINDS = ("rouge1", "rouge2", "rougeL")
-ROUGE = ("items", *(f"{kind}_f{end}" for kind in KINDS for end in ("", "_low", "_high")))
+ROUGE = (
+    "items",
+    "rouge1_f",
+    "rouge1_f_low",
+    "rouge1_f_high",
+    "rouge2_f",
+    "rouge2_f_low",
+    "rouge2_f_high",
+    "rougeL_f",
+    "rougeL_f_low",
+    "rougeL_f_high",
+)
 PARTS = ("accuracy", "style")
 JUDGE = (
     "trustworthy",
     "items",
     "scored",
-    *(f"{part}_{end}" for part in PARTS for end in ("mean", "stderr")),
+    "accuracy_mean",
+    "accuracy_stderr",
+    "style_mean",
+    "style_stderr",
 )
 LOGITS = (
     "logit_difference_largest",
@@ -43,15 +64,32 @@ LOGITS = (
     "items",
 )
 FORMS = ("adapter", "before_cast", "after_cast", "as_served")
+FIDELITY_HEAD = (
+    "step",
+    "compared with",
+    f"largest logit difference {LOWER}",
+    f"mean {LOWER}",
+    f"KL, nats per token {LOWER}",
+    f"same greedy token, % {HIGHER}",
+    f"perplexity {LOWER}",
+    "answers",
+)
+DIFFERENCES_HEAD = ("difference", "mean [interval]", "p (Holm)", "items", "seeds")
 
 
 def read_metrics(folder: Path, stage: str, variant: str) -> Metrics:
-    """Return the metrics of one stage and variant; UserError names the file and the stage to run."""
+    """Return the metrics of one stage and variant.
+
+    Raise UserError with the file and the stage to run if the file is missing or damaged.
+    """
     return read_figures(folder / stage / f"{variant}.json", f"{stage}@{variant}")
 
 
 def read_figures(path: Path, stage: str) -> Metrics:
-    """Return the content of a metrics file that `stage` wrote; UserError if it is missing or damaged."""
+    """Return the content of a metrics file that `stage` wrote.
+
+    Raise UserError if the file is missing or damaged.
+    """
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
@@ -60,19 +98,22 @@ def read_figures(path: Path, stage: str) -> Metrics:
     except (ValueError, RecursionError) as error:
         raise UserError(path, "the file is not JSON", rerun_advice(stage)) from error
     if not isinstance(figures, dict):
-        raise UserError(path, "the file holds no JSON object", rerun_advice(stage))
+        raise UserError(path, "the file contains no JSON object", rerun_advice(stage))
     return figures
 
 
 def group(figures: Metrics, name: str, needed: Iterable[str], path: Path, stage: str) -> Metrics:
-    """Return one group of a metrics file ("": the file itself); UserError if a number is missing."""
+    """Return one group of a metrics file.
+
+    An empty name stands for the complete file. Raise UserError if a needed number is missing.
+    """
     found = figures.get(name) if name else figures
     if not isinstance(found, dict):
         raise UserError(path, f"the group {name!r} is missing", rerun_advice(stage))
-    missing = [key for key in needed if not isinstance(found.get(key), int | float)]
-    if missing:
-        where = f"{name}." if name else ""
-        raise UserError(path, f"no number stands at {where}{missing[0]}", rerun_advice(stage))
+    for key in needed:
+        if not isinstance(found.get(key), int | float):
+            where = f"{name}.{key}" if name else key
+            raise UserError(path, f"the number {where} is missing", rerun_advice(stage))
     return found
 
 
@@ -81,176 +122,252 @@ def variant_group(
 ) -> Metrics:
     """Return one group of the metrics of one stage and variant."""
     path = folder / stage / f"{variant}.json"
-    return group(read_metrics(folder, stage, variant), name, needed, path, f"{stage}@{variant}")
+    figures = read_metrics(folder, stage, variant)
+    return group(figures, name, needed, path, f"{stage}@{variant}")
 
 
 def degenerate_share(folder: Path, variant: str) -> float:
-    """Return the share of one variant's answers that generate found degenerate."""
+    """Return the share of degenerate answers of one variant."""
     figures = variant_group(folder, "generate", variant, "", ["degenerate_share"])
     return float(figures["degenerate_share"])
 
 
-def _interval(figures: Metrics, name: str) -> str:
-    """Return a mean with its bootstrap interval."""
-    return f"{figures[name]:.3f} [{figures[name + '_low']:.3f}, {figures[name + '_high']:.3f}]"
+def results_table(folder: Path, params: Params) -> str:
+    """Return the Markdown table with a column per variant.
+
+    A mean has its standard error (±) or its bootstrap interval ([low, high]). ROUGE and the
+    judge's scores are withheld where too many answers are degenerate
+    (`compare.max_degenerate_share`).
+    """
+    return _columns_table(_columns(folder, params))
 
 
-def _plus_minus(figures: Metrics, name: str, stderr: str, scale: float = 1, digits: int = 2) -> str:
-    """Return a mean with its standard error."""
-    return f"{figures[name] * scale:.{digits}f} ± {figures[stderr] * scale:.{digits}f}"
+def headline_table(folder: Path, params: Params) -> str:
+    """Return the rows of `results_table` that a reader needs first."""
+    short: dict[str, Column] = {}
+    for variant, column in _columns(folder, params).items():
+        labels = [label for label in column if label.startswith(HEADLINE)]
+        short[variant] = {label: column[label] for label in labels}
+    return _columns_table(short)
 
 
-def _cells(folder: Path, variant: str, max_degenerate_share: float) -> dict[str, str]:
-    """Return one variant's column: row label to formatted figure."""
+def _columns(folder: Path, params: Params) -> dict[str, Column]:
+    """Return the cells of each variant."""
+    limit = params.compare.max_degenerate_share
+    return {variant: _column(folder, variant, limit) for variant in params.variants}
+
+
+def _columns_table(columns: Mapping[str, Column]) -> str:
+    """Return a Markdown table of columns, whose rows are all labels in order."""
+    labels: dict[str, None] = {}
+    for column in columns.values():
+        labels |= dict.fromkeys(column)
+    lines = ["| | " + " | ".join(columns) + " |"]
+    lines.append("|---|" + "---|" * len(columns))
+    for label in labels:
+        cells = [column.get(label, "") for column in columns.values()]
+        lines.append(_line([label, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    """Return one line of a Markdown table."""
+    return "| " + " | ".join(cells) + " |"
+
+
+def _column(folder: Path, variant: str, max_degenerate_share: float) -> Column:
+    """Return the cells of one variant."""
     generate = variant_group(folder, "generate", variant, "", ["items", "degenerate_share"])
     share = generate["degenerate_share"]
-    cells = {f"degenerate answers, % ({generate['items']} answers) {LOWER}": f"{share * 100:.1f}"}
-    cells |= _likelihood_cells(folder, variant)
-    rouge, judge = _rouge_cells(folder, variant), _judge_cells(folder, variant)
+    items = generate["items"]
+    label = f"degenerate answers, % ({items} answers) {LOWER}"
+    likelihood = _likelihood_cells(folder, variant)
+    rouge = _rouge_cells(folder, variant)
+    judge = _judge_cells(folder, variant)
     if share > max_degenerate_share:
         withheld = f"{NOT_MEANINGFUL} ({share * 100:.0f} % loops)"
-        rouge, judge = dict.fromkeys(rouge, withheld), dict.fromkeys(judge, withheld)
-    return cells | rouge | _benchmark_cells(folder, variant) | judge
+        rouge = dict.fromkeys(rouge, withheld)
+        judge = dict.fromkeys(judge, withheld)
+    benchmark = _benchmark_cells(folder, variant)
+    return {label: f"{share * 100:.1f}", **likelihood, **rouge, **benchmark, **judge}
 
 
-def _likelihood_cells(folder: Path, variant: str) -> dict[str, str]:
-    """Return the rows about the reference answers."""
+def _interval(figures: Metrics, name: str) -> str:
+    """Return a mean with its bootstrap interval."""
+    low = figures[f"{name}_low"]
+    high = figures[f"{name}_high"]
+    return f"{figures[name]:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def _plus_minus(mean: float, error: float, digits: int) -> str:
+    """Return a mean with its standard error."""
+    return f"{mean:.{digits}f} ± {error:.{digits}f}"
+
+
+def _likelihood_cells(folder: Path, variant: str) -> Column:
+    """Return the cells about the references."""
     figures = variant_group(folder, "likelihood", variant, "pooled", LIKELIHOOD)
-    loss = _plus_minus(figures, "loss_nats", "loss_nats_stderr", digits=3)
+    items = figures["items"]
+    percent = figures["token_accuracy"] * 100
+    loss = _plus_minus(figures["loss_nats"], figures["loss_nats_stderr"], digits=3)
     return {
-        f"loss, nats a token ({figures['items']} answers) {LOWER}": loss,
+        f"loss, nats per token ({items} answers) {LOWER}": loss,
         f"perplexity {LOWER}": f"{figures['perplexity']:.2f}",
-        f"bits a character {LOWER}": f"{figures['bits_per_character']:.3f}",
-        f"token accuracy, % {HIGHER}": f"{figures['token_accuracy'] * 100:.1f}",
+        f"bits per character {LOWER}": f"{figures['bits_per_character']:.3f}",
+        f"token accuracy, % {HIGHER}": f"{percent:.1f}",
     }
 
 
-def _rouge_cells(folder: Path, variant: str) -> dict[str, str]:
-    """Return the rows of ROUGE."""
+def _rouge_cells(folder: Path, variant: str) -> Column:
+    """Return the cells of ROUGE."""
     figures = variant_group(folder, "rouge", variant, "pooled", ROUGE)
-    rest = f"F1 ({figures['items']} answers) {HIGHER}"
-    names = {kind: kind.replace("rouge", "ROUGE-") for kind in KINDS}
-    return {f"{name} {rest}": _interval(figures, f"{kind}_f") for kind, name in names.items()}
+    items = figures["items"]
+    cells = {}
+    for kind in KINDS:
+        name = kind.replace("rouge", "ROUGE-")
+        label = f"{name} F1 ({items} answers) {HIGHER}"
+        cells[label] = _interval(figures, f"{kind}_f")
+    return cells
 
 
-def _benchmark_cells(folder: Path, variant: str) -> dict[str, str]:
-    """Return one row for each benchmark task: its first metric that has a standard error."""
-    path, stage = folder / "benchmark" / f"{variant}.json", f"benchmark@{variant}"
+def _benchmark_cells(folder: Path, variant: str) -> Column:
+    """Return one cell per benchmark task.
+
+    The cell shows the first metric that has a standard error.
+    """
+    path = folder / "benchmark" / f"{variant}.json"
+    stage = f"benchmark@{variant}"
     metrics = read_metrics(folder, "benchmark", variant)
     cells = {}
-    for task in sorted(set(metrics) - {"settings"}):
+    tasks = set(metrics) - {"settings"}
+    for task in sorted(tasks):
         figures = group(metrics, task, ["items", "commonest_answer_share"], path, stage)
         name = next((key for key in figures if f"{key}_stderr" in figures), "")
         group(metrics, task, [name, f"{name}_stderr"], path, stage)
-        # Such a score is the share of items whose key is that option, and says nothing of the model.
-        same = " (one answer to all)" if figures["commonest_answer_share"] == 1 else ""
-        label = f"{markdown(task)}, {markdown(name)}, % ({figures['items']} items) {HIGHER}"
-        cells[label] = _plus_minus(figures, name, f"{name}_stderr", 100, 1) + same
+        items = figures["items"]
+        label = f"{markdown(task)}, {markdown(name)}, % ({items} items) {HIGHER}"
+        cells[label] = _benchmark_cell(figures, name)
     return cells
 
 
-def _judge_cells(folder: Path, variant: str) -> dict[str, str]:
-    """Return the rows of the judge."""
+def _benchmark_cell(figures: Metrics, name: str) -> str:
+    """Return a score in percent; note if all answers were equal."""
+    percent = figures[name] * 100
+    error = figures[f"{name}_stderr"] * 100
+    score = _plus_minus(percent, error, digits=1)
+    # A model that always picks one option scores that option's share of the keys.
+    same = figures["commonest_answer_share"] == 1
+    return f"{score} (one answer to all)" if same else score
+
+
+def _judge_cells(folder: Path, variant: str) -> Column:
+    """Return the cells of the judge."""
     figures = variant_group(folder, "judge", variant, "", JUDGE)
     doubt = "" if figures["trustworthy"] else "; not trustworthy"
-    scored = f" ({figures['scored']} of {figures['items']} answers)"
+    scored = f"({figures['scored']} of {figures['items']} answers)"
     judge = markdown(str(figures.get("judge", "")))
     cells = {}
     for part in PARTS:
-        mean = _plus_minus(figures, f"{part}_mean", f"{part}_stderr")
-        cells[f"judge: {part}, 1 to 3 ({judge}{doubt}) {HIGHER}"] = mean + scored
+        mean = _plus_minus(figures[f"{part}_mean"], figures[f"{part}_stderr"], digits=2)
+        label = f"judge: {part}, 1 to 3 ({judge}{doubt}) {HIGHER}"
+        cells[label] = f"{mean} {scored}"
     return cells
 
 
-def results_table(folder: Path, params: Params) -> str:
-    """Return the Markdown table of the variants.
-
-    A mean stands with its standard error (±) or its bootstrap interval ([low, high]). ROUGE and the
-    judge's scores are withheld where too many answers are degenerate (`compare.max_degenerate_share`).
-    """
-    variants = list(params.variants)
-    limit = params.compare.max_degenerate_share
-    columns = {variant: _cells(folder, variant, limit) for variant in variants}
-    labels = list(dict.fromkeys(label for cells in columns.values() for label in cells))
-    lines = ["| | " + " | ".join(variants) + " |", "|---|" + "---|" * len(variants)]
-    lines += [
-        f"| {label} | " + " | ".join(columns[v].get(label, "") for v in variants) + " |"
-        for label in labels
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def fidelity_table(folder: Path) -> str:
-    """Return the Markdown table of what each step from adapter to quantized file costs."""
-    merge, files = (
-        read_figures(folder / f"{stage}.json", stage) for stage in ("merge", "quantize")
-    )
+    """Return the Markdown table of the errors from adapter to GGUF."""
+    merge = read_figures(folder / "merge.json", "merge")
+    files = read_figures(folder / "quantize.json", "quantize")
     for name in FORMS:
         group(merge, name, LOGITS, folder / "merge.json", "merge")
-    for name in dict.fromkeys(["bf16", *files]):
+    for name in ("bf16", *files):
         group(files, name, LOGITS, folder / "quantize.json", "quantize")
     checked = group(merge, "checked", [], folder / "merge.json", "merge")
-    dtype, computed = (
-        markdown(str(checked.get(key, "unknown"))) for key in ("dtype", "compute_dtype")
-    )
-    rows = {
-        "base + adapter, float32": ("", merge["adapter"]),
-        "merged, float32": ("base + adapter", merge["before_cast"]),
-        f"merged, saved in {dtype}": ("base + adapter", merge["after_cast"]),
-        f"the same, run in {computed}": ("base + adapter", merge["as_served"]),
-        "bf16.gguf": ("merged, saved", files["bf16"]),
-        **{
-            f"{markdown(kind)}.gguf": ("bf16.gguf", figures)
-            for kind, figures in files.items()
-            if kind != "bf16"
-        },
-    }
-    head = [
-        "step",
-        "compared with",
-        f"largest logit difference {LOWER}",
-        f"mean {LOWER}",
-        f"KL, nats a token {LOWER}",
-        f"same greedy token, % {HIGHER}",
-        f"perplexity {LOWER}",
-        "answers",
-    ]
-    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-    for step, (other, row) in rows.items():
-        logits = f"{row['logit_difference_largest']:.3g} | {row['logit_difference_mean']:.3g}"
-        share = (
-            f"{row['kl_nats']:.3g} | {row['greedy_agreement'] * 100:.1f} | {row['perplexity']:.3f}"
-        )
-        lines.append(f"| {step} | {other} | {logits} | {share} | {row['items']} |")
+    lines = [_line(FIDELITY_HEAD), "|---" * len(FIDELITY_HEAD) + "|"]
+    lines += _merge_lines(merge, checked)
+    lines += _quantize_lines(files)
     return "\n".join(lines) + "\n"
+
+
+def _merge_lines(merge: Metrics, checked: Metrics) -> list[str]:
+    """Return the lines from the adapter to the saved model."""
+    dtype = markdown(str(checked.get("dtype", "unknown")))
+    computed = markdown(str(checked.get("compute_dtype", "unknown")))
+    other = "base + adapter"
+    return [
+        _fidelity_line("base + adapter, float32", "", merge["adapter"]),
+        _fidelity_line("merged, float32", other, merge["before_cast"]),
+        _fidelity_line(f"merged, saved in {dtype}", other, merge["after_cast"]),
+        _fidelity_line(f"the same, run in {computed}", other, merge["as_served"]),
+    ]
+
+
+def _quantize_lines(files: Metrics) -> list[str]:
+    """Return one line per GGUF file, the 16-bit file first."""
+    lines = [_fidelity_line("bf16.gguf", "merged, saved", files["bf16"])]
+    for kind, figures in files.items():
+        if kind != "bf16":
+            lines.append(_fidelity_line(f"{markdown(kind)}.gguf", "bf16.gguf", figures))
+    return lines
+
+
+def _fidelity_line(step: str, other: str, figures: Metrics) -> str:
+    """Return the line that compares a step with another."""
+    percent = figures["greedy_agreement"] * 100
+    cells = [
+        step,
+        other,
+        f"{figures['logit_difference_largest']:.3g}",
+        f"{figures['logit_difference_mean']:.3g}",
+        f"{figures['kl_nats']:.3g}",
+        f"{percent:.1f}",
+        f"{figures['perplexity']:.3f}",
+        str(figures["items"]),
+    ]
+    return _line(cells)
 
 
 def differences_table(results: Mapping[str, Metrics]) -> str:
-    """Return the Markdown table of compare's paired differences.
+    """Return the Markdown table of the paired differences.
 
-    A difference within the range over seeds is marked; figures that are not meaningful are withheld.
+    A difference within the range over seeds is marked. Figures that are not meaningful are
+    withheld.
     """
-    lines = ["| difference | mean [interval] | p (Holm) | items | seeds |", "|---|---|---|---|---|"]
+    lines = [_line(DIFFERENCES_HEAD), "|---" * len(DIFFERENCES_HEAD) + "|"]
     for name, row in results.items():
-        pair, _, measure = name.partition("__")
-        better = LOWER if measure in LOWER_IS_BETTER else HIGHER
-        label = f"{markdown(pair.replace('_minus_', ' − '))}: {markdown(measure)} {better}"
-        if row["meaningful"]:
-            mean = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
-            lines.append(f"| {label} | {mean} | {_p(row)} | {row['items']} | {_seeds(row)} |")
-        else:
-            lines.append(f"| {label} | {NOT_MEANINGFUL} | – | {row['items']} | – |")
+        cells = _difference_cells(row)
+        lines.append(_line([_difference_label(name), *cells]))
     return "\n".join(lines) + "\n"
 
 
-def _p(row: Metrics) -> str:
-    """Return the corrected p-value, as a bound where p is at its test's floor."""
+def _difference_label(name: str) -> str:
+    """Return a row label, such as tuned − base: rouge1_f ↑."""
+    pair, _, measure = name.partition("__")
+    variants = markdown(pair.replace("_minus_", " − "))
+    direction = LOWER if measure in LOWER_IS_BETTER else HIGHER
+    return f"{variants}: {markdown(measure)} {direction}"
+
+
+def _difference_cells(row: Metrics) -> list[str]:
+    """Return mean, p-value, items and range over seeds of one difference."""
+    items = str(row["items"])
+    if not row["meaningful"]:
+        return [NOT_MEANINGFUL, UNKNOWN, items, UNKNOWN]
+    mean = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
+    return [mean, _p_value(row), items, _seed_range(row)]
+
+
+def _p_value(row: Metrics) -> str:
+    """Return the corrected p-value, or a bound at the test's floor."""
     text = f"{row['p_holm']:.3g}"
-    return f"≤ {text}" if row["p_at_floor"] and row["p_holm"] < 1 else text
+    if row["p_at_floor"] and row["p_holm"] < 1:
+        return f"≤ {text}"
+    return text
 
 
-def _seeds(row: Metrics) -> str:
-    """Return the range over seeds, marked if the difference is no larger; a dash if it is unknown."""
+def _seed_range(row: Metrics) -> str:
+    """Return the range over seeds, with a mark on differences within."""
     if "seed_range" not in row:
-        return "–"
-    return f"{row['seed_range']:.4f}" + (" **within**" if row["within_seed_range"] else "")
+        return UNKNOWN
+    text = f"{row['seed_range']:.4f}"
+    return f"{text} **within**" if row["within_seed_range"] else text

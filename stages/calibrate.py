@@ -1,6 +1,7 @@
-"""Judge the gold answers once and measure how far the judge agrees with the scores their author fixed beforehand.
+"""Judge the gold answers, and measure the agreement with their author's scores.
 
-The author is no clinician, so the figure is called author_kappa; it bounds what judge's figures can be worth.
+The author scored the gold answers before any judge saw them. The author is no clinician, so the
+figure is called author_kappa. A judge's figures are worth no more than this agreement.
 
     python -m stages.calibrate
 """
@@ -12,11 +13,14 @@ import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bula.errors import UserError, run_stage
-from bula.judging import problem, verdicts_or_error
+from bula.judging import verdicts_or_error
 from bula.params import Params, load_params
 from bula.records import Row, read_rows, write_rows
-from bula.reports import write_metrics
+from bula.reports import Scalar, write_metrics
 from bula.stats import bootstrap_kappa, standard_error, weighted_kappa
+
+PARTS = ("accuracy", "style")
+FIX = "see data/demo/gold.jsonl for the form, and calibrate.gold for the name"
 
 
 class Gold(BaseModel):
@@ -34,53 +38,71 @@ class Gold(BaseModel):
 
 
 def read_gold(path: Path, limit: int) -> list[Row]:
-    """Return the first `limit` gold answers; UserError names the file and what a row lacks."""
-    fix = "see data/demo/gold.jsonl for the form, and calibrate.gold for the name"
+    """Return the first `limit` gold answers.
+
+    Raise UserError if the file is missing or empty, or if a row is damaged or repeated.
+    """
     if not path.exists():
-        raise UserError(path, "this file does not exist", fix)
-    try:
-        rows = [Gold.model_validate(row).model_dump() for row in read_rows(path)][:limit]
-    except ValidationError as error:
-        raise UserError(
-            path, f"it holds a row that is not a gold answer ({problem(error)})", fix
-        ) from None
+        raise UserError(path, "this file does not exist", FIX)
+    checked = [check_gold(row, path) for row in read_rows(path)]
+    rows = checked[:limit]
     if not rows:
-        raise UserError(path, "it is empty", fix)
-    if len({row["id"] for row in rows}) < len(rows):
-        raise UserError(path, "two gold answers have the same id", fix)
-    return [{**row, "split": row["area"]} for row in rows]
+        raise UserError(path, "it is empty", FIX)
+    ids = {row["id"] for row in rows}
+    if len(ids) < len(rows):
+        raise UserError(path, "two gold answers have the same id", FIX)
+    return rows
 
 
-def summarise(
-    gold: list[Row], verdicts: list[Row], params: Params
-) -> dict[str, int | float | str | bool]:
-    """Quadratic-weighted kappa with an interval, and the share of equal scores, for accuracy and style."""
-    pairs = [(g, v) for g, v in zip(gold, verdicts, strict=True) if "failed" not in v]
-    metrics: dict[str, int | float | str | bool] = {
+def check_gold(row: Row, path: Path) -> Row:
+    """Return a gold answer in the form that the judge reads.
+
+    The error names the first wrong field and never shows its content.
+    """
+    try:
+        gold = Gold.model_validate(row)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        what = f"it contains a row that is not a gold answer ({field}: {first['msg']})"
+        raise UserError(path, what, FIX) from None
+    return gold.model_dump() | {"split": gold.area}
+
+
+def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str, Scalar]:
+    """Return the agreement between the author and the judge."""
+    pairs = [pair for pair in zip(gold, verdicts, strict=True) if "failed" not in pair[1]]
+    metrics: dict[str, Scalar] = {
         "judge": params.judge.model,
         "trustworthy": params.judge.trustworthy,
+        "items": len(gold),
+        "scored": len(pairs),
+        "failed": len(gold) - len(pairs),
     }
-    metrics |= {"items": len(gold), "scored": len(pairs), "failed": len(gold) - len(pairs)}
-    for part in ("accuracy", "style"):
-        author, judge = [g[part] for g, _ in pairs], [v[part] for _, v in pairs]
-        equal = [float(a == b) for a, b in zip(author, judge, strict=True)]
-        low, high = bootstrap_kappa(
-            author,
-            judge,
-            params.calibrate.resamples,
-            params.calibrate.confidence,
-            params.sampling_seed,
-        )
-        metrics |= {
-            f"author_kappa_{part}": weighted_kappa(author, judge),
-            f"author_kappa_{part}_low": low,
-            f"author_kappa_{part}_high": high,
-        }
-        metrics |= {
-            f"{part}_equal_share": sum(equal) / len(equal),
-            f"{part}_equal_stderr": standard_error(equal),
-        }
+    for part in PARTS:
+        author = [answer[part] for answer, _ in pairs]
+        judge = [verdict[part] for _, verdict in pairs]
+        metrics |= agreement(part, author, judge, params)
     return metrics
+
+
+def agreement(part: str, author: list[int], judge: list[int], params: Params) -> dict[str, Scalar]:
+    """Return kappa with its interval, and the share of equal scores.
+
+    Kappa has quadratic weights, and pairs of scores are resampled for its interval.
+    """
+    settings = params.calibrate
+    low, high = bootstrap_kappa(
+        author, judge, settings.resamples, settings.confidence, params.sampling_seed
+    )
+    equal = [float(a == b) for a, b in zip(author, judge, strict=True)]
+    return {
+        f"author_kappa_{part}": weighted_kappa(author, judge),
+        f"author_kappa_{part}_low": low,
+        f"author_kappa_{part}_high": high,
+        f"{part}_equal_share": sum(equal) / len(equal),
+        f"{part}_equal_stderr": standard_error(equal),
+    }
 
 
 def main(
@@ -97,9 +119,9 @@ def main(
     write_rows(out, verdicts)
     figures = summarise(rows, verdicts, params)
     write_metrics(metrics, figures)
-    print(
-        f"calibrate: author_kappa {figures['author_kappa_accuracy']:.2f} for accuracy, {figures['author_kappa_style']:.2f} for style"
-    )
+    accuracy = figures["author_kappa_accuracy"]
+    style = figures["author_kappa_style"]
+    print(f"calibrate: author_kappa {accuracy:.2f} for accuracy, {style:.2f} for style")
 
 
 if __name__ == "__main__":

@@ -265,7 +265,7 @@ def read_questions(folder: Path, count: int) -> list[Example]:
     ids = Counter(example.id for example in examples)
     twice = [name for name, times in ids.items() if times > 1]
     if twice:
-        what = f"{len(twice)} questions appear twice (first: {twice[0]})"
+        what = f"{len(twice)} questions appear more than once (first: {twice[0]})"
         raise UserError(folder, what, "run `dvc repro preprocess`")
     return examples
 

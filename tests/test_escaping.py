@@ -1,4 +1,4 @@
-"""Other people's text is shown as text: in a terminal, in Markdown and in HTML."""
+"""Check that other people's text is shown as text, never as markup."""
 
 import html
 import re
@@ -53,15 +53,22 @@ HOSTILE = {
 
 
 def joined(text: str) -> str:
-    """The text as a reader sees it: single spaces, no joiners."""
+    """Return the text with single spaces and without joiners."""
     return " ".join(text.replace(JOINER, "").split())
 
 
 def split_tags(page: str) -> tuple[set[str], str]:
-    """The names of a page's tags, and its text."""
-    return set(re.findall(r"</?([a-zA-Z!][^\s>/]*)", page)), html.unescape(
-        re.sub(r"<[^>]*>", " ", page)
-    )
+    """Return the names of a page's tags, and the page's text."""
+    tags = set(re.findall(r"</?([a-zA-Z!][^\s>/]*)", page))
+    text = html.unescape(re.sub(r"<[^>]*>", " ", page))
+    return tags, text
+
+
+def table_cells(text: str) -> list[str]:
+    """Return the rendered cells of a table row with the text."""
+    page = RENDER(f"| a | b |\n|---|---|\n| {markdown(text)} | fim |\n")
+    cells = re.findall(r"<td>(.*?)</td>", page, re.DOTALL)
+    return [joined(html.unescape(cell)) for cell in cells]
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -76,8 +83,7 @@ def test_hostile_text_stays_in_its_cell(text: str) -> None:
     page = RENDER(f"| a | b |\n|---|---|\n| {markdown(text)} | fim |\n")
     tags, _ = split_tags(page)
     assert tags == {"table", "thead", "tbody", "tr", "th", "td"}
-    cells = re.findall(r"<td>(.*?)</td>", page, re.DOTALL)
-    assert [joined(html.unescape(cell)) for cell in cells] == [joined(text), "fim"]
+    assert table_cells(text) == [joined(text), "fim"]
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE)
@@ -87,7 +93,7 @@ def test_hostile_text_stays_in_its_heading(text: str) -> None:
     assert joined(shown) == f"Antes. A: {joined(text)} Depois."
 
 
-def test_lines_of_a_text_cannot_forge_a_section() -> None:
+def test_line_breaks_in_a_text_cannot_start_a_section() -> None:
     forged = "Dói?\n\n## Paired differences\n\n| a | b |\n|---|---|\n| 1 | 2 |\r# x\u2028# y\x85# z"
     tags, shown = split_tags(RENDER(markdown(forged)))
     assert tags == {"p"}
@@ -96,7 +102,7 @@ def test_lines_of_a_text_cannot_forge_a_section() -> None:
 
 @pytest.mark.parametrize("sign", ["@octocat", "maria@evil.example", "#123", "GH-45", "dono/repo#6"])
 def test_github_finds_no_name_or_number_to_link(sign: str) -> None:
-    # GitHub looks for them in the rendered text, so a backslash is no help.
+    # GitHub searches the rendered text, where a backslash is already gone.
     _, shown = split_tags(RENDER(markdown(sign)))
     assert re.search(r"@\w|#\d|GH-\d", shown) is None
 
@@ -106,12 +112,13 @@ def test_addresses_are_broken_for_autolinks() -> None:
 
 
 def test_ordinary_text_stays_readable_in_the_source() -> None:
-    text = "Não: beba água (2 a 3 litros), pré-diabético ou não! 37,5 °C. E o bula_medmcqa? \"Sim\" - 50%; 'ok'."
-    assert markdown(text) == text
+    text = "Não: beba água (2 a 3 litros), pré-diabético ou não! 37,5 °C."
+    more = "E o bula_medmcqa? \"Sim\" - 50%; 'ok'."
+    assert markdown(f"{text} {more}") == f"{text} {more}"
 
 
 @given(st.text(alphabet="\\`*_{}[]()#+-.!|~:@/=\"'$^<>&; \n\ta1é", max_size=40))
-def test_no_mixture_of_signs_is_markup(text: str) -> None:
+def test_a_random_mixture_of_signs_is_never_markup(text: str) -> None:
     shown = joined(text)
     if not shown:
         return
@@ -119,10 +126,7 @@ def test_no_mixture_of_signs_is_markup(text: str) -> None:
     page = RENDER(markdown(text))
     assert (page[:3], page[-5:]) == ("<p>", "</p>\n")
     assert joined(html.unescape(page[3:-5])) == shown
-    cells = re.findall(
-        r"<td>(.*?)</td>", RENDER(f"| a | b |\n|---|---|\n| {markdown(text)} | fim |\n")
-    )
-    assert [joined(html.unescape(cell)) for cell in cells] == [shown, "fim"]
+    assert table_cells(text) == [shown, "fim"]
 
 
 HIDDEN_CHARACTERS = {
@@ -149,10 +153,10 @@ def test_a_hidden_character_is_shown_as_a_replacement(character: str) -> None:
 
 
 @pytest.mark.parametrize("line_end", ["\n", "\r", "\u2028", "\u2029", "\x85", "\x0b", "\x0c"])
-def test_a_terminal_gets_one_line_and_no_way_to_overwrite_it(line_end: str) -> None:
+def test_text_for_a_terminal_stays_on_one_line(line_end: str) -> None:
     assert terminal(f"erro{line_end}tudo certo") == "erro\ufffdtudo certo"
     assert terminal("a\tb") == "a b"
 
 
-def test_a_terminal_keeps_line_feeds_where_they_are_meant() -> None:
+def test_text_for_a_terminal_keeps_line_feeds_on_request() -> None:
     assert terminal("um\ndois\r\x1b[2J", lines=True) == "um\ndois\ufffd\ufffd[2J"

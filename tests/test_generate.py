@@ -311,7 +311,7 @@ def test_an_unknown_variant_is_refused_with_the_known_names(validation: Path) ->
 def test_a_question_in_two_sets_is_refused(validation: Path) -> None:
     write_rows(validation / "data/clean/validation/B.jsonl", validation_examples("A"))
     message = (
-        r"data/clean/validation: 2 questions appear twice \(first: a0+\)\. "
+        r"data/clean/validation: 2 questions appear more than once \(first: a0+\)\. "
         "Run `dvc repro preprocess`"
     )
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""What `make setup` installs, and the one line it prints when something is missing."""
+"""Check the packages that `make setup` installs, and its error messages."""
 
 import hashlib
 import os
@@ -13,14 +13,14 @@ import pytest
 from bench.clones import ROOT
 
 WHEEL = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-# A default index, and the one that TORCH_INDEX names.
+# The default index, and the index that TORCH_INDEX names.
 Indexes = tuple[Path, Path]
 TOOLS = ("make", "bash", "sh", "test", "df", "awk", "git", "echo", "touch", "rm")
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Copy the Makefile and the lock, and link only the tools that make needs."""
+    """Return a folder with the Makefile, the lock and make's tools."""
     for name in ("Makefile", "requirements.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "bin").mkdir()
@@ -32,45 +32,43 @@ def folder(tmp_path: Path) -> Path:
 
 def make_setup(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
     """Run `make setup`; return its exit code and what it printed."""
-    env = {"PATH": str(folder / "bin"), "HOME": os.environ.get("HOME", "/")} | environment
+    home = os.environ.get("HOME", "/")
+    env = {"PATH": str(folder / "bin"), "HOME": home, **environment}
     command = ["make", "setup", *arguments]
-    pipe = subprocess.PIPE
-    result = subprocess.run(command, cwd=folder, env=env, stdout=pipe, stderr=pipe, text=True)
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
     return result.returncode, result.stdout + result.stderr
 
 
-def setup(folder: Path, *arguments: str, **environment: str) -> tuple[int, str]:
-    """Run a `make setup` that must not succeed."""
-    code, said = make_setup(folder, *arguments, **environment)
+def failed_setup(folder: Path, *arguments: str, **environment: str) -> str:
+    """Run a `make setup` that must fail; return its output."""
+    code, output = make_setup(folder, *arguments, **environment)
+    assert code != 0
     assert not (folder / ".venv/.installed").exists()
-    return code, said
+    return output
 
 
-def test_no_python(folder: Path) -> None:
-    code, said = setup(folder)
-    assert code != 0
-    assert said.splitlines()[0].startswith("bula needs Python 3.11 or 3.12, and none is on PATH")
+def test_setup_without_python_asks_for_it(folder: Path) -> None:
+    first_line = failed_setup(folder).splitlines()[0]
+    assert first_line.startswith("bula needs Python 3.11 or 3.12, and none is on PATH")
 
 
-def test_no_git(folder: Path) -> None:
+def test_setup_without_git_asks_for_it(folder: Path) -> None:
     (folder / "bin/git").unlink()
-    code, said = setup(folder, f"PYTHON={sys.executable}")
-    assert code != 0
-    assert said.splitlines()[0] == "bula needs git, and it is not on PATH"
+    output = failed_setup(folder, f"PYTHON={sys.executable}")
+    assert output.splitlines()[0] == "bula needs git, and it is not on PATH"
 
 
-def test_no_disk(folder: Path) -> None:
-    code, said = setup(folder, f"PYTHON={sys.executable}", "NEEDED_GB=1000000")
-    assert code != 0
-    assert said.splitlines()[0] == "bula needs 1000000 GB of free disk here; df says there is less"
+def test_setup_without_disk_space_names_the_size(folder: Path) -> None:
+    output = failed_setup(folder, f"PYTHON={sys.executable}", "NEEDED_GB=1000000")
+    first_line = output.splitlines()[0]
+    assert first_line == "bula needs 1000000 GB of free disk here; df says there is less"
 
 
-def test_no_package_index(folder: Path) -> None:
+def test_setup_without_a_package_index_prints_no_traceback(folder: Path) -> None:
     nowhere = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "PIP_RETRIES": "0"}
-    code, said = setup(folder, f"PYTHON={sys.executable}", **nowhere)
-    assert code != 0
-    assert "the packages could not be installed: is a package index reachable, and" in said
-    assert "Traceback" not in said
+    output = failed_setup(folder, f"PYTHON={sys.executable}", **nowhere)
+    assert "the packages could not be installed: is a package index reachable, and" in output
+    assert "Traceback" not in output
 
 
 def write_wheel(
@@ -82,31 +80,40 @@ def write_wheel(
     build: str = "",
     requires: tuple[str, ...] = (),
 ) -> str:
-    """Add a wheel with one module to an index that is a folder; return its SHA-256."""
+    """Add a wheel to a local index; return its SHA-256.
+
+    The wheel has one module with `content`. The index is a folder of files.
+    """
     tag = f"-{build}" if build else ""
     path = index / name.replace("_", "-") / f"{name}-{version}{tag}-py3-none-any.whl"
     path.parent.mkdir(parents=True, exist_ok=True)
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    metadata += "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
+    requirements = "".join(f"Requires-Dist: {requirement}\n" for requirement in requires)
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{requirements}"
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr(f"{name}_made_by_hand.py", f"CONTENT = {content!r}\n")
         wheel.writestr(f"{info}/METADATA", metadata)
         wheel.writestr(f"{info}/WHEEL", WHEEL)
         wheel.writestr(f"{info}/RECORD", "")
-    links = [f'<a href="{file.name}">{file.name}</a>' for file in path.parent.glob("*.whl")]
-    (path.parent / "index.html").write_text("\n".join(links), encoding="utf-8")
+    write_links(path.parent)
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_links(folder: Path) -> None:
+    """Write an index page that links all wheels of a package."""
+    links = [f'<a href="{file.name}">{file.name}</a>' for file in folder.glob("*.whl")]
+    (folder / "index.html").write_text("\n".join(links), encoding="utf-8")
 
 
 @pytest.fixture
 def indexes(folder: Path) -> Indexes:
-    """Write a default index, a lock of two of its wheels, and a second index with torch.
+    """Write a default index with its lock, and an index with torch.
 
-    The second index also has wheels of the locked package, one with the same version and a
-    higher build tag, and one with a higher version.
+    The lock has two wheels of the default index. The second index also has wheels of a locked
+    package: one with the same version and a higher build tag, and one with a higher version.
     """
-    default, second = folder / "default index", folder / "torch index"
+    default = folder / "default index"
+    second = folder / "torch index"
     backend = write_wheel(default, "setuptools", "84.2.1", "right")
     package = write_wheel(default, "leaflet", "1.0", "right")
     write_wheel(second, "leaflet", "1.0", "wrong", build="9")
@@ -125,42 +132,43 @@ def indexes(folder: Path) -> Indexes:
 
 
 def installed(folder: Path, name: str) -> str:
-    """Return what the module of an installed wheel made by hand says; empty if it is missing."""
+    """Return the text of an installed module, or an empty text."""
     found = list((folder / ".venv").glob(f"lib/python3*/site-packages/{name}_made_by_hand.py"))
     return found[0].read_text(encoding="utf-8") if found else ""
 
 
 def offline(default: Path) -> dict[str, str]:
-    """Return the environment in which pip sees the default index and no configuration."""
+    """Return an environment in which pip uses only the default index."""
     return {"PIP_INDEX_URL": default.as_uri(), "PIP_CONFIG_FILE": "/dev/null"}
 
 
-def test_setup_takes_torch_alone_from_torch_index(folder: Path, indexes: Indexes) -> None:
+def test_setup_takes_only_torch_from_torch_index(folder: Path, indexes: Indexes) -> None:
     default, second = indexes
     arguments = (f"PYTHON={sys.executable}", f"TORCH_INDEX={second.as_uri()}", "NEEDED_GB=0")
-    code, said = make_setup(folder, *arguments, **offline(default))
-    assert code == 0, said
+    code, output = make_setup(folder, *arguments, **offline(default))
+    assert code == 0, output
     assert (folder / ".venv/.installed").exists()
     assert installed(folder, "leaflet") == "CONTENT = 'right'\n"
     assert installed(folder, "torch") == "CONTENT = 'right'\n"
     assert installed(folder, "accelerator") == "CONTENT = 'right'\n"
 
 
-def test_torch_comes_from_pip_s_index_without_torch_index(folder: Path, indexes: Indexes) -> None:
+def test_torch_comes_from_the_default_index_without_torch_index(
+    folder: Path, indexes: Indexes
+) -> None:
     default, _ = indexes
     arguments = (f"PYTHON={sys.executable}", "NEEDED_GB=0")
-    code, said = make_setup(folder, *arguments, **offline(default))
-    assert code == 0, said
+    code, output = make_setup(folder, *arguments, **offline(default))
+    assert code == 0, output
     assert installed(folder, "torch") == "CONTENT = 'default build'\n"
 
 
-def test_torch_build_cannot_change_a_locked_package(folder: Path, indexes: Indexes) -> None:
+def test_a_build_of_torch_cannot_change_a_locked_package(folder: Path, indexes: Indexes) -> None:
     default, second = indexes
     write_wheel(second, "torch", "2.13.0", "greedy", requires=("leaflet>=2",))
     arguments = (f"PYTHON={sys.executable}", f"TORCH_INDEX={second.as_uri()}", "NEEDED_GB=0")
-    code, said = setup(folder, *arguments, **offline(default))
-    assert code != 0
-    assert "the packages could not be installed" in said
+    output = failed_setup(folder, *arguments, **offline(default))
+    assert "the packages could not be installed" in output
     assert installed(folder, "leaflet") == "CONTENT = 'right'\n"
     assert installed(folder, "torch") == ""
 
@@ -168,8 +176,8 @@ def test_torch_build_cannot_change_a_locked_package(folder: Path, indexes: Index
 def test_setup_refuses_a_wheel_with_another_hash(folder: Path, indexes: Indexes) -> None:
     default, _ = indexes
     write_wheel(default, "leaflet", "1.0", "changed after it was locked")
-    code, said = setup(folder, f"PYTHON={sys.executable}", "NEEDED_GB=0", **offline(default))
-    assert code != 0
-    assert "DO NOT MATCH THE HASHES" in said
-    assert "the packages could not be installed" in said
+    arguments = (f"PYTHON={sys.executable}", "NEEDED_GB=0")
+    output = failed_setup(folder, *arguments, **offline(default))
+    assert "DO NOT MATCH THE HASHES" in output
+    assert "the packages could not be installed" in output
     assert installed(folder, "leaflet") == ""

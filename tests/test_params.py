@@ -1,44 +1,77 @@
+"""Check params.yaml, the profiles, their JSON Schema, and refused values."""
+
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
 from io import StringIO
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import pytest
+from jsonschema import Draft202012Validator
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
 from bench.clones import ROOT
+from bula.__main__ import app
+from bula.commands.schema import schema_text
 from bula.errors import UserError
-from bula.params import DemoSource, Params, Section, load_params, parse_params
+from bula.params import (
+    DemoSource,
+    Params,
+    Section,
+    Source,
+    Tabular,
+    load_params,
+    parse_params,
+)
 from tests.conftest import run
 
 DEFAULT = (ROOT / "profiles/smollm2-135m.yaml").read_text(encoding="utf-8")
 PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 
 
-def changed(changes: dict[str, Any]) -> str:
-    """The default parameters with values changed by their dotted keys; ... takes a key away."""
-    yaml = YAML(typ="safe")
-    params = yaml.load(DEFAULT)
+def read_yaml(path: Path) -> Any:
+    """Return the content of a YAML file."""
+    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+
+
+def as_index(part: str) -> str | int:
+    """Return one part of a dotted key, with list positions as integers."""
+    return int(part) if part.isdigit() else part
+
+
+def changed_params(changes: dict[str, Any]) -> Any:
+    """Return the default parameters with changed values, by dotted key.
+
+    The value ... removes a key.
+    """
+    params = YAML(typ="safe").load(DEFAULT)
     for dotted, value in changes.items():
-        *path, last = dotted.split(".")
+        *path, last = map(as_index, dotted.split("."))
         section = params
         for part in path:
-            section = section[int(part) if part.isdigit() else part]
+            section = section[part]
         if value is ...:
             del section[last]
         else:
-            section[int(last) if last.isdigit() else last] = value
+            section[last] = value
+    return params
+
+
+def changed(changes: dict[str, Any]) -> str:
+    """Return the default parameters with changed values as YAML text."""
     stream = StringIO()
-    yaml.dump(params, stream)
+    YAML(typ="safe").dump(changed_params(changes), stream)
     return stream.getvalue()
 
 
 def complaint(changes: dict[str, Any]) -> str:
-    """What is said of the default parameters with these changes."""
+    """Return the error message for changed default parameters."""
     with pytest.raises(UserError) as caught:
         parse_params(changed(changes), "some.yaml")
     return str(caught.value)
@@ -47,11 +80,10 @@ def complaint(changes: dict[str, Any]) -> str:
 # The files
 
 
-def test_params_yaml_is_the_embedded_profile_byte_for_byte() -> None:
-    # As committed: the file in the folder is there to be changed.
-    committed = subprocess.run(
-        ["git", "show", "HEAD:params.yaml"], cwd=ROOT, capture_output=True, check=True
-    ).stdout
+def test_params_yaml_equals_the_embedded_profile_byte_for_byte() -> None:
+    # The committed file is compared, because users edit the file in the folder.
+    command = ["git", "show", "HEAD:params.yaml"]
+    committed = subprocess.run(command, cwd=ROOT, capture_output=True, check=True).stdout
     assert committed == (ROOT / "profiles/smollm2-135m.yaml").read_bytes()
 
 
@@ -60,17 +92,16 @@ def test_there_are_two_profiles() -> None:
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: str(path.stem))
-def test_a_profile_loads_to_what_its_file_says(path: Path) -> None:
-    # Nothing is added, nothing dropped and nothing converted on the way.
-    assert load_params(path).model_dump() == YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+def test_loading_a_profile_adds_drops_and_converts_nothing(path: Path) -> None:
+    assert load_params(path).model_dump() == read_yaml(path)
 
 
-def test_the_profiles_differ_in_values_and_have_the_same_sections() -> None:
-    first, second = (YAML(typ="safe").load(path.read_text(encoding="utf-8")) for path in PROFILES)
-    assert list(first) == list(second) == list(Params.model_fields)
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: str(path.stem))
+def test_a_profile_has_the_sections_of_params_in_their_order(path: Path) -> None:
+    assert list(read_yaml(path)) == list(Params.model_fields)
 
 
-def test_loaded_parameters_never_change() -> None:
+def test_loaded_parameters_cannot_change() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     with pytest.raises(ValidationError, match="frozen"):
         params.seed = 1
@@ -82,6 +113,7 @@ def test_loaded_parameters_never_change() -> None:
 
 
 def sections(base: type[Section] = Section) -> Iterator[type[Section]]:
+    """Yield every subclass of a section."""
     for section in base.__subclasses__():
         yield section
         yield from sections(section)
@@ -89,90 +121,101 @@ def sections(base: type[Section] = Section) -> Iterator[type[Section]]:
 
 SECTIONS = [section for section in sections() if section.__module__ == "bula.params"]
 FIELDS = [
-    (section, name, field) for section in SECTIONS for name, field in section.model_fields.items()
+    pytest.param(section, name, id=f"{section.__name__}.{name}")
+    for section in SECTIONS
+    for name in section.model_fields
 ]
 
 
-def described(field: FieldInfo) -> bool:
-    """Whether a field says what it means: itself, or, for a section or the `kind` that names one, by the class's docstring."""
-    if isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-        return bool(vars(field.annotation).get("__doc__"))
-    names_its_class = (
-        get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
-    )
-    return names_its_class or bool(field.description and field.description.strip())
+def is_described(field: FieldInfo) -> bool:
+    """Return whether a field has a description, or its class has one.
+
+    The class describes a nested section, and a `kind` with one possible value.
+    """
+    annotation = field.annotation
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return bool(vars(annotation).get("__doc__"))
+    if get_origin(annotation) is Literal and len(get_args(annotation)) == 1:
+        return True
+    return bool(field.description and field.description.strip())
 
 
-def test_the_sections_are_found() -> None:
-    assert {"Params", "Train", "Lora", "WheelModel", "HubTask", "Variant"} <= {
-        section.__name__ for section in SECTIONS
-    }
+def test_the_list_of_sections_is_complete() -> None:
+    names = {section.__name__ for section in SECTIONS}
+    assert names >= {"Params", "Train", "Lora", "WheelModel", "HubTask", "Variant"}
     assert len(FIELDS) > 80
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=lambda section: str(section.__name__))
-def test_a_section_says_what_it_is_and_takes_no_unknown_key(section: type[Section]) -> None:
+def test_a_section_has_a_docstring_and_refuses_unknown_keys(section: type[Section]) -> None:
     assert vars(section).get("__doc__")
     assert section.model_config["extra"] == "forbid"
     assert section.model_config["frozen"]
 
 
-@pytest.mark.parametrize(
-    ("section", "name", "field"),
-    FIELDS,
-    ids=[f"{section.__name__}.{name}" for section, name, _ in FIELDS],
-)
-def test_a_field_has_a_description_and_no_default(
-    section: type[Section], name: str, field: FieldInfo
-) -> None:
-    assert described(field), f"{section.__name__}.{name} has no docstring"
-    # A default would be a parameter that DVC cannot see.
-    assert field.is_required(), f"{section.__name__}.{name} has a default"
+@pytest.mark.parametrize(("section", "name"), FIELDS)
+def test_a_field_has_a_description(section: type[Section], name: str) -> None:
+    assert is_described(section.model_fields[name])
+
+
+@pytest.mark.parametrize(("section", "name"), FIELDS)
+def test_a_field_has_no_default_which_dvc_could_not_see(section: type[Section], name: str) -> None:
+    assert section.model_fields[name].is_required()
 
 
 # Bad values
 
+BAD_VALUES: dict[str, Any] = {
+    "seed": -1,
+    "dtype": "float16",
+    "ingest.sources.0.name": "Demo Corpus",
+    "preprocess.dev_share": 1.0,
+    "train.learning_rate": "fast",
+    "train.lora.r": 0,
+    "train.lora.target_modules": ["q_proj", "model.embed_tokens", "lm_head"],
+    "train.warmup": 0.1,
+    "judge.retries": ...,
+    "merge": ...,
+    "extra": {"a": 1},
+    "variants.tuned.engine": "ollama",
+}
 
-def test_every_bad_key_is_listed_at_once_with_what_was_found() -> None:
-    message = complaint(
-        {
-            "seed": -1,
-            "dtype": "float16",
-            "ingest.sources.0.name": "Demo Corpus",
-            "preprocess.dev_share": 1.0,
-            "train.learning_rate": "fast",
-            "train.lora.r": 0,
-            "train.lora.target_modules": ["q_proj", "model.embed_tokens", "lm_head"],
-            "train.warmup": 0.1,
-            "judge.retries": ...,
-            "merge": ...,
-            "extra": {"a": 1},
-            "variants.tuned.engine": "ollama",
-        }
-    )
-    first, *lines, fix = message.split("\n")
+
+def complaints_by_key() -> dict[str, str]:
+    """Return the line of the error message about each bad value."""
+    _, *lines, _ = complaint(BAD_VALUES).split("\n")
+    by_key = {line.split(":")[0].strip(): line for line in lines}
+    assert len(by_key) == len(lines)
+    return by_key
+
+
+def test_one_message_lists_all_bad_keys() -> None:
+    first, *_, fix = complaint(BAD_VALUES).split("\n")
     assert first == "some.yaml: 12 bad values:"
     assert fix == "Correct them; bula/params.py says what each key means."
-    keys = {line.split(":")[0].strip(): line for line in lines}
-    assert len(keys) == len(lines) == 12
-    for key, words in {
-        "seed": ["greater than or equal to 0", "(found -1)"],
-        "dtype": ["'bfloat16' or 'float32'", "(found 'float16')"],
-        "preprocess.dev_share": ["less than 1", "(found 1.0)"],
-        "train.learning_rate": ["valid number", "(found 'fast')"],
-        "train.lora.r": ["greater than 0", "(found 0)"],
-        "train.lora.target_modules": ["embed_tokens, lm_head cannot be adapted"],
-        "train.warmup": ["not permitted", "(found 0.1)"],
-        "judge.retries": ["required"],
-        "merge": ["required"],
-        "extra": ["not permitted"],
-        "variants.tuned.engine": ["'transformers', 'llama.cpp' or 'vllm'", "(found 'ollama')"],
-    }.items():
-        assert all(word in keys[key] for word in words), keys.get(key)
-    assert any(
-        key.startswith("ingest.sources.0") and "(found 'Demo Corpus')" in line
-        for key, line in keys.items()
-    )
+    assert complaints_by_key().keys() == BAD_VALUES.keys()
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("seed", ["greater than or equal to 0", "(found -1)"]),
+        ("dtype", ["'bfloat16' or 'float32'", "(found 'float16')"]),
+        ("ingest.sources.0.name", ["(found 'Demo Corpus')"]),
+        ("preprocess.dev_share", ["less than 1", "(found 1.0)"]),
+        ("train.learning_rate", ["valid number", "(found 'fast')"]),
+        ("train.lora.r", ["greater than 0", "(found 0)"]),
+        ("train.lora.target_modules", ["embed_tokens, lm_head cannot be adapted"]),
+        ("train.warmup", ["not permitted", "(found 0.1)"]),
+        ("judge.retries", ["required"]),
+        ("merge", ["required"]),
+        ("extra", ["not permitted"]),
+        ("variants.tuned.engine", ["'transformers', 'llama.cpp' or 'vllm'", "(found 'ollama')"]),
+    ],
+)
+def test_a_bad_value_is_reported_with_its_rule_and_the_value(key: str, words: list[str]) -> None:
+    line = complaints_by_key()[key]
+    assert [word for word in words if word not in line] == []
 
 
 def test_a_mistyped_key_is_reported_twice_as_unknown_and_as_missing() -> None:
@@ -216,7 +259,7 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
         ({"train.eval_steps": 35, "train.max_steps": 34}, "train: eval_steps exceeds max_steps"),
         (
             {"train.save_steps": 3, "train.log_steps": 2, "train.eval_steps": 2},
-            "save_steps is no multiple of log_steps",
+            "save_steps is not a multiple of log_steps",
         ),
         (
             {"train.keep": "last", "train.max_steps": 35},
@@ -238,7 +281,7 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
         ({"quantize.types": ["q4_k_m", "q3"]}, "quantize.types.1: "),
     ],
 )
-def test_parts_that_do_not_agree_are_refused(changes: dict[str, Any], words: str) -> None:
+def test_contradicting_values_are_refused(changes: dict[str, Any], words: str) -> None:
     assert words in complaint(changes)
 
 
@@ -255,12 +298,12 @@ def test_parts_that_do_not_agree_are_refused(changes: dict[str, Any], words: str
         {"preprocess.dev_share": 0.4, "preprocess.validation_share": 0.1},
     ],
 )
-def test_the_limits_themselves_are_allowed(changes: dict[str, Any]) -> None:
+def test_values_at_a_limit_are_allowed(changes: dict[str, Any]) -> None:
     parse_params(changed(changes), "some.yaml")
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
-def test_a_share_is_between_nothing_and_all(share: float) -> None:
+def test_a_share_is_at_least_0_and_below_1(share: float) -> None:
     assert "train.warmup_share: " in complaint({"train.warmup_share": share})
 
 
@@ -270,13 +313,13 @@ def test_a_share_is_between_nothing_and_all(share: float) -> None:
 @pytest.mark.parametrize(
     ("written", "number"), [("2e-4", 0.0002), ("5E-5", 0.00005), ("1e-3", 0.001)]
 )
-def test_numbers_with_an_exponent_and_no_point_are_numbers(written: str, number: float) -> None:
+def test_a_number_with_an_exponent_and_no_point_is_a_number(written: str, number: float) -> None:
     text = DEFAULT.replace("learning_rate: 0.001", f"learning_rate: {written}")
     assert parse_params(text, "some.yaml").train.learning_rate == number
 
 
-def test_words_are_no_booleans() -> None:
-    # YAML 1.1, and with it PyYAML, reads no as false, and 1:30 as 90.
+def test_no_and_on_are_words_and_not_booleans() -> None:
+    # PyYAML implements YAML 1.1, which reads `no` as false.
     params = parse_params(
         DEFAULT.replace("tasks: [bula_medmcqa,", "tasks: [no, on, null_task,"), "some.yaml"
     )
@@ -284,12 +327,12 @@ def test_words_are_no_booleans() -> None:
 
 
 @pytest.mark.parametrize("text", ["seed: [1", "seed: 1\nseed: 2\n", "a: b: c"])
-def test_what_is_no_yaml_is_said_with_file_and_line(text: str) -> None:
+def test_invalid_yaml_is_reported_with_file_and_line(text: str) -> None:
     with pytest.raises(UserError, match=r"(?s)some\.yaml: not valid YAML .*line 1"):
         parse_params(text, "some.yaml")
 
 
-@pytest.mark.parametrize("text", ["", "# nothing but a comment\n", "- a\n- b\n"])
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "- a\n- b\n"])
 def test_a_file_without_sections_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"some\.yaml: 1 bad values:\n.*valid dictionary"):
         parse_params(text, "some.yaml")
@@ -299,18 +342,18 @@ def test_a_file_without_sections_is_refused(text: str) -> None:
 
 
 def check(cwd: Path, *files: str) -> tuple[int, str, str]:
-    """Exit code, output and complaints of `python -m bula.params`."""
+    """Return exit code, output and errors of `python -m bula.params`."""
     result = run([sys.executable, "-m", "bula.params", *files], cwd=cwd)
     return result.returncode, result.stdout, result.stderr
 
 
-def test_the_command_says_which_files_are_valid() -> None:
+def test_the_command_lists_the_valid_files() -> None:
     assert check(ROOT) == (0, "params.yaml: valid\n", "")
     files = [f"profiles/{path.name}" for path in PROFILES]
     assert check(ROOT, *files) == (0, "".join(f"{file}: valid\n" for file in files), "")
 
 
-def test_a_missing_file_is_one_sentence_with_the_fix(tmp_path: Path) -> None:
+def test_a_missing_file_is_reported_in_one_line_with_the_fix(tmp_path: Path) -> None:
     assert check(tmp_path, "nowhere.yaml") == (
         1,
         "",
@@ -323,7 +366,7 @@ def test_a_missing_file_is_one_sentence_with_the_fix(tmp_path: Path) -> None:
     )
 
 
-def test_a_bad_file_is_one_message_and_no_traceback(tmp_path: Path) -> None:
+def test_a_bad_file_is_reported_without_a_traceback(tmp_path: Path) -> None:
     text = changed({"seed": -1, "train.max_steps": 0})
     (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
     code, output, errors = check(tmp_path, "bad.yaml")
@@ -334,14 +377,13 @@ def test_a_bad_file_is_one_message_and_no_traceback(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("license_", ["proprietary", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "unknown"])
-def test_a_license_that_forbids_redistribution_must_be_declared(license_: str) -> None:
+def test_a_closed_license_needs_redistribution_forbidden(license_: str) -> None:
     fields = {"kind": "demo", "name": "mine", "path": "data/demo", "license": license_}
-    with pytest.raises(
-        ValidationError,
-        match=f"license {license_} does not allow redistribution; say redistribution: forbidden",
-    ):
-        DemoSource.model_validate(fields | {"redistribution": "allowed"})
-    assert DemoSource.model_validate(fields | {"redistribution": "forbidden"}).license == license_
+    words = f"license {license_} does not allow redistribution; say redistribution: forbidden"
+    with pytest.raises(ValidationError, match=words):
+        DemoSource.model_validate({**fields, "redistribution": "allowed"})
+    source = DemoSource.model_validate({**fields, "redistribution": "forbidden"})
+    assert source.license == license_
 
 
 # Hostile strings
@@ -362,7 +404,7 @@ HOSTILE = [
     "~/x",
     "a\u202eb",
 ]
-# Every string of the default parameters that is free, and not one of a few words.
+# Every string of the default parameters, except those with a closed list of values.
 STRINGS = [
     "ingest.base.package",
     "ingest.base.version",
@@ -391,20 +433,21 @@ STRINGS = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("key", STRINGS)
-def test_no_string_can_mean_more_than_its_kind(key: str, text: str) -> None:
+def test_a_hostile_string_is_refused_in_every_key(key: str, text: str) -> None:
     message = complaint({key: text})
-    # A line a key, whatever the text; the union of a kind may be named in its path.
-    assert key.rpartition(".")[2] in message or key.rpartition(".")[0] in message
+    section, _, name = key.rpartition(".")
+    # For a `kind`, the message may name only the section.
+    assert name in message or section in message
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_no_name_of_a_variant_can_mean_more_than_a_name(text: str) -> None:
+def test_a_hostile_name_of_a_variant_is_refused(text: str) -> None:
     assert "variants" in complaint(
         {"variants": {text: {"model": "models/base", "engine": "transformers"}}}
     )
 
 
-def test_a_variant_has_no_dot_which_dvc_would_take_for_a_path() -> None:
+def test_a_name_of_a_variant_has_no_dot_which_dvc_would_split_at() -> None:
     assert "variants" in complaint(
         {"variants": {"v1.2": {"model": "models/base", "engine": "transformers"}}}
     )
@@ -421,46 +464,54 @@ def test_a_variant_has_no_dot_which_dvc_would_take_for_a_path() -> None:
         "--index-url",
     ],
 )
-def test_a_package_is_a_name_and_no_address(package: str) -> None:
+def test_an_address_or_option_is_refused_as_a_package(package: str) -> None:
     assert "ingest.base.package" in complaint({"ingest.base.package": package})
 
 
 @pytest.mark.parametrize(
     "version", ["1.0#x", "1.0 --pre", "*", ">=1", "1!2", "1.0+local", "1.0/../x"]
 )
-def test_a_version_is_exact(version: str) -> None:
+def test_an_inexact_version_is_refused(version: str) -> None:
     assert "ingest.base.version" in complaint({"ingest.base.version": version})
 
 
 @pytest.mark.parametrize(
     "version", ["1.0", "2026.10.11549", "0.1.2", "1.0rc1", "1.0.post2", "1.0.dev3"]
 )
-def test_versions_as_the_index_has_them_are_allowed(version: str) -> None:
+def test_versions_of_the_package_index_are_allowed(version: str) -> None:
     parse_params(changed({"ingest.base.version": version}), "some.yaml")
 
 
-def test_a_path_may_have_accents_and_spaces_but_no_hidden_sign() -> None:
-    source = {
-        "kind": "files",
-        "name": "mine",
-        "names": "removed",
-        "path": "data/sources/Perguntas (março) 2.csv",
-        "encoding": "utf-8",
-        "columns": {"question": "Pergunta do paciente", "answer": "r", "specialty": "", "kind": ""},
-        "filter": {},
-        "limit": 0,
-        "role": "split",
-        "license": "proprietary",
-        "redistribution": "forbidden",
-    }
-    parse_params(changed({"ingest.sources.0": source}), "some.yaml")
-    assert "path" in complaint({"ingest.sources.0": source | {"path": "data/sources/a\u200bb.csv"}})
-    assert "names" in complaint(
-        {"ingest.sources.0": {key: value for key, value in source.items() if key != "names"}}
-    )
+OWN_FILES = {
+    "kind": "files",
+    "name": "mine",
+    "names": "removed",
+    "path": "data/sources/Perguntas (março) 2.csv",
+    "encoding": "utf-8",
+    "columns": {"question": "Pergunta do paciente", "answer": "r", "specialty": "", "kind": ""},
+    "filter": {},
+    "limit": 0,
+    "role": "split",
+    "license": "proprietary",
+    "redistribution": "forbidden",
+}
 
 
-def test_a_model_may_lie_elsewhere_only_where_its_kind_says_so() -> None:
+def test_a_path_may_have_accents_and_spaces() -> None:
+    parse_params(changed({"ingest.sources.0": OWN_FILES}), "some.yaml")
+
+
+def test_a_path_with_an_invisible_character_is_refused() -> None:
+    source = {**OWN_FILES, "path": "data/sources/a\u200bb.csv"}
+    assert "path" in complaint({"ingest.sources.0": source})
+
+
+def test_own_files_must_say_whether_they_have_names() -> None:
+    changes = {"ingest.sources.0": dict(OWN_FILES), "ingest.sources.0.names": ...}
+    assert "names" in complaint(changes)
+
+
+def test_only_a_model_of_kind_directory_may_lie_outside_the_repository() -> None:
     elsewhere = {"kind": "directory", "path": "/srv/models/llama", "license": "mit"}
     parse_params(changed({"ingest.base": elsewhere}), "some.yaml")
     assert "variants.base.model" in complaint({"variants.base.model": "/srv/models/llama"})
@@ -481,12 +532,13 @@ def test_a_model_may_lie_elsewhere_only_where_its_kind_says_so() -> None:
         },
     ],
 )
-def test_a_backend_takes_no_other_model_and_no_code(backend: dict[str, Any]) -> None:
+def test_a_backend_with_another_model_or_code_is_refused(backend: dict[str, Any]) -> None:
     assert "benchmark.backend" in complaint({"benchmark.backend": backend})
 
 
-def test_every_backend_that_is_documented_is_allowed() -> None:
-    for backend in (
+@pytest.mark.parametrize(
+    "backend",
+    [
         {"kind": "hf"},
         {
             "kind": "vllm",
@@ -501,42 +553,44 @@ def test_every_backend_that_is_documented_is_allowed() -> None:
             "num_concurrent": 4,
             "timeout_seconds": 60,
         },
-    ):
-        parse_params(changed({"benchmark.backend": backend}), "some.yaml")
+    ],
+    ids=["hf", "vllm", "openai"],
+)
+def test_each_documented_backend_is_allowed(backend: dict[str, Any]) -> None:
+    parse_params(changed({"benchmark.backend": backend}), "some.yaml")
 
 
-def numbers() -> Iterator[str]:
-    """Yield the dotted key of every number of the default parameters."""
-    yaml = YAML(typ="safe").load(DEFAULT)
-
-    def walk(value: Any, where: str) -> Iterator[str]:
+def keys_of_numbers(section: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yield the dotted key of every number in a section."""
+    for key, value in section.items():
         if isinstance(value, dict):
-            for key, part in value.items():
-                yield from walk(part, f"{where}.{key}" if where else key)
+            yield from keys_of_numbers(value, f"{prefix}{key}.")
         elif isinstance(value, int | float) and not isinstance(value, bool):
-            yield where
-
-    yield from walk(yaml, "")
+            yield f"{prefix}{key}"
 
 
-@pytest.mark.parametrize("key", list(numbers()))
-def test_no_number_is_without_a_bound(key: str) -> None:
-    for huge in (2**70, 1e300):
-        assert key.rpartition(".")[2] in complaint({key: huge})
+@pytest.mark.parametrize("huge", [2**70, 1e300])
+@pytest.mark.parametrize("key", list(keys_of_numbers(changed_params({}))))
+def test_every_number_has_an_upper_bound(key: str, huge: float) -> None:
+    assert key.rpartition(".")[2] in complaint({key: huge})
 
 
-def test_a_number_of_thousands_of_digits_is_a_line_and_no_traceback() -> None:
+def test_a_number_of_thousands_of_digits_is_reported_without_a_traceback() -> None:
     text = DEFAULT.replace("max_steps: 30", f"max_steps: 0x{'f' * 5000}")
     with pytest.raises(UserError, match="an integer of more than 40 digits"):
         parse_params(text, "some.yaml")
 
 
-def test_aliases_and_long_files_are_refused_before_they_unfold() -> None:
-    bomb = "a: &a [x, x]\n" + "".join(
-        f"{chr(98 + n)}: &{chr(98 + n)} [*{chr(97 + n)}, *{chr(97 + n)}]\n" for n in range(20)
-    )
+def test_yaml_aliases_are_refused_before_they_expand() -> None:
+    # Each line doubles the values of the line before it.
+    letters = "abcdefghijklmnopqrstu"
+    lines = [f"{new}: &{new} [*{old}, *{old}]" for old, new in pairwise(letters)]
+    bomb = "\n".join(["a: &a [x, x]", *lines])
     with pytest.raises(UserError, match="it has a YAML alias"):
         parse_params(bomb, "some.yaml")
+
+
+def test_a_file_of_more_than_100000_characters_is_refused() -> None:
     with pytest.raises(UserError, match="more than 100000 characters"):
         parse_params(DEFAULT + "#" * 100_000, "some.yaml")
 
@@ -544,11 +598,11 @@ def test_aliases_and_long_files_are_refused_before_they_unfold() -> None:
 @pytest.mark.parametrize(
     "path", [".env", ".git/config", "data/.dvc/config.local", "data/" + "a" * 256]
 )
-def test_a_path_names_no_hidden_file_and_no_impossible_one(path: str) -> None:
+def test_a_hidden_or_too_long_path_is_refused(path: str) -> None:
     assert "calibrate.gold" in complaint({"calibrate.gold": path})
 
 
-def test_a_variant_may_be_called_like_a_kind() -> None:
+def test_a_variant_may_have_the_name_of_a_kind() -> None:
     assert "variants.vllm.engine: " in complaint(
         {"variants.vllm": {"model": "models/base", "engine": "no"}}
     )
@@ -558,5 +612,75 @@ def test_a_variant_may_be_called_like_a_kind() -> None:
     "url",
     ["http://[x/a.csv", "http://a b/c", "https://user:key@host/a", "ftp://h/a", "http://h/a#b"],
 )
-def test_an_address_is_plain(url: str) -> None:
+def test_a_malformed_address_is_refused(url: str) -> None:
     assert "judge.base_url" in complaint({"judge.base_url": url})
+
+
+# The JSON Schema
+
+SCHEMA_FILE = ROOT / "params.schema.json"
+SCHEMA: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+VALIDATOR = Draft202012Validator(SCHEMA)
+# The schema cannot express this check of the values of a list.
+NOT_IN_SCHEMA = {"train.lora.target_modules"}
+# The schema has no definition of the two base classes, only of the classes of each kind.
+FIELDS_IN_SCHEMA = [field for field in FIELDS if field.values[0] not in (Source, Tabular)]
+
+
+def test_the_schema_file_equals_the_generated_schema() -> None:
+    assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text()
+
+
+def test_the_schema_is_valid_json_schema_2020_12() -> None:
+    assert SCHEMA["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+@pytest.mark.parametrize("path", [ROOT / "params.yaml", *PROFILES], ids=lambda path: str(path.stem))
+def test_params_yaml_and_profiles_satisfy_the_schema(path: Path) -> None:
+    assert list(VALIDATOR.iter_errors(read_yaml(path))) == []
+
+
+@pytest.mark.parametrize("key", sorted(BAD_VALUES.keys() - NOT_IN_SCHEMA))
+def test_the_schema_refuses_a_bad_value(key: str) -> None:
+    assert not VALIDATOR.is_valid(changed_params({key: BAD_VALUES[key]}))
+
+
+@pytest.mark.parametrize(("section", "name"), FIELDS_IN_SCHEMA)
+def test_the_schema_describes_a_field_in_the_words_of_its_docstring(
+    section: type[Section], name: str
+) -> None:
+    definition = SCHEMA if section is Params else SCHEMA["$defs"][section.__name__]
+    docstring = section.model_fields[name].description or ""
+    description = definition["properties"][name].get("description", "")
+    assert description.split() == docstring.split()
+    # Editors show a line break as it is, so each paragraph is one line.
+    assert "\n" not in description.replace("\n\n", "")
+
+
+@pytest.mark.parametrize("path", PROFILES, ids=lambda path: str(path.stem))
+def test_the_first_line_of_a_profile_leads_editors_to_the_schema(path: Path) -> None:
+    first_line = path.read_text(encoding="utf-8").partition("\n")[0]
+    assert first_line == "# yaml-language-server: $schema=params.schema.json"
+    # params.yaml is a copy of a profile, so the name must be valid in both folders.
+    assert (path.parent / "params.schema.json").resolve() == SCHEMA_FILE
+
+
+def test_bula_schema_writes_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["schema", "--write"])
+    assert (result.exit_code, result.output) == (0, "schema: params.schema.json was written\n")
+    assert (tmp_path / "params.schema.json").read_bytes() == SCHEMA_FILE.read_bytes()
+    result = CliRunner().invoke(app, ["schema"])
+    assert (result.exit_code, result.output) == (0, "schema: params.schema.json is up to date\n")
+
+
+def test_bula_schema_refuses_an_old_file_and_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.schema.json").write_text("{}", encoding="utf-8")
+    result = CliRunner().invoke(app, ["schema"])
+    assert isinstance(result.exception, UserError)
+    assert "python -m bula schema --write" in str(result.exception)
+    assert (tmp_path / "params.schema.json").read_text(encoding="utf-8") == "{}"

@@ -90,11 +90,11 @@ def test_a_second_run_draws_the_same_picture(workspace: Path) -> None:
 DAMAGED: dict[str, tuple[Callable[[list[Row]], list[Row]], str]] = {
     "empty": (
         lambda rows: [],
-        r"answers/base\.jsonl: the file holds no row. Run `dvc repro generate@base`",
+        r"answers/base\.jsonl: the file contains no row. Run `dvc repro generate@base`",
     ),
     "repeated item": (
         lambda rows: [*rows, rows[0]],
-        r"answers/base\.jsonl: 1 items stand there twice \(first: A0\)",
+        r"answers/base\.jsonl: 1 items appear more than once \(first: A0\)",
     ),
     "missing fields": (
         lambda rows: [*rows[:2], {"id": "x", "split": "A"}],

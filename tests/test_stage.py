@@ -1,7 +1,8 @@
-"""./stage, the one way into a stage: no string of params.yaml reaches a shell, whatever shell DVC uses."""
+"""Check that ./stage passes no string of params.yaml to a shell."""
 
 import os
 import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from bench.clones import ROOT, clone_tree, edit_params
 from tests.conftest import run
 
 SHELLS = [shell for shell in ("dash", "bash", "zsh", "fish") if shutil.which(shell)]
-DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-# A stage of a few lines, which writes what it was told.
+STAGES: dict[str, Any] = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+# A short stage that writes its arguments and its outputs.
 STUB = """
 import os, sys
 from pathlib import Path
@@ -30,54 +31,92 @@ for name in ("data/likelihood", "metrics/likelihood"):
 
 @pytest.fixture
 def stub(tmp_path: Path) -> Path:
-    """A DVC repository with the real ./stage and likelihood's real entry, less its lists of modules."""
+    """Return a DVC repository with ./stage and a stub of likelihood.
+
+    The entry of likelihood is the real one, without its lists of modules.
+    """
     shutil.copy(ROOT / "stage", tmp_path)
     (tmp_path / "stages").mkdir()
     (tmp_path / "stages/likelihood.py").write_text(STUB, encoding="utf-8")
     for folder in ("data/likelihood", "metrics/likelihood", "models/base"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "models/base/config.json").write_text("{}", encoding="utf-8")
-    entry = DVC["stages"]["likelihood"]
+    entry = STAGES["likelihood"]
     do = {**entry["do"], "deps": ["${item.model}"], "params": []}
-    with (tmp_path / "dvc.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump({"stages": {"likelihood": {**entry, "do": do}}}, file)
+    stages = {"likelihood": {**entry, "do": do}}
+    write_yaml(tmp_path / "dvc.yaml", {"stages": stages})
     assert run(["dvc", "init", "--no-scm", "--quiet"], tmp_path).returncode == 0
     return tmp_path
 
 
+def inner_entry(stage: str) -> Any:
+    """Return the entry of a stage in dvc.yaml, without its foreach."""
+    entry = STAGES[stage]
+    return entry.get("do", entry)
+
+
+def write_yaml(path: Path, content: Any) -> None:
+    """Write a YAML file."""
+    with path.open("w", encoding="utf-8") as file:
+        YAML(typ="safe").dump(content, file)
+
+
 def write_variants(folder: Path, variants: dict[str, str]) -> None:
-    """Write a params.yaml that holds variants alone."""
+    """Write a params.yaml that has only variants, given by name and model."""
     models = {name: {"model": model, "engine": "transformers"} for name, model in variants.items()}
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump({"variants": models}, file)
+    write_yaml(folder / "params.yaml", {"variants": models})
+
+
+def repro(folder: Path, *arguments: str, shell: str = "sh") -> subprocess.CompletedProcess[str]:
+    """Run `dvc repro` with this shell."""
+    path = str(shutil.which(shell))
+    return run(["dvc", "repro", *arguments], folder, SHELL=path, PYTHONPATH=str(folder))
+
+
+def start(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `./stage` by hand."""
+    return run(["./stage", *arguments], folder, PYTHONPATH=str(folder), **environment)
+
+
+def told(folder: Path) -> str:
+    """Return the arguments that the stub of the stage received."""
+    return (folder / "told").read_text(encoding="utf-8")
 
 
 def test_the_command_of_every_stage_is_the_same_constant() -> None:
-    commands = {entry.get("do", entry)["cmd"] for entry in DVC["stages"].values()}
-    assert commands == {"exec ./stage"}
+    commands = [inner_entry(name)["cmd"] for name in STAGES]
+    assert set(commands) == {"exec ./stage"}
     assert os.access(ROOT / "stage", os.X_OK)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_dvc_hands_name_and_key_to_the_stage_in_every_shell(stub: Path, shell: str) -> None:
+def test_the_stage_receives_its_key_in_every_shell(stub: Path, shell: str) -> None:
     write_variants(stub, {"base": "models/base"})
-    result = run(["dvc", "repro"], stub, SHELL=str(shutil.which(shell)), PYTHONPATH=str(stub))
+    result = repro(stub, shell=shell)
     assert result.returncode == 0, result.stderr
-    assert (stub / "told").read_text(encoding="utf-8") == "-- base"
-    # ./stage and Python take the place of dvc's shell, so the stage's parent is dvc itself.
-    _, told, parent = next(
-        line for line in result.stdout.splitlines() if line.startswith("parent")
-    ).split()
-    assert told == parent
+    assert told(stub) == "-- base"
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_parent_of_the_stage_is_dvc_in_every_shell(stub: Path, shell: str) -> None:
+    write_variants(stub, {"base": "models/base"})
+    result = repro(stub, shell=shell)
+    # ./stage and Python replace dvc's shell by exec, so no process stays between dvc and the stage.
+    lines = [line for line in result.stdout.splitlines() if line.startswith("parent")]
+    _, stage_parent, parent = lines[0].split()
+    assert stage_parent == parent
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_exit_code_of_the_stage_reaches_dvc_in_every_shell(stub: Path, shell: str) -> None:
+    write_variants(stub, {"base": "models/base"})
     (stub / "fail").touch()
-    result = run(
-        ["dvc", "repro", "--force"], stub, SHELL=str(shutil.which(shell)), PYTHONPATH=str(stub)
-    )
+    result = repro(stub, shell=shell)
     assert result.returncode != 0
     assert "exited with 7" in result.stderr
 
 
-# The dependency of each is models/base for DVC, which works on the letters alone; a shell would run them.
+# DVC resolves each path to models/base without a shell; a shell would run the inner command.
 @pytest.mark.parametrize("shell", SHELLS)
 @pytest.mark.parametrize(
     "model",
@@ -94,33 +133,52 @@ def test_dvc_hands_name_and_key_to_the_stage_in_every_shell(stub: Path, shell: s
 )
 def test_no_string_of_params_yaml_reaches_a_shell(stub: Path, shell: str, model: str) -> None:
     write_variants(stub, {"base": model})
-    result = run(["dvc", "repro"], stub, SHELL=str(shutil.which(shell)), PYTHONPATH=str(stub))
+    result = repro(stub, shell=shell)
     assert not list(stub.rglob("pwned"))
-    # Either DVC refuses the path, or the stage runs as ever.
-    assert result.returncode != 0 or (stub / "told").read_text(encoding="utf-8") == "-- base"
+    # Either DVC refuses the path, or the stage runs as usual.
+    assert result.returncode != 0 or told(stub) == "-- base"
 
 
 @pytest.mark.parametrize(
-    "key", ["$(touch pwned)", "`touch pwned`", "a;touch pwned", "a b", "-h", "--clean=x"]
+    "key",
+    [
+        "$(touch pwned)",
+        "`touch pwned`",
+        "a;touch pwned",
+        "a b",
+        "-h",
+        "--clean=x",
+    ],
 )
 def test_a_key_is_one_argument_and_never_an_option(stub: Path, key: str) -> None:
-    result = run(["./stage", "likelihood", key], stub, PYTHONPATH=str(stub))
-    assert result.returncode == 1 or result.returncode == 0, result.stderr
-    assert (stub / "told").read_text(encoding="utf-8") == f"-- {key}"
+    result = start(stub, "likelihood", key)
+    assert result.returncode in (0, 1), result.stderr
+    assert told(stub) == f"-- {key}"
     assert not list(stub.rglob("pwned"))
 
 
 @pytest.mark.parametrize(
     "name",
-    ["", "..", "../x", "likelihood/../x", "no", "$(touch pwned)", "likelihood x", "-m", "a\nb"],
+    [
+        "",
+        "..",
+        "../x",
+        "likelihood/../x",
+        "no",
+        "$(touch pwned)",
+        "likelihood x",
+        "-m",
+        "a\nb",
+    ],
 )
-def test_a_name_that_is_no_stage_starts_nothing(stub: Path, name: str) -> None:
-    for environment, arguments in ((name, []), ("", [name])):
-        result = run(["./stage", *arguments], stub, DVC_STAGE=environment, PYTHONPATH=str(stub))
-        assert result.returncode == 2
-        assert result.stderr.startswith(
-            ("stage: there is no stage of this name", "usage: ./stage NAME")
-        )
+@pytest.mark.parametrize("from_dvc", [True, False], ids=["in DVC_STAGE", "as argument"])
+def test_the_name_of_no_stage_starts_nothing(stub: Path, name: str, from_dvc: bool) -> None:
+    arguments = [] if from_dvc else [name]
+    variable = name if from_dvc else ""
+    result = start(stub, *arguments, DVC_STAGE=variable)
+    assert result.returncode == 2
+    expected = ("stage: there is no stage of this name", "usage: ./stage NAME")
+    assert result.stderr.startswith(expected)
     assert not (stub / "told").exists()
     assert not list(stub.rglob("pwned"))
 
@@ -132,23 +190,30 @@ def test_dvc_may_be_started_in_another_folder(stub: Path) -> None:
         ["dvc", "repro", "../dvc.yaml:likelihood@base"], stub / "docs", PYTHONPATH=str(stub)
     )
     assert result.returncode == 0, result.stderr
-    assert (stub / "told").read_text(encoding="utf-8") == "-- base"
+    assert told(stub) == "-- base"
+
+
+def copy_with_check(stub: Path, folder: Path, *, guarded: bool) -> None:
+    """Copy the stub to a folder, and add the real stage `check`.
+
+    Only with `guarded`, likelihood depends on the check.
+    """
+    shutil.copytree(stub, folder, ignore=shutil.ignore_patterns("deep"))
+    shutil.copy(ROOT / "stages/check.py", folder / "stages")
+    (folder / "stages/__init__.py").touch()
+    if guarded:
+        pipeline = YAML(typ="safe").load(folder / "dvc.yaml")
+        stages = pipeline["stages"]
+        stages["likelihood"]["do"]["deps"].append("data/checked.txt")
+        stages["check"] = {**STAGES["check"], "deps": []}
+        write_yaml(folder / "dvc.yaml", pipeline)
 
 
 @pytest.mark.parametrize("key", ["../../../victim/notes", "../seeds", "../../mine"])
 @pytest.mark.parametrize("guarded", [True, False], ids=["after check", "without check"])
-def test_a_name_of_a_variant_deletes_nothing(stub: Path, key: str, guarded: bool) -> None:
+def test_the_name_of_a_variant_cannot_delete_a_file(stub: Path, key: str, guarded: bool) -> None:
     folder = stub / "deep/bula"
-    shutil.copytree(stub, folder, ignore=shutil.ignore_patterns("deep"))
-    pipeline = YAML(typ="safe").load((folder / "dvc.yaml").read_text(encoding="utf-8"))
-    if guarded:
-        pipeline["stages"]["likelihood"]["do"]["deps"].append("data/checked.txt")
-        pipeline["stages"]["check"] = {**DVC["stages"]["check"], "deps": []}
-    with (folder / "dvc.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump(pipeline, file)
-    # The real check, beside the stub of likelihood.
-    shutil.copy(ROOT / "stages/check.py", folder / "stages")
-    (folder / "stages/__init__.py").touch()
+    copy_with_check(stub, folder, guarded=guarded)
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", folder / "params.yaml")
     hostile = {key: {"model": "models/base", "engine": "transformers"}}
     edit_params(folder / "params.yaml", lambda params: params["variants"].update(hostile))
@@ -158,47 +223,54 @@ def test_a_name_of_a_variant_deletes_nothing(stub: Path, key: str, guarded: bool
     paths = os.pathsep.join([str(folder), str(ROOT)])
     result = run(["dvc", "repro", f"likelihood@{key}"], folder, PYTHONPATH=paths)
     assert result.returncode != 0 or not guarded
-    # Without the check DVC removes the file before the stage starts, which shows that this test can fail.
-    assert (victim.exists() and victim.read_text(encoding="utf-8") == "mine") == guarded
+    # Without the check DVC removes the file before the stage starts, so this test can fail.
+    is_kept = victim.exists() and victim.read_text(encoding="utf-8") == "mine"
+    assert is_kept == guarded
     assert ("params.yaml: 1 bad values" in result.stderr) == guarded
 
 
-def test_what_depends_on_a_string_of_params_yaml_waits_for_its_check() -> None:
-    for name, entry in DVC["stages"].items():
-        inner = entry.get("do", entry)
-        templated = [part for part in (*inner["deps"], *inner["outs"]) if "${" in str(part)]
-        assert not templated or "data/checked.txt" in inner["deps"], name
-    assert DVC["stages"]["check"]["params"] == ["variants", "train.launch", "calibrate.gold"]
+@pytest.mark.parametrize("stage", sorted(STAGES))
+def test_a_stage_with_a_path_from_params_yaml_waits_for_the_check(stage: str) -> None:
+    entry = inner_entry(stage)
+    paths = map(str, [*entry["deps"], *entry["outs"]])
+    has_template = any("${" in path for path in paths)
+    assert not has_template or "data/checked.txt" in entry["deps"]
 
 
-def test_by_hand_the_stage_has_no_parent_that_ends_it(stub: Path) -> None:
-    result = run(["./stage", "likelihood", "base"], stub, PYTHONPATH=str(stub))
+def test_the_check_runs_again_when_a_path_in_params_yaml_changes() -> None:
+    assert STAGES["check"]["params"] == ["variants", "train.launch", "calibrate.gold"]
+
+
+def test_a_stage_that_was_started_by_hand_watches_no_parent(stub: Path) -> None:
+    result = start(stub, "likelihood", "base")
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("parent none ")
+
+
+def make_hostile(params: dict[str, Any], hostile: str) -> None:
+    """Put one hostile text into 16 values of the parameters."""
+    ingest = params["ingest"]
+    ingest["base"].update(package=hostile, version=hostile, member=hostile)
+    ingest["sources"][0].update(name=hostile, path=hostile, license=hostile)
+    ingest["benchmarks"][0]["path"] = hostile
+    params["train"]["launch"] = hostile
+    params["judge"].update(model=hostile, base_url=hostile)
+    params["benchmark"].update(tasks=[hostile], backend={"kind": hostile})
+    params["compare"]["baseline"] = hostile
+    params["calibrate"]["gold"] = hostile
+    params["variants"] = {"base": {"model": hostile, "engine": "transformers"}}
 
 
 @pytest.mark.parametrize(
     "hostile", ["$(touch pwned)", "a'\n\"; touch pwned; `touch pwned`", "../../pwned", "/tmp/pwned"]
 )
-def test_hostile_parameters_stop_a_real_run_before_anything_is_done(
-    tmp_path: Path, hostile: str
-) -> None:
+def test_hostile_parameters_stop_dvc_before_a_stage_writes(tmp_path: Path, hostile: str) -> None:
     clone_tree(tmp_path)
     (tmp_path / "dvc.lock").unlink(missing_ok=True)
-
-    def edit(params: dict[str, Any]) -> None:
-        params["ingest"]["base"] |= {"package": hostile, "version": hostile, "member": hostile}
-        params["ingest"]["sources"][0] |= {"name": hostile, "path": hostile, "license": hostile}
-        params["ingest"]["benchmarks"][0]["path"] = hostile
-        params["train"]["launch"] = params["judge"]["model"] = params["judge"]["base_url"] = hostile
-        params["benchmark"] |= {"tasks": [hostile], "backend": {"kind": hostile}}
-        params["compare"]["baseline"] = params["calibrate"]["gold"] = hostile
-        params["variants"] = {"base": {"model": hostile, "engine": "transformers"}}
-
-    edit_params(tmp_path / "params.yaml", edit)
+    edit_params(tmp_path / "params.yaml", lambda params: make_hostile(params, hostile))
     result = run(["dvc", "repro"], tmp_path, HF_HUB_OFFLINE="1")
     assert result.returncode != 0
-    # DVC itself refuses a dependency that leads out of the repository; all else is refused by the first stage.
+    # DVC refuses a dependency outside the repository, and the first stage refuses the others.
     assert "params.yaml: 16 bad values" in result.stderr or "Running stage" not in result.stdout
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.rglob("pwned"))

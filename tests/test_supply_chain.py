@@ -1,4 +1,4 @@
-"""What is installed and run: the lock, torch, the licenses in NOTICE, the actions of CI."""
+"""Check the lock, torch, NOTICE and the actions of CI."""
 
 import re
 import tomllib
@@ -26,26 +26,32 @@ from bula.errors import UserError
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 NOTICE = (ROOT / "NOTICE").read_text(encoding="utf-8")
-PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+PROJECT: dict[str, Any] = tomllib.loads(PYPROJECT)
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 PINS = pinned(LOCK, MAKEFILE)
 
 
 def applies(requirement: Requirement, extras: set[str]) -> bool:
-    """Tell whether a requirement holds for this Python and platform with these extras."""
+    """Return whether a requirement applies to this platform with these extras."""
     marker = requirement.marker
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in {"", *extras})
+    if marker is None:
+        return True
+    return any(marker.evaluate({"extra": extra}) for extra in {"", *extras})
 
 
 def active(lines: list[str], extras: set[str]) -> dict[str, Requirement]:
     """Return the requirements that apply, by normalized name."""
-    requirements = [Requirement(line) for line in lines]
-    active = [requirement for requirement in requirements if applies(requirement, extras)]
-    return {canonicalize_name(requirement.name): requirement for requirement in active}
+    found: dict[str, Requirement] = {}
+    for line in lines:
+        requirement = Requirement(line)
+        if applies(requirement, extras):
+            found[canonicalize_name(requirement.name)] = requirement
+    return found
 
 
 def fits(name: str, requirement: Requirement) -> bool:
-    """Tell whether a package is pinned to a version that the requirement allows."""
+    """Return whether the pinned version of a package satisfies a requirement."""
     return name in PINS and requirement.specifier.contains(PINS[name])
 
 
@@ -60,12 +66,13 @@ def test_pins_satisfy_the_ranges_of_pyproject() -> None:
     assert unmet(active(lines, set())) == []
 
 
-def test_lock_holds_every_package_that_a_locked_package_requires() -> None:
-    # Setup installs the lock without its dependencies, so none may be missing from it.
+def test_lock_contains_the_requirements_of_every_locked_package() -> None:
+    # `make setup` installs only the packages in the lock, without resolving dependencies.
     extras = {"lm-eval": {"api"}}
-    # The accelerator libraries come with the torch build.
+    # The build of torch brings its accelerator libraries.
     for name in PINS.keys() - {"torch"}:
-        requirements = active(metadata.requires(name) or [], extras.get(name, set()))
+        lines = metadata.requires(name) or []
+        requirements = active(lines, extras.get(name, set()))
         assert unmet(requirements) == [], name
 
 
@@ -76,19 +83,19 @@ def test_torch_has_one_version_in_makefile_and_pyproject() -> None:
     assert torch == f"{known['name']}=={known['version']}"
 
 
-def test_metadata_for_the_lock_names_what_torch_requires() -> None:
+def test_metadata_for_the_lock_lists_the_requirements_of_torch() -> None:
     (known,) = PROJECT["tool"]["uv"]["dependency-metadata"]
     stated = active(known["requires-dist"], set())
     required = active(metadata.requires("torch") or [], set())
-    accelerators = re.compile(r"nvidia-|cuda-|triton|intel-|pytorch-triton")
-    assert {name for name in required if not accelerators.match(name)} == set(stated)
+    accelerators = ("nvidia-", "cuda-", "triton", "intel-", "pytorch-triton")
+    assert {name for name in required if not name.startswith(accelerators)} == set(stated)
 
 
-def test_lock_names_no_index_no_torch_and_no_accelerator() -> None:
+def test_lock_has_no_index_no_torch_and_no_accelerator() -> None:
     assert "://" not in LOCK
     assert "index-url" not in LOCK
-    accelerators = [name for name in pinned(LOCK) if name.startswith(("nvidia", "triton", "torch"))]
-    assert accelerators == []
+    accelerators = ("nvidia", "triton", "torch")
+    assert [name for name in pinned(LOCK) if name.startswith(accelerators)] == []
 
 
 def test_setup_checks_hashes_and_resolves_nothing() -> None:
@@ -106,10 +113,11 @@ def test_notice_lists_the_license_of_each_pinned_package() -> None:
     assert dict(rows) == PINS, advice
 
 
-def test_notice_says_what_the_installed_packages_say() -> None:
-    # Builds of torch carry different libraries, and with them other licenses.
-    lines = section({name: version for name, version in PINS.items() if name != "torch"})
-    assert [line for line in lines.splitlines() if line not in NOTICE.splitlines()] == []
+def test_notice_agrees_with_the_installed_packages() -> None:
+    # Each build of torch contains other libraries with other licenses.
+    pins = {name: version for name, version in PINS.items() if name != "torch"}
+    lines = section(pins).splitlines()
+    assert set(lines) <= set(NOTICE.splitlines())
 
 
 @pytest.mark.parametrize(
@@ -124,7 +132,7 @@ def test_notice_says_what_the_installed_packages_say() -> None:
         ("", "", [], "not stated"),
     ],
 )
-def test_license_is_the_expression_or_the_package_s_own_words(
+def test_license_comes_from_expression_text_or_classifiers(
     expression: str,
     text: str,
     classifiers: list[str],
@@ -140,7 +148,7 @@ def test_another_installed_version_is_an_error() -> None:
         section({"leaflet-of-nobody": "1.0"})
 
 
-def test_version_of_an_installed_build_is_that_of_the_release() -> None:
+def test_installed_version_has_no_build_tag() -> None:
     package = installed("torch")
     assert package is not None
     assert package.version == PINS["torch"]
@@ -157,15 +165,27 @@ def test_pins_are_read_from_lock_and_makefile() -> None:
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_actions_are_pinned_by_commit_and_cannot_write(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    actions = re.findall(r"uses: (.+)", text)
+def test_actions_are_pinned_by_commit(path: Path) -> None:
+    actions = re.findall(r"uses: (.+)", path.read_text(encoding="utf-8"))
+    pinned_action = re.compile(r"[\w-]+/[\w/-]+@[0-9a-f]{40} # v[\d.]+")
     assert actions
-    assert all(re.fullmatch(r"[\w-]+/[\w/-]+@[0-9a-f]{40} # v[\d.]+", action) for action in actions)
-    workflow = YAML(typ="safe").load(text)
+    assert [action for action in actions if not pinned_action.fullmatch(action)] == []
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_jobs_can_only_read_the_repository(path: Path) -> None:
+    workflow = YAML(typ="safe").load(path)
     assert workflow["permissions"] == {"contents": "read"}
     for job in workflow["jobs"].values():
         assert "permissions" not in job
-        for step in job["steps"]:
-            if step.get("uses", "").startswith("actions/checkout@"):
-                assert step["with"]["persist-credentials"] is False
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
+def test_checkout_does_not_keep_credentials(path: Path) -> None:
+    workflow = YAML(typ="safe").load(path)
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    actions = [(step.get("uses", ""), step.get("with")) for step in steps]
+    checkouts = [options for name, options in actions if name.startswith("actions/checkout@")]
+    assert checkouts
+    for options in checkouts:
+        assert options["persist-credentials"] is False

@@ -1,3 +1,5 @@
+"""Check the Markdown tables of results, and the copy of one in the README."""
+
 import shutil
 import subprocess
 from pathlib import Path
@@ -13,24 +15,16 @@ from bula.commands.results import END, START, with_results
 from bula.errors import UserError
 from bula.params import Params, load_params, parse_params
 from bula.reports import write_metrics
-from bula.tables import differences_table, fidelity_table, results_table
+from bula.tables import differences_table, fidelity_table, headline_table, results_table
 
 
 def figures(variant_number: int) -> dict[str, dict[str, Any]]:
-    """The metrics of one variant by stage, as small as they can be, with every figure moved by the variant's number."""
-    rouge = {
-        f"{kind}_f{end}": 0.1 * variant_number + shift
-        for kind in ("rouge1", "rouge2", "rougeL")
-        for end, shift in ENDS.items()
-    }
-    loops = 3 * (variant_number - 1)
+    """Return small metrics of one variant, by stage.
+
+    Some figures depend on the variant's number.
+    """
     return {
-        "generate": {
-            "items": 30,
-            "degenerate": loops,
-            "degenerate_share": loops / 30,
-            "settings": {"compute_dtype": "float32"},
-        },
+        "generate": generate_figures(3 * (variant_number - 1)),
         "likelihood": {
             "A": {"items": 16, "loss_nats": 9.0},
             "pooled": {
@@ -42,22 +36,8 @@ def figures(variant_number: int) -> dict[str, dict[str, Any]]:
                 "token_accuracy": 0.6543,
             },
         },
-        "rouge": {"pooled": {"items": 40, **rouge}},
-        "benchmark": {
-            "settings": {"dtype": "bfloat16", "shots": 0},
-            "bula_medmcqa": {
-                "items": 24,
-                "acc": 0.25 * variant_number,
-                "acc_stderr": 0.0884,
-                "commonest_answer_share": 0.9,
-            },
-            "bula_squad_completion": {
-                "items": 28,
-                "contains": 0.5,
-                "contains_stderr": 0.0962,
-                "commonest_answer_share": 0.1,
-            },
-        },
+        "rouge": {"pooled": {"items": 40, **rouge_figures(0.1 * variant_number)}},
+        "benchmark": benchmark_figures(0.25 * variant_number),
         "judge": {
             "judge": "tiny-judge",
             "trustworthy": False,
@@ -72,56 +52,94 @@ def figures(variant_number: int) -> dict[str, dict[str, Any]]:
     }
 
 
-ENDS = {"": 0.02, "_low": 0.01, "_high": 0.0345}
+def generate_figures(degenerate: int) -> dict[str, Any]:
+    """Return the figures of 30 answers, some of them degenerate."""
+    return {
+        "items": 30,
+        "degenerate": degenerate,
+        "degenerate_share": degenerate / 30,
+        "settings": {"compute_dtype": "float32"},
+    }
 
 
-def write(folder: Path, variant: str, stages: dict[str, dict[str, Any]]) -> None:
+def rouge_figures(level: float) -> dict[str, float]:
+    """Return the same F1 and interval for each type of ROUGE."""
+    found = {}
+    for kind in ("rouge1", "rouge2", "rougeL"):
+        found[f"{kind}_f"] = level + 0.02
+        found[f"{kind}_f_low"] = level + 0.01
+        found[f"{kind}_f_high"] = level + 0.0345
+    return found
+
+
+def benchmark_figures(accuracy: float) -> dict[str, Any]:
+    """Return the figures of two tasks."""
+    return {
+        "settings": {"dtype": "bfloat16", "shots": 0},
+        "bula_medmcqa": {
+            "items": 24,
+            "acc": accuracy,
+            "acc_stderr": 0.0884,
+            "commonest_answer_share": 0.9,
+        },
+        "bula_squad_completion": {
+            "items": 28,
+            "contains": 0.5,
+            "contains_stderr": 0.0962,
+            "commonest_answer_share": 0.1,
+        },
+    }
+
+
+def write_stages(folder: Path, variant: str, stages: dict[str, dict[str, Any]]) -> None:
     for stage, metrics in stages.items():
         write_metrics(folder / stage / f"{variant}.json", metrics)
 
 
 def variants(*names: str) -> Params:
-    """The default parameters with these variants."""
+    """Return the default parameters with these variants."""
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     return params.model_copy(update={"variants": dict.fromkeys(names, params.variants["base"])})
 
 
 @pytest.fixture
 def metrics(tmp_path: Path) -> Path:
-    """Metrics of two variants."""
+    """Write the metrics of two variants."""
     for number, variant in enumerate(("base", "tuned"), start=1):
-        write(tmp_path / "metrics", variant, figures(number))
+        write_stages(tmp_path / "metrics", variant, figures(number))
     return tmp_path / "metrics"
 
 
-def test_the_table_has_a_column_a_variant_and_a_row_a_figure(metrics: Path) -> None:
+def test_table_has_a_column_per_variant_and_a_row_per_figure(metrics: Path) -> None:
     assert results_table(metrics, variants("base", "tuned")).splitlines() == [
         "| | base | tuned |",
         "|---|---|---|",
         "| degenerate answers, % (30 answers) ↓ | 0.0 | 10.0 |",
-        "| loss, nats a token (80 answers) ↓ | 1.346 ± 0.046 | 0.346 ± 0.046 |",
+        "| loss, nats per token (80 answers) ↓ | 1.346 ± 0.046 | 0.346 ± 0.046 |",
         "| perplexity ↓ | 10.44 | 5.22 |",
-        "| bits a character ↓ | 0.612 | 0.612 |",
+        "| bits per character ↓ | 0.612 | 0.612 |",
         "| token accuracy, % ↑ | 65.4 | 65.4 |",
         "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
         "| ROUGE-2 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
         "| ROUGE-L F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
         "| bula_medmcqa, acc, % (24 items) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8 |",
         "| bula_squad_completion, contains, % (28 items) ↑ | 50.0 ± 9.6 | 50.0 ± 9.6 |",
-        "| judge: accuracy, 1 to 3 (tiny-judge; not trustworthy) ↑ | 1.50 ± 0.17 (10 of 10 answers) | 1.50 ± 0.17 (10 of 10 answers) |",
-        "| judge: style, 1 to 3 (tiny-judge; not trustworthy) ↑ | 2.25 ± 0.25 (10 of 10 answers) | 2.25 ± 0.25 (10 of 10 answers) |",
+        "| judge: accuracy, 1 to 3 (tiny-judge; not trustworthy) ↑ "
+        "| 1.50 ± 0.17 (10 of 10 answers) | 1.50 ± 0.17 (10 of 10 answers) |",
+        "| judge: style, 1 to 3 (tiny-judge; not trustworthy) ↑ "
+        "| 2.25 ± 0.25 (10 of 10 answers) | 2.25 ± 0.25 (10 of 10 answers) |",
     ]
     assert results_table(metrics, variants("base", "tuned")).endswith("|\n")
 
 
-def test_columns_stand_in_the_order_asked_for(metrics: Path) -> None:
+def test_columns_follow_the_order_of_the_variants(metrics: Path) -> None:
     lines = results_table(metrics, variants("tuned", "base")).splitlines()
     assert lines[0] == "| | tuned | base |"
     assert lines[4] == "| perplexity ↓ | 5.22 | 10.44 |"
     assert results_table(metrics, variants("tuned")).splitlines()[4] == "| perplexity ↓ | 5.22 |"
 
 
-def test_figures_of_other_items_stand_in_a_row_of_their_own(metrics: Path) -> None:
+def test_figures_over_different_items_have_separate_rows(metrics: Path) -> None:
     stages = figures(2)
     stages["rouge"]["pooled"]["items"] = 39
     stages["benchmark"]["extra"] = {
@@ -130,162 +148,187 @@ def test_figures_of_other_items_stand_in_a_row_of_their_own(metrics: Path) -> No
         "acc_stderr": 0.0,
         "commonest_answer_share": 0.5,
     }
-    write(metrics, "tuned", stages)
+    write_stages(metrics, "tuned", stages)
     lines = results_table(metrics, variants("base", "tuned")).splitlines()
     assert "| ROUGE-L F1 (40 answers) ↑ | 0.120 [0.110, 0.135] |  |" in lines
     assert "| ROUGE-L F1 (39 answers) ↑ |  | 0.220 [0.210, 0.234] |" in lines
     assert "| extra, acc, % (4 items) ↑ |  | 100.0 ± 0.0 |" in lines
 
 
-def test_a_score_of_one_answer_to_all_says_so(metrics: Path) -> None:
+def test_score_of_a_model_with_one_answer_to_all_items_has_a_note(metrics: Path) -> None:
     stages = figures(2)
     stages["benchmark"]["bula_medmcqa"]["commonest_answer_share"] = 1.0
-    write(metrics, "tuned", stages)
-    line = next(
-        line
-        for line in results_table(metrics, variants("base", "tuned")).splitlines()
-        if "medmcqa" in line
-    )
-    assert (
-        line
-        == "| bula_medmcqa, acc, % (24 items) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8 (one answer to all) |"
-    )
+    write_stages(metrics, "tuned", stages)
+    lines = results_table(metrics, variants("base", "tuned")).splitlines()
+    assert [line for line in lines if "medmcqa" in line] == [
+        "| bula_medmcqa, acc, % (24 items) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8 (one answer to all) |"
+    ]
 
 
-def test_the_doubt_about_a_judge_goes_when_the_judge_is_trusted(metrics: Path) -> None:
+def test_trusted_judge_is_not_called_not_trustworthy(metrics: Path) -> None:
     stages = figures(1)
     stages["judge"]["trustworthy"] = True
-    write(metrics, "base", stages)
+    write_stages(metrics, "base", stages)
     table = results_table(metrics, variants("base"))
     assert "| judge: style, 1 to 3 (tiny-judge) ↑ | 2.25 ± 0.25 (10 of 10 answers) |" in table
     assert "not trustworthy" not in table
 
 
-def test_figures_of_too_many_loops_are_withheld(metrics: Path) -> None:
-    stages = figures(2)
-    # compare.max_degenerate_share is 0.2: six of thirty answers are not too many, seven are.
-    stages["generate"] |= {"degenerate": 6, "degenerate_share": 0.2}
-    write(metrics, "tuned", stages)
+def test_figures_are_shown_at_the_limit_of_degenerate_answers(metrics: Path) -> None:
+    # `compare.max_degenerate_share` is 0.2, and 6 of 30 answers do not exceed it.
+    write_stages(metrics, "tuned", {"generate": generate_figures(6)})
     assert "not meaningful" not in results_table(metrics, variants("base", "tuned"))
-    stages["generate"] |= {"degenerate": 29, "degenerate_share": 29 / 30}
-    write(metrics, "tuned", stages)
+
+
+def test_rouge_and_judge_are_withheld_above_the_limit_of_degenerate_answers(metrics: Path) -> None:
+    write_stages(metrics, "tuned", {"generate": generate_figures(29)})
     lines = results_table(metrics, variants("base", "tuned")).splitlines()
     assert lines[2] == "| degenerate answers, % (30 answers) ↓ | 0.0 | 96.7 |"
     withheld = [line for line in lines if line.endswith("| not meaningful (97 % loops) |")]
     assert [line[2:8] for line in withheld] == ["ROUGE-", "ROUGE-", "ROUGE-", "judge:", "judge:"]
-    # Only that variant's, and only what rates its answers.
-    assert (
-        "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | not meaningful (97 % loops) |"
-        in lines
-    )
     assert sum("not meaningful" in line for line in lines) == 5
 
 
-def test_a_judge_with_a_hostile_name_adds_no_cell_and_no_markup(metrics: Path) -> None:
+def test_figures_of_the_other_variant_are_not_withheld(metrics: Path) -> None:
+    write_stages(metrics, "tuned", {"generate": generate_figures(29)})
+    lines = results_table(metrics, variants("base", "tuned")).splitlines()
+    line = "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | not meaningful (97 % loops) |"
+    assert line in lines
+
+
+def test_hostile_judge_name_adds_no_cell_and_no_markup(metrics: Path) -> None:
     stages = figures(1)
     stages["judge"]["judge"] = "x | ![a](http://b.example) <img src=c>\n| d |"
-    write(metrics, "base", stages)
-    page = (
-        MarkdownIt("commonmark", {"html": True})
-        .enable("table")
-        .render(results_table(metrics, variants("base")))
-    )
-    plain = (
-        MarkdownIt("commonmark").enable("table").render(results_table(metrics, variants("tuned")))
-    )
+    write_stages(metrics, "base", stages)
+    renderer = MarkdownIt("commonmark", {"html": True}).enable("table")
+    page = renderer.render(results_table(metrics, variants("base")))
+    plain = renderer.render(results_table(metrics, variants("tuned")))
     for tag in ("<tr>", "<td>", "<img", "<a", "<p>"):
         assert page.count(tag) == plain.count(tag)
 
 
 @pytest.mark.parametrize("stage", ["generate", "likelihood", "rouge", "benchmark", "judge"])
-def test_a_missing_file_and_its_stage_are_named(metrics: Path, stage: str) -> None:
+def test_error_names_the_missing_file_and_its_stage(metrics: Path, stage: str) -> None:
     (metrics / stage / "tuned.json").unlink()
-    with pytest.raises(
-        UserError,
-        match=f"{stage}/tuned.json: the file does not exist. Run `dvc repro {stage}@tuned`",
-    ):
+    message = f"{stage}/tuned.json: the file does not exist. Run `dvc repro {stage}@tuned`"
+    with pytest.raises(UserError, match=message):
         results_table(metrics, variants("base", "tuned"))
 
 
-def test_differences_have_a_sign_an_interval_the_corrected_p_and_a_mark() -> None:
-    row = {
-        "items": 80,
-        "difference": 0.03125,
-        "low": -0.01,
-        "high": 0.0725,
-        "p_holm": 0.123456,
-        "p_at_floor": False,
-        "meaningful": True,
-    }
-    other = row | {
-        "items": 24,
-        "difference": -0.5,
-        "low": -0.75,
-        "high": -0.25,
-        "p_holm": 0.0036,
-        "p_at_floor": True,
-    }
-    rows = {
-        "tuned_minus_base__degenerate": other,
-        "tuned_minus_base__bits_per_character": row,
-        "tuned_minus_base__rougeL_f": row | {"meaningful": False},
-        "x_minus_base__a": row | {"seed_range": 0.04, "within_seed_range": True},
-        "x_minus_base__b": other | {"seed_range": 0.04, "within_seed_range": False},
-        # A test that can never return less than 1 bounds nothing.
-        "x_minus_base__c": other | {"p_holm": 1.0},
-    }
-    assert differences_table(rows).splitlines() == [
+DIFFERENCE = {
+    "items": 80,
+    "difference": 0.03125,
+    "low": -0.01,
+    "high": 0.0725,
+    "p_holm": 0.123456,
+    "p_at_floor": False,
+    "meaningful": True,
+}
+AT_FLOOR = {
+    "items": 24,
+    "difference": -0.5,
+    "low": -0.75,
+    "high": -0.25,
+    "p_holm": 0.0036,
+    "p_at_floor": True,
+    "meaningful": True,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "line"),
+    [
+        (
+            "tuned_minus_base__bits_per_character",
+            DIFFERENCE,
+            "| tuned − base: bits_per_character ↓ | +0.0312 [-0.0100, +0.0725] | 0.123 | 80 | – |",
+        ),
+        (
+            "tuned_minus_base__degenerate",
+            AT_FLOOR,
+            "| tuned − base: degenerate ↓ | -0.5000 [-0.7500, -0.2500] | ≤ 0.0036 | 24 | – |",
+        ),
+        (
+            "tuned_minus_base__rougeL_f",
+            DIFFERENCE | {"meaningful": False},
+            "| tuned − base: rougeL_f ↑ | not meaningful | – | 80 | – |",
+        ),
+        (
+            "x_minus_base__a",
+            DIFFERENCE | {"seed_range": 0.04, "within_seed_range": True},
+            "| x − base: a ↑ | +0.0312 [-0.0100, +0.0725] | 0.123 | 80 | 0.0400 **within** |",
+        ),
+        (
+            "x_minus_base__b",
+            AT_FLOOR | {"seed_range": 0.04, "within_seed_range": False},
+            "| x − base: b ↑ | -0.5000 [-0.7500, -0.2500] | ≤ 0.0036 | 24 | 0.0400 |",
+        ),
+        # A test whose floor is 1 sets no bound.
+        (
+            "x_minus_base__c",
+            AT_FLOOR | {"p_holm": 1.0},
+            "| x − base: c ↑ | -0.5000 [-0.7500, -0.2500] | 1 | 24 | – |",
+        ),
+    ],
+)
+def test_difference_has_direction_interval_p_value_items_and_seed_range(
+    name: str, row: dict[str, Any], line: str
+) -> None:
+    # The first row shows that the lines keep the order of the results.
+    lines = differences_table({"first_minus_base__a": DIFFERENCE, name: row}).splitlines()
+    assert lines[:2] == [
         "| difference | mean [interval] | p (Holm) | items | seeds |",
         "|---|---|---|---|---|",
-        "| tuned − base: degenerate ↓ | -0.5000 [-0.7500, -0.2500] | ≤ 0.0036 | 24 | – |",
-        "| tuned − base: bits_per_character ↓ | +0.0312 [-0.0100, +0.0725] | 0.123 | 80 | – |",
-        "| tuned − base: rougeL_f ↑ | not meaningful | – | 80 | – |",
-        "| x − base: a ↑ | +0.0312 [-0.0100, +0.0725] | 0.123 | 80 | 0.0400 **within** |",
-        "| x − base: b ↑ | -0.5000 [-0.7500, -0.2500] | ≤ 0.0036 | 24 | 0.0400 |",
-        "| x − base: c ↑ | -0.5000 [-0.7500, -0.2500] | 1 | 24 | – |",
     ]
+    assert lines[2].startswith("| first − base: a ↑ |")
+    assert lines[3:] == [line]
+
+
+def step_figures(number: int) -> dict[str, float | int]:
+    """Return the fidelity of one step; each figure depends on its number."""
+    return {
+        "logit_difference_largest": number * 0.5,
+        "logit_difference_mean": number * 0.0125,
+        "logit_difference_relative": 0.01,
+        "kl_nats": number * 0.00025,
+        "greedy_agreement": 1 - number / 64,
+        "perplexity": 2.0**number,
+        "items": 8 * number,
+    }
 
 
 def fidelity() -> dict[str, dict[str, Any]]:
-    """The metrics of merge and quantize, every figure moved by the number of the step."""
-
-    def step(number: int) -> dict[str, float | int]:
-        largest, mean, kl = number * 0.5, number * 0.0125, number * 0.00025
-        logits = {
-            "logit_difference_largest": largest,
-            "logit_difference_mean": mean,
-            "logit_difference_relative": 0.01,
-        }
-        return logits | {
-            "kl_nats": kl,
-            "greedy_agreement": 1 - number / 64,
-            "perplexity": 2.0**number,
-            "items": 8 * number,
-        }
-
-    names = ("adapter", "before_cast", "after_cast", "as_served")
-    checked = {"dtype": "bfloat16", "compute_dtype": "float32"}
-    merge: dict[str, Any] = {
-        "checked": checked,
-        "weights": {"matrices": 14, "difference_largest": 1e-7},
-    }
-    steps = {name: step(number) for number, name in enumerate(names)}
+    """Return the metrics of merge and quantize."""
     return {
-        "merge": merge | steps,
-        "quantize": {"bf16": step(4), "q4_k_m": step(6), "q8_0": step(5)},
+        "merge": {
+            "checked": {"dtype": "bfloat16", "compute_dtype": "float32"},
+            "weights": {"matrices": 14, "difference_largest": 1e-7},
+            "adapter": step_figures(0),
+            "before_cast": step_figures(1),
+            "after_cast": step_figures(2),
+            "as_served": step_figures(3),
+        },
+        "quantize": {
+            "bf16": step_figures(4),
+            "q4_k_m": step_figures(6),
+            "q8_0": step_figures(5),
+        },
     }
 
 
-def test_the_fidelity_chain_has_a_row_a_step_in_the_order_of_the_steps(tmp_path: Path) -> None:
+def test_fidelity_table_has_a_row_per_step_in_the_order_of_the_steps(tmp_path: Path) -> None:
     for stage, content in fidelity().items():
         write_metrics(tmp_path / f"{stage}.json", content)
     head, _, *rows = fidelity_table(tmp_path).splitlines()
-    assert head.endswith("| KL, nats a token ↓ | same greedy token, % ↑ | perplexity ↓ | answers |")
+    assert head.endswith(
+        "| KL, nats per token ↓ | same greedy token, % ↑ | perplexity ↓ | answers |"
+    )
     assert rows == [
         "| base + adapter, float32 |  | 0 | 0 | 0 | 100.0 | 1.000 | 0 |",
         "| merged, float32 | base + adapter | 0.5 | 0.0125 | 0.00025 | 98.4 | 2.000 | 8 |",
         "| merged, saved in bfloat16 | base + adapter | 1 | 0.025 | 0.0005 | 96.9 | 4.000 | 16 |",
-        "| the same, run in float32 | base + adapter | 1.5 | 0.0375 | 0.00075 | 95.3 | 8.000 | 24 |",
+        "| the same, run in float32 | base + adapter "
+        "| 1.5 | 0.0375 | 0.00075 | 95.3 | 8.000 | 24 |",
         "| bf16.gguf | merged, saved | 2 | 0.05 | 0.001 | 93.8 | 16.000 | 32 |",
         "| q4_k_m.gguf | bf16.gguf | 3 | 0.075 | 0.0015 | 90.6 | 64.000 | 48 |",
         "| q8_0.gguf | bf16.gguf | 2.5 | 0.0625 | 0.00125 | 92.2 | 32.000 | 40 |",
@@ -294,21 +337,33 @@ def test_the_fidelity_chain_has_a_row_a_step_in_the_order_of_the_steps(tmp_path:
 
 # The README
 
+
+def test_the_readme_gets_five_rows_of_the_table_of_results(metrics: Path) -> None:
+    every = results_table(metrics, variants("base", "tuned")).splitlines()
+    short = headline_table(metrics, variants("base", "tuned")).splitlines()
+    assert short[:2] == every[:2]
+    assert [line for line in every if line in short] == short
+    starts = ["degenerate", "perplexity", "bits per", "ROUGE-L", "judge: accuracy"]
+    assert [
+        line.startswith(f"| {start}") for line, start in zip(short[2:], starts, strict=True)
+    ] == [True] * 5
+
+
 README = f"# bula\n\nBefore.\n\n{START}| old |\n|---|\n{END}\n\nAfter.\n"
 
 
-def test_the_table_replaces_what_stood_between_the_marks_and_nothing_else() -> None:
+def test_only_the_text_between_the_marks_is_replaced() -> None:
     written = with_results(README, "| new |\n")
     assert written == f"# bula\n\nBefore.\n\n{START}| new |\n{END}\n\nAfter.\n"
     assert with_results(written, "| new |\n") == written
 
 
-def test_the_table_goes_between_marks_with_nothing_between_them() -> None:
+def test_table_is_written_between_adjacent_marks() -> None:
     assert with_results(START + END, "| new |\n") == f"{START}| new |\n{END}"
 
 
 @pytest.mark.parametrize("mark", [START, END])
-def test_a_readme_without_a_mark_is_refused_and_the_mark_named(mark: str) -> None:
+def test_error_names_the_mark_that_the_readme_lacks(mark: str) -> None:
     with pytest.raises(UserError, match="README") as caught:
         with_results(README.replace(mark, ""), "| new |\n")
     assert mark.strip() in str(caught.value)
@@ -316,16 +371,16 @@ def test_a_readme_without_a_mark_is_refused_and_the_mark_named(mark: str) -> Non
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with params.yaml, README.md and the metrics of each variant, as the current directory."""
+    """Create a current directory with params.yaml, README.md and metrics."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     for variant in load_params(ROOT / "params.yaml").variants:
-        write(tmp_path / "metrics", variant, figures(1))
+        write_stages(tmp_path / "metrics", variant, figures(1))
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_bula_results_writes_the_table_of_the_variants_into_the_readme(repository: Path) -> None:
+def test_bula_results_writes_the_table_into_the_readme(repository: Path) -> None:
     def two_variants(params: dict[str, Any]) -> None:
         del params["variants"]["tuned"]
 
@@ -335,22 +390,21 @@ def test_bula_results_writes_the_table_of_the_variants_into_the_readme(repositor
         0,
         "results: README.md holds the figures of metrics/\n",
     )
-    table = results_table(repository / "metrics", load_params())
+    table = headline_table(repository / "metrics", load_params())
     assert (repository / "README.md").read_text(encoding="utf-8") == with_results(README, table)
 
 
-def test_bula_results_reads_and_writes_where_it_is_told(repository: Path) -> None:
+def test_bula_results_takes_the_folder_and_the_file_as_options(repository: Path) -> None:
     (repository / "metrics").rename(repository / "elsewhere")
     (repository / "README.md").rename(repository / "LEIAME.md")
     result = CliRunner().invoke(app, ["results", "--metrics", "elsewhere", "--readme", "LEIAME.md"])
     assert result.exit_code == 0
-    assert "| perplexity ↓ | 10.44 | 10.44 | 10.44 |" in (repository / "LEIAME.md").read_text(
-        encoding="utf-8"
-    )
+    readme = (repository / "LEIAME.md").read_text(encoding="utf-8")
+    assert "| perplexity ↓ | 10.44 | 10.44 | 10.44 |" in readme
 
 
 @pytest.mark.parametrize("missing", ["metrics/judge/tuned.json", "params.yaml", "README.md"])
-def test_bula_results_names_the_file_that_is_missing_and_writes_nothing(
+def test_bula_results_names_a_missing_file_and_writes_nothing(
     repository: Path, missing: str
 ) -> None:
     (repository / missing).unlink()
@@ -364,25 +418,19 @@ def test_bula_results_names_the_file_that_is_missing_and_writes_nothing(
         assert (repository / "README.md").read_text(encoding="utf-8") == README
 
 
-def test_the_readme_holds_the_figures_of_the_committed_metrics(tmp_path: Path) -> None:
-    # Of the commit and not of the working tree: another machine's own run may differ in the last digits.
-    def committed(name: str) -> str:
-        return subprocess.run(
-            ["git", "show", f"HEAD:{name}"], cwd=ROOT, capture_output=True, check=True, text=True
-        ).stdout
+def git(*arguments: str) -> str:
+    """Return the output of a git command in this repository."""
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True, text=True)
+    return done.stdout
 
-    names = subprocess.run(
-        ["git", "ls-tree", "-r", "--name-only", "HEAD", "metrics"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-        text=True,
-    )
-    for name in names.stdout.split():
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(committed(name), encoding="utf-8")
-    table = results_table(
-        tmp_path / "metrics", parse_params(committed("params.yaml"), "params.yaml")
-    )
-    readme = committed("README.md")
+
+def test_readme_contains_the_figures_of_the_committed_metrics(tmp_path: Path) -> None:
+    # Compare within the commit, since a run on another machine may change the last digits.
+    for name in git("ls-tree", "-r", "--name-only", "HEAD", "metrics").split():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(git("show", f"HEAD:{name}"), encoding="utf-8")
+    params = parse_params(git("show", "HEAD:params.yaml"), "params.yaml")
+    table = headline_table(tmp_path / "metrics", params)
+    readme = git("show", "HEAD:README.md")
     assert with_results(readme, table) == readme

@@ -1,1 +1,1 @@
-"""What people type: one module per subcommand of `python -m bula`."""
+"""Define the commands of `python -m bula`, one module each."""

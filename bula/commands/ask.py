@@ -1,4 +1,7 @@
-"""Answer one question with a local model: python -m bula ask "Posso tomar dipirona com ibuprofeno?"."""
+"""Answer one question with a local model.
+
+Run `python -m bula ask "Posso tomar dipirona com ibuprofeno?"`.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -13,8 +16,11 @@ def ask(
     question: Annotated[str, typer.Argument(help="A question in Portuguese.")],
     model: Annotated[Path, typer.Option(help="A model directory.")] = Path("models/merged"),
 ) -> None:
-    """Answer one question with the tuned model, greedily. This is not medical advice."""
-    # Imported here because the other commands need no torch.
+    """Answer one question with the tuned model, greedily.
+
+    This is not medical advice.
+    """
+    # torch is imported here, so that the other commands start without it.
     from bula.generation import generate_greedy
     from bula.hardware import seed_everything
     from bula.models import load_model, load_tokenizer

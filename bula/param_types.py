@@ -1,0 +1,98 @@
+"""Define the types of single values in params.yaml.
+
+Each string type has a pattern, so that no value can mean anything to a shell, to pip or to a
+library that loads code. Each number type has an upper bound, so that a mistyped or hostile value
+cannot fill the memory or run for years.
+"""
+
+import re
+from pathlib import PurePosixPath
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+# Hashes and revisions.
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+
+# Names of variants, sources, tasks and configurations. DVC reads a variant's name as one part of
+# a dotted path, so that name has no dot.
+VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=80)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
+TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=120)]
+LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
+
+# Packages on PyPI: a name by PEP 508, and a version by PEP 440 without epoch and local part.
+PACKAGE = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
+RELEASE = r"[0-9]+(\.[0-9]+)*"
+RELEASE_SUFFIXES = r"((a|b|rc)[0-9]+)?(\.post[0-9]+)?(\.dev[0-9]+)?"
+Package = Annotated[str, Field(pattern=PACKAGE, max_length=120)]
+Version = Annotated[str, Field(pattern=f"^{RELEASE}{RELEASE_SUFFIXES}$", max_length=60)]
+
+# Repositories on the Hugging Face hub. HubPart is the name of a configuration or a split of a
+# data set, such as "train[:10%]".
+HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
+HubId = Annotated[str, Field(pattern=f"^{HUB_NAME}/{HUB_NAME}$", max_length=200)]
+HubPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:%\[\]+ -]*$", max_length=120)]
+License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .,+()/_-]*$", max_length=120)]
+
+# Models and their layers: the name that a server has for a model, and a dotted module name.
+ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$", max_length=200)]
+MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$"
+Module = Annotated[str, Field(pattern=MODULE, max_length=120)]
+
+# Addresses without credentials and without a fragment.
+HOST = r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])"
+PORT = r"(:[0-9]{1,5})?"
+URL_PATH = r"(/[A-Za-z0-9._~!$&()*+,;=:@%/?-]*)?"
+Url = Annotated[str, Field(pattern=f"^https?://{HOST}{PORT}{URL_PATH}$", max_length=2000)]
+
+# Names of columns and cells of a filter. Tabs and line feeds are allowed, since spreadsheets have
+# them; other control characters and invisible marks are not.
+COLUMN = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$"
+Column = Annotated[str, Field(pattern=COLUMN, max_length=200)]
+Encoding = Literal["utf-8", "latin-1", "cp1252"]
+
+# Numbers.
+Positive = Annotated[int, Field(gt=0, le=10**9)]
+Natural = Annotated[int, Field(ge=0, le=10**9)]
+Few = Annotated[int, Field(gt=0, le=256)]
+Bytes = Annotated[int, Field(gt=0, le=2**40)]
+Seconds = Annotated[int, Field(gt=0, le=10**7)]
+Resamples = Annotated[int, Field(gt=0, le=10**6)]
+Permutations = Annotated[int, Field(ge=200_000, le=10**7)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Coverage = Annotated[float, Field(gt=0.5, lt=1)]
+
+# A path has letters and digits of any script, spaces, and these signs.
+PATH = re.compile(r"[\w.][\w .()+,@=/-]*")
+LONGEST_PATH = 400
+# The longest file name, in bytes, that common file systems allow.
+LONGEST_PART = 255
+
+
+def _check_signs(path: str) -> str:
+    """Return the path; raise ValueError for signs with a special meaning."""
+    if not PATH.fullmatch(path.removeprefix("/")) or len(path) > LONGEST_PATH:
+        raise ValueError(
+            "a path may have only letters, digits, spaces and . _ - ( ) + , @ = /, "
+            f"and at most {LONGEST_PATH} characters"
+        )
+    if any(len(part.encode()) > LONGEST_PART for part in PurePosixPath(path).parts):
+        raise ValueError(f"each part of a path has at most {LONGEST_PART} bytes")
+    return path
+
+
+def _check_inside(path: str) -> str:
+    """Return the path; raise ValueError if it leaves the repository."""
+    parts = PurePosixPath(path).parts
+    if path.startswith("/") or ".." in parts:
+        raise ValueError("a path starts at the repository and stays inside it: no leading /, no ..")
+    if any(part.startswith(".") for part in parts):
+        raise ValueError("a path cannot name a hidden file or folder, such as .git or .env")
+    return _check_signs(path)
+
+
+AnyPath = Annotated[str, AfterValidator(_check_signs)]
+RepositoryPath = Annotated[str, AfterValidator(_check_inside)]

@@ -1,0 +1,54 @@
+"""Compare each variant with the baseline on the same items, and write the report for a reviewer.
+
+python -m stages.compare
+"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bula.errors import run_stage
+from bula.escaping import terminal
+from bula.files import staged
+from bula.params import load_params
+from bula.reports import write_metrics
+from bula.tables import degenerate_share
+from stages.compare.inputs import check_items, check_judges, read_answers, read_spreads
+from stages.compare.pairs import compare_all, mark_meaningful, mark_seed_ranges, seed_ranges
+from stages.compare.report import opening, report_text
+
+
+def write_report(folder: Path, text: str) -> None:
+    """Write the report as the only file of its folder."""
+    with staged(folder) as temporary:
+        temporary.mkdir()
+        (temporary / "report.md").write_text(text, encoding="utf-8")
+
+
+def main(
+    data: Annotated[Path, typer.Option(help="Folder of the rows of each item.")] = Path("data"),
+    figures: Annotated[Path, typer.Option(help="Folder of metrics.")] = Path("metrics"),
+    report: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
+    metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/compare.json"),
+) -> None:
+    """Compare the variants and write the report."""
+    params = load_params()
+    check_items(data, params)
+    check_judges(data, params)
+    spreads = read_spreads(figures)
+    answers = read_answers(data, params)
+    results = compare_all(data, params)
+    mark_seed_ranges(results, seed_ranges(spreads, data, params), params)
+    shares = {variant: degenerate_share(figures, variant) for variant in params.variants}
+    mark_meaningful(results, shares, params)
+    table = opening(figures, shares, params)
+    text = report_text(figures, table, results, spreads.get("seeds", 0), answers, params)
+    write_metrics(metrics, results)
+    write_report(report, text)
+    told = f"compare: {len(results)} paired differences, report in {report}/report.md"
+    print(terminal(f"{told}\n\n{table}", lines=True))
+
+
+if __name__ == "__main__":
+    run_stage(main)

@@ -1,0 +1,175 @@
+"""Write the text of the report: tables, notes, and answers side by side."""
+
+from pathlib import Path
+
+from bula.escaping import markdown
+from bula.item_scores import ShownAnswer
+from bula.params import Params
+from bula.tables import differences_table, fidelity_table, read_metrics, results_table
+from stages.compare.inputs import Answers
+from stages.compare.pairs import Results
+
+ARROWS = "↓: lower is better; ↑: higher is better."
+
+
+def opening(figures: Path, shares: dict[str, float], params: Params) -> str:
+    """Return the table of results with its warnings."""
+    table = results_table(figures, params)
+    return table + degenerate_note(shares, params) + precision_note(figures, params)
+
+
+def report_text(
+    figures: Path,
+    table: str,
+    results: Results,
+    seeds: int,
+    answers: Answers,
+    params: Params,
+) -> str:
+    """Return the report, which opens with `table`."""
+    coverage = percent(params.rouge.confidence)
+    interval = f"± is a standard error, [ ] a {coverage} bootstrap interval"
+    tokens = "The models are compared at every supervised token of validation answers"
+    return "\n".join(
+        [
+            f"# What tuning changed\n\n{table}",
+            f"{interval} over answers. {ARROWS}\n",
+            f"{judge_note(params)}\n## Paired differences\n",
+            interval_note(results, params),
+            seed_note(results, seeds),
+            f"{differences_table(results)}\n## From adapter to quantized file\n",
+            f"{tokens}, in float32 unless a row says otherwise.\n",
+            f"{fidelity_table(figures)}\n## Answers side by side\n",
+            f"Not medical advice.\n\n{side_by_side(answers, params)}",
+        ]
+    )
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, without trailing zeros."""
+    return f"{share * 100:g}%"
+
+
+def degenerate_note(shares: dict[str, float], params: Params) -> str:
+    """Return a warning about variants with many degenerate answers.
+
+    The note is empty if no variant exceeds `compare.max_degenerate_share`.
+    """
+    limit = params.compare.max_degenerate_share
+    named = []
+    for variant, share in shares.items():
+        if share > limit:
+            named.append(f"{variant} ({share * 100:.0f} % degenerate answers)")
+    if not named:
+        return ""
+    return (
+        f"\n**ROUGE and the judge's scores mean nothing for {', '.join(named)}.** "
+        "A degenerate answer repeats itself or contains no word. "
+        f"Where more than {percent(limit)} of a variant's answers are degenerate "
+        "(`compare.max_degenerate_share`), the tables withhold these figures and all "
+        "differences that depend on them.\n"
+    )
+
+
+def precision_note(figures: Path, params: Params) -> str:
+    """Return a warning per stage that mixed two precisions.
+
+    The note is empty if each stage used one precision.
+    """
+    notes = []
+    for stage in ("likelihood", "generate", "benchmark"):
+        dtypes = _compute_dtypes(figures, stage, params)
+        if len(set(dtypes.values())) > 1:
+            each = ", ".join(f"{variant} in {dtype}" for variant, dtype in dtypes.items())
+            notes.append(
+                f"\n**{stage} was computed on machines of two kinds** ({each}): "
+                "its differences include rounding.\n"
+            )
+    return "".join(notes)
+
+
+def _compute_dtypes(figures: Path, stage: str, params: Params) -> dict[str, str]:
+    """Return the known precision of each variant in a stage.
+
+    llama.cpp has its own arithmetic, and other backends of lm-eval write no precision.
+    """
+    dtypes = {}
+    for variant in params.variants:
+        settings = read_metrics(figures, stage, variant).get("settings")
+        dtype = settings.get("compute_dtype") if isinstance(settings, dict) else None
+        if dtype in ("bfloat16", "float32"):
+            dtypes[variant] = str(dtype)
+    return dtypes
+
+
+def judge_note(params: Params) -> str:
+    """Return a note about the trustworthiness of the judge."""
+    judge = markdown(params.judge.model)
+    agreement = "`metrics/calibrate.json` measures its agreement with the author's scores.\n"
+    if params.judge.trustworthy:
+        return f"Judge: {judge}. {agreement}"
+    return (
+        f"**The judge {judge} is not trustworthy** (`judge.trustworthy` in params.yaml). "
+        "Nobody has shown that it can judge medical answers, and its scores prove nothing. "
+        f"{agreement}"
+    )
+
+
+def interval_note(results: Results, params: Params) -> str:
+    """Return a note about the intervals and p-values of the differences."""
+    tests = sum(bool(row["meaningful"]) for row in results.values())
+    coverage = percent(params.compare.confidence)
+    return (
+        "Each difference compares the same items under both variants. "
+        f"Each {coverage} interval covers its own comparison only, "
+        f"while p is corrected for all {tests} meaningful comparisons (Holm). "
+        "Where the two disagree, and wherever items are few, rely on p. "
+        f"≤ marks a p that is the smallest value its test can return. {ARROWS}\n"
+    )
+
+
+def seed_note(results: Results, seeds: int) -> str:
+    """Return a note about the column of seeds.
+
+    The note says so if no range was measured for this run.
+    """
+    marked = [row for row in results.values() if "within_seed_range" in row]
+    rows = [row for row in marked if row.get("meaningful", True)]
+    if not rows:
+        return (
+            "The variance of these figures across training seeds "
+            "was not measured for this run. `make seeds N=3` measures it.\n"
+        )
+    within = [row for row in rows if row["within_seed_range"]]
+    zero = sum(row["difference"] == 0 for row in within)
+    return (
+        f"The column seeds shows the range of each measure over {seeds} runs that differ only "
+        "in the training seed (`metrics/seeds.json`). "
+        f"**within** marks the {len(within)} of {len(rows)} differences that are no larger than "
+        f"that range, {zero} of them 0: seed variance alone can produce them. "
+        "It proves nothing about the others, because a few seeds underestimate the range.\n"
+    )
+
+
+def side_by_side(answers: Answers, params: Params) -> str:
+    """Return the first question of each validation set with all answers."""
+    firsts: dict[str, ShownAnswer] = {}
+    for row in answers[params.compare.baseline].values():
+        firsts.setdefault(row.split, row)
+    parts = []
+    for split in sorted(firsts)[: params.compare.examples]:
+        row = firsts[split]
+        parts.append(f"### {split}: {markdown(row.question)}\n")
+        parts.append(f"**reference**: {markdown(row.answer)}\n")
+        for variant in params.variants:
+            parts.append(_shown(variant, answers[variant][row.id]))
+    return "\n".join(parts)
+
+
+def _shown(variant: str, row: ShownAnswer) -> str:
+    """Return one generated answer as a paragraph."""
+    notes = markdown(row.finish_reason)
+    if row.degenerate:
+        notes += ", degenerate"
+    text = markdown(row.generated) or "(empty)"
+    return f"**{variant}** ({notes}): {text}\n"

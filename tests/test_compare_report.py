@@ -1,0 +1,205 @@
+"""Check the notes of the report, and that no text can change its structure."""
+
+import html
+import re
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from markdown_it import MarkdownIt
+
+from bench.clones import ROOT, edit_params
+from bula.params import Params, load_params
+from bula.records import read_rows, write_rows
+from bula.reports import write_metrics
+from stages.compare import __main__ as stage
+from stages.compare import report
+from stages.compare.pairs import Difference
+from tests.test_compare import read_report, write_inputs
+from tests.test_tables import figures
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    """Return the default parameters."""
+    return load_params(ROOT / "profiles/smollm2-135m.yaml")
+
+
+# Notes
+
+
+def write_precisions(metrics: Path, params: Params) -> None:
+    """Write metrics of variants that were all computed in float32."""
+    for variant in params.variants:
+        for name in ("likelihood", "generate", "benchmark"):
+            settings = {"compute_dtype": "float32"}
+            write_metrics(metrics / name / f"{variant}.json", {"settings": settings})
+    # llama.cpp has its own arithmetic, and vLLM writes no precision.
+    engine = {"settings": {"compute_dtype": "the engine's own"}}
+    write_metrics(metrics / "generate/quantized.json", engine)
+    write_metrics(metrics / "benchmark/tuned.json", {"settings": {"backend": "vllm"}})
+
+
+def test_precision_note_is_empty_if_each_stage_used_one_precision(
+    tmp_path: Path, params: Params
+) -> None:
+    write_precisions(tmp_path, params)
+    assert report.precision_note(tmp_path, params) == ""
+
+
+def test_precision_note_names_the_stage_that_mixed_precisions(
+    tmp_path: Path, params: Params
+) -> None:
+    write_precisions(tmp_path, params)
+    settings = {"compute_dtype": "bfloat16"}
+    write_metrics(tmp_path / "generate/tuned.json", {"settings": settings})
+    note = report.precision_note(tmp_path, params)
+    assert (
+        "**generate was computed on machines of two kinds** (base in float32, tuned in bfloat16)"
+        in note
+    )
+    assert "likelihood" not in note
+
+
+def with_judge(params: Params, **fields: object) -> Params:
+    """Return the parameters with some fields of the judge changed."""
+    return params.model_copy(update={"judge": params.judge.model_copy(update=fields)})
+
+
+def test_judge_note_says_that_the_judge_is_not_trustworthy(params: Params) -> None:
+    note = report.judge_note(params)
+    assert "not trustworthy" in note
+    # A judge that nobody has calibrated may still be large.
+    assert "small" not in note
+
+
+def test_judge_note_does_not_doubt_a_trustworthy_judge(params: Params) -> None:
+    assert "not trustworthy" not in report.judge_note(with_judge(params, trustworthy=True))
+
+
+def test_percent_has_no_trailing_zeros() -> None:
+    shares = (0.995, 0.95, 0.8)
+    assert [report.percent(share) for share in shares] == ["99.5%", "95%", "80%"]
+
+
+def test_interval_note_has_the_coverage_of_the_intervals(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", lambda params: params["compare"].update(confidence=0.8))
+    assert "80% interval" in report.interval_note({}, load_params())
+
+
+def test_degenerate_note_names_the_variants_above_the_limit(params: Params) -> None:
+    note = report.degenerate_note({"base": 1.0, "tuned": 0.2, "quantized": 0.967}, params)
+    assert (
+        "mean nothing for base (100 % degenerate answers), quantized (97 % degenerate answers).**"
+        in note
+    )
+    assert "Where more than 20% of a variant's answers are degenerate" in note
+    assert "tuned" not in note
+
+
+@pytest.mark.parametrize("share", [0.0, 0.2])
+def test_degenerate_note_is_empty_up_to_the_limit(share: float, params: Params) -> None:
+    assert report.degenerate_note({"base": share, "tuned": share}, params) == ""
+
+
+def test_seed_note_counts_only_meaningful_differences() -> None:
+    row: Difference = {"difference": 0.1, "within_seed_range": True}
+    results = {"a": row | {"meaningful": True}, "b": row | {"meaningful": False}}
+    assert "marks the 1 of 1 differences" in report.seed_note(results, 3)
+
+
+# Hostile text
+
+HOSTILE_ANSWER = {
+    "question": (
+        "Dói?\n\n## Paired differences\n\n| difference | mean |\n|---|---|\n"
+        "| tuned − base: judge_accuracy | +2.0000 |\n<svg onload=alert(1)>"
+    ),
+    "answer": (
+        "[clique](javascript:alert(1)) <object data=x></object>\n# Título\n- [ ] lista\n"
+        "```html\n<x-y onclick=a()>"
+    ),
+    "generated": (
+        "![x](http://evil.example/t.png) | `c` <script>x</script> www.evil.example "
+        "https://evil.example a@evil.example <!-- \x1b[31m\u202e @octocat #12"
+    ),
+    "finish_reason": "<b>stop</b>",
+}
+HOSTILE_JUDGE = "j <img src=x> | ![x](y) [z](w) \x1b[2J # um"
+# Every tag except those that the report itself has.
+OTHER_TAG = re.compile(r"<(?!/?(h1|h2|h3|p|strong|em|code|table|thead|tbody|tr|th|td|a)\b)")
+# Controls except the line feed, and marks that reorder text.
+CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+class Outline(NamedTuple):
+    """A rendered report: its page, its headings, and the number of each tag."""
+
+    page: str
+    headings: list[str]
+    tags: Counter[str]
+
+
+def outline(text: str) -> Outline:
+    """Return the outline of a report as GitHub renders it."""
+    renderer = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    page = renderer.render(text)
+    headings = []
+    for heading in re.findall(r"<h\d>(.*?)</h\d>", page, re.DOTALL):
+        plain = re.sub("<[^>]*>", "", heading)
+        headings.append(html.unescape(plain))
+    return Outline(page, headings, Counter(re.findall(r"<([^\s>/]+)", page)))
+
+
+def write_hostile_inputs(workspace: Path) -> None:
+    """Write hostile text into each answer, and into the judge's name."""
+    for number, variant in enumerate(("base", "tuned"), start=1):
+        file = workspace / f"data/answers/{variant}.jsonl"
+        write_rows(file, [row | HOSTILE_ANSWER for row in list(read_rows(file))])
+        metrics = figures(number)["judge"] | {"judge": HOSTILE_JUDGE}
+        write_metrics(workspace / f"metrics/judge/{variant}.json", metrics)
+
+
+@pytest.fixture
+def outlines(workspace: Path) -> tuple[Outline, Outline]:
+    """Return the outlines of a plain and of a hostile report."""
+    write_inputs(workspace)
+    stage.main()
+    plain = outline(read_report(workspace))
+    write_hostile_inputs(workspace)
+    stage.main()
+    return plain, outline(read_report(workspace))
+
+
+def test_hostile_text_adds_no_tag_to_the_report(outlines: tuple[Outline, Outline]) -> None:
+    plain, hostile = outlines
+    assert hostile.tags == plain.tags
+    assert not OTHER_TAG.search(hostile.page)
+    assert "<script>x</script> www.evil.example" in html.unescape(hostile.page)
+
+
+def without_question(headings: list[str]) -> list[str]:
+    """Return the headings except the question of set A."""
+    return [heading for heading in headings if not heading.startswith("A: ")]
+
+
+def test_hostile_text_adds_no_heading_to_the_report(outlines: tuple[Outline, Outline]) -> None:
+    plain, hostile = outlines
+    assert len(hostile.headings) == len(plain.headings)
+    assert without_question(hostile.headings) == without_question(plain.headings)
+
+
+def test_hostile_text_adds_no_control_character(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_inputs(workspace)
+    write_hostile_inputs(workspace)
+    stage.main()
+    assert not CONTROL.search(read_report(workspace))
+    assert not CONTROL.search(capsys.readouterr().out)
+
+
+def test_hostile_judge_name_adds_no_tag_to_its_note(params: Params) -> None:
+    hostile = with_judge(params, model=HOSTILE_JUDGE)
+    assert "<img" not in MarkdownIt().render(report.judge_note(hostile))
