@@ -158,7 +158,8 @@ def token_lengths(
 ) -> list[tuple[int, int]]:
     """Return the lengths of prompt and complete example in tokens.
 
-    The lengths equal those of `encode`, and so do the errors. Each pair is a question and its answer.
+    Each pair is a question and its answer. The lengths equal the lengths that `encode` returns,
+    and the same templates raise a UserError.
     """
     lengths = []
     for start in range(0, len(pairs), LENGTHS_BATCH):
