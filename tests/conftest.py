@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from bench.clones import ROOT, build_tiny, edit_params, shorten, small
+from bula.records import SET_NAMES, Example, write_rows
 
 # Two workers with two threads each would compete for two cores; torch reads this at import.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -93,6 +94,29 @@ def make_workspace(folder: Path, tiny: Path) -> None:
     (folder / "models").mkdir()
 
 
+def validation_examples(split: Any, count: int = 3) -> list[Example]:
+    """Return examples of one validation set, with answers of different lengths."""
+    examples = []
+    for number in range(count):
+        example = Example(
+            id=f"{split.lower()}{number:015d}",
+            source="s",
+            license="l",
+            split=split,
+            question=f"Pergunta {number} de {split}?",
+            answer="Beba água, " * (number + 1) + "e repouse.",
+        )
+        examples.append(example)
+    return examples
+
+
+def write_validation_sets(folder: Path) -> None:
+    """Write the sets A to E below data/clean/validation."""
+    for split in SET_NAMES:
+        path = folder / f"data/clean/validation/{split}.jsonl"
+        write_rows(path, validation_examples(split))
+
+
 @pytest.fixture
 def workspace(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a workspace, which is the current directory."""
@@ -111,7 +135,6 @@ def ready(workspace: Path, tiny: Path) -> Path:
 def make_ready(workspace: Path, tiny: Path) -> None:
     """Ingest and preprocess in a workspace, which must be the current directory."""
     from bula.params import load_params
-    from bula.records import write_rows
     from stages.ingest.sources import read_source, read_task
     from stages.preprocess import __main__ as preprocess
 

@@ -17,10 +17,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from bench.clones import ROOT
-from bench.engines import by_llama_cpp, compare, gaps, shared_prefix, until_end
+from bench.engines import by_llama_cpp, compare, gaps, shared_prefix
 from bula.divergence import divergence_metrics, score_examples
 from bula.errors import UserError
 from bula.files import sha256_file
+from bula.generation import until_end
 from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from bula.prompts import Encoded, encode_prompt
 from bula.records import SET_NAMES, read_rows, write_rows
