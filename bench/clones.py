@@ -41,7 +41,7 @@ def build_tiny(smollm2: Path, path: Path) -> None:
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        # At this width bfloat16 does not swap the likeliest tokens.
+        # At this width bfloat16 does not swap the most probable tokens.
         initializer_range=0.1,
     )
     save_model(LlamaForCausalLM(config).to(torch.bfloat16), tokenizer, path)

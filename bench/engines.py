@@ -1,10 +1,10 @@
-"""Compare the greedy answers of llama.cpp and transformers token by token, and explain differences.
+"""Compare the greedy answers of llama.cpp and transformers token by token.
 
-The merged model answers the questions of the generate stage five times. transformers answers in
-float32 (one question at a time) and in bfloat16 (one at a time, and in the batches of the stage),
-also on a CPU for which the stages choose float32; torch's emulation is slow there. llama.cpp
-answers from the 16-bit file and from a 32-bit file. Its attention, which is float16 by default, is
-float32 for the 32-bit file.
+The bench also explains the differences. The merged model answers the questions of the generate
+stage five times. transformers answers in float32 (one question at a time) and in bfloat16 (one at a
+time, and in the batches of the stage), also on a CPU for which the stages choose float32; torch's
+emulation is slow there. llama.cpp answers from the 16-bit file and from a 32-bit file. Its
+attention, which is float16 by default, is float32 for the 32-bit file.
 
 Where an answer leaves the float32 answer, its gap is the float32 logit of the float32 token minus
 the float32 logit of the other token. A gap as small as rounding means that the tokens were tied.

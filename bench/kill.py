@@ -217,7 +217,7 @@ def wait_for_moment(
         early = time.monotonic() < deadline
         if not early and (not aim or unmarked(folder) - leftovers - once_marked):
             return
-        # A leftover that train has deleted may be written anew.
+        # A leftover that train has deleted may be written again.
         leftovers = leftovers & unmarked(folder)
         once_marked.update(marked(folder))
         time.sleep(0.01 if early else 0.001)

@@ -1,4 +1,4 @@
-"""Build Llama 3.2 1B Instruct from its public parts: tokenizer, architecture, random weights.
+"""Build Llama 3.2 1B Instruct from its public parts and random weights.
 
 The tokenizer is Meta's own file of merges, from the wheel `llama-models`. The special tokens are
 those of Llama 3.2, the chat template is bench/llama-3.2.jinja. Meta's weights are gated, so random

@@ -1,4 +1,4 @@
-"""Run Llama 3.2 1B through the stages of the GPU profile, on a machine without a GPU.
+"""Run Llama 3.2 1B through the GPU profile on a CPU.
 
 The architecture and the tokenizer are real, the weights are random. In a temporary clone the bench
 writes the base model, takes profiles/llama-3.2-1b.yaml with the edits that this machine needs

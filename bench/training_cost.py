@@ -1,4 +1,4 @@
-"""Compare the memory and time of `python -m bula plan` with training steps on the CPU.
+"""Compare the predictions of `bula plan` with real training steps.
 
 Each case runs in its own process: training steps of this project's kernels over rows of one length.
 Memory is the largest resident memory since the first step. Every case also prints its utilisation,

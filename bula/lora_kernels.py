@@ -1,4 +1,6 @@
-"""Compute the costly functions of LoRA training with backward passes written for CPUs.
+"""Compute the costly functions of LoRA training on CPUs.
+
+Each function has a backward pass written for CPUs.
 
 - `lora_linears`: a frozen linear layer plus its adapter (Hu et al. 2021, arXiv:2106.09685,
   equation 3), in the precision of the base. PEFT copies every activation to float32 and back.

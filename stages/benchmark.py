@@ -1,7 +1,8 @@
-"""Score one variant on multiple-choice and completion tasks with lm-eval, in this process.
+"""Score one variant on benchmark tasks with lm-eval.
 
-The tasks in tasks/ read the items that ingest pinned. params.yaml may name reviewed tasks of
-lm-eval instead, and one of three backends. The stage writes one row per item.
+lm-eval runs in this process. The tasks in tasks/ read the items that ingest pinned. params.yaml may
+name reviewed tasks of lm-eval instead, and one of three backends. The stage writes one row per
+item.
 
     python -m stages.benchmark base
 """
@@ -229,7 +230,7 @@ def item_score(task: str, metric: str, value: object) -> float:
 def answer_of(sample: Sample) -> str:
     """Return the answer of the model: an option's number or a text.
 
-    The option is the likeliest one. Personal data in a text is redacted, after it was scored.
+    The option is the most probable one. Personal data in a text is redacted, after it was scored.
     """
     responses = sample["filtered_resps"]
     if isinstance(responses[0], str):

@@ -86,9 +86,9 @@ def score_batch(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> 
 def score_tokens(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return three values per supervised token.
 
-    They are the negative log-likelihood of the target in nats, whether the target is the likeliest
-    token, and the entropy of the predicted distribution in nats. The return frees the large
-    intermediate tensors before the next chunk needs memory.
+    They are the negative log-likelihood of the target in nats, whether the target is the most
+    probable token, and the entropy of the predicted distribution in nats. The return frees the
+    large intermediate tensors before the next chunk needs memory.
     """
     log_p = logits.log_softmax(-1)
     target_log_p = log_p.gather(1, targets[:, None]).squeeze(1)

@@ -1,9 +1,10 @@
-"""Merge the adapter into the base model and measure the change in its weights and logits.
+"""Merge the adapter into the base model and measure the change.
 
-The merge runs in float32 on the unquantized base. The merged model is cast to `dtype`, saved, and
-read back. The stage writes no model whose merged weights differ from base + scale * B @ A, computed
-in float64, by more than WEIGHT_TOLERANCE, or whose logits differ from the logits of base and
-adapter by more than LOGIT_TOLERANCE of the largest logit.
+The change is measured in weights and logits. The merge runs in float32 on the unquantized base. The
+merged model is cast to `dtype`, saved, and read back. The stage writes no model whose merged
+weights differ from base + scale * B @ A, computed in float64, by more than WEIGHT_TOLERANCE, or
+whose logits differ from the logits of base and adapter by more than LOGIT_TOLERANCE of the largest
+logit.
 
     python -m stages.merge
 """

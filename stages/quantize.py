@@ -1,4 +1,4 @@
-"""Export the merged model to GGUF files and measure the fidelity of each file.
+"""Export the merged model to GGUF and measure each file.
 
 The stage writes one 16-bit file and one file per listed type, and reads each file back. It compares
 the 16-bit file with the merged model, and the other files with the 16-bit file, over the full

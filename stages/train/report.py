@@ -237,7 +237,7 @@ def card(params: Params, metrics: dict[str, Any]) -> str:
     run = metrics["run"]
     name = getattr(base, "id", None) or getattr(base, "package", None) or getattr(base, "path", "")
     sources = ", ".join(f"{source.name} ({source.license})" for source in params.ingest.sources)
-    loss = f"{dev['loss_nats']:.6g} nats a token"
+    loss = f"{dev['loss_nats']:.6g} nats per token"
     lines = [
         "---",
         "library_name: peft",
