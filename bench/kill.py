@@ -356,7 +356,7 @@ def main(
 ) -> None:
     """Print a line for each kill, and one JSON line last."""
     if not (ROOT / "models/base").exists():
-        raise SystemExit("models/base is missing; `make repro` or `dvc pull` brings it")
+        raise SystemExit("models/base is missing; run `make repro` or `dvc pull` first")
     with tempfile.TemporaryDirectory() as place:
         tiny = Path(place) / "tiny"
         folder = Path(place) / "bula"

@@ -1,4 +1,4 @@
-"""Time each function of bula/lora_kernels.py beside the library's.
+"""Time each function of bula/lora_kernels.py against the library version.
 
 A round is one forward and one backward pass over the same inputs. The library's way is
 transformers' module under PEFT's layers, as TRL runs it, with bfloat16 autocast unless the CPU
@@ -233,7 +233,7 @@ def difference(ours: list[Tensor], library: list[Tensor]) -> float:
 def compare(name: str, pair: Pair, layers: Layers, dtype: str) -> float:
     """Return the difference of a pair's results without dropout.
 
-    SystemExit if it is above the tolerance.
+    Raise SystemExit if it is above the tolerance.
     """
     layers.ours.eval()
     layers.library.eval()

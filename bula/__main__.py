@@ -1,4 +1,4 @@
-"""Run the commands that people type.
+"""Run the commands for planning, questions and maintenance.
 
 `python -m bula --help` lists them.
 """

@@ -20,7 +20,7 @@ KEY = "OPENAI_API_KEY"
 HOSTS = "BULA_JUDGE_HOSTS"
 DEFAULT_HOSTS = "api.openai.com"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-# Servers on this machine receive a key that opens nothing.
+# Servers on this machine receive this dummy key.
 LOCAL_KEY = "local"
 ENV_FILE = Path(".env")
 PLAIN_HEADERS = {

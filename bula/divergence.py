@@ -98,7 +98,7 @@ def divergence_metrics(reference: list[Scored], other: Iterable[Scored]) -> dict
     """Return the figures of `other` against `reference`.
 
     docs/metrics.md defines each figure. KL(reference || other) is a mean in nats per token; its
-    standard error treats the examples as clusters. UserError if a logit is NaN or infinite.
+    standard error treats the examples as clusters. Raise UserError if a logit is NaN or infinite.
     """
     found = [
         compare_example(logits, other_logits, targets)
@@ -126,7 +126,7 @@ def divergence_metrics(reference: list[Scored], other: Iterable[Scored]) -> dict
 
 
 def _perplexity(nats: float) -> float:
-    """Return exp of the loss; UserError if the result is too large."""
+    """Return exp of the loss. Raise UserError if the result is too large."""
     try:
         return math.exp(nats)
     except OverflowError as error:

@@ -28,7 +28,7 @@ class UserError(Exception):
     def __str__(self) -> str:
         """Return the three parts as two sentences.
 
-        If `what` is a list with several lines, the fix stands on a line of its own.
+        If `what` has several lines, the fix starts on a new line.
         """
         gap = "\n" if "\n" in self.what else ". "
         fix = self.fix[:1].upper() + self.fix[1:]

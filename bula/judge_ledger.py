@@ -1,4 +1,4 @@
-"""Keep each verdict in a ledger, so that none is paid twice."""
+"""Store each verdict in a ledger, so no call is paid twice."""
 
 import os
 from pathlib import Path

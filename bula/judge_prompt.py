@@ -1,4 +1,4 @@
-"""The judge's prompt, and the schema of its verdict.
+"""Build the judge's prompt, and define the schema of its verdict.
 
 Both are part of every ledger key: if one changes, every verdict is requested and paid for again.
 """

@@ -5,7 +5,7 @@ Each function has a backward pass written for CPUs.
 - `lora_linears`: a frozen linear layer plus its adapter (Hu et al. 2021, arXiv:2106.09685,
   equation 3), in the precision of the base. PEFT copies every activation to float32 and back.
 - `fused_linear_cross_entropy`: head and loss in chunks of rows. The forward pass also computes the
-  gradient, so the logits of a whole batch never exist.
+  gradient, so memory never contains the logits of a complete batch.
 - `apply_rotary`, `causal_attention`, `swiglu`, `rms_norm`: Llama's own functions with fewer passes
   over memory.
 

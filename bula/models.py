@@ -1,4 +1,4 @@
-"""Load and save models and tokenizers; no other module calls from_pretrained.
+"""Load and save models and tokenizers.
 
 A model is a directory or one GGUF file on this machine, and never a name on a hub. Its files are
 checked before a library reads them, and its weights after.

@@ -203,7 +203,7 @@ class Source(Section):
         if is_closed and self.redistribution == "allowed":
             raise ValueError(
                 f"license {self.license} does not allow redistribution; "
-                "say redistribution: forbidden"
+                "set redistribution: forbidden"
             )
         return self
 
@@ -592,7 +592,7 @@ class Train(Section):
     The price is a second forward pass, which `python -m bula plan` counts.
     """
     activation_offload: bool
-    """Whether activations wait in host memory between the passes; this needs a CUDA GPU."""
+    """Whether activations are offloaded to host memory; this needs a CUDA GPU."""
 
     @model_validator(mode="after")
     def _options_agree(self) -> Self:
@@ -870,7 +870,7 @@ class Params(Section):
                 "judge.base_url is local exactly when ingest.judge brings a model (any kind but "
                 "api)": judge_is_local != judge_has_model,
                 **self._problems_of_variants(),
-                "variants.gold: the name is taken by calibrate's verdicts": "gold" in self.variants,
+                "variants.gold: calibrate uses this name; rename it": "gold" in self.variants,
             }
         )
         return self

@@ -91,7 +91,7 @@ def render_text(
 ) -> str:
     """Return the text of a chat.
 
-    UserError if the template cannot be rendered.
+    Raise UserError if the template cannot be rendered.
     """
     chat: Any = messages
     try:
@@ -122,8 +122,8 @@ def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
     """Return the token ids of an example.
 
-    The completion ends with the end-of-turn token, so that the model learns to stop. UserError if
-    the template does not continue its own prompt, or ends a turn without that token.
+    The completion ends with the end-of-turn token, so that the model learns to stop. Raise
+    UserError if the template does not continue its own prompt, or ends a turn without that token.
     """
     prompt = encode_prompt(tokenizer, example.question)
     chat = to_chat(example.question, example.answer)
@@ -137,8 +137,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
 def _length_to_end(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: int) -> int:
     """Return the length of an example up to its last end-of-turn token.
 
-    Some templates write a line feed after that token, which no model generates. UserError if the
-    token does not occur after `start`.
+    Some templates write a line feed after that token, which no model generates. Raise UserError if
+    the token does not occur after `start`.
     """
     if tokenizer.eos_token_id not in ids[start:]:
         what = f"its chat template ends a turn without {tokenizer.eos_token!r}"

@@ -210,7 +210,7 @@ def bootstrap_kappa(
 
 
 def spread(values: list[float]) -> dict[str, float | int]:
-    """Return the spread of one figure over seeds; the first value is the pipeline's own run."""
+    """Return the spread of one figure over seeds, the current run first."""
     return {
         "seeds": len(values),
         "first": values[0],

@@ -11,7 +11,7 @@ formulas follow published ones:
   arXiv:2307.08691, section 4.1).
 - Activation memory is what autograd keeps of each layer, counted from the functions that run:
   those of bula/lora_kernels.py, or PEFT's layers under autocast. A test compares the bytes with
-  what a model really keeps.
+  the bytes that autograd keeps for a real model.
 
 Only Llama's architecture is known. docs/gpu.md calculates one run; bench/training_cost.py measures
 memory and time beside this plan.

@@ -1,4 +1,4 @@
-"""Run the stages of the pipeline; a stage exits when dvc exits."""
+"""Define the stages of the pipeline; each stage exits when dvc exits."""
 
 import os
 import signal

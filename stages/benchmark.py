@@ -73,7 +73,7 @@ def backend(model: Path, params: Params) -> dict[str, Any]:
     """Return the arguments of simple_evaluate that name the model.
 
     All arguments are chosen here, so that no text of params.yaml can name another model or make
-    lm-eval run code. UserError if the backend cannot read a GGUF file.
+    lm-eval run code. Raise UserError if the backend cannot read a GGUF file.
     """
     chosen = params.benchmark.backend
     if chosen.kind == "hf":
@@ -139,16 +139,17 @@ def find_tasks(folder: Path, names: list[str]) -> TaskManager:
     """Return lm-eval's task manager for the named tasks.
 
     The manager reads lm-eval's own 15,000 names, which takes seconds, only if they may be needed.
-    UserError if a name is unknown or not reviewed, or if a task in `folder` replaces lm-eval's.
+    Raise UserError if a name is unknown or not reviewed, or if a task in `folder` replaces lm-
+    eval's.
     """
     own = TaskManager(include_path=str(folder), include_defaults=False)
     own_names = set(own.all_tasks)
     unknown = sorted(set(names) - own_names - set(REVIEWED))
     if unknown:
         listed = ", ".join(unknown)
-        what = f"benchmark.tasks has {listed}, which is no task of {folder}/ and not reviewed"
+        what = f"benchmark.tasks names {listed}, neither in {folder}/ nor a reviewed task"
         use = f"name tasks of {folder}/ or {', '.join(REVIEWED)}"
-        copy = f"read the code of another one and copy it to {folder}/"
+        copy = f"to use another task, review its code and copy it to {folder}/"
         raise UserError("params.yaml", what, f"{use}; {copy}")
     foreign = {name for name in own_names if not name.startswith(PREFIX)}
     if own_names.issuperset(names) and not foreign:
@@ -190,7 +191,7 @@ def server_errors(chosen: Backend) -> Iterator[None]:
         yield
     except SERVER_ERRORS as error:
         what = f"a request failed, or its reply has another form ({type(error).__name__})"
-        fix = "see that it serves this model with echoed log-probabilities (`echo`, `logprobs`)"
+        fix = "check that it serves this model and supports `echo` with `logprobs`"
         raise UserError(f"the server at {chosen.base_url}", what, fix) from None
 
 
@@ -219,7 +220,7 @@ def run_tasks(model: Path, manager: TaskManager, params: Params) -> dict[str, An
 def item_score(task: str, metric: str, value: object) -> float:
     """Return an item's score under one metric.
 
-    UserError if the metric is no mean over items, such as a corpus F1 or perplexity.
+    Raise UserError if the metric is no mean over items, such as a corpus F1 or perplexity.
     """
     if not isinstance(value, int | float):
         what = f"task {task} has metric {metric}, which has no number for each item"
@@ -280,7 +281,7 @@ def summarise(rows: list[Row], params: Params) -> dict[str, dict[str, Any]]:
 def summarise_task(rows: list[Row]) -> dict[str, int | float]:
     """Return the mean and standard error of each metric of one task.
 
-    `commonest_answer_share` is 1 if the model gave the same answer to every item.
+    `commonest_answer_share` is 1 if the model returned the same answer for every item.
     """
     answers = Counter(row["answer"] for row in rows)
     figures: dict[str, int | float] = {

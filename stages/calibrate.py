@@ -1,7 +1,7 @@
 """Judge the gold answers, and measure the agreement with their author's scores.
 
 The author scored the gold answers before any judge saw them. The author is no clinician, so the
-figure is called author_kappa. A judge's figures are worth no more than this agreement.
+figure is called author_kappa. Low agreement means that the judge's scores are unreliable.
 
     python -m stages.calibrate
 """

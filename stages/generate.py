@@ -35,7 +35,7 @@ from bula.reports import peak_memory_gb, write_metrics
 from bula.serving import Endpoint, client_pool, serve_llama_cpp, serve_vllm
 from bula.stats import standard_error
 
-RERUN = "run the stage again, and see that the machine has memory left"
+RERUN = "check that the machine has free memory, and run the stage again"
 Serve = Callable[[Path, int, int], AbstractContextManager[list[Endpoint]]]
 # Each engine that answers through a server; transformers answers in this process.
 SERVERS: dict[str, Serve] = {
@@ -116,7 +116,7 @@ def answer_by_server(path: Path, serve: Serve, prompts: Prompts, params: Generat
 def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: int) -> Answer:
     """Return the greedy answer of a server to one prompt.
 
-    UserError if the request fails or its reply contains no answer.
+    Raise UserError if the request fails or its reply contains no answer.
     """
     where = f"the server of {model}"
     try:
@@ -136,7 +136,7 @@ def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: i
     # The client does not validate the shape of a reply.
     choices = getattr(reply, "choices", None)
     if not choices or not isinstance(choices[0].text, str):
-        raise UserError(where, "a reply has no answer in it", RERUN)
+        raise UserError(where, "a reply contains no answer", RERUN)
     first = choices[0]
     return Answer(
         text=first.text.strip(),
@@ -162,7 +162,7 @@ def redact_answers(variant: str, answers: list[Answer], found: Findings, rule: s
     """Return the answers with placeholders for personal data.
 
     `found` contains the personal data of each answer. `rule` is privacy.answers of params.yaml:
-    redact or fail. UserError if there is personal data and the rule is fail.
+    redact or fail. Raise UserError if there is personal data and the rule is fail.
     """
     if rule == "fail" and any(found):
         kinds = sorted(count_kinds(found))
@@ -246,7 +246,7 @@ def settings(engine: str, dtype: str) -> dict[str, str]:
 
 
 def measure_speed(answers: list[Answer], seconds: float) -> Figures:
-    """Return the figures that two runs cannot repeat."""
+    """Return the speed figures, which differ between runs."""
     tokens = sum(given.completion_tokens for given in answers)
     return {
         "seconds": seconds,
@@ -258,7 +258,7 @@ def measure_speed(answers: list[Answer], seconds: float) -> Figures:
 def read_questions(folder: Path, count: int) -> list[Example]:
     """Return the first `count` examples of each validation set.
 
-    UserError if an example appears in two sets.
+    Raise UserError if an example appears in two sets.
     """
     sets = read_validation_sets(folder)
     examples = [example for items in sets.values() for example in items[:count]]

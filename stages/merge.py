@@ -70,7 +70,7 @@ def weight_difference(terms: dict[str, Terms], merged: PreTrainedModel) -> float
 def merge_weights(model: PeftModel) -> tuple[PreTrainedModel, Figures]:
     """Return the merged model in float32 and the error of its weights.
 
-    UserError if a weight differs by more than WEIGHT_TOLERANCE.
+    Raise UserError if a weight differs by more than WEIGHT_TOLERANCE.
     """
     terms = adapted(model)
     merged = model.merge_and_unload(safe_merge=True)
@@ -87,8 +87,8 @@ def compare_logits(
 ) -> Figures:
     """Return the divergence of the merged model, before the cast.
 
-    `reference` contains the logits of base and adapter. UserError if a logit differs by more than
-    LOGIT_TOLERANCE of the largest.
+    `reference` contains the logits of base and adapter. Raise UserError if a logit differs by more
+    than LOGIT_TOLERANCE of the largest.
     """
     figures = divergence_metrics(reference, score_examples(merged, encoded, pad_id))
     relative = figures["logit_difference_relative"]

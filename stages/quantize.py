@@ -89,8 +89,8 @@ def carries(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that a GGUF file contains the chat template and end-of-turn token.
 
     A user of the file has no other source for them: without the template, questions take another
-    form than in training; without the token, answers never stop. UserError if one is missing or
-    differs from the tokenizer's.
+    form than in training; without the token, answers never stop. Raise UserError if one is missing
+    or differs from the tokenizer's.
     """
     fields = read_gguf(file).fields
     expected = {
@@ -99,7 +99,7 @@ def carries(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     }
     for name, value in expected.items():
         if name not in fields or fields[name].contents() != value:
-            what = f"it has no {name}, or not the merged model's; nothing was written"
+            what = f"its {name} is missing or differs from the merged model's; nothing was written"
             raise UserError(file.name, what, "use another type in quantize.types, or another base")
 
 

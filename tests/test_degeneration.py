@@ -14,7 +14,7 @@ def test_the_share_of_repeated_word_4grams_equals_a_calculation_by_hand() -> Non
     assert repeated_4gram_share(text) == pytest.approx(1 / 6)
 
 
-def test_case_and_punctuation_do_not_tell_words_apart_and_accents_do() -> None:
+def test_words_ignore_case_and_punctuation_but_not_accents() -> None:
     assert repeated_4gram_share("Beba água. BEBA ÁGUA; beba água!") == pytest.approx(1 / 3)
     assert repeated_4gram_share("Beba água. Beba agua. Beba água.") == 0.0
 

@@ -43,7 +43,7 @@ def answers(
     return found
 
 
-def test_prompts_of_unequal_lengths_in_one_batch_are_answered_as_they_are_singly(
+def test_batching_prompts_of_unequal_lengths_does_not_change_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: list[list[int]],

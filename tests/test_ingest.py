@@ -225,7 +225,7 @@ def test_a_stray_quote_in_csv_refuses_only_its_own_row(read: Read) -> None:
     assert questions(read("pairs.csv", STRAY_QUOTE)) == expected
 
 
-def test_a_damaged_object_of_a_json_array_is_refused_alone(read: Read) -> None:
+def test_only_the_damaged_object_of_a_json_array_is_refused(read: Read) -> None:
     damaged = '{"pergunta": "a, "resposta": ]}'
     rows = read("pairs.json", f"[{LINE},\n{damaged},\n{LINE}]")
     expected = {

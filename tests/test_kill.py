@@ -13,7 +13,7 @@ LOG_TAIL_CHARACTERS = 3000
 
 
 class Clone(NamedTuple):
-    """Hold a clone and the time and outputs of an uninterrupted run."""
+    """A clone, with the duration and outputs of an uninterrupted run."""
 
     folder: Path
     seconds: float

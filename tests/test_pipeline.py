@@ -104,7 +104,7 @@ def test_the_report_has_the_table_and_names_what_was_not_measured(repo: Path) ->
     assert "was not measured for this run" in report
 
 
-def test_scores_of_another_kind_of_machine_are_named_in_the_report(
+def test_report_names_the_stages_with_mixed_precisions(
     repo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(repo / "metrics", tmp_path / "metrics")

@@ -447,7 +447,7 @@ def test_a_text_with_a_few_words_changed_is_kept_once(tiny: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("split", ["A", "E", "dev"])
-def test_a_near_duplicate_of_a_validation_question_leaves_train_and_never_the_reverse(
+def test_near_duplicates_of_validation_questions_are_removed_from_train(
     split: str, tiny: Path, tmp_path: Path
 ) -> None:
     rows = [row(NEARLY, OTHER, "train"), row(QUESTION, ANSWER, split), row()]

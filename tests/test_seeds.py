@@ -1,4 +1,4 @@
-"""`bula seeds`: DVC experiments under other seeds, their spread, and what compare makes of it.
+"""Test `bula seeds`, and the marks that compare derives from it.
 
 Here the stages are a few lines of Python; tests/test_pipeline.py runs the real ones.
 """
@@ -302,7 +302,7 @@ def test_a_difference_within_the_range_over_seeds_is_marked(three: Path) -> None
     assert "marks the 2 of 4 differences that are no larger, 0 of them 0" in note
 
 
-def test_a_variants_own_range_goes_before_a_larger_one_of_another(three: Path) -> None:
+def test_a_variant_uses_its_own_seed_range_if_it_has_one(three: Path) -> None:
     results = marked(
         three, write_spread(three, tuned__rouge1_f=(0.2, 0.4), quantized__rouge1_f=(0.25, 0.1))
     )
@@ -319,7 +319,7 @@ def test_the_spread_of_another_run_is_not_used(three: Path) -> None:
     assert "was not measured for this run" in report.seed_note(results, 3)
 
 
-def test_six_significant_digits_decide(workspace: Path) -> None:
+def test_seed_ranges_are_compared_after_rounding_to_six_digits(workspace: Path) -> None:
     edit_params(workspace / "params.yaml", two_variants)
     fill(workspace, "base", 0.0)
     fill(workspace, "tuned", 1 / 30)
@@ -328,7 +328,7 @@ def test_six_significant_digits_decide(workspace: Path) -> None:
     assert results["tuned_minus_base__rouge1_f"]["within_seed_range"] is True
 
 
-def test_before_any_seed_ran_nothing_is_marked(three: Path) -> None:
+def test_without_seed_runs_no_difference_is_marked(three: Path) -> None:
     file = three / "metrics/seeds.json"
     write_metrics(file, {"seeds": 0})
     results = marked(three, file)

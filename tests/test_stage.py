@@ -172,7 +172,7 @@ def test_a_key_is_one_argument_and_never_an_option(stub: Path, key: str) -> None
     ],
 )
 @pytest.mark.parametrize("from_dvc", [True, False], ids=["in DVC_STAGE", "as argument"])
-def test_the_name_of_no_stage_starts_nothing(stub: Path, name: str, from_dvc: bool) -> None:
+def test_an_unknown_stage_name_is_refused(stub: Path, name: str, from_dvc: bool) -> None:
     arguments = [] if from_dvc else [name]
     variable = name if from_dvc else ""
     result = start(stub, *arguments, DVC_STAGE=variable)

@@ -155,7 +155,7 @@ def test_figures_over_different_items_have_separate_rows(metrics: Path) -> None:
     assert "| extra, acc, % (4 items) ↑ |  | 100.0 ± 0.0 |" in lines
 
 
-def test_score_of_a_model_with_one_answer_to_all_items_has_a_note(metrics: Path) -> None:
+def test_constant_answers_are_marked_in_the_table(metrics: Path) -> None:
     stages = figures(2)
     stages["benchmark"]["bula_medmcqa"]["commonest_answer_share"] = 1.0
     write_stages(metrics, "tuned", stages)
@@ -165,7 +165,7 @@ def test_score_of_a_model_with_one_answer_to_all_items_has_a_note(metrics: Path)
     ]
 
 
-def test_trusted_judge_is_not_called_not_trustworthy(metrics: Path) -> None:
+def test_table_does_not_doubt_a_trustworthy_judge(metrics: Path) -> None:
     stages = figures(1)
     stages["judge"]["trustworthy"] = True
     write_stages(metrics, "base", stages)

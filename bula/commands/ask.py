@@ -16,7 +16,7 @@ def ask(
     question: Annotated[str, typer.Argument(help="A question in Portuguese.")],
     model: Annotated[Path, typer.Option(help="A model directory.")] = Path("models/merged"),
 ) -> None:
-    """Answer one question with the tuned model, greedily.
+    """Print the model's greedy answer to one question.
 
     This is not medical advice.
     """

@@ -1,6 +1,6 @@
 """Draw the pipeline's graph in README.md, one box per stage.
 
-Variants of a stage share a box, and an arrow that follows from others is left out.
+Variants of a stage share a box. The graph omits transitive arrows.
 
 Run `python -m bula graph --write`.
 """
@@ -18,7 +18,7 @@ END = "```\n<!-- end of graph -->"
 
 
 def dependencies(folder: Path) -> set[tuple[str, str]]:
-    """Return all pairs of a stage's name and the name of a stage that reads its outputs."""
+    """Return all pairs (stage, stage that reads its outputs)."""
     # Imported here because DVC takes a second to load.
     from dvc.repo import Repo
 
@@ -33,7 +33,7 @@ def _stage_name(address: str) -> str:
 
 
 def mermaid(pairs: set[tuple[str, str]]) -> str:
-    """Return the graph in Mermaid's language, without arrows that follow from others."""
+    """Return the graph in Mermaid's language, without transitive arrows."""
     import networkx
 
     reduced: Any = networkx.transitive_reduction(networkx.DiGraph(sorted(pairs)))

@@ -34,7 +34,7 @@ KNOWN_SHAPES: dict[str, dict[str, Any]] = {
     }
 }
 # TRL 1.16 selects supervised tokens before the head only where Triton runs.
-TRL_ON_CPU_NOTE = "too little: here TRL's head takes every token, not the supervised ones alone"
+TRL_ON_CPU_NOTE = "an underestimate: on a CPU TRL's head computes all tokens"
 
 
 # --- inputs ------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def choose_devices(
 
     unknown = [name for name in names if name not in (*GPUS, "cpu")]
     if unknown:
-        what = f"no GPU called {', '.join(unknown) or 'nothing'} is known"
+        what = f"unknown device: {', '.join(unknown) or '(empty)'}"
         raise UserError("--gpus", what, f"name some of {', '.join(GPUS)} and cpu")
     devices = {}
     if "cpu" in names:
@@ -265,7 +265,7 @@ def format_counts(plan: Mapping[str, Any]) -> list[str]:
     steps = f"{run['steps']:,} steps x {run['rows_per_step']}"
     adapter_share = f"{model['trainable_share']:.2%} of both"
     share = f"{rows['supervised_share']:.1%} supervised"
-    dev = "dev                   not counted: give --dev-rows"
+    dev = "dev                   not counted: pass --dev-rows"
     if rows["dev_tokens"] is not None:
         evaluations = f"{run['dev_evaluations']} evaluations"
         dev = f"dev              {run['dev_tokens']:>16,.0f} tokens in {evaluations}"
@@ -273,7 +273,7 @@ def format_counts(plan: Mapping[str, Any]) -> list[str]:
         f"base model       {model['base']:>16,} parameters ({model['source']})",
         f"adapter          {model['trainable']:>16,} parameters, {adapter_share}",
         f"rows             {run['rows']:>16,} = {steps} ({format_epochs(plan)})",
-        f"tokens           {run['tokens']:>16,.0f} at {rows['tokens_per_row']:.1f} a row, {share}",
+        f"tokens           {run['tokens']:>16,.0f}, {rows['tokens_per_row']:.1f} per row, {share}",
         f"longest row      {rows['tokens_longest']:>16,} tokens",
         dev,
     ]
@@ -290,7 +290,7 @@ def format_flops(parts: Mapping[str, float]) -> list[str]:
 
 def format_memory(kind: str, parts: Mapping[str, float]) -> list[str]:
     """Return the lines about memory on one kind of device."""
-    lines = ["", f"memory, {kind.upper()}, GB a device"]
+    lines = ["", f"memory, {kind.upper()}, GB per device"]
     for name, value in parts.items():
         lines.append(f"  {name:16} {value / 1e9:>14.3f}")
     return lines
@@ -327,15 +327,15 @@ def format_plan(plan: Mapping[str, Any]) -> list[str]:
 def plan(
     gpus: Annotated[
         str,
-        typer.Option(help="Devices, separated by commas. An unknown name lists the known ones."),
+        typer.Option(help="Devices, separated by commas: GPU names or cpu."),
     ] = "h100,a100-80gb,l4,rtx-4090,t4",
     utilisation: Annotated[
         float,
-        typer.Option(help="Share of its rate that a device reaches: an assumption until measured."),
+        typer.Option(help="Assumed share of its peak FLOP/s that a device reaches."),
     ] = 0.4,
     rate: Annotated[
         float | None,
-        typer.Option(help="GFLOP/s of this machine's matmuls, for the device cpu."),
+        typer.Option(help="Matmul GFLOP/s of this machine; required with --gpus cpu."),
     ] = None,
     tokens_per_row: Annotated[
         float | None, typer.Option(help="Mean tokens per training row, instead of metrics/.")
@@ -344,7 +344,7 @@ def plan(
         float | None, typer.Option(help="Supervised tokens / all tokens, instead of metrics/.")
     ] = None,
     dev_rows: Annotated[
-        int | None, typer.Option(help="Rows of dev, with --tokens-per-row.")
+        int | None, typer.Option(help="Number of dev rows; used with --tokens-per-row.")
     ] = None,
     params: Annotated[Path, typer.Option(help="Parameter file.")] = Path("params.yaml"),
     model: Annotated[
@@ -353,7 +353,7 @@ def plan(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Print what training will take: FLOPs, memory and hours on each device."""
+    """Predict FLOPs, memory and hours of the training run on each device."""
     # Imported here because torch is slow to import and the other commands do not need it.
     from bula.training_cost import make_plan
 

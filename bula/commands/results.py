@@ -33,4 +33,4 @@ def results(
         raise UserError(readme, "the file does not exist", fix)
     text = with_results(readme.read_text(encoding="utf-8"), table)
     write_text(readme, text)
-    print(f"results: {readme} holds the figures of {metrics}/")
+    print(f"results: wrote the table of {metrics}/ into {readme}")

@@ -1,4 +1,4 @@
-"""Measure the variance of each metric across training seeds, by DVC experiments.
+"""Measure the variance of each metric across training seeds.
 
 Each further seed is one queued experiment (`dvc exp run --queue -S seed=...`) over the scoring
 stages of the variants that training makes. DVC's run-cache answers for every stage that an earlier
@@ -32,7 +32,7 @@ Figures = dict[str, float]
 
 
 def trained_variants(params: Params) -> list[str]:
-    """Return the variants with the merged model; UserError if there is none."""
+    """Return the variants with the merged model. Raise UserError if there is none."""
     names = [name for name, variant in params.variants.items() if variant.model == MERGED]
     if not names:
         what = f"no variant has the model {MERGED}, so no figure depends on the training seed"
@@ -41,7 +41,7 @@ def trained_variants(params: Params) -> list[str]:
 
 
 def run_dvc(*arguments: str) -> None:
-    """Run dvc with this interpreter's programs on PATH; UserError if it fails."""
+    """Run dvc with this interpreter's programs on PATH. Raise UserError if it fails."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = [sys.executable, "-m", "dvc", *arguments]
     if subprocess.run(command, env=os.environ | {"PATH": path}, check=False).returncode:
@@ -49,7 +49,7 @@ def run_dvc(*arguments: str) -> None:
 
 
 def fetch_run(experiment: str, variants: list[str], folder: Path) -> None:
-    """Copy what `read_run` reads out of an experiment; UserError if it has no result."""
+    """Copy the files that `read_run` needs from an experiment."""
     # Imported here because DVC takes a second to load.
     from dvc.api import DVCFileSystem
     from dvc.scm import RevError
@@ -82,14 +82,14 @@ def read_run(folder: Path, variants: list[str]) -> tuple[Figures, set[str]]:
 
 
 def experiment_name(seed: int, targets: list[str]) -> str:
-    """Return a name that changes with everything that shapes the pipeline's own run."""
+    """Return a name that depends on all inputs of the pipeline's run."""
     lock = YAML(typ="safe").load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]
     shaped_by = [lock[name] for name in ("train", "merge", *targets)]
     return f"seed-{seed}-{sha256_values(shaped_by)[:8]}"
 
 
 def run_experiments(first_seed: int, count: int, targets: list[str]) -> list[str]:
-    """Run one experiment per further seed, and return their names; finished ones are kept."""
+    """Run one experiment per further seed, and return all names."""
     # Imported here because DVC takes a second to load.
     from dvc.repo import Repo
 
@@ -108,7 +108,7 @@ def run_experiments(first_seed: int, count: int, targets: list[str]) -> list[str
 
 
 def refuse_other_precision(run: str, found: set[str], expected: set[str]) -> None:
-    """Raise a UserError if a run was computed in other precisions than the expected ones."""
+    """Raise a UserError if a run used another precision than expected."""
     if found != expected:
         what = f"it was computed in {', '.join(sorted(found))}, not {', '.join(sorted(expected))}"
         fix = "rounding would count as seed variance; run `dvc repro --force` on this machine first"
@@ -116,7 +116,7 @@ def refuse_other_precision(run: str, found: set[str], expected: set[str]) -> Non
 
 
 def seeds(
-    count: Annotated[int, typer.Option(min=2, help="Seeds, the pipeline's own included.")],
+    count: Annotated[int, typer.Option(min=2, help="Number of seeds, including params.yaml's.")],
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/seeds.json"),
 ) -> None:
     """Train and score under further seeds, and write the spread of each figure."""

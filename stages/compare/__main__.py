@@ -46,8 +46,8 @@ def main(
     text = report_text(figures, table, results, spreads.get("seeds", 0), answers, params)
     write_metrics(metrics, results)
     write_report(report, text)
-    told = f"compare: {len(results)} paired differences, report in {report}/report.md"
-    print(terminal(f"{told}\n\n{table}", lines=True))
+    summary = f"compare: {len(results)} paired differences, report in {report}/report.md"
+    print(terminal(f"{summary}\n\n{table}", lines=True))
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 The interval is a paired bootstrap over items. The test is McNemar's for correct or wrong answers
 and sign flips for other values, with Holm's correction over all meaningful tests. A difference is
-marked if another training seed alone could cause it.
+marked if seed variance can explain it.
 """
 
 from collections.abc import Iterator

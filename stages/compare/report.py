@@ -29,7 +29,7 @@ def report_text(
     """Return the report, which opens with `table`."""
     coverage = percent(params.rouge.confidence)
     interval = f"± is a standard error, [ ] a {coverage} bootstrap interval"
-    tokens = "The models are compared at every supervised token of validation answers"
+    tokens = "Each row compares two models at every supervised token of the validation answers"
     return "\n".join(
         [
             f"# What tuning changed\n\n{table}",
@@ -82,8 +82,8 @@ def precision_note(figures: Path, params: Params) -> str:
         if len(set(dtypes.values())) > 1:
             each = ", ".join(f"{variant} in {dtype}" for variant, dtype in dtypes.items())
             notes.append(
-                f"\n**{stage} was computed on machines of two kinds** ({each}): "
-                "its differences include rounding.\n"
+                f"\n**{stage} mixes two compute precisions** ({each}): "
+                "its paired differences include rounding errors.\n"
             )
     return "".join(notes)
 
@@ -110,7 +110,7 @@ def judge_note(params: Params) -> str:
         return f"Judge: {judge}. {agreement}"
     return (
         f"**The judge {judge} is not trustworthy** (`judge.trustworthy` in params.yaml). "
-        "Nobody has shown that it can judge medical answers, and its scores prove nothing. "
+        "No evaluation shows that it can judge medical answers, so its scores prove nothing. "
         f"{agreement}"
     )
 
@@ -123,8 +123,8 @@ def interval_note(results: Results, params: Params) -> str:
         "Each difference compares the same items under both variants. "
         f"Each {coverage} interval covers its own comparison only, "
         f"while p is corrected for all {tests} meaningful comparisons (Holm). "
-        "Where the two disagree, and wherever items are few, rely on p. "
-        f"≤ marks a p that is the smallest value its test can return. {ARROWS}\n"
+        "Rely on p where the two disagree or the items are few. "
+        f"≤ marks the smallest p-value that the test can return. {ARROWS}\n"
     )
 
 
@@ -143,10 +143,10 @@ def seed_note(results: Results, seeds: int) -> str:
     within = [row for row in rows if row["within_seed_range"]]
     zero = sum(row["difference"] == 0 for row in within)
     return (
-        f"The column seeds shows the range of each measure over {seeds} runs that differ only "
+        f"The column `seeds` shows the range of each measure over {seeds} runs that differ only "
         "in the training seed (`metrics/seeds.json`). "
         f"**within** marks the {len(within)} of {len(rows)} differences that are no larger than "
-        f"that range, {zero} of them 0: seed variance alone can produce them. "
+        f"that range ({zero} of them are 0): seed variance can explain them. "
         "It proves nothing about the others, because a few seeds underestimate the range.\n"
     )
 

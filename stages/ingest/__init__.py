@@ -1,4 +1,4 @@
-"""Hold the modules of the ingest stage.
+"""Download and read models, question-answer pairs and benchmark items.
 
 `__main__.py` is the stage.
 

@@ -1,4 +1,4 @@
-"""Bring in models, question-answer pairs and benchmark items, and count them.
+"""Fetch models, question-answer pairs and benchmark items, and count them.
 
 Each of them is pinned by a checksum or a revision. Rows are only mapped to the names question,
 answer, specialty and kind here; preprocess judges them.
@@ -54,7 +54,7 @@ def is_watched(path: str) -> bool:
 
 
 def refuse_unwatched(settings: Ingest) -> None:
-    """Raise UserError if data lie where an edit would rerun nothing.
+    """Raise UserError if a data file is outside the folders DVC tracks.
 
     A model elsewhere only causes a note on the terminal: it is large and seldom changes.
     """
@@ -63,13 +63,13 @@ def refuse_unwatched(settings: Ingest) -> None:
             continue
         if not is_watched(source.path):
             folders = " and ".join(WATCHED)
-            what = f"{source.path} lies outside {folders}, where DVC would see no edit"
+            what = f"{source.path} is outside {folders}, so DVC cannot track its changes"
             fix = "move it there and correct its `path` in params.yaml"
             raise UserError(f"source {source.name}", what, fix)
     for model in (settings.base, settings.judge):
         if isinstance(model, DirectoryModel):
-            advice = "after a change there run `dvc repro --force ingest`"
-            say(f"DVC does not watch {model.path}; {advice}")
+            advice = "if the model changes, run `dvc repro --force ingest`"
+            say(f"DVC does not track {model.path}; {advice}")
 
 
 def warn_of_rows(sources: list[DataSource]) -> None:
@@ -100,7 +100,7 @@ def list_refusals(source: DataSource, limits: Limits, refused: list[str]) -> Ite
 def ingest_source(source: DataSource, folder: Path, settings: Ingest) -> Figures:
     """Write the rows of a source and return its figures.
 
-    UserError if too many rows cannot be read.
+    Raise UserError if too many rows cannot be read.
     """
     refused: list[str] = []
     path = folder / f"{source.name}.jsonl"
@@ -154,7 +154,7 @@ def main(
     judge: Annotated[Path, typer.Option(help="Folder for the judge.")] = Path("models/judge"),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/ingest.json"),
 ) -> None:
-    """Bring in models, data and benchmark items."""
+    """Fetch models, data and benchmark items."""
     params = load_params()
     settings = params.ingest
     seed_everything(params.sampling_seed)

@@ -1,4 +1,4 @@
-"""Read CSV files with any usual delimiter, damaged ones too."""
+"""Read CSV files with any usual delimiter, including damaged files."""
 
 import csv
 import io
@@ -44,7 +44,7 @@ def read_csv(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
 def _read_header(header: str, options: ReadOptions) -> tuple[str, list[str]]:
     """Return the delimiter and the column names of a header.
 
-    UserError if the wanted columns are missing or repeated.
+    Raise UserError if the wanted columns are missing or repeated.
     """
     chosen = choose_delimiter(header, options.columns)
     if chosen is None:

@@ -42,7 +42,7 @@ def deadline(seconds: float, where: str) -> Iterator[None]:
 def within(seconds: float, elements: Iterable[Element], where: str) -> Iterator[Element]:
     """Yield elements until waiting for them takes too long.
 
-    UserError once the time of all waits together exceeds `seconds`.
+    Raise UserError once the time of all waits together exceeds `seconds`.
     """
     waiting = iter(elements)
     left = float(seconds)

@@ -31,7 +31,7 @@ def public_address(url: str) -> str:
 def download(url: str, sha256: str, path: Path, limits: Limits) -> None:
     """Write the file behind an address to `path`.
 
-    UserError if the file does not have the pinned checksum.
+    Raise UserError if the file does not have the pinned checksum.
     """
     where = public_address(url)
     digest = hashlib.sha256()
@@ -42,7 +42,7 @@ def download(url: str, sha256: str, path: Path, limits: Limits) -> None:
     found = digest.hexdigest()
     if found != sha256:
         what = f"it has sha256 {found}, params.yaml says {sha256}; nothing was kept"
-        raise UserError(where, what, "check what changed there before you correct `sha256`")
+        raise UserError(where, what, "find out why the file changed before you edit `sha256`")
 
 
 def _chunks(url: str, where: str, largest: int) -> Iterator[bytes]:

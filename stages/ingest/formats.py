@@ -18,7 +18,7 @@ MOST_ZERO_SHARE = 0.25
 def read_file(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
     """Yield the rows of a file.
 
-    UserError if the complete file cannot be a source.
+    Raise UserError if the complete file cannot be a source.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:

@@ -20,7 +20,7 @@ MOST_CHARACTERS = 200
 def hub_rows(source: HubSource | HubTask, limits: Limits) -> Iterator[Row]:
     """Yield the rows of a data set on the hub.
 
-    UserError if the data set cannot be read, or takes longer than the time limit.
+    Raise UserError if the data set cannot be read, or takes longer than the time limit.
     """
     # The import of the libraries takes seconds, which must not count towards the time limit.
     from datasets import load_dataset

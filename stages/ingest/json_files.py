@@ -1,4 +1,4 @@
-"""Read JSON Lines files and JSON arrays, damaged ones too."""
+"""Read JSON Lines files and JSON arrays, including damaged files."""
 
 import json
 from collections.abc import Iterator
@@ -76,7 +76,7 @@ def read_json_array(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
 def _array_text(path: Path, options: ReadOptions) -> str:
     """Return the text of a JSON array's file.
 
-    UserError if the file is too large to be held in memory.
+    Raise UserError if the file is too large to be held in memory.
     """
     largest = options.limits.unpacked_bytes
     if path.stat().st_size > largest:

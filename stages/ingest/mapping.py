@@ -14,8 +14,8 @@ def map_rows(source: Tabular, rows: Iterator[FileRow], limits: Limits) -> Iterat
     """Yield the rows of a source under this project's names.
 
     Rows that do not pass the filter are left out, and rows that could not be read are yielded as
-    refused. At most `source.limit` good rows are yielded (0 means all). UserError if no row is
-    good, if no row has an optional column, or if the source has too many rows.
+    refused. At most `source.limit` good rows are yielded (0 means all). Raise UserError if no row
+    is good, if no row has an optional column, or if the source has too many rows.
     """
     good = 0
     filtered = 0
@@ -41,7 +41,7 @@ def map_rows(source: Tabular, rows: Iterator[FileRow], limits: Limits) -> Iterat
 
 
 def _bounded(source_name: str, rows: Iterator[FileRow], most: int) -> Iterator[FileRow]:
-    """Yield rows; UserError if there are more than `most`."""
+    """Yield rows. Raise UserError if there are more than `most`."""
     for count, row in enumerate(rows, start=1):
         if count > most:
             what = f"it has more than {most} rows (ingest.limits.rows)"

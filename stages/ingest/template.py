@@ -34,8 +34,8 @@ def check_template(
 ) -> None:
     """Render `chats` by a template in a child process.
 
-    UserError if rendering fails, or takes more than `seconds`. All chats but the first one are
-    complete; the first one stops where the assistant starts to speak.
+    Raise UserError if rendering fails, or takes more than `seconds`. All chats but the first one
+    are complete; the first one stops where the assistant's turn starts.
     """
     from bula.errors import UserError
     from bula.prompts import FIX
@@ -52,7 +52,7 @@ def check_template(
     if child.returncode != 0:
         lines = child.stderr.strip().splitlines() or ["no message"]
         message = lines[-1][:MESSAGE_CHARACTERS]
-        what = f"its chat template ended the child process that rendered it ({message})"
+        what = f"rendering its chat template crashed the child process ({message})"
         raise UserError(where, what, FIX)
     if problem := child.stdout.strip():
         raise UserError(where, f"its chat template cannot be rendered ({problem})", FIX)

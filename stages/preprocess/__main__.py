@@ -103,7 +103,7 @@ def run(
 ) -> tuple[Outcome, SplitRanks, Metrics]:
     """Preprocess in a temporary work folder, and write the splits.
 
-    Return the outcome, the ranks of the rows written and the metrics. UserError if the work
+    Return the outcome, the ranks of the rows written and the metrics. Raise UserError if the work
     folder cannot be written.
     """
     remove_stale_work(clean.parent)

@@ -135,14 +135,14 @@ def _redact_fields(fields: dict[str, str], counts: Counter[str]) -> list[str]:
 def _apply_privacy_rule(row: Row, kinds: list[str], privacy: Privacy) -> str:
     """Return why a row with personal data is refused.
 
-    UserError if `privacy.rows` is fail.
+    Raise UserError if `privacy.rows` is fail.
     """
     found = f"personal data ({', '.join(kinds)})"
     if privacy.rows == "fail":
         raise UserError(
             f"source {row['source']}: {row['file']}:{row['line']}",
-            f"the row holds {found}, and privacy.rows is fail",
-            "remove it from the source, or choose redact or quarantine",
+            f"the row contains {found}, and privacy.rows is fail",
+            "remove the row from the source, or set privacy.rows to redact or quarantine",
         )
     return found if privacy.rows == "quarantine" else ""
 

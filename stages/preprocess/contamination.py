@@ -26,7 +26,7 @@ BATCH_ITEMS = 20_000
 
 
 class RunIndex(NamedTuple):
-    """The distinct runs of words of all items, sorted by hash, and where each occurs."""
+    """All distinct word runs of the items, sorted by hash."""
 
     hashes: Hashes
     sets: Indices

@@ -28,7 +28,7 @@ RAW_KEYS = {"source", "license", "file", "line"}
 
 
 class Accepted(NamedTuple):
-    """A row that passed the filters: its place in the shard, the raw row and the example."""
+    """A row that passed the filters, and its place in the shard."""
 
     place: int
     row: Row
@@ -91,7 +91,7 @@ def _parse_raw(line: bytes, path: Path) -> Row:
     if not isinstance(row, dict) or not row.keys() >= RAW_KEYS:
         raise UserError(
             f"data/raw/{path.name}",
-            "it holds a line that ingest did not write",
+            "it contains a line that ingest did not write",
             "run `dvc repro --force ingest`",
         )
     return row

@@ -30,7 +30,7 @@ PLOTTED_COLUMNS = {
     "shared run of words": "items_shared_run",
     "near-duplicate": "items_near_duplicate",
 }
-# A reason's particulars start at one of these; the metric's name is the text before them.
+# The metric's name is the text of a reason before the first of these separators.
 PARTICULARS = (":", " (", " as ", " of ", " with ")
 
 SplitRanks = dict[str, Indices]
@@ -54,7 +54,7 @@ def write_clean(
 ) -> tuple[SplitRanks, Metrics]:
     """Write the splits, evidence, card and quarantine.
 
-    Return the ranks written and the metrics. UserError if a split is empty.
+    Return the ranks written and the metrics. Raise UserError if a split is empty.
     """
     table = outcome.table
     decision = outcome.decision

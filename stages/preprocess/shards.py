@@ -27,7 +27,7 @@ SCHEDULER = "DASK_SCHEDULER_ADDRESS"
 
 
 class Shard(NamedTuple):
-    """A piece of a JSON Lines file: the lines that start within a range of byte offsets."""
+    """The lines of a file that start within a byte range."""
 
     number: int
     path: Path
@@ -69,7 +69,7 @@ def scheduler_address() -> str:
     """Return the address of the Dask scheduler.
 
     The address comes from the environment. A scheduler sends pickles, which can run any code, so
-    UserError unless it is reached over TLS or on this machine.
+    Raise UserError unless it is reached over TLS or on this machine.
     """
     address = os.environ.get(SCHEDULER, "")
     if not address:
@@ -121,7 +121,7 @@ def workers(compute: Compute, pieces: int) -> Iterator[Executor | None]:
 def _cluster(address: str) -> Iterator[Executor]:
     """Yield an executor over the workers of a cluster.
 
-    UserError if its scheduler cannot be reached.
+    Raise UserError if its scheduler cannot be reached.
     """
     from distributed import Client
 

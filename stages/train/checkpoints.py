@@ -1,4 +1,4 @@
-"""Keep checkpoints through a kill, a full disk and a second run.
+"""Protect checkpoints against kills, full disks and concurrent runs.
 
 They lie in .bula/checkpoints/FINGERPRINT, outside DVC's outputs, because `dvc repro` deletes the
 outputs of a stage before it starts the stage. Only a run with the same fingerprint finds them. A
@@ -190,8 +190,8 @@ def announce_exit(folder: Path) -> None:
 def exclusive_run(folder: Path) -> Iterator[None]:
     """Hold the folder's lock while the block runs.
 
-    UserError if another run holds it. If that run has announced its exit, wait for it instead. The
-    kernel releases the lock when the process exits, even when it is killed.
+    Raise UserError if another run holds it. If that run has announced its exit, wait for it
+    instead. The kernel releases the lock when the process exits, even when it is killed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = _lock_path(folder)

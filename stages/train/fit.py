@@ -52,7 +52,7 @@ def step_of(checkpoint: str) -> str:
 def fit(trainer: AnswerTrainer, folder: Path) -> float:
     """Train from the last complete checkpoint on and return the seconds.
 
-    SystemExit if a signal stopped the run.
+    Raise SystemExit if a signal stopped the run.
     """
     started = time.perf_counter()
     with trainer.accelerator.main_process_first():

@@ -63,7 +63,7 @@ def summarise(trainer: AnswerTrainer, dev: list[Example]) -> dict[str, Any]:
     """Return the content of metrics/train.json.
 
     The figures are those of the run, of the last training loss, of dev at the kept checkpoint, and
-    of convergence. UserError if training diverged.
+    of convergence. Raise UserError if training diverged.
     """
     history = trainer.state.log_history
     _refuse_divergence(history)
@@ -157,10 +157,10 @@ def _mean(values: list[float]) -> float:
 def template_figures(
     tokenizer: PreTrainedTokenizerBase, rows: Dataset, examples: list[Example]
 ) -> dict[str, Any]:
-    """Return what the chat template made of the training rows.
+    """Return token counts of the training rows after the chat template.
 
-    The figures are counted on the ids that are trained on. UserError if the rows are unfit for
-    training.
+    The figures are counted on the ids that are trained on. Raise UserError if the rows are unfit
+    for training.
     """
     inputs = list(rows["input_ids"])
     labels = list(rows["labels"])
@@ -187,7 +187,7 @@ def template_figures(
 
 
 def _refuse_unsupervised_rows(figures: dict[str, Any]) -> None:
-    """Raise a UserError if rows teach no answer or no ending."""
+    """Raise a UserError if a row lacks supervised tokens or end-of-turn."""
     unfit = (
         figures["rows_without_supervised_token"],
         figures["rows_truncated"],
@@ -195,7 +195,7 @@ def _refuse_unsupervised_rows(figures: dict[str, Any]) -> None:
         figures["pad_is_end_of_turn"],
     )
     if any(unfit):
-        what = f"rows would teach nothing, or would not teach the model to stop: {figures}"
+        what = f"some rows lack supervised answer tokens or the end-of-turn token: {figures}"
         raise UserError(TEMPLATE, what, TEMPLATE_FIX)
 
 
@@ -253,7 +253,7 @@ def card(params: Params, metrics: dict[str, Any]) -> str:
         "Not medical advice, not a medical device.",
         "",
         f"- Trainable parameters: {metrics['parameters']['trainable']}",
-        f"- Steps: {run['steps']} (kept: {run['kept_step']})",
+        f"- Optimizer steps: {run['steps']} (adapter from step {run['kept_step']})",
         f"- Dev loss: {loss}, perplexity {dev['perplexity']:.6g}, {dev['items']} items",
         f"- Trained on: {sources}",
         "",

@@ -271,7 +271,7 @@ def check_requirements(params: Params) -> None:
     _check_train_options(params.train)
     _check_tracker(params.compute.tracker)
     if torch.cuda.device_count() > 1 and "LOCAL_RANK" not in os.environ:
-        what = "train is one process and sees several GPUs"
+        what = "train.launch starts one process, but torch sees several GPUs"
         raise UserError("params.yaml", what, "set train.launch to ddp, or CUDA_VISIBLE_DEVICES=0")
 
 
@@ -314,7 +314,7 @@ def _check_tracker(tracker: str) -> None:
 def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> AnswerTrainer:
     """Return a trainer with model, adapter, data and settings.
 
-    UserError if this machine lacks what the parameters need.
+    Raise UserError if this machine lacks what the parameters need.
     """
     check_requirements(params)
     train = params.train
