@@ -65,7 +65,7 @@ llama-dry-run: setup
 	@python -m bench.llama_dry_run
 
 lint: setup
-	@ruff check . && ruff format --check . && mypy
+	@ruff check . && ruff format --check . && codespell && mypy
 
 test: lint
 	@pytest

@@ -4,6 +4,7 @@ Every function that draws random numbers takes a seed and repeats its result exa
 """
 
 import math
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -206,3 +207,16 @@ def bootstrap_kappa(
         drawn_first, drawn_second = pairs[draw].T.tolist()
         kappas.append(weighted_kappa(drawn_first, drawn_second))
     return _percentile_interval(np.asarray(kappas), confidence)
+
+
+def spread(values: list[float]) -> dict[str, float | int]:
+    """Return the spread of one figure over seeds; the first value is the pipeline's own run."""
+    return {
+        "seeds": len(values),
+        "first": values[0],
+        "mean": statistics.fmean(values),
+        "lowest": min(values),
+        "highest": max(values),
+        "range": max(values) - min(values),
+        "stdev": statistics.stdev(values),
+    }

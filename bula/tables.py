@@ -21,6 +21,8 @@ NOT_MEANINGFUL = "not meaningful"
 LOWER = "↓"
 HIGHER = "↑"
 UNKNOWN = "–"
+# The first words of the labels in the README's table.
+HEADLINE = ("degenerate answers", "perplexity", "bits per character", "ROUGE-L", "judge: accuracy")
 LOWER_IS_BETTER = ("bits_per_character", "degenerate")
 LIKELIHOOD = (
     "items",
@@ -67,7 +69,7 @@ FIDELITY_HEAD = (
     "compared with",
     f"largest logit difference {LOWER}",
     f"mean {LOWER}",
-    f"KL, nats a token {LOWER}",
+    f"KL, nats per token {LOWER}",
     f"same greedy token, % {HIGHER}",
     f"perplexity {LOWER}",
     "answers",
@@ -137,8 +139,26 @@ def results_table(folder: Path, params: Params) -> str:
     judge's scores are withheld where too many answers are degenerate
     (`compare.max_degenerate_share`).
     """
+    return _columns_table(_columns(folder, params))
+
+
+def headline_table(folder: Path, params: Params) -> str:
+    """Return the rows of `results_table` that a reader needs first."""
+    short: dict[str, Column] = {}
+    for variant, column in _columns(folder, params).items():
+        labels = [label for label in column if label.startswith(HEADLINE)]
+        short[variant] = {label: column[label] for label in labels}
+    return _columns_table(short)
+
+
+def _columns(folder: Path, params: Params) -> dict[str, Column]:
+    """Return the cells of each variant."""
     limit = params.compare.max_degenerate_share
-    columns = {variant: _column(folder, variant, limit) for variant in params.variants}
+    return {variant: _column(folder, variant, limit) for variant in params.variants}
+
+
+def _columns_table(columns: Mapping[str, Column]) -> str:
+    """Return a Markdown table of columns, whose rows are all labels in order."""
     labels: dict[str, None] = {}
     for column in columns.values():
         labels |= dict.fromkeys(column)
@@ -191,9 +211,9 @@ def _likelihood_cells(folder: Path, variant: str) -> Column:
     percent = figures["token_accuracy"] * 100
     loss = _plus_minus(figures["loss_nats"], figures["loss_nats_stderr"], digits=3)
     return {
-        f"loss, nats a token ({items} answers) {LOWER}": loss,
+        f"loss, nats per token ({items} answers) {LOWER}": loss,
         f"perplexity {LOWER}": f"{figures['perplexity']:.2f}",
-        f"bits a character {LOWER}": f"{figures['bits_per_character']:.3f}",
+        f"bits per character {LOWER}": f"{figures['bits_per_character']:.3f}",
         f"token accuracy, % {HIGHER}": f"{percent:.1f}",
     }
 

@@ -325,7 +325,7 @@ def test_report_withholds_figures_of_degenerate_answers(degenerate: Path) -> Non
     assert line in report
     assert "| tuned − base: rouge1_f ↑ | not meaningful | – | 4 | – |" in report
     assert "| tuned − base: judge_style ↑ | not meaningful | – | 1 | – |" in report
-    assert "say nothing of tuned (97 % degenerate answers)" in report
+    assert "mean nothing for tuned (97 % degenerate answers)" in report
 
 
 def test_metrics_keep_figures_of_degenerate_answers(degenerate: Path) -> None:

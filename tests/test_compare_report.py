@@ -91,10 +91,10 @@ def test_interval_note_has_the_coverage_of_the_intervals(workspace: Path) -> Non
 def test_degenerate_note_names_the_variants_above_the_limit(params: Params) -> None:
     note = report.degenerate_note({"base": 1.0, "tuned": 0.2, "quantized": 0.967}, params)
     assert (
-        "say nothing of base (100 % degenerate answers), quantized (97 % degenerate answers).**"
+        "mean nothing for base (100 % degenerate answers), quantized (97 % degenerate answers).**"
         in note
     )
-    assert "Above 20% of them" in note
+    assert "Where more than 20% of a variant's answers are degenerate" in note
     assert "tuned" not in note
 
 

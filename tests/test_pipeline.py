@@ -233,7 +233,7 @@ def test_a_bad_parameter_stops_the_first_stage_with_every_bad_key(tmp_path: Path
     def edit(params: dict[str, Any]) -> None:
         params["train"]["learning_rate"] = -1
         params["train"]["epochs"] = 3
-        params["seed"] = "lucky"
+        params["seed"] = "many"
 
     edit_params(tmp_path / "params.yaml", edit)
     (tmp_path / "dvc.lock").unlink(missing_ok=True)

@@ -14,10 +14,11 @@ from typer.testing import CliRunner
 
 from bench.clones import ROOT, commit, edit_params, git
 from bula.__main__ import app
-from bula.commands.seeds import refuse_other_precision, spread, trained_variants
+from bula.commands.seeds import refuse_other_precision, trained_variants
 from bula.errors import UserError
 from bula.params import load_params
 from bula.reports import write_metrics
+from bula.stats import spread
 from stages.compare import pairs, report
 from tests.conftest import run
 from tests.test_compare import fill, two_variants

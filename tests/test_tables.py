@@ -15,7 +15,7 @@ from bula.commands.results import END, START, with_results
 from bula.errors import UserError
 from bula.params import Params, load_params, parse_params
 from bula.reports import write_metrics
-from bula.tables import differences_table, fidelity_table, results_table
+from bula.tables import differences_table, fidelity_table, headline_table, results_table
 
 
 def figures(variant_number: int) -> dict[str, dict[str, Any]]:
@@ -115,9 +115,9 @@ def test_table_has_a_column_per_variant_and_a_row_per_figure(metrics: Path) -> N
         "| | base | tuned |",
         "|---|---|---|",
         "| degenerate answers, % (30 answers) ↓ | 0.0 | 10.0 |",
-        "| loss, nats a token (80 answers) ↓ | 1.346 ± 0.046 | 0.346 ± 0.046 |",
+        "| loss, nats per token (80 answers) ↓ | 1.346 ± 0.046 | 0.346 ± 0.046 |",
         "| perplexity ↓ | 10.44 | 5.22 |",
-        "| bits a character ↓ | 0.612 | 0.612 |",
+        "| bits per character ↓ | 0.612 | 0.612 |",
         "| token accuracy, % ↑ | 65.4 | 65.4 |",
         "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
         "| ROUGE-2 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
@@ -320,7 +320,9 @@ def test_fidelity_table_has_a_row_per_step_in_the_order_of_the_steps(tmp_path: P
     for stage, content in fidelity().items():
         write_metrics(tmp_path / f"{stage}.json", content)
     head, _, *rows = fidelity_table(tmp_path).splitlines()
-    assert head.endswith("| KL, nats a token ↓ | same greedy token, % ↑ | perplexity ↓ | answers |")
+    assert head.endswith(
+        "| KL, nats per token ↓ | same greedy token, % ↑ | perplexity ↓ | answers |"
+    )
     assert rows == [
         "| base + adapter, float32 |  | 0 | 0 | 0 | 100.0 | 1.000 | 0 |",
         "| merged, float32 | base + adapter | 0.5 | 0.0125 | 0.00025 | 98.4 | 2.000 | 8 |",
@@ -334,6 +336,18 @@ def test_fidelity_table_has_a_row_per_step_in_the_order_of_the_steps(tmp_path: P
 
 
 # The README
+
+
+def test_the_readme_gets_five_rows_of_the_table_of_results(metrics: Path) -> None:
+    every = results_table(metrics, variants("base", "tuned")).splitlines()
+    short = headline_table(metrics, variants("base", "tuned")).splitlines()
+    assert short[:2] == every[:2]
+    assert [line for line in every if line in short] == short
+    starts = ["degenerate", "perplexity", "bits per", "ROUGE-L", "judge: accuracy"]
+    assert [
+        line.startswith(f"| {start}") for line, start in zip(short[2:], starts, strict=True)
+    ] == [True] * 5
+
 
 README = f"# bula\n\nBefore.\n\n{START}| old |\n|---|\n{END}\n\nAfter.\n"
 
@@ -376,7 +390,7 @@ def test_bula_results_writes_the_table_into_the_readme(repository: Path) -> None
         0,
         "results: README.md holds the figures of metrics/\n",
     )
-    table = results_table(repository / "metrics", load_params())
+    table = headline_table(repository / "metrics", load_params())
     assert (repository / "README.md").read_text(encoding="utf-8") == with_results(README, table)
 
 
@@ -417,6 +431,6 @@ def test_readme_contains_the_figures_of_the_committed_metrics(tmp_path: Path) ->
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(git("show", f"HEAD:{name}"), encoding="utf-8")
     params = parse_params(git("show", "HEAD:params.yaml"), "params.yaml")
-    table = results_table(tmp_path / "metrics", params)
+    table = headline_table(tmp_path / "metrics", params)
     readme = git("show", "HEAD:README.md")
     assert with_results(readme, table) == readme

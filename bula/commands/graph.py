@@ -36,8 +36,14 @@ def mermaid(pairs: set[tuple[str, str]]) -> str:
     """Return the graph in Mermaid's language, without arrows that follow from others."""
     import networkx
 
-    graph: Any = networkx.transitive_reduction(networkx.DiGraph(sorted(pairs)))
-    arrows = [f"  {first} --> {then}\n" for first, then in sorted(graph.edges)]
+    reduced: Any = networkx.transitive_reduction(networkx.DiGraph(sorted(pairs)))
+    # Stages that read from the same stages share a line.
+    readers: dict[tuple[str, ...], list[str]] = {}
+    for name in sorted(reduced.nodes):
+        sources = tuple(sorted(reduced.predecessors(name)))
+        if sources:
+            readers.setdefault(sources, []).append(name)
+    arrows = [f"  {' & '.join(a)} --> {' & '.join(b)}\n" for a, b in sorted(readers.items())]
     return "flowchart LR\n" + "".join(arrows)
 
 

@@ -9,7 +9,6 @@ run finished, so a stopped measurement resumes.
 
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from bula.files import sha256_values
 from bula.item_scores import ROWS, means, read_item_scores
 from bula.params import Params, load_params
 from bula.reports import write_metrics
+from bula.stats import spread
 
 MERGED = "models/merged"
 # The judge is left out because its calls may cost money.
@@ -79,19 +79,6 @@ def read_run(folder: Path, variants: list[str]) -> tuple[Figures, set[str]]:
         for measure, mean in means(read_item_scores(folder / "data", name)).items():
             figures[f"{name}__{measure}"] = mean
     return figures, precisions
-
-
-def spread(values: list[float]) -> dict[str, float | int]:
-    """Return the spread of one figure over seeds; the first value is the pipeline's own run."""
-    return {
-        "seeds": len(values),
-        "first": values[0],
-        "mean": statistics.fmean(values),
-        "lowest": min(values),
-        "highest": max(values),
-        "range": max(values) - min(values),
-        "stdev": statistics.stdev(values),
-    }
 
 
 def experiment_name(seed: int, targets: list[str]) -> str:

@@ -29,7 +29,7 @@ def report_text(
     """Return the report, which opens with `table`."""
     coverage = percent(params.rouge.confidence)
     interval = f"± is a standard error, [ ] a {coverage} bootstrap interval"
-    tokens = "Over validation answers, at every supervised token"
+    tokens = "The models are compared at every supervised token of validation answers"
     return "\n".join(
         [
             f"# What tuning changed\n\n{table}",
@@ -38,7 +38,7 @@ def report_text(
             interval_note(results, params),
             seed_note(results, seeds),
             f"{differences_table(results)}\n## From adapter to quantized file\n",
-            f"{tokens}; in float32 unless a row says otherwise.\n",
+            f"{tokens}, in float32 unless a row says otherwise.\n",
             f"{fidelity_table(figures)}\n## Answers side by side\n",
             f"Not medical advice.\n\n{side_by_side(answers, params)}",
         ]
@@ -63,10 +63,11 @@ def degenerate_note(shares: dict[str, float], params: Params) -> str:
     if not named:
         return ""
     return (
-        f"\n**ROUGE and the judge's scores say nothing of {', '.join(named)}.** "
-        "A degenerate answer repeats itself or holds no word. "
-        f"Above {percent(limit)} of them (`compare.max_degenerate_share`) "
-        "the tables withhold these figures, and every difference that they are part of.\n"
+        f"\n**ROUGE and the judge's scores mean nothing for {', '.join(named)}.** "
+        "A degenerate answer repeats itself or contains no word. "
+        f"Where more than {percent(limit)} of a variant's answers are degenerate "
+        "(`compare.max_degenerate_share`), the tables withhold these figures and all "
+        "differences that depend on them.\n"
     )
 
 
@@ -82,7 +83,7 @@ def precision_note(figures: Path, params: Params) -> str:
             each = ", ".join(f"{variant} in {dtype}" for variant, dtype in dtypes.items())
             notes.append(
                 f"\n**{stage} was computed on machines of two kinds** ({each}): "
-                "rounding is part of its differences.\n"
+                "its differences include rounding.\n"
             )
     return "".join(notes)
 
@@ -104,12 +105,12 @@ def _compute_dtypes(figures: Path, stage: str, params: Params) -> dict[str, str]
 def judge_note(params: Params) -> str:
     """Return a note about the trustworthiness of the judge."""
     judge = markdown(params.judge.model)
-    agreement = "How far it agrees with the author's scores: `metrics/calibrate.json`.\n"
+    agreement = "`metrics/calibrate.json` measures its agreement with the author's scores.\n"
     if params.judge.trustworthy:
         return f"Judge: {judge}. {agreement}"
     return (
-        f"**The judge {judge} is not trustworthy** (`judge.trustworthy` in params.yaml): "
-        "nobody has shown that it can judge medicine, and its figures settle nothing. "
+        f"**The judge {judge} is not trustworthy** (`judge.trustworthy` in params.yaml). "
+        "Nobody has shown that it can judge medical answers, and its scores prove nothing. "
         f"{agreement}"
     )
 
@@ -119,11 +120,11 @@ def interval_note(results: Results, params: Params) -> str:
     tests = sum(bool(row["meaningful"]) for row in results.values())
     coverage = percent(params.compare.confidence)
     return (
-        "The same items under both variants. "
-        f"Each {coverage} interval stands for its comparison alone, "
-        f"while p is corrected for all {tests} that are meaningful: "
-        "where they disagree, and wherever items are few, go by p. "
-        f"≤ stands where the test could not have returned a smaller p. {ARROWS}\n"
+        "Each difference compares the same items under both variants. "
+        f"Each {coverage} interval covers its own comparison only, "
+        f"while p is corrected for all {tests} meaningful comparisons (Holm). "
+        "Where the two disagree, and wherever items are few, rely on p. "
+        f"≤ marks a p that is the smallest value its test can return. {ARROWS}\n"
     )
 
 
@@ -136,17 +137,17 @@ def seed_note(results: Results, seeds: int) -> str:
     rows = [row for row in marked if row.get("meaningful", True)]
     if not rows:
         return (
-            "How far another training seed alone moves these figures "
-            "was not measured for this run: `make seeds N=3` does it.\n"
+            "The variance of these figures across training seeds "
+            "was not measured for this run. `make seeds N=3` measures it.\n"
         )
     within = [row for row in rows if row["within_seed_range"]]
     zero = sum(row["difference"] == 0 for row in within)
     return (
-        f"Seeds: how far the measure moved over {seeds} runs that differ in the seed "
-        "of training alone (`metrics/seeds.json`). "
-        f"**within** marks the {len(within)} of {len(rows)} differences that are no larger, "
-        f"{zero} of them 0: luck can make them. "
-        "Of the others it proves nothing, since a few seeds show less than luck can do.\n"
+        f"The column seeds shows the range of each measure over {seeds} runs that differ only "
+        "in the training seed (`metrics/seeds.json`). "
+        f"**within** marks the {len(within)} of {len(rows)} differences that are no larger than "
+        f"that range, {zero} of them 0: seed variance alone can produce them. "
+        "It proves nothing about the others, because a few seeds underestimate the range.\n"
     )
 
 
