@@ -1,1 +1,1 @@
-"""Runnable benchmarks: each prints a table for people and one JSON line last."""
+"""Benchmarks that print a table and, last, one JSON line."""

@@ -1,4 +1,7 @@
-"""Build what benches and tests run in: a clone of this repository and a two-layer model."""
+"""Build a clone of this repository and a two-layer model.
+
+Benchmarks and tests run in them.
+"""
 
 import shutil
 import subprocess
@@ -11,13 +14,15 @@ from ruamel.yaml import YAML
 from bula.records import SET_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
-
+# Rows that a shortened demo corpus keeps, by file.
+DEMO_ROWS = {"train": 16, "dev": 4, "gold": 3, **{f"validation/{name}": 2 for name in SET_NAMES}}
+GIT_SETTINGS = ("user.name=Test", "user.email=test@example.org", "commit.gpgsign=false")
 
 Edit = Callable[[dict[str, Any]], None]
 
 
 def build_tiny(smollm2: Path, path: Path) -> None:
-    """Write the two-layer model."""
+    """Write a two-layer Llama with random weights and SmolLM2's tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -36,7 +41,7 @@ def build_tiny(smollm2: Path, path: Path) -> None:
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        # Wide enough apart that bfloat16 does not swap the likeliest tokens.
+        # At this width bfloat16 does not swap the most probable tokens.
         initializer_range=0.1,
     )
     save_model(LlamaForCausalLM(config).to(torch.bfloat16), tokenizer, path)
@@ -52,29 +57,16 @@ def edit_params(path: Path, edit: Edit) -> None:
 
 
 def small(tiny: Path) -> Edit:
-    """The default parameters, cut down to what a two-layer model runs in seconds."""
+    """Return an edit that cuts the parameters to seconds of work.
+
+    The base becomes the two-layer model at `tiny`.
+    """
 
     def edit(params: dict[str, Any]) -> None:
         params["ingest"]["base"] = {"kind": "directory", "path": str(tiny), "license": "apache-2.0"}
         params["preprocess"]["train_limit"] = 16
-        params["train"] |= {
-            "max_steps": 6,
-            "eval_steps": 3,
-            "save_steps": 3,
-            "log_steps": 1,
-            "batch_size": 2,
-            "gradient_accumulation": 2,
-        }
-        params["train"]["lora"] |= {"r": 4, "alpha": 8}
-        params["merge"]["check_items"] = params["quantize"]["check_items"] = 2
-        params["quantize"]["types"] = ["q8_0"]
-        params["generate"] |= {"items_per_set": 2, "max_new_tokens": 8}
-        params["benchmark"]["limit"] = 4
-        params["rouge"]["resamples"] = params["compare"]["resamples"] = params["calibrate"][
-            "resamples"
-        ] = 50
-        params["judge"] |= {"items_per_set": 1, "reason_characters": 20}
-        params["calibrate"]["items"] = 3
+        _shrink_training(params["train"])
+        _shrink_scoring(params)
         params["variants"] = {
             "base": {"model": "models/base", "engine": "transformers"},
             "tuned": {"model": "models/merged", "engine": "transformers"},
@@ -84,57 +76,80 @@ def small(tiny: Path) -> Edit:
     return edit
 
 
+def _shrink_training(train: dict[str, Any]) -> None:
+    """Cut the train section to six small steps."""
+    train.update(
+        max_steps=6,
+        eval_steps=3,
+        save_steps=3,
+        log_steps=1,
+        batch_size=2,
+        gradient_accumulation=2,
+    )
+    train["lora"].update(r=4, alpha=8)
+
+
+def _shrink_scoring(params: dict[str, Any]) -> None:
+    """Cut the items and resamples of the stages after train."""
+    params["merge"]["check_items"] = 2
+    params["quantize"].update(check_items=2, types=["q8_0"])
+    params["generate"].update(items_per_set=2, max_new_tokens=8)
+    params["benchmark"]["limit"] = 4
+    params["judge"].update(items_per_set=1, reason_characters=20)
+    params["calibrate"]["items"] = 3
+    for section in ("rouge", "compare", "calibrate"):
+        params[section]["resamples"] = 50
+
+
 def shorten(demo: Path) -> None:
     """Keep the first rows of each file of the demo corpus."""
-    for name, rows in (
-        ("train", 16),
-        ("dev", 4),
-        *((f"validation/{s}", 2) for s in SET_NAMES),
-        ("gold", 3),
-    ):
+    for name, rows in DEMO_ROWS.items():
         file = demo / f"{name}.jsonl"
-        file.write_text(
-            "".join(file.read_text(encoding="utf-8").splitlines(keepends=True)[:rows]),
-            encoding="utf-8",
-        )
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        file.write_text("".join(lines[:rows]), encoding="utf-8")
 
 
 def clone_tree(target: Path) -> None:
-    """The files that git would carry, as a repository of their own with one commit."""
-    names = subprocess.run(
+    """Copy the files that git would carry into a new repository.
+
+    The copy has one commit and the default parameters, even where params.yaml was changed here.
+    """
+    listing = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
         cwd=ROOT,
         capture_output=True,
         check=True,
         text=True,
-    ).stdout.split("\0")
-    for name in filter(None, names):
-        # The figures of the default run are none of this clone's. No stage writes seeds.json; a spread in it is another run's.
-        if (ROOT / name).is_file() and (
-            name == "metrics/seeds.json" or not name.startswith(("metrics/", "plots/"))
-        ):
-            (target / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, target / name)
-    # Also where params.yaml was changed for a run of one's own.
+    ).stdout
+    for name in filter(_belongs_in_clone, listing.split("\0")):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, target / name)
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", target / "params.yaml")
     git(target, "init", "--quiet")
     commit(target, "start")
 
 
+def _belongs_in_clone(name: str) -> bool:
+    """Return whether a clone gets a file of this repository.
+
+    The figures of this repository's own run stay here, except metrics/seeds.json, which no stage
+    writes.
+    """
+    if name != "metrics/seeds.json" and name.startswith(("metrics/", "plots/")):
+        return False
+    return (ROOT / name).is_file()
+
+
 def git(folder: Path, *arguments: str) -> str:
-    identity = [
-        "-c",
-        "user.name=Test",
-        "-c",
-        "user.email=test@example.org",
-        "-c",
-        "commit.gpgsign=false",
-    ]
-    return subprocess.run(
-        ["git", *identity, *arguments], cwd=folder, capture_output=True, check=True, text=True
-    ).stdout
+    """Run git with a test identity and return its output."""
+    command = ["git"]
+    for setting in GIT_SETTINGS:
+        command += ["-c", setting]
+    command += arguments
+    return subprocess.run(command, cwd=folder, capture_output=True, check=True, text=True).stdout
 
 
 def commit(folder: Path, message: str) -> None:
+    """Commit every change of a repository."""
     git(folder, "add", "--all")
     git(folder, "commit", "--quiet", "--message", message)

@@ -1,10 +1,11 @@
-"""What each function of bula/lora_kernels.py brings beside what it replaces: forward and backward pass of the same inputs.
+"""Time each function of bula/lora_kernels.py beside the library's.
 
-The library's way is transformers' module under PEFT's layers, as TRL runs it (with bfloat16 autocast unless the CPU computes in
-float32); for the head, the logits of the supervised positions and torch's cross-entropy. One decoder layer of models/base, in
-the precision and with the adapter and dropout of params.yaml, at the batch that a training step has. Each pair runs in turn;
-dropout is off while their outputs and gradients are compared, and on while they are timed. Only without the rest of a step
-beside it: bench/train.py times that.
+A round is one forward and one backward pass over the same inputs. The library's way is
+transformers' module under PEFT's layers, as TRL runs it, with bfloat16 autocast unless the CPU
+computes in float32; for the head it is the logits of the supervised positions and torch's
+cross-entropy. The model is one decoder layer of models/base, with precision, adapter and dropout of
+the profile and the batch of a training step. Dropout is off while outputs and gradients are
+compared, and on while they are timed. bench/train.py times a complete training step.
 
     python -m bench.lora_kernels [--rows 8] [--length 305] [--rounds 20]
 """
@@ -14,7 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -32,164 +33,261 @@ from bula.params import Params, load_params
 from bula.scoring import unwrap_adapter
 
 ROOT = Path(__file__).resolve().parent.parent
-# Largest difference of an output or a gradient, as a share of its own largest number: a few roundings to bfloat16's 8
-# bits, or float32's through sums over thousands of numbers.
+# Largest difference of an output or a gradient, as a share of its largest number: a few roundings
+# to bfloat16's 8 bits, or float32's through sums over thousands of numbers.
 TOLERANCE = {"bfloat16": 2**-5, "float32": 1e-4}
-# The gate makes silu a second time instead of keeping it, a third less for the backward pass: it may take so much longer.
-GATE = 0.7
-Call = Callable[..., Any]
-Pair = tuple[Call, Call, list[Tensor]]
+# swiglu computes silu twice to save a third of the backward pass's memory, so it may be slower.
+SWIGLU_GOAL = 0.7
+Function = Callable[..., Any]
 
 
-def layers_of(params: Params) -> tuple[LlamaDecoderLayer, LlamaDecoderLayer, Any]:
-    """One layer with our functions and with the libraries', of equal weights, and the model that it is of."""
+class Layers(NamedTuple):
+    """One decoder layer twice, with equal weights, and its model."""
+
+    ours: LlamaDecoderLayer
+    """The layer with the functions of bula/lora_kernels.py."""
+    library: LlamaDecoderLayer
+    """The layer with the functions of the libraries."""
+    model: Any
+    """The transformers model that contains the library's layer."""
+
+
+class Pair(NamedTuple):
+    """Two functions that compute the same values."""
+
+    ours: Function
+    library: Function
+    inputs: list[Tensor]
+
+
+class Inputs(NamedTuple):
+    """Inputs of one batch."""
+
+    hidden: Tensor
+    """Hidden states (rows, length, width)."""
+    intermediate: Tensor
+    """Values inside the MLP (rows, length, intermediate width)."""
+    queries: Tensor
+    """Queries (rows, length, heads, width of a head)."""
+    keys: Tensor
+    """Keys (rows, key heads, length, width of a head)."""
+    values: Tensor
+    """Values in the shape of the keys."""
+    targets: Tensor
+    """Supervised token ids (n,)."""
+
+
+def make_layers(params: Params) -> Layers:
+    """Return the two layers of models/base and its model."""
     settings = lora_config(params.train.lora)
     model = get_peft_model(load_model(ROOT / "models/base", params.dtype), settings).train()
-    theirs = unwrap_adapter(model).model.layers[0]
-    for name, weight in theirs.named_parameters():
+    library = unwrap_adapter(model).model.layers[0]
+    for name, weight in library.named_parameters():
         if "lora_B" in name:
-            # Zeros at the start would hide every gradient of A.
+            # With zeros, as at the start of training, every gradient of A would be zero.
             torch.nn.init.normal_(weight, std=0.02)
-    ours = copy.deepcopy(theirs)
+    ours = copy.deepcopy(library)
     lora_kernels.use_kernels(ours)
-    return ours, theirs, unwrap_adapter(model)
+    return Layers(ours, library, unwrap_adapter(model))
 
 
-def pairs_of(
-    ours: LlamaDecoderLayer, theirs: LlamaDecoderLayer, model: Any, rows: int, length: int
+def make_inputs(layers: Layers, rows: int, length: int) -> Inputs:
+    """Return random inputs of one batch."""
+    config = layers.model.config
+    norm = layers.library.input_layernorm
+    dtype = norm.weight.dtype
+    head_width = config.hidden_size // config.num_attention_heads
+    ids = torch.randint(0, config.vocab_size, (rows, length))
+    embedded = layers.model.get_input_embeddings()(ids)
+    intermediate = torch.randn(rows, length, config.intermediate_size, dtype=dtype)
+    queries = torch.randn(rows, length, config.num_attention_heads, head_width, dtype=dtype)
+    keys, values = torch.randn(2, rows, config.num_key_value_heads, length, head_width, dtype=dtype)
+    return Inputs(
+        # Inputs on another scale would make attention look at one position only.
+        hidden=norm(embedded).detach(),
+        intermediate=intermediate,
+        queries=queries,
+        keys=keys,
+        values=values,
+        targets=torch.randint(0, config.vocab_size, (rows * length * 2 // 3,)),
+    )
+
+
+def module_pairs(
+    layers: Layers, inputs: Inputs, positions: tuple[Tensor, Tensor]
 ) -> dict[str, Pair]:
-    """By name: our way, the library's, and inputs of one batch."""
-    config, dtype = model.config, theirs.input_layernorm.weight.dtype
-    heads, width, keys = (
-        config.num_attention_heads,
-        config.hidden_size // config.num_attention_heads,
-        config.num_key_value_heads,
-    )
-    # What a block reads: queries and keys of other numbers would attend to one place alone.
-    x = theirs.input_layernorm(
-        model.get_input_embeddings()(torch.randint(0, config.vocab_size, (rows, length)))
-    ).detach()
-    up = torch.randn(rows, length, config.intermediate_size, dtype=dtype)
-    q = torch.randn(rows, length, heads, width, dtype=dtype)
-    k, v = torch.randn(2, rows, keys, length, width, dtype=dtype)
-    place = model.model.rotary_emb(x, torch.arange(length)[None])
-    head, targets = (
-        model.get_output_embeddings().weight,
-        torch.randint(0, config.vocab_size, (rows * length * 2 // 3,)),
-    )
+    """Return the pairs that are complete modules of the layer."""
+    ours = layers.ours
+    library = layers.library
 
-    def attention(one: Tensor, two: Tensor, three: Tensor) -> Tensor:
+    def our_attention(hidden: Tensor) -> Any:
+        return ours.self_attn(hidden, positions, None)[0]
+
+    def library_attention(hidden: Tensor) -> Any:
+        return library.self_attn(hidden, positions, None)[0]
+
+    hidden = [inputs.hidden]
+    return {
+        "attention_block": Pair(our_attention, library_attention, hidden),
+        "mlp_block": Pair(ours.mlp, library.mlp, hidden),
+        "norm": Pair(ours.input_layernorm, library.input_layernorm, hidden),
+        "down_projection": Pair(ours.mlp.down_proj, library.mlp.down_proj, [inputs.intermediate]),
+    }
+
+
+def attention_pair(inputs: Inputs) -> Pair:
+    """Return causal attention on its own."""
+    scale = inputs.queries.shape[-1] ** -0.5
+
+    def ours(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        return lora_kernels.causal_attention(queries.transpose(1, 2), keys, values, scale)
+
+    def library(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         return scaled_dot_product_attention(
-            one.transpose(1, 2), two, three, is_causal=True, enable_gqa=True
+            queries.transpose(1, 2), keys, values, is_causal=True, enable_gqa=True
         )
 
-    def flash(one: Tensor, two: Tensor, three: Tensor) -> Any:
-        return lora_kernels._Attention.apply(one.transpose(1, 2), two, three, width**-0.5)  # type: ignore[no-untyped-call]
+    return Pair(ours, library, [inputs.queries, inputs.keys, inputs.values])
 
-    return {
-        "attention_block": (
-            lambda h: ours.self_attn(h, place, None)[0],
-            lambda h: theirs.self_attn(h, place, None)[0],
-            [x],
-        ),
-        "mlp_block": (ours.mlp, theirs.mlp, [x]),
-        "norm": (ours.input_layernorm, theirs.input_layernorm, [x]),
-        "down_projection": (ours.mlp.down_proj, theirs.mlp.down_proj, [up]),
-        "attention": (flash, attention, [q, k, v]),
-        "rotation": (
-            lambda h: lora_kernels.rotated(h, *place),
-            lambda h: apply_rotary_pos_emb(h, h, *place, unsqueeze_dim=2)[0],
-            [q],
-        ),
-        "gate": (lora_kernels.gated, lambda gate, other: silu(gate) * other, [up, up.flip(0)]),
-        "head_and_loss": (
-            lambda h: lora_kernels.answer_loss(h, head, targets)[0],
-            lambda h: cross_entropy(linear(h, head).float(), targets, reduction="sum"),
-            [x.flatten(0, 1)[: len(targets)]],
-        ),
-    }
+
+def rotary_pair(inputs: Inputs, positions: tuple[Tensor, Tensor]) -> Pair:
+    """Return the rotary position embedding of the queries."""
+
+    def ours(queries: Tensor) -> Tensor:
+        return lora_kernels.apply_rotary(queries, *positions)
+
+    def library(queries: Tensor) -> Any:
+        return apply_rotary_pos_emb(queries, queries, *positions, unsqueeze_dim=2)[0]
+
+    return Pair(ours, library, [inputs.queries])
+
+
+def swiglu_pair(inputs: Inputs) -> Pair:
+    """Return SwiGLU of random gates."""
+
+    def library(gate: Tensor, up: Tensor) -> Tensor:
+        return silu(gate) * up
+
+    gate = inputs.intermediate
+    return Pair(lora_kernels.swiglu, library, [gate, gate.flip(0)])
+
+
+def loss_pair(layers: Layers, inputs: Inputs) -> Pair:
+    """Return head and loss over the supervised positions."""
+    head = layers.model.get_output_embeddings().weight
+    targets = inputs.targets
+
+    def ours(hidden: Tensor) -> Tensor:
+        return lora_kernels.fused_linear_cross_entropy(hidden, head, targets)[0]
+
+    def library(hidden: Tensor) -> Tensor:
+        logits = linear(hidden, head).float()
+        return cross_entropy(logits, targets, reduction="sum")
+
+    supervised = inputs.hidden.flatten(0, 1)[: len(targets)]
+    return Pair(ours, library, [supervised])
+
+
+def make_pairs(layers: Layers, rows: int, length: int, dtype: str) -> dict[str, Pair]:
+    """Return all pairs by name, for one batch."""
+    inputs = make_inputs(layers, rows, length)
+    positions = layers.model.model.rotary_emb(inputs.hidden, torch.arange(length)[None])
+    pairs = module_pairs(layers, inputs, positions)
+    if dtype == "bfloat16":
+        # Training does not use this function in float32.
+        pairs["attention"] = attention_pair(inputs)
+    pairs["rotation"] = rotary_pair(inputs, positions)
+    pairs["gate"] = swiglu_pair(inputs)
+    pairs["head_and_loss"] = loss_pair(layers, inputs)
+    return pairs
 
 
 def run(
-    call: Call, inputs: list[Tensor], autocast: bool, layer: LlamaDecoderLayer
+    function: Function, inputs: list[Tensor], autocast: bool, layer: LlamaDecoderLayer
 ) -> tuple[float, list[Tensor]]:
-    """Seconds of a forward and backward pass; the output, and the gradients of the inputs and of the layer's adapters."""
+    """Return the seconds of a forward and backward pass, and the results.
+
+    The results are the output and the gradients of the inputs and of the layer's adapters.
+    """
     layer.zero_grad()
-    leaves = [one.detach().clone().requires_grad_() for one in inputs]
+    leaves = [tensor.detach().clone().requires_grad_() for tensor in inputs]
     started = time.perf_counter()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        made = call(*leaves)
-    made.backward(torch.ones_like(made))
+        output = function(*leaves)
+    output.backward(torch.ones_like(output))
     seconds = time.perf_counter() - started
-    return seconds, [
-        made.detach(),
-        *(leaf.grad for leaf in (*leaves, *layer.parameters()) if leaf.grad is not None),
-    ]
+    gradients = [leaf.grad for leaf in (*leaves, *layer.parameters()) if leaf.grad is not None]
+    return seconds, [output.detach(), *gradients]
 
 
-def difference(ours: list[Tensor], theirs: list[Tensor]) -> float:
-    """Largest difference of any output or gradient, as a share of the largest number there."""
-    return max(
-        float((a.float() - b.float()).abs().max() / b.float().abs().max())
-        for a, b in zip(ours, theirs, strict=True)
-    )
+def difference(ours: list[Tensor], library: list[Tensor]) -> float:
+    """Return the largest difference, as a share of the tensor's largest number."""
+    shares = []
+    for our_tensor, library_tensor in zip(ours, library, strict=True):
+        reference = library_tensor.float()
+        apart = (our_tensor.float() - reference).abs().max()
+        shares.append(float(apart / reference.abs().max()))
+    return max(shares)
 
 
-def measure(
-    name: str,
-    pair: Pair,
-    layers: tuple[LlamaDecoderLayer, LlamaDecoderLayer],
-    rounds: int,
-    dtype: str,
-) -> dict[str, float]:
-    """Difference, median milliseconds of both, and their ratio; SystemExit if the numbers are not the library's."""
-    (ours, library, inputs), autocast, tolerance = pair, dtype == "bfloat16", TOLERANCE[dtype]
-    for layer in layers:
-        layer.eval()
-    apart = difference(
-        run(ours, inputs, False, layers[0])[1], run(library, inputs, autocast, layers[1])[1]
-    )
+def compare(name: str, pair: Pair, layers: Layers, dtype: str) -> float:
+    """Return the difference of a pair's results without dropout.
+
+    SystemExit if it is above the tolerance.
+    """
+    layers.ours.eval()
+    layers.library.eval()
+    _, ours = run(pair.ours, pair.inputs, False, layers.ours)
+    _, library = run(pair.library, pair.inputs, dtype == "bfloat16", layers.library)
+    apart = difference(ours, library)
+    tolerance = TOLERANCE[dtype]
+    # The negation refuses NaN, too.
     if not apart <= tolerance:
         raise SystemExit(
-            f"{name}: output differs from the reference by {apart:.2g} of the largest (tolerance {tolerance:g})"
+            f"{name}: output differs from the reference by {apart:.2g} of the largest "
+            f"(tolerance {tolerance:g})"
         )
-    for layer in layers:
-        layer.train()
-    times = [
-        (run(ours, inputs, False, layers[0])[0], run(library, inputs, autocast, layers[1])[0])
-        for _ in range(rounds)
-    ]
-    mine, theirs = (statistics.median(way) * 1e3 for way in zip(*times, strict=True))
-    figures = {
-        "difference": apart,
-        "milliseconds": mine,
-        "library_milliseconds": theirs,
-        "ratio": theirs / mine,
+    return apart
+
+
+def measure(name: str, pair: Pair, layers: Layers, rounds: int, dtype: str) -> dict[str, float]:
+    """Return a pair's difference, median milliseconds and their ratio."""
+    apart = compare(name, pair, layers, dtype)
+    layers.ours.train()
+    layers.library.train()
+    our_seconds = []
+    library_seconds = []
+    for _ in range(rounds):
+        our_seconds.append(run(pair.ours, pair.inputs, False, layers.ours)[0])
+        autocast = dtype == "bfloat16"
+        library_seconds.append(run(pair.library, pair.inputs, autocast, layers.library)[0])
+    ours = statistics.median(our_seconds) * 1e3
+    library = statistics.median(library_seconds) * 1e3
+    return {
+        f"{name}_difference": apart,
+        f"{name}_milliseconds": ours,
+        f"{name}_library_milliseconds": library,
+        f"{name}_ratio": library / ours,
     }
-    return {f"{name}_{figure}": value for figure, value in figures.items()}
 
 
 def main(
     rows: Annotated[int, typer.Option(help="Rows of the batch.")] = 8,
-    length: Annotated[int, typer.Option(help="Tokens of each row.")] = 305,
-    rounds: Annotated[int, typer.Option(help="Times that each way runs.")] = 20,
+    length: Annotated[int, typer.Option(help="Tokens per row.")] = 305,
+    rounds: Annotated[int, typer.Option(help="Rounds per function.")] = 20,
 ) -> None:
-    """Compare and time each pair."""
+    """Compare and time each function."""
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     seed_everything(params.seed)
-    ours, theirs, model = layers_of(params)
-    figures: dict[str, float] = {}
     dtype = compute_dtype(params.dtype)
-    pairs = pairs_of(ours, theirs, model, rows, length)
-    if dtype == "float32":
-        # Training takes it in bfloat16 alone.
-        del pairs["attention"]
-    for name, pair in pairs.items():
-        figures |= measure(name, pair, (ours, theirs), rounds, dtype)
-    goals = {
-        name: GATE if name == "gate_ratio" else 1.0 for name in figures if name.endswith("_ratio")
-    }
-    show("kernels", figures, goals, all(figures[name] >= goal for name, goal in goals.items()))
+    layers = make_layers(params)
+    figures: dict[str, float] = {}
+    for name, pair in make_pairs(layers, rows, length, dtype).items():
+        figures |= measure(name, pair, layers, rounds, dtype)
+    goals = {name: 1.0 for name in figures if name.endswith("_ratio")}
+    goals["gate_ratio"] = SWIGLU_GOAL
+    met = all(figures[name] >= goal for name, goal in goals.items())
+    show("kernels", figures, goals, met)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""How fast preprocess is, how much memory it takes, and whether it finds what was planted.
+"""Measure time, memory and recall of preprocess.
 
-Makes rows of MedPT's number and shape (384,000 pairs) from the words of the demo corpus: 10 % repeat an earlier row but for
-case, punctuation and spacing, 5 % repeat one with a few words changed, the rest are their own. Runs the stage as `dvc repro`
-would, in a temporary folder. With --times 10 it runs ten times the rows too and gives the ratio of the two times.
+The recall is the share of planted repetitions that preprocess finds. The rows have the number and
+shape of MedPT (384,000 pairs) and words of the demo corpus. Of the rows, 10 % repeat an earlier row
+with other case, punctuation and spacing, and 5 % repeat an earlier row with a few words changed.
+The stage runs as `dvc repro` runs it, in a temporary folder. With --times 10 a second run has ten
+times the rows, and the ratio of the two times is printed.
 
     python -m bench.preprocess [--rows 384000] [--times 10]
 """
@@ -14,164 +16,240 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy
 import psutil
 import typer
+from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
 from bench.summary import show
 from bula.text import words
 
 ROOT = Path(__file__).resolve().parent.parent
-EXACT, NEAR = 0.10, 0.05
-# Words of a question and of an answer: mean and standard deviation.
-QUESTION, ANSWER = (22, 7), (55, 20)
+EXACT_SHARE = 0.10
+NEAR_SHARE = 0.05
+# Share of the words that a near-duplicate changes.
+CHANGED_WORDS = 0.05
 BATCH = 4000
+# At most this many rows wait to be repeated.
+WAITING_ROWS = 50_000
+MIN_WORDS = 8
 SAMPLE_SECONDS = 0.5
+# Goals. The time is for ROWS rows and grows with their number.
+ROWS = 384_000
+SECONDS = 240
+MEMORY_GB = 2.0
+LARGE_MEMORY_GB = 3.0
+EXACT_FOUND = 0.99
+NEAR_FOUND = 0.95
+CLEAN_LOST = 0.005
+TIME_RATIO_PER_TIMES = 1.1
+
+Figures = dict[str, float]
+Words = list[str]
+Rows = Annotated[int, typer.Option(help="Rows of the first run.")]
+Times = Annotated[int, typer.Option(help="Run with so many times the rows too; 1: do not.")]
 
 
-def vocabulary() -> tuple[list[str], numpy.ndarray[Any, Any]]:
-    """Words of the demo corpus and their shares."""
-    counts: dict[str, int] = {}
-    for line in (ROOT / "data/demo/train.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
-        for word in words(f"{row['question']} {row['answer']}"):
-            counts[word] = counts.get(word, 0) + 1
-    share = numpy.array(list(counts.values()), float)
-    return list(counts), share / share.sum()
+class Length(NamedTuple):
+    """The normal distribution of a text's length in words."""
+
+    mean: int
+    deviation: int
 
 
-def texts(
-    random: numpy.random.Generator, names: list[str], share: Any, count: int, shape: tuple[int, int]
-) -> list[list[str]]:
-    """Word lists of normally distributed length."""
-    lengths = numpy.clip(random.normal(*shape, count), 8, 3 * shape[0]).astype(int)
-    flat = random.choice(len(names), lengths.sum(), p=share)
+QUESTION = Length(22, 7)
+ANSWER = Length(55, 20)
+
+
+class Original(NamedTuple):
+    """A row that may be repeated later: its number and its words."""
+
+    number: int
+    question: Words
+    answer: Words
+
+
+class Vocabulary(NamedTuple):
+    """The words of the demo corpus, their shares and a generator of random numbers."""
+
+    words: Words
+    shares: NDArray[numpy.float64]
+    random: numpy.random.Generator
+
+
+def load_vocabulary(seed: int) -> Vocabulary:
+    """Count the words of the demo corpus."""
+    counts: Counter[str] = Counter()
+    with (ROOT / "data/demo/train.jsonl").open(encoding="utf-8") as file:
+        for line in file:
+            row = json.loads(line)
+            counts.update(words(f"{row['question']} {row['answer']}"))
+    frequency = numpy.array(list(counts.values()), float)
+    return Vocabulary(
+        words=list(counts),
+        shares=frequency / frequency.sum(),
+        random=numpy.random.default_rng(seed),
+    )
+
+
+def random_texts(vocabulary: Vocabulary, count: int, length: Length) -> list[Words]:
+    """Return texts of random words, as word lists."""
+    lengths = vocabulary.random.normal(length.mean, length.deviation, count)
+    lengths = numpy.clip(lengths, MIN_WORDS, 3 * length.mean).astype(int)
+    chosen = vocabulary.random.choice(
+        len(vocabulary.words),
+        lengths.sum(),
+        p=vocabulary.shares,
+    )
     ends = numpy.cumsum(lengths)
-    return [
-        [names[i] for i in flat[end - length : end]]
-        for end, length in zip(ends, lengths, strict=True)
-    ]
+    texts = []
+    for indices in numpy.split(chosen, ends[:-1]):
+        texts.append([vocabulary.words[index] for index in indices])
+    return texts
 
 
-def shout(random: numpy.random.Generator, text: list[str]) -> str:
-    """The same words with other case, punctuation and spacing."""
-    signs = random.choice(["  ", " ", ", ", " - "], len(text))
-    joined = "".join(word + sign for word, sign in zip(text, signs, strict=True))
-    return joined.upper() + "!!" if random.random() < 0.5 else joined.capitalize() + " ..."
+def random_word(vocabulary: Vocabulary) -> str:
+    """Return one word of the vocabulary."""
+    index = vocabulary.random.integers(len(vocabulary.words))
+    return vocabulary.words[int(index)]
 
 
-def edit(
-    random: numpy.random.Generator, names: list[str], text: list[str], changes: int
-) -> list[str]:
-    """The text with some words replaced, dropped or added."""
-    text = list(text)
-    for place, what in zip(
-        random.integers(0, len(text), changes), random.integers(0, 3, changes), strict=True
-    ):
-        place = min(int(place), len(text) - 1)
-        if what == 0:
-            text[place] = names[int(random.integers(len(names)))]
-        elif what == 1 and len(text) > 8:
-            del text[place]
+def restyle(vocabulary: Vocabulary, text: Words) -> str:
+    """Return the same words with other case, punctuation and spacing."""
+    signs = vocabulary.random.choice(["  ", " ", ", ", " - "], len(text))
+    pairs = zip(text, signs, strict=True)
+    joined = "".join(word + sign for word, sign in pairs)
+    if vocabulary.random.random() < 0.5:
+        return joined.upper() + "!!"
+    return joined.capitalize() + " ..."
+
+
+def edit(vocabulary: Vocabulary, text: Words) -> str:
+    """Return the text with some words replaced, removed or added."""
+    edited = list(text)
+    changes = max(1, int(CHANGED_WORDS * len(text)))
+    places = vocabulary.random.integers(0, len(text), changes)
+    actions = vocabulary.random.integers(0, 3, changes)
+    for chosen, action in zip(places, actions, strict=True):
+        place = min(int(chosen), len(edited) - 1)
+        if action == 0:
+            edited[place] = random_word(vocabulary)
+        elif action == 1 and len(edited) > MIN_WORDS:
+            del edited[place]
         else:
-            text.insert(place, names[int(random.integers(len(names)))])
-    return text
+            edited.insert(place, random_word(vocabulary))
+    return " ".join(edited)
 
 
 def make_rows(count: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Raw rows as ingest writes them; `specialty` says what a row is: own N, exact N or near N (of the row N)."""
-    random = numpy.random.default_rng(seed)
-    names, share = vocabulary()
-    sample: list[tuple[int, list[str], list[str]]] = []
-    number = 0
-    while number < count:
-        size = min(BATCH, count - number)
-        questions, answers = (
-            texts(random, names, share, size, shape) for shape in (QUESTION, ANSWER)
-        )
-        draws = random.random(size)
-        for draw, question, answer in zip(draws, questions, answers, strict=True):
-            what = f"own {number}"
-            asked, said = " ".join(question).capitalize() + "?", " ".join(answer).capitalize() + "."
-            if draw < EXACT + NEAR and sample:
-                # Each row is repeated at most once, so that every planted pair can be counted by itself.
-                original, question, answer = sample.pop(int(random.integers(len(sample))))
-                if draw < EXACT:
-                    what, asked, said = (
-                        f"exact {original}",
-                        shout(random, question),
-                        shout(random, answer),
-                    )
-                else:
-                    changes = max(1, int(0.05 * len(question))), max(1, int(0.05 * len(answer)))
-                    question, answer = (
-                        edit(random, names, t, n)
-                        for t, n in zip((question, answer), changes, strict=True)
-                    )
-                    what, asked, said = (
-                        f"near {original}",
-                        " ".join(question) + "?",
-                        " ".join(answer) + ".",
-                    )
-            elif len(sample) < 50_000:
-                sample.append((number, question, answer))
+    """Yield raw rows as ingest writes them.
+
+    `specialty` labels a row: own N, exact N or near N, where N is the number of the original.
+    """
+    vocabulary = load_vocabulary(seed)
+    waiting: list[Original] = []
+    for start in range(0, count, BATCH):
+        size = min(BATCH, count - start)
+        questions = random_texts(vocabulary, size, QUESTION)
+        answers = random_texts(vocabulary, size, ANSWER)
+        draws = vocabulary.random.random(size)
+        for offset, draw in enumerate(draws):
+            number = start + offset
+            original = Original(number, questions[offset], answers[offset])
+            label, question, answer = _vary(vocabulary, original, draw, waiting)
             yield {
-                "question": asked,
-                "answer": said,
-                "specialty": what,
+                "question": question,
+                "answer": answer,
+                "specialty": label,
                 "file": "bench",
                 "line": number + 1,
             }
-            number += 1
+
+
+def _vary(
+    vocabulary: Vocabulary,
+    row: Original,
+    draw: float,
+    waiting: list[Original],
+) -> tuple[str, str, str]:
+    """Return the label, question and answer of a row.
+
+    A low draw replaces the row by a repetition of a waiting row. Each row is repeated at most once,
+    so that every planted pair is counted separately.
+    """
+    if draw < EXACT_SHARE + NEAR_SHARE and waiting:
+        index = vocabulary.random.integers(len(waiting))
+        original = waiting.pop(int(index))
+        if draw < EXACT_SHARE:
+            question = restyle(vocabulary, original.question)
+            answer = restyle(vocabulary, original.answer)
+            return f"exact {original.number}", question, answer
+        question = edit(vocabulary, original.question)
+        answer = edit(vocabulary, original.answer)
+        return f"near {original.number}", question + "?", answer + "."
+    if len(waiting) < WAITING_ROWS:
+        waiting.append(row)
+    question = " ".join(row.question).capitalize()
+    answer = " ".join(row.answer).capitalize()
+    return f"own {row.number}", question + "?", answer + "."
 
 
 def prepare(folder: Path, rows: int) -> None:
-    """A folder in which the stage can run: parameters, tokenizer, benchmark items and rows."""
-    yaml = YAML(typ="safe")
-    params = yaml.load((ROOT / "profiles/smollm2-135m.yaml").read_text(encoding="utf-8"))
-    real = yaml.load((ROOT / "profiles/llama-3.2-1b.yaml").read_text(encoding="utf-8"))
-    params["ingest"]["sources"] = [real["ingest"]["sources"][0] | {"name": "bench"}]
-    params["compute"]["workers"] = os.cpu_count() or 1
-    params["preprocess"] |= {
-        key: real["preprocess"][key] for key in ("dev_share", "validation_share")
-    }
-    params["preprocess"]["train_limit"] = rows
+    """Fill a folder in which the stage can run.
+
+    It contains the parameters, tokenizer, benchmark items and raw rows.
+    """
+    params = _params(rows)
     with (folder / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(params, file)
-    shutil.copytree(
-        ROOT / "models/base", folder / "models/base", ignore=shutil.ignore_patterns("*.safetensors")
-    )
+        YAML(typ="safe").dump(params, file)
+    (folder / "models").mkdir()
+    (folder / "models/base").symlink_to(ROOT / "models/base")
     (folder / "data/benchmarks").mkdir(parents=True)
     for task in params["ingest"]["benchmarks"]:
         shutil.copy(ROOT / task["path"], folder / f"data/benchmarks/{task['name']}.jsonl")
     (folder / "data/raw").mkdir()
     with (folder / "data/raw/bench.jsonl").open("w", encoding="utf-8") as file:
         for row in make_rows(rows, 1):
-            file.write(
-                json.dumps(row | {"source": "bench", "license": "cc0-1.0"}, ensure_ascii=False)
-                + "\n"
-            )
+            row["source"] = "bench"
+            row["license"] = "cc0-1.0"
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def _params(rows: int) -> dict[str, Any]:
+    """Return the small profile with one large source and all cores."""
+    yaml = YAML(typ="safe")
+    small = (ROOT / "profiles/smollm2-135m.yaml").read_text(encoding="utf-8")
+    large = (ROOT / "profiles/llama-3.2-1b.yaml").read_text(encoding="utf-8")
+    params: dict[str, Any] = yaml.load(small)
+    real: dict[str, Any] = yaml.load(large)
+    source = real["ingest"]["sources"][0]
+    source["name"] = "bench"
+    params["ingest"]["sources"] = [source]
+    params["compute"]["workers"] = os.cpu_count() or 1
+    for share in ("dev_share", "validation_share"):
+        params["preprocess"][share] = real["preprocess"][share]
+    params["preprocess"]["train_limit"] = rows
+    return params
 
 
 def run(folder: Path, command: list[str]) -> tuple[float, float]:
-    """Seconds of a stage, and the largest sum over its processes of memory (proportional set size), in GB."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    started, peak = time.perf_counter(), 0.0
+    """Run a command, and return its seconds and peak memory (GB).
+
+    The memory is the sum over all its processes (proportional set size).
+    """
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONDONTWRITEBYTECODE="1")
+    started = time.perf_counter()
+    peak = 0.0
     process = subprocess.Popen(command, cwd=folder, env=environment)
     top = psutil.Process(process.pid)
     while process.poll() is None:
-        total = 0
-        for member in [top, *_children(top)]:
-            try:
-                total += member.memory_full_info().pss
-            except psutil.Error:
-                continue
-        peak = max(peak, total / 1e9)
+        peak = max(peak, _memory_gb(top))
         time.sleep(SAMPLE_SECONDS)
     seconds = time.perf_counter() - started
     if process.returncode:
@@ -179,92 +257,116 @@ def run(folder: Path, command: list[str]) -> tuple[float, float]:
     return seconds, peak
 
 
+def _memory_gb(top: psutil.Process) -> float:
+    """Return the memory of a process and its children in GB."""
+    total = 0
+    for process in [top, *_children(top)]:
+        try:
+            total += process.memory_full_info().pss
+        except psutil.Error:
+            continue
+    return total / 1e9
+
+
 def _children(process: psutil.Process) -> list[psutil.Process]:
+    """Return the children of a process, or nothing if it has exited."""
     try:
         return list(process.children(recursive=True))
     except psutil.Error:
         return []
 
 
-def score(folder: Path, rows: int) -> dict[str, float]:
-    """Shares of planted repetitions that were found (not both are kept), and of other rows that were lost."""
-    kept = set()
-    for file in [*folder.glob("data/clean/*.jsonl"), *folder.glob("data/clean/validation/*.jsonl")]:
+def score(folder: Path) -> Figures:
+    """Return the shares of repetitions found and other rows lost.
+
+    A repetition is found if preprocess did not keep both rows.
+    """
+    kept = _labels(folder / "data/clean")
+    labels = _labels(folder / "data/raw")
+    unrepeated = {label for label in labels if label.startswith("own")}
+    figures = {}
+    originals = 0
+    lost = 0
+    for kind in ("exact", "near"):
+        copies = {label for label in labels if label.startswith(kind)}
+        found = 0
+        for label in copies:
+            original = label.replace(kind, "own")
+            kept_rows = kept & {label, original}
+            found += len(kept_rows) < 2
+            lost += len(kept_rows) == 0
+            unrepeated.discard(original)
+        originals += len(copies)
+        figures[f"{kind}_found"] = found / max(1, len(copies))
+    lost += len(unrepeated - kept)
+    figures["clean_lost"] = lost / max(1, len(unrepeated) + originals)
+    return figures
+
+
+def _labels(folder: Path) -> set[str]:
+    """Return the labels of all rows in a folder."""
+    labels = set()
+    for file in folder.rglob("*.jsonl"):
         with file.open(encoding="utf-8") as lines:
-            kept |= {label for line in lines if (label := json.loads(line).get("specialty"))}
-    with (folder / "data/raw/bench.jsonl").open(encoding="utf-8") as lines:
-        labels = [json.loads(line)["specialty"] for line in lines]
-    copies = {
-        kind: [label for label in labels if label.startswith(kind)] for kind in ("exact", "near")
-    }
-    repeated = {label.split()[1] for some in copies.values() for label in some}
-    own = [
-        label for label in labels if label.startswith("own") and label.split()[1] not in repeated
-    ]
-    both_lost = sum(
-        label not in kept and f"own {label.split()[1]}" not in kept
-        for some in copies.values()
-        for label in some
-    )
-    found = {
-        f"{kind}_found": sum(
-            not (label in kept and f"own {label.split()[1]}" in kept) for label in some
-        )
-        / max(1, len(some))
-        for kind, some in copies.items()
-    }
-    return found | {
-        "clean_lost": (sum(label not in kept for label in own) + both_lost)
-        / max(1, len(own) + len(repeated))
-    }
+            for line in lines:
+                labels.add(json.loads(line).get("specialty"))
+    return labels - {None}
 
 
-def measure(rows: int) -> dict[str, float]:
-    """One run over `rows` rows."""
+def measure(rows: int) -> Figures:
+    """Run the stage over `rows` rows, and return its figures."""
+    command = [sys.executable, "-m", "stages.preprocess"]
     with tempfile.TemporaryDirectory(prefix="bula-bench.") as name:
         folder = Path(name)
         prepare(folder, rows)
-        seconds, memory = run(folder, [sys.executable, "-m", "stages.preprocess"])
-        return {
-            "rows": rows,
-            "seconds": seconds,
-            "rows_per_second": rows / seconds,
-            "peak_memory_gb": memory,
-            **score(folder, rows),
-        }
+        seconds, memory = run(folder, command)
+        found = score(folder)
+    figures = {
+        "rows": rows,
+        "seconds": seconds,
+        "rows_per_second": rows / seconds,
+        "peak_memory_gb": memory,
+    }
+    figures.update(found)
+    return figures
 
 
-def main(
-    rows: Annotated[int, typer.Option(help="Rows of the first run.")] = 384_000,
-    times: Annotated[int, typer.Option(help="Run so many times the rows too; 1: do not.")] = 1,
-) -> None:
+def meets_goals(figures: Figures, seconds: float, memory_gb: float) -> bool:
+    """Return whether a run met all its goals."""
+    return (
+        figures["seconds"] <= seconds
+        and figures["peak_memory_gb"] <= memory_gb
+        and figures["exact_found"] >= EXACT_FOUND
+        and figures["near_found"] >= NEAR_FOUND
+        and figures["clean_lost"] <= CLEAN_LOST
+    )
+
+
+def main(rows: Rows = ROWS, times: Times = 1) -> None:
     """Measure preprocess."""
     if not (ROOT / "models/base").exists():
         raise SystemExit(
             "models/base is missing; run `make repro` or `python -m stages.ingest` first"
         )
-    runs = [measure(count) for count in ([rows] if times == 1 else [rows, times * rows])]
-    first, last = runs[0], runs[-1]
-    figures = {
-        **first,
-        **({f"{name}_times_{times}": value for name, value in last.items()} if times > 1 else {}),
-    }
+    figures = measure(rows)
     goals = {
-        "seconds": 240 * rows / 384_000,
-        "peak_memory_gb": 2.0,
-        "exact_found": 0.99,
-        "near_found": 0.95,
-        "clean_lost": 0.005,
+        "seconds": SECONDS * rows / ROWS,
+        "peak_memory_gb": MEMORY_GB,
+        "exact_found": EXACT_FOUND,
+        "near_found": NEAR_FOUND,
+        "clean_lost": CLEAN_LOST,
     }
-    met = first["seconds"] <= goals["seconds"] and first["peak_memory_gb"] <= 2
+    met = meets_goals(figures, goals["seconds"], MEMORY_GB)
     if times > 1:
-        figures["time_ratio"] = last["seconds"] / first["seconds"]
-        goals |= {"time_ratio": 1.1 * times, f"peak_memory_gb_times_{times}": 3.0}
-        met = met and figures["time_ratio"] <= goals["time_ratio"] and last["peak_memory_gb"] <= 3
-    met = met and all(
-        run["exact_found"] >= 0.99 and run["near_found"] >= 0.95 and run["clean_lost"] <= 0.005
-        for run in runs
-    )
+        large = measure(times * rows)
+        ratio_goal = TIME_RATIO_PER_TIMES * times
+        met = met and meets_goals(large, ratio_goal * figures["seconds"], LARGE_MEMORY_GB)
+        goals["time_ratio"] = ratio_goal
+        goals[f"peak_memory_gb_times_{times}"] = LARGE_MEMORY_GB
+        ratio = large["seconds"] / figures["seconds"]
+        for name, value in large.items():
+            figures[f"{name}_times_{times}"] = value
+        figures["time_ratio"] = ratio
     show("preprocess", figures, goals, met)
 
 

@@ -1,6 +1,6 @@
-"""How every benchmark here ends: a table for people, and one JSON line for machines, last.
+"""Print the result of a benchmark: a table, then one JSON line.
 
-Imported by the benchmarks; nothing to run.
+The benchmarks import this module; it has nothing to run.
 """
 
 import json
@@ -15,34 +15,35 @@ import torch
 
 
 def machine() -> str:
-    """Cores, processor, whether torch finds AMX there, and torch's version: what a time or a rate depends on."""
-    known = Path("/proc/cpuinfo")
-    lines = known.read_text(encoding="utf-8").splitlines() if known.exists() else []
-    name = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
-        platform.machine(),
-    )
+    """Return the properties of the machine that times depend on.
+
+    They are its cores, its processor, whether torch finds AMX, and torch's version.
+    """
     tiles = ", AMX" if torch.cpu._is_amx_tile_supported() else ""
-    return f"{os.cpu_count()} x {name}{tiles}, torch {version('torch')}"
+    return f"{os.cpu_count()} x {processor()}{tiles}, torch {version('torch')}"
+
+
+def processor() -> str:
+    """Return the processor's name, or its architecture if the name is unknown."""
+    file = Path("/proc/cpuinfo")
+    if file.exists():
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.machine()
 
 
 def show(name: str, figures: Mapping[str, Any], goals: Mapping[str, Any], met: bool) -> None:
-    """Print `figures` as a table, then everything as one line of JSON."""
+    """Print the figures as a table, then everything as one JSON line."""
     width = max(map(len, figures))
     for key, value in figures.items():
-        print(
-            f"{key:{width}} {value:16,}"
-            if isinstance(value, int)
-            else f"{key:{width}} {value:16,.6g}"
-        )
-    print(
-        json.dumps(
-            {
-                "name": name,
-                "machine": machine(),
-                "figures": figures,
-                "goals": goals,
-                "met": bool(met),
-            }
-        )
-    )
+        number = f"{value:16,}" if isinstance(value, int) else f"{value:16,.6g}"
+        print(f"{key:{width}} {number}")
+    summary = {
+        "name": name,
+        "machine": machine(),
+        "figures": figures,
+        "goals": goals,
+        "met": bool(met),
+    }
+    print(json.dumps(summary))

@@ -1,17 +1,18 @@
-"""How fast the train stage's trainer is beside TRL's own and beside a plain loop: the same LoRA on the same rows.
+"""Compare the train stage's speed with TRL's and with a plain loop.
 
-Each contender runs in a process of its own, in turn, over one epoch of the first rows of the demo corpus, with the batch
-size, accumulation and precision of params.yaml, after one step of the longest rows that is not counted. TRL runs by its
-defaults and without checkpointing; the faster one counts. A second pass in float32, without dropout and in file order,
-checks that this project's losses are TRL's, step by step.
+All contenders train the same LoRA on the same rows. Each contender runs in its own process, in
+turn, over one epoch of the first rows of the demo corpus, with batch size, accumulation and
+precision of the profile, after one uncounted step of the longest rows. TRL runs with its defaults
+and without checkpointing; the faster counts. Another run in float32, without dropout and in file
+order, checks that this project's losses equal TRL's at every step.
 
-Of the rate of matrix products a share is reached, which is compared with a goal without AMX: those tiles make products ten
-times faster and memory not at all, and then norms, masks and activations are what a step waits for. Both are printed. The goal
-is stated in the plain rate, that of torch's products in the precision of the model; where a CPU is faster at them in a wider
-one, as this project's trainer makes them there (`product_dtype`), that rate is printed beside it, with everybody's share of it;
-the share of the plain rate may then pass 1.
-A CPU without bfloat16 products computes the same weights in float32 (bula/models.py): there all contenders do, and the rate of
-products is float32's. TRL unasked would take torch's slow bfloat16 all the same; over a few rows it is timed that way, too.
+The bench prints the share of the matmul rate that each contender reaches. The goal for this share
+is checked without AMX, because AMX speeds up matmuls tenfold but not memory, so norms, masks and
+activations dominate. The plain rate is measured in the model's precision. Where a CPU multiplies
+faster in a wider precision (`matmul_dtype`), the share of the plain rate may exceed 1.
+
+On a CPU without bfloat16 matmuls all contenders compute in float32 (bula/models.py). TRL's default
+would be slow bfloat16, which is timed over a few rows there.
 
     python -m bench.train [--rows 48] [--rounds 1]
 """
@@ -24,12 +25,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from peft import LoraConfig, get_peft_model
+from peft import get_peft_model
 from torch.nn.functional import cross_entropy
 from torch.utils.data import SequentialSampler
 from transformers import TrainerCallback
@@ -41,34 +43,46 @@ from bula.hardware import compute_dtype, matmul_dtype, seed_everything
 from bula.lora import lora_config
 from bula.models import load_model, load_tokenizer
 from bula.params import Params, load_params
-from bula.prompts import encode
+from bula.prompts import Encoded, encode
 from bula.records import Example, example_id, read_rows
 from bula.reports import peak_memory_gb
+from bula.scoring import pad_batch
 from stages.train.trainer import AnswerTrainer, configure, tokenise
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = ROOT / "models/base"
-# TRL as it comes, where the others compute in float32.
-SLOW, SLOW_ROWS = "trl_in_bfloat16", 8
-CONTENDERS = ("bula", "trl_defaults", "trl_without_checkpointing", "plain_loop")
-# oneDNN's own switch: bfloat16 products by vectors, not by tiles.
+# TRL with its own precision, where the other contenders compute in float32.
+TRL_IN_BFLOAT16 = "trl_in_bfloat16"
+TRL_IN_BFLOAT16_ROWS = 8
+TRL_CONTENDERS = ("trl_defaults", "trl_without_checkpointing")
+CONTENDERS = ("bula", *TRL_CONTENDERS, "plain_loop")
+# A setting of oneDNN: compute bfloat16 matmuls by vectors, not by AMX tiles.
 WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
+RATIO_TO_TRL_GOAL = 2.5
+RATE_SHARE_GOAL = 0.6
+LOSS_DIFFERENCE_GOAL = 1e-3
+# Sizes of the matmul whose rate is measured, and the seconds that it takes.
+MATMUL_ROWS = 1024
+MATMUL_WIDTH = 2048
+MATMUL_SECONDS = 2
+Run = dict[str, Any]
 
 
-class Clock(TrainerCallback):  # type: ignore[misc]
-    """Seconds from the first step's begin to the last step's end, and each step's loss."""
+class StepClock(TrainerCallback):  # type: ignore[misc]
+    """Record the seconds of all steps and the loss of each."""
 
     def __init__(self) -> None:
-        """Nothing yet."""
-        self.started = self.ended = 0.0
+        """Start with no step."""
+        self.started = 0.0
+        self.ended = 0.0
         self.losses: list[float] = []
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start the clock once."""
+        """Record the start of the first step."""
         self.started = self.started or time.perf_counter()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Move the end."""
+        """Record the end of the last step."""
         self.ended = time.perf_counter()
 
     def on_log(
@@ -79,315 +93,408 @@ class Clock(TrainerCallback):  # type: ignore[misc]
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Remember the loss."""
+        """Record the loss."""
         if logs and "loss" in logs:
             self.losses.append(float(logs["loss"]))
 
+    def seconds(self) -> float:
+        """Return the seconds from the first step to the last."""
+        return self.ended - self.started
+
 
 def load_rows(count: int) -> list[Example]:
-    """The first training pairs of the demo corpus."""
-    rows = list(read_rows(ROOT / "data/demo/train.jsonl"))[:count]
-    pairs = [(row["question"], row["answer"]) for row in rows]
-    return [
-        Example(
-            id=example_id("bench", q, a),
+    """Return the first training examples of the demo corpus."""
+    examples = []
+    for row in list(read_rows(ROOT / "data/demo/train.jsonl"))[:count]:
+        question = row["question"]
+        answer = row["answer"]
+        example = Example(
+            id=example_id("bench", question, answer),
             source="bench",
             license="l",
             split="train",
-            question=q,
-            answer=a,
+            question=question,
+            answer=answer,
         )
-        for q, a in pairs
-    ]
+        examples.append(example)
+    return examples
+
+
+def step_rows(params: Params) -> int:
+    """Return the rows per optimizer step."""
+    return params.train.batch_size * params.train.gradient_accumulation
 
 
 def settings(params: Params, rows: int, precision: str) -> Params:
-    """params.yaml for one epoch; in float32 without dropout, so that two trainers can be compared number by number."""
-    train = params.train.model_copy(
-        update={"max_steps": rows // (params.train.batch_size * params.train.gradient_accumulation)}
-    )
+    """Return the parameters for one epoch in a precision.
+
+    In float32 there is no dropout, so that two trainers' losses can be compared.
+    """
+    train = params.train.model_copy(update={"max_steps": rows // step_rows(params)})
     if precision == "float32":
-        train = train.model_copy(update={"lora": train.lora.model_copy(update={"dropout": 0.0})})
+        lora = train.lora.model_copy(update={"dropout": 0.0})
+        train = train.model_copy(update={"lora": lora})
     return params.model_copy(update={"dtype": precision, "train": train})
 
 
-def given(config: SFTConfig) -> dict[str, Any]:
-    """The settings of a configuration, as its own constructor takes them."""
-    return {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(config)
-        if field.init
-    }
+# --- contenders --------------------------------------------------------------------------------
 
 
-def lora_of(params: Params) -> LoraConfig:
-    """The adapter of params.yaml, on every linear layer."""
-    return lora_config(params.train.lora)
+def constructor_arguments(config: SFTConfig) -> dict[str, Any]:
+    """Return the arguments that construct an equal configuration."""
+    fields = [field.name for field in dataclasses.fields(config) if field.init]
+    return {name: getattr(config, name) for name in fields}
 
 
-def config_of(name: str, params: Params, folder: str) -> SFTConfig:
-    """What a contender trains by: the train stage's settings, and for TRL its own in what it would do unasked."""
-    arguments = given(configure(params, Path(folder)))
+def trl_arguments(name: str, params: Params, folder: str) -> dict[str, Any]:
+    """Return the arguments in which TRL differs from the train stage."""
+    defaults = constructor_arguments(SFTConfig(output_dir=folder, use_cpu=True, bf16=False))
+    own = ("max_length", "activation_checkpointing", "gradient_checkpointing")
+    arguments = {key: defaults[key] for key in own}
+    arguments["bf16"] = name == TRL_IN_BFLOAT16 or compute_dtype(params.dtype) == "bfloat16"
+    if name != "trl_defaults":
+        arguments["activation_checkpointing"] = False
+        arguments["gradient_checkpointing"] = False
+    return arguments
+
+
+def trainer_config(name: str, params: Params, folder: str) -> SFTConfig:
+    """Return a contender's configuration, without evaluations and files."""
+    arguments = constructor_arguments(configure(params, Path(folder)))
     if name != "bula":
-        arguments["bf16"] = name == SLOW or compute_dtype(params.dtype) == "bfloat16"
-        defaults = given(SFTConfig(output_dir=folder, use_cpu=True, bf16=False))
-        arguments |= {
-            key: defaults[key]
-            for key in ("max_length", "activation_checkpointing", "gradient_checkpointing")
-        }
-        if name in ("trl_without_checkpointing", SLOW):
-            arguments |= {"activation_checkpointing": False, "gradient_checkpointing": False}
-    quiet = {
+        arguments |= trl_arguments(name, params, folder)
+    arguments |= {
         "eval_strategy": "no",
         "save_strategy": "no",
         "load_best_model_at_end": False,
         "logging_steps": 1,
         "disable_tqdm": True,
     }
-    return SFTConfig(**arguments | quiet)
+    return SFTConfig(**arguments)
 
 
-class InOrder(SequentialSampler):
-    """The rows as they are, in every epoch."""
+class FileOrderSampler(SequentialSampler):
+    """Yield the rows in file order in every epoch."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Nothing: this project's trainer tells its sampler the epoch."""
+        """Accept the epoch, which this project's trainer sets."""
 
 
-def ordered(own: Any) -> Any:
-    """The trainer class `own`, which takes the rows as they are while `told` is true."""
+def with_file_order(trainer_class: Any) -> Any:
+    """Return a subclass that can keep the order of the rows."""
 
-    class Ordered(own):  # type: ignore[misc]
-        told = True
+    class FileOrderTrainer(trainer_class):  # type: ignore[misc]
+        file_order = True
 
         def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-            if not self.told:
+            if not self.file_order:
                 return super()._get_train_sampler(train_dataset)
-            self.sampler = InOrder(self.train_dataset)
+            self.sampler = FileOrderSampler(self.train_dataset)
             return self.sampler
 
-    return Ordered
+    return FileOrderTrainer
+
+
+def make_trainer(
+    name: str, params: Params, rows: Any, clock: StepClock, tokenizer: Any, folder: str
+) -> Any:
+    """Return a contender's trainer, which keeps the order of the rows."""
+    model = load_model(BASE, params.dtype)
+    if name == TRL_IN_BFLOAT16:
+        model = model.to(torch.bfloat16)
+    arguments = {
+        "model": model,
+        "args": trainer_config(name, params, folder),
+        "train_dataset": rows,
+        "processing_class": tokenizer,
+        "peft_config": lora_config(params.train.lora),
+        "callbacks": [clock],
+    }
+    if name == "bula":
+        return with_file_order(AnswerTrainer)(**arguments, kernels="fused")
+    return with_file_order(SFTTrainer)(**arguments)
 
 
 def run_trainer(
     name: str, params: Params, examples: list[Example], in_order: bool
 ) -> tuple[float, list[float]]:
-    """One epoch by this project's trainer or TRL's; seconds of its steps, and their losses."""
-    tokenizer, clock = load_tokenizer(BASE), Clock()
+    """Train one epoch by this project's trainer or TRL's.
+
+    Return the seconds of its steps and their losses. Unless the rows are in file order, the first
+    loss is that of an uncounted step.
+    """
+    tokenizer = load_tokenizer(BASE)
+    clock = StepClock()
     rows = tokenise(tokenizer, examples)
     if not in_order:
-        rows = rows.select(sorted(range(len(rows)), key=lambda i: -len(rows[i]["input_ids"])))
-    model = load_model(BASE, params.dtype)
+        lengths = [len(row["input_ids"]) for row in rows]
+        longest_first = sorted(range(len(rows)), key=lambda index: -lengths[index])
+        rows = rows.select(longest_first)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = ordered(AnswerTrainer if name == "bula" else SFTTrainer)(
-            model=model.to(torch.bfloat16) if name == SLOW else model,
-            args=config_of(name, params, folder),
-            train_dataset=rows,
-            processing_class=tokenizer,
-            peft_config=lora_of(params),
-            callbacks=[clock],
-            **({"kernels": "fused"} if name == "bula" else {}),
-        )
+        trainer = make_trainer(name, params, rows, clock, tokenizer, folder)
         if not in_order:
-            # One step of the longest rows before the clock starts: a long run pays once for memory and for libraries' first calls.
+            # The longest rows allocate memory and warm up the libraries before the clock starts.
             trainer.args.max_steps = 1
             trainer.train()
-            clock.started, trainer.args.max_steps, trainer.told = 0.0, params.train.max_steps, False
+            clock.started = 0.0
+            trainer.args.max_steps = params.train.max_steps
+            trainer.file_order = False
         trainer.train()
-    return clock.ended - clock.started, clock.losses
+    return clock.seconds(), clock.losses
+
+
+def plain_step(model: Any, batch: list[Encoded], pad_id: int, dtype: str) -> torch.Tensor:
+    """Compute loss and gradients of a padded batch, and return the loss."""
+    inputs = pad_batch(batch, pad_id)
+    labels = inputs.pop("labels")
+    with torch.autocast("cpu", torch.bfloat16, enabled=compute_dtype(dtype) == "bfloat16"):
+        logits = model(**inputs).logits
+    predictions = logits[:, :-1].flatten(0, 1).float()
+    loss = cross_entropy(predictions, labels[:, 1:].flatten())
+    loss.backward()  # type: ignore[no-untyped-call]
+    return loss.detach()
 
 
 def run_plain(params: Params, examples: list[Example]) -> tuple[float, list[float]]:
-    """One epoch by a loop that anybody would write: batches of like length, padded, loss over all positions' logits."""
-    tokenizer, train = load_tokenizer(BASE), params.train
-    model = get_peft_model(load_model(BASE, params.dtype), lora_of(params)).train()
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-    optimizer = torch.optim.AdamW(
-        [p for p in model.parameters() if p.requires_grad], lr=train.learning_rate
-    )
-    encoded = sorted((encode(tokenizer, e) for e in examples), key=lambda e: len(e.input_ids))
-    size, started = train.batch_size * train.gradient_accumulation, 0.0
+    """Train one epoch by a loop without any optimization.
+
+    Batches contain rows of similar length, and the loss reads the logits of all positions. Return
+    the seconds of the steps and their losses, of which the first is that of an uncounted step.
+    """
+    tokenizer = load_tokenizer(BASE)
+    adapter = lora_config(params.train.lora)
+    model = get_peft_model(load_model(BASE, params.dtype), adapter).train()
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    for weight in trained:
+        weight.data = weight.data.float()
+    optimizer = torch.optim.AdamW(trained, lr=params.train.learning_rate)
+    encoded = [encode(tokenizer, example) for example in examples]
+    encoded.sort(key=lambda one: len(one.input_ids))
+    size = step_rows(params)
+    started = 0.0
     losses: list[float] = []
-    # The longest batch once more before the clock starts, as above.
+    # The longest batch runs once before the clock starts, as in run_trainer.
     for first in [len(encoded) - size, *range(0, len(encoded), size)]:
-        started = started or (time.perf_counter() if losses else 0.0)
+        if len(losses) == 1:
+            started = time.perf_counter()
         batch = encoded[first : first + size]
-        longest = max(len(e.input_ids) for e in batch)
-        ids = torch.tensor(
-            [e.input_ids + [tokenizer.pad_token_id] * (longest - len(e.input_ids)) for e in batch]
-        )
-        mask = torch.tensor(
-            [[1] * len(e.input_ids) + [0] * (longest - len(e.input_ids)) for e in batch]
-        )
-        labels = torch.tensor([e.labels + [-100] * (longest - len(e.labels)) for e in batch])
-        with torch.autocast(
-            "cpu", torch.bfloat16, enabled=compute_dtype(params.dtype) == "bfloat16"
-        ):
-            logits = model(input_ids=ids, attention_mask=mask).logits
-        loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten())
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = plain_step(model, batch, tokenizer.pad_token_id, params.dtype)
         optimizer.step()
         optimizer.zero_grad()
-        losses.append(float(loss.detach()))
+        losses.append(float(loss))
     return time.perf_counter() - started, losses
 
 
-def product_rate(dtype: str, plain: bool = False) -> float:
-    """Measured rate of matrix products for `dtype` on this CPU, in FLOP/s: 1,024 x 2,048 by 2,048 x 2,048, for two seconds.
+# --- rates -------------------------------------------------------------------------------------
 
-    In the precision that is fastest here for the one that `dtype` is computed in, or (`plain`) in that one itself.
-    """
-    kind = getattr(torch, compute_dtype(dtype))
-    a, b = (
-        torch.randn(n, 2048, dtype=kind if plain else matmul_dtype(kind, "cpu"))
-        for n in (1024, 2048)
-    )
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """Measure this CPU's rate of matmuls in FLOP/s."""
+    a = torch.randn(MATMUL_ROWS, MATMUL_WIDTH, dtype=dtype)
+    b = torch.randn(MATMUL_WIDTH, MATMUL_WIDTH, dtype=dtype)
     for _ in range(3):
         a @ b
-    started, count = time.perf_counter(), 0
-    while time.perf_counter() - started < 2:
+    count = 0
+    started = time.perf_counter()
+    while time.perf_counter() - started < MATMUL_SECONDS:
         a @ b
         count += 1
-    return count * 2 * 1024 * 2048 * 2048 / (time.perf_counter() - started)
+    seconds = time.perf_counter() - started
+    return count * 2 * MATMUL_ROWS * MATMUL_WIDTH * MATMUL_WIDTH / seconds
+
+
+def product_rate(dtype: str, plain: bool = False) -> float:
+    """Measure this CPU's rate of matmuls for a model, in FLOP/s.
+
+    `dtype` is the precision of the weights. With `plain` the matmuls have the precision in which
+    the model is computed, otherwise the precision of its fastest matmul.
+    """
+    computed = getattr(torch, compute_dtype(dtype))
+    return matmul_rate(computed if plain else matmul_dtype(computed, "cpu"))
+
+
+def product_rates(dtype: str) -> dict[str, float]:
+    """Measure both rates of `product_rate`."""
+    plain = product_rate(dtype, plain=True)
+    computed = getattr(torch, compute_dtype(dtype))
+    same = matmul_dtype(computed, "cpu") == computed
+    fastest = plain if same else product_rate(dtype)
+    return {"product_rate": fastest, "plain_product_rate": plain}
 
 
 def work(params: Params, examples: list[Example]) -> tuple[int, int, float]:
-    """Supervised tokens, all tokens, and the FLOPs that they need: 4 a parameter and token, the head on supervised ones alone.
+    """Return supervised tokens, all tokens and the FLOPs that they need.
 
-    The adapter's parameters are among them; attention's products and the 2 FLOPs more that a trained weight takes are not.
+    The FLOPs are 4 per parameter and token, adapter included; the head counts for supervised tokens
+    only. Attention's matmuls and the 2 FLOPs more of a trained weight are left out.
     """
-    tokenizer, model = load_tokenizer(BASE), load_model(BASE, "bfloat16")
+    tokenizer = load_tokenizer(BASE)
+    model = load_model(BASE, "bfloat16")
     encoded = [encode(tokenizer, example) for example in examples]
-    supervised, tokens = (
-        sum(len(e.completion) for e in encoded),
-        sum(len(e.input_ids) for e in encoded),
-    )
+    supervised = sum(len(one.completion) for one in encoded)
+    tokens = sum(len(one.input_ids) for one in encoded)
     head = model.get_output_embeddings().weight.numel()
-    body = (
-        sum(p.numel() for p in model.model.layers.parameters())
-        + training_cost.count(model.config.to_dict(), params.train).adapter
-    )
-    return supervised, tokens, 4.0 * (body * tokens + head * supervised)
+    decoder = sum(weight.numel() for weight in model.model.layers.parameters())
+    adapter = training_cost.count_shape(model.config.to_dict(), params.train).adapter
+    return supervised, tokens, 4.0 * ((decoder + adapter) * tokens + head * supervised)
+
+
+# --- the report --------------------------------------------------------------------------------
 
 
 def child(
-    name: str, rows: int, precision: str = "bfloat16", in_order: bool = False, **environment: str
-) -> dict[str, Any]:
-    """One contender in a process of its own, with the rate of products in that process."""
-    command = [
-        sys.executable,
-        "-m",
-        "bench.train",
-        "--only",
-        name,
-        "--rows",
-        str(rows),
-        "--precision",
-        precision,
-    ]
-    command += ["--in-order"] if in_order else []
+    name: str,
+    rows: int,
+    precision: str = "bfloat16",
+    in_order: bool = False,
+    environment: dict[str, str] | None = None,
+) -> Run:
+    """Run one contender in its own process, and return its figures.
+
+    `environment` adds variables to those of this process.
+    """
+    command = [sys.executable, "-m", "bench.train", "--only", name]
+    command += ["--rows", str(rows), "--precision", precision]
+    if in_order:
+        command.append("--in-order")
+    variables = os.environ | (environment or {})
     result = subprocess.run(
-        command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+        command, cwd=ROOT, env=variables, capture_output=True, text=True, check=False
     )
     if result.returncode:
         raise SystemExit(f"{name} failed:\n{result.stderr[-2000:]}")
-    found: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    found: Run = json.loads(result.stdout.splitlines()[-1])
     return found
 
 
-def losses_agree(params: Params) -> float:
-    """Largest difference between the losses of this project's trainer and TRL's on the same batches, in float32."""
-    rows = 3 * params.train.batch_size * params.train.gradient_accumulation
-    ours, theirs = (
-        child(name, rows, "float32", in_order=True)["losses"]
-        for name in ("bula", "trl_without_checkpointing")
+def loss_difference(params: Params) -> float:
+    """Return the largest difference between this project's losses and TRL's.
+
+    Both train three steps on the same batches in float32.
+    """
+    rows = 3 * step_rows(params)
+    ours = child("bula", rows, "float32", in_order=True)["losses"]
+    theirs = child("trl_without_checkpointing", rows, "float32", in_order=True)["losses"]
+    pairs = zip(ours, theirs, strict=True)
+    return float(max(abs(our_loss - trl_loss) for our_loss, trl_loss in pairs))
+
+
+def median_seconds(runs: Sequence[Run]) -> float:
+    """Return the median seconds of some runs."""
+    return float(statistics.median(run["seconds"] for run in runs))
+
+
+def largest(runs: Sequence[Run], key: str) -> float:
+    """Return the largest value of a key in some runs."""
+    return float(max(run[key] for run in runs))
+
+
+def figures_without_amx(rows: int, rounds: int, flops: float) -> dict[str, float]:
+    """Return this project's share of the plain matmul rate without AMX."""
+    environment = WITHOUT_AMX if torch.cpu._is_amx_tile_supported() else {}
+    runs = [child("bula", rows, environment=environment) for _ in range(rounds)]
+    rate = largest(runs, "plain_product_rate")
+    share = flops / median_seconds(runs) / rate
+    return {
+        "without_amx_plain_product_gflops": rate / 1e9,
+        "without_amx_bula_share_of_plain_product_rate": share,
+    }
+
+
+def trl_in_bfloat16_figures(params: Params, examples: list[Example]) -> dict[str, float]:
+    """Return TRL's speed in bfloat16, over a few rows."""
+    few = examples[:TRL_IN_BFLOAT16_ROWS]
+    ours = child("bula", TRL_IN_BFLOAT16_ROWS)["seconds"]
+    theirs = child(TRL_IN_BFLOAT16, TRL_IN_BFLOAT16_ROWS)["seconds"]
+    _, tokens, _ = work(params, few)
+    return {
+        f"{TRL_IN_BFLOAT16}_tokens_per_second": tokens / theirs,
+        f"ratio_to_{TRL_IN_BFLOAT16}": theirs / ours,
+    }
+
+
+def is_met(figures: Mapping[str, float], faster_trl: str) -> bool:
+    """Return whether all goals are met."""
+    memory = figures["bula_peak_memory_gb"]
+    return (
+        figures["ratio_to_trl"] >= RATIO_TO_TRL_GOAL
+        and figures["without_amx_bula_share_of_plain_product_rate"] >= RATE_SHARE_GOAL
+        and memory <= figures[f"{faster_trl}_peak_memory_gb"]
+        and figures["loss_difference_float32"] <= LOSS_DIFFERENCE_GOAL
     )
-    return float(max(abs(a - b) for a, b in zip(ours, theirs, strict=True)))
+
+
+def run_contenders(rows: int, rounds: int) -> dict[str, list[Run]]:
+    """Run all contenders in turn, `rounds` times."""
+    runs: dict[str, list[Run]] = {name: [] for name in CONTENDERS}
+    for _ in range(rounds):
+        for name in CONTENDERS:
+            runs[name].append(child(name, rows))
+    return runs
+
+
+def report(params: Params, examples: list[Example], rounds: int) -> None:
+    """Run all contenders, and print a table and one JSON line last."""
+    supervised, tokens, flops = work(params, examples)
+    runs = run_contenders(len(examples), rounds)
+    all_runs = [run for found in runs.values() for run in found]
+    rate = largest(all_runs, "product_rate")
+    plain_rate = largest(all_runs, "plain_product_rate")
+    seconds = {name: median_seconds(found) for name, found in runs.items()}
+    faster_trl = min(TRL_CONTENDERS, key=lambda name: seconds[name])
+    figures: dict[str, float] = {
+        "product_gflops": rate / 1e9,
+        "plain_product_gflops": plain_rate / 1e9,
+        "loss_difference_float32": loss_difference(params),
+    }
+    figures |= figures_without_amx(len(examples), rounds, flops)
+    for name in CONTENDERS:
+        figures |= {
+            f"{name}_supervised_tokens_per_second": supervised / seconds[name],
+            f"{name}_tokens_per_second": tokens / seconds[name],
+            f"{name}_share_of_product_rate": flops / seconds[name] / rate,
+            f"{name}_peak_memory_gb": largest(runs[name], "peak_memory_gb"),
+        }
+    figures["ratio_to_trl"] = seconds[faster_trl] / seconds["bula"]
+    figures["ratio_to_plain_loop"] = seconds["plain_loop"] / seconds["bula"]
+    if compute_dtype(params.dtype) == "float32":
+        figures |= trl_in_bfloat16_figures(params, examples)
+    goals = {
+        "ratio_to_trl": RATIO_TO_TRL_GOAL,
+        "without_amx_share_of_plain_product_rate": RATE_SHARE_GOAL,
+        "loss_difference_float32": LOSS_DIFFERENCE_GOAL,
+        "memory_not_above": faster_trl,
+    }
+    show("train", figures, goals, is_met(figures, faster_trl))
+
+
+def run_one(name: str, params: Params, examples: list[Example], in_order: bool) -> Run:
+    """Run one contender in this process, and measure the matmul rates."""
+    if name == "plain_loop":
+        seconds, losses = run_plain(params, examples)
+    else:
+        seconds, losses = run_trainer(name, params, examples, in_order)
+    rates = product_rates(params.dtype)
+    return {"seconds": seconds, "losses": losses, "peak_memory_gb": peak_memory_gb(), **rates}
 
 
 def main(
     rows: Annotated[int, typer.Option(help="Rows of the epoch.")] = 48,
-    rounds: Annotated[int, typer.Option(help="Times that each contender runs.")] = 1,
+    rounds: Annotated[int, typer.Option(help="Runs per contender.")] = 1,
     only: Annotated[
-        str, typer.Option(help="Run one contender in this process and print what it took.")
+        str, typer.Option(help="Run this contender in this process and print its figures.")
     ] = "",
-    precision: Annotated[str, typer.Option(help="Precision of that one.")] = "bfloat16",
-    in_order: Annotated[bool, typer.Option(help="Rows in file order.")] = False,
+    precision: Annotated[str, typer.Option(help="Precision of --only.")] = "bfloat16",
+    in_order: Annotated[bool, typer.Option(help="Train --only on the rows in file order.")] = False,
 ) -> None:
     """Train with each contender in turn."""
     params = settings(load_params(ROOT / "profiles/smollm2-135m.yaml"), rows, precision)
     seed_everything(params.seed)
     examples = load_rows(rows)
     if only:
-        plain = only == "plain_loop"
-        seconds, losses = (
-            run_plain(params, examples) if plain else run_trainer(only, params, examples, in_order)
-        )
-        kind = getattr(torch, compute_dtype(params.dtype))
-        plain_rate = product_rate(params.dtype, plain=True)
-        fastest = plain_rate if matmul_dtype(kind, "cpu") == kind else product_rate(params.dtype)
-        rates = {"product_rate": fastest, "plain_product_rate": plain_rate}
-        found = {"seconds": seconds, "losses": losses, "peak_memory_gb": peak_memory_gb(), **rates}
-        print(json.dumps(found))
-        return
-    report(params, examples, rounds)
-
-
-def report(params: Params, examples: list[Example], rounds: int) -> None:
-    """All contenders in turn, `rounds` times; a table, and one JSON line last."""
-    supervised, tokens, flops = work(params, examples)
-    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
-    for _ in range(rounds):
-        for name in CONTENDERS:
-            runs[name].append(child(name, len(examples)))
-    median = {
-        name: statistics.median(run["seconds"] for run in found) for name, found in runs.items()
-    }
-    memory = {name: max(run["peak_memory_gb"] for run in found) for name, found in runs.items()}
-    trl = min(("trl_defaults", "trl_without_checkpointing"), key=lambda name: median[name])
-    rate, plain = (
-        max(run[key] for found in runs.values() for run in found)
-        for key in ("product_rate", "plain_product_rate")
-    )
-    figures: dict[str, float] = {"product_gflops": rate / 1e9, "plain_product_gflops": plain / 1e9}
-    figures["loss_difference_float32"] = losses_agree(params)
-    environment = WITHOUT_AMX if torch.cpu._is_amx_tile_supported() else {}
-    alone = [child("bula", len(examples), "bfloat16", False, **environment) for _ in range(rounds)]
-    without = max(run["plain_product_rate"] for run in alone)
-    share = flops / statistics.median(run["seconds"] for run in alone) / without
-    figures |= {
-        "without_amx_plain_product_gflops": without / 1e9,
-        "without_amx_bula_share_of_plain_product_rate": share,
-    }
-    for name in CONTENDERS:
-        figures |= {
-            f"{name}_supervised_tokens_per_second": supervised / median[name],
-            f"{name}_tokens_per_second": tokens / median[name],
-        }
-        figures |= {
-            f"{name}_share_of_product_rate": flops / median[name] / rate,
-            f"{name}_peak_memory_gb": memory[name],
-        }
-    figures |= {
-        "ratio_to_trl": median[trl] / median["bula"],
-        "ratio_to_plain_loop": median["plain_loop"] / median["bula"],
-    }
-    if compute_dtype(params.dtype) == "float32":
-        ours, theirs = (child(name, SLOW_ROWS)["seconds"] for name in ("bula", SLOW))
-        figures |= {
-            f"{SLOW}_tokens_per_second": work(params, examples[:SLOW_ROWS])[1] / theirs,
-            f"ratio_to_{SLOW}": theirs / ours,
-        }
-    goals = {
-        "ratio_to_trl": 2.5,
-        "without_amx_share_of_plain_product_rate": 0.6,
-        "loss_difference_float32": 1e-3,
-        "memory_not_above": trl,
-    }
-    met = figures["ratio_to_trl"] >= 2.5 and share >= 0.6 and memory["bula"] <= memory[trl]
-    show("train", figures, goals, met and figures["loss_difference_float32"] <= 1e-3)
+        print(json.dumps(run_one(only, params, examples, in_order)))
+    else:
+        report(params, examples, rounds)
 
 
 if __name__ == "__main__":

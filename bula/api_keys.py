@@ -1,4 +1,4 @@
-"""Decide which API key a host receives, and keep keys out of every text.
+"""Decide which API key a host receives, and hide keys in text.
 
 The key for an outside server is OPENAI_API_KEY, from the environment or from the file `.env` in the
 repository's root. The allowed hosts come only from the environment, because somebody's pull

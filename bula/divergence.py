@@ -1,11 +1,14 @@
-"""What a step from one form of a model to the next costs: adapter, merged, 16-bit GGUF, quantized GGUF, all by one measure.
+"""Measure how far two forms of one model differ in their logits.
 
-Over the full vocabulary, at every supervised token of the same answers, in float32, with the weights as the form holds them.
+The forms are base with adapter, merged model, 16-bit GGUF file and quantized GGUF file. All are
+compared over the full vocabulary, at every supervised token of the same answers, in float32.
 """
 
 import math
 from collections.abc import Iterable, Iterator
+from functools import reduce
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -20,66 +23,110 @@ from bula.stats import ratio_standard_error
 Scored = tuple[torch.Tensor, torch.Tensor]
 
 
+class Difference(NamedTuple):
+    """The difference between the logits of two forms over one example."""
+
+    tokens: int
+    logits: int
+    difference_largest: float
+    difference_total: float
+    logit_largest: float
+    kl_nats: float
+    loss_nats: float
+    tokens_agreeing: int
+
+
 def sample_validation(clean: Path, tokenizer: PreTrainedTokenizerBase, items: int) -> list[Encoded]:
-    """The first `items` validation answers, taken from A to E in turn."""
-    columns = zip(*read_validation_sets(clean / "validation").values(), strict=False)
-    return [encode(tokenizer, example) for row in columns for example in row][:items]
+    """Return the first `items` validation examples, from A to E in turn."""
+    sets = read_validation_sets(clean / "validation").values()
+    rounds = zip(*sets, strict=False)
+    return [encode(tokenizer, example) for examples in rounds for example in examples][:items]
 
 
 def score_examples(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> Iterator[Scored]:
-    """Logits and targets, one example after the other."""
+    """Yield the logits and targets of one example after the other."""
     for item in encoded:
-        parts = list(supervised_logits(model, [item], pad_id))
-        yield (
-            torch.cat([logits for logits, _ in parts]),
-            torch.cat([targets for _, targets in parts]),
-        )
+        logits = []
+        targets = []
+        for some_logits, some_targets in supervised_logits(model, [item], pad_id):
+            logits.append(some_logits)
+            targets.append(some_targets)
+        yield torch.cat(logits), torch.cat(targets)
+
+
+def compare_example(
+    reference: torch.Tensor, other: torch.Tensor, targets: torch.Tensor
+) -> Difference:
+    """Return the difference of `other` from `reference` over one example.
+
+    KL(reference || other) and the loss of `other` are totals over the tokens.
+    """
+    difference = (reference - other).abs()
+    log_p = reference.log_softmax(-1)
+    log_q = other.log_softmax(-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(dtype=torch.float64)
+    target_log_q = log_q.gather(1, targets[:, None])
+    agreeing = reference.argmax(-1) == other.argmax(-1)
+    return Difference(
+        tokens=len(targets),
+        logits=difference.numel(),
+        difference_largest=float(difference.max()),
+        difference_total=float(difference.sum(dtype=torch.float64)),
+        logit_largest=float(reference.abs().max()),
+        # The KL of a distribution with itself is 0; rounding must not make it negative.
+        kl_nats=max(0.0, float(kl)),
+        loss_nats=-float(target_log_q.sum(dtype=torch.float64)),
+        tokens_agreeing=int(agreeing.sum()),
+    )
+
+
+def add(first: Difference, second: Difference) -> Difference:
+    """Return the sums and the maxima of two differences."""
+    return Difference(
+        tokens=first.tokens + second.tokens,
+        logits=first.logits + second.logits,
+        difference_largest=max(first.difference_largest, second.difference_largest),
+        difference_total=first.difference_total + second.difference_total,
+        logit_largest=max(first.logit_largest, second.logit_largest),
+        kl_nats=first.kl_nats + second.kl_nats,
+        loss_nats=first.loss_nats + second.loss_nats,
+        tokens_agreeing=first.tokens_agreeing + second.tokens_agreeing,
+    )
 
 
 def divergence_metrics(reference: list[Scored], other: Iterable[Scored]) -> dict[str, float | int]:
-    """Figures of `other` against `reference`; docs/metrics.md defines each.
+    """Return the figures of `other` against `reference`.
 
-    KL(reference || other) is a mean in nats a token, its standard error takes answers as clusters.
+    docs/metrics.md defines each figure. KL(reference || other) is a mean in nats per token; its
+    standard error treats the examples as clusters. UserError if a logit is NaN or infinite.
     """
-    divergences, sizes = [], []
-    largest = largest_logit = total = nats = 0.0
-    agree = values = 0
-    for (a, targets), (b, _) in zip(reference, other, strict=True):
-        difference = (a - b).abs()
-        largest, total = (
-            max(largest, float(difference.max())),
-            total + float(difference.sum(dtype=torch.float64)),
-        )
-        values, largest_logit = (
-            values + difference.numel(),
-            max(largest_logit, float(a.abs().max())),
-        )
-        p, q = a.log_softmax(-1), b.log_softmax(-1)
-        # KL of a distribution with itself is 0, and rounding must not make it negative.
-        divergences.append(max(0.0, float((p.exp() * (p - q)).sum(dtype=torch.float64))))
-        sizes.append(len(targets))
-        nats -= float(q.gather(1, targets[:, None]).sum(dtype=torch.float64))
-        agree += int((a.argmax(-1) == b.argmax(-1)).sum())
-    tokens = sum(sizes)
-    # Python's max passes over a NaN, and a difference that is none would be 0; the sums hold it.
-    if not (math.isfinite(total) and math.isfinite(nats)):
+    found = [
+        compare_example(logits, other_logits, targets)
+        for (logits, targets), (other_logits, _) in zip(reference, other, strict=True)
+    ]
+    total = reduce(add, found)
+    # The sums are NaN if any logit is, while Python's max skips a NaN.
+    if not (math.isfinite(total.difference_total) and math.isfinite(total.loss_nats)):
         raise _broken("a logit is not a finite number")
+    loss = total.loss_nats / total.tokens
+    kl_nats = [item.kl_nats for item in found]
+    tokens = [item.tokens for item in found]
     return {
-        "items": len(sizes),
-        "tokens": tokens,
-        "logit_difference_largest": largest,
-        "logit_difference_relative": largest / largest_logit,
-        "logit_difference_mean": total / values,
-        "kl_nats": sum(divergences) / tokens,
-        "kl_nats_stderr": ratio_standard_error(divergences, sizes),
-        "greedy_agreement": agree / tokens,
-        "perplexity": _perplexity(nats / tokens),
-        "bits_per_token": nats / tokens / math.log(2),
+        "items": len(found),
+        "tokens": total.tokens,
+        "logit_difference_largest": total.difference_largest,
+        "logit_difference_relative": total.difference_largest / total.logit_largest,
+        "logit_difference_mean": total.difference_total / total.logits,
+        "kl_nats": total.kl_nats / total.tokens,
+        "kl_nats_stderr": ratio_standard_error(kl_nats, tokens),
+        "greedy_agreement": total.tokens_agreeing / total.tokens,
+        "perplexity": _perplexity(loss),
+        "bits_per_token": loss / math.log(2),
     }
 
 
 def _perplexity(nats: float) -> float:
-    """Return exp of the loss; UserError where no number holds it."""
+    """Return exp of the loss; UserError if the result is too large."""
     try:
         return math.exp(nats)
     except OverflowError as error:
@@ -87,6 +134,6 @@ def _perplexity(nats: float) -> float:
 
 
 def _broken(what: str) -> UserError:
-    """Return the UserError for a model whose logits cannot be compared."""
+    """Return the UserError for a model with unusable logits."""
     fix = "run the stage that wrote the model again, or train with a smaller learning_rate"
     return UserError("a compared model", f"{what}, so its weights are broken", fix)

@@ -1,4 +1,4 @@
-"""Read and check the rows that the scoring stages wrote, and return the value of each item.
+"""Read the rows of the scoring stages as scores per item.
 
 The compare stage takes differences of these values, and `bula seeds` takes their means.
 """

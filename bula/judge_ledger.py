@@ -1,4 +1,4 @@
-"""Keep each verdict in a ledger, so that a stopped run pays for no verdict twice."""
+"""Keep each verdict in a ledger, so that none is paid twice."""
 
 import os
 from pathlib import Path

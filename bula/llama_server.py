@@ -1,11 +1,12 @@
 """Serve one GGUF file by llama.cpp, as a child process of bula/serving.py.
 
-llama.cpp aborts its whole process on some files, so it gets a process of its own. Settings arrive as
-one JSON line on standard input, the key among them: other users can read a process's arguments. The
-server's address leaves on standard output. The process ends when standard input is closed. It
-imports nothing of this project, because it is started by its path.
+llama.cpp aborts its process on some files, so it runs in a separate process. The settings arrive as
+one JSON line on standard input, because other users can read a process's arguments and the settings
+contain the key. The server's address is printed to standard output. The process exits when standard
+input is closed. It imports nothing of this project, because it is started by its path.
 
-    echo '{"model": "x.gguf", "key": "k", "context_tokens": 64, "threads": 1, "float32": false}' | python -P bula/llama_server.py
+    echo '{"model": "x.gguf", "key": "k", "context_tokens": 64, "threads": 1, "float32": false}' |
+        python -P bula/llama_server.py
 """
 
 import json
@@ -25,47 +26,55 @@ def configure(settings: dict[str, Any]) -> xllamacpp.CommonParams:
     params.n_ctx = settings["context_tokens"]
     params.cpuparams.n_threads = settings["threads"]
     params.cpuparams_batch.n_threads = settings["threads"]
-    # A reused prompt prefix was computed in a batch of another shape: repeatable answers need it computed anew.
+    # A cached prefix was computed in another batch, so that reusing it would change answers.
     params.cache_prompt = False
     params.cache_ram_mib = 0
-    # Errors alone.
+    # Level 1 logs only errors.
     params.verbosity = 1
     if settings["float32"]:
-        params.cache_type_k = xllamacpp.ggml_type.GGML_TYPE_F32
-        params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-        # Flash attention rounds to float16 whatever the cache holds.
-        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    close_to_strangers(params, settings["key"])
+        compute_attention_in_float32(params)
+    restrict_access(params, settings["key"])
     return params
 
 
-def close_to_strangers(params: xllamacpp.CommonParams, key: str) -> None:
-    """Answer nobody without the key, and no web page; /health says only that the server works."""
+def compute_attention_in_float32(params: xllamacpp.CommonParams) -> None:
+    """Store the KV cache in float32, and turn off flash attention."""
+    params.cache_type_k = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    # Flash attention rounds to float16, whatever the cache's type.
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+
+
+def restrict_access(params: xllamacpp.CommonParams, key: str) -> None:
+    """Answer only requests that have the key, and no web page.
+
+    /health is open, but it says only that the server works.
+    """
     params.hostnames = ["127.0.0.1"]
-    # The kernel picks a free port while it binds: no other process can take it in between.
+    # With port 0 the kernel chooses a port while it binds, and no other process can take it first.
     params.port = 0
     params.api_keys = [key]
     params.cors_origins = ""
     params.cors_credentials = False
     params.endpoint_slots = False
     params.ui = False
-    # Otherwise every reply names the file by its path.
+    # Without an alias, every reply would contain the file's path.
     params.model_alias = {"model"}
 
 
 def main() -> None:
-    """Start the server, tell its address, and wait until the parent is done."""
-    # A core file would hold the key and the prompts.
+    """Start the server, print its address, and wait for the parent."""
+    # A core file would contain the key and the prompts.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # Whatever the library prints goes to standard error, so that standard output holds one line.
-    answer = os.fdopen(os.dup(1), "w")
+    # The library prints to standard error, so that standard output contains only the address.
+    output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     settings = json.loads(sys.stdin.readline())
     try:
         server = xllamacpp.Server(configure(settings))
     except RuntimeError as error:
         raise SystemExit(str(error)) from None
-    print(server.listening_address, file=answer, flush=True)
+    print(server.listening_address, file=output, flush=True)
     sys.stdin.read()
     # A server destroyed before its first request never exits.
     os._exit(0)

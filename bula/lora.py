@@ -1,4 +1,4 @@
-"""Build PEFT's LoraConfig from the parameters: one definition for training, plans and benches."""
+"""Build PEFT's LoraConfig for training, plans and benches."""
 
 from peft import LoraConfig
 

@@ -1,19 +1,24 @@
-"""What LoRA training spends most time on where there is no GPU, each as one function with its own backward pass.
+"""Compute the costly functions of LoRA training on CPUs.
 
-`adapted` is base plus adapter of the linear layers that read one input (Hu et al. 2021, arXiv:2106.09685, equation 3) in the
-base's precision, under float32 masters: PEFT's own copies every activation to float32, drops there, and copies back.
-`answer_loss` is the head and the cross-entropy over supervised positions, some rows at a time, with the gradient found on the
-way, so that no logits are kept for a second pass. `normalised` is Llama's norm with a frozen weight, `attended` its attention,
-`widened` its MLP, each with fewer passes over memory. All are plain torch, for any device, but for `_Attention`, which calls
-what the pinned torch uses on a CPU. Large products are made in the precision that `product_dtype` names, the inputs' or a wider
-one; what passes from function to function is in the model's. bench/train.py says what they bring together, bench/lora_kernels.py what
-each brings. Elementwise products of two large bfloat16 tensors are written to a third: in place they take torch's CPU kernels
-twice the time.
+Each function has a backward pass written for CPUs.
+
+- `lora_linears`: a frozen linear layer plus its adapter (Hu et al. 2021, arXiv:2106.09685,
+  equation 3), in the precision of the base. PEFT copies every activation to float32 and back.
+- `fused_linear_cross_entropy`: head and loss in chunks of rows. The forward pass also computes the
+  gradient, so the logits of a whole batch never exist.
+- `apply_rotary`, `causal_attention`, `swiglu`, `rms_norm`: Llama's own functions with fewer passes
+  over memory.
+
+All functions are plain PyTorch and run on any device, except `causal_attention`, which calls a CPU
+function of the pinned torch. `matmul_dtype` names the precision of large matmuls; values that pass
+between functions have the precision of the model. An elementwise product of two large bfloat16
+tensors is written to a third tensor, because torch's CPU kernels take twice as long in place.
+bench/train.py times all functions together, bench/lora_kernels.py each of them.
 """
 
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any, TypeGuard
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from peft import PeftModel
@@ -29,109 +34,181 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, L
 from bula.hardware import matmul_dtype
 from bula.scoring import supervised_hidden
 
-# Rows of the head's product made at once: each reads the whole head, 57 MB of SmolLM2 and 525 MB of Llama 3.2.
-ROWS = 256
-# Rows of it that go through float32 at once: 16 x 49,152 numbers are 3 MB and stay in a core's cache.
-PART = 16
-# Numbers that a function of many passes works on at once on a CPU: 1 MB of float32, which the cores' caches keep between passes.
-CACHED = 1 << 18
-# What params.yaml offers; transformers' own eager attention is no entry of its table.
-ATTENTION = ("sdpa", "flash_attention_2")
+# Rows of logits per matmul. Each matmul reads the head: 57 MB of SmolLM2, 525 MB of Llama 3.2.
+LOGITS_CHUNK_ROWS = 256
+# Rows per softmax in float32: 16 x 49,152 numbers are 3 MB, which fit into a core's cache.
+SOFTMAX_CHUNK_ROWS = 16
+# Numbers per chunk of an elementwise function on a CPU: 1 MB of float32 stays in the cache.
+CACHE_NUMBERS = 1 << 18
+# The values of train.attention; transformers' eager attention is not in its table of functions.
+ATTENTION_IMPLEMENTATIONS = ("sdpa", "flash_attention_2")
 
 
-def parts(x: Tensor) -> Iterator[slice]:
-    """Slices over the rows of x (n, width): on a CPU as many at a time as stay in its cache, elsewhere all at once."""
-    step = max(1, CACHED // x.shape[1] if x.device.type == "cpu" else len(x))
-    return (slice(start, start + step) for start in range(0, len(x), step))
+def row_chunks(x: Tensor) -> Iterator[slice]:
+    """Yield slices over the rows of x that fit into the cache.
+
+    x has the shape (n, width). On other devices than the CPU one slice covers all rows.
+    """
+    step = len(x)
+    if x.device.type == "cpu":
+        step = CACHE_NUMBERS // x.shape[1]
+    step = max(1, step)
+    for start in range(0, len(x), step):
+        yield slice(start, start + step)
 
 
-def dropped(x: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
-    """x (n, width) after dropout without its scaling, and the mask: ones with probability 1 - dropout, to 1 part in 65,536, else
-    zeros, in the precision and on the device of x.
+def fill_keep_mask(mask: Tensor, dropout: float) -> None:
+    """Fill mask with ones at probability 1 - dropout, else zeros.
 
-    Four draws of 16 bits come out of each 64-bit word of torch's generator: torch itself draws one word for every number, on a
-    CPU by one thread. A mask of booleans would be converted at each use.
+    The probability is exact to 1 part in 65,536. Each 64-bit word of torch's generator yields four
+    draws of 16 bits; torch's own dropout takes one word per number, in one thread on a CPU.
+    """
+    numbers = mask.numel()
+    words = torch.empty((numbers + 3) // 4, dtype=torch.int64, device=mask.device)
+    words.random_(-(2**63), None)
+    draws = words.view(torch.int16)[:numbers].view(mask.shape)
+    threshold = round(dropout * 65536) - 32768
+    torch.ge(draws, threshold, out=mask)
+
+
+def drop_unscaled(x: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
+    """Return x after dropout without rescaling, and the keep mask.
+
+    x has the shape (n, width). The mask has the precision of x, because a boolean mask would be
+    converted at each use; it is None without dropout.
     """
     if not dropout:
         return x, None
-    seen, mask = torch.empty_like(x), torch.empty_like(x)
-    for part in parts(x):
-        kept = mask[part]
-        words = torch.empty((kept.numel() + 3) // 4, dtype=torch.int64, device=x.device).random_(
-            -(2**63), None
-        )
-        torch.ge(
-            words.view(torch.int16)[: kept.numel()].view(kept.shape),
-            round(dropout * 65536) - 32768,
-            out=kept,
-        )
-        torch.mul(x[part], kept, out=seen[part])
-    return seen, mask
+    dropped = torch.empty_like(x)
+    mask = torch.empty_like(x)
+    for chunk in row_chunks(x):
+        fill_keep_mask(mask[chunk], dropout)
+        torch.mul(x[chunk], mask[chunk], out=dropped[chunk])
+    return dropped, mask
 
 
-class _Adapted(torch.autograd.Function):
-    """x W^T + scale * seen A^T B^T for each frozen W, A and B that read the same x; gradients for x, every A and every B."""
+# --- linear layers with adapters ---------------------------------------------------------------
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """Return x (..., width) in the shape (n, width)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def in_groups(tensors: Sequence[Tensor], size: int) -> list[Sequence[Tensor]]:
+    """Split a sequence into consecutive groups of one size."""
+    starts = range(0, len(tensors), size)
+    return [tensors[start : start + size] for start in starts]
+
+
+def lora_a_gradients(
+    low_rank_gradients: Tensor, dropped: Tensor, matrices_a: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return the gradient of every A, computed by one matmul."""
+    inputs = dropped.to(low_rank_gradients.dtype)
+    joined = low_rank_gradients.t() @ inputs
+    ranks = [len(a) for a in matrices_a]
+    parts = torch.split(joined, ranks)
+    return [part.to(a.dtype) for part, a in zip(parts, matrices_a, strict=True)]
+
+
+def lora_input_gradient(
+    low_rank_gradients: Tensor,
+    output_gradients: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    joined_a: Tensor,
+    mask: Tensor | None,
+) -> Tensor:
+    """Return the gradient of the common input of some LoRA layers.
+
+    All arguments but the weights and the mask have the precision of the matmuls.
+    """
+    gradient = low_rank_gradients @ joined_a
+    dtype = gradient.dtype
+    if mask is not None and dtype == torch.float32:
+        gradient.mul_(mask)
+    elif mask is not None:
+        gradient = gradient * mask
+    for output_gradient, weight in zip(output_gradients, weights, strict=True):
+        gradient.addmm_(output_gradient, weight.to(dtype))
+    return gradient
+
+
+class _LoraLinears(torch.autograd.Function):
+    """Compute x W^T + scale * dropped A^T B^T for several layers.
+
+    All layers read x. W is frozen; x, every A and every B receive gradients.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
         x: Tensor,
-        seen: Tensor,
+        dropped: Tensor,
         mask: Tensor | None,
         scales: tuple[float, ...],
         *matrices: Tensor,
     ) -> tuple[Tensor, ...]:
-        """x (..., in), its rows `seen` (n, in) after dropout, and each weight (out, in) in one precision; each a (rank, in) and
-        b (out, rank) in any. `matrices` are all weights, then all a, then all b.
+        """Return one output (..., out) per layer.
+
+        Shapes: x (..., in), dropped and mask (n, in), W (out, in), A (rank, in), B (out, rank).
+        `matrices` are all W, then all A, then all B. x, dropped and W have one precision.
         """
-        count, kind = len(scales), matmul_dtype(x.dtype, x.device.type)
-        weights, a, b = (matrices[first : first + count] for first in range(0, 3 * count, count))
-        # One product for the rows' low-rank values of all.
-        low = torch.split(linear(seen, torch.cat(a).to(x.dtype)), [len(one) for one in a], dim=1)
-        ctx.save_for_backward(seen, mask, *low, *matrices)
-        ctx.scales, rows = scales, x.reshape(seen.shape).to(kind)
-        made = (
-            linear(rows, w.to(kind)).addmm_(one.to(kind), up.to(kind).t(), alpha=s)
-            for w, one, up, s in zip(weights, low, b, scales, strict=True)
-        )
-        return tuple(one.to(x.dtype).view(*x.shape[:-1], -1) for one in made)
+        weights, matrices_a, matrices_b = in_groups(matrices, len(scales))
+        # One matmul computes the low-rank values of all layers.
+        joined_a = torch.cat(tuple(matrices_a)).to(x.dtype)
+        ranks = [len(a) for a in matrices_a]
+        low_rank = torch.split(linear(dropped, joined_a), ranks, dim=1)
+        ctx.scales = scales
+        ctx.save_for_backward(dropped, mask, *low_rank, *matrices)
+        dtype = matmul_dtype(x.dtype, x.device.type)
+        rows = x.reshape(dropped.shape).to(dtype)
+        output_shape = (*x.shape[:-1], -1)
+        outputs = []
+        for weight, low, b, scale in zip(weights, low_rank, matrices_b, scales, strict=True):
+            output = linear(rows, weight.to(dtype))
+            output.addmm_(low.to(dtype), b.to(dtype).t(), alpha=scale)
+            rounded = output.to(x.dtype)
+            outputs.append(rounded.view(output_shape))
+        return tuple(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        """The chain rule by hand."""
-        seen, mask, *saved = ctx.saved_tensors
-        count = len(ctx.scales)
-        low, weights, a, b = (saved[first : first + count] for first in range(0, 4 * count, count))
-        kind = matmul_dtype(seen.dtype, seen.device.type)
-        rows = [gradient.reshape(-1, gradient.shape[-1]).to(kind) for gradient in gradients]
-        inner = torch.cat(
-            [(g @ up.to(kind)).mul_(s) for g, up, s in zip(rows, b, ctx.scales, strict=True)], dim=1
-        )
-        to_a = [
-            one.to(mine.dtype)
-            for one, mine in zip(
-                (inner.t() @ seen.to(kind)).split([len(one) for one in a]), a, strict=True
-            )
-        ]
-        to_b = [
-            (g.t() @ one.to(kind)).to(up.dtype).mul_(s)
-            for g, one, up, s in zip(rows, low, b, ctx.scales, strict=True)
-        ]
-        to_x = None
+        """Return the gradients of x, every A and every B."""
+        dropped, mask, *saved = ctx.saved_tensors
+        scales = ctx.scales
+        low_rank, weights, matrices_a, matrices_b = in_groups(saved, len(scales))
+        dtype = matmul_dtype(dropped.dtype, dropped.device.type)
+        output_gradients = []
+        low_rank_gradients = []
+        b_gradients = []
+        for gradient, low, b, scale in zip(gradients, low_rank, matrices_b, scales, strict=True):
+            rows = as_rows(gradient).to(dtype)
+            low_gradient = rows @ b.to(dtype)
+            b_gradient = (rows.t() @ low.to(dtype)).to(b.dtype)
+            output_gradients.append(rows)
+            low_rank_gradients.append(low_gradient.mul_(scale))
+            b_gradients.append(b_gradient.mul_(scale))
+        inner = torch.cat(low_rank_gradients, dim=1)
+        a_gradients = lora_a_gradients(inner, dropped, matrices_a)
+        x_gradient = None
         if ctx.needs_input_grad[0]:
-            # Rounded as on the way forward.
-            to_x = inner @ torch.cat(a).to(seen.dtype).to(kind)
-            if mask is not None:
-                to_x = to_x.mul_(mask) if kind == torch.float32 else to_x * mask
-            for g, weight in zip(rows, weights, strict=True):
-                to_x.addmm_(g, weight.to(kind))
-            to_x = to_x.to(seen.dtype).view(*gradients[0].shape[:-1], -1)
-        return to_x, None, None, None, *[None] * count, *to_a, *to_b
+            # Rounded as in the forward pass.
+            joined_a = torch.cat(tuple(matrices_a)).to(dropped.dtype)
+            x_gradient = lora_input_gradient(
+                inner, output_gradients, weights, joined_a.to(dtype), mask
+            ).to(dropped.dtype)
+            x_gradient = x_gradient.view(*gradients[0].shape[:-1], -1)
+        not_differentiable = [None] * (3 + len(weights))
+        return x_gradient, *not_differentiable, *a_gradients, *b_gradients
 
 
-def fits(layer: Any) -> TypeGuard[Linear]:
-    """Whether `adapted` computes this layer: plain LoRA over a full-precision linear layer without a bias."""
+def is_plain_lora(layer: Any) -> TypeGuard[Linear]:
+    """Return whether `lora_linears` can compute this layer.
+
+    It can if the layer is plain LoRA over a full-precision linear layer without a bias.
+    """
     return (
         type(layer) is Linear
         and layer.base_layer.bias is None
@@ -140,94 +217,154 @@ def fits(layer: Any) -> TypeGuard[Linear]:
     )
 
 
-def adapted(layers: Sequence[Linear], x: Tensor) -> tuple[Tensor, ...]:
-    """What PEFT's layers give for the same x (..., in): base and the one adapter, dropout while training.
+def active_dropout(layer: Linear, adapter: str) -> float:
+    """Return the adapter's dropout rate, which is 0 outside training."""
+    if not layer.training:
+        return 0.0
+    # PEFT inserts nn.Identity, which has no p, for a rate of 0.
+    module = layer.lora_dropout[adapter]
+    return float(getattr(module, "p", 0.0))
 
-    They share one draw of dropout, as queries, keys and values do here, and gate and up: the same input, dropped once.
+
+def lora_linears(layers: Sequence[Linear], x: Tensor) -> tuple[Tensor, ...]:
+    """Return the outputs of PEFT's LoRA layers for one input x.
+
+    x has the shape (..., in). The layers share one dropout mask, because queries, keys and values,
+    and gate and up, read the same input.
     """
-    name, first = layers[0].active_adapters[0], layers[0]
-    dropout = getattr(first.lora_dropout[name], "p", 0.0) if first.training else 0.0
-    scales = tuple(layer.scaling[name] / (1 - dropout) for layer in layers)
-    matrices = [layer.base_layer.weight for layer in layers]
-    matrices += [layer.lora_A[name].weight for layer in layers] + [
-        layer.lora_B[name].weight for layer in layers
-    ]
-    seen, mask = dropped(x.detach().reshape(-1, x.shape[-1]), dropout)
-    return _Adapted.apply(x, seen, mask, scales, *matrices)  # type: ignore[no-any-return,no-untyped-call]
+    first = layers[0]
+    adapter = first.active_adapters[0]
+    dropout = active_dropout(first, adapter)
+    scales = tuple(layer.scaling[adapter] / (1 - dropout) for layer in layers)
+    weights = [layer.base_layer.weight for layer in layers]
+    matrices_a = [layer.lora_A[adapter].weight for layer in layers]
+    matrices_b = [layer.lora_B[adapter].weight for layer in layers]
+    dropped, mask = drop_unscaled(as_rows(x.detach()), dropout)
+    return _LoraLinears.apply(  # type: ignore[no-any-return,no-untyped-call]
+        x, dropped, mask, scales, *weights, *matrices_a, *matrices_b
+    )
 
 
-def alone(layer: Linear, x: Tensor) -> Tensor:
-    """What one of PEFT's layers gives for x (..., in)."""
-    return adapted([layer], x)[0]
+def lora_linear(layer: Linear, x: Tensor) -> Tensor:
+    """Return the output of one of PEFT's LoRA layers for x."""
+    return lora_linears([layer], x)[0]
 
 
-def projected(layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
-    """What each of these layers gives for x; those with an adapter in one function."""
-    ours = [layer for layer in layers if fits(layer)]
-    made = dict(zip(ours, adapted(ours, x), strict=True)) if ours else {}
-    return [made[layer] if layer in made else layer(x) for layer in layers]
+def project(layers: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """Return the outputs of linear layers that read the same x.
+
+    One function computes all layers with a plain adapter; the others run their own forward.
+    """
+    plain = [layer for layer in layers if is_plain_lora(layer)]
+    outputs: dict[nn.Module, Tensor] = {}
+    if plain:
+        plain_outputs = lora_linears(plain, x)
+        outputs = dict(zip(plain, plain_outputs, strict=True))
+    for layer in layers:
+        if layer not in outputs:
+            outputs[layer] = layer(x)
+    return [outputs[layer] for layer in layers]
 
 
-class _Rotated(torch.autograd.Function):
-    """Rotary embedding (Su et al. 2021, arXiv:2104.09864): each pair (x_i, x_(i + width/2)) turned by its angle; gradient for x."""
+# --- attention ---------------------------------------------------------------------------------
+
+
+def rotate_pairs(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair (x_i, x_(i + width/2)) by its angle.
+
+    A pair (a, b) becomes (a cos - b sin, b cos + a sin). Shapes as in `apply_rotary`.
+    """
+    first_sin, second_sin = sin.chunk(2, dim=-1)
+    signed_sin = torch.cat((-first_sin, second_sin), dim=-1)
+    partners = x.roll(x.shape[-1] // 2, -1)
+    # The angles are the same for all heads.
+    rotated = torch.mul(x, cos.unsqueeze(2))
+    return rotated.addcmul_(partners, signed_sin.unsqueeze(2))
+
+
+class _Rotary(torch.autograd.Function):
+    """Rotate pairs of values; x receives the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x (batch, tokens, heads, width); cos and sin (1 or batch, tokens, width), whose two halves are alike."""
+        """Rotate by the angles."""
         ctx.save_for_backward(cos, sin)
-        return turned(x, cos, sin)
+        return rotate_pairs(x, cos, sin)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """Turned back."""
+        """Rotate the gradient by the negative angles."""
         cos, sin = ctx.saved_tensors
-        return turned(gradient, cos, -sin), None, None
+        return rotate_pairs(gradient, cos, -sin), None, None
 
 
-def turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (batch, tokens, heads, width) turned by the angles: of a pair (a, b), a cos - b sin and b cos + a sin."""
-    half = x.shape[-1] // 2
-    signed = torch.cat((-sin[..., :half], sin[..., half:]), dim=-1)
-    return torch.mul(x, cos.unsqueeze(2)).addcmul_(x.roll(half, -1), signed.unsqueeze(2))
+def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply the rotary position embedding to queries or keys.
+
+    Su et al. 2021, arXiv:2104.09864. x has the shape (batch, tokens, heads, width), cos and sin
+    (1 or batch, tokens, width); their two halves are equal.
+    """
+    return _Rotary.apply(x, cos, sin)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """x (batch, tokens, heads, width) with its positions in it; cos and sin (1 or batch, tokens, width)."""
-    return _Rotated.apply(x, cos, sin)  # type: ignore[no-any-return,no-untyped-call]
+class _CausalAttention(torch.autograd.Function):
+    """Compute causal attention on a CPU, with a backward pass in float32.
 
-
-class _Attention(torch.autograd.Function):
-    """Causal attention of bfloat16 numbers on a CPU, whose backward pass computes in float32, in which torch's own is faster there,
-    and exacter. Gradients for queries, keys and values.
+    For bfloat16 inputs torch's own backward pass is slower and less exact there.
     """
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-        """q (batch, heads, tokens, width), k and v the same with as many heads or a divisor of that; gives as q."""
-        # What scaled_dot_product_attention calls here; the logarithms of the sums, which it keeps to itself, are wanted back.
-        wide = (one.to(matmul_dtype(q.dtype, q.device.type)) for one in (q, k, v))
-        made, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            *wide, 0.0, True, scale=scale
+        """Return the attention output in the shape and precision of q."""
+        dtype = matmul_dtype(q.dtype, q.device.type)
+        # scaled_dot_product_attention calls this too, but keeps the logarithms of the sums.
+        result, log_sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            q.to(dtype), k.to(dtype), v.to(dtype), 0.0, True, scale=scale
         )
-        output = made.to(q.dtype)
-        ctx.save_for_backward(q, k, v, output, sums)
+        output: Tensor = result.to(q.dtype)
+        ctx.save_for_backward(q, k, v, output, log_sums)
         ctx.scale = scale
-        return output  # type: ignore[no-any-return]
+        return output
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Flash attention's (Dao et al. 2022, arXiv:2205.14135, algorithm 4)."""
-        q, k, v, output, sums = ctx.saved_tensors
-        wide = (one.float() for one in (gradient, q, k, v, output))
-        made = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            *wide, sums, 0.0, True, scale=ctx.scale
+        """Run the backward pass of flash attention.
+
+        Dao et al. 2022, arXiv:2205.14135, algorithm 4.
+        """
+        q, k, v, output, log_sums = ctx.saved_tensors
+        in_float32 = (tensor.float() for tensor in (gradient, q, k, v, output))
+        gradients = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
+            *in_float32, log_sums, 0.0, True, scale=ctx.scale
         )
-        return *(one.to(q.dtype) for one in made), None
+        return *(one.to(q.dtype) for one in gradients), None
 
 
-def attended(
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Return causal attention of queries, keys and values on a CPU.
+
+    q and the output have the shape (batch, heads, tokens, width). k and v may have fewer heads if
+    their number divides that of q.
+    """
+    return _CausalAttention.apply(q, k, v, scale)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def query_key_value(
+    layer: LlamaAttention, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values (batch, heads, tokens, width), positions applied."""
+    cos, sin = position_embeddings
+    head_shape = (*hidden_states.shape[:-1], -1, layer.head_dim)
+    projections = project([layer.q_proj, layer.k_proj, layer.v_proj], hidden_states)
+    queries, keys, values = (projection.view(head_shape) for projection in projections)
+    queries = apply_rotary(queries, cos, sin)
+    keys = apply_rotary(keys, cos, sin)
+    return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
+
+
+def attention_forward(
     layer: LlamaAttention,
     hidden_states: Tensor,
     position_embeddings: tuple[Tensor, Tensor],
@@ -235,196 +372,308 @@ def attended(
     past_key_values: Any = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """What LlamaAttention gives for hidden_states (batch, tokens, width); with a cache, by its own forward."""
+    """Compute LlamaAttention's forward pass for hidden_states (batch, tokens, width).
+
+    With a cache of keys and values, as in generation, the layer's own forward runs.
+    """
     if past_key_values is not None:
         return LlamaAttention.forward(  # type: ignore[no-any-return]
             layer, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
         )
-    heads = (*hidden_states.shape[:-1], -1, layer.head_dim)
-    q, k, v = (
-        one.view(heads)
-        for one in projected([layer.q_proj, layer.k_proj, layer.v_proj], hidden_states)
-    )
-    q, k = (rotated(one, *position_embeddings) for one in (q, k))
-    q, k, v = (one.transpose(1, 2) for one in (q, k, v))
-    kind, weights = layer.config._attn_implementation, None
-    if (
-        kind == "sdpa"
-        and attention_mask is None
-        and q.device.type == "cpu"
-        and q.dtype == torch.bfloat16
-    ):
-        output = _Attention.apply(q, k, v, layer.scaling).transpose(1, 2)  # type: ignore[no-untyped-call]
+    q, k, v = query_key_value(layer, hidden_states, position_embeddings)
+    implementation = layer.config._attn_implementation
+    on_cpu_in_bfloat16 = q.device.type == "cpu" and q.dtype == torch.bfloat16
+    weights = None
+    if implementation == "sdpa" and attention_mask is None and on_cpu_in_bfloat16:
+        output = causal_attention(q, k, v, layer.scaling)
+        output = output.transpose(1, 2)
     else:
-        output, weights = ALL_ATTENTION_FUNCTIONS[kind](
+        attend = ALL_ATTENTION_FUNCTIONS[implementation]
+        output, weights = attend(
             layer, q, k, v, attention_mask, dropout=0.0, scaling=layer.scaling, **kwargs
         )
-    return layer.o_proj(output.reshape(*hidden_states.shape[:-1], -1)), weights
+    joined_heads = output.flatten(2)
+    return layer.o_proj(joined_heads), weights
 
 
-class _Gated(torch.autograd.Function):
-    """silu(gate) * up (Shazeer 2020, arXiv:2002.05202); gradients for both. What silu gave is made again, not kept."""
+# --- MLP ---------------------------------------------------------------------------------------
+
+
+class _Swiglu(torch.autograd.Function):
+    """Compute silu(gate) * up; gate and up receive gradients.
+
+    The backward pass computes silu(gate) again, which saves its memory.
+    """
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        """Both (..., width)."""
+        """Return the product."""
         ctx.save_for_backward(gate, up)
         return silu(gate) * up
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-        """The product rule."""
+        """Apply the product rule."""
         gate, up = ctx.saved_tensors
-        made = silu(gate)
-        to_up = made * gradient
-        to_gate = torch.mul(gradient, up, out=made)
-        torch.ops.aten.silu_backward.grad_input(to_gate, gate, grad_input=to_gate)
-        return to_gate, to_up
+        activated = silu(gate)
+        up_gradient = activated * gradient
+        # The buffer of silu(gate) is reused from here on.
+        gate_gradient = torch.mul(gradient, up, out=activated)
+        torch.ops.aten.silu_backward.grad_input(gate_gradient, gate, grad_input=gate_gradient)
+        return gate_gradient, up_gradient
 
 
-def gated(gate: Tensor, up: Tensor) -> Tensor:
-    """silu(gate) * up, all (..., width)."""
-    return _Gated.apply(gate, up)  # type: ignore[no-any-return,no-untyped-call]
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """Return silu(gate) * up, all of one shape (..., width).
+
+    Shazeer 2020, arXiv:2002.05202.
+    """
+    return _Swiglu.apply(gate, up)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def widened(layer: LlamaMLP, x: Tensor) -> Tensor:
-    """What LlamaMLP gives for x (..., width)."""
-    made: Tensor = layer.down_proj(gated(*projected([layer.gate_proj, layer.up_proj], x)))
-    return made
+def mlp_forward(layer: LlamaMLP, x: Tensor) -> Tensor:
+    """Compute LlamaMLP's forward pass for x (..., width)."""
+    gate, up = project([layer.gate_proj, layer.up_proj], x)
+    output: Tensor = layer.down_proj(swiglu(gate, up))
+    return output
 
 
-class _AnswerLoss(torch.autograd.Function):
-    """Sum of the negative log-likelihood and number of tokens predicted right; the gradient for hidden alone."""
+# --- loss --------------------------------------------------------------------------------------
+
+
+def score_logits(
+    logits: Tensor, targets: Tensor, scratch: Tensor, needs_gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the summed log-likelihood and the number of correct predictions.
+
+    Shapes: logits (n, vocabulary), targets (n, 1). With `needs_gradient` the gradient of the loss
+    overwrites the logits. `scratch` is float32 with n rows or more, and unused for float32 logits.
+    """
+    in_place = logits.dtype == torch.float32
+    values = logits if in_place else scratch[: len(logits)].copy_(logits)
+    largest = values.amax(-1, keepdim=True)
+    target_logits = values.gather(1, targets)
+    # The first of several largest logits is the prediction, so ties need argmax.
+    candidates = (target_logits == largest).squeeze(1)
+    predictions = values[candidates].argmax(-1, keepdim=True)
+    correct = (predictions == targets[candidates]).sum()
+    exponentials = values.sub_(largest).exp_()
+    sums = exponentials.sum(-1, keepdim=True)
+    log_likelihood = (target_logits - largest - sums.log()).sum()
+    if needs_gradient:
+        # d(-log p_y) / d logits is p - 1 at the target and p elsewhere.
+        exponentials.div_(sums).scatter_add_(1, targets, torch.full_like(target_logits, -1))
+        if not in_place:
+            logits.copy_(exponentials)
+    return log_likelihood, correct
+
+
+class LogitsBuffers(NamedTuple):
+    """Memory that all chunks of rows share."""
+
+    logits: Tensor
+    """Logits of a chunk, then their gradient, in the precision of the matmuls."""
+    softmax: Tensor
+    """Float32 copies of a few rows; empty if the logits are float32 themselves."""
+
+
+def make_buffers(weight: Tensor, rows: int) -> LogitsBuffers:
+    """Allocate the buffers for some rows and a head (vocabulary, width)."""
+    vocabulary = len(weight)
+    logits_rows = min(LOGITS_CHUNK_ROWS, rows)
+    softmax_rows = min(SOFTMAX_CHUNK_ROWS, rows)
+    if weight.dtype == torch.float32:
+        softmax_rows = 0
+    return LogitsBuffers(
+        logits=weight.new_empty(logits_rows, vocabulary),
+        softmax=weight.new_empty(softmax_rows, vocabulary, dtype=torch.float32),
+    )
+
+
+def softmax_chunks(logits: Tensor, targets: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield logits (n, vocabulary) and targets (n, 1) of a few rows."""
+    logits_parts = torch.split(logits, SOFTMAX_CHUNK_ROWS)
+    targets_parts = torch.split(targets.unsqueeze(1), SOFTMAX_CHUNK_ROWS)
+    yield from zip(logits_parts, targets_parts, strict=True)
+
+
+class _FusedLinearCrossEntropy(torch.autograd.Function):
+    """Compute head and cross-entropy in chunks of rows.
+
+    Only hidden receives a gradient.
+    """
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """hidden (n, width), the frozen head (vocabulary, width), targets (n,); float32 scalar and int64 scalar."""
-        total = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        right = torch.zeros((), dtype=torch.int64, device=hidden.device)
-        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        # Logits, and then their gradient; and the few rows of them that float32 is spent on where they are not in it.
-        kind = matmul_dtype(hidden.dtype, hidden.device.type)
-        weight = weight.to(kind)
-        product = hidden.new_empty(min(ROWS, len(targets)), len(weight), dtype=kind)
-        few = 0 if kind == torch.float32 else min(PART, len(targets))
-        scratch = torch.empty(few, len(weight), dtype=torch.float32, device=hidden.device)
-        for start in range(0, len(targets), ROWS):
-            rows = hidden[start : start + ROWS].to(kind)
-            logits = torch.mm(rows, weight.t(), out=product[: len(rows)])
-            for at in range(0, len(rows), PART):
-                part, target = (
-                    logits[at : at + PART],
-                    targets[start + at : start + min(at + PART, len(rows)), None],
+        """Return the summed loss and the number of correct predictions."""
+        dtype = matmul_dtype(hidden.dtype, hidden.device.type)
+        weight = weight.to(dtype)
+        buffers = make_buffers(weight, len(targets))
+        loss = hidden.new_zeros((), dtype=torch.float32)
+        correct = hidden.new_zeros((), dtype=torch.int64)
+        gradient = None
+        if ctx.needs_input_grad[0]:
+            gradient = torch.empty_like(hidden)
+        for start in range(0, len(targets), LOGITS_CHUNK_ROWS):
+            chunk = slice(start, start + LOGITS_CHUNK_ROWS)
+            rows = hidden[chunk].to(dtype)
+            logits = buffers.logits[: len(rows)]
+            torch.mm(rows, weight.t(), out=logits)
+            for part, target in softmax_chunks(logits, targets[chunk]):
+                log_likelihood, part_correct = score_logits(
+                    part, target, buffers.softmax, needs_gradient=gradient is not None
                 )
-                p = part if kind == torch.float32 else scratch[: len(part)].copy_(part)
-                top, own = p.amax(-1, keepdim=True), p.gather(1, target)
-                # The first of several largest logits is the prediction; only where the target's is one of them can it be right.
-                largest = (own == top).squeeze(1)
-                right += (p[largest].argmax(-1, keepdim=True) == target[largest]).sum()
-                summed = p.sub_(top).exp_().sum(-1, keepdim=True)
-                total -= (own - top - summed.log()).sum()
-                if gradient is not None:
-                    # d(-log p_y)/d logits = p - 1 at the target, p elsewhere.
-                    p.div_(summed).scatter_add_(1, target, torch.full_like(own, -1))
-                    if p is not part:
-                        part.copy_(p)
+                loss -= log_likelihood
+                correct += part_correct
             if gradient is not None:
-                gradient[start : start + len(rows)] = torch.mm(logits, weight)
+                gradient[chunk] = torch.mm(logits, weight)
         ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(right)
-        return total, right
+        ctx.mark_non_differentiable(correct)
+        return loss, correct
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        """The gradient that forward found, scaled."""
+        """Scale the gradient that the forward pass computed."""
         (gradient,) = ctx.saved_tensors
-        # In float32: 1 / tokens rounded to bfloat16 would be off by up to 0.4 %, and with it the gradient of the whole step.
-        return (gradient.float() * upstream).to(gradient.dtype), None, None
+        # 1 / tokens rounded to bfloat16 would be off by up to 0.4 %, so the product is in float32.
+        scaled = gradient.float() * upstream
+        return scaled.to(gradient.dtype), None, None
 
 
-def answer_loss(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Summed negative log-likelihood in nats (float32) of targets (n,) after hidden (n, width), and tokens predicted right."""
-    return _AnswerLoss.apply(hidden, weight, targets)  # type: ignore[no-any-return,no-untyped-call]
+def fused_linear_cross_entropy(
+    hidden: Tensor, weight: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the summed loss and the number of correct predictions.
+
+    Shapes: hidden (n, width), weight of the frozen head (vocabulary, width), targets (n,). The loss
+    is a negative log-likelihood in nats, a float32 scalar; the number is an int64 scalar.
+    """
+    return _FusedLinearCrossEntropy.apply(  # type: ignore[no-any-return,no-untyped-call]
+        hidden, weight, targets
+    )
 
 
-class _Normalised(torch.autograd.Function):
-    """x / sqrt(mean(x^2) + eps) * weight for a frozen weight (Zhang & Sennrich 2019, arXiv:1910.07467); gradient for x."""
+# --- norm --------------------------------------------------------------------------------------
+
+
+def float32_copy(x: Tensor) -> Tensor:
+    """Return a copy in float32, even if x is float32."""
+    return x.to(torch.float32, copy=True)
+
+
+class _RmsNorm(torch.autograd.Function):
+    """Compute RMSNorm with a frozen weight; x receives the gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """x (..., width); float32 inside, rounded to x's precision before the weight, as LlamaRMSNorm does."""
-        rows, width = x.reshape(-1, x.shape[-1]), x.shape[-1]
-        made = torch.empty_like(rows)
-        inverse = torch.empty(len(rows), 1, dtype=torch.float32, device=x.device)
-        for part in parts(rows):
-            wide = rows[part].to(torch.float32, copy=True)
-            torch.linalg.vector_norm(wide, dim=-1, keepdim=True, out=inverse[part]).square_().div_(
-                width
-            ).add_(eps).rsqrt_()
-            made[part].copy_(wide.mul_(inverse[part])).mul_(weight)
-        ctx.save_for_backward(rows, weight, inverse)
-        return made.view(x.shape)
+        """Return x / sqrt(mean(x^2) + eps) * weight.
+
+        As in LlamaRMSNorm, the quotient is rounded to the precision of x before the weight.
+        """
+        width = x.shape[-1]
+        rows = as_rows(x)
+        output = torch.empty_like(rows)
+        inverse_rms = rows.new_empty(len(rows), 1, dtype=torch.float32)
+        for chunk in row_chunks(rows):
+            values = float32_copy(rows[chunk])
+            inverse = inverse_rms[chunk]
+            torch.linalg.vector_norm(values, dim=-1, keepdim=True, out=inverse)
+            inverse.square_().div_(width)
+            inverse.add_(eps).rsqrt_()
+            normalized = output[chunk].copy_(values.mul_(inverse))
+            normalized.mul_(weight)
+        ctx.save_for_backward(rows, weight, inverse_rms)
+        return output.view(x.shape)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """(g - x^ mean(g x^)) / norm, with g the gradient times the weight and x^ the normalised input."""
-        rows, weight, inverse = ctx.saved_tensors
-        upstream, made, wide_weight = (
-            gradient.reshape(rows.shape),
-            torch.empty_like(rows),
-            weight.float(),
-        )
-        for part in parts(rows):
-            unit = rows[part].to(torch.float32, copy=True).mul_(inverse[part])
-            g = upstream[part].to(torch.float32, copy=True).mul_(wide_weight)
-            along = torch.linalg.vecdot(g, unit).unsqueeze(-1).div_(rows.shape[-1])
-            made[part].copy_(g.addcmul_(unit, along, value=-1).mul_(inverse[part]))
-        return made.view(gradient.shape), None, None
+        """Return (g - u mean(g u)) / rms.
+
+        g is the gradient times the weight, u the normalized input.
+        """
+        rows, weight, inverse_rms = ctx.saved_tensors
+        width = rows.shape[-1]
+        upstream = gradient.reshape(rows.shape)
+        float32_weight = weight.float()
+        x_gradient = torch.empty_like(rows)
+        for chunk in row_chunks(rows):
+            inverse = inverse_rms[chunk]
+            unit = float32_copy(rows[chunk])
+            unit.mul_(inverse)
+            weighted = float32_copy(upstream[chunk])
+            weighted.mul_(float32_weight)
+            mean = torch.linalg.vecdot(weighted, unit).div_(width)
+            weighted.addcmul_(unit, mean.unsqueeze(-1), value=-1)
+            weighted.mul_(inverse)
+            x_gradient[chunk] = weighted
+        return x_gradient.view(gradient.shape), None, None
 
 
-def normalised(layer: LlamaRMSNorm, x: Tensor) -> Tensor:
-    """What LlamaRMSNorm gives for x (..., width)."""
-    return _Normalised.apply(x, layer.weight, layer.variance_epsilon)  # type: ignore[no-any-return,no-untyped-call]
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """Return x (..., width) divided by its root mean square, times weight.
+
+    Zhang & Sennrich 2019, arXiv:1910.07467.
+    """
+    return _RmsNorm.apply(x, weight, eps)  # type: ignore[no-any-return,no-untyped-call]
+
+
+def rms_norm_forward(layer: LlamaRMSNorm, x: Tensor) -> Tensor:
+    """Compute LlamaRMSNorm's forward pass for x (..., width)."""
+    return rms_norm(x, layer.weight, layer.variance_epsilon)
+
+
+# --- models ------------------------------------------------------------------------------------
+
+
+def supports_attention(layer: LlamaAttention) -> bool:
+    """Return whether `attention_forward` can compute this layer."""
+    implementation = layer.config._attn_implementation
+    return not layer.attention_dropout and implementation in ATTENTION_IMPLEMENTATIONS
+
+
+def find_kernel(layer: nn.Module) -> Callable[..., Any] | None:
+    """Return the function that can replace a layer's forward, or None."""
+    if is_plain_lora(layer):
+        return lora_linear
+    if type(layer) is LlamaRMSNorm and not layer.weight.requires_grad:
+        return rms_norm_forward
+    if type(layer) is LlamaAttention and supports_attention(layer):
+        return attention_forward
+    if type(layer) is LlamaMLP and isinstance(layer.act_fn, nn.SiLU | SiLUActivation):
+        return mlp_forward
+    return None
 
 
 def use_kernels(model: PeftModel) -> None:
-    """Let every plain LoRA layer over a full-precision linear layer, every frozen Llama norm, Llama's attention and its MLP
-    compute by the functions here.
+    """Replace the forward of every layer that a function here computes.
 
-    Others (4 bit, DoRA, a bias, other norms, other activations) stay as they are.
+    Other layers keep theirs: 4-bit weights, DoRA, a bias, other norms, other activations.
     """
     for layer in model.modules():
-        if fits(layer):
-            layer.forward = functools.partial(alone, layer)
-        elif type(layer) is LlamaRMSNorm and not layer.weight.requires_grad:
-            layer.forward = functools.partial(normalised, layer)
-        elif (
-            type(layer) is LlamaAttention
-            and not layer.attention_dropout
-            and layer.config._attn_implementation in ATTENTION
-        ):
-            layer.forward = functools.partial(attended, layer)
-        elif type(layer) is LlamaMLP and isinstance(layer.act_fn, nn.SiLU | SiLUActivation):
-            layer.forward = functools.partial(widened, layer)
+        kernel = find_kernel(layer)
+        if kernel is not None:
+            layer.forward = functools.partial(kernel, layer)
 
 
 def add_answer_head(model: PreTrainedModel) -> None:
-    """Teach `model(..., labels=labels, answer_head=True)` to give total loss, tokens predicted right and supervised tokens.
+    """Add the argument `answer_head` to the model's forward.
 
-    As the model's own forward, since DDP and FSDP gather parameters and gradients around that call.
+    `model(..., labels=labels, answer_head=True)` returns the summed loss, the number of correct
+    predictions and the number of supervised tokens. The loss is computed inside forward because DDP
+    and FSDP gather parameters and gradients around that call.
     """
-    whole = model.forward
+    own_forward = model.forward
 
     @functools.wraps(type(model).forward)
     def forward(*arguments: Any, answer_head: bool = False, **inputs: Any) -> Any:
         if not answer_head:
-            return whole(*arguments, **inputs)
+            return own_forward(*arguments, **inputs)
         hidden, targets = supervised_hidden(model, inputs)
-        return *answer_loss(
-            hidden, model.get_output_embeddings().weight, targets
-        ), targets.new_tensor(len(targets))
+        weight = model.get_output_embeddings().weight
+        loss, correct = fused_linear_cross_entropy(hidden, weight, targets)
+        return loss, correct, targets.new_tensor(len(targets))
 
     model.forward = forward

@@ -1,7 +1,8 @@
-"""Checks of a model's files before any library is asked to believe them.
+"""Check a model's files before a library trusts them.
 
-A model directory may come from a stranger. Nothing in it may run code (auto_map, pickles), name a
-file outside it, or claim sizes that its weights do not have. Each check takes less than a second.
+A model directory may come from a stranger. Its files must not run code (auto_map, pickles), name a
+file outside the directory, or claim sizes that the weights do not have. Each check takes less than
+a second.
 """
 
 import json
@@ -10,37 +11,75 @@ from collections.abc import Iterator
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bula.errors import UserError
 from bula.gguf_files import FETCH_AGAIN, check_gguf_model
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle"}
-# Bytes of a number in a safetensors file.
-DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1}
-DTYPE_BYTES |= {"U64": 8, "U32": 4, "U16": 2, "U8": 1, "BOOL": 1, "F8_E4M3": 1, "F8_E5M2": 1}
-# 100 bytes are a tensor's entry: room for 200,000 tensors. safetensors itself allows 100 MB.
+# Bytes per number in a safetensors file.
+DTYPE_BYTES = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
+}
+# Room for 200,000 tensors, whose entries have about 100 bytes; safetensors itself allows 100 MB.
 MOST_HEADER_BYTES = 25_000_000
 # Gemma 3's tokenizer.json, the largest known, has 33 MB.
 MOST_TOKENIZER_BYTES = 200_000_000
 MOST_JSON_BYTES = 10_000_000
 MOST_TEMPLATE_BYTES = 1_000_000
-# Sizes in config.json that the weights must show: none is larger than the largest dimension.
-SIZES: tuple[str, ...] = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads")
-SIZES += ("num_key_value_heads", "head_dim")
-SIZES += ("num_experts", "num_local_experts", "n_routed_experts")
+MOST_DIMENSIONS = 8
+# Sizes in config.json that cannot exceed the largest dimension of the weights.
+SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+)
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d{1,6})\.")
-DIRECTORY = "use a directory that `save_pretrained` wrote: config.json, *.safetensors, tokenizer"
+SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
 # Keys of an adapter that make PEFT import a module, add layers, or match names by a pattern.
 ADAPTER_REFUSED = ("auto_mapping", "megatron_config", "layer_replication", "layers_pattern")
+# Two fixes that several errors name.
+GET_MODEL = "`dvc repro` writes it, `dvc pull` fetches it"
+DIRECTORY = "use a directory that `save_pretrained` wrote: config.json, *.safetensors, tokenizer"
 
 Shapes = dict[str, tuple[int, ...]]
+# Name, size and time of change of each file in a folder.
+State = tuple[tuple[str, int, int], ...]
+
+
+class _Entry(NamedTuple):
+    """A tensor's entry in a header; offsets count from the header's end."""
+
+    name: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
 
 
 def check_model(path: Path) -> None:
-    """Raise a UserError unless a model directory or GGUF file can be believed."""
+    """Raise a UserError unless a model directory or GGUF file is consistent."""
     if not path.exists():
-        raise UserError(path, "it does not exist", "`dvc repro` writes it, `dvc pull` fetches it")
+        raise UserError(path, "it does not exist", GET_MODEL)
     if path.suffix == ".gguf":
         check_gguf_model(path)
     elif not path.is_dir():
@@ -50,35 +89,51 @@ def check_model(path: Path) -> None:
 
 
 def check_adapter(path: Path) -> Shapes:
-    """Return shape by name of an adapter's tensors; UserError unless it is PEFT's LoRA."""
+    """Return the shapes of an adapter's tensors by name.
+
+    Raise a UserError unless the adapter is a LoRA adapter of PEFT.
+    """
     _refuse_code(path)
-    config = read_object(path / "adapter_config.json", MOST_JSON_BYTES)
+    config_file = path / "adapter_config.json"
+    config = read_object(config_file, MOST_JSON_BYTES)
     if config.get("peft_type") != "LORA":
-        raise UserError(path / "adapter_config.json", "it is no LoRA adapter", "use PEFT's LoRA")
-    refused = [key for key in ADAPTER_REFUSED if config.get(key)]
-    if isinstance(config.get("target_modules"), str) and config["target_modules"] != "all-linear":
-        refused.append("target_modules")
-    if refused:
-        fix = "name the modules one by one, and leave the other keys out"
-        raise UserError(path / "adapter_config.json", f"{', '.join(refused)}: not supported", fix)
+        raise UserError(config_file, "it is not a LoRA adapter", "use PEFT's LoRA")
+    if refused := _refused_keys(config):
+        fix = "name the modules one by one, and remove the other keys"
+        raise UserError(config_file, f"{', '.join(refused)}: not supported", fix)
     shapes = check_safetensors(path / "adapter_model.safetensors")
-    _check_size(path / "adapter_config.json", config, "r", max(map(max, shapes.values())))
+    _check_size(config_file, config, "r", _largest_dimension(shapes))
     return shapes
 
 
-def _state(folder: Path) -> tuple[tuple[str, int, int], ...]:
-    """Return name, size and time of change of each file, which tell a folder's states apart."""
-    states = [(file.name, file.stat()) for file in sorted(folder.iterdir()) if file.is_file()]
-    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)
+def _refused_keys(config: dict[str, Any]) -> list[str]:
+    """Return the keys of an adapter's configuration that are not supported."""
+    refused = [key for key in ADAPTER_REFUSED if config.get(key)]
+    modules = config.get("target_modules")
+    if isinstance(modules, str) and modules != "all-linear":
+        # PEFT takes any other text for a regular expression.
+        refused.append("target_modules")
+    return refused
+
+
+def _state(folder: Path) -> State:
+    """Return name, size and time of change of each file."""
+    states = []
+    for file in sorted(folder.iterdir()):
+        if file.is_file():
+            found = file.stat()
+            states.append((file.name, found.st_size, found.st_mtime_ns))
+    return tuple(states)
 
 
 @lru_cache(maxsize=8)
-def _check_directory(folder: Path, state: tuple[tuple[str, int, int], ...]) -> None:
-    """Check a model directory in a state; a state that passed is not checked again."""
+def _check_directory(folder: Path, state: State) -> None:
+    """Check a model directory, unless its present state has passed before."""
     _refuse_code(folder)
     config = read_object(folder / "config.json", MOST_JSON_BYTES)
     if "transformers_weights" in config:
-        raise UserError(folder / "config.json", "it names weights of its own", DIRECTORY)
+        what = "its key transformers_weights names other weights"
+        raise UserError(folder / "config.json", what, DIRECTORY)
     for name in ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json"):
         if (folder / name).exists():
             read_object(folder / name, MOST_JSON_BYTES)
@@ -90,10 +145,10 @@ def _check_directory(folder: Path, state: tuple[tuple[str, int, int], ...]) -> N
 
 
 def _refuse_code(folder: Path) -> None:
-    """Raise a UserError if a folder has pickled weights or names code of its own."""
+    """Raise a UserError if a folder contains pickles or names code."""
     if (folder / "config.json").exists() and (folder / "adapter_config.json").exists():
-        what = "it is a model and an adapter at once, and transformers would look for another base"
-        raise UserError(folder, what, "keep the model and the adapter in folders of their own")
+        what = "it is a model and an adapter at once, and transformers would load another base"
+        raise UserError(folder, what, "keep the model and the adapter in separate folders")
     for file in sorted(folder.iterdir()):
         if file.suffix in PICKLES:
             fix = "delete it, and save weights as safetensors"
@@ -103,30 +158,33 @@ def _refuse_code(folder: Path) -> None:
 
 
 def _refuse_auto_map(file: Path) -> None:
-    """Raise a UserError if a JSON file names code to be run."""
+    """Raise a UserError if a JSON file names code to run."""
     if _names_code(_parse(file, read_bytes(file, MOST_JSON_BYTES))):
         fix = "use a model of a type that transformers knows"
-        raise UserError(file, "it names code of its own to be run (auto_map)", fix)
+        raise UserError(file, "its key auto_map names code to run", fix)
 
 
 def _names_code(value: Any) -> bool:
-    """Return whether an object, or one inside it, has a key auto_map."""
+    """Return whether an object has a key auto_map, at any depth."""
     todo = [value]
     while todo:
         found = todo.pop()
-        if isinstance(found, dict):
+        if isinstance(found, list):
+            todo += found
+        elif isinstance(found, dict):
             if found.get("auto_map"):
                 return True
             todo += found.values()
-        elif isinstance(found, list):
-            todo += found
     return False
 
 
 def read_bytes(file: Path, most: int) -> bytes:
-    """Return a file's bytes; UserError if it is missing, no regular file, or larger than `most`."""
+    """Return the content of a regular file.
+
+    Raise a UserError if the file is missing or has more than `most` bytes.
+    """
     if not file.is_file():
-        raise UserError(file, "there is no such file", DIRECTORY)
+        raise UserError(file, "the file does not exist", DIRECTORY)
     with file.open("rb") as opened:
         content = opened.read(most + 1)
     if len(content) > most:
@@ -135,7 +193,10 @@ def read_bytes(file: Path, most: int) -> bytes:
 
 
 def read_object(file: Path, most: int) -> dict[str, Any]:
-    """Return the object of a JSON file of at most `most` bytes; UserError if it is no object."""
+    """Return the object of a JSON file.
+
+    Raise a UserError if the file has more than `most` bytes or another value.
+    """
     value = _parse(file, read_bytes(file, most))
     if not isinstance(value, dict):
         raise UserError(file, "a JSON object is expected", DIRECTORY)
@@ -143,18 +204,21 @@ def read_object(file: Path, most: int) -> dict[str, Any]:
 
 
 def _parse(file: Path, content: bytes) -> Any:
-    """Return the value of a JSON text; UserError if it is none, or has a key twice."""
+    """Return the value of a JSON text; `file` is for the UserError."""
     try:
         return json.loads(content, object_pairs_hook=_object)
     except RecursionError as error:
         raise UserError(file, "its JSON is nested too deeply", FETCH_AGAIN) from error
     except ValueError as error:
-        # Also numbers of more than 4,300 digits, and bytes that are no UTF-8.
-        raise UserError(file, f"it is no JSON ({error})", FETCH_AGAIN) from error
+        # Python raises it for numbers of more than 4,300 digits and invalid UTF-8, too.
+        raise UserError(file, f"it is not valid JSON ({error})", FETCH_AGAIN) from error
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; ValueError if two readers could see different values for one key."""
+    """Return an object; raise a ValueError for a duplicate key.
+
+    Two readers could take different values for such a key.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
         raise ValueError("an object has a key twice")
@@ -162,7 +226,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check_tokenizer(file: Path) -> None:
-    """Raise a UserError if tokenizer.json lacks the parts that transformers looks for."""
+    """Raise a UserError if tokenizer.json lacks a part that transformers reads."""
     content = read_object(file, MOST_TOKENIZER_BYTES)
     model = content.get("model")
     if not isinstance(model, dict) or not isinstance(model.get("vocab"), dict | list):
@@ -172,100 +236,143 @@ def _check_tokenizer(file: Path) -> None:
 
 
 def _weights(folder: Path) -> Shapes:
-    """Return shape by name of all tensors of a model directory."""
+    """Return the shapes of a model directory's tensors by name."""
     if (folder / "model.safetensors").exists():
         return check_safetensors(folder / "model.safetensors")
     index = folder / "model.safetensors.index.json"
     if not index.exists():
-        what = "it holds no complete model: there is no *.safetensors file"
-        raise UserError(folder, what, "`dvc repro` writes it, `dvc pull` fetches it")
-    where = read_object(index, MOST_JSON_BYTES).get("weight_map")
-    if not isinstance(where, dict) or not where:
+        what = "it contains no complete model: there is no *.safetensors file"
+        raise UserError(folder, what, GET_MODEL)
+    weight_map = read_object(index, MOST_JSON_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
         raise UserError(index, "it has no weight_map", FETCH_AGAIN)
+    return _shards(index, weight_map)
+
+
+def _shards(index: Path, weight_map: dict[str, Any]) -> Shapes:
+    """Return the shapes of all tensors in the files of an index."""
     shapes: Shapes = {}
-    for name in sorted(set(map(str, where.values()))):
-        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors", name):
+    for name in sorted({str(value) for value in weight_map.values()}):
+        if not SHARD_NAME.fullmatch(name):
             raise UserError(index, "its weight_map names a file outside the folder", DIRECTORY)
-        found = check_safetensors(folder / name)
-        if found.keys() != {tensor for tensor, file in where.items() if file == name}:
-            raise UserError(folder / name, "its tensors are not those of the index", FETCH_AGAIN)
-        shapes |= found
+        file = index.parent / name
+        found = check_safetensors(file)
+        listed = {tensor for tensor, shard in weight_map.items() if shard == name}
+        if found.keys() != listed:
+            raise UserError(file, "its tensors differ from the index", FETCH_AGAIN)
+        shapes.update(found)
     return shapes
 
 
 def check_safetensors(file: Path) -> Shapes:
-    """Return shape by name of a file's tensors; UserError if the header contradicts the file."""
+    """Return the shapes of a safetensors file's tensors by name.
+
+    Raise a UserError if the header contradicts the file.
+    """
     if not file.is_file():
-        raise UserError(file, "there is no such file", FETCH_AGAIN)
+        raise UserError(file, "the file does not exist", FETCH_AGAIN)
     size = file.stat().st_size
+    header, data_start = _read_header(file, size)
+    header.pop("__metadata__", None)
+    if not header:
+        raise _broken(file, "it has no tensor")
+    entries = sorted(_entries(file, header), key=lambda entry: entry.start)
+    expected = data_start + _data_bytes(file, entries)
+    if expected != size:
+        raise _broken(file, f"its tensors need {expected} bytes, but it has {size}")
+    return {entry.name: entry.shape for entry in entries}
+
+
+def _read_header(file: Path, size: int) -> tuple[dict[str, Any], int]:
+    """Return a safetensors file's header and the offset of the data."""
     with file.open("rb") as opened:
         length = int.from_bytes(opened.read(8), "little")
         if size < 8 or length > min(size - 8, MOST_HEADER_BYTES):
             raise _broken(file, "its header is longer than the file, or than 25 MB")
         header = _parse(file, opened.read(length))
     if not isinstance(header, dict):
-        raise _broken(file, "its header is no JSON object")
-    header.pop("__metadata__", None)
-    if not header:
-        raise _broken(file, "it has no tensor")
-    entries = sorted(_entries(file, header), key=lambda entry: entry[2])
+        raise _broken(file, "its header is not a JSON object")
+    return header, 8 + length
+
+
+def _data_bytes(file: Path, entries: list[_Entry]) -> int:
+    """Return the size of all tensors, which must have no gaps."""
     expected = 0
-    for _, _, start, end in entries:
-        if start != expected:
-            raise _broken(file, "a tensor does not start where the one before it ends")
-        expected = end
-    if 8 + length + expected != size:
-        raise _broken(file, f"its tensors need {8 + length + expected} bytes, it has {size}")
-    return {name: shape for name, shape, _, _ in entries}
+    for entry in entries:
+        if entry.start != expected:
+            raise _broken(file, "a tensor does not start where the previous tensor ends")
+        expected = entry.end
+    return expected
 
 
 def _broken(file: Path, what: str) -> UserError:
-    """Return the error of a file whose header cannot be believed."""
+    """Return the UserError for an inconsistent safetensors file."""
     return UserError(file, f"the safetensors file is broken: {what}", FETCH_AGAIN)
 
 
-def _entries(file: Path, header: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...], int, int]]:
-    """Yield name, shape, start and end of each tensor; all dimensions are positive."""
+def _entries(file: Path, header: dict[str, Any]) -> Iterator[_Entry]:
+    """Yield the entry of each tensor; all dimensions are positive."""
     for name, entry in header.items():
         if not isinstance(entry, dict):
             raise _broken(file, "a tensor has no entry")
-        shape: Any = entry.get("shape")
-        offsets: Any = entry.get("data_offsets")
-        if not _are_counts(shape) or not _are_counts(offsets) or len(offsets) != 2:
-            raise _broken(file, "shape and data_offsets of a tensor are no lists of numbers")
+        shape = _counts(file, entry.get("shape"))
+        offsets = _counts(file, entry.get("data_offsets"))
+        if len(offsets) != 2:
+            raise _broken(file, "data_offsets of a tensor are not two numbers")
         start, end = offsets
-        width = DTYPE_BYTES.get(str(entry.get("dtype")))
-        if width is None or min(shape, default=1) < 1 or end - start != prod(shape) * width:
+        # The length is 0 if a dimension is 0 or the dtype is unknown.
+        length = prod(shape) * DTYPE_BYTES.get(str(entry.get("dtype")), 0)
+        if length == 0 or end - start != length:
             raise _broken(file, "dtype, shape and data_offsets of a tensor do not agree")
-        yield name, tuple(shape) or (1,), start, end
+        # A scalar has the shape (), and the callers ask for the largest dimension.
+        yield _Entry(name, shape or (1,), start, end)
 
 
-def _are_counts(values: Any) -> bool:
-    """Return whether a value is a short list of integers, none negative."""
-    return (
-        isinstance(values, list)
-        and len(values) <= 8
-        and all(type(value) is int and 0 <= value < 2**63 for value in values)
-    )
+def _counts(file: Path, values: Any) -> tuple[int, ...]:
+    """Return a short list of 63-bit integers as a tuple.
+
+    Raise a UserError for any other value.
+    """
+    what = "shape and data_offsets of a tensor are not lists of numbers"
+    if not isinstance(values, list) or len(values) > MOST_DIMENSIONS:
+        raise _broken(file, what)
+    for value in values:
+        if type(value) is not int or not 0 <= value < 2**63:
+            raise _broken(file, what)
+    return tuple(values)
+
+
+def _largest_dimension(shapes: Shapes) -> int:
+    """Return the largest dimension of all tensors."""
+    return max(max(shape) for shape in shapes.values())
+
+
+def _layer_count(shapes: Shapes) -> int:
+    """Return the number of layers in the tensors' names."""
+    matches = [LAYER.search(name) for name in shapes]
+    return len({match[1] for match in matches if match})
 
 
 def _check_config(file: Path, config: dict[str, Any], shapes: Shapes) -> None:
-    """Raise a UserError if config.json claims sizes or layers that the weights do not have."""
-    largest = max(max(shape) for shape in shapes.values())
-    layers = {match[1] for name in shapes if (match := LAYER.search(name))}
+    """Raise a UserError if config.json claims sizes that the weights lack."""
     if not isinstance(config.get("model_type"), str):
         raise UserError(file, "it has no model_type", DIRECTORY)
-    # A model that also reads pictures keeps the numbers of its language part one level deeper.
-    text = config.get("text_config", {})
-    for part in (config, text if isinstance(text, dict) else {}):
+    largest = _largest_dimension(shapes)
+    layers = _layer_count(shapes) or len(shapes)
+    # A model that also reads pictures has the sizes of its language part one level deeper.
+    text_config = config.get("text_config")
+    parts = [config, text_config] if isinstance(text_config, dict) else [config]
+    for part in parts:
         for key in SIZES:
             _check_size(file, part, key, largest)
-        _check_size(file, part, "num_hidden_layers", len(layers) or len(shapes))
+        _check_size(file, part, "num_hidden_layers", layers)
 
 
 def _check_size(file: Path, config: dict[str, Any], key: str, most: int) -> None:
-    """Raise a UserError unless a size is absent, null or an integer from 1 to `most`."""
+    """Raise a UserError unless a size is null or at most `most`."""
     value = config.get(key)
-    if value is not None and (type(value) is not int or not 1 <= value <= most):
-        what = f"{key} is {value!r:.40}, and its weights allow an integer from 1 to {most}"
+    if value is None:
+        return
+    if type(value) is not int or not 1 <= value <= most:
+        what = f"{key} is {value!r:.40}, but its weights allow an integer from 1 to {most}"
         raise UserError(file, what, FETCH_AGAIN)

@@ -1,6 +1,7 @@
-"""Seed, device, dtype, and the only way in which the pipeline loads a model or a tokenizer.
+"""Load and save models and tokenizers; no other module calls from_pretrained.
 
-A model is always a directory or one GGUF file on this machine; nothing here reaches a hub.
+A model is a directory or one GGUF file on this machine, and never a name on a hub. Its files are
+checked before a library reads them, and its weights after.
 """
 
 import struct
@@ -9,11 +10,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
+from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
     AutoModelForCausalLM,
@@ -23,20 +24,21 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.modeling_gguf_pytorch_utils import (
-    TENSOR_PROCESSORS,
-    TensorProcessor,
-    get_gguf_hf_weights_map,
-)
 
 from bula.errors import UserError
 from bula.files import staged
-from bula.gguf_files import FETCH_AGAIN, ROPE_TENSORS, check_gguf, shared_reader
+from bula.gguf_files import FETCH_AGAIN, shared_reader
 from bula.gguf_repairs import apply_rope_factors, drop_unknown_tokens
 from bula.hardware import compute_dtype, device
-from bula.model_files import Shapes, check_adapter, check_model
+from bula.model_files import GET_MODEL, check_adapter, check_model
+from bula.weight_checks import (
+    refuse_broken,
+    refuse_incomplete,
+    refuse_other_adapter,
+    refuse_unused,
+)
 
-# What llama.cpp takes for the end of a generation, whatever else a file says.
+# llama.cpp stops at these tokens, whatever the model's files say.
 END_TOKENS = (
     "<|eot_id|>",
     "<|im_end|>",
@@ -46,9 +48,9 @@ END_TOKENS = (
     "<|end_of_text|>",
     "<|eom_id|>",
 )
-# The padding tokens that some tokenizers define but do not name; a pad equal to the end of turn would hide it.
+# Padding tokens that some tokenizers define but do not name.
 PAD_CANDIDATES = ("<|finetune_right_pad_id|>", "<|endoftext|>", "<pad>")
-# What transformers, PEFT, safetensors and gguf raise over files that passed our own checks.
+# Libraries raise these exceptions for some files that passed our own checks.
 LIBRARY_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -64,13 +66,11 @@ LIBRARY_ERRORS = (
     ValueError,
     struct.error,
 )
-# Names of tensors that a sentence lists.
-NAMED_TENSORS = 3
 
 
 @contextmanager
 def library_errors(path: Path) -> Iterator[None]:
-    """Turn what a library raises while it reads `path` into a UserError.
+    """Turn a library's error about the files in `path` into a UserError.
 
     Only the library's call belongs inside: its arguments are constants, so the files are at fault.
     """
@@ -87,26 +87,24 @@ def library_errors(path: Path) -> Iterator[None]:
 
 
 def _unreadable(path: Path, error: Exception) -> UserError:
-    """Return the UserError for a library's error, with the first line of what the library says."""
+    """Return the UserError for a library's error, with its first line."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return UserError(
-            path, "the memory is too small for it", "use a smaller model or a larger machine"
-        )
+        what = "this machine has too little memory for it"
+        return UserError(path, what, "use a smaller model or a larger machine")
     if isinstance(error, ImportError):
         return UserError(path, f"a package is missing ({error})", "install it with pip")
-    first = (str(error).strip().splitlines() or ["no message"])[0][:300]
-    return UserError(path, f"it cannot be loaded ({type(error).__name__}: {first})", FETCH_AGAIN)
-
-
-def _gguf(path: Path) -> dict[str, Any]:
-    """Return the arguments of from_pretrained that tell a GGUF file from a directory."""
-    return {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+    lines = str(error).strip().splitlines() or ["no message"]
+    reason = f"{type(error).__name__}: {lines[0][:300]}"
+    return UserError(path, f"it cannot be loaded ({reason})", FETCH_AGAIN)
 
 
 def list_model_files(path: Path) -> list[Path]:
-    """Return all files of a model, sorted by name; UserError if the model does not exist."""
+    """Return all files of a model, sorted by name.
+
+    Raise a UserError if the model does not exist.
+    """
     if not path.exists():
-        raise UserError(path, "it does not exist", "`dvc repro` writes it, `dvc pull` fetches it")
+        raise UserError(path, "it does not exist", GET_MODEL)
     if path.is_file():
         return [path]
     return sorted(file for file in path.iterdir() if file.is_file())
@@ -115,142 +113,103 @@ def list_model_files(path: Path) -> list[Path]:
 def load_model(
     path: Path, dtype: str, *, weights: str = "full", attention: str = "sdpa"
 ) -> PreTrainedModel:
-    """Load a model directory or GGUF file in evaluation mode, on the device.
+    """Load a model directory or GGUF file for evaluation, on the device.
 
-    Its weights are in `dtype` (bfloat16 or float32). Where the machine computes in another
-    precision (`compute_dtype`), the rounded weights are widened to it. GGUF weights are unpacked to
-    `dtype`, so that quantized and full models are scored by the same arithmetic. With `weights` int8
-    or nf4 bitsandbytes quantizes the linear layers while loading; the other layers and the matmuls
-    are then in the precision of computing. UserError if the files are broken, incomplete, or not
-    finite.
+    The weights are rounded to `dtype` (bfloat16 or float32). They are then widened to float32 where
+    the machine computes in float32 (`compute_dtype`). GGUF weights are unpacked to `dtype`, so that
+    the same arithmetic scores quantized and full models. If `weights` is int8 or nf4, bitsandbytes
+    quantizes the linear layers, and the other layers have the precision of computing.
+
+    Raise a UserError if the files are broken, incomplete or not finite.
     """
     check_model(path)
     computed = getattr(torch, compute_dtype(dtype))
-    held = getattr(torch, dtype) if weights == "full" else computed
-    arguments = _gguf(path)
-    if arguments:
-        arguments["quantization_config"] = GgufConfig(dequantize=True)
-    else:
-        arguments["use_safetensors"] = True
-        if weights != "full":
-            arguments |= _quantized(weights, computed)
-    with library_errors(path), shared_reader():
-        model, found = AutoModelForCausalLM.from_pretrained(
-            path.parent if path.suffix == ".gguf" else path,
-            dtype=held,
-            attn_implementation=attention,
-            local_files_only=True,
-            trust_remote_code=False,
-            # Shapes that differ are then named in `found`; transformers only logs them.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **arguments,
-        )
-    refuse_incomplete(path, found)
-    model.generation_config.use_cache = True
-    if path.suffix == ".gguf":
+    loaded = getattr(torch, dtype) if weights == "full" else computed
+    options = _format_options(path, weights, computed)
+    model = _from_pretrained(path, dtype=loaded, attn_implementation=attention, **options)
+    if _is_gguf(path):
         refuse_unused(model, path)
         apply_rope_factors(model, path)
     if weights == "full":
-        # A quantized model is where its device_map put it, and refuses to be moved.
+        # transformers refuses to move a model that bitsandbytes quantized.
         model.to(device())
     refuse_broken(model, path)
     if weights == "full" and computed == torch.float32:
-        # Never to bfloat16: that would round the rotary frequencies, too.
+        # Only widening is safe: a cast to bfloat16 would round the RoPE frequencies, too.
         model.float()
     return model.eval()
 
 
-def _quantized(weights: str, computed: torch.dtype) -> dict[str, Any]:
-    """Return the arguments of from_pretrained for a base in int8 or nf4."""
-    bits: dict[str, Any] = {"load_in_8bit": True}
-    if weights != "int8":
-        bits = {
-            "load_in_4bit": True,
-            "bnb_4bit_quant_type": weights,
-            "bnb_4bit_use_double_quant": True,
-            "bnb_4bit_compute_dtype": computed,
-        }
-    return {"quantization_config": BitsAndBytesConfig(**bits), "device_map": {"": device()}}
+def _is_gguf(path: Path) -> bool:
+    """Return whether a model is a GGUF file, and not a directory."""
+    return path.suffix == ".gguf"
 
 
-def _named(names: list[str]) -> str:
-    """Return the first names of a list, and how many there are."""
-    shown = ", ".join(sorted(names)[:NAMED_TENSORS])
-    return f"{len(names)}, such as {shown}"
-
-
-def refuse_incomplete(path: Path, found: dict[str, Any]) -> None:
-    """Raise a UserError if tensors are missing, unexpected or of another shape.
-
-    transformers fills what is missing with random numbers, and says so only in its log.
-    """
-    mismatched = [name for name, *_ in found["mismatched_keys"]]
-    problems = {
-        "tensors are missing": list(found["missing_keys"]),
-        "tensors are of another model": list(found["unexpected_keys"]),
-        "tensors have another shape than config.json says": mismatched,
-        "tensors cannot be converted": list(found["error_msgs"]),
+def _location(path: Path) -> dict[str, Any]:
+    """Return the arguments that tell from_pretrained where the files are."""
+    folder = path.parent if _is_gguf(path) else path
+    location = {
+        "pretrained_model_name_or_path": folder,
+        "local_files_only": True,
+        "trust_remote_code": False,
     }
-    for what, names in problems.items():
-        if names:
-            raise UserError(path, f"{what} ({_named(names)})", FETCH_AGAIN)
+    if _is_gguf(path):
+        location["gguf_file"] = path.name
+    return location
 
 
-def refuse_unused(model: PreTrainedModel, file: Path) -> None:
-    """Raise a UserError if a GGUF file holds tensors that transformers passed over."""
-    header = check_gguf(file)
-    family = str(header.fields["general.architecture"])
-    processor = TENSOR_PROCESSORS.get(family, TensorProcessor)(config={})
-    held = header.tensors.keys() - ROPE_TENSORS
-    # Without its children the model's names take 0.1 s instead of 7 s; few families need theirs.
-    top = SimpleNamespace(
-        config=model.config, state_dict=model.state_dict, named_children=lambda: []
+def _format_options(path: Path, weights: str, computed: torch.dtype) -> dict[str, Any]:
+    """Return the arguments of from_pretrained that depend on the files' format."""
+    if _is_gguf(path):
+        return {"quantization_config": GgufConfig(dequantize=True)}
+    if weights == "full":
+        return {"use_safetensors": True}
+    return {
+        "use_safetensors": True,
+        "quantization_config": _bitsandbytes(weights, computed),
+        "device_map": {"": device()},
+    }
+
+
+def _bitsandbytes(weights: str, computed: torch.dtype) -> BitsAndBytesConfig:
+    """Return the configuration of bitsandbytes for int8 or nf4."""
+    if weights == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=weights,
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=computed,
     )
-    unused = held - get_gguf_hf_weights_map(top, processor).keys()
-    if unused:
-        unused = held - get_gguf_hf_weights_map(model, processor).keys()
-    if unused:
-        raise UserError(file, f"tensors are of another model ({_named(list(unused))})", FETCH_AGAIN)
 
 
-def refuse_broken(model: PreTrainedModel, path: Path) -> None:
-    """Raise a UserError if a weight is NaN or infinite, or tied weights differ."""
-    for name, weight in model.named_parameters():
-        if not _is_finite(weight):
-            raise UserError(
-                path, f"{name} is not finite: it holds a NaN or an infinity", FETCH_AGAIN
-            )
-    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()
-    tied = model.config.get_text_config().tie_word_embeddings
-    if tied and head is not None and head.weight.data_ptr() != embeddings.weight.data_ptr():
-        what = "config.json ties the head to the embeddings, and the weights have another head"
-        raise UserError(path, what, "set tie_word_embeddings to false, or remove the head")
+def _from_pretrained(path: Path, **options: Any) -> PreTrainedModel:
+    """Return a model with exactly the weights of its files.
 
-
-def _is_finite(weight: torch.Tensor) -> bool:
-    """Return whether all numbers of a tensor are finite; integers always are.
-
-    Smallest and largest number take 8 ms for 64 million bfloat16 numbers on a CPU, isfinite 630 ms.
-    A NaN anywhere makes both NaN.
+    Raise a UserError if the files have other tensors than the model needs.
     """
-    if not weight.is_floating_point():
-        return True
-    return all(bool(value.isfinite()) for value in weight.detach().aminmax())
+    with library_errors(path), shared_reader():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            **_location(path),
+            # The report then lists mismatched shapes, which transformers only logs.
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            **options,
+        )
+    refuse_incomplete(path, report)
+    model.generation_config.use_cache = True
+    return model
 
 
 def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
-    """Load base and adapter, unmerged, in `dtype`, in evaluation mode.
+    """Load a base model with its adapter, unmerged, for evaluation.
 
-    UserError if the adapter is no complete LoRA adapter of this base.
+    Raise a UserError if the adapter is not a complete LoRA adapter of this base.
     """
-    # Imported here: most stages load no adapter.
-    from peft import PeftModel
-
     shapes = check_adapter(adapter)
     model = load_model(base, dtype)
     with library_errors(adapter), warnings.catch_warnings():
-        # The comparison below names what is missing.
+        # refuse_other_adapter names the missing matrices.
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
         model = PeftModel.from_pretrained(model, adapter, is_trainable=False)
     refuse_other_adapter(model, adapter, shapes)
@@ -258,41 +217,15 @@ def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
     return model.eval()
 
 
-def refuse_other_adapter(model: PreTrainedModel, adapter: Path, shapes: Shapes) -> None:
-    """Raise a UserError unless an adapter's file holds exactly the finite matrices it needs."""
-    from peft import get_peft_model_state_dict
-
-    expected = get_peft_model_state_dict(model, save_embedding_layers=False)
-    wanted = {name: tuple(weight.shape) for name, weight in expected.items()}
-    problems = {
-        "matrices are missing": [name for name in wanted if name not in shapes],
-        "matrices belong to no layer": [name for name in shapes if name not in wanted],
-        "matrices have another shape": [
-            name for name in wanted if shapes.get(name, wanted[name]) != wanted[name]
-        ],
-        "matrices hold a NaN or an infinite number": [
-            name for name, weight in expected.items() if not _is_finite(weight)
-        ],
-    }
-    for what, names in problems.items():
-        if names:
-            fix = "train it again with `dvc repro train`, or name the base that it was trained on"
-            raise UserError(adapter, f"{what} ({_named(names)})", fix)
-
-
 def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model directory or GGUF file.
 
-    UserError if it is broken, or lacks a chat template, an end-of-turn token or a padding token.
+    Raise a UserError if it is broken, or has no chat template, end-of-turn token or padding token.
     """
     check_model(path)
-    arguments = _gguf(path)
-    folder = path.parent if arguments else path
     with library_errors(path), shared_reader():
-        tokenizer = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False, **arguments
-        )
-    if arguments:
+        tokenizer = AutoTokenizer.from_pretrained(**_location(path))
+    if _is_gguf(path):
         drop_unknown_tokens(tokenizer, path)
     if not tokenizer.chat_template:
         fix = "use an instruction-tuned model, or add chat_template.jinja to it"
@@ -306,7 +239,11 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
 
 def _free_padding(tokenizer: PreTrainedTokenizerBase, path: Path) -> str:
-    """Return a token that can pad; UserError if only the end-of-turn token is left."""
+    """Return a padding token that is not the end-of-turn token.
+
+    The mask of the padding would otherwise hide the end of each turn. Raise a UserError if the
+    vocabulary has no such token.
+    """
     vocabulary = tokenizer.get_vocab()
     for token in PAD_CANDIDATES:
         if token in vocabulary and token != tokenizer.eos_token:
@@ -316,22 +253,27 @@ def _free_padding(tokenizer: PreTrainedTokenizerBase, path: Path) -> str:
 
 
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Ids of all tokens that end a generation, by llama.cpp's rule, so that every engine stops at the same ones."""
+    """Return the ids of all end-of-turn tokens, sorted.
+
+    The rule is llama.cpp's, so that every engine stops at the same tokens.
+    """
     vocabulary = tokenizer.get_vocab()
-    return sorted(
-        {tokenizer.eos_token_id}
-        | {vocabulary[token] for token in END_TOKENS if token in vocabulary}
-    )
+    known = [vocabulary[token] for token in END_TOKENS if token in vocabulary]
+    return sorted({tokenizer.eos_token_id, *known})
 
 
 def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """Write model (safetensors) and tokenizer as one directory, whole or not at all."""
+    """Write model (safetensors) and tokenizer as one complete directory.
+
+    The directory appears under its name only when all files are written.
+    """
     if hasattr(model.config, "quantization_config"):
-        # A model read from GGUF still calls itself quantized; its weights are dense by now.
+        # A model from a GGUF file still calls itself quantized, but its weights are now dense.
         del model.config.quantization_config
         model.hf_quantizer = None
     model.config._name_or_path = path.name
-    model.config.pad_token_id = model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
     with staged(path) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

@@ -1,15 +1,18 @@
-"""Tie a child process of this project to the life of its parent."""
+"""Terminate a child process when its parent exits."""
 
 import ctypes
 import signal
 import sys
 
 PR_SET_PDEATHSIG = 1
-# Loaded here, because between fork and exec a child must do as little as it can.
+# The library is loaded at import, because a child must do little between fork and exec.
 LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def end_with_parent() -> None:
-    """Ask the kernel for SIGTERM when the parent ends (prctl(2), Linux only)."""
+    """Ask the kernel to send SIGTERM when the parent exits.
+
+    The call is prctl(2), which only Linux has; other systems do nothing here.
+    """
     if LIBC is not None:
         LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,6 +1,7 @@
-"""The system prompt and the way from an Example to token ids, for training, scoring and generation alike.
+"""Build the prompts and token ids of training, scoring and generation.
 
-If two stages built prompts on their own, a stray space would train the model on one text and test it on another.
+All stages share this code, because a stray space in one of them would train the model on one text
+and test it on another.
 """
 
 import hashlib
@@ -13,12 +14,15 @@ from transformers import PreTrainedTokenizerBase
 from bula.errors import UserError
 from bula.records import Example
 
-SYSTEM_PROMPT = "Você é um assistente de saúde. Responda em português do Brasil, em linguagem simples e acolhedora, e diga quando procurar atendimento."
-# Llama 3.2's own template writes today's date unless it is given one; a fixed date makes runs repeatable.
+SYSTEM_PROMPT = (
+    "Você é um assistente de saúde. Responda em português do Brasil, em linguagem simples e "
+    "acolhedora, e diga quando procurar atendimento."
+)
+# Without a fixed date, Llama 3.2's template writes today's, and no run could be repeated.
 DATE = "26 Jul 2024"
-# Examples whose lengths are counted at once: an encoding holds offsets and masks too, about 50 KB an example.
-LENGTHS_AT_ONCE = 256
-# What a template raises while it is rendered; the sandbox's refusals are TemplateErrors.
+# The tokenizer's output takes about 50 KB per example, so lengths are counted in batches.
+LENGTHS_BATCH = 256
+# A template can raise these errors while it is rendered; the sandbox raises TemplateErrors.
 TEMPLATE_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -29,11 +33,16 @@ TEMPLATE_ERRORS = (
     TypeError,
     ValueError,
 )
+# An error message of a template may be as long as the template.
+MESSAGE_CHARACTERS = 300
 FIX = "correct the model's chat template (chat_template.jinja), or use another model"
 
 
 class Encoded(BaseModel):
-    """Token ids of one example: the prompt, and the completion that is supervised (answer and end-of-turn token)."""
+    """Token ids of one example.
+
+    The completion, which is supervised, is the answer and the end-of-turn token.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -42,18 +51,26 @@ class Encoded(BaseModel):
 
     @property
     def input_ids(self) -> list[int]:
-        """Prompt and completion, as the model reads them."""
+        """Return prompt and completion, as the model reads them."""
         return self.prompt + self.completion
 
     @property
     def labels(self) -> list[int]:
-        """As long as input_ids, -100 where nothing is supervised."""
+        """Return one label per input id; -100 is not supervised."""
         return [-100] * len(self.prompt) + self.completion
 
 
 def to_messages(question: str) -> list[dict[str, str]]:
-    """The chat that a question is asked in."""
-    return [{"role": "system", "content": SYSTEM_PROMPT}, {"role": "user", "content": question}]
+    """Return the chat that asks a question."""
+    return [
+        {"role": "system", "content": SYSTEM_PROMPT},
+        {"role": "user", "content": question},
+    ]
+
+
+def to_chat(question: str, answer: str) -> list[dict[str, str]]:
+    """Return the chat that asks a question and answers it."""
+    return [*to_messages(question), {"role": "assistant", "content": answer}]
 
 
 def render(
@@ -61,10 +78,10 @@ def render(
 ) -> list[int]:
     """Return the token ids of a chat by the model's own template.
 
-    With `prompt`, the chat ends where the assistant starts to speak.
+    With `prompt`, the chat stops where the assistant's turn starts.
     """
     text = render_text(tokenizer, messages, prompt=prompt)
-    # The template writes the special tokens itself: adding them again would give Llama 3 a second BOS.
+    # The template writes the special tokens, so the tokenizer must not add a second BOS to Llama 3.
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
 
@@ -72,11 +89,17 @@ def render(
 def render_text(
     tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool
 ) -> str:
-    """Return the text of a chat; UserError if the template cannot be rendered."""
+    """Return the text of a chat.
+
+    UserError if the template cannot be rendered.
+    """
     chat: Any = messages
     try:
         text = tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=prompt, date_string=DATE
+            chat,
+            tokenize=False,
+            add_generation_prompt=prompt,
+            date_string=DATE,
         )
     except TEMPLATE_ERRORS as error:
         raise unrenderable(tokenizer.name_or_path, error) from error
@@ -84,14 +107,15 @@ def render_text(
 
 
 def unrenderable(model: str, error: Exception) -> UserError:
-    """Return the UserError for what a chat template raised."""
-    first = (str(error).strip().splitlines() or ["no message"])[0][:300]
+    """Return the UserError for an error of a chat template."""
+    lines = str(error).strip().splitlines() or ["no message"]
+    first = lines[0][:MESSAGE_CHARACTERS]
     what = f"its chat template cannot be rendered ({type(error).__name__}: {first})"
     return UserError(model or "the model", what, FIX)
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
-    """Token ids that the model is given to answer `question`."""
+    """Return the token ids that ask the model a question."""
     return render(tokenizer, to_messages(question), prompt=True)
 
 
@@ -102,60 +126,73 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
     the template does not continue its own prompt, or ends a turn without that token.
     """
     prompt = encode_prompt(tokenizer, example.question)
-    chat = [*to_messages(example.question), {"role": "assistant", "content": example.answer}]
-    whole = render(tokenizer, chat, prompt=False)
-    if whole[: len(prompt)] != prompt:
+    chat = to_chat(example.question, example.answer)
+    ids = render(tokenizer, chat, prompt=False)
+    if ids[: len(prompt)] != prompt:
         raise _other_prompt(tokenizer)
-    completion = whole[len(prompt) :]
-    if tokenizer.eos_token_id not in completion:
-        raise _no_end(tokenizer)
-    # Some templates write a line feed after the end-of-turn token; nothing after it is ever generated.
-    end = len(completion) - completion[::-1].index(tokenizer.eos_token_id)
-    return Encoded(prompt=prompt, completion=completion[:end])
+    end = _length_to_end(tokenizer, ids, len(prompt))
+    return Encoded(prompt=prompt, completion=ids[len(prompt) : end])
+
+
+def _length_to_end(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: int) -> int:
+    """Return the length of an example up to its last end-of-turn token.
+
+    Some templates write a line feed after that token, which no model generates. UserError if the
+    token does not occur after `start`.
+    """
+    if tokenizer.eos_token_id not in ids[start:]:
+        what = f"its chat template ends a turn without {tokenizer.eos_token!r}"
+        raise UserError(tokenizer.name_or_path or "the model", what, FIX)
+    behind = ids[::-1].index(tokenizer.eos_token_id)
+    return len(ids) - behind
 
 
 def _other_prompt(tokenizer: PreTrainedTokenizerBase) -> UserError:
-    """Return the UserError for a template whose chat does not begin with its prompt."""
+    """Return the UserError for a chat that starts without its prompt."""
     what = "its chat template does not continue its own prompt"
-    return UserError(tokenizer.name_or_path or "the model", what, FIX)
-
-
-def _no_end(tokenizer: PreTrainedTokenizerBase) -> UserError:
-    """Return the UserError for a template that does not write the end-of-turn token."""
-    what = f"its chat template ends a turn without {tokenizer.eos_token!r}"
     return UserError(tokenizer.name_or_path or "the model", what, FIX)
 
 
 def token_lengths(
     tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]
 ) -> list[tuple[int, int]]:
-    """Return the lengths of prompt and complete example in tokens, as `encode` counts them.
+    """Return the lengths of prompt and complete example in tokens.
 
-    Each pair is a question and its answer. UserError as in `encode`.
+    Each pair is a question and its answer. The lengths equal the lengths that `encode` returns,
+    and the same templates raise a UserError.
     """
     lengths = []
-    for start in range(0, len(pairs), LENGTHS_AT_ONCE):
-        chunk = [_texts(tokenizer, *pair) for pair in pairs[start : start + LENGTHS_AT_ONCE]]
-        encoded = tokenizer([text for text, _ in chunk], add_special_tokens=False)
-        for index, (text, prompt) in enumerate(chunk):
-            ids: list[int] = encoded["input_ids"][index]
-            end = encoded.char_to_token(index, len(prompt))
-            if end is None or not text.startswith(prompt):
-                raise _other_prompt(tokenizer)
-            if tokenizer.eos_token_id not in ids[end:]:
-                raise _no_end(tokenizer)
-            lengths.append((end, len(ids) - ids[::-1].index(tokenizer.eos_token_id)))
+    for start in range(0, len(pairs), LENGTHS_BATCH):
+        batch = pairs[start : start + LENGTHS_BATCH]
+        lengths += _batch_lengths(tokenizer, batch)
     return lengths
 
 
-def _texts(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> tuple[str, str]:
-    """Return a complete example and its prompt, rendered by the chat template."""
-    asked = to_messages(question)
-    chat = [*asked, {"role": "assistant", "content": answer}]
-    prompt = render_text(tokenizer, asked, prompt=True)
-    return render_text(tokenizer, chat, prompt=False), prompt
+def _batch_lengths(
+    tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]
+) -> list[tuple[int, int]]:
+    """Return the lengths of one batch, which is tokenized at once."""
+    prompts = []
+    texts = []
+    for question, answer in pairs:
+        prompts.append(render_text(tokenizer, to_messages(question), prompt=True))
+        texts.append(render_text(tokenizer, to_chat(question, answer), prompt=False))
+    encoded = tokenizer(texts, add_special_tokens=False)
+    lengths = []
+    for index, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):
+        ids: list[int] = encoded["input_ids"][index]
+        # The first token after the prompt's characters is where the completion starts.
+        start = encoded.char_to_token(index, len(prompt))
+        if start is None or not text.startswith(prompt):
+            raise _other_prompt(tokenizer)
+        lengths.append((start, _length_to_end(tokenizer, ids, start)))
+    return lengths
 
 
 def prompt_hash(prompt: list[int]) -> str:
-    """First 64 bits of SHA-256 over the prompt's token ids: equal exactly when two variants saw the same prompt."""
-    return hashlib.sha256(" ".join(map(str, prompt)).encode()).hexdigest()[:16]
+    """Return the first 64 bits of SHA-256 over a prompt's token ids.
+
+    Two variants saw the same prompt exactly if their hashes are equal.
+    """
+    text = " ".join(map(str, prompt))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

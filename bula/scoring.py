@@ -1,77 +1,114 @@
-"""Batch encoded examples and compute the logits at their supervised tokens."""
+"""Batch encoded examples and compute the logits at their supervised tokens.
+
+Training and scoring share this code, so that both see the same padding and the same positions.
+"""
 
 from collections.abc import Iterator
 
 import torch
-from transformers import (
-    PreTrainedModel,
-)
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from bula.prompts import Encoded
 
-# Rows of the head's product made at once: 1,024 x 128,256 float32 logits of Llama 3.2 are 0.5 GB.
+# Rows per matmul of the head: 1,024 rows of Llama 3.2's 128,256 float32 logits take 0.5 GB.
 HEAD_CHUNK_ROWS = 1024
+# The label of a position that is not supervised, as in torch's cross-entropy loss.
+UNSUPERVISED = -100
+
+
+Batch = dict[str, Tensor]
 
 
 def unwrap_adapter(model: PreTrainedModel) -> PreTrainedModel:
-    """The transformers model inside a PEFT wrapper, or the model itself."""
+    """Return the transformers model inside a PEFT wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def pad_batch(encoded: list[Encoded], pad_id: int) -> dict[str, torch.Tensor]:
-    """input_ids, attention_mask and labels, right-padded: int64 tensors of shape (batch, longest)."""
-    longest = max(len(item.input_ids) for item in encoded)
-    rows = [(item.input_ids, item.labels, longest - len(item.input_ids)) for item in encoded]
+def pad_batch(encoded: list[Encoded], pad_id: int) -> Batch:
+    """Return right-padded input_ids, attention_mask and labels.
+
+    Each is an int64 tensor of shape (batch, longest).
+    """
+    ids = [item.input_ids for item in encoded]
+    labels = [item.labels for item in encoded]
+    mask = [[1] * len(row) for row in ids]
     return {
-        "input_ids": torch.tensor([ids + [pad_id] * gap for ids, _, gap in rows]),
-        "attention_mask": torch.tensor([[1] * len(ids) + [0] * gap for ids, _, gap in rows]),
-        "labels": torch.tensor([labels + [-100] * gap for _, labels, gap in rows]),
+        "input_ids": _pad(ids, pad_id),
+        "attention_mask": _pad(mask, 0),
+        "labels": _pad(labels, UNSUPERVISED),
     }
 
 
-def supervised_hidden(
-    model: PreTrainedModel, batch: dict[str, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Last hidden states at the positions that predict a supervised token, (n, hidden), and those tokens, (n,).
+def _pad(rows: list[list[int]], value: int) -> Tensor:
+    """Return rows as one tensor, padded on the right with `value`."""
+    longest = max(len(row) for row in rows)
+    padded = []
+    for row in rows:
+        padding = [value] * (longest - len(row))
+        padded.append(row + padding)
+    return torch.tensor(padded)
 
-    The head is a quarter of a small model's work, so it is applied to these positions alone.
+
+def supervised_hidden(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return last hidden states and the supervised tokens that they predict.
+
+    The shapes are (n, hidden) and (n,). The head is a quarter of a small model's work, so it is
+    applied to these positions only.
     """
-    inputs = {name: value for name, value in batch.items() if name != "labels"}
+    inputs = dict(batch)
+    del inputs["labels"]
     if "position_ids" not in inputs:
-        # Right-padded and causal: no token that counts sees a padding token, so that the mask would only cost time.
+        # No supervised token sees padding on its right, so the mask would only cost time.
         del inputs["attention_mask"]
     output = unwrap_adapter(model).model(**inputs, use_cache=False)
     targets = batch["labels"][:, 1:]
-    mask = targets != -100
-    return output.last_hidden_state[:, :-1][mask], targets[mask]
+    supervised = targets != UNSUPERVISED
+    hidden = output.last_hidden_state[:, :-1]
+    return hidden[supervised], targets[supervised]
 
 
 def batches_by_length(encoded: list[Encoded], batch_tokens: int) -> list[list[int]]:
-    """Indices in batches of like length, longest first, each of at most `batch_tokens` padded tokens (or one item)."""
-    order = sorted(range(len(encoded)), key=lambda i: (-len(encoded[i].input_ids), i))
+    """Return indices in batches of similar length, longest first.
+
+    A batch has at most `batch_tokens` tokens, padding included. A longer item is its own batch.
+    """
+    lengths = [len(item.input_ids) for item in encoded]
+    # The sort is stable: items of equal length keep their order.
+    order = sorted(range(len(encoded)), key=lambda index: -lengths[index])
     batches: list[list[int]] = []
     for index in order:
-        longest = len(encoded[batches[-1][0]].input_ids) if batches else 0
-        if batches and (len(batches[-1]) + 1) * longest <= batch_tokens:
+        if batches and _fits(lengths, batches[-1], batch_tokens):
             batches[-1].append(index)
         else:
             batches.append([index])
     return batches
 
 
+def _fits(lengths: list[int], batch: list[int], batch_tokens: int) -> bool:
+    """Return whether another item fits into a batch.
+
+    The first item of the batch is the longest, and the other items are padded to its length.
+    """
+    longest = lengths[batch[0]]
+    padded_tokens = (len(batch) + 1) * longest
+    return padded_tokens <= batch_tokens
+
+
 @torch.inference_mode()
 def supervised_logits(
     model: PreTrainedModel, encoded: list[Encoded], pad_id: int
-) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Logits (n, vocabulary) in float32 and targets (n,) at the supervised tokens of one batch, HEAD_ROWS rows at a time.
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield float32 logits and targets of a batch's supervised tokens.
 
-    Rows follow the examples in their order, and each example's tokens in theirs.
+    Their shapes are (n, vocabulary) and (n,), with n at most HEAD_CHUNK_ROWS. Rows follow the order
+    of the examples and of their tokens.
     """
-    batch = {name: tensor.to(model.device) for name, tensor in pad_batch(encoded, pad_id).items()}
+    padded = pad_batch(encoded, pad_id)
+    batch = {name: tensor.to(model.device) for name, tensor in padded.items()}
     hidden, targets = supervised_hidden(model, batch)
     head = unwrap_adapter(model).get_output_embeddings()
     for start in range(0, len(targets), HEAD_CHUNK_ROWS):
-        yield (
-            head(hidden[start : start + HEAD_CHUNK_ROWS]).float(),
-            targets[start : start + HEAD_CHUNK_ROWS],
-        )
+        rows = slice(start, start + HEAD_CHUNK_ROWS)
+        logits = head(hidden[rows])
+        yield logits.float(), targets[rows]

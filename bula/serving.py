@@ -1,8 +1,8 @@
-"""Start, prove and stop OpenAI-compatible servers over a local model, as context managers.
+"""Run OpenAI-compatible servers over a local model, as context managers.
 
-Each server listens on the loopback interface alone and answers nobody without a random key. It is
-asked to prove itself before it sees a prompt. An endpoint takes one request at a time; a server that
-can take more stands in the list as often.
+A server is a child process that listens on the loopback interface only and requires a random key.
+The key check is tested before the first prompt is sent. An endpoint takes one request at a time; a
+server that takes several requests at once appears several times in the list of endpoints.
 """
 
 import json
@@ -37,22 +37,23 @@ from bula.processes import end_with_parent
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 600
 END_SECONDS = 60
-# Characters of what a server printed before it ended, from the beginning and from the end.
-LAST_WORDS = 200
-# A proxy meant for the world outside must not be asked for this machine's own server.
-LOCAL = build_opener(ProxyHandler({}))
-# What to check when a server ends by itself.
-FIX = {
-    "llama.cpp": "see that the file is complete",
-    "vLLM": "see that vLLM is installed, on a machine with a GPU",
+POLL_SECONDS = 0.5
+# Error messages show this many characters from both ends of a server's log.
+LOG_CHARACTERS = 200
+# No proxy may see the requests to this machine's own servers.
+WITHOUT_PROXY = build_opener(ProxyHandler({}))
+# What a user can check when a server exits unexpectedly.
+FIXES = {
+    "llama.cpp": "check that the file is complete",
+    "vLLM": "check that vLLM is installed, on a machine with a GPU",
 }
 Process = subprocess.Popen[str]
-# Lends a client to whoever asks one request, and waits while all are lent.
+# Lends a client for one request, and waits while all clients are lent.
 Lend = Callable[[], AbstractContextManager[OpenAI]]
 
 
 class Endpoint(NamedTuple):
-    """The address of a server, and the key that it asks for; it shows the address alone."""
+    """A server's address and key; its text omits the key."""
 
     url: str
     key: str
@@ -62,12 +63,12 @@ class Endpoint(NamedTuple):
         return self.url
 
     def __repr__(self) -> str:
-        """Return the address, since a NamedTuple would show the key."""
+        """Return the address; a NamedTuple's own text would show the key."""
         return self.url
 
 
 class Server(NamedTuple):
-    """A child process that serves a model, and the file that holds what it prints."""
+    """A child process that serves a model, and its log."""
 
     program: str
     model: Path
@@ -80,17 +81,16 @@ class Server(NamedTuple):
 def serve_llama_cpp(
     model: Path, parallel: int, context_tokens: int, *, float32: bool = False
 ) -> Iterator[list[Endpoint]]:
-    """Serve a GGUF file by children with one slot of `context_tokens` each.
+    """Serve a GGUF file by llama.cpp children with one slot each.
 
-    There are `parallel` of them, but no more than processors; they share the file's pages. One server
-    with several slots would compute the requests that happen to be there together, in matmuls of
-    another shape: an answer would depend on when its neighbours came. `float32` computes attention in
-    float32, for comparisons. UserError if the file is missing or llama.cpp cannot serve it.
+    There are `parallel` children, but at most one per processor, and they share the file's pages. A
+    slot has `context_tokens` tokens. One server with several slots would batch the requests that
+    happen to arrive together, and an answer would depend on them. `float32` computes attention in
+    float32, for comparisons. Raise a UserError if the file is missing or llama.cpp cannot serve it.
     """
     if not model.is_file():
-        raise UserError(
-            model, "this file does not exist", "`dvc repro` writes it, `dvc pull` fetches it"
-        )
+        fix = "`dvc repro` writes it, `dvc pull` fetches it"
+        raise UserError(model, "this file does not exist", fix)
     processors = len(os.sched_getaffinity(0))
     count = min(parallel, processors)
     settings = {
@@ -99,68 +99,79 @@ def serve_llama_cpp(
         "float32": float32,
     }
     with ExitStack() as stack:
-        # All of them load at the same time.
+        # All children load the model at the same time.
         servers = [stack.enter_context(_llama_cpp(model, settings)) for _ in range(count)]
         deadline = time.monotonic() + START_SECONDS
         endpoints = [_wait_for_llama_cpp(server, deadline) for server in servers]
-        with _last_words_of(servers):
+        with _explain_failures(servers):
             yield endpoints
 
 
 @contextmanager
 def _llama_cpp(model: Path, settings: dict[str, int]) -> Iterator[Server]:
-    """Start one child, and hand it its settings and its key."""
-    # -P: modules of bula/ must not stand in front of Python's own.
+    """Start one child, and send it the settings and a key."""
+    # -P: modules of bula/ must not hide Python's own modules.
     command = [sys.executable, "-P", str(llama_server.__file__)]
     key = secrets.token_urlsafe(32)
-    # On a failed assertion ggml would start a debugger that prints the arguments of every call.
-    with _child("llama.cpp", model, key, command, {"GGML_NO_BACKTRACE": "1"}) as server:
-        # A child that is gone already is noticed when its answer is read.
+    # On a failed assertion ggml would start a debugger, which prints the arguments of every call.
+    environment = {"GGML_NO_BACKTRACE": "1"}
+    message = json.dumps({**settings, "model": str(model), "key": key})
+    with _child("llama.cpp", model, key, command, environment) as server:
+        # _wait_for_llama_cpp reports a child that has already exited.
         with suppress(BrokenPipeError):
-            print(
-                json.dumps({**settings, "model": str(model), "key": key}),
-                file=server.process.stdin,
-                flush=True,
-            )
+            print(message, file=server.process.stdin, flush=True)
         yield server
 
 
 def _wait_for_llama_cpp(server: Server, deadline: float) -> Endpoint:
-    """Return the endpoint that a child tells; UserError if it ends first or hangs."""
-    answer = server.process.stdout
-    assert answer
-    readable, _, _ = select.select([answer], [], [], max(0.0, deadline - time.monotonic()))
+    """Return the endpoint that a child prints.
+
+    Raise a UserError if the child exits first or hangs.
+    """
+    output = server.process.stdout
+    assert output
+    seconds = max(0.0, deadline - time.monotonic())
+    readable, _, _ = select.select([output], [], [], seconds)
     if not readable:
-        raise _hung(server)
-    address = answer.readline().strip()
+        raise _timeout_error(server)
+    address = output.readline().strip()
     if not address:
         server.process.wait()
-        raise _ended(server)
+        raise _exit_error(server)
     endpoint = Endpoint(f"{address}/v1", server.key)
-    _prove(endpoint)
+    _check_authentication(endpoint)
     return endpoint
 
 
 @contextmanager
 def serve_vllm(model: Path, parallel: int, context_tokens: int) -> Iterator[list[Endpoint]]:
-    """Serve a model directory by vLLM, on a GPU, as a child that ends with this block.
+    """Serve a model directory by vLLM on a GPU.
 
-    UserError if vLLM is not installed or the server ends before it answers.
+    Raise a UserError if vLLM is not installed or the server exits before it answers.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = _free_port()
     command = _vllm_command(model, parallel, context_tokens, port)
     key = secrets.token_urlsafe(32)
     with _child("vLLM", model, key, command, _vllm_environment(key)) as server:
         endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", key)
         _wait_for_vllm(server, endpoint, port)
-        with _last_words_of([server]):
+        with _explain_failures([server]):
             yield [endpoint] * parallel
 
 
+def _free_port() -> int:
+    """Return a port of the loopback interface that no process listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
 def _vllm_command(model: Path, parallel: int, context_tokens: int, port: int) -> list[str]:
-    """Return the command line of vLLM's server; other users can read it, so it holds no key."""
+    """Return the command line of vLLM's server.
+
+    It contains no key, because other users can read command lines.
+    """
+    middleware = f"{vllm_guard.__name__}.{vllm_guard.require_key.__name__}"
     options = {
         "--model": str(model),
         "--served-model-name": model.name,
@@ -169,42 +180,50 @@ def _vllm_command(model: Path, parallel: int, context_tokens: int, port: int) ->
         "--max-num-seqs": str(parallel),
         "--max-model-len": str(context_tokens),
         "--allowed-origins": "[]",
-        "--middleware": f"{vllm_guard.__name__}.{vllm_guard.refuse_strangers.__name__}",
+        "--middleware": middleware,
     }
     pairs = [part for option in options.items() for part in option]
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *pairs]
 
 
 def _vllm_environment(key: str) -> dict[str, str]:
-    """Return vLLM's own variables: its key, loopback for its workers, no usage reports."""
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    """Return vLLM's own environment variables.
+
+    They set the key, keep its workers on the loopback interface, and turn off usage reports.
+    """
+    folders = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
         "VLLM_API_KEY": key,
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_NO_USAGE_STATS": "1",
-        "PYTHONPATH": path,
+        "PYTHONPATH": os.pathsep.join(filter(None, folders)),
     }
 
 
 def _wait_for_vllm(server: Server, endpoint: Endpoint, port: int) -> None:
-    """Return once the server answers and is ours; UserError if it ends first or hangs."""
+    """Wait until the server answers and its key check works.
+
+    Raise a UserError if the server exits first or hangs.
+    """
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if server.process.poll() is not None:
-            raise _ended(server)
-        # Another process may have taken the port: nothing is sent before our own child listens there.
-        if (
-            _listens(server.process, port)
-            and _status(f"{endpoint.url}/models", endpoint.key) is not None
-        ):
-            _prove(endpoint)
+            raise _exit_error(server)
+        # Another process may have taken the port, and it must not receive the key.
+        if _listens(server.process, port) and _answers(endpoint):
+            _check_authentication(endpoint)
             return
-        time.sleep(0.5)
-    raise _hung(server)
+        time.sleep(POLL_SECONDS)
+    raise _timeout_error(server)
+
+
+def _answers(endpoint: Endpoint) -> bool:
+    """Return whether a server answers requests, with any status."""
+    return _status(f"{endpoint.url}/models", endpoint.key) is not None
 
 
 def _listens(process: Process, port: int) -> bool:
-    """Tell whether a process or a child of it listens on a port of the loopback interface."""
+    """Return whether a process or its children listen on a loopback port."""
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(process.pid)
         for member in (parent, *parent.children(recursive=True)):
@@ -218,9 +237,9 @@ def _listens(process: Process, port: int) -> bool:
 def _child(
     program: str, model: Path, key: str, command: list[str], environment: dict[str, str]
 ) -> Iterator[Server]:
-    """Run a command as a child that ends with this block.
+    """Run a command as a child process until the block ends.
 
-    The child inherits no variable of OpenAI's, which may be a key.
+    The child inherits no variable of OpenAI's, because it may contain a key.
     """
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("OPENAI_")
@@ -230,7 +249,7 @@ def _child(
             command,
             env=inherited | environment,
             stdin=subprocess.PIPE,
-            # vLLM writes its log there, and a pipe that nobody reads would stop it.
+            # vLLM logs to its standard output, and a pipe that nobody reads would stop it.
             stdout=log if program == "vLLM" else subprocess.PIPE,
             stderr=log,
             text=True,
@@ -240,46 +259,48 @@ def _child(
         try:
             yield Server(program, model, key, process, log)
         finally:
-            _end(process)
+            _stop(process)
 
 
-def _end(server: Process) -> None:
-    """End a server and its whole session, since it has workers of its own: asked first, then killed."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        # Workers may be there still when the server itself is gone.
+def _stop(process: Process) -> None:
+    """Stop a server and the workers in its session.
+
+    They receive SIGTERM first, and SIGKILL after END_SECONDS or when the server has exited.
+    """
+    for signal_number in (signal.SIGTERM, signal.SIGKILL):
+        # SIGKILL follows in any case, because workers may outlive the server.
         with suppress(ProcessLookupError):
-            os.killpg(server.pid, how)
+            os.killpg(process.pid, signal_number)
         with suppress(subprocess.TimeoutExpired):
-            server.wait(timeout=END_SECONDS)
-    for pipe in (server.stdin, server.stdout):
+            process.wait(timeout=END_SECONDS)
+    for pipe in (process.stdin, process.stdout):
         if pipe is not None:
             with suppress(BrokenPipeError):
                 pipe.close()
 
 
-def _prove(endpoint: Endpoint) -> None:
-    """Check that a server knows its key and asks everybody for it; UserError otherwise.
+def _check_authentication(endpoint: Endpoint) -> None:
+    """Raise a UserError unless a server accepts only its key.
 
-    The true key travels last, so that a server that accepts everything never sees it.
+    The correct key is sent last, so that a server that accepts every key never receives it.
     """
-    found = [
-        _status(f"{endpoint.url}/models", key)
-        for key in ("", secrets.token_urlsafe(32), endpoint.key)
-    ]
-    if found != [401, 401, 200]:
-        what = f"it answered {found} to no key, a wrong key and the right one, where [401, 401, 200] was expected"
-        raise UserError(
-            endpoint.url,
-            what,
-            "install the versions of requirements.lock, and look for another program on this port",
-        )
+    wrong_key = secrets.token_urlsafe(32)
+    keys = ("", wrong_key, endpoint.key)
+    statuses = [_status(f"{endpoint.url}/models", key) for key in keys]
+    expected = [401, 401, 200]
+    if statuses != expected:
+        asked = "no key, a wrong key and the correct key"
+        what = f"it answered {statuses} to {asked}, where {expected} was expected"
+        fix = "install the versions of requirements.lock, and free this port from other programs"
+        raise UserError(endpoint.url, what, fix)
 
 
 def _status(url: str, key: str) -> int | None:
-    """Return the HTTP status of a GET request, or None if nothing answers."""
-    request = Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+    """Return the status of a GET request, or None without an answer."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    request = Request(url, headers=headers)
     try:
-        with LOCAL.open(request, timeout=5) as reply:
+        with WITHOUT_PROXY.open(request, timeout=5) as reply:
             return int(reply.status)
     except HTTPError as error:
         error.close()
@@ -289,8 +310,8 @@ def _status(url: str, key: str) -> int | None:
 
 
 @contextmanager
-def _last_words_of(servers: list[Server]) -> Iterator[None]:
-    """Raise a UserError in place of a failed connection, with the last words of a server that is gone."""
+def _explain_failures(servers: list[Server]) -> Iterator[None]:
+    """Turn a failed connection into a UserError with the server's log."""
     try:
         yield
     except openai.APIConnectionError as error:
@@ -298,38 +319,44 @@ def _last_words_of(servers: list[Server]) -> Iterator[None]:
             with suppress(subprocess.TimeoutExpired):
                 server.process.wait(timeout=1)
             if server.process.returncode is not None:
-                raise _ended(server) from error
+                raise _exit_error(server) from error
         what = f"a request to {servers[0].program} failed ({type(error).__name__})"
         raise UserError(servers[0].model, what, "run the stage again") from error
 
 
-def _ended(server: Server) -> UserError:
-    """Return the error of a server that is gone."""
+def _exit_error(server: Server) -> UserError:
+    """Return the UserError for a server that has exited."""
     code = server.process.returncode
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    what = f"{server.program} ended with {how} ({_words(server)})"
-    return UserError(
-        server.model, what, f"{FIX[server.program]}; `dvc pull` fetches the model again"
-    )
+    what = f"{server.program} stopped with {how} ({_log_excerpt(server)})"
+    fix = f"{FIXES[server.program]}; `dvc pull` fetches the model again"
+    return UserError(server.model, what, fix)
 
 
-def _hung(server: Server) -> UserError:
-    """Return the error of a server that never answers."""
-    what = f"{server.program} did not answer within {START_SECONDS} s ({_words(server)})"
+def _timeout_error(server: Server) -> UserError:
+    """Return the UserError for a server that never answers."""
+    what = f"{server.program} did not answer within {START_SECONDS} s ({_log_excerpt(server)})"
     return UserError(server.model, what, "use a smaller model or a faster machine")
 
 
-def _words(server: Server) -> str:
-    """Return the beginning and the end of what a server printed, harmless to a terminal."""
+def _log_excerpt(server: Server) -> str:
+    """Return the beginning and the end of a server's log.
+
+    The text contains neither control characters nor the key.
+    """
     server.log.seek(0)
-    text = " ".join(terminal(server.log.read().decode("utf-8", "replace"), lines=True).split())
-    if len(text) > 2 * LAST_WORDS:
-        text = f"{text[:LAST_WORDS]} ... {text[-LAST_WORDS:]}"
-    return text.replace(server.key, "[key]") or "it said nothing"
+    log = server.log.read().decode("utf-8", "replace")
+    text = " ".join(terminal(log, lines=True).split())
+    if len(text) > 2 * LOG_CHARACTERS:
+        text = f"{text[:LOG_CHARACTERS]} ... {text[-LOG_CHARACTERS:]}"
+    return text.replace(server.key, "[key]") or "its log is empty"
 
 
 def open_client(endpoint: Endpoint, timeout_seconds: float = 600) -> OpenAI:
-    """Return a client for a server on this machine, which no proxy and no redirect can lead away."""
+    """Return a client for a server on this machine.
+
+    No proxy and no redirect can send its requests to another machine.
+    """
     hooks: dict[str, list[Callable[..., Any]]] = {
         "request": [partial(keep_plain_headers, endpoint.key)]
     }
@@ -347,7 +374,10 @@ def open_client(endpoint: Endpoint, timeout_seconds: float = 600) -> OpenAI:
 
 @contextmanager
 def client_pool(endpoints: list[Endpoint], timeout_seconds: float = 600) -> Iterator[Lend]:
-    """Yield a function that lends each endpoint's client to one request at a time."""
+    """Yield a function that lends a client for one request.
+
+    Each endpoint has one client, which serves one request at a time.
+    """
     with ExitStack() as stack:
         free: SimpleQueue[OpenAI] = SimpleQueue()
         for endpoint in endpoints:

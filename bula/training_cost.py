@@ -1,15 +1,20 @@
-"""What training by params.yaml will take, before it starts: parameters, tokens, FLOPs, memory by part, hours on each GPU.
+"""Predict FLOPs, memory and hours of a training run, by formulas.
 
-transformers and PEFT build model and adapter without weights, and what they built is counted. The rest follows by formula:
+transformers and PEFT build model and adapter without weights, and `count_shape` counts them. The
+formulas follow published ones:
 
-- FLOPs of a matrix product: 2 a weight and token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1). A frozen weight takes 2
-  forward and 2 for the gradient of its input, a trained one 2 more for its own (Hoffmann et al. 2022, arXiv:2203.15556,
-  appendix F, count these 6). Attention: 4 x length x width a token and layer (Chowdhery et al. 2022, arXiv:2204.02311,
-  appendix B), half of it under the causal mask, and 2.5 times as much backward (Dao 2023, arXiv:2307.08691, section 4.1).
-- Memory: what autograd keeps of each layer, counted from the functions that run (bula/lora_kernels.py, or PEFT's layers
-  under autocast); a test compares the bytes with what a model really keeps.
+- A matmul takes 2 FLOPs per weight and token (Kaplan et al. 2020, arXiv:2001.08361, section 2.1).
+  A frozen weight takes 2 forward and 2 for the gradient of its input, a trained weight 2 more for
+  its own gradient (Hoffmann et al. 2022, arXiv:2203.15556, appendix F, count these 6).
+- Attention takes 4 x length x width per token and layer (Chowdhery et al. 2022, arXiv:2204.02311,
+  appendix B), half of it under the causal mask, and 2.5 times as much backward (Dao 2023,
+  arXiv:2307.08691, section 4.1).
+- Activation memory is what autograd keeps of each layer, counted from the functions that run:
+  those of bula/lora_kernels.py, or PEFT's layers under autocast. A test compares the bytes with
+  what a model really keeps.
 
-docs/gpu.md works one run out; bench/training_cost.py measures memory and time beside this plan. Only for Llama's architecture.
+Only Llama's architecture is known. docs/gpu.md calculates one run; bench/training_cost.py measures
+memory and time beside this plan.
 
     python -m bula plan --gpus h100,l4
 """
@@ -26,47 +31,51 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bula.errors import UserError
 from bula.hardware import compute_dtype, matmul_dtype
 from bula.lora import lora_config
-from bula.lora_kernels import PART, ROWS
+from bula.lora_kernels import LOGITS_CHUNK_ROWS, SOFTMAX_CHUNK_ROWS
 from bula.params import Params, Train
 
 Plan = dict[str, Any]
+# Name and input width of every linear layer with an adapter, of one decoder layer.
+AdaptedLayers = Sequence[tuple[str, int]]
 
-# Bytes a weight of a quantized linear layer. NF4: half a byte, and for each block of 64 an 8-bit constant that shares a float32
-# with 255 others (Dettmers et al. 2023, arXiv:2305.14314, section 3). 8 bit: the float32 a row is a thousandth and left out.
-QUANTIZED = {"int8": 1.0, "nf4": 0.5 + (1 + 4 / 256) / 64}
-# What a process holds before the first weight. CPU: Python with torch, transformers, PEFT and TRL, measured by bench/training_cost.py.
-# GPU: CUDA's context and the libraries' workspaces; an assumption, since no GPU has run this.
+# Bytes per weight of a quantized linear layer. NF4: half a byte, and for each block of 64 weights
+# an 8-bit constant that shares a float32 with 255 others (Dettmers et al. 2023, arXiv:2305.14314,
+# section 3). int8: the float32 per row is a thousandth and left out.
+QUANTIZED_BYTES = {"int8": 1.0, "nf4": 0.5 + (1 + 4 / 256) / 64}
+# Memory of a process before the first weight. CPU: Python with torch, transformers, PEFT and TRL,
+# measured by bench/training_cost.py. GPU: CUDA's context and workspaces, an assumption.
 RUNTIME_BYTES = {"cpu": 0.6e9, "gpu": 0.8e9}
-# What the C library's heap loses, as a share of the activations: gradients and other small arrays settle in the holes that one
-# step's activations leave, and the next step's no longer fit there. glibc 2.36; bench/training_cost.py measures it anew, from 0.4 to 1.
-# GPUs have an allocator of torch's own, of which nothing was measured.
+# Fragmentation of the C library's heap, as a share of the activations: small arrays settle where
+# activations were. bench/training_cost.py measured 0.4 to 1 with glibc 2.36; GPUs are unmeasured.
 HEAP_LOSS = {"cpu": 0.5, "gpu": 0.0}
-# The linear layers of a block that read what its first norm gives.
+# The linear layers of a block that read the output of its first norm.
 FIRST = ("q_proj", "k_proj", "v_proj")
-# Which input of a block its linear layers read.
-INPUTS = dict.fromkeys(FIRST, "attention") | {
+# The input of a block that each of its linear layers reads.
+INPUTS = {
+    "q_proj": "attention",
+    "k_proj": "attention",
+    "v_proj": "attention",
     "o_proj": "output",
     "gate_proj": "mlp",
     "up_proj": "mlp",
     "down_proj": "down",
 }
-# Tiles of TRL 1.16's head: positions and vocabulary.
-TRL_TILE = (4096, 32768)
-# What is said of a CPU with train.kernels "trl": TRL 1.16 scores supervised tokens alone only where Triton runs.
-ALL_TOKENS = "too little: here TRL's head takes every token, not the supervised ones alone"
+# Tiles of TRL 1.16's head.
+TRL_TILE_POSITIONS = 4096
+TRL_TILE_VOCABULARY = 32768
 
 
 class Gpu(NamedTuple):
-    """A device, by its vendor's data sheet: dense rates, without sparsity."""
+    """A GPU by its vendor's data sheet: dense rates, without sparsity."""
 
     bfloat16: float
-    """FLOP/s of bfloat16 matrix products under float32 sums."""
+    """FLOP/s of bfloat16 matmuls with float32 accumulation."""
     float32: float
-    """FLOP/s in float32, which torch does not run on tensor cores unless told to."""
+    """FLOP/s in float32, for which torch does not use tensor cores by default."""
     memory: float
-    """Bytes."""
+    """Memory in bytes."""
     note: str = ""
-    """What to know about it."""
+    """Remark on the figures."""
 
 
 GPUS = {
@@ -79,8 +88,22 @@ GPUS = {
 }
 
 
+class Device(NamedTuple):
+    """A device at the precision of the run."""
+
+    flops_per_second: float
+    """Peak rate of matmuls."""
+    memory_bytes: float | None
+    """Memory; None if unknown."""
+    note: str
+    """Remark on the figures."""
+
+
 class Shape(NamedTuple):
-    """What is counted on the model and its adapter. Widths are numbers of values a token."""
+    """Counts of a model and its adapter.
+
+    A width is a number of values per token.
+    """
 
     base: int
     """Parameters of the base model."""
@@ -93,269 +116,396 @@ class Shape(NamedTuple):
     head: int
     """Weights of the head, tied or not."""
     first_linear: int
-    """Of `linear`, what multiplies the embedding: nobody asks for its gradient."""
+    """Weights in `linear` that multiply the embedding, whose gradient is not needed."""
     first_adapter: int
-    """Of `adapter`, the same."""
+    """Weights in `adapter` that multiply the embedding."""
     layers: int
+    """Decoder layers."""
     hidden: int
+    """Width of the hidden states."""
     queries: int
     """Width of the queries: heads x width of a head."""
     keys: int
     """Width of the keys, and of the values."""
     heads: int
+    """Query heads."""
     mlp: int
+    """Width inside the MLP."""
     vocabulary: int
-    adapted: tuple[tuple[tuple[str, int], ...], ...]
-    """For each layer, name and input width of every linear layer with an adapter."""
+    """Tokens of the vocabulary."""
+    adapted: tuple[AdaptedLayers, ...]
+    """The adapted linear layers of each decoder layer."""
 
 
 class Rows(NamedTuple):
-    """The training rows, as far as a plan needs to know them."""
+    """Figures of the training rows that a plan needs."""
 
     source: str
-    """Where the figures come from."""
+    """Source of the figures."""
     examples: int | None
-    """Training rows; None if not known."""
+    """Training examples; None if unknown."""
     tokens_per_row: float
     """Mean length of a row in tokens, prompt and template included."""
     tokens_longest: int
-    """The longest row."""
+    """Length of the longest row in tokens."""
     supervised_share: float
     """Supervised tokens / all tokens."""
     dev_tokens: float | None
-    """Tokens of dev; None if not known, and then dev is not counted."""
+    """Tokens of dev; if None, evaluations on dev are not counted."""
 
 
-def count(config: Mapping[str, Any], train: Train) -> Shape:
-    """Build model and adapter on torch's meta device, which holds no weights, and count; UserError if it is no Llama."""
-    if config.get("model_type") != "llama":
-        what = f"model_type is {config.get('model_type')!r}, and plan knows the Llama architecture alone"
+# --- the model ---------------------------------------------------------------------------------
+
+
+def linear_weights(layer: nn.Module) -> int:
+    """Return the number of weights in a module's linear layers."""
+    linears = [part for part in layer.modules() if isinstance(part, nn.Linear)]
+    return sum(part.weight.numel() for part in linears)
+
+
+def adapted_layers(layer: nn.Module) -> AdaptedLayers:
+    """Return name and input width of every linear layer with an adapter."""
+    adapted = []
+    for path, part in layer.named_modules():
+        if hasattr(part, "lora_A"):
+            name = path.rpartition(".")[2]
+            adapted.append((name, int(part.in_features)))
+    return tuple(adapted)
+
+
+def count_shape(config: Mapping[str, Any], train: Train) -> Shape:
+    """Count the weights of a model and its adapter.
+
+    `config` is a config.json. Both are built on torch's meta device, which allocates no weights.
+    Any other architecture than Llama is a UserError.
+    """
+    architecture = config.get("model_type")
+    if architecture != "llama":
+        what = f"model_type is {architecture!r}, but plan only knows the Llama architecture"
         raise UserError("config.json", what, "plan another base")
-    found, lora = AutoConfig.for_model(**config), train.lora
+    llama = AutoConfig.for_model(**config)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(found)
-        decoder, base, head = (
-            model.model.layers,
-            model.num_parameters(),
-            model.get_output_embeddings().weight.numel(),
-        )
-        linear = [
-            sum(part.weight.numel() for part in layer.modules() if isinstance(part, nn.Linear))
-            for layer in decoder
-        ]
-        first = sum(getattr(decoder[0].self_attn, name).weight.numel() for name in FIRST)
-        inject_adapter_in_model(lora_config(lora), model)
-    adapted = [
-        [(name, part) for name, part in layer.named_modules() if hasattr(part, "lora_A")]
-        for layer in decoder
-    ]
-    attention = decoder[0].self_attn
+        model = AutoModelForCausalLM.from_config(llama)
+        # Counted before the adapter replaces the linear layers.
+        base = model.num_parameters()
+        decoder = model.model.layers
+        attention = decoder[0].self_attn
+        linear = [linear_weights(layer) for layer in decoder]
+        first_linear = sum(getattr(attention, name).weight.numel() for name in FIRST)
+        inject_adapter_in_model(lora_config(train.lora), model)
+    trainable = [weight for weight in model.parameters() if weight.requires_grad]
+    adapted = tuple(adapted_layers(layer) for layer in decoder)
+    first_inputs = sum(width for name, width in adapted[0] if name in FIRST)
     return Shape(
         base=base,
-        adapter=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        adapter=sum(weight.numel() for weight in trainable),
         linear=sum(linear),
         largest_layer=max(linear),
-        head=head,
-        first_linear=first,
-        first_adapter=sum(
-            part.in_features * lora.r
-            for name, part in adapted[0]
-            if name.rpartition(".")[2] in FIRST
-        ),
+        head=model.get_output_embeddings().weight.numel(),
+        first_linear=first_linear,
+        first_adapter=first_inputs * train.lora.r,
         layers=len(decoder),
-        hidden=found.hidden_size,
-        queries=found.num_attention_heads * attention.head_dim,
-        keys=found.num_key_value_heads * attention.head_dim,
-        heads=found.num_attention_heads,
-        mlp=found.intermediate_size,
-        vocabulary=found.vocab_size,
-        adapted=tuple(
-            tuple((name.rpartition(".")[2], part.in_features) for name, part in layer)
-            for layer in adapted
-        ),
+        hidden=llama.hidden_size,
+        queries=llama.num_attention_heads * attention.head_dim,
+        keys=llama.num_key_value_heads * attention.head_dim,
+        heads=llama.num_attention_heads,
+        mlp=llama.intermediate_size,
+        vocabulary=llama.vocab_size,
+        adapted=adapted,
     )
 
 
-def work(params: Params, rows: Rows, processes: int) -> dict[str, float]:
-    """What is gone through: rows and tokens of a step, of the run, and of all evaluations on dev, padding left out."""
-    train = params.train
-    # A packed row is filled up to the limit with several examples.
-    tokens = float(params.preprocess.max_tokens) if train.packing else rows.tokens_per_row
-    step_rows = train.batch_size * train.gradient_accumulation * processes
-    # The trainer evaluates after its last step too, whatever that is.
-    evaluations = math.ceil(train.max_steps / train.eval_steps)
-    seen = {
-        "rows_per_step": step_rows,
-        "rows": step_rows * train.max_steps,
-        "tokens": step_rows * train.max_steps * tokens,
-    }
-    dev = {"dev_evaluations": evaluations, "dev_tokens": evaluations * (rows.dev_tokens or 0.0)}
-    return seen | {"supervised_tokens": seen["tokens"] * rows.supervised_share} | dev
+# --- FLOPs -------------------------------------------------------------------------------------
 
 
-def flops(shape: Shape, train: Train, rows: Rows, done: Mapping[str, float]) -> dict[str, float]:
-    """Floating-point operations by part. TRL's head makes its logits a second time for the gradient; on a GPU, as here, both
-    kinds of kernels apply it to supervised tokens alone. On a CPU TRL's takes every token (ALL_TOKENS).
+def run_totals(params: Params, rows: Rows, processes: int) -> dict[str, float]:
+    """Return the rows and tokens that a run processes.
+
+    Tokens of dev are counted once per evaluation. Padding is not counted.
     """
-    tokens, supervised = done["tokens"], done["supervised_tokens"]
-    # Scores and weighted values: 2 x 2 a pair, half of the pairs masked.
+    train = params.train
+    tokens_per_row = rows.tokens_per_row
+    if train.packing:
+        # Several examples fill a packed row up to the limit.
+        tokens_per_row = float(params.preprocess.max_tokens)
+    rows_per_step = train.batch_size * train.gradient_accumulation * processes
+    tokens = rows_per_step * train.max_steps * tokens_per_row
+    # The trainer always evaluates after its last step, too.
+    evaluations = math.ceil(train.max_steps / train.eval_steps)
+    return {
+        "rows_per_step": rows_per_step,
+        "rows": rows_per_step * train.max_steps,
+        "tokens": tokens,
+        "supervised_tokens": tokens * rows.supervised_share,
+        "dev_evaluations": evaluations,
+        "dev_tokens": evaluations * (rows.dev_tokens or 0.0),
+    }
+
+
+def flops(shape: Shape, train: Train, rows: Rows, totals: Mapping[str, float]) -> dict[str, float]:
+    """Return the floating-point operations of a run by part.
+
+    Both kinds of kernels apply the head to supervised tokens only, except TRL's on a CPU, which
+    takes every token; this is not counted here.
+    """
+    tokens = totals["tokens"]
+    # Scores and weighted values take 2 x 2 per pair of tokens, and half of the pairs are masked.
     attention = 2.0 * rows.tokens_per_row * shape.queries * shape.layers
     forward = 2.0 * (shape.linear + shape.adapter) + attention
+    dev_head = 2.0 * shape.head * rows.supervised_share
+    # TRL computes the logits again for the gradient.
+    head = 4.0 if train.kernels == "fused" else 6.0
     parts = {
         "base": (4.0 * shape.linear - 2.0 * shape.first_linear) * tokens,
         "adapter": (6.0 * shape.adapter - 2.0 * shape.first_adapter) * tokens,
         "attention": 3.5 * attention * tokens,
-        "head": (4.0 if train.kernels == "fused" else 6.0) * shape.head * supervised,
+        "head": head * shape.head * totals["supervised_tokens"],
         "recomputed": forward * tokens if train.gradient_checkpointing else 0.0,
-        "dev": (forward + 2.0 * shape.head * rows.supervised_share) * done["dev_tokens"],
+        "dev": (forward + dev_head) * totals["dev_tokens"],
     }
     return parts | {"total": sum(parts.values())}
 
 
-def precision(params: Params, on_cpu: bool) -> int:
-    """Bytes of one number in the precision that the model is computed in."""
-    return 2 if compute_dtype(params.dtype, "cpu" if on_cpu else "cuda") == "bfloat16" else 4
+# --- memory ------------------------------------------------------------------------------------
 
 
-def kept_per_token(
-    shape: Shape, params: Params, adapted: Sequence[tuple[str, int]], length: float, on_cpu: bool
-) -> float:
-    """Bytes a token that autograd keeps of one layer, whose linear layers with an adapter are `adapted`, in rows of `length`.
+def number_bytes(params: Params, on_cpu: bool) -> int:
+    """Return the bytes per number in the precision of the computation."""
+    dtype = compute_dtype(params.dtype, "cpu" if on_cpu else "cuda")
+    return 2 if dtype == "bfloat16" else 4
 
-    Both norms keep their input and its inverse root mean square; attention its queries, keys, values, output and the logarithms
-    of its sums; SwiGLU gate and up, and the activated gate, which `fused` makes again. With `fused` the adapters of one input
-    keep it once after dropout, with the mask, in the model's precision; PEFT's keep a copy each. Every adapter keeps its
-    low-rank product.
+
+def block_bytes_per_token(shape: Shape, params: Params, length: float, on_cpu: bool) -> float:
+    """Return the bytes per token that autograd keeps of one layer's base.
+
+    Both norms keep their input and its inverse root mean square. Attention keeps queries, keys,
+    values, output and the logarithms of its sums. SwiGLU keeps gate and up; without `fused` it also
+    keeps the activated gate. `length` is that of the rows.
     """
-    train, size = params.train, precision(params, on_cpu)
-    ours, dropout = train.kernels == "fused", train.lora.dropout > 0
-    fused, autocast = ours and train.base_weights == "full", not ours and size == 2
-    # With a mask of padding, which `fused` does without, keys and values are repeated for every query head, and the mask is kept.
-    masked = not ours and train.attention == "sdpa" and train.batch_size > 1
-    keys, mask = (shape.queries, length * size) if masked else (shape.keys, 0.0)
-    norms = 2 * (shape.hidden * (size if ours else 4) + 4)
-    layer = (
-        norms
-        + mask
-        + (2 * shape.queries + 2 * keys + (2 if ours else 3) * shape.mlp) * size
-        + 4 * shape.heads
-    )
+    train = params.train
+    size = number_bytes(params, on_cpu)
+    fused = train.kernels == "fused"
+    norms = 2 * (shape.hidden * (size if fused else 4) + 4)
+    mlp = (2 if fused else 3) * shape.mlp * size
+    keys = shape.keys
+    mask = 0.0
+    if not fused and train.attention == "sdpa" and train.batch_size > 1:
+        # With a padding mask, keys and values are repeated for every query head.
+        keys = shape.queries
+        mask = length * size
+    attention = (2 * shape.queries + 2 * keys) * size + 4 * shape.heads
+    return norms + mask + attention + mlp
+
+
+def inputs_kept_once(adapted: AdaptedLayers) -> int:
+    """Return the width of the distinct inputs that adapters keep.
+
+    Attention keeps its output itself.
+    """
     inputs = {INPUTS[name]: width for name, width in adapted}
-    each, low = sum(width for _, width in adapted), len(adapted) * train.lora.r
-    # Attention keeps its output itself.
-    once = sum(width for name, width in inputs.items() if name != "output")
-    if fused:
-        return layer + size * (low + (2 * sum(inputs.values()) if dropout else once))
-    # PEFT works in its adapters' float32 where no autocast tells it otherwise; its dropout's mask is of booleans on a GPU.
-    wide = size if autocast else 4
-    return (
-        layer
-        + wide * (low + (each if dropout or autocast or size == 2 else once))
-        + (each * (4 if on_cpu else 1) if dropout else 0)
-    )
+    inputs.pop("output", None)
+    return sum(inputs.values())
 
 
-def activations(shape: Shape, params: Params, length: int, on_cpu: bool) -> float:
-    """Bytes kept for the backward pass of one batch of rows of `length`; of one layer and all layers' inputs under checkpointing."""
-    train, size = params.train, precision(params, on_cpu)
-    layers = [kept_per_token(shape, params, adapted, length, on_cpu) for adapted in shape.adapted]
-    if train.gradient_checkpointing:
-        kept = max(layers) + size * shape.hidden * shape.layers
-    elif train.activation_offload:
-        # The layer at work and the one on its way.
-        kept = 2 * max(layers)
-    else:
-        kept = sum(layers)
-    casts = size * shape.adapter if train.kernels == "trl" and size == 2 else 0
-    return kept * train.batch_size * length + casts
+def fused_adapter_bytes(params: Params, adapted: AdaptedLayers, size: int) -> int:
+    """Return the bytes per token that the adapters of `lora_linears` keep.
 
-
-def passing(shape: Shape, params: Params, tokens: int, supervised: float, on_cpu: bool) -> float:
-    """Bytes of what comes and goes at the peak: the head's slices, or the gradients inside the last layer's MLP.
-
-    Those inside its attention come when what its MLP kept is gone, and are fewer.
+    The adapters of one input keep it once: with dropout, after it, together with the mask.
     """
-    size, mlp = precision(params, on_cpu), 0
-    if params.train.kernels == "fused":
-        # The slice, a part of it in float32; hidden states, and the supervised ones with their gradient.
-        wide = matmul_dtype(
-            torch.bfloat16 if size == 2 else torch.float32, "cpu" if on_cpu else "cuda"
-        ).itemsize
-        logits = (
-            wide * min(ROWS, supervised) + (4 * min(PART, supervised) if wide == 2 else 0)
-        ) * shape.vocabulary
-        head = logits + (tokens + 2 * supervised) * shape.hidden * size
-        if wide > size:
-            # Copies for the products: the head; gradients of gate and up, their input and its gradient, and one of their weights.
-            head += wide * shape.head
-            adapted = {name for layer in shape.adapted for name, _ in layer}
-            if params.train.base_weights == "full" and {"gate_proj", "up_proj"} & adapted:
-                mlp = wide * (2 * tokens * (shape.mlp + shape.hidden) + shape.mlp * shape.hidden)
+    low_rank = len(adapted) * params.train.lora.r
+    inputs = inputs_kept_once(adapted)
+    if params.train.lora.dropout > 0:
+        distinct = {INPUTS[name]: width for name, width in adapted}
+        inputs = 2 * sum(distinct.values())
+    return size * (low_rank + inputs)
+
+
+def peft_adapter_bytes(params: Params, adapted: AdaptedLayers, size: int, on_cpu: bool) -> int:
+    """Return the bytes per token that PEFT's adapters keep.
+
+    Each adapter keeps a copy of its input if dropout or a conversion makes one.
+    """
+    low_rank = len(adapted) * params.train.lora.r
+    every_input = sum(width for _, width in adapted)
+    dropout = params.train.lora.dropout > 0
+    inputs = every_input if dropout or size == 2 else inputs_kept_once(adapted)
+    # PEFT computes in its adapters' float32 outside autocast.
+    autocast = params.train.kernels == "trl" and size == 2
+    adapter_size = size if autocast else 4
+    mask = 0
+    if dropout:
+        # The dropout mask is boolean on a GPU.
+        mask = every_input * (4 if on_cpu else 1)
+    return adapter_size * (low_rank + inputs) + mask
+
+
+def layer_bytes_per_token(
+    shape: Shape, params: Params, adapted: AdaptedLayers, length: float, on_cpu: bool
+) -> float:
+    """Return the bytes per token that autograd keeps of one layer."""
+    size = number_bytes(params, on_cpu)
+    base = block_bytes_per_token(shape, params, length, on_cpu)
+    if params.train.kernels == "fused" and params.train.base_weights == "full":
+        return base + fused_adapter_bytes(params, adapted, size)
+    return base + peft_adapter_bytes(params, adapted, size, on_cpu)
+
+
+def activation_bytes(shape: Shape, params: Params, length: int, on_cpu: bool) -> float:
+    """Return the bytes that autograd keeps of one batch.
+
+    All rows have the same length. Under checkpointing these are one layer and the inputs of all.
+    """
+    train = params.train
+    size = number_bytes(params, on_cpu)
+    layers = [
+        layer_bytes_per_token(shape, params, adapted, length, on_cpu) for adapted in shape.adapted
+    ]
+    if train.gradient_checkpointing:
+        per_token = max(layers) + size * shape.hidden * shape.layers
+    elif train.activation_offload:
+        # The current layer, and the layer in transfer.
+        per_token = 2 * max(layers)
     else:
-        tile = min(supervised, TRL_TILE[0]) * min(shape.vocabulary, TRL_TILE[1])
-        head = (
-            tile * (size + 8 if on_cpu else size)
-            + (tokens * size + supervised * (size + 4)) * shape.hidden
-        )
-    return max(head, tokens * size * (3 * shape.mlp + shape.hidden) + mlp)
+        per_token = sum(layers)
+    # Autocast keeps a bfloat16 copy of the adapter.
+    autocast = train.kernels == "trl" and size == 2
+    casts = size * shape.adapter if autocast else 0
+    return per_token * train.batch_size * length + casts
+
+
+def matmul_bytes(size: int, on_cpu: bool) -> int:
+    """Return the bytes per number in the precision of large matmuls."""
+    dtype = torch.bfloat16 if size == 2 else torch.float32
+    return matmul_dtype(dtype, "cpu" if on_cpu else "cuda").itemsize
+
+
+def fused_head_bytes(shape: Shape, size: int, wide: int, tokens: int, supervised: float) -> float:
+    """Return the temporary bytes of `fused_linear_cross_entropy`.
+
+    `size` and `wide` are bytes per number, of the model and of its matmuls. The parts are a chunk
+    of logits, a few of its rows in float32, all hidden states, and the supervised hidden states
+    with their gradient.
+    """
+    logits = wide * min(LOGITS_CHUNK_ROWS, supervised)
+    if wide == 2:
+        logits += 4 * min(SOFTMAX_CHUNK_ROWS, supervised)
+    hidden_states = (tokens + 2 * supervised) * shape.hidden * size
+    # A copy of the head for wider matmuls.
+    copy = wide * shape.head if wide > size else 0
+    return logits * shape.vocabulary + hidden_states + copy
+
+
+def fused_mlp_copies(shape: Shape, params: Params, size: int, wide: int, tokens: int) -> int:
+    """Return the bytes of the MLP's copies for wider matmuls.
+
+    The copies are the gradients of gate and up, their input and its gradient, and one weight.
+    """
+    adapted = {name for layer in shape.adapted for name, _ in layer}
+    adapts_mlp = not adapted.isdisjoint(("gate_proj", "up_proj"))
+    if wide == size or params.train.base_weights != "full" or not adapts_mlp:
+        return 0
+    return wide * (2 * tokens * (shape.mlp + shape.hidden) + shape.mlp * shape.hidden)
+
+
+def trl_head_bytes(shape: Shape, size: int, tokens: int, supervised: float, on_cpu: bool) -> float:
+    """Return the temporary bytes of TRL's head."""
+    positions = min(supervised, TRL_TILE_POSITIONS)
+    tile = positions * min(shape.vocabulary, TRL_TILE_VOCABULARY)
+    tile_size = size + 8 if on_cpu else size
+    hidden_states = (tokens * size + supervised * (size + 4)) * shape.hidden
+    return tile * tile_size + hidden_states
+
+
+def scratch_bytes(
+    shape: Shape, params: Params, tokens: int, supervised: float, on_cpu: bool
+) -> float:
+    """Return the temporary bytes at the peak of a step.
+
+    The peak is in the head, or in the backward pass of the last layer's MLP. The backward pass of
+    its attention takes less, and begins when the activations of the MLP are freed.
+    """
+    size = number_bytes(params, on_cpu)
+    mlp = tokens * size * (3 * shape.mlp + shape.hidden)
+    if params.train.kernels != "fused":
+        head = trl_head_bytes(shape, size, tokens, supervised, on_cpu)
+        return max(head, mlp)
+    wide = matmul_bytes(size, on_cpu)
+    head = fused_head_bytes(shape, size, wide, tokens, supervised)
+    return max(head, mlp + fused_mlp_copies(shape, params, size, wide, tokens))
+
+
+def weight_bytes(shape: Shape, params: Params, launch: Mapping[str, Any], on_cpu: bool) -> float:
+    """Return the bytes of the base model's weights on one device.
+
+    Under FSDP a device stores its share of all weights, and gathers the embedding and one layer.
+    """
+    size = number_bytes(params, on_cpu)
+    linear_size = QUANTIZED_BYTES.get(params.train.base_weights, size)
+    total = float((shape.base - shape.linear) * size + shape.linear * linear_size)
+    if launch["distributed_type"] != "FSDP":
+        return total
+    gathered = (shape.head + shape.largest_layer) * size
+    return total / int(launch["num_processes"]) + gathered
 
 
 def memory(
     shape: Shape, params: Params, rows: Rows, launch: Mapping[str, Any], on_cpu: bool
 ) -> dict[str, float]:
-    """Bytes by part on one device, at the batch of the longest rows. FSDP shares weights and optimizer, DDP doubles gradients.
+    """Return the bytes by part on one device.
 
-    Launch configurations: accelerate/NAME.yaml. What FSDP gathers at once is the embedding and one layer.
+    The batch contains the longest rows. `launch` is the content of accelerate/NAME.yaml. FSDP
+    shares weights and optimizer among the processes; DDP doubles the gradients.
     """
-    train, size = params.train, precision(params, on_cpu)
+    train = params.train
     longest = params.preprocess.max_tokens if train.packing else rows.tokens_longest
     tokens = train.batch_size * longest
-    kind = str(launch["distributed_type"])
-    parts_of = launch["num_processes"] if kind == "FSDP" else 1
-    whole = (shape.base - shape.linear) * size + shape.linear * QUANTIZED.get(
-        train.base_weights, size
-    )
-    gathered = (shape.head + shape.largest_layer) * size if kind == "FSDP" else 0
-    kept, place = activations(shape, params, longest, on_cpu), "cpu" if on_cpu else "gpu"
+    supervised = tokens * rows.supervised_share
+    place = "cpu" if on_cpu else "gpu"
+    distribution = str(launch["distributed_type"])
+    shares = int(launch["num_processes"]) if distribution == "FSDP" else 1
+    adapter = shape.adapter / shares
+    gradient_copies = 2 if distribution.startswith("MULTI") else 1
+    activations = activation_bytes(shape, params, longest, on_cpu)
     parts = {
-        "base_weights": whole / parts_of + gathered,
-        "adapter": 4 * shape.adapter / parts_of,
-        "gradients": 4 * shape.adapter / parts_of * (2 if kind.startswith("MULTI") else 1),
-        "adamw_moments": 8 * shape.adapter / parts_of,
-        "activations": kept,
-        "head_and_scratch": passing(shape, params, tokens, tokens * rows.supervised_share, on_cpu),
-        "heap": HEAP_LOSS[place] * kept,
+        "base_weights": weight_bytes(shape, params, launch, on_cpu),
+        "adapter": 4 * adapter,
+        "gradients": 4 * adapter * gradient_copies,
+        "adamw_moments": 8 * adapter,
+        "activations": activations,
+        "head_and_scratch": scratch_bytes(shape, params, tokens, supervised, on_cpu),
+        "heap": HEAP_LOSS[place] * activations,
         "runtime": RUNTIME_BYTES[place],
     }
     return parts | {"total": sum(parts.values())}
 
 
-def chosen(
-    names: Sequence[str], rate: float | None, dtype: str
-) -> dict[str, tuple[float, float | None, str]]:
-    """FLOP/s, memory in bytes and note of each device asked for; UserError lists the known ones. `rate` is the CPU's, in GFLOP/s."""
-    unknown = [name for name in names if name not in (*GPUS, "cpu")]
-    if unknown or not names:
-        what = f"no GPU called {', '.join(unknown) or 'nothing'} is known"
-        raise UserError("--gpus", what, f"name some of {', '.join(GPUS)} and cpu")
-    if "cpu" in names and not rate:
-        fix = (
-            "pass this machine's GFLOP/s of matrix products, which `python -m bench.train` prints as "
-            "product_gflops (with train.kernels trl, as plain_product_gflops)"
-        )
-        raise UserError("--rate", "the device cpu needs it", fix)
-    found: dict[str, tuple[float, float | None, str]] = {}
-    for name in names:
-        if name == "cpu":
-            found[name] = ((rate or 0) * 1e9, None, "by --rate")
-        else:
-            gpu = GPUS[name]
-            found[name] = (
-                gpu.bfloat16 if dtype == "bfloat16" else gpu.float32,
-                gpu.memory,
-                gpu.note if dtype == "bfloat16" else "",
-            )
-    return found
+# --- the plan ----------------------------------------------------------------------------------
+
+
+def device_kind(name: str) -> str:
+    """Return the kind of a device: cpu or gpu."""
+    return "cpu" if name == "cpu" else "gpu"
+
+
+def plan_device(
+    device: Device, processes: int, run_flops: float, needed_bytes: float, utilisation: float
+) -> dict[str, Any]:
+    """Return the part of a plan for one device."""
+    reached = processes * device.flops_per_second * utilisation
+    share = None
+    fits = None
+    if device.memory_bytes:
+        share = needed_bytes / device.memory_bytes
+        fits = needed_bytes <= device.memory_bytes
+    return {
+        "count": processes,
+        "flops_per_second": device.flops_per_second,
+        "hours": run_flops / reached / 3600,
+        "memory_bytes": device.memory_bytes,
+        "memory_share": share,
+        "fits": fits,
+        "note": device.note,
+    }
 
 
 def make_plan(
@@ -363,49 +513,38 @@ def make_plan(
     config: tuple[str, Mapping[str, Any]],
     rows: Rows,
     launch: Mapping[str, Any],
-    gpus: Sequence[str],
+    devices: Mapping[str, Device],
     utilisation: float,
-    rate: float | None,
 ) -> Plan:
-    """The whole plan as plain data. Hours = FLOPs / (devices x FLOP/s x utilisation), the share of its rate that a device reaches."""
-    if not 0 < utilisation <= 1:
-        fix = "pass a share of the device's rate: above 0, at most 1"
-        raise UserError("--utilisation", f"{utilisation} is no share", fix)
-    devices = chosen(gpus, rate, params.dtype)
-    shape, processes = count(config[1], params.train), int(launch["num_processes"])
-    done = work(params, rows, processes)
-    parts = flops(shape, params.train, rows, done)
-    kinds = {
-        kind: memory(shape, params, rows, launch, kind == "cpu")
-        for kind in dict.fromkeys("cpu" if n == "cpu" else "gpu" for n in gpus)
-    }
-    table: dict[str, Any] = {}
-    for name, (speed, held, note) in devices.items():
-        if name == "cpu" and params.train.kernels == "trl":
-            note = f"{note}, {ALL_TOKENS}"
-        needed = kinds["cpu" if name == "cpu" else "gpu"]["total"]
-        table[name] = {
-            "count": processes,
-            "flops_per_second": speed,
-            "hours": parts["total"] / (processes * speed * utilisation) / 3600,
-        }
-        table[name] |= {
-            "memory_bytes": held,
-            "memory_share": needed / held if held else None,
-            "fits": needed <= held if held else None,
-        }
-        table[name] |= {"note": note}
+    """Return the complete plan as plain data.
+
+    `config` is the source and the content of a config.json. `utilisation` is the share of its rate
+    that a device reaches: hours = FLOPs / (devices x FLOP/s x utilisation).
+    """
+    source, base_config = config
+    shape = count_shape(base_config, params.train)
+    processes = int(launch["num_processes"])
+    totals = run_totals(params, rows, processes)
+    flops_by_part = flops(shape, params.train, rows, totals)
+    memory_by_kind: dict[str, dict[str, float]] = {}
+    planned: dict[str, dict[str, Any]] = {}
+    for name, device in devices.items():
+        kind = device_kind(name)
+        if kind not in memory_by_kind:
+            memory_by_kind[kind] = memory(shape, params, rows, launch, on_cpu=kind == "cpu")
+        needed = memory_by_kind[kind]["total"]
+        planned[name] = plan_device(device, processes, flops_by_part["total"], needed, utilisation)
     return {
         "model": {
-            "source": config[0],
+            "source": source,
             "base": shape.base,
             "trainable": shape.adapter,
             "trainable_share": shape.adapter / (shape.base + shape.adapter),
         },
         "rows": rows._asdict(),
-        "run": {"steps": params.train.max_steps, "processes": processes, **done},
-        "flops": parts,
-        "memory_bytes": kinds,
+        "run": {"steps": params.train.max_steps, "processes": processes, **totals},
+        "flops": flops_by_part,
+        "memory_bytes": memory_by_kind,
         "utilisation": utilisation,
-        "devices": table,
+        "devices": planned,
     }

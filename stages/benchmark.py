@@ -1,7 +1,8 @@
-"""Score one variant on multiple-choice and completion tasks with lm-eval, in process, keeping one row an item.
+"""Score one variant on benchmark tasks with lm-eval.
 
-The tasks of tasks/ read the items that ingest pinned; params.yaml may name lm-eval's own tasks, and one of
-three backends, instead.
+lm-eval runs in this process. The tasks in tasks/ read the items that ingest pinned. params.yaml may
+name reviewed tasks of lm-eval instead, and one of three backends. The stage writes one row per
+item.
 
     python -m stages.benchmark base
 """
@@ -16,18 +17,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
-# Before lm-eval imports datasets, which reads it once: the copy that it makes of local files is of no use to the next run
-# and could be stale. It goes when this process ends.
+# lm-eval copies local files into the cache of datasets, where a later run could find a stale copy.
+# datasets reads this variable once, when lm-eval imports it.
 CACHE = tempfile.TemporaryDirectory()
 os.environ["HF_DATASETS_CACHE"] = CACHE.name
-# No task of lm-eval has a name that begins so.
-PREFIX = "bula_"
-# Tasks of lm-eval 0.4.13 whose code was read: it runs nothing that it fetches and calls no server. Others of its
-# 15,000 load code from the hub (humaneval, mbpp, meddialog) or send a key to an API (pisa, realtoxicityprompts).
-REVIEWED = (
-    *("arc_challenge", "arc_easy", "boolq", "hellaswag", "medmcqa"),
-    *("medqa_4options", "piqa", "pubmedqa", "squad_completion"),
-)
 
 import aiohttp
 import typer
@@ -47,118 +40,164 @@ from bula.records import Row, write_rows
 from bula.reports import write_metrics
 from bula.stats import standard_error
 
+# The names of this project's tasks start with this prefix, and no task of lm-eval does.
+PREFIX = "bula_"
+# The code of these tasks of lm-eval 0.4.13 was read: it runs no downloaded code, calls no server.
+# Some of the other 15,000 tasks load code from the hub (humaneval, mbpp, meddialog) or send a key
+# to an API (pisa, realtoxicityprompts).
+REVIEWED = (
+    "arc_challenge",
+    "arc_easy",
+    "boolq",
+    "hellaswag",
+    "medmcqa",
+    "medqa_4options",
+    "piqa",
+    "pubmedqa",
+    "squad_completion",
+)
+# What aiohttp, tenacity and lm-eval raise over a request that failed or a reply of another shape.
+SERVER_ERRORS = (
+    OSError,
+    aiohttp.ClientError,
+    RetryError,
+    LookupError,
+    TypeError,
+    ValueError,
+)
+# One item as lm-eval logs it.
+Sample = dict[str, Any]
+
 
 def backend(model: Path, params: Params) -> dict[str, Any]:
-    """Return simple_evaluate's arguments that name the model.
+    """Return the arguments of simple_evaluate that name the model.
 
-    Every argument is chosen here, so that no string of params.yaml names another model or lets one run code.
+    All arguments are chosen here, so that no text of params.yaml can name another model or make
+    lm-eval run code. UserError if the backend cannot read a GGUF file.
     """
-    found = params.benchmark.backend
-    if found.kind == "hf":
+    chosen = params.benchmark.backend
+    if chosen.kind == "hf":
         return hf_backend(model, params)
     if model.suffix == ".gguf":
-        what = f"benchmark.backend {found.kind} cannot score the GGUF file {model}"
+        what = f"benchmark.backend {chosen.kind} cannot score the GGUF file {model}"
         raise UserError("params.yaml", what, "set benchmark.backend to {kind: hf}")
-    # The tokenizer is checked as everywhere else before another library opens it.
+    # Loading checks the tokenizer's files before another library opens them.
     load_tokenizer(model)
-    if found.kind == "vllm":
-        return {"model": "vllm", "model_args": vllm_arguments(model, params, found)}
-    return {"model": "local-completions", "model_args": api_arguments(model, params, found)}
+    if chosen.kind == "vllm":
+        return {"model": "vllm", "model_args": vllm_arguments(model, params, chosen)}
+    return {"model": "local-completions", "model_args": api_arguments(model, params, chosen)}
 
 
-def vllm_arguments(model: Path, params: Params, found: VllmBackend) -> dict[str, Any]:
+def vllm_arguments(model: Path, params: Params, chosen: VllmBackend) -> dict[str, Any]:
     """Return the arguments of lm-eval's vLLM model."""
-    fixed = {"pretrained": str(model), "dtype": params.dtype, "seed": params.sampling_seed}
-    return {**fixed, "trust_remote_code": False, **found.model_dump(exclude={"kind"})}
+    return {
+        "pretrained": str(model),
+        "dtype": params.dtype,
+        "seed": params.sampling_seed,
+        "trust_remote_code": False,
+        **chosen.model_dump(exclude={"kind"}),
+    }
 
 
-def api_arguments(model: Path, params: Params, found: ApiBackend) -> dict[str, Any]:
+def api_arguments(model: Path, params: Params, chosen: ApiBackend) -> dict[str, Any]:
     """Return the arguments of lm-eval's client of an OpenAI-compatible server.
 
-    lm-eval takes the key from the environment, which is given the one that this host may receive.
+    lm-eval reads the key from the environment, so this function sets the key for this host there.
     """
-    os.environ["OPENAI_API_KEY"] = key_for(found.base_url)
+    os.environ["OPENAI_API_KEY"] = key_for(chosen.base_url)
     return {
-        "model": found.model,
-        "base_url": f"{found.base_url.rstrip('/')}/completions",
+        "model": chosen.model,
+        "base_url": f"{chosen.base_url.rstrip('/')}/completions",
         "tokenizer": str(model),
         "tokenizer_backend": "huggingface",
         "trust_remote_code": False,
-        "num_concurrent": found.num_concurrent,
-        "timeout": found.timeout_seconds,
+        "num_concurrent": chosen.num_concurrent,
+        "timeout": chosen.timeout_seconds,
         "seed": params.sampling_seed,
     }
 
 
 def hf_backend(model: Path, params: Params) -> dict[str, Any]:
-    """Return simple_evaluate's arguments for a model that this process loads."""
-    settings = params.benchmark
-    loaded, tokenizer = load_model(model, params.dtype), load_tokenizer(model)
-    # lm-eval leaves the end to the model's own settings, and a GGUF file keeps one token of the three of Llama 3.
+    """Return the arguments for a model that this process loads."""
+    loaded = load_model(model, params.dtype)
+    tokenizer = load_tokenizer(model)
+    # lm-eval stops at the end tokens of the model's own settings. A GGUF file stores only one of
+    # Llama 3's three.
     loaded.generation_config.eos_token_id = end_token_ids(tokenizer)
     served = HFLM(
         pretrained=loaded,
         tokenizer=tokenizer,
-        batch_size=settings.batch_size,
+        batch_size=params.benchmark.batch_size,
         device=device(),
-        # Else a chat template that writes the date takes today's.
+        # Without a fixed date, Llama 3.2's chat template writes today's.
         chat_template_args={"date_string": DATE},
     )
     return {"model": served}
 
 
 def find_tasks(folder: Path, names: list[str]) -> TaskManager:
-    """Return lm-eval's manager of tasks; UserError for an unknown name, or one taken from lm-eval.
+    """Return lm-eval's task manager for the named tasks.
 
-    lm-eval's own 15,000 names take seconds to read, so they are read only where one can be meant.
+    The manager reads lm-eval's own 15,000 names, which takes seconds, only if they may be needed.
+    UserError if a name is unknown or not reviewed, or if a task in `folder` replaces lm-eval's.
     """
     own = TaskManager(include_path=str(folder), include_defaults=False)
-    unknown = sorted(set(names) - set(own.all_tasks) - set(REVIEWED))
+    own_names = set(own.all_tasks)
+    unknown = sorted(set(names) - own_names - set(REVIEWED))
     if unknown:
-        what = f"benchmark.tasks has {', '.join(unknown)}, which is no task of {folder}/ and not reviewed"
-        fix = f"name tasks of {folder}/ or {', '.join(REVIEWED)}; read the code of another one and copy it to {folder}/"
-        raise UserError("params.yaml", what, fix)
-    foreign = {name for name in own.all_tasks if not name.startswith(PREFIX)}
-    if set(names) <= set(own.all_tasks) and not foreign:
+        listed = ", ".join(unknown)
+        what = f"benchmark.tasks has {listed}, which is no task of {folder}/ and not reviewed"
+        use = f"name tasks of {folder}/ or {', '.join(REVIEWED)}"
+        copy = f"read the code of another one and copy it to {folder}/"
+        raise UserError("params.yaml", what, f"{use}; {copy}")
+    foreign = {name for name in own_names if not name.startswith(PREFIX)}
+    if own_names.issuperset(names) and not foreign:
         return own
-    shadowed = sorted(foreign and foreign & set(TaskManager().all_tasks))
-    if shadowed:
-        what = f"{', '.join(shadowed)} is a task of lm-eval, which this one would replace"
-        raise UserError(folder, what, f"rename it, such as {PREFIX}{shadowed[0]}")
+    refuse_replacing(foreign, folder)
     return TaskManager(include_path=str(folder))
 
 
-def evaluate(model: Path, tasks: Path, params: Params) -> dict[str, list[dict[str, Any]]]:
-    """Return lm-eval's logged samples by task, zero-shot; UserError names a task that does not exist."""
-    settings = params.benchmark
-    manager = find_tasks(tasks, settings.tasks)
-    with server_errors(settings.backend):
+def refuse_replacing(names: set[str], folder: Path) -> None:
+    """Raise a UserError if lm-eval has a task with the same name."""
+    if not names:
+        return
+    replaced = sorted(names.intersection(TaskManager().all_tasks))
+    if replaced:
+        what = f"{', '.join(replaced)} is a task of lm-eval, which this one would replace"
+        raise UserError(folder, what, f"rename it, such as {PREFIX}{replaced[0]}")
+
+
+def evaluate(model: Path, tasks: Path, params: Params) -> dict[str, list[Sample]]:
+    """Return lm-eval's logged samples per task, zero-shot."""
+    manager = find_tasks(tasks, params.benchmark.tasks)
+    with server_errors(params.benchmark.backend):
         result = run_tasks(model, manager, params)
     return dict(result["samples"])
 
 
 @contextmanager
-def server_errors(backend: Backend) -> Iterator[None]:
-    """Turn the failure of an OpenAI-compatible server into a UserError without the server's words.
+def server_errors(chosen: Backend) -> Iterator[None]:
+    """Turn a failed request to a server into a UserError.
 
-    lm-eval logs a server's replies as they are, so its log is switched off: a reply may repeat the key.
+    The error does not repeat the server's words, which may contain the key. lm-eval logs every
+    reply, so its log is switched off.
     """
-    if backend.kind != "openai":
+    if chosen.kind != "openai":
         yield
         return
     logging.getLogger("lm_eval").setLevel(logging.CRITICAL + 1)
     try:
         yield
-    except (OSError, aiohttp.ClientError, RetryError, LookupError, TypeError, ValueError) as error:
+    except SERVER_ERRORS as error:
         what = f"a request failed, or its reply has another form ({type(error).__name__})"
         fix = "see that it serves this model with echoed log-probabilities (`echo`, `logprobs`)"
-        raise UserError(f"the server at {backend.base_url}", what, fix) from None
+        raise UserError(f"the server at {chosen.base_url}", what, fix) from None
 
 
 def run_tasks(model: Path, manager: TaskManager, params: Params) -> dict[str, Any]:
     """Return lm-eval's results of all tasks."""
     settings = params.benchmark
-    found: dict[str, Any] = simple_evaluate(
+    results: dict[str, Any] = simple_evaluate(
         **backend(model, params),
         tasks=list(settings.tasks),
         task_manager=manager,
@@ -166,7 +205,7 @@ def run_tasks(model: Path, manager: TaskManager, params: Params) -> dict[str, An
         batch_size=settings.batch_size,
         limit=settings.limit or None,
         apply_chat_template=settings.chat_template,
-        # A chat opens as it did in training; plain text has no place for it.
+        # A chat starts as in training; plain text has no system prompt.
         system_instruction=SYSTEM_PROMPT if settings.chat_template else None,
         bootstrap_iters=0,
         random_seed=params.sampling_seed,
@@ -174,92 +213,115 @@ def run_tasks(model: Path, manager: TaskManager, params: Params) -> dict[str, An
         torch_random_seed=params.sampling_seed,
         fewshot_random_seed=params.sampling_seed,
     )
-    return found
+    return results
 
 
-def number(task: str, metric: str, value: object) -> float:
-    """Return an item's score; UserError for metrics that are no mean over items (F1 over a corpus, perplexity)."""
+def item_score(task: str, metric: str, value: object) -> float:
+    """Return an item's score under one metric.
+
+    UserError if the metric is no mean over items, such as a corpus F1 or perplexity.
+    """
     if not isinstance(value, int | float):
         what = f"task {task} has metric {metric}, which has no number for each item"
-        raise UserError("params.yaml", what, "take the task out of benchmark.tasks")
+        raise UserError("params.yaml", what, "remove the task from benchmark.tasks")
     return float(value)
 
 
-def choose(sample: dict[str, Any]) -> str:
-    """What the model answered: the likeliest option's number, or the generated text, without personal data (it was scored with it)."""
+def answer_of(sample: Sample) -> str:
+    """Return the answer of the model: an option's number or a text.
+
+    The option is the most probable one. Personal data in a text is redacted, after it was scored.
+    """
     responses = sample["filtered_resps"]
     if isinstance(responses[0], str):
         text = str(responses[0]).strip()
         return redact(text, find_personal_data(text))
-    scores = [float(response[0]) for response in responses]
-    return str(scores.index(max(scores)))
+    log_likelihoods = [float(response[0]) for response in responses]
+    return str(log_likelihoods.index(max(log_likelihoods)))
 
 
-def to_rows(samples: dict[str, list[dict[str, Any]]], variant: str) -> list[Row]:
-    """One row an item: task, the item's number, target, answer, and its score under each metric."""
+def to_rows(samples: dict[str, list[Sample]], variant: str) -> list[Row]:
+    """Return one row per item, with its target, answer and scores."""
     rows = []
     for task, items in samples.items():
-        # A task with several filters logs an item once for each; the first is lm-eval's own headline.
+        # lm-eval logs an item once per filter of its task, and reports the first filter's scores.
         first = items[0]["filter"]
-        for sample in sorted(
-            (item for item in items if item["filter"] == first), key=lambda item: item["doc_id"]
-        ):
-            scores = {name: number(task, name, sample[name]) for name in sample["metrics"]}
-            fixed = {
+        logged = [item for item in items if item["filter"] == first]
+        for sample in sorted(logged, key=lambda item: item["doc_id"]):
+            row = {
                 "task": task,
                 "item": int(sample["doc_id"]),
                 "variant": variant,
                 "document": sample["doc_hash"][:16],
+                "target": str(sample["target"]),
+                "answer": answer_of(sample),
+                "scores": item_scores(task, sample),
             }
-            rows.append(
-                fixed
-                | {"target": str(sample["target"]), "answer": choose(sample), "scores": scores}
-            )
+            rows.append(row)
     return rows
 
 
+def item_scores(task: str, sample: Sample) -> dict[str, float]:
+    """Return the scores of one item, by metric."""
+    return {name: item_score(task, name, sample[name]) for name in sample["metrics"]}
+
+
 def summarise(rows: list[Row], params: Params) -> dict[str, dict[str, Any]]:
-    """Mean and standard error of each metric by task, how often the commonest answer was given, and the settings that move scores."""
-    settings = params.benchmark
-    told: dict[str, Any] = {
-        "lm_eval": version("lm_eval"),
-        "backend": settings.backend.kind,
-        "batch_size": settings.batch_size,
-    }
-    told |= {"chat_template": settings.chat_template, "shots": 0}
-    if settings.backend.kind == "hf":
-        # A server has a precision of its own.
-        told |= precision_settings(params.dtype)
-    metrics: dict[str, dict[str, Any]] = {"settings": told}
-    for task in dict.fromkeys(row["task"] for row in rows):
-        scores = [row["scores"] for row in rows if row["task"] == task]
-        given = Counter(row["answer"] for row in rows if row["task"] == task)
-        metrics[task] = {
-            "items": len(scores),
-            "commonest_answer_share": max(given.values()) / len(scores),
-        }
-        for name in scores[0]:
-            values = [score[name] for score in scores]
-            metrics[task] |= {
-                name: sum(values) / len(values),
-                f"{name}_stderr": standard_error(values),
-            }
+    """Return the figures of each task, and the settings that change scores."""
+    metrics: dict[str, dict[str, Any]] = {"settings": score_settings(params)}
+    tasks: dict[str, list[Row]] = {}
+    for row in rows:
+        tasks.setdefault(row["task"], []).append(row)
+    for task, members in tasks.items():
+        metrics[task] = summarise_task(members)
     return metrics
+
+
+def summarise_task(rows: list[Row]) -> dict[str, int | float]:
+    """Return the mean and standard error of each metric of one task.
+
+    `commonest_answer_share` is 1 if the model gave the same answer to every item.
+    """
+    answers = Counter(row["answer"] for row in rows)
+    figures: dict[str, int | float] = {
+        "items": len(rows),
+        "commonest_answer_share": max(answers.values()) / len(rows),
+    }
+    for name in rows[0]["scores"]:
+        values = [row["scores"][name] for row in rows]
+        figures[name] = sum(values) / len(values)
+        figures[f"{name}_stderr"] = standard_error(values)
+    return figures
+
+
+def score_settings(params: Params) -> dict[str, str | int | bool]:
+    """Return the settings that change scores."""
+    chosen = params.benchmark
+    settings: dict[str, str | int | bool] = {
+        "lm_eval": version("lm_eval"),
+        "backend": chosen.backend.kind,
+        "batch_size": chosen.batch_size,
+        "chat_template": chosen.chat_template,
+        "shots": 0,
+    }
+    if chosen.backend.kind == "hf":
+        # The other backends choose their precision themselves.
+        settings |= precision_settings(params.dtype)
+    return settings
 
 
 def main(
     variant: Annotated[str, typer.Argument(help="Name of the variant.")],
     tasks: Annotated[Path, typer.Option(help="Folder of task definitions.")] = Path("tasks"),
-    out: Annotated[Path, typer.Option(help="Folder for the row of each item.")] = Path(
-        "data/samples"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for item scores.")] = Path("data/samples"),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/benchmark"),
 ) -> None:
     """Run the benchmarks."""
     params = load_params()
     seed_everything(params.sampling_seed)
     model = Path(variant_of(params, variant).model)
-    rows = to_rows(evaluate(model, tasks, params), variant)
+    samples = evaluate(model, tasks, params)
+    rows = to_rows(samples, variant)
     write_rows(out / f"{variant}.jsonl", rows)
     write_metrics(metrics / f"{variant}.json", summarise(rows, params))
     print(f"benchmark: {len(rows)} items of {variant} in {out / variant}.jsonl")

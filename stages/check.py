@@ -1,7 +1,8 @@
 """Check params.yaml before DVC touches the paths that it names.
 
-DVC hashes a stage's dependencies and removes its old outputs before the stage itself can refuse anything.
-Names and models of the variants stand in both, so every stage that uses them depends on this one.
+DVC hashes a stage's dependencies and removes its old outputs before the stage can refuse anything.
+Names and models of the variants appear in these paths, so every stage that uses a variant depends
+on this stage.
 
     python -m stages.check
 """
@@ -17,11 +18,13 @@ from bula.params import load_params
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="File that says so.")] = Path("data/checked.txt"),
+    out: Annotated[Path, typer.Option(help="File that records the check.")] = Path(
+        "data/checked.txt"
+    ),
 ) -> None:
     """Check the parameters."""
     params = load_params()
-    # The same words for all parameters, so that what depends on them does not run again.
+    # The text never changes, so that stages that depend on it do not run again.
     with staged(out) as temporary:
         temporary.write_text("params.yaml is valid\n", encoding="utf-8")
     print(f"check: {len(params.variants)} variants, params.yaml is valid, in {out}")

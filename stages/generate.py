@@ -1,8 +1,9 @@
-"""Answer validation questions under one variant, greedily; rouge, judge and the report read them.
+"""Answer the validation questions under one variant, greedily.
 
-transformers answers for a model directory, in batches of like length, and llama.cpp servers for a
-GGUF file, each with one request at a time. The prompt travels as token ids, so that every engine sees
-exactly what training saw. Degenerate answers are counted.
+transformers answers for a model directory, in batches of prompts of similar length. llama.cpp
+servers answer for a GGUF file, each one request at a time; vLLM answers where a variant names it.
+The prompt travels as token ids, so that every engine sees exactly the prompt of training. The
+stage counts degenerate answers. The stages rouge, judge and compare read the answers.
 
     python -m stages.generate tuned
 """
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import openai
 import typer
@@ -23,7 +24,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bula.degeneration import is_degenerate, repeated_4gram_share
 from bula.errors import UserError, run_stage
-from bula.generation import generate_greedy
+from bula.generation import batches_of_prompts, generate_greedy
 from bula.hardware import precision_settings, seed_everything
 from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import Generate, Params, load_params, variant_of
@@ -34,68 +35,73 @@ from bula.reports import peak_memory_gb, write_metrics
 from bula.serving import Endpoint, client_pool, serve_llama_cpp, serve_vllm
 from bula.stats import standard_error
 
-# An answer is its text, why it ended (stop or length), and how many tokens it took, the end of turn included.
-Answer = tuple[str, str, int]
+RERUN = "run the stage again, and see that the machine has memory left"
 Serve = Callable[[Path, int, int], AbstractContextManager[list[Endpoint]]]
+# Each engine that answers through a server; transformers answers in this process.
+SERVERS: dict[str, Serve] = {
+    "llama.cpp": serve_llama_cpp,
+    "vllm": serve_vllm,
+}
+Figures = dict[str, int | float]
+# Token ids, one list per prompt.
+Prompts = list[list[int]]
+# Personal data, one list per answer.
+Findings = list[list[Finding]]
 
 
-def finish(tokenizer: PreTrainedTokenizerBase, ids: list[int], ends: list[int]) -> Answer:
-    """Return an answer from its generated ids."""
-    text = tokenizer.decode(ids, skip_special_tokens=True).strip()
-    return text, "stop" if ids and ids[-1] in ends else "length", len(ids)
+class Answer(NamedTuple):
+    """One generated answer; its tokens include the end of turn.
+
+    The finish reason is `stop` after an end token and `length` at the limit of new tokens.
+    """
+
+    text: str
+    finish_reason: str
+    completion_tokens: int
 
 
 def answer_locally(
     path: Path,
     dtype: str,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
+    prompts: Prompts,
     params: Generate,
 ) -> list[Answer]:
-    """Return greedy answers by transformers, in batches of like prompt length, padded on the left."""
-    model, ends = load_model(path, dtype), end_token_ids(tokenizer)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    """Return the greedy answers of transformers.
+
+    The answers keep the order of the prompts, although the batches do not.
+    """
+    model = load_model(path, dtype)
+    end_ids = end_token_ids(tokenizer)
     answers: dict[int, Answer] = {}
-    for start in tqdm(range(0, len(order), params.batch_size), desc="generate", unit="batch"):
-        batch = order[start : start + params.batch_size]
-        generated = generate_greedy(
-            model, tokenizer, [prompts[i] for i in batch], params.max_new_tokens
-        )
-        for i, ids in zip(batch, generated, strict=True):
-            answers[i] = finish(tokenizer, ids, ends)
-    return [answers[i] for i in range(len(prompts))]
+    batches = batches_of_prompts(prompts, params.batch_size)
+    for batch in tqdm(batches, desc="generate", unit="batch"):
+        asked = [prompts[index] for index in batch]
+        generated = generate_greedy(model, tokenizer, asked, params.max_new_tokens)
+        for index, ids in zip(batch, generated, strict=True):
+            answers[index] = to_answer(tokenizer, ids, end_ids)
+    return [answers[index] for index in range(len(prompts))]
 
 
-def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: int) -> Answer:
-    """Return the greedy answer of a server; UserError if the request fails or brings no answer."""
-    fix = "run the stage again, and see that the machine has memory left"
-    try:
-        reply = client.completions.create(
-            model=model, prompt=prompt, max_tokens=max_tokens, temperature=0
-        )
-    except openai.APIConnectionError:
-        # serve_llama_cpp and serve_vllm say what became of their server.
-        raise
-    except (openai.OpenAIError, json.JSONDecodeError) as error:
-        # The error's own words may repeat the prompt.
-        what = f"a request failed ({type(error).__name__})"
-        raise UserError(f"the server of {model}", what, fix) from error
-    # The client makes no check of a reply that has another shape.
-    choices = getattr(reply, "choices", None)
-    if not choices or not isinstance(choices[0].text, str):
-        raise UserError(f"the server of {model}", "a reply has no answer in it", fix)
-    tokens = reply.usage.completion_tokens if reply.usage else 0
-    return choices[0].text.strip(), str(choices[0].finish_reason), tokens
+def to_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], end_ids: list[int]) -> Answer:
+    """Return the answer that consists of the generated ids."""
+    text = tokenizer.decode(ids, skip_special_tokens=True)
+    stopped = bool(ids) and ids[-1] in end_ids
+    reason = "stop" if stopped else "length"
+    return Answer(text.strip(), reason, len(ids))
 
 
-def answer_by_server(
-    path: Path, serve: Serve, prompts: list[list[int]], params: Generate
-) -> list[Answer]:
-    """Return greedy answers by OpenAI-compatible servers, at most `parallel` requests at once."""
-    context = max(map(len, prompts)) + params.max_new_tokens
+def answer_by_server(path: Path, serve: Serve, prompts: Prompts, params: Generate) -> list[Answer]:
+    """Return the greedy answers of OpenAI-compatible servers.
+
+    At most `params.parallel` requests run at once. The context of a server has room for the longest
+    prompt and a complete answer.
+    """
+    longest = max(map(len, prompts))
+    context_tokens = longest + params.max_new_tokens
     with (
-        serve(path, params.parallel, context) as urls,
-        client_pool(urls) as lend,
+        serve(path, params.parallel, context_tokens) as endpoints,
+        client_pool(endpoints) as lend,
         ThreadPoolExecutor(params.parallel) as pool,
     ):
 
@@ -103,9 +109,40 @@ def answer_by_server(
             with lend() as client:
                 return complete(client, path.name, prompt, params.max_new_tokens)
 
-        return list(
-            tqdm(pool.map(ask, prompts), total=len(prompts), desc="generate", unit="answer")
+        answers = pool.map(ask, prompts)
+        return list(tqdm(answers, total=len(prompts), desc="generate", unit="answer"))
+
+
+def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: int) -> Answer:
+    """Return the greedy answer of a server to one prompt.
+
+    UserError if the request fails or its reply contains no answer.
+    """
+    where = f"the server of {model}"
+    try:
+        reply = client.completions.create(
+            model=model,
+            prompt=prompt,
+            max_tokens=max_tokens,
+            temperature=0,
         )
+    except openai.APIConnectionError:
+        # serve_llama_cpp and serve_vllm explain why their server is gone.
+        raise
+    except (openai.OpenAIError, json.JSONDecodeError) as error:
+        # Only the type is shown, because the error's message may repeat the prompt.
+        what = f"a request failed ({type(error).__name__})"
+        raise UserError(where, what, RERUN) from error
+    # The client does not validate the shape of a reply.
+    choices = getattr(reply, "choices", None)
+    if not choices or not isinstance(choices[0].text, str):
+        raise UserError(where, "a reply has no answer in it", RERUN)
+    first = choices[0]
+    return Answer(
+        text=first.text.strip(),
+        finish_reason=str(first.finish_reason),
+        completion_tokens=reply.usage.completion_tokens if reply.usage else 0,
+    )
 
 
 def answer(
@@ -113,100 +150,123 @@ def answer(
     engine: str,
     params: Params,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: list[list[int]],
+    prompts: Prompts,
 ) -> list[Answer]:
-    """Return answers by the engine that the variant names."""
-    servers: dict[str, Serve] = {"llama.cpp": serve_llama_cpp, "vllm": serve_vllm}
-    if engine in servers:
-        return answer_by_server(path, servers[engine], prompts, params.generate)
+    """Return the answers of the variant's engine."""
+    if engine in SERVERS:
+        return answer_by_server(path, SERVERS[engine], prompts, params.generate)
     return answer_locally(path, params.dtype, tokenizer, prompts, params.generate)
+
+
+def redact_answers(variant: str, answers: list[Answer], found: Findings, rule: str) -> list[Answer]:
+    """Return the answers with placeholders for personal data.
+
+    `found` contains the personal data of each answer. `rule` is privacy.answers of params.yaml:
+    redact or fail. UserError if there is personal data and the rule is fail.
+    """
+    if rule == "fail" and any(found):
+        kinds = sorted(count_kinds(found))
+        fault = f"answers of {variant} contain personal data ({', '.join(kinds)})"
+        what = f"{fault}, and privacy.answers is fail"
+        fix = "nothing was written; set privacy.answers to redact, or use another model"
+        raise UserError(f"generate@{variant}", what, fix)
+    redacted = []
+    for original, findings in zip(answers, found, strict=True):
+        text = redact(original.text, findings)
+        redacted.append(original._replace(text=text))
+    return redacted
+
+
+def count_kinds(found: Findings) -> Counter[str]:
+    """Return the number of findings per kind of personal data."""
+    kinds: Counter[str] = Counter()
+    for findings in found:
+        kinds.update(finding.kind for finding in findings)
+    return kinds
 
 
 def to_rows(
     variant: str,
     examples: list[Example],
-    prompts: list[list[int]],
+    prompts: Prompts,
     answers: list[Answer],
     max_share: float,
 ) -> list[Row]:
-    """Return answer rows: the example, and what the variant made of its question."""
+    """Return one row per answer, with the example that it answers."""
     rows = []
-    for example, prompt, (text, reason, tokens) in zip(examples, prompts, answers, strict=True):
-        made = {
-            "variant": variant,
-            "prompt_hash": prompt_hash(prompt),
-            "generated": text,
-            "finish_reason": reason,
-            "completion_tokens": tokens,
-            "repeated_4gram_share": repeated_4gram_share(text),
-            "degenerate": is_degenerate(text, max_share),
-        }
-        rows.append(example.model_dump(exclude_none=True) | made)
+    for example, prompt, given in zip(examples, prompts, answers, strict=True):
+        row = example.model_dump(exclude_none=True)
+        row["variant"] = variant
+        row["prompt_hash"] = prompt_hash(prompt)
+        row["generated"] = given.text
+        row["finish_reason"] = given.finish_reason
+        row["completion_tokens"] = given.completion_tokens
+        row["repeated_4gram_share"] = repeated_4gram_share(given.text)
+        row["degenerate"] = is_degenerate(given.text, max_share)
+        rows.append(row)
     return rows
 
 
-def redact_answers(
-    variant: str, answers: list[Answer], found: list[list[Finding]], rule: str
-) -> list[Answer]:
-    """Return answers with placeholders in place of personal data; UserError if the rule is to fail."""
-    if rule == "fail" and any(found):
-        kinds = sorted({finding.kind for findings in found for finding in findings})
-        held = f"answers of {variant} hold personal data ({', '.join(kinds)})"
-        what = f"{held}, and privacy.answers is fail"
-        raise UserError(
-            f"generate@{variant}",
-            what,
-            "nothing was written; set privacy.answers to redact, or use another model",
-        )
-    return [
-        (redact(text, findings), reason, tokens)
-        for (text, reason, tokens), findings in zip(answers, found, strict=True)
-    ]
+def summarise(rows: list[Row], found: Findings) -> Figures:
+    """Return counts and means over the answer rows.
+
+    `found` contains the personal data of each answer, before it was redacted. docs/metrics.md
+    defines each figure.
+    """
+    reasons = Counter(row["finish_reason"] for row in rows)
+    degenerate = sum(row["degenerate"] for row in rows)
+    shares = [row["repeated_4gram_share"] for row in rows]
+    tokens = [row["completion_tokens"] for row in rows]
+    figures: Figures = {
+        "items": len(rows),
+        "finish_stop": reasons["stop"],
+        "finish_length": reasons["length"],
+        "empty": sum(not row["generated"] for row in rows),
+        "degenerate": degenerate,
+        "degenerate_share": degenerate / len(rows),
+        "repeated_4gram_share": sum(shares) / len(rows),
+        "repeated_4gram_share_stderr": standard_error(shares),
+        "completion_tokens_mean": sum(tokens) / len(rows),
+        "completion_tokens_stderr": standard_error(tokens),
+        "personal_data_answers": sum(map(bool, found)),
+    }
+    kinds = count_kinds(found)
+    for kind in PERSONAL_DATA_KINDS:
+        figures[f"personal_data_{kind}"] = kinds[kind]
+    return figures
 
 
 def settings(engine: str, dtype: str) -> dict[str, str]:
-    """Return the engine and its precision; a server has an arithmetic of its own."""
-    own = dict.fromkeys(("dtype", "compute_dtype"), "the engine's own")
-    return {"engine": engine, **(precision_settings(dtype) if engine == "transformers" else own)}
+    """Return the engine and its precision, for the metrics."""
+    if engine == "transformers":
+        return {"engine": engine, **precision_settings(dtype)}
+    # A server chooses its precision itself.
+    own = "the engine's own"
+    return {"engine": engine, "dtype": own, "compute_dtype": own}
 
 
-def summarise(
-    answers: list[Answer], found: list[list[Finding]], max_share: float
-) -> dict[str, int | float]:
-    """Return how answers ended, their length, and how many are degenerate or held personal data."""
-    reasons = Counter(reason for _, reason, _ in answers)
-    kinds = Counter(finding.kind for findings in found for finding in findings)
-    degenerate = sum(is_degenerate(text, max_share) for text, _, _ in answers)
-    shares = [repeated_4gram_share(text) for text, _, _ in answers]
+def measure_speed(answers: list[Answer], seconds: float) -> Figures:
+    """Return the figures that two runs cannot repeat."""
+    tokens = sum(given.completion_tokens for given in answers)
     return {
-        "items": len(answers),
-        "finish_stop": reasons["stop"],
-        "finish_length": reasons["length"],
-        "empty": sum(not text for text, _, _ in answers),
-        "degenerate": degenerate,
-        "degenerate_share": degenerate / len(answers),
-        "repeated_4gram_share": sum(shares) / len(shares),
-        "repeated_4gram_share_stderr": standard_error(shares),
-        "personal_data_answers": sum(map(bool, found)),
-        **{f"personal_data_{kind}": kinds[kind] for kind in PERSONAL_DATA_KINDS},
-        "completion_tokens_mean": sum(tokens for _, _, tokens in answers) / len(answers),
-        "completion_tokens_stderr": standard_error([tokens for _, _, tokens in answers]),
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+        "peak_memory_gb": peak_memory_gb(),
     }
 
 
 def read_questions(folder: Path, count: int) -> list[Example]:
-    """Return the first `count` questions of each validation set; UserError if one stands there twice."""
-    examples = [
-        example for items in read_validation_sets(folder).values() for example in items[:count]
-    ]
-    counts = Counter(example.id for example in examples)
-    twice = [item for item, times in counts.items() if times > 1]
+    """Return the first `count` examples of each validation set.
+
+    UserError if an example appears in two sets.
+    """
+    sets = read_validation_sets(folder)
+    examples = [example for items in sets.values() for example in items[:count]]
+    ids = Counter(example.id for example in examples)
+    twice = [name for name, times in ids.items() if times > 1]
     if twice:
-        raise UserError(
-            folder,
-            f"{len(twice)} questions stand there twice (first: {twice[0]})",
-            "run `dvc repro preprocess`",
-        )
+        what = f"{len(twice)} questions appear more than once (first: {twice[0]})"
+        raise UserError(folder, what, "run `dvc repro preprocess`")
     return examples
 
 
@@ -215,37 +275,31 @@ def main(
     clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = Path("data/clean"),
     out: Annotated[Path, typer.Option(help="Folder for answers.")] = Path("data/answers"),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/generate"),
-    speed: Annotated[
-        Path, typer.Option(help="Folder for metrics that two runs cannot repeat.")
-    ] = Path("metrics/speed/generate"),
+    speed: Annotated[Path, typer.Option(help="Folder for speed.")] = Path("metrics/speed/generate"),
 ) -> None:
     """Answer the questions."""
     params = load_params()
-    chosen, limit = variant_of(params, variant), params.generate.max_repeated_share
+    chosen = variant_of(params, variant)
+    limits = params.generate
     seed_everything(params.sampling_seed)
-    examples = read_questions(clean / "validation", params.generate.items_per_set)
+    examples = read_questions(clean / "validation", limits.items_per_set)
     model = Path(chosen.model)
     tokenizer = load_tokenizer(model)
     prompts = [encode_prompt(tokenizer, example.question) for example in examples]
     started = time.perf_counter()
     answers = answer(model, chosen.engine, params, tokenizer, prompts)
-    seconds = time.perf_counter() - started
-    found = [find_personal_data(text) for text, _, _ in answers]
+    speeds = measure_speed(answers, time.perf_counter() - started)
+    found = [find_personal_data(given.text) for given in answers]
     answers = redact_answers(variant, answers, found, params.privacy.answers)
-    figures = summarise(answers, found, limit)
-    write_rows(out / f"{variant}.jsonl", to_rows(variant, examples, prompts, answers, limit))
-    write_metrics(
-        metrics / f"{variant}.json", {"settings": settings(chosen.engine, params.dtype), **figures}
-    )
-    rate = sum(tokens for _, _, tokens in answers) / seconds
-    write_metrics(
-        speed / f"{variant}.json",
-        {"seconds": seconds, "tokens_per_second": rate, "peak_memory_gb": peak_memory_gb()},
-    )
-    loops = f"{figures['degenerate']} of them degenerate"
-    print(
-        f"generate: {len(answers)} answers of {variant}, {loops}, at {rate:.0f} tokens/s in {out / variant}.jsonl"
-    )
+    rows = to_rows(variant, examples, prompts, answers, limits.max_repeated_share)
+    figures = summarise(rows, found)
+    write_rows(out / f"{variant}.jsonl", rows)
+    engine = settings(chosen.engine, params.dtype)
+    write_metrics(metrics / f"{variant}.json", {"settings": engine, **figures})
+    write_metrics(speed / f"{variant}.json", speeds)
+    counts = f"{len(rows)} answers of {variant}, {figures['degenerate']} of them degenerate"
+    rate = f"{speeds['tokens_per_second']:.0f} tokens/s"
+    print(f"generate: {counts}, at {rate} in {out / variant}.jsonl")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Score the answers of one variant with an LLM judge: accuracy and style, each from 1 to 3.
+"""Score the answers of one variant with an LLM judge.
 
-Each verdict has a written reason. A call that fails is counted and never scored. Verdicts are
-appended to .bula/ledger.jsonl as they arrive, so that a stopped run pays for no verdict twice.
+Accuracy and style get 1 to 3 each, with a written reason. A call that fails is counted and never
+scored. Verdicts are appended to .bula/ledger.jsonl as they arrive, so that a stopped run pays for
+no verdict twice.
 
     python -m stages.judge base
 """

@@ -1,14 +1,18 @@
-"""Score the reference answers of the validation sets under one variant: loss, perplexity, bits, accuracy, entropy.
+"""Score the reference answers of the validation sets under one variant.
 
-python -m stages.likelihood base
+The stage computes loss, perplexity, bits, token accuracy and entropy per set and over all sets.
+
+    python -m stages.likelihood base
 """
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import torch
 import typer
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedModel
 
@@ -22,115 +26,179 @@ from bula.reports import write_metrics
 from bula.scoring import batches_by_length, supervised_logits
 from bula.stats import ratio_standard_error
 
+LN2 = math.log(2)
+Figures = dict[str, int | float]
+
+
+class Score(NamedTuple):
+    """Totals over the supervised tokens of one example."""
+
+    nats: float
+    tokens_correct: int
+    entropy_nats: float
+
 
 def score(
     model: PreTrainedModel, encoded: list[Encoded], batch_tokens: int, pad_id: int
-) -> list[tuple[float, int, float]]:
-    """For each example: total negative log-likelihood in nats, tokens predicted right, total entropy in nats."""
-    scores: list[tuple[float, int, float]] = [(0.0, 0, 0.0)] * len(encoded)
-    for batch in tqdm(batches_by_length(encoded, batch_tokens), desc="likelihood", unit="batch"):
-        nats, right, entropy = [], [], []
-        for logits, targets in supervised_logits(model, [encoded[i] for i in batch], pad_id):
-            log_p = logits.log_softmax(-1)
-            nats.append(-log_p.gather(1, targets[:, None])[:, 0])
-            right.append(logits.argmax(-1) == targets)
-            entropy.append(-(log_p.exp() * log_p).sum(-1))
-        sizes = [len(encoded[i].completion) for i in batch]
-        parts = zip(
-            *(torch.split(torch.cat(x).double().cpu(), sizes) for x in (nats, right, entropy)),
-            strict=True,
+) -> list[Score]:
+    """Return the score of each example, in the order given.
+
+    The examples are scored in batches of similar length, which need little padding. A batch has at
+    most `batch_tokens` tokens, padding included.
+    """
+    scores: dict[int, Score] = {}
+    batches = batches_by_length(encoded, batch_tokens)
+    for batch in tqdm(batches, desc="likelihood", unit="batch"):
+        members = [encoded[index] for index in batch]
+        found = score_batch(model, members, pad_id)
+        scores.update(zip(batch, found, strict=True))
+    return [scores[index] for index in range(len(encoded))]
+
+
+def score_batch(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> list[Score]:
+    """Return the score of each example of one batch."""
+    nats = []
+    correct = []
+    entropy = []
+    for logits, targets in supervised_logits(model, encoded, pad_id):
+        chunk_nats, chunk_correct, chunk_entropy = score_tokens(logits, targets)
+        nats.append(chunk_nats)
+        correct.append(chunk_correct)
+        entropy.append(chunk_entropy)
+    sizes = [len(item.completion) for item in encoded]
+    columns = zip(
+        sum_by_example(nats, sizes),
+        sum_by_example(correct, sizes),
+        sum_by_example(entropy, sizes),
+        strict=True,
+    )
+    scores = []
+    for total_nats, total_correct, total_entropy in columns:
+        score_of_example = Score(
+            nats=total_nats,
+            tokens_correct=int(total_correct),
+            entropy_nats=total_entropy,
         )
-        for index, (n, r, e) in zip(batch, parts, strict=True):
-            scores[index] = (float(n.sum()), int(r.sum()), float(e.sum()))
+        scores.append(score_of_example)
     return scores
 
 
+def score_tokens(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return three values per supervised token.
+
+    They are the negative log-likelihood of the target in nats, whether the target is the most
+    probable token, and the entropy of the predicted distribution in nats. The return frees the
+    large intermediate tensors before the next chunk needs memory.
+    """
+    log_p = logits.log_softmax(-1)
+    target_log_p = log_p.gather(1, targets[:, None]).squeeze(1)
+    correct = logits.argmax(-1) == targets
+    weighted_log_p = log_p.exp() * log_p
+    return -target_log_p, correct, -weighted_log_p.sum(-1)
+
+
+def sum_by_example(chunks: list[Tensor], sizes: list[int]) -> list[float]:
+    """Return the sum over each example's tokens, in float64.
+
+    The chunks contain one value per token. `sizes` contains the number of tokens of each example.
+    """
+    values = torch.cat(chunks).double().cpu()
+    parts = torch.split(values, sizes)
+    return [float(part.sum()) for part in parts]
+
+
 def to_rows(
-    sets: dict[str, list[Example]],
-    encoded: list[Encoded],
-    scores: list[tuple[float, int, float]],
-    variant: str,
+    examples: list[Example], encoded: list[Encoded], scores: list[Score], variant: str
 ) -> list[Row]:
-    """One row an item; nats and entropy are totals over the answer's tokens, the end-of-turn token included."""
-    examples = [example for items in sets.values() for example in items]
-    return [
-        {
-            "id": e.id,
-            "split": e.split,
+    """Return one row per example.
+
+    Nats and entropy are totals over the answer's tokens, the end-of-turn token included.
+    """
+    rows = []
+    for example, tokens, found in zip(examples, encoded, scores, strict=True):
+        row: Row = {
+            "id": example.id,
+            "split": example.split,
             "variant": variant,
-            "tokens": len(c.completion),
-            "characters": len(e.answer),
+            "tokens": len(tokens.completion),
+            "characters": len(example.answer),
+            "bytes": len(example.answer.encode()),
+            "nats": found.nats,
+            "tokens_right": found.tokens_correct,
+            "entropy_nats": found.entropy_nats,
         }
-        | {
-            "bytes": len(e.answer.encode()),
-            "nats": nats,
-            "tokens_right": right,
-            "entropy_nats": entropy,
-        }
-        for e, c, (nats, right, entropy) in zip(examples, encoded, scores, strict=True)
-    ]
+        rows.append(row)
+    return rows
 
 
-def summarise(rows: list[Row]) -> dict[str, int | float]:
-    """Figures of one set, or of all together; docs/metrics.md defines each."""
-    tokens, nats = sum(r["tokens"] for r in rows), sum(r["nats"] for r in rows)
-    bits = nats / math.log(2)
+def summarise(rows: list[Row]) -> Figures:
+    """Return the figures of one set, or of all sets together.
+
+    Means are per token over all rows, so that long answers weigh more than short ones. Standard
+    errors treat the answers as clusters of tokens. docs/metrics.md defines each figure.
+    """
+    tokens = [row["tokens"] for row in rows]
+    nats = [row["nats"] for row in rows]
+    correct = [row["tokens_right"] for row in rows]
+    entropy_nats = [row["entropy_nats"] for row in rows]
+    entropy_bits = [value / LN2 for value in entropy_nats]
+    characters = sum(row["characters"] for row in rows)
+    encoded_bytes = sum(row["bytes"] for row in rows)
+    all_tokens = sum(tokens)
+    all_bits = sum(nats) / LN2
+    loss = sum(nats) / all_tokens
     return {
         "items": len(rows),
-        "tokens": tokens,
-        "loss_nats": nats / tokens,
-        "loss_nats_stderr": ratio_standard_error(
-            [r["nats"] for r in rows], [r["tokens"] for r in rows]
-        ),
-        "perplexity": math.exp(nats / tokens),
-        "bits_per_token": bits / tokens,
-        "bits_per_character": bits / sum(r["characters"] for r in rows),
-        "bits_per_byte": bits / sum(r["bytes"] for r in rows),
-        "token_accuracy": sum(r["tokens_right"] for r in rows) / tokens,
-        "token_accuracy_stderr": ratio_standard_error(
-            [r["tokens_right"] for r in rows], [r["tokens"] for r in rows]
-        ),
-        "entropy_bits": sum(r["entropy_nats"] for r in rows) / math.log(2) / tokens,
-        "entropy_bits_stderr": ratio_standard_error(
-            [r["entropy_nats"] / math.log(2) for r in rows], [r["tokens"] for r in rows]
-        ),
+        "tokens": all_tokens,
+        "loss_nats": loss,
+        "loss_nats_stderr": ratio_standard_error(nats, tokens),
+        "perplexity": math.exp(loss),
+        "bits_per_token": all_bits / all_tokens,
+        "bits_per_character": all_bits / characters,
+        "bits_per_byte": all_bits / encoded_bytes,
+        "token_accuracy": sum(correct) / all_tokens,
+        "token_accuracy_stderr": ratio_standard_error(correct, tokens),
+        "entropy_bits": sum(entropy_nats) / LN2 / all_tokens,
+        "entropy_bits_stderr": ratio_standard_error(entropy_bits, tokens),
     }
+
+
+def summarise_sets(rows: list[Row], names: Iterable[str]) -> dict[str, Figures]:
+    """Return the figures of each set, and the pooled figures."""
+    figures = {}
+    for name in names:
+        members = [row for row in rows if row["split"] == name]
+        figures[name] = summarise(members)
+    figures["pooled"] = summarise(rows)
+    return figures
 
 
 def main(
     variant: Annotated[str, typer.Argument(help="Name of the variant.")],
     clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = Path("data/clean"),
-    out: Annotated[Path, typer.Option(help="Folder for the row of each item.")] = Path(
-        "data/likelihood"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for item scores.")] = Path("data/likelihood"),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/likelihood"),
 ) -> None:
     """Score the reference answers under one variant."""
     params = load_params()
+    limits = params.likelihood
     seed_everything(params.sampling_seed)
-    model = Path(variant_of(params, variant).model)
-    # With 0 all: the slice then has no end.
-    first = params.likelihood.items_per_set or None
-    found = read_validation_sets(clean / "validation").items()
-    sets = {name: items[:first] for name, items in found}
-    tokenizer = load_tokenizer(model)
-    encoded = [encode(tokenizer, example) for items in sets.values() for example in items]
-    loaded = load_model(model, params.dtype)
-    rows = to_rows(
-        sets,
-        encoded,
-        score(loaded, encoded, params.likelihood.batch_tokens, tokenizer.pad_token_id),
-        variant,
-    )
-    figures = {name: summarise([row for row in rows if row["split"] == name]) for name in sets}
+    path = Path(variant_of(params, variant).model)
+    # With items_per_set 0 the slice has no end, so all items are scored.
+    count = limits.items_per_set or None
+    sets = read_validation_sets(clean / "validation")
+    examples = [example for items in sets.values() for example in items[:count]]
+    tokenizer = load_tokenizer(path)
+    encoded = [encode(tokenizer, example) for example in examples]
+    model = load_model(path, params.dtype)
+    scores = score(model, encoded, limits.batch_tokens, tokenizer.pad_token_id)
+    rows = to_rows(examples, encoded, scores, variant)
+    figures = summarise_sets(rows, sets)
     write_rows(out / f"{variant}.jsonl", rows)
-    write_metrics(
-        metrics / f"{variant}.json",
-        {"settings": precision_settings(params.dtype), **figures, "pooled": summarise(rows)},
-    )
-    print(
-        f"likelihood: {variant} has perplexity {summarise(rows)['perplexity']:.4g} on {len(rows)} items"
-    )
+    settings = precision_settings(params.dtype)
+    write_metrics(metrics / f"{variant}.json", {"settings": settings, **figures})
+    perplexity = figures["pooled"]["perplexity"]
+    print(f"likelihood: {variant} has perplexity {perplexity:.4g} on {len(rows)} items")
 
 
 if __name__ == "__main__":

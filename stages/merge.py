@@ -1,7 +1,10 @@
-"""Merge the adapter into the unquantized base in float32, cast, and measure what merging and casting change.
+"""Merge the adapter into the base model and measure the change.
 
-No model is written whose merged weights are not base + scale * B @ A, worked out in float64, to TOLERANCE, or whose logits are
-not those of base and adapter, to LOGIT_TOLERANCE of the largest.
+The change is measured in weights and logits. The merge runs in float32 on the unquantized base. The
+merged model is cast to `dtype`, saved, and read back. The stage writes no model whose merged
+weights differ from base + scale * B @ A, computed in float64, by more than WEIGHT_TOLERANCE, or
+whose logits differ from the logits of base and adapter by more than LOGIT_TOLERANCE of the largest
+logit.
 
     python -m stages.merge
 """
@@ -24,105 +27,124 @@ from bula.records import REMAKE
 from bula.reports import write_metrics
 from bula.scoring import unwrap_adapter
 
-# Largest difference of a weight; a float32 of 16 is only known to 1e-6, one of 128 to 8e-6.
-TOLERANCE = 1e-5
-# Float32's rounding through all layers stays below 1e-5. An adapter on embeddings, which no weight here is checked for, does not.
+# The spacing of float32 numbers is 1e-6 at 16 and 8e-6 at 128.
+WEIGHT_TOLERANCE = 1e-5
+# Rounding in float32 stays below 1e-5; an adapter on the embeddings, whose weights are not checked
+# here, exceeds this limit.
 LOGIT_TOLERANCE = 1e-4
 Figures = dict[str, float | int]
-# What one merged matrix is made of: base weight (out, in), A (r, in), B (out, r), and the scale of their product.
+# The parts of one merged matrix: base weight (out, in), A (rank, in), B (out, rank), and the scale.
 Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]
 
 
 def adapted(model: PreTrainedModel) -> dict[str, Terms]:
-    """The terms of each adapted matrix before it is merged, by its name in the merged model."""
-    found = {}
+    """Return the parts of each adapted matrix, by weight name."""
+    terms = {}
     for name, layer in unwrap_adapter(model).named_modules():
         for key, a in getattr(layer, "lora_A", {}).items():
-            # detach() keeps the base weight, since a safe merge gives the layer a new tensor.
-            found[f"{name}.weight"] = (
-                layer.get_base_layer().weight.detach(),
-                a.weight,
-                layer.lora_B[key].weight,
-                layer.scaling[key],
-            )
-    return found
+            # detach() keeps the base weight, since a safe merge assigns a new tensor to the layer.
+            base = layer.get_base_layer().weight.detach()
+            b = layer.lora_B[key]
+            scale = layer.scaling[key]
+            terms[f"{name}.weight"] = (base, a.weight, b.weight, scale)
+    return terms
 
 
 @torch.inference_mode()
 def weight_difference(terms: dict[str, Terms], merged: PreTrainedModel) -> float:
-    """Largest absolute difference between a merged weight and base + scale * B @ A in float64."""
+    """Return the largest absolute error of a merged weight.
+
+    The exact weight is base + scale * B @ A in float64.
+    """
     differences = [0.0]
     for name, (base, a, b, scale) in terms.items():
         exact = base.double() + scale * (b.double() @ a.double())
-        # By its module: of tied weights only one has a parameter's name.
-        differences.append(
-            float((merged.get_submodule(name.removesuffix(".weight")).weight - exact).abs().max())
-        )
-    # Python's max would pass over a NaN.
+        # Look up the module, because only one of two tied weights is a named parameter.
+        module = merged.get_submodule(name.removesuffix(".weight"))
+        error = (module.weight - exact).abs().max()
+        differences.append(float(error))
+    # torch's max returns NaN where Python's max would skip it.
     return float(torch.tensor(differences, dtype=torch.float64).max())
 
 
-def merge(
-    model: PeftModel, reference: list[Scored], encoded: list[Encoded], pad_id: int
-) -> tuple[PreTrainedModel, Figures, Figures]:
-    """The merged model in float32, and how far its weights and logits are from base and adapter; UserError if too far."""
+def merge_weights(model: PeftModel) -> tuple[PreTrainedModel, Figures]:
+    """Return the merged model in float32 and the error of its weights.
+
+    UserError if a weight differs by more than WEIGHT_TOLERANCE.
+    """
     terms = adapted(model)
     merged = model.merge_and_unload(safe_merge=True)
-    matrices, difference = len(terms), weight_difference(terms, merged)
-    # They hold the base's weights beside the merged ones.
-    del terms
-    if not difference <= TOLERANCE:
-        what = f"a merged weight differs from base + adapter by {difference:.1e} (tolerance {TOLERANCE:g})"
+    difference = weight_difference(terms, merged)
+    if not difference <= WEIGHT_TOLERANCE:
+        error = f"a merged weight differs from base + adapter by {difference:.1e}"
+        what = f"{error} (tolerance {WEIGHT_TOLERANCE:g})"
         raise UserError("models/adapter", what, REMAKE)
-    before = divergence_metrics(reference, score_examples(merged, encoded, pad_id))
-    relative = before["logit_difference_relative"]
+    return merged, {"matrices": len(terms), "difference_largest": difference}
+
+
+def compare_logits(
+    merged: PreTrainedModel, reference: list[Scored], encoded: list[Encoded], pad_id: int
+) -> Figures:
+    """Return the divergence of the merged model, before the cast.
+
+    `reference` contains the logits of base and adapter. UserError if a logit differs by more than
+    LOGIT_TOLERANCE of the largest.
+    """
+    figures = divergence_metrics(reference, score_examples(merged, encoded, pad_id))
+    relative = figures["logit_difference_relative"]
     if not relative <= LOGIT_TOLERANCE:
-        what = f"merged logits differ from base + adapter by {relative:.1e} of the largest"
-        raise UserError("models/adapter", f"{what} (tolerance {LOGIT_TOLERANCE:g})", REMAKE)
-    return merged, {"matrices": matrices, "difference_largest": difference}, before
+        error = f"merged logits differ from base + adapter by {relative:.1e} of the largest"
+        what = f"{error} (tolerance {LOGIT_TOLERANCE:g})"
+        raise UserError("models/adapter", what, REMAKE)
+    return figures
+
+
+def measure_saved(
+    merged: Path, dtype: str, reference: list[Scored], encoded: list[Encoded], pad_id: int
+) -> dict[str, Figures]:
+    """Return the divergence of the saved model, after the cast.
+
+    The model is read back, because a cast in memory also rounds the rotary frequencies, which no
+    file stores. `as_served` adds the rounding of the precision that this machine computes in.
+    """
+
+    def compare(precision: str) -> Figures:
+        model = load_model(merged, precision)
+        return divergence_metrics(reference, score_examples(model, encoded, pad_id))
+
+    after = compare("float32")
+    served = after if compute_dtype(dtype) == "float32" else compare(dtype)
+    return {"after_cast": after, "as_served": served}
 
 
 def main(
     base: Annotated[Path, typer.Option(help="Base model.")] = Path("models/base"),
     adapter: Annotated[Path, typer.Option(help="Adapter.")] = Path("models/adapter"),
     clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = Path("data/clean"),
-    merged: Annotated[Path, typer.Option(help="Folder for the merged model.")] = Path(
-        "models/merged"
-    ),
+    merged: Annotated[Path, typer.Option(help="Merged model.")] = Path("models/merged"),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/merge.json"),
 ) -> None:
-    """Merge, check, cast, check again, save."""
+    """Merge, check, cast, save, and check the saved model."""
     params = load_params()
     seed_everything(params.sampling_seed)
     tokenizer = load_tokenizer(base)
+    pad_id = tokenizer.pad_token_id
     encoded = sample_validation(clean, tokenizer, params.merge.check_items)
     model = load_adapted(base, adapter, "float32")
-    # The one set of logits that is held: tokens x vocabulary x 4 bytes.
-    reference = list(score_examples(model, encoded, tokenizer.pad_token_id))
-    model, weights, before = merge(model, reference, encoded, tokenizer.pad_token_id)
-    save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged)
-    # Read back, since a cast in memory also rounds the rotary frequencies, which no file holds and no user sees; and run in
-    # float32, so that the difference is that of the weights alone. In the precision it is served in, rounding comes on top.
-    after = served = divergence_metrics(
-        reference, score_examples(load_model(merged, "float32"), encoded, tokenizer.pad_token_id)
-    )
-    if compute_dtype(params.dtype) != "float32":
-        served = divergence_metrics(
-            reference,
-            score_examples(load_model(merged, params.dtype), encoded, tokenizer.pad_token_id),
-        )
+    # These logits stay in memory: tokens x vocabulary x 4 bytes.
+    reference = list(score_examples(model, encoded, pad_id))
+    model, weights = merge_weights(model)
     figures = {
+        "weights": weights,
         "adapter": divergence_metrics(reference, reference),
-        "before_cast": before,
-        "after_cast": after,
-        "as_served": served,
+        "before_cast": compare_logits(model, reference, encoded, pad_id),
     }
-    write_metrics(
-        metrics, {"checked": precision_settings(params.dtype), "weights": weights, **figures}
-    )
-    print(
-        f"merge: greedy agreement {before['greedy_agreement']:.2%} before the cast, {after['greedy_agreement']:.2%} after, in {merged}"
-    )
+    save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged)
+    figures |= measure_saved(merged, params.dtype, reference, encoded, pad_id)
+    write_metrics(metrics, {"checked": precision_settings(params.dtype), **figures})
+    before = figures["before_cast"]["greedy_agreement"]
+    after = figures["after_cast"]["greedy_agreement"]
+    print(f"merge: greedy agreement {before:.2%} before the cast, {after:.2%} after, in {merged}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
-"""Export the merged model to GGUF, at 16 bit and in each listed type, and measure what each costs in fidelity.
+"""Export the merged model to GGUF and measure each file.
 
-Every file is read back. The 16-bit one is compared with the merged model, each other with the 16-bit one, over the full
-vocabulary at every supervised token of a fixed sample, in float32: the weights are the file's, the arithmetic is the same.
+The stage writes one 16-bit file and one file per listed type, and reads each file back. It compares
+the 16-bit file with the merged model, and the other files with the 16-bit file, over the full
+vocabulary at every supervised token of a fixed sample. The arithmetic is always float32, so only
+the weights differ.
 
     python -m stages.quantize
 """
@@ -28,35 +30,35 @@ from bula.processes import end_with_parent
 from bula.prompts import Encoded
 from bula.reports import write_metrics
 
-# The types that llama.cpp's own converter writes; auto-round writes the rest. f32 is for bench/engines.py.
+# llama.cpp's converter writes these types, auto-round writes the others; bench/engines.py uses f32.
 CONVERTER = {
     "f32": LlamaFileType.ALL_F32,
     "bf16": LlamaFileType.MOSTLY_BF16,
     "q8_0": LlamaFileType.MOSTLY_Q8_0,
 }
+# auto-round prints a long log, and an error at its end.
+SHOWN_LINES = 15
+Figures = dict[str, int | float | str]
 
 
 def convert(merged: Path, kind: str, file: Path) -> None:
     """Write one GGUF file with llama.cpp's converter."""
-    # Imported here: the module takes seconds to load and logs to the console.
+    # Imported here because the module takes seconds to load and logs to the console.
     from auto_round.export.export_to_gguf.conversion.llama import LlamaModel
 
     LlamaModel(merged, CONVERTER[kind], file, model_name=merged.name).write()
 
 
 def round_to(merged: Path, kind: str, file: Path) -> None:
-    """Write one GGUF file with auto-round, by rounding to nearest; UserError with its last lines if it fails."""
+    """Write one GGUF file with auto-round, by rounding to nearest.
+
+    UserError with the last lines of auto-round's output if it fails.
+    """
     folder = file.with_suffix("")
-    options = [
-        "--format",
-        f"gguf:{kind}",
-        "--iters",
-        "0",
-        "--disable_opt_rtn",
-        "--output_dir",
-        str(folder),
-    ]
-    command = [sys.executable, "-m", "auto_round", "--model", str(merged), *options]
+    command = [sys.executable, "-m", "auto_round", "--model", str(merged)]
+    command += ["--format", f"gguf:{kind}", "--output_dir", str(folder)]
+    # These two options select plain rounding to nearest.
+    command += ["--iters", "0", "--disable_opt_rtn"]
     result = subprocess.run(
         command,
         stdout=subprocess.PIPE,
@@ -67,58 +69,69 @@ def round_to(merged: Path, kind: str, file: Path) -> None:
     )
     written = sorted(folder.rglob("*.gguf"))
     if result.returncode != 0 or len(written) != 1:
-        last = "\n".join(result.stdout.splitlines()[-15:])
+        last = "\n".join(result.stdout.splitlines()[-SHOWN_LINES:])
         what = f"auto-round could not write {kind}; its last lines:\n{last}"
-        raise UserError(merged, what, f"take {kind} out of quantize.types, or another base")
+        raise UserError(merged, what, f"remove {kind} from quantize.types, or use another base")
     written[0].replace(file)
     shutil.rmtree(folder)
 
 
 def export(merged: Path, kind: str, file: Path) -> None:
-    """Write one GGUF file by the exporter that knows its type."""
+    """Write one GGUF file with the exporter for its type."""
     print(f"quantize: writing {kind}", flush=True)
-    (convert if kind in CONVERTER else round_to)(merged, kind, file)
+    if kind in CONVERTER:
+        convert(merged, kind, file)
+    else:
+        round_to(merged, kind, file)
 
 
 def carries(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that a GGUF file names the tokenizer's chat template and end-of-turn token; UserError if it does not.
+    """Check that a GGUF file contains the chat template and end-of-turn token.
 
-    Whoever gets the file alone has no other source for them: without the first questions are asked in another form than in
-    training, without the second answers never end.
+    A user of the file has no other source for them: without the template, questions take another
+    form than in training; without the token, answers never stop. UserError if one is missing or
+    differs from the tokenizer's.
     """
     fields = read_gguf(file).fields
-    for name, value in (
-        ("tokenizer.chat_template", tokenizer.chat_template),
-        ("tokenizer.ggml.eos_token_id", tokenizer.eos_token_id),
-    ):
+    expected = {
+        "tokenizer.chat_template": tokenizer.chat_template,
+        "tokenizer.ggml.eos_token_id": tokenizer.eos_token_id,
+    }
+    for name, value in expected.items():
         if name not in fields or fields[name].contents() != value:
-            what = f"it has no {name}, or not that of the merged model; nothing was written"
-            raise UserError(file.name, what, "take another type in quantize.types, or another base")
+            what = f"it has no {name}, or not the merged model's; nothing was written"
+            raise UserError(file.name, what, "use another type in quantize.types, or another base")
 
 
 def describe(file: Path) -> dict[str, int | str]:
-    """Size in bytes, and the number of tensors of each type, from the file's own header."""
+    """Return the size in bytes and the number of tensors per type."""
     types = Counter(tensor.tensor_type.name for tensor in read_gguf(file).tensors)
-    size: dict[str, int | str] = {"bytes": file.stat().st_size}
-    return size | {f"tensors_{name.lower()}": count for name, count in sorted(types.items())}
+    figures: dict[str, int | str] = {"bytes": file.stat().st_size}
+    for name, count in sorted(types.items()):
+        figures[f"tensors_{name.lower()}"] = count
+    return figures
 
 
 def measure(
     merged: Path, folder: Path, kinds: list[str], encoded: list[Encoded], pad_id: int
-) -> dict[str, dict[str, int | float | str]]:
-    """Figures of each file, the 16-bit one against the merged model and each other against the 16-bit one."""
-    figures = {}
-    # One set of logits is held, tokens x vocabulary x 4 bytes, and two while the 16-bit file is compared.
+) -> dict[str, Figures]:
+    """Return the size and the divergence of each file.
+
+    The 16-bit file is compared with the merged model, the other files with the 16-bit file, so that
+    the cost of 16 bits is counted only once.
+    """
+    figures: dict[str, Figures] = {}
+    # One set of logits stays in memory (tokens x vocabulary x 4 bytes), and two during bf16.
     reference = list(score_examples(load_model(merged, "float32"), encoded, pad_id))
     for kind in kinds:
-        found = score_examples(load_model(folder / f"{kind}.gguf", "float32"), encoded, pad_id)
+        file = folder / f"{kind}.gguf"
+        scored = score_examples(load_model(file, "float32"), encoded, pad_id)
         if kind == "bf16":
-            kept = list(found)
-            figures[kind] = describe(folder / f"{kind}.gguf") | divergence_metrics(reference, kept)
-            # What 16 bits cost is told once; no later file pays for it.
-            reference = kept
+            sixteen_bit = list(scored)
+            figures[kind] = describe(file) | divergence_metrics(reference, sixteen_bit)
+            reference = sixteen_bit
         else:
-            figures[kind] = describe(folder / f"{kind}.gguf") | divergence_metrics(reference, found)
+            figures[kind] = describe(file) | divergence_metrics(reference, scored)
     return figures
 
 

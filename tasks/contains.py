@@ -1,8 +1,13 @@
-"""The `contains` metric of bula_squad_completion: 1 if the answer occurs in the continuation, case ignored, else 0."""
+"""Compute the `contains` metric of bula_squad_completion."""
 
 from typing import Any
 
 
 def process_results(doc: dict[str, Any], results: list[str]) -> dict[str, int]:
-    """Score one continuation; `results` holds exactly one."""
-    return {"contains": int(doc["value"].strip().casefold() in results[0].casefold())}
+    """Return whether the expected value occurs in the continuation.
+
+    Case is ignored. lm-eval passes exactly one continuation in `results`.
+    """
+    expected = doc["value"].strip().casefold()
+    continuation = results[0].casefold()
+    return {"contains": int(expected in continuation)}

@@ -1,4 +1,7 @@
-"""The corpus that ships with the repository: how large it is, that its parts are apart, and that it holds nobody's data."""
+"""Test the corpus that ships with the repository.
+
+The corpus is large enough, its parts are disjoint, and it contains no personal data.
+"""
 
 import json
 import re
@@ -19,13 +22,15 @@ from bula.text import comparison_key, ngrams, words
 Row = dict[str, Any]
 
 DEMO = ROOT / "data/demo"
+PARAMS = load_params(ROOT / "profiles/smollm2-135m.yaml")
 SETS = [f"validation/{name}" for name in SET_NAMES]
 SPLITS = ["train", "dev", *SETS]
-# Task to the fields of its options and the field of the right one.
+# For each benchmark, the fields of its four options and the field of the correct option's index.
 CHOICES = {
     "medmcqa": (["opa", "opb", "opc", "opd"], "cop"),
     "medqa_4options": (["ending0", "ending1", "ending2", "ending3"], "label"),
 }
+BENCHMARKS = [*CHOICES, "squad_completion"]
 KINDS = {
     "sintomas",
     "orientacao",
@@ -35,20 +40,50 @@ KINDS = {
     "primeiros_socorros",
     "exame",
 }
+PAIR_FIELDS = {
+    "question",
+    "answer",
+    "specialty",
+    "kind",
+}
+SCALES = ("accuracy", "style")
+PATHS = sorted(DEMO.rglob("*"))
+FILES = [path for path in PATHS if path.is_file()]
 
 
 def read(name: str) -> list[Row]:
-    return [
-        json.loads(line)
-        for line in (DEMO / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
+    """Return the rows of a file of the corpus."""
+    text = (DEMO / f"{name}.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
 
 
-# Every question-answer pair, by where it stands.
-PAIRS = {
-    f"{split}:{number}": row for split in SPLITS for number, row in enumerate(read(split), start=1)
-}
-FILES = sorted(path for path in DEMO.rglob("*") if path.is_file())
+def read_pairs() -> dict[str, Row]:
+    """Return all question-answer pairs by file and line."""
+    pairs = {}
+    for split in SPLITS:
+        for number, row in enumerate(read(split), start=1):
+            pairs[f"{split}:{number}"] = row
+    return pairs
+
+
+PAIRS = read_pairs()
+
+
+def word_count(text: str) -> int:
+    """Return the number of words in a text."""
+    return len(words(text))
+
+
+def assert_no_duplicates(texts: dict[str, str]) -> None:
+    """Check that no two texts differ in case or punctuation only."""
+    places: dict[str, str] = {}
+    for place, text in texts.items():
+        key = comparison_key(text)
+        assert key not in places, (place, places[key])
+        places[key] = place
+
+
+# Sizes
 
 
 @pytest.mark.parametrize(
@@ -56,48 +91,81 @@ FILES = sorted(path for path in DEMO.rglob("*") if path.is_file())
     [
         ("train", 420),
         ("dev", 20),
-        *((name, 24) for name in SETS),
-        *((f"benchmarks/{task}", 60) for task in [*CHOICES, "squad_completion"]),
+        *[(name, 24) for name in SETS],
+        *[(f"benchmarks/{task}", 60) for task in BENCHMARKS],
     ],
 )
 def test_every_part_is_large_enough(name: str, least: int) -> None:
     assert len(read(name)) >= least
 
 
-def test_the_default_parameters_ask_for_no_more_than_there_is() -> None:
-    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
-    assert len(read("gold")) == 60 >= params.calibrate.items
-    assert all(len(read(name)) >= params.generate.items_per_set for name in SETS)
-    assert all(
-        len(read(f"benchmarks/{task}")) >= params.benchmark.limit
-        for task in [*CHOICES, "squad_completion"]
-    )
-    assert {Path(source.path) for source in params.ingest.benchmarks if source.kind == "files"} == {
-        path.relative_to(ROOT) for path in FILES if path.parent.name == "benchmarks"
-    }
+def test_the_60_gold_answers_are_enough_for_calibrate() -> None:
+    assert len(read("gold")) == 60
+    assert PARAMS.calibrate.items <= 60
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(DEMO)))
-def test_a_file_is_utf8_nfc_with_line_feeds_and_holds_no_personal_data(path: Path) -> None:
+@pytest.mark.parametrize("name", SETS)
+def test_each_set_is_large_enough_for_generate(name: str) -> None:
+    assert len(read(name)) >= PARAMS.generate.items_per_set
+
+
+@pytest.mark.parametrize("task", BENCHMARKS)
+def test_each_benchmark_is_large_enough_for_its_limit(task: str) -> None:
+    assert len(read(f"benchmarks/{task}")) >= PARAMS.benchmark.limit
+
+
+def test_the_default_parameters_name_every_benchmark_of_the_corpus() -> None:
+    named = set()
+    for task in PARAMS.ingest.benchmarks:
+        if task.kind == "files":
+            named.add(ROOT / task.path)
+    present = set((DEMO / "benchmarks").iterdir())
+    assert named == present
+
+
+# Text of the files
+
+
+def corpus_id(path: Path) -> str:
+    """Return the name of a file in pytest's output."""
+    return str(path.relative_to(DEMO))
+
+
+@pytest.mark.parametrize("path", FILES, ids=corpus_id)
+def test_a_file_is_utf_8_in_nfc_with_line_feeds(path: Path) -> None:
     text = path.read_bytes().decode("utf-8")
     assert unicodedata.is_normalized("NFC", text)
     assert "\r" not in text
-    assert text.endswith("\n") and not text.endswith("\n\n")
-    # A page that describes the corpus may point somewhere.
-    patterns = [pattern for pattern in PERSONAL if path.suffix != ".md" or pattern != LINK]
-    assert [match.group() for pattern in patterns for match in re.finditer(pattern, text)] == []
+    assert text.endswith("\n")
+    assert not text.endswith("\n\n")
 
 
+CPF = r"\b\d{3}[. ]?\d{3}[. ]?\d{3}[- ]?\d{2}\b"
+CNPJ = r"\b\d{2}\.\d{3}\.\d{3}/\d{4}-\d{2}\b"
+LONG_NUMBER = r"\d{8,}"
+EMAIL = r"\S+@\w+"
+TELEPHONE = r"\b9?\d{4}[- ]\d{4}\b"
 LINK = r"https?:|www\."
-# CPF, CNPJ or any other long number; e-mail; telephone; address of a page.
-PERSONAL = [
-    r"\b\d{3}[. ]?\d{3}[. ]?\d{3}[- ]?\d{2}\b",
-    r"\b\d{2}\.\d{3}\.\d{3}/\d{4}-\d{2}\b",
-    r"\d{8,}",
-    r"\S+@\w+",
-    r"\b9?\d{4}[- ]\d{4}\b",
-    LINK,
-]
+PERSONAL = [CPF, CNPJ, LONG_NUMBER, EMAIL, TELEPHONE, LINK]
+
+
+def find_personal_data(text: str, patterns: list[str]) -> list[str]:
+    """Return the parts of a text that look like personal data."""
+    found: list[str] = []
+    for pattern in patterns:
+        matches = re.finditer(pattern, text)
+        found.extend(match.group() for match in matches)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=corpus_id)
+def test_a_file_contains_no_personal_data(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    patterns = list(PERSONAL)
+    if path.suffix == ".md":
+        # A page about the corpus may contain links.
+        patterns.remove(LINK)
+    assert find_personal_data(text, patterns) == []
 
 
 @pytest.mark.parametrize(
@@ -112,186 +180,350 @@ PERSONAL = [
         "https://a.br",
     ],
 )
-def test_personal_data_would_be_seen(text: str) -> None:
-    assert any(re.search(pattern, text) for pattern in PERSONAL)
+def test_the_patterns_find_personal_data(text: str) -> None:
+    assert find_personal_data(text, PERSONAL) != []
 
 
-def test_the_readme_of_the_corpus_gives_its_true_counts() -> None:
-    text = " ".join((DEMO / "README.md").read_text(encoding="utf-8").split())
-    listed = dict(re.findall(r"\| `([\w/]+)\.jsonl` \| (\d+) \|", text))
-    present = {
-        str(path.relative_to(DEMO).with_suffix("")) for path in FILES if path.suffix == ".jsonl"
-    }
-    assert listed == {name: str(len(read(name))) for name in present}
-    for rows in (PAIRS.values(), read("gold")):
-        lengths = [len(words(row["answer"])) for row in rows]
-        assert f"{min(lengths)} to {max(lengths)} words" in text
+# The README of the corpus
 
 
-def test_the_readme_of_the_corpus_gives_its_true_coverage() -> None:
-    text = " ".join((DEMO / "README.md").read_text(encoding="utf-8").split())
-    for kind in KINDS:
-        counts = [
-            sum(row["kind"] == kind for where, row in PAIRS.items() if where.startswith(part))
-            for part in ("train", "dev", "validation")
-        ]
-        assert f"| `{kind}` | " + " | ".join(map(str, counts)) + " |" in text
-    specialties = Counter(row["specialty"] for row in PAIRS.values())
-    listed = {name: count for name, count in specialties.items() if count >= 10}
-    assert all(f"{name} {count}" in text for name, count in listed.items())
-    rest = specialties.total() - sum(listed.values())
-    assert f"other {len(specialties) - len(listed)} specialties have {rest} pairs together" in text
+@pytest.fixture(scope="module")
+def readme() -> str:
+    """Return the text of the corpus's README on one line."""
+    text = (DEMO / "README.md").read_text(encoding="utf-8")
+    return " ".join(text.split())
+
+
+def test_the_readme_lists_the_number_of_rows_of_each_file(readme: str) -> None:
+    listed = dict(re.findall(r"\| `([\w/]+)\.jsonl` \| (\d+) \|", readme))
+    present = {}
+    for path in FILES:
+        if path.suffix == ".jsonl":
+            name = str(path.relative_to(DEMO).with_suffix(""))
+            present[name] = str(len(read(name)))
+    assert listed == present
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        list(PAIRS.values()),
+        read("gold"),
+    ],
+    ids=["pairs", "gold"],
+)
+def test_the_readme_states_the_lengths_of_answers(rows: list[Row], readme: str) -> None:
+    lengths = [word_count(row["answer"]) for row in rows]
+    shortest = min(lengths)
+    longest = max(lengths)
+    assert f"{shortest} to {longest} words" in readme
+
+
+def count_kind(part: str, kind: str) -> int:
+    """Return how many pairs of one kind a part contains."""
+    count = 0
+    for place, row in PAIRS.items():
+        if place.startswith(part) and row["kind"] == kind:
+            count += 1
+    return count
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_the_readme_counts_the_pairs_of_each_kind(kind: str, readme: str) -> None:
+    train = count_kind("train", kind)
+    dev = count_kind("dev", kind)
+    validation = count_kind("validation", kind)
+    assert f"| `{kind}` | {train} | {dev} | {validation} |" in readme
+
+
+def test_the_readme_counts_the_pairs_of_each_specialty(readme: str) -> None:
+    counts = Counter(row["specialty"] for row in PAIRS.values())
+    rare_specialties = 0
+    rare_pairs = 0
+    for name, count in counts.items():
+        if count >= 10:
+            assert f"{name} {count}" in readme
+        else:
+            rare_specialties += 1
+            rare_pairs += count
+    assert f"other {rare_specialties} specialties have {rare_pairs} pairs together" in readme
 
 
 # Questions and answers
 
 
-def test_every_pair_has_the_four_fields_with_text_in_them() -> None:
-    for where, row in PAIRS.items():
-        assert set(row) == {"question", "answer", "specialty", "kind"}, where
-        assert all(
-            isinstance(value, str) and value == value.strip() and words(value)
-            for value in row.values()
-        ), where
-        assert all(unicodedata.is_normalized("NFC", value) for value in row.values()), where
-    assert {row["kind"] for row in PAIRS.values()} == KINDS
+def test_every_pair_has_the_four_fields() -> None:
+    for place, row in PAIRS.items():
+        assert set(row) == PAIR_FIELDS, place
+
+
+def is_clean_text(value: object) -> bool:
+    """Return whether a value is text with words and without outer spaces."""
+    if not isinstance(value, str):
+        return False
+    return value == value.strip() and word_count(value) > 0
+
+
+def test_every_field_of_a_pair_is_clean_text_in_nfc() -> None:
+    for place, row in PAIRS.items():
+        for value in row.values():
+            assert is_clean_text(value), place
+            assert unicodedata.is_normalized("NFC", value), place
+
+
+def test_the_pairs_have_all_kinds() -> None:
+    found = {row["kind"] for row in PAIRS.values()}
+    assert found == KINDS
 
 
 def test_answers_have_40_to_110_words() -> None:
-    lengths = {where: len(words(row["answer"])) for where, row in PAIRS.items()}
-    assert {where: length for where, length in lengths.items() if not 40 <= length <= 110} == {}
+    for place, row in PAIRS.items():
+        length = word_count(row["answer"])
+        assert 40 <= length <= 110, place
 
 
-def test_no_question_is_asked_twice() -> None:
-    gold = {f"gold:{row['id']}": row for row in read("gold")}
-    asked = defaultdict(list)
-    for where, row in (PAIRS | gold).items():
-        asked[comparison_key(row["question"])].append(where)
-    assert [places for places in asked.values() if len(places) > 1] == []
+def test_no_question_appears_twice() -> None:
+    questions = {}
+    for place, row in PAIRS.items():
+        questions[place] = row["question"]
+    for row in read("gold"):
+        gold_id = row["id"]
+        questions[f"gold:{gold_id}"] = row["question"]
+    assert_no_duplicates(questions)
 
 
 def shared_5grams(texts: dict[str, str]) -> dict[tuple[str, str], float]:
-    """For every two texts with a word 5-gram in common: what they share, as a share of the shorter one's 5-grams."""
-    grams = {where: set(ngrams(text, 5)) for where, text in texts.items()}
+    """Return the share of 5-grams that two texts have in common.
+
+    A 5-gram is a run of five words. The share is relative to the text with fewer 5-grams. Pairs of
+    texts without a common 5-gram are left out.
+    """
+    grams = {}
     owners = defaultdict(list)
-    for where, own in grams.items():
-        for gram in own:
-            owners[gram].append(where)
-    common = Counter(pair for places in owners.values() for pair in combinations(places, 2))
-    return {(a, b): count / min(len(grams[a]), len(grams[b])) for (a, b), count in common.items()}
+    for place, text in texts.items():
+        grams[place] = set(ngrams(text, 5))
+        for gram in grams[place]:
+            owners[gram].append(place)
+    common: Counter[tuple[str, str]] = Counter()
+    for places in owners.values():
+        common.update(combinations(places, 2))
+    shares = {}
+    for pair, count in common.items():
+        fewest = min(len(grams[place]) for place in pair)
+        shares[pair] = count / fewest
+    return shares
 
 
 def test_shared_5grams_by_hand() -> None:
-    # x has a b c d e, b c d e f; y has b c d e f and five more: 1 of 2. z shares nothing with either.
-    texts = {"x": "a b c d e f", "y": "B, c, d, e, f. g h i j k", "z": "a b c d x e f g h"}
+    texts = {
+        # The two 5-grams are a b c d e and b c d e f.
+        "x": "a b c d e f",
+        # Of its 5-grams, only b c d e f is in x.
+        "y": "B, c, d, e, f. g h i j k",
+        # It shares no 5-gram with x or y.
+        "z": "a b c d x e f g h",
+    }
     assert shared_5grams(texts) == {("x", "y"): 0.5}
 
 
 def test_no_two_answers_share_more_than_30_percent_of_their_5grams() -> None:
-    shares = shared_5grams({where: row["answer"] for where, row in PAIRS.items()})
-    assert {pair: share for pair, share in shares.items() if share > 0.3} == {}
+    answers = {}
+    for place, row in PAIRS.items():
+        answers[place] = row["answer"]
+    shares = shared_5grams(answers)
+    for pair, share in shares.items():
+        assert share <= 0.3, pair
 
 
-def test_the_topics_are_24_a_set_all_different_one_for_each_pair() -> None:
-    topics = YAML(typ="safe").load((DEMO / "topics.yaml").read_text(encoding="utf-8"))
-    assert {name: len(titles) for name, titles in topics.items()} == dict.fromkeys(SET_NAMES, 24)
-    assert len({comparison_key(title) for titles in topics.values() for title in titles}) == 120
-    assert {name.removeprefix("validation/"): len(read(name)) for name in SETS} == dict.fromkeys(
-        SET_NAMES, 24
-    )
+# Topics of the validation sets
+
+
+@pytest.fixture(scope="module")
+def topics() -> dict[str, list[str]]:
+    """Return the topics of each validation set."""
+    text = (DEMO / "topics.yaml").read_text(encoding="utf-8")
+    content: dict[str, list[str]] = YAML(typ="safe").load(text)
+    return content
+
+
+@pytest.mark.parametrize("name", SET_NAMES)
+def test_each_set_has_24_topics_and_24_pairs(name: str, topics: dict[str, list[str]]) -> None:
+    pairs = read(f"validation/{name}")
+    assert len(topics[name]) == 24
+    assert len(pairs) == 24
+
+
+def test_all_120_topics_are_different(topics: dict[str, list[str]]) -> None:
+    keys: set[str] = set()
+    for titles in topics.values():
+        keys.update(map(comparison_key, titles))
+    assert len(keys) == 120
+
+
+def test_only_the_sets_have_topics(topics: dict[str, list[str]]) -> None:
+    assert set(topics) == set(SET_NAMES)
 
 
 # Benchmarks
 
 
+@pytest.mark.parametrize(
+    "limit",
+    [None, PARAMS.benchmark.limit or None],
+    ids=["all items", "scored items"],
+)
 @pytest.mark.parametrize("task", CHOICES)
-def test_the_right_letter_is_each_of_the_four_equally_often(task: str) -> None:
+def test_each_option_is_correct_equally_often(task: str, limit: int | None) -> None:
+    # A model that always answers C is then correct for a quarter of the items.
+    _, answer = CHOICES[task]
+    items = read(f"benchmarks/{task}")[:limit]
+    counts = Counter(item[answer] for item in items)
+    assert set(counts) == {0, 1, 2, 3}
+    most = max(counts.values())
+    fewest = min(counts.values())
+    assert most - fewest <= 1
+
+
+@pytest.mark.parametrize("task", CHOICES)
+def test_the_four_options_of_an_item_are_different(task: str) -> None:
+    options, _ = CHOICES[task]
+    for item in read(f"benchmarks/{task}"):
+        texts = [item[option] for option in options]
+        keys = set(map(comparison_key, texts))
+        assert len(keys) == 4, item["id"]
+
+
+def longest_option(item: Row, options: list[str]) -> int:
+    """Return the index of an item's longest option."""
+    lengths = [len(item[option]) for option in options]
+    return lengths.index(max(lengths))
+
+
+@pytest.mark.parametrize("task", CHOICES)
+def test_the_longest_option_is_correct_for_less_than_half_of_the_items(task: str) -> None:
+    # By chance it is correct for a quarter.
     options, answer = CHOICES[task]
     items = read(f"benchmarks/{task}")
-    limit = load_params(ROOT / "profiles/smollm2-135m.yaml").benchmark.limit
-    # Among all items, and among those that the default parameters score: a model that always says C gets a quarter.
-    for chosen in (items, items[: limit or None]):
-        counts = Counter(item[answer] for item in chosen)
-        assert set(counts) == {0, 1, 2, 3}
-        assert max(counts.values()) - min(counts.values()) <= 1
+    correct = 0
     for item in items:
-        assert len({comparison_key(item[option]) for option in options}) == 4, item["id"]
-
-
-@pytest.mark.parametrize("task", CHOICES)
-def test_length_does_not_give_the_right_option_away(task: str) -> None:
-    options, answer = CHOICES[task]
-    items = read(f"benchmarks/{task}")
-    longest = sum(
-        max(range(4), key=lambda option: len(item[options[option]])) == item[answer]
-        for item in items
-    )
-    # A quarter by chance; always saying the longest option must stay below one half.
-    assert longest / len(items) < 0.5
+        if longest_option(item, options) == item[answer]:
+            correct += 1
+    assert correct < len(items) / 2
 
 
 @pytest.mark.parametrize(
-    ("task", "question"),
-    [("medmcqa", "question"), ("medqa_4options", "sent1"), ("squad_completion", "text")],
+    ("task", "key", "question"),
+    [
+        ("medmcqa", "id", "question"),
+        ("medqa_4options", "id", "sent1"),
+        ("squad_completion", "doc_id", "text"),
+    ],
 )
-def test_benchmark_items_are_all_different(task: str, question: str) -> None:
+def test_benchmark_items_are_all_different(task: str, key: str, question: str) -> None:
     items = read(f"benchmarks/{task}")
-    key = "doc_id" if task == "squad_completion" else "id"
-    assert (
-        len({item[key] for item in items})
-        == len({comparison_key(item[question]) for item in items})
-        == len(items)
-    )
+    questions = {}
+    for item in items:
+        questions[item[key]] = item[question]
+    assert len(questions) == len(items)
+    assert_no_duplicates(questions)
 
 
-def test_a_completion_is_in_the_context_once_and_not_in_the_sentence_to_be_completed() -> None:
-    for item in read("benchmarks/squad_completion"):
-        assert item["context"].count(item["value"]) == 1, item["doc_id"]
-        context, sentence = (
-            item["text"][: len(item["context"])],
-            item["text"][len(item["context"]) :],
-        )
-        assert context == item["context"], item["doc_id"]
-        assert words(sentence), item["doc_id"]
-        assert item["value"].casefold() not in sentence.casefold(), item["doc_id"]
+COMPLETIONS = read("benchmarks/squad_completion")
+
+
+def sentence_of(item: Row) -> str:
+    """Return the sentence to complete, which follows the context."""
+    size = len(item["context"])
+    return str(item["text"][size:])
+
+
+def test_the_text_of_a_completion_starts_with_its_context() -> None:
+    for item in COMPLETIONS:
+        context = item["context"]
+        assert item["text"].startswith(context), item["doc_id"]
+
+
+def test_a_completion_appears_once_in_the_context() -> None:
+    for item in COMPLETIONS:
+        value = item["value"]
+        assert item["context"].count(value) == 1, item["doc_id"]
+
+
+def test_a_completion_does_not_appear_in_the_sentence() -> None:
+    for item in COMPLETIONS:
+        value = item["value"].casefold()
+        sentence = sentence_of(item)
+        assert word_count(sentence) > 0, item["doc_id"]
+        assert value not in sentence.casefold(), item["doc_id"]
 
 
 # Gold answers
 
+GOLD = read("gold")
+GOLD_FIELDS = {
+    "id",
+    "area",
+    "question",
+    "reference",
+    "answer",
+    "accuracy",
+    "style",
+    "note",
+}
 
-def test_gold_answers_are_scored_1_to_3_with_a_note_where_something_is_wrong() -> None:
-    gold = read("gold")
-    for row in gold:
-        assert set(row) == {
-            "id",
-            "area",
-            "question",
-            "reference",
-            "answer",
-            "accuracy",
-            "style",
-            "note",
-        }, row["id"]
-        assert row["area"] in {"A", "B", "C", "D", "E"}, row["id"]
-        assert {type(row["accuracy"]), type(row["style"])} == {int}, row["id"]
-        assert bool(row["note"]) == (row["accuracy"] < 3 or row["style"] < 3), row["id"]
-    assert len({row["id"] for row in gold}) == len(gold)
-    # Kappa needs every score to occur, and on each scale alone: 20 times each, the two crossed.
-    for part in ("accuracy", "style"):
-        assert Counter(row[part] for row in gold) == {1: 20, 2: 20, 3: 20}
-    assert set(Counter((row["accuracy"], row["style"]) for row in gold).values()) == {6, 7}
+
+def test_gold_answers_have_all_fields_and_an_area() -> None:
+    for row in GOLD:
+        assert set(row) == GOLD_FIELDS, row["id"]
+        assert row["area"] in SET_NAMES, row["id"]
+
+
+def test_gold_answers_have_different_ids() -> None:
+    ids = {row["id"] for row in GOLD}
+    assert len(ids) == len(GOLD)
+
+
+def test_gold_scores_are_integers() -> None:
+    for row in GOLD:
+        assert type(row["accuracy"]) is int, row["id"]
+        assert type(row["style"]) is int, row["id"]
+
+
+def test_a_gold_answer_has_a_note_exactly_where_a_score_is_below_3() -> None:
+    for row in GOLD:
+        lowest = min(row["accuracy"], row["style"])
+        has_note = bool(row["note"])
+        assert has_note == (lowest < 3), row["id"]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_each_gold_score_appears_20_times_per_scale(scale: str) -> None:
+    # Kappa needs every score to occur.
+    counts = Counter(row[scale] for row in GOLD)
+    assert counts == {
+        1: 20,
+        2: 20,
+        3: 20,
+    }
+
+
+def test_the_two_gold_scores_are_crossed() -> None:
+    combined = Counter((row["accuracy"], row["style"]) for row in GOLD)
+    assert len(combined) == 9
+    assert set(combined.values()) == {6, 7}
 
 
 @pytest.mark.parametrize("first", [9, 18, 27, 30, 36])
-def test_the_first_gold_answers_are_as_balanced_as_all(first: int) -> None:
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_first_gold_answers_are_balanced(scale: str, first: int) -> None:
     # calibrate.items takes them in file order.
-    for part in ("accuracy", "style"):
-        assert set(Counter(row[part] for row in read("gold")[:first]).values()) == {first // 3}
+    counts = Counter(row[scale] for row in GOLD[:first])
+    assert set(counts.values()) == {first // 3}
 
 
 def test_a_gold_answer_is_about_as_long_as_its_reference() -> None:
     # Otherwise a judge could score by length.
-    ratios = {
-        row["id"]: len(words(row["answer"])) / len(words(row["reference"])) for row in read("gold")
-    }
-    assert {item: ratio for item, ratio in ratios.items() if not 0.75 <= ratio <= 1.25} == {}
+    for row in GOLD:
+        answer = word_count(row["answer"])
+        reference = word_count(row["reference"])
+        assert 0.75 <= answer / reference <= 1.25, row["id"]

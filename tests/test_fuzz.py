@@ -1,20 +1,23 @@
-"""Damaged files through ingest and preprocess: never a traceback, never a lost good row, every loss in quarantine with a reason.
+"""Test that damaged files lose no good row and cause no traceback.
 
-`python -m bench.fuzz` draws 10,000 files from the same strategy.
+Quarantine lists every loss with its reason. `python -m bench.fuzz` draws 10,000 files from the same
+strategy.
 """
 
 from pathlib import Path
 
 from hypothesis import HealthCheck, given, settings
 
-from bench.damaged_files import Record, check, damaged_files
+from bench.damaged_files import Case, damaged_files
+from bench.fuzz import check
 
 
 @settings(
-    max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    max_examples=300,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
 )
 @given(case=damaged_files())
-def test_damaged_files_cost_no_good_row_and_no_traceback(
-    case: tuple[str, str, bytes, list[Record], int], tiny: Path
-) -> None:
+def test_damaged_files_lose_no_good_row_and_cause_no_traceback(case: Case, tiny: Path) -> None:
     check(case, tiny)

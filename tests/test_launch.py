@@ -1,4 +1,4 @@
-"""train under `accelerate launch`: one process, two processes, and what a machine lacks."""
+"""Training under `accelerate launch`: one process, two processes, missing requirements."""
 
 import json
 import os
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 
@@ -23,120 +24,135 @@ from tests.conftest import run
 
 
 def launch(folder: Path, configuration: str) -> dict[str, Any]:
-    """Train in `folder` as dvc does; the curve of losses, the adapter, and what was printed."""
+    """Train in `folder` as dvc does.
+
+    Return the losses, the adapter and the printed output.
+    """
     edit_params(folder / "params.yaml", lambda params: params["train"].update(launch=configuration))
     result = run([sys.executable, "-m", "stages.train"], folder)
     assert result.returncode == 0, result.stdout + result.stderr
     points = json.loads((folder / "plots/train/loss.json").read_text(encoding="utf-8"))
-    adapter = load_file(folder / "models/adapter/adapter_model.safetensors")
     return {
         "losses": [point["loss_nats"] for point in points],
-        "adapter": adapter,
+        "adapter": load_file(folder / "models/adapter/adapter_model.safetensors"),
         "output": result.stdout,
     }
 
 
-def on_cpu(name: str) -> str:
-    """One of the configurations for GPUs, on the CPU, at a free port; its name."""
+def run_on_cpu(name: str) -> str:
+    """Write a CPU copy of a GPU configuration, with a free port.
+
+    Return the name of the copy.
+    """
     text = (ROOT / f"accelerate/{name}.yaml").read_text(encoding="utf-8")
     assert "use_cpu: false\n" in text
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        text = text.replace(
-            "use_cpu: false\n", f"use_cpu: true\nmain_process_port: {free.getsockname()[1]}\n"
-        )
+        port = free.getsockname()[1]
+    text = text.replace("use_cpu: false\n", f"use_cpu: true\nmain_process_port: {port}\n")
     Path(f"accelerate/{name}_on_cpu.yaml").write_text(text, encoding="utf-8")
     return f"{name}_on_cpu"
 
 
-def test_two_processes_train_what_one_trains_with_the_whole_model_and_with_shards(
+def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    assert one.keys() == other.keys()
+    return max(float((one[name] - other[name]).abs().max()) for name in one)
+
+
+def test_two_processes_train_the_adapter_of_one_process_with_ddp_and_with_fsdp(
     ready: Path,
 ) -> None:
     shutil.copytree(ROOT / "accelerate", ready / "accelerate")
 
     def edit(params: dict[str, Any]) -> None:
         params["dtype"] = "float32"
-        params["train"] |= {
-            "batch_size": 2,
-            "gradient_accumulation": 2,
-            "max_steps": 5,
-            "eval_steps": 5,
-            "learning_rate": 0.01,
-        }
+        params["train"].update(
+            batch_size=2,
+            gradient_accumulation=2,
+            max_steps=5,
+            eval_steps=5,
+            learning_rate=0.01,
+        )
         params["train"]["lora"]["dropout"] = 0.0
 
     edit_params(ready / "params.yaml", edit)
     one = launch(ready, "cpu")
-    edit_params(ready / "params.yaml", lambda p: p["train"].update(gradient_accumulation=1))
-    two = launch(ready, on_cpu("ddp"))
-    # Five steps of four rows, and dev, whose rows no number of processes divides; 16 rows make four steps an epoch.
+    # 16 rows make four steps per epoch; the number of dev rows is no multiple of two processes.
     assert len(one["losses"]) == 6
-    assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
     assert one["losses"][-2] < one["losses"][0]
-    sharded = launch(ready, on_cpu("fsdp"))
-    assert sharded["losses"] == pytest.approx(one["losses"], abs=1e-4)
-    for name, weights in one["adapter"].items():
-        assert (weights - two["adapter"][name]).abs().max() < 1e-5
-        assert (weights - sharded["adapter"][name]).abs().max() < 1e-5
+    edit_params(ready / "params.yaml", lambda p: p["train"].update(gradient_accumulation=1))
+    for name in ("ddp", "fsdp"):
+        two = launch(ready, run_on_cpu(name))
+        assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)
+        assert largest_difference(one["adapter"], two["adapter"]) < 1e-5
     assert not list((ready / ".bula/checkpoints").iterdir())
 
 
+# Only the second process receives the request to stop, and both must stop.
 STOPPED = """
-from bula.errors import run
+from bula.errors import run_stage
 from stages.train import callbacks
 from stages.train.fit import main
 
-whole = callbacks.EndWell.on_step_end
+original = callbacks.SaveAndStop.on_step_end
 
-def told(self, args, state, control, **kwargs):
-    self.told |= args.process_index == 1 and state.global_step == 5
-    whole(self, args, state, control, **kwargs)
+def on_step_end(self, args, state, control, **kwargs):
+    if args.process_index == 1 and state.global_step == 5:
+        self.stop_requested = True
+    original(self, args, state, control, **kwargs)
 
-callbacks.EndWell.on_step_end = told
-run(main)
+callbacks.SaveAndStop.on_step_end = on_step_end
+run_stage(main)
 """
 
 
-def test_two_processes_go_on_within_an_epoch_where_they_stopped(
+def stop_in_step_5(folder: Path) -> str:
+    """Run two processes until the second one stops; return the errors."""
+    (folder / "stopped.py").write_text(STOPPED, encoding="utf-8")
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
+    options = ["--config_file", f"accelerate/{run_on_cpu('ddp')}.yaml", "stopped.py"]
+    return run([*launcher, *options], folder, CUDA_VISIBLE_DEVICES="").stderr
+
+
+def test_two_processes_stopped_within_an_epoch_resume_to_the_same_adapter(
     ready: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # accelerate itself and stages/train/__main__.py would choose differently, and so would rounding.
+    # accelerate and stages/train/__main__.py would choose differently, which changes the rounding.
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     shutil.copytree(ROOT / "accelerate", ready / "accelerate")
 
     def edit(params: dict[str, Any]) -> None:
-        params["train"] |= {
-            "batch_size": 2,
-            "gradient_accumulation": 1,
-            "max_steps": 7,
-            "eval_steps": 7,
-            "learning_rate": 0.01,
-        }
+        params["train"].update(
+            batch_size=2,
+            gradient_accumulation=1,
+            max_steps=7,
+            eval_steps=7,
+            learning_rate=0.01,
+        )
         params["train"]["lora"]["dropout"] = 0.1
 
-    # 16 rows of four a step: step 5 is the first of the second epoch, whose order is another.
+    # 16 rows, four per step: step 5 is the first of the second epoch, whose order differs.
     edit_params(ready / "params.yaml", edit)
-    whole = launch(ready, on_cpu("ddp"))
-    (ready / "stopped.py").write_text(STOPPED, encoding="utf-8")
-    name = on_cpu("ddp")
-    launcher = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--quiet",
-        "--config_file",
-        f"accelerate/{name}.yaml",
-        "stopped.py",
-    ]
-    # One process alone was told to; both agree.
-    result = run(launcher, ready, CUDA_VISIBLE_DEVICES="")
-    assert "train: ended after step 5, which is kept" in result.stderr
-    resumed = launch(ready, on_cpu("ddp"))
-    assert "train: going on from step 5\n" in resumed["output"]
-    assert resumed["losses"] == whole["losses"]
-    assert all(
-        weights.equal(resumed["adapter"][name]) for name, weights in whole["adapter"].items()
-    )
+    uninterrupted = launch(ready, run_on_cpu("ddp"))
+    assert "train: stopped; run it again to resume from step 5" in stop_in_step_5(ready)
+    resumed = launch(ready, run_on_cpu("ddp"))
+    assert "train: resuming from step 5\n" in resumed["output"]
+    assert resumed["losses"] == uninterrupted["losses"]
+    assert largest_difference(resumed["adapter"], uninterrupted["adapter"]) == 0
+
+
+def start_arguments(configuration: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run the start of the stage and return the launcher's arguments.
+
+    os.environ is a copy afterwards, with the changes of the start.
+    """
+    edit_params(Path("params.yaml"), lambda params: params["train"].update(launch=configuration))
+    found: list[str] = []
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(os, "execv", lambda program, command: found.extend(command))
+    start.main(ROOT / "accelerate")
+    return found
 
 
 @pytest.mark.parametrize(
@@ -152,58 +168,62 @@ def test_two_processes_go_on_within_an_epoch_where_they_stopped(
         ("fsdp", None, None),
     ],
 )
-def test_a_process_sees_the_gpus_that_its_configuration_means(
+def test_training_sees_only_the_gpus_of_its_configuration(
     configuration: str,
     named: str | None,
     seen: str | None,
     workspace: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    edit_params(
-        workspace / "params.yaml", lambda params: params["train"].update(launch=configuration)
-    )
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if named is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    found: list[str] = []
-    monkeypatch.setattr(os, "environ", dict(os.environ))
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
-    monkeypatch.setattr(os, "execv", lambda program, command: found.extend(command))
-    start.main(ROOT / "accelerate")
-    assert found[found.index("--config_file") + 1] == str(ROOT / f"accelerate/{configuration}.yaml")
+    arguments = start_arguments(configuration, monkeypatch)
+    file = arguments[arguments.index("--config_file") + 1]
+    assert file == str(ROOT / f"accelerate/{configuration}.yaml")
     assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
-    # Training ends with the launcher, which has this process's id.
+    # Training exits with the launcher, which has this process's id.
     assert os.environ["STAGE_PARENT"] == str(os.getpid())
 
 
-def test_every_configuration_that_a_profile_names_is_there_and_keeps_the_precision_of_params() -> (
-    None
-):
-    names = {path.stem for path in (ROOT / "accelerate").glob("*.yaml")}
-    assert names == {"cpu", "gpu", "ddp", "fsdp"}
-    assert {load_params(path).train.launch for path in (ROOT / "profiles").glob("*.yaml")} <= names
-    for name in names:
-        assert (
-            YAML(typ="safe").load((ROOT / f"accelerate/{name}.yaml").read_text(encoding="utf-8"))[
-                "mixed_precision"
-            ]
-            == "no"
-        )
+CONFIGURATIONS = {"cpu", "gpu", "ddp", "fsdp"}
 
 
-def test_an_unknown_configuration_is_a_sentence(workspace: Path) -> None:
-    shutil.copytree(ROOT / "accelerate", workspace / "accelerate")
-    edit_params(workspace / "params.yaml", lambda params: params["train"].update(launch="tpu"))
+def test_every_configuration_that_a_profile_names_exists() -> None:
+    files = (ROOT / "accelerate").glob("*.yaml")
+    assert {path.stem for path in files} == CONFIGURATIONS
+    profiles = (ROOT / "profiles").glob("*.yaml")
+    assert {load_params(path).train.launch for path in profiles} <= CONFIGURATIONS
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGURATIONS))
+def test_configurations_leave_the_precision_to_params(name: str) -> None:
+    text = (ROOT / f"accelerate/{name}.yaml").read_text(encoding="utf-8")
+    assert YAML(typ="safe").load(text)["mixed_precision"] == "no"
+
+
+def train_with(configuration: str, workspace: Path) -> str:
+    """Run the stage, which must fail, and return its errors."""
+    if not (workspace / "accelerate").exists():
+        shutil.copytree(ROOT / "accelerate", workspace / "accelerate")
+    edit_params(workspace / "params.yaml", lambda p: p["train"].update(launch=configuration))
     result = run([sys.executable, "-m", "stages.train"], workspace)
     assert result.returncode == 1
-    known = "Train.launch in params.yaml is one of cpu, ddp, fsdp, gpu."
-    assert result.stderr.strip() == f"accelerate/tpu.yaml: the file does not exist. {known}"
-    edit_params(workspace / "params.yaml", lambda params: params["train"].update(launch="cpu"))
-    # What train itself says is not buried under the launcher's words.
-    result = run([sys.executable, "-m", "stages.train"], workspace)
-    assert result.returncode == 1
-    assert result.stderr.startswith("models/base")
-    assert result.stderr.count("\n") == 1
+    return result.stderr
+
+
+def test_an_unknown_configuration_is_reported_with_the_known_ones(workspace: Path) -> None:
+    known = "Set train.launch in params.yaml to one of cpu, ddp, fsdp, gpu."
+    errors = train_with("tpu", workspace)
+    assert errors.strip() == f"accelerate/tpu.yaml: the file does not exist. {known}"
+
+
+def test_an_error_of_training_is_not_buried_under_the_launchers_traceback(
+    workspace: Path,
+) -> None:
+    errors = train_with("cpu", workspace)
+    assert errors.startswith("models/base")
+    assert errors.count("\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -225,7 +245,7 @@ def test_an_unknown_configuration_is_a_sentence(workspace: Path) -> None:
         ),
     ],
 )
-def test_what_a_machine_lacks_is_refused_with_a_sentence(
+def test_an_option_that_this_machine_cannot_run_is_refused(
     change: dict[str, Any], message: str, ready: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "find_spec", lambda name: None)
@@ -245,8 +265,8 @@ def test_a_tracker_that_is_not_installed_is_refused(
         train.main()
 
 
-def test_several_gpus_need_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_that_sees_several_gpus_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("LOCAL_RANK", raising=False)
     with pytest.raises(UserError, match=r"(?i)set train\.launch to ddp"):
-        trainer.refuse(load_params(ROOT / "profiles/smollm2-135m.yaml"))
+        trainer.check_requirements(load_params(ROOT / "profiles/smollm2-135m.yaml"))

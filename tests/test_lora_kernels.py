@@ -1,13 +1,15 @@
-"""The functions of bula/lora_kernels.py against the libraries' own, and against values worked out by hand."""
+"""Tests of bula/lora_kernels.py against the libraries and against values calculated by hand."""
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
@@ -18,9 +20,12 @@ from bula.prompts import encode
 from bula.records import Example
 from bula.scoring import pad_batch, unwrap_adapter
 
+LN_3 = math.log(3)
+Batch = dict[str, Tensor]
 
-def lora(tiny: Path, dropout: float, targets: str | list[str] = "all-linear") -> PeftModel:
-    """The two-layer model with an adapter that does something."""
+
+def lora_model(tiny: Path, dropout: float, targets: str | list[str] = "all-linear") -> PeftModel:
+    """Return the two-layer model with an adapter whose output is not zero."""
     torch.manual_seed(1)
     config = LoraConfig(
         r=4, lora_alpha=8, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
@@ -32,101 +37,205 @@ def lora(tiny: Path, dropout: float, targets: str | list[str] = "all-linear") ->
     return model
 
 
-def batch(tiny: Path) -> dict[str, torch.Tensor]:
+def use_fused(model: PeftModel) -> None:
+    """Use all kernels in a model."""
+    lora_kernels.use_kernels(model)
+    lora_kernels.add_answer_head(unwrap_adapter(model))
+
+
+def padded_batch(tiny: Path) -> Batch:
+    """Return two encoded examples of different lengths."""
     tokenizer = load_tokenizer(tiny)
     pairs = [
         ("Dói?", "Sim, um pouco, e passa."),
         ("Posso tomar sol sem protetor no rosto?", "Não."),
     ]
-    examples = [
-        Example(id=f"{n}" * 16, source="s", license="l", split="train", question=q, answer=a)
-        for n, (q, a) in enumerate(pairs)
-    ]
-    return pad_batch([encode(tokenizer, example) for example in examples], tokenizer.pad_token_id)
+    encoded = []
+    for number, (question, answer) in enumerate(pairs):
+        example = Example(
+            id=f"{number}" * 16,
+            source="s",
+            license="l",
+            split="train",
+            question=question,
+            answer=answer,
+        )
+        encoded.append(encode(tokenizer, example))
+    return pad_batch(encoded, tokenizer.pad_token_id)
+
+
+def model_logits(model: PeftModel, inputs: Batch) -> Tensor:
+    logits: Tensor = model(
+        input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+    ).logits
+    return logits
+
+
+def summed_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return torch's cross-entropy over the supervised tokens."""
+    predictions = logits[:, :-1].flatten(0, 1)
+    targets = labels[:, 1:].flatten()
+    return cross_entropy(predictions, targets, reduction="sum")
+
+
+def gradients_of(model: PeftModel) -> dict[str, Tensor]:
+    gradients = {}
+    for name, weight in model.named_parameters():
+        if weight.grad is not None:
+            gradients[name] = weight.grad.clone()
+    return gradients
+
+
+class Result(NamedTuple):
+    """Output of a function and gradient of its input."""
+
+    output: Tensor
+    gradient: Tensor
+
+
+def differentiate(function: Callable[[Tensor], Tensor], x: Tensor, upstream: Tensor) -> Result:
+    """Run a function's forward and backward pass."""
+    leaf = x.detach().clone().requires_grad_()
+    output = function(leaf)
+    output.backward(upstream)  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    return Result(output.detach(), leaf.grad)
+
+
+# --- the complete model ------------------------------------------------------------------------
+
+
+class Comparison(NamedTuple):
+    """One batch by the libraries, and then by the kernels."""
+
+    model: PeftModel
+    inputs: Batch
+    matrices: int
+    """Trained matrices."""
+    logits: Tensor
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    fused_loss: Tensor
+    fused_correct: Tensor
+    fused_count: Tensor
+    fused_gradients: dict[str, Tensor]
+    """Gradients of half the loss."""
 
 
 # Seven linear layers in each of two blocks, or two of them; two matrices each.
-@pytest.mark.parametrize(
-    ("targets", "matrices"),
-    [("all-linear", 28), (["q_proj", "v_proj"], 8), (["k_proj", "up_proj"], 8)],
+@pytest.fixture(
+    scope="module",
+    params=[("all-linear", 28), (["q_proj", "v_proj"], 8), (["k_proj", "up_proj"], 8)],
+    ids=["all", "q-v", "k-up"],
 )
-def test_loss_and_gradients_are_those_of_peft_and_torch(
-    targets: str | list[str], matrices: int, tiny: Path
-) -> None:
-    model, inputs = lora(tiny, 0.0, targets), batch(tiny)
-    # One that the functions leave alone, beside one that they do not.
+def comparison(tiny: Path, request: pytest.FixtureRequest) -> Comparison:
+    targets, matrices = request.param
+    model = lora_model(tiny, 0.0, targets)
+    inputs = padded_batch(tiny)
+    # A bias excludes this layer from the kernels, beside a layer that they compute.
     gate = model.base_model.model.model.layers[1].mlp.gate_proj
-    getattr(gate, "base_layer", gate).bias = torch.nn.Parameter(
-        torch.randn(gate.out_features), requires_grad=False
-    )
-    logits = model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits
-    expected = cross_entropy(
-        logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten(), reduction="sum"
-    )
-    expected.backward()  # type: ignore[no-untyped-call]
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    bias = torch.nn.Parameter(torch.randn(gate.out_features), requires_grad=False)
+    getattr(gate, "base_layer", gate).bias = bias
+    logits = model_logits(model, inputs)
+    loss = summed_loss(logits, inputs["labels"])
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = gradients_of(model)
     model.zero_grad()
-    lora_kernels.use_kernels(model)
-    lora_kernels.add_answer_head(unwrap_adapter(model))
-    total, right, count = model(**inputs, answer_head=True)
-    (total * 0.5).backward()
-    assert total.item() == pytest.approx(expected.item(), rel=1e-6)
-    kept = inputs["labels"][:, 1:] != -100
-    assert count.item() == int(kept.sum())
-    assert right.item() == int((logits[:, :-1].argmax(-1) == inputs["labels"][:, 1:])[kept].sum())
-    assert len(gradients) == matrices
-    for name, parameter in model.named_parameters():
-        if name in gradients:
-            assert parameter.grad is not None
-            # Sums of some hundred products in another order: float32's rounding of the largest.
-            torch.testing.assert_close(
-                parameter.grad * 2,
-                gradients[name],
-                rtol=1e-4,
-                atol=1e-5 * gradients[name].abs().max().item(),
-            )
-    # Without the flag it is the model's own forward, as generation needs it.
-    torch.testing.assert_close(
-        model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]).logits,
-        logits,
-        rtol=1e-4,
-        atol=1e-4,
+    use_fused(model)
+    fused_loss, correct, count = model(**inputs, answer_head=True)
+    (fused_loss * 0.5).backward()
+    return Comparison(
+        model=model,
+        inputs=inputs,
+        matrices=matrices,
+        logits=logits,
+        loss=loss,
+        gradients=gradients,
+        fused_loss=fused_loss,
+        fused_correct=correct,
+        fused_count=count,
+        fused_gradients=gradients_of(model),
     )
+
+
+def test_the_fused_loss_is_torchs_cross_entropy(comparison: Comparison) -> None:
+    assert comparison.fused_loss.item() == pytest.approx(comparison.loss.item(), rel=1e-6)
+
+
+def test_supervised_tokens_are_counted(comparison: Comparison) -> None:
+    targets = comparison.inputs["labels"][:, 1:]
+    supervised = targets != -100
+    assert comparison.fused_count.item() == int(supervised.sum())
+
+
+def test_correct_predictions_are_counted(comparison: Comparison) -> None:
+    targets = comparison.inputs["labels"][:, 1:]
+    predictions = comparison.logits[:, :-1].argmax(-1)
+    # A padding target is -100, which no prediction equals.
+    correct = predictions == targets
+    assert comparison.fused_correct.item() == int(correct.sum())
+
+
+def test_gradients_are_those_of_peft(comparison: Comparison) -> None:
+    assert len(comparison.gradients) == comparison.matrices
+    for name, gradient in comparison.gradients.items():
+        # Sums of some hundred products in another order: float32's rounding of the largest.
+        atol = 1e-5 * gradient.abs().max().item()
+        fused = comparison.fused_gradients[name] * 2
+        torch.testing.assert_close(fused, gradient, rtol=1e-4, atol=atol)
+
+
+def test_without_answer_head_forward_still_returns_logits(comparison: Comparison) -> None:
+    """Generation calls the model in this way."""
+    logits = model_logits(comparison.model, comparison.inputs)
+    torch.testing.assert_close(logits, comparison.logits, rtol=1e-4, atol=1e-4)
+
+
+def gradients_with_dropout(tiny: Path, checkpointing: bool) -> dict[str, Tensor]:
+    """Return the gradients of a model with dropout, for a fixed seed."""
+    model = lora_model(tiny, 0.5)
+    if checkpointing:
+        model.enable_input_require_grads()
+        unwrap_adapter(model).activation_checkpointing_enable()
+    use_fused(model)
+    inputs = padded_batch(tiny)
+    torch.manual_seed(9)
+    loss, _, _ = model(**inputs, answer_head=True)
+    loss.backward()
+    return gradients_of(model)
 
 
 def test_checkpointing_draws_the_same_dropout_again(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, draws, plain = [], [0], lora_kernels.dropped
+    draws = []
+    original = lora_kernels.drop_unscaled
 
-    def counted(x: torch.Tensor, dropout: float) -> tuple[torch.Tensor, torch.Tensor | None]:
-        draws[-1] += 1
-        return plain(x, dropout)
+    def counted(x: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
+        draws.append(dropout)
+        return original(x, dropout)
 
-    monkeypatch.setattr(lora_kernels, "dropped", counted)
-    for again in (False, True):
-        model, inputs = lora(tiny, 0.5), batch(tiny)
-        if again:
-            model.enable_input_require_grads()
-            unwrap_adapter(model).activation_checkpointing_enable()
-        lora_kernels.use_kernels(model)
-        lora_kernels.add_answer_head(unwrap_adapter(model))
-        torch.manual_seed(9)
-        model(**inputs, answer_head=True)[0].backward()
-        found.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
-        draws.append(0)
-    # Queries, keys and values draw once, gate and up once, output and down once each, in two blocks; and all of them again.
-    assert draws[:2] == [8, 16]
-    assert len(found[0]) == 28
-    assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())
+    monkeypatch.setattr(lora_kernels, "drop_unscaled", counted)
+    plain = gradients_with_dropout(tiny, checkpointing=False)
+    # In each of two blocks: queries, keys and values; output; gate and up; down.
+    assert len(draws) == 8
+    draws.clear()
+    checkpointed = gradients_with_dropout(tiny, checkpointing=True)
+    assert len(draws) == 16
+    assert len(plain) == 28
+    assert all(torch.equal(gradient, checkpointed[name]) for name, gradient in plain.items())
 
 
-class Widths(TorchDispatchMode):
-    """Notes in which precision a function of torch's computes."""
+# --- the precision of matmuls ------------------------------------------------------------------
+
+
+class DtypeRecorder(TorchDispatchMode):
+    """Record the precision in which a function of torch computes."""
 
     def __init__(self, name: str) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.name, self.found = name, list[torch.dtype]()
+        self.name = name
+        self.found: list[torch.dtype] = []
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
@@ -136,222 +245,367 @@ class Widths(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-def test_wider_products_change_what_computes_them_and_bring_the_gradients_no_further_from_exact_ones(
+class Pass(NamedTuple):
+    """Results of one forward and backward pass."""
+
+    loss: float
+    gradient: Tensor
+    """Gradients of all trained weights in float64."""
+
+
+class FusedPass(NamedTuple):
+    """Results of the kernels, and the precisions in which they computed."""
+
+    result: Pass
+    linear: list[torch.dtype]
+    head: list[torch.dtype]
+    attention: list[torch.dtype]
+
+
+def bfloat16_model(tiny: Path) -> PeftModel:
+    """Return the model with all weights rounded to bfloat16."""
+    return lora_model(tiny, 0.0).to(torch.bfloat16)
+
+
+def joined_gradients(model: PeftModel) -> Tensor:
+    return torch.cat([gradient.double().flatten() for gradient in gradients_of(model).values()])
+
+
+def exact_pass(tiny: Path) -> Pass:
+    """Return the libraries' results in float64."""
+    model = bfloat16_model(tiny).double()
+    inputs = padded_batch(tiny)
+    loss = summed_loss(model_logits(model, inputs), inputs["labels"])
+    loss.backward()  # type: ignore[no-untyped-call]
+    return Pass(loss.item(), joined_gradients(model))
+
+
+def fused_pass(tiny: Path, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> FusedPass:
+    """Return the kernels' results for bfloat16 weights with matmuls in dtype."""
+
+    def choose(own: torch.dtype, place: str) -> torch.dtype:
+        return dtype if own == torch.bfloat16 else own
+
+    monkeypatch.setattr(lora_kernels, "matmul_dtype", choose)
+    model = bfloat16_model(tiny)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    use_fused(model)
+    inputs = padded_batch(tiny)
+    with (
+        DtypeRecorder("aten.addmm_") as linear,
+        DtypeRecorder("aten.mm.out") as head,
+        DtypeRecorder("flash_attention") as attention,
+    ):
+        loss, _, _ = model(**inputs, answer_head=True)
+        loss.backward()
+    result = Pass(loss.item(), joined_gradients(model))
+    return FusedPass(result, linear.found, head.found, attention.found)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_matmuls_have_the_precision_that_matmul_dtype_returns(
+    dtype: torch.dtype, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used = fused_pass(tiny, dtype, monkeypatch)
+    # Base and adapter are added in these matmuls, forward and backward.
+    assert set(used.linear) == {dtype}
+    assert set(used.head) == {dtype}
+    # Attention's backward pass is always in float32, so only both blocks' forward passes count.
+    assert set(used.attention[:2]) == {dtype}
+
+
+def test_wider_matmuls_are_no_further_from_float64(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found, inputs = {}, batch(tiny)
-    for wide in (torch.float64, torch.bfloat16, torch.float32):
-        monkeypatch.setattr(
-            lora_kernels,
-            "matmul_dtype",
-            lambda dtype, place, wide=wide: wide if dtype == torch.bfloat16 else dtype,
-        )
-        model = lora(tiny, 0.0)
-        exact = wide == torch.float64
-        model.to(torch.bfloat16)
-        for parameter in model.parameters():
-            # The same numbers for all three.
-            parameter.data = (
-                parameter.data.double()
-                if exact
-                else parameter.data.float()
-                if parameter.requires_grad
-                else parameter.data
-            )
-        if not exact:
-            lora_kernels.use_kernels(model)
-            lora_kernels.add_answer_head(unwrap_adapter(model))
-            with (
-                Widths("aten.addmm_") as sums,
-                Widths("aten.mm.out") as head,
-                Widths("flash_attention") as attention,
-            ):
-                total = model(**inputs, answer_head=True)[0]
-                total.backward()
-            # Base and adapter are added up in products, forward and back; attention's backward pass is in float32 anyhow.
-            assert set(sums.found) == {wide}
-            assert set(head.found) == {wide}
-            assert set(attention.found[:2]) == {wide}
-        else:
-            logits = model(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-            ).logits
-            total = cross_entropy(
-                logits[:, :-1].flatten(0, 1), inputs["labels"][:, 1:].flatten(), reduction="sum"
-            )
-            total.backward()  # type: ignore[no-untyped-call]
-        gradient = torch.cat(
-            [p.grad.double().flatten() for p in model.parameters() if p.grad is not None]
-        )
-        found[wide] = total.item(), gradient
-    (true, exact_gradient), (plain, plain_gradient), (widened, widened_gradient) = found.values()
-    assert abs(widened - true) <= abs(plain - true) + 1e-3 * true
-    assert (widened_gradient - exact_gradient).norm() <= 1.05 * (
-        plain_gradient - exact_gradient
-    ).norm()
-    assert (widened_gradient - exact_gradient).norm() <= 0.05 * exact_gradient.norm()
+    exact = exact_pass(tiny)
+    plain = fused_pass(tiny, torch.bfloat16, monkeypatch).result
+    wide = fused_pass(tiny, torch.float32, monkeypatch).result
+    assert abs(wide.loss - exact.loss) <= abs(plain.loss - exact.loss) + 1e-3 * exact.loss
+    wide_error = (wide.gradient - exact.gradient).norm()
+    plain_error = (plain.gradient - exact.gradient).norm()
+    assert wide_error <= 1.05 * plain_error
+    assert wide_error <= 0.05 * exact.gradient.norm()
 
 
-def test_adapters_with_dropout_by_hand(tiny: Path) -> None:
-    model = lora(tiny, 0.5)
-    mlp = model.base_model.model.model.layers[0].mlp
+# --- linear layers with adapters ---------------------------------------------------------------
+
+
+def base_and_adapter(layer: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return W, A and B of a layer."""
+    return layer.base_layer.weight, layer.lora_A.default.weight, layer.lora_B.default.weight
+
+
+def lora_by_hand(layer: Any, x: Tensor, dropped: Tensor) -> Tensor:
+    """Return a layer's output; the adapter's scale is 8 / 4."""
+    weight, a, b = base_and_adapter(layer)
+    return x @ weight.T + 2.0 * dropped @ a.T @ b.T
+
+
+def gradients_of_outputs(outputs: Sequence[Tensor], leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    """Return the gradients of a function of two outputs."""
+    first, second = outputs
+    total = first.square().sum() + second.sum()
+    return torch.autograd.grad(total, leaves)
+
+
+def test_lora_linears_with_one_shared_dropout_mask(tiny: Path) -> None:
+    mlp = lora_model(tiny, 0.5).base_model.model.model.layers[0].mlp
     layers = [mlp.up_proj, mlp.gate_proj]
     x = torch.randn(3, 5, 256, requires_grad=True)
-    ours = [
-        matrix.weight for layer in layers for matrix in (layer.lora_A.default, layer.lora_B.default)
-    ]
-    up, gate = (
-        (layer.base_layer.weight, layer.lora_A.default.weight, layer.lora_B.default.weight)
-        for layer in layers
-    )
+    leaves = [x]
+    for layer in layers:
+        leaves += base_and_adapter(layer)[1:]
     torch.manual_seed(7)
-    mask = lora_kernels.dropped(x.detach().view(15, 256), 0.5)[1]
+    _, mask = lora_kernels.drop_unscaled(x.detach().view(15, 256), 0.5)
     assert mask is not None
-    # One draw for both, which read the same x.
-    seen = x * mask.view(x.shape) / 0.5
-    expected = [x @ weight.T + 2.0 * seen @ a.T @ b.T for weight, a, b in (up, gate)]
-    wanted = torch.autograd.grad(expected[0].square().sum() + expected[1].sum(), [x, *ours])
+    dropped = x * mask.view(x.shape) / 0.5
+    expected = [lora_by_hand(layer, x, dropped) for layer in layers]
+    expected_gradients = gradients_of_outputs(expected, leaves)
     torch.manual_seed(7)
-    found = lora_kernels.adapted(layers, x)
+    found = lora_kernels.lora_linears(layers, x)
     torch.testing.assert_close(list(found), expected)
-    for one, other in zip(
-        torch.autograd.grad(found[0].square().sum() + found[1].sum(), [x, *ours]),
-        wanted,
-        strict=True,
-    ):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(
-        lora_kernels.alone(layers[0].eval(), x), x @ up[0].T + 2.0 * x @ up[1].T @ up[2].T
-    )
+    gradients = gradients_of_outputs(found, leaves)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("cached", [1 << 18, 10_000])
-def test_a_mask_keeps_the_share_that_it_should(
-    cached: int, monkeypatch: pytest.MonkeyPatch
+def test_lora_linear_has_no_dropout_in_evaluation(tiny: Path) -> None:
+    layer = lora_model(tiny, 0.5).base_model.model.model.layers[0].mlp.up_proj.eval()
+    x = torch.randn(3, 5, 256)
+    torch.testing.assert_close(lora_kernels.lora_linear(layer, x), lora_by_hand(layer, x, x))
+
+
+@pytest.mark.parametrize("cache_numbers", [1 << 18, 10_000])
+def test_dropout_keeps_the_expected_share(
+    cache_numbers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lora_kernels, "CACHED", cached)
+    monkeypatch.setattr(lora_kernels, "CACHE_NUMBERS", cache_numbers)
     torch.manual_seed(3)
     x = torch.randn(1001, 999).bfloat16()
-    seen, mask = lora_kernels.dropped(x, 0.05)
+    dropped, mask = lora_kernels.drop_unscaled(x, 0.05)
     assert mask is not None
     assert mask.dtype == torch.bfloat16
     assert set(mask.flatten().tolist()) == {0.0, 1.0}
-    assert torch.equal(seen, x * mask)
-    # Five standard errors of a share over a million draws; each quarter of the words' bits on its own, too.
-    for part in (mask, *(mask.flatten()[start::4] for start in range(4))):
-        assert abs(part.double().mean().item() - 0.95) < 5 * math.sqrt(0.95 * 0.05 / part.numel())
-    same, none = lora_kernels.dropped(x, 0.0)
-    assert same is x
-    assert none is None
+    assert torch.equal(dropped, x * mask)
+    # Each 64-bit word yields four draws, so each quarter of the mask is checked, too.
+    numbers = mask.flatten()
+    for part in (numbers, *(numbers[start::4] for start in range(4))):
+        five_standard_errors = 5 * math.sqrt(0.95 * 0.05 / part.numel())
+        assert abs(part.double().mean().item() - 0.95) < five_standard_errors
 
 
-def test_rotation_by_hand() -> None:
-    # Two pairs, (1, 3) and (2, 4), turned by 90 and 180 degrees: (-3, 1) and (-2, -4).
-    x = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 1, 4).requires_grad_()
-    cos, sin = (
-        torch.tensor([0.0, -1.0, 0.0, -1.0]).view(1, 1, 4),
-        torch.tensor([1.0, 0.0, 1.0, 0.0]).view(1, 1, 4),
-    )
-    found = lora_kernels.rotated(x, cos, sin)
-    assert found.flatten().tolist() == [-3.0, -2.0, 1.0, -4.0]
-    # A rotation's gradient is turned back: (5, 7) and (6, 8) by -90 and -180 degrees.
-    (gradient,) = torch.autograd.grad(found, x, torch.tensor([5.0, 6.0, 7.0, 8.0]).view(1, 1, 1, 4))
-    assert gradient.flatten().tolist() == [7.0, -6.0, -5.0, -8.0]
+def test_without_dropout_there_is_no_mask_and_no_copy() -> None:
+    x = torch.randn(3, 4)
+    dropped, mask = lora_kernels.drop_unscaled(x, 0.0)
+    assert dropped is x
+    assert mask is None
 
 
-def test_a_gated_value_by_hand() -> None:
-    # silu(x) = x / (1 + exp(-x)); its slope at 0 is 1/2. At ln 3 the sigmoid is 3/4, the slope 3/4 + ln 3 x 3/4 x 1/4.
-    three = math.log(3)
-    gate, up = (
-        torch.tensor([0.0, three], requires_grad=True),
-        torch.tensor([4.0, 2.0], requires_grad=True),
-    )
-    found = lora_kernels.gated(gate, up)
-    assert found.tolist() == pytest.approx([0.0, 1.5 * three])
-    by_gate, by_up = torch.autograd.grad(found, [gate, up], torch.tensor([1.0, 10.0]))
-    assert by_gate.tolist() == pytest.approx([2.0, 20 * (0.75 + three * 3 / 16)])
-    assert by_up.tolist() == pytest.approx([0.0, 7.5 * three])
+# --- attention and MLP -------------------------------------------------------------------------
 
 
-def test_attention_in_bfloat16_is_torchs(tiny: Path) -> None:
+def one_head(*values: float) -> Tensor:
+    """Return the values of one token and one head."""
+    return torch.tensor(values, dtype=torch.float32).view(1, 1, 1, 4)
+
+
+def test_rotary_embedding_turns_pairs_of_values() -> None:
+    # The pairs (1, 3) and (2, 4) are rotated by 90 and 180 degrees to (-3, 1) and (-2, -4).
+    cos = torch.tensor([0.0, -1.0, 0.0, -1.0])
+    sin = torch.tensor([1.0, 0.0, 1.0, 0.0])
+
+    def rotate(x: Tensor) -> Tensor:
+        return lora_kernels.apply_rotary(x, cos.view(1, 1, 4), sin.view(1, 1, 4))
+
+    found = differentiate(rotate, one_head(1, 2, 3, 4), one_head(5, 6, 7, 8))
+    assert torch.equal(found.output, one_head(-3, -2, 1, -4))
+    # The gradient (5, 7) and (6, 8) is rotated by -90 and -180 degrees.
+    assert torch.equal(found.gradient, one_head(7, -6, -5, -8))
+
+
+def test_swiglu_by_hand() -> None:
+    # silu(x) = x / (1 + exp(-x)), with slope 1/2 at 0. At ln 3 the sigmoid is 3/4, and the slope is
+    # 3/4 + ln 3 x 3/4 x 1/4.
+    slope = 0.75 + LN_3 * 3 / 16
+    gate = torch.tensor([0.0, LN_3], requires_grad=True)
+    up = torch.tensor([4.0, 2.0], requires_grad=True)
+    found = lora_kernels.swiglu(gate, up)
+    assert found.tolist() == pytest.approx([0.0, 1.5 * LN_3])
+    upstream = torch.tensor([1.0, 10.0])
+    gradients = torch.autograd.grad(found, [gate, up], upstream)
+    gate_gradient, up_gradient = gradients
+    assert gate_gradient.tolist() == pytest.approx([2.0, 20 * slope])
+    assert up_gradient.tolist() == pytest.approx([0.0, 7.5 * LN_3])
+
+
+class AttentionCase(NamedTuple):
+    """A bfloat16 attention layer with inputs and an upstream gradient."""
+
+    layer: Any
+    x: Tensor
+    position: tuple[Tensor, Tensor]
+    upstream: Tensor
+
+
+@pytest.fixture
+def attention(tiny: Path) -> AttentionCase:
     torch.manual_seed(11)
-    layer = load_model(tiny, "bfloat16").model.layers[0].self_attn.requires_grad_(False).bfloat16()
-    heads = layer.config.num_attention_heads, layer.config.num_key_value_heads
-    assert heads[0] > heads[1]
-    x, upstream = (
-        torch.randn(2, 70, 256).bfloat16().requires_grad_(),
-        torch.randn(2, 70, 256).bfloat16(),
+    layer = load_model(tiny, "bfloat16").model.layers[0].self_attn
+    layer = layer.requires_grad_(False).bfloat16()
+    config = layer.config
+    # Grouped-query attention has fewer key heads than query heads.
+    assert config.num_attention_heads > config.num_key_value_heads
+    shape = (2, 70, 256)
+    half_angles = torch.rand(1, 70, layer.head_dim // 2)
+    angles = half_angles.repeat(1, 1, 2) * 6
+    return AttentionCase(
+        layer=layer,
+        x=torch.randn(shape).bfloat16(),
+        position=(angles.cos().bfloat16(), angles.sin().bfloat16()),
+        upstream=torch.randn(shape).bfloat16(),
     )
-    angles = torch.rand(1, 70, layer.head_dim // 2).repeat(1, 1, 2) * 6
-    position = angles.cos().bfloat16(), angles.sin().bfloat16()
-    found, _ = lora_kernels.attended(layer, x, position)
-    with Widths("flash_attention_for_cpu_backward") as widths:
-        (our,) = torch.autograd.grad(found, x, upstream)
-    assert widths.found == [torch.float32]
-    exact, wide = copy.deepcopy(layer).double(), x.detach().double().requires_grad_()
-    wanted, _ = exact(wide, (position[0].double(), position[1].double()))
-    (theirs,) = torch.autograd.grad(wanted, wide, upstream.double())
-    plain, _ = layer(x, position)
-    (before,) = torch.autograd.grad(plain, x, upstream)
-    # No further from float64 than the library's own way.
-    for one, other, true in ((found, plain, wanted), (our, before, theirs)):
-        assert (one - true).norm() <= 1.05 * (other - true).norm()
-        assert (one - true).norm() <= 0.01 * true.norm()
 
 
-@pytest.mark.parametrize(("rows", "part"), [(2, 1), (2, 2), (3, 2), (256, 16)])
-def test_the_loss_of_three_tokens_by_hand(
-    rows: int, part: int, monkeypatch: pytest.MonkeyPatch
+def attend_in_float64(case: AttentionCase) -> Result:
+    """Return the library's attention in float64."""
+    layer = copy.deepcopy(case.layer).double()
+    cos, sin = case.position
+    position = (cos.double(), sin.double())
+
+    def attend(x: Tensor) -> Any:
+        return layer(x, position)[0]
+
+    return differentiate(attend, case.x.double(), case.upstream.double())
+
+
+def attend_in_bfloat16(case: AttentionCase) -> Result:
+    """Return the library's attention in bfloat16."""
+
+    def attend(x: Tensor) -> Any:
+        return case.layer(x, case.position)[0]
+
+    return differentiate(attend, case.x, case.upstream)
+
+
+def attend_by_kernel(case: AttentionCase) -> Result:
+    """Return the kernel's attention in bfloat16."""
+
+    def attend(x: Tensor) -> Tensor:
+        return lora_kernels.attention_forward(case.layer, x, case.position)[0]
+
+    return differentiate(attend, case.x, case.upstream)
+
+
+def test_attention_in_bfloat16_is_no_further_from_float64_than_torchs(
+    attention: AttentionCase,
 ) -> None:
-    monkeypatch.setattr(lora_kernels, "ROWS", rows)
-    monkeypatch.setattr(lora_kernels, "PART", part)
-    # Logits (ln 3, 0), (0, ln 3) and (0, 0): probabilities 3/4, 1/4; 1/4, 3/4; 1/2, 1/2.
-    three = math.log(3)
-    hidden = torch.tensor([[three, 0.0], [0.0, three], [0.0, 0.0]], requires_grad=True)
-    total, right = lora_kernels.answer_loss(hidden, torch.eye(2), torch.tensor([0, 0, 1]))
-    total.backward()  # type: ignore[no-untyped-call]
-    assert total.item() == pytest.approx(math.log(4 / 3) + math.log(4) + math.log(2))
-    assert right.item() == 1
-    assert hidden.grad is not None
-    assert hidden.grad.flatten().tolist() == pytest.approx([-0.25, 0.25, -0.75, 0.75, 0.5, -0.5])
-    # In bfloat16 the gradient is rounded once: 0.75 / 1,100 lies nearest to 0.00068283, 0.75 times a rounded 1 / 1,100 does not.
-    short = torch.tensor([[0.0, three]], dtype=torch.bfloat16, requires_grad=True)
-    total, _ = lora_kernels.answer_loss(
-        short, torch.eye(2, dtype=torch.bfloat16), torch.tensor([0])
-    )
-    (total / 1100).backward()  # type: ignore[no-untyped-call]
-    assert short.grad is not None
-    assert short.grad.flatten().tolist() == pytest.approx([-0.00068283, 0.00068283], rel=1e-4)
-    empty, none = lora_kernels.answer_loss(
-        hidden[:0], torch.eye(2), torch.tensor([], dtype=torch.int64)
-    )
-    assert (empty.item(), none.item()) == (0.0, 0)
+    exact = attend_in_float64(attention)
+    library = attend_in_bfloat16(attention)
+    ours = attend_by_kernel(attention)
+    for found, other, true in zip(ours, library, exact, strict=True):
+        error = (found - true).norm()
+        library_error = (other - true).norm()
+        assert error <= 1.05 * library_error
+        assert error <= 0.01 * true.norm()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_norm_is_llamas(dtype: torch.dtype) -> None:
+def test_attentions_backward_pass_computes_in_float32(attention: AttentionCase) -> None:
+    with DtypeRecorder("flash_attention_for_cpu_backward") as recorder:
+        attend_by_kernel(attention)
+    assert recorder.found == [torch.float32]
+
+
+# --- loss and norm -----------------------------------------------------------------------------
+
+
+class Loss(NamedTuple):
+    """A fused loss with its gradient."""
+
+    total: float
+    correct: float
+    gradient: list[float]
+
+
+def fused_loss(hidden: Tensor, targets: list[int], divisor: int = 1) -> Loss:
+    """Return the loss of a head that is the identity.
+
+    The gradient is that of loss / divisor.
+    """
+    leaf = hidden.requires_grad_()
+    head = torch.eye(2, dtype=hidden.dtype)
+    ids = torch.tensor(targets, dtype=torch.int64)
+    total, correct = lora_kernels.fused_linear_cross_entropy(leaf, head, ids)
+    (total / divisor).backward()  # type: ignore[no-untyped-call]
+    assert leaf.grad is not None
+    return Loss(total.item(), correct.item(), leaf.grad.flatten().tolist())
+
+
+@pytest.mark.parametrize(("logits_rows", "softmax_rows"), [(2, 1), (2, 2), (3, 2), (256, 16)])
+def test_loss_and_gradient_of_three_tokens_by_hand(
+    logits_rows: int, softmax_rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lora_kernels, "LOGITS_CHUNK_ROWS", logits_rows)
+    monkeypatch.setattr(lora_kernels, "SOFTMAX_CHUNK_ROWS", softmax_rows)
+    # The probabilities are 3/4, 1/4; 1/4, 3/4; 1/2, 1/2.
+    hidden = torch.tensor([[LN_3, 0.0], [0.0, LN_3], [0.0, 0.0]])
+    loss = fused_loss(hidden, [0, 0, 1])
+    assert loss.total == pytest.approx(math.log(4 / 3) + math.log(4) + math.log(2))
+    assert loss.correct == 1
+    assert loss.gradient == pytest.approx([-0.25, 0.25, -0.75, 0.75, 0.5, -0.5])
+
+
+def test_the_gradient_of_a_bfloat16_loss_is_rounded_once() -> None:
+    hidden = torch.tensor([[0.0, LN_3]], dtype=torch.bfloat16)
+    loss = fused_loss(hidden, [0], divisor=1100)
+    # 0.75 / 1,100 rounds to 0.00068283; 0.75 times a rounded 1 / 1,100 does not.
+    assert loss.gradient == pytest.approx([-0.00068283, 0.00068283], rel=1e-4)
+
+
+def test_the_loss_of_no_tokens_is_zero() -> None:
+    loss = fused_loss(torch.zeros(0, 2), [])
+    assert loss == Loss(total=0.0, correct=0, gradient=[])
+
+
+def norm_in_float64(layer: LlamaRMSNorm, x: Tensor) -> Tensor:
+    """Return the norm by its formula."""
+    mean_square = x.square().mean(-1, keepdim=True)
+    rms = (mean_square + layer.variance_epsilon).sqrt()
+    output: Tensor = layer.weight.double() * x / rms
+    return output
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_the_norm_is_that_of_llama(dtype: torch.dtype, tolerance: float) -> None:
     torch.manual_seed(5)
     layer = LlamaRMSNorm(64, eps=1e-5).to(dtype)
     layer.weight.data.uniform_(0.5, 1.5)
     layer.weight.requires_grad_(False)
-    x = torch.randn(4, 9, 64).to(dtype).requires_grad_()
-    gradient = torch.randn(4, 9, 64).to(dtype)
-    exact = x.detach().double().requires_grad_()
-    wanted = layer.weight.double() * exact / (exact.square().mean(-1, keepdim=True) + 1e-5).sqrt()
-    (by,) = torch.autograd.grad(wanted, exact, gradient.double())
-    found = lora_kernels.normalised(layer, x)
-    (our,) = torch.autograd.grad(found, x, gradient)
-    tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-    torch.testing.assert_close(found, wanted.to(dtype), rtol=tolerance, atol=tolerance)
-    torch.testing.assert_close(our, by.to(dtype), rtol=tolerance, atol=tolerance)
+    x, upstream = torch.randn(2, 4, 9, 64).to(dtype)
+
+    def formula(values: Tensor) -> Tensor:
+        return norm_in_float64(layer, values)
+
+    def kernel(values: Tensor) -> Tensor:
+        return lora_kernels.rms_norm_forward(layer, values)
+
+    exact = differentiate(formula, x.double(), upstream.double())
+    found = differentiate(kernel, x, upstream)
+    for ours, true in zip(found, exact, strict=True):
+        expected = true.to(dtype)
+        torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
 
 
-def test_only_what_the_functions_are_for_is_replaced(tiny: Path) -> None:
-    model = lora(tiny, 0.0)
-    bias = model.base_model.model.model.layers[0].mlp.up_proj
-    bias.base_layer.bias = torch.nn.Parameter(torch.zeros(256))
+# --- models ------------------------------------------------------------------------------------
+
+
+def test_use_kernels_replaces_only_supported_layers(tiny: Path) -> None:
+    model = lora_model(tiny, 0.0)
+    with_bias = model.base_model.model.model.layers[0].mlp.up_proj
+    with_bias.base_layer.bias = torch.nn.Parameter(torch.zeros(256))
     lora_kernels.use_kernels(model)
     replaced = [name for name, layer in model.named_modules() if "forward" in vars(layer)]
-    # Seven linear layers, two norms, attention and MLP a block, and the last norm; less the layer with a bias.
+    # Seven linear layers, two norms, attention and MLP per block, and the last norm, without the
+    # layer with a bias.
     assert len(replaced) == 2 * 11 + 1 - 1
     assert not any(name.endswith("layers.0.mlp.up_proj") for name in replaced)

@@ -1,4 +1,4 @@
-"""How models are loaded: the precision of their weights, and the one that they are computed in."""
+"""Test the precision of loaded weights and of the arithmetic with them."""
 
 import platform
 from pathlib import Path
@@ -13,36 +13,37 @@ from bula.models import load_model
 from bula.params import DirectoryModel, load_params
 from stages import generate
 from stages.ingest.models import ingest_base
+from stages.quantize import convert
 from stages.train import checkpoints
 from stages.train.checkpoints import fingerprint
 
 
-@pytest.fixture(params=[True, False], ids=["with-bfloat16-products", "without"])
-def products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether this test's machine is a CPU that multiplies bfloat16 by instructions of its own."""
+@pytest.fixture(params=[True, False], ids=["bfloat16-matmul", "no-bfloat16-matmul"])
+def fast_bfloat16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Return whether this test's machine is a CPU with bfloat16 instructions."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda: request.param)
     return bool(request.param)
 
 
 @pytest.mark.parametrize(
-    ("machine", "avx512_bf16", "amx", "one_dnn", "has"),
+    ("machine", "avx512_bf16", "amx", "one_dnn", "expected"),
     [
         ("x86_64", True, False, True, True),
         ("AMD64", False, True, True, True),
-        # AVX-512 alone: oneDNN takes bfloat16 and widens it.
+        # With plain AVX-512, oneDNN accepts bfloat16 and widens it.
         ("x86_64", False, False, True, False),
         ("x86_64", False, False, False, False),
         ("aarch64", False, False, True, True),
         ("arm64", False, False, False, False),
     ],
 )
-def test_who_has_bfloat16_products(
+def test_bfloat16_matmul_needs_an_instruction_on_x86_and_onednn_elsewhere(
     machine: str,
     avx512_bf16: bool,
     amx: bool,
     one_dnn: bool,
-    has: bool,
+    expected: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("platform.machine", lambda: machine)
@@ -50,100 +51,100 @@ def test_who_has_bfloat16_products(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: one_dnn)
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
-    assert has_bfloat16_matmul() is has
+    assert has_bfloat16_matmul() is expected
 
 
-@pytest.mark.parametrize(
-    ("cpu", "found"),
-    [
-        (
-            {"cpu_name": "Intel Xeon", "avx512_fp16": True, "avx512_bf16": True, "amx_bf16": False},
-            torch.float32,
-        ),
-        (
-            {"cpu_name": "Intel Xeon", "avx512_fp16": True, "avx512_bf16": True, "amx_bf16": True},
-            torch.bfloat16,
-        ),
-        (
-            {
-                "cpu_name": "Intel Xeon",
-                "avx512_fp16": False,
-                "avx512_bf16": True,
-                "amx_bf16": False,
-            },
-            torch.bfloat16,
-        ),
-        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
-        ({"bf16": True}, torch.bfloat16),
-    ],
-    ids=["AMX-hidden", "AMX", "Cooper-Lake", "AMD", "ARM"],
-)
-def test_products_are_widened_where_that_is_faster(
-    cpu: dict[str, object], found: torch.dtype, monkeypatch: pytest.MonkeyPatch
+def intel(**features: bool) -> dict[str, object]:
+    """Return the capabilities of an Intel CPU, as torch reports them."""
+    return {"cpu_name": "Intel Xeon", "avx512_bf16": True, **features}
+
+
+CPUS: dict[str, tuple[dict[str, object], torch.dtype]] = {
+    "AMX-hidden": (intel(avx512_fp16=True, amx_bf16=False), torch.float32),
+    "AMX": (intel(avx512_fp16=True, amx_bf16=True), torch.bfloat16),
+    "Cooper-Lake": (intel(avx512_fp16=False, amx_bf16=False), torch.bfloat16),
+    "AMD": ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+    "ARM": ({"bf16": True}, torch.bfloat16),
+}
+
+
+@pytest.mark.parametrize("name", CPUS)
+def test_bfloat16_matmuls_are_widened_only_on_intel_with_hidden_amx(
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The pinned torch names these.
-    assert platform.machine() != "x86_64" or {
-        "cpu_name",
-        "avx512_fp16",
-        "avx512_bf16",
-        "amx_bf16",
-    } <= set(torch.cpu.get_capabilities())
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: cpu)
-    assert matmul_dtype(torch.bfloat16, "cpu") == found
+    capabilities, expected = CPUS[name]
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert matmul_dtype(torch.bfloat16, "cpu") == expected
     assert matmul_dtype(torch.bfloat16, "cuda") == torch.bfloat16
     assert matmul_dtype(torch.float32, "cpu") == torch.float32
 
 
-def test_bfloat16_is_computed_in_float32_only_where_it_must(products: bool) -> None:
-    assert compute_dtype("bfloat16") == ("bfloat16" if products else "float32")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the names are those of x86")
+def test_torch_reports_the_capabilities_that_matmul_dtype_reads() -> None:
+    names = {"cpu_name", "avx512_fp16", "avx512_bf16", "amx_bf16"}
+    assert names <= set(torch.cpu.get_capabilities())
+
+
+def test_bfloat16_is_computed_in_float32_only_without_instructions(fast_bfloat16: bool) -> None:
+    assert compute_dtype("bfloat16") == ("bfloat16" if fast_bfloat16 else "float32")
     assert compute_dtype("float32") == "float32"
-    computed = compute_dtype("bfloat16")
-    assert generate.settings("transformers", "bfloat16") == {
-        "engine": "transformers",
-        "dtype": "bfloat16",
-        "compute_dtype": computed,
-    }
-    # A plan for a GPU, made on this machine.
+
+
+def test_a_plan_for_a_gpu_computes_in_bfloat16(fast_bfloat16: bool) -> None:
     assert compute_dtype("bfloat16", "cuda") == "bfloat16"
 
 
-def test_weights_are_those_of_dtype_whatever_they_are_computed_in(
-    products: bool, tiny: Path, tmp_path: Path
+def test_settings_of_generate_name_both_precisions(fast_bfloat16: bool) -> None:
+    assert generate.settings("transformers", "bfloat16") == {
+        "engine": "transformers",
+        "dtype": "bfloat16",
+        "compute_dtype": "bfloat16" if fast_bfloat16 else "float32",
+    }
+
+
+@pytest.mark.parametrize("format_name", ["directory", "gguf"])
+def test_loaded_weights_are_rounded_to_dtype_and_held_in_the_compute_dtype(
+    format_name: str, fast_bfloat16: bool, tiny: Path, tmp_path: Path
 ) -> None:
-    from stages.quantize import convert
-
-    convert(tiny, "f32", tmp_path / "tiny.gguf")
+    path = tiny
+    if format_name == "gguf":
+        path = tmp_path / "tiny.gguf"
+        convert(tiny, "f32", path)
+    # The file of the two-layer model contains bfloat16 numbers.
     exact = load_file(tiny / "model.safetensors")
-    for path in (tiny, tmp_path / "tiny.gguf"):
-        model = load_model(path, "bfloat16")
-        assert {weight.dtype for weight in model.parameters()} == {
-            torch.bfloat16 if products else torch.float32
-        }
-        for name, weight in model.named_parameters():
-            assert torch.equal(weight.float(), exact[name].float())
-        # Rounded to bfloat16 they would turn late positions by other angles.
-        assert model.model.rotary_emb.inv_freq.dtype == torch.float32
+    model = load_model(path, "bfloat16")
+    expected = torch.bfloat16 if fast_bfloat16 else torch.float32
+    assert {weight.dtype for weight in model.parameters()} == {expected}
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight.float(), exact[name].float())
+    # In bfloat16, the RoPE angles of late positions would be wrong.
+    assert model.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
-def test_ingest_writes_dtype_whatever_it_is_computed_in(
-    products: bool, tiny: Path, tmp_path: Path
+def test_ingest_writes_weights_in_dtype_on_every_machine(
+    fast_bfloat16: bool, tiny: Path, tmp_path: Path
 ) -> None:
     source = DirectoryModel.model_validate(
         {"kind": "directory", "path": str(tiny), "license": "apache-2.0"}
     )
     ingest_base(source, "bfloat16", tmp_path / "base", load_params().ingest.limits)
-    assert {weight.dtype for weight in load_file(tmp_path / "base/model.safetensors").values()} == {
-        torch.bfloat16
-    }
+    weights = load_file(tmp_path / "base/model.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
 
 
-def test_a_checkpoint_of_another_precision_is_not_gone_on_from(
+def test_training_does_not_resume_a_checkpoint_of_another_precision(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    params, found = load_params(), set()
-    # Products in bfloat16, products of it in float32, and all in float32.
-    for has, wide in ((True, torch.bfloat16), (True, torch.float32), (False, torch.float32)):
-        monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda has=has: has)
-        monkeypatch.setattr(checkpoints, "matmul_dtype", lambda dtype, place, wide=wide: wide)
-        found.add(fingerprint(params, []))
-    assert len(found) == (2 if torch.cuda.is_available() else 3)
+    params = load_params()
+
+    def fingerprint_on(has_instructions: bool, matmul: torch.dtype) -> str:
+        monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda: has_instructions)
+        monkeypatch.setattr(checkpoints, "matmul_dtype", lambda dtype, place: matmul)
+        return fingerprint(params, [])
+
+    fingerprints = {
+        fingerprint_on(True, torch.bfloat16),
+        fingerprint_on(True, torch.float32),
+        fingerprint_on(False, torch.float32),
+    }
+    assert len(fingerprints) == (2 if torch.cuda.is_available() else 3)

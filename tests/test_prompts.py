@@ -1,4 +1,6 @@
+import json
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from transformers import PreTrainedTokenizerBase
@@ -8,6 +10,7 @@ from bula.models import load_tokenizer
 from bula.prompts import SYSTEM_PROMPT, encode, encode_prompt, prompt_hash, token_lengths
 from bula.records import Example
 from bula.serving import serve_llama_cpp
+from stages.quantize import convert
 
 EXAMPLE = Example(
     id="0" * 16,
@@ -29,16 +32,22 @@ def test_the_prompt_is_the_chat_up_to_the_assistants_turn(
 ) -> None:
     text = tokenizer.decode(encode_prompt(tokenizer, EXAMPLE.question))
     assert text == (
-        f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\nPosso tomar sol?<|im_end|>\n<|im_start|>assistant\n"
+        f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n"
+        "<|im_start|>user\nPosso tomar sol?<|im_end|>\n"
+        "<|im_start|>assistant\n"
     )
 
 
-def test_only_the_answer_and_the_end_of_turn_are_supervised(
+def test_the_completion_is_the_answer_and_the_end_of_turn(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
     encoded = encode(tokenizer, EXAMPLE)
     assert tokenizer.decode(encoded.completion) == "Sim, com protetor.<|im_end|>"
     assert encoded.completion[-1] == tokenizer.eos_token_id
+
+
+def test_only_the_completion_is_supervised(tokenizer: PreTrainedTokenizerBase) -> None:
+    encoded = encode(tokenizer, EXAMPLE)
     supervised = [label for label in encoded.labels if label != -100]
     assert supervised == encoded.completion
     assert len(encoded.labels) == len(encoded.input_ids)
@@ -48,7 +57,7 @@ def test_the_padding_token_is_not_the_end_of_turn(tokenizer: PreTrainedTokenizer
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
 
 
-def test_a_template_that_never_ends_a_turn_is_refused(smollm2: Path) -> None:
+def test_a_template_without_an_end_of_turn_is_refused(smollm2: Path) -> None:
     broken = load_tokenizer(smollm2)
     broken.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     with pytest.raises(UserError, match=r"ends a turn without '<\|im_end\|>'"):
@@ -78,7 +87,7 @@ def test_a_template_that_does_not_continue_its_prompt_is_refused(smollm2: Path) 
         ("{{ 'a' + 1 }}", "TypeError"),
     ],
 )
-def test_what_a_template_raises_becomes_a_user_error(
+def test_an_error_of_a_template_becomes_a_user_error(
     template: str, name: str, smollm2: Path
 ) -> None:
     broken = load_tokenizer(smollm2)
@@ -87,8 +96,8 @@ def test_what_a_template_raises_becomes_a_user_error(
         encode_prompt(broken, EXAMPLE.question)
 
 
-def test_the_prompt_hash_tells_prompts_apart() -> None:
-    # The digits of "1 23" and "12 3" are the same; the ids are not.
+def test_different_prompts_have_different_hashes() -> None:
+    # Both prompts have the digits 1, 2 and 3.
     assert prompt_hash([1, 23]) != prompt_hash([12, 3])
     assert prompt_hash([1, 23]) == prompt_hash([1, 23])
 
@@ -96,16 +105,14 @@ def test_the_prompt_hash_tells_prompts_apart() -> None:
 def test_llama_cpp_splits_text_into_the_same_tokens(
     tokenizer: PreTrainedTokenizerBase, tiny: Path, tmp_path: Path
 ) -> None:
-    import json
-    from urllib.request import Request, urlopen
-
-    from stages.quantize import convert
-
     convert(tiny, "bf16", tmp_path / "tiny.gguf")
     text = "Tome 1.500 mg às 22h, não mais;  Coração à noite?\n\n- ação: 3,5 ml/kg"
     body = json.dumps({"content": text, "add_special": False}).encode()
     with serve_llama_cpp(tmp_path / "tiny.gguf", 1, 256) as [endpoint]:
-        headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.key}"}
+        headers = {
+            "Content-Type": "application/json",
+            "Authorization": f"Bearer {endpoint.key}",
+        }
         request = Request(endpoint.url.removesuffix("/v1") + "/tokenize", body, headers)
         tokens = json.load(urlopen(request))["tokens"]
     assert tokens == tokenizer(text, add_special_tokens=False)["input_ids"]

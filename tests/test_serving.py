@@ -1,4 +1,4 @@
-"""Local servers answer this process alone, prove themselves first, and fail in a sentence."""
+"""Test access to local servers, their life, and their failures."""
 
 import asyncio
 import json
@@ -9,7 +9,10 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +25,7 @@ import pytest
 
 from bula import serving, vllm_guard
 from bula.errors import UserError
-from bula.serving import LOCAL, Endpoint
+from bula.serving import WITHOUT_PROXY, Endpoint
 from stages import quantize
 
 
@@ -42,16 +45,37 @@ def endpoint(file: Path) -> Iterator[Endpoint]:
 def send(
     url: str, headers: dict[str, str], method: str = "GET", body: bytes | None = None
 ) -> tuple[int, dict[str, str], bytes]:
-    """Return status, headers and body of a request."""
+    """Send a request, and return status, headers and body of the reply."""
+    request = Request(url, body, headers, method=method)
     try:
-        with LOCAL.open(Request(url, body, headers, method=method), timeout=20) as reply:
+        with WITHOUT_PROXY.open(request, timeout=20) as reply:
             return reply.status, dict(reply.headers), reply.read()
     except HTTPError as error:
         return error.code, dict(error.headers), error.read()
 
 
-PATHS = ("props", "slots", "metrics", "v1/models", "models", "api/tags", "lora-adapters")
-POSTS = (
+def root(endpoint: Endpoint) -> str:
+    """Return the address of a server without the path of its API."""
+    return endpoint.url.removesuffix("/v1")
+
+
+def with_key(endpoint: Endpoint) -> dict[str, str]:
+    """Return the headers of a request that has the correct key."""
+    return {"Authorization": f"Bearer {endpoint.key}"}
+
+
+without_the_key = pytest.mark.parametrize(
+    "key",
+    [
+        {},
+        {"Authorization": "Bearer local"},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Basic Og=="},
+    ],
+    ids=["no key", "wrong key", "empty key", "basic authentication"],
+)
+GET_PATHS = ("props", "slots", "metrics", "v1/models", "models", "api/tags", "lora-adapters")
+POST_PATHS = (
     "completion",
     "v1/completions",
     "v1/chat/completions",
@@ -63,78 +87,108 @@ POSTS = (
 )
 
 
-@pytest.mark.parametrize("authorization", ["", "Bearer local", "Bearer ", "Basic Og=="])
-def test_llama_cpp_answers_no_stranger(authorization: str, endpoint: Endpoint) -> None:
-    root = endpoint.url.removesuffix("/v1")
-    key = {"Content-Type": "application/json"}
-    if authorization:
-        key["Authorization"] = authorization
-    for path in PATHS:
-        assert send(f"{root}/{path}", key)[0] in (401, 404)
-    for path in POSTS:
-        status, _, body = send(f"{root}/{path}", key, "POST", b'{"prompt": [1], "content": "a"}')
-        assert status in (401, 404)
-        assert b"SECRET" not in body
-    assert send(f"{root}/props", {"Host": "evil.example"})[0] == 401
-    assert send(f"{root}/", key)[0] == 404
-    assert send(f"{root}/health", key)[2] == b'{"status":"ok"}'
+@without_the_key
+@pytest.mark.parametrize("path", GET_PATHS)
+def test_llama_cpp_refuses_get_requests_without_the_key(
+    path: str, key: dict[str, str], endpoint: Endpoint
+) -> None:
+    status, _, _ = send(f"{root(endpoint)}/{path}", key)
+    assert status in (401, 404)
 
 
-def test_llama_cpp_allows_no_web_page(endpoint: Endpoint) -> None:
-    root = endpoint.url.removesuffix("/v1")
+@without_the_key
+@pytest.mark.parametrize("path", POST_PATHS)
+def test_llama_cpp_refuses_post_requests_without_the_key(
+    path: str, key: dict[str, str], endpoint: Endpoint
+) -> None:
+    headers = {"Content-Type": "application/json", **key}
+    content = b'{"prompt": [1], "content": "a"}'
+    status, _, body = send(f"{root(endpoint)}/{path}", headers, "POST", content)
+    assert status in (401, 404)
+    assert b"SECRET" not in body
+
+
+@without_the_key
+def test_llama_cpp_shows_only_its_health_without_the_key(
+    key: dict[str, str], endpoint: Endpoint
+) -> None:
+    status, _, _ = send(f"{root(endpoint)}/", key)
+    assert status == 404
+    _, _, body = send(f"{root(endpoint)}/health", key)
+    assert body == b'{"status":"ok"}'
+
+
+def test_llama_cpp_refuses_another_host_name_without_the_key(endpoint: Endpoint) -> None:
+    status, _, _ = send(f"{root(endpoint)}/props", {"Host": "evil.example"})
+    assert status == 401
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("OPTIONS", "completion"), ("GET", "props"), ("GET", "health")]
+)
+def test_llama_cpp_allows_no_web_page(method: str, path: str, endpoint: Endpoint) -> None:
     asked = {
         "Origin": "https://evil.example",
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization",
     }
-    for method, path in (("OPTIONS", "completion"), ("GET", "props"), ("GET", "health")):
-        _, headers, _ = send(f"{root}/{path}", asked, method)
-        assert headers.get("Access-Control-Allow-Origin", "") == ""
-        assert headers.get("Access-Control-Allow-Credentials", "false") == "false"
+    _, headers, _ = send(f"{root(endpoint)}/{path}", asked, method)
+    assert headers.get("Access-Control-Allow-Origin", "") == ""
+    assert headers.get("Access-Control-Allow-Credentials", "false") == "false"
 
 
-def test_llama_cpp_listens_on_loopback_with_a_key_that_no_argument_shows(
-    endpoint: Endpoint,
-) -> None:
-    port = int(endpoint.url.split(":")[2].removesuffix("/v1"))
-    found = [
-        child
-        for child in psutil.Process().children()
-        if "llama_server.py" in " ".join(child.cmdline())
-    ]
-    listening = {
-        tuple(s.laddr)
-        for child in found
-        for s in child.net_connections()
-        if s.status == psutil.CONN_LISTEN
-    }
+def llama_servers() -> list[psutil.Process]:
+    """Return the llama.cpp servers that this process started."""
+    children = psutil.Process().children()
+    return [child for child in children if "llama_server.py" in " ".join(child.cmdline())]
+
+
+def test_llama_cpp_listens_only_on_loopback(endpoint: Endpoint) -> None:
+    listening = set()
+    for server in llama_servers():
+        for connection in server.net_connections():
+            if connection.status == psutil.CONN_LISTEN:
+                listening.add(tuple(connection.laddr))
+    port = int(root(endpoint).rpartition(":")[2])
     assert ("127.0.0.1", port) in listening
     assert {address for address, _ in listening} == {"127.0.0.1"}
-    for child in found:
-        assert endpoint.key not in " ".join([*child.cmdline(), *child.environ().values()])
+
+
+def test_arguments_and_environment_of_llama_cpp_contain_no_key(endpoint: Endpoint) -> None:
+    servers = llama_servers()
+    assert servers
+    for server in servers:
+        assert endpoint.key not in " ".join([*server.cmdline(), *server.environ().values()])
+
+
+def test_an_endpoint_shows_its_address_but_not_its_key(endpoint: Endpoint) -> None:
+    # 32 random bytes in base64.
     assert len(endpoint.key) >= 43
-    assert str(endpoint) == repr(endpoint) == f"{endpoint.url}"
+    assert str(endpoint) == endpoint.url
+    assert repr(endpoint) == endpoint.url
 
 
-def test_the_true_key_is_accepted_and_the_files_path_is_not_told(endpoint: Endpoint) -> None:
-    assert endpoint.key
-    status, _, body = send(f"{endpoint.url}/models", {"Authorization": f"Bearer {endpoint.key}"})
+def test_the_correct_key_is_accepted(endpoint: Endpoint) -> None:
+    status, _, body = send(f"{endpoint.url}/models", with_key(endpoint))
     assert status == 200
     assert json.loads(body)["data"]
+
+
+def test_replies_do_not_contain_the_files_path(endpoint: Endpoint) -> None:
+    _, _, models = send(f"{endpoint.url}/models", with_key(endpoint))
     with serving.open_client(endpoint) as client:
         reply = client.completions.create(model="x", prompt=[1], max_tokens=2)
-    assert b"SECRET" not in body + reply.model_dump_json().encode()
+    assert b"SECRET" not in models + reply.model_dump_json().encode()
 
 
-def test_each_start_has_another_key(file: Path, endpoint: Endpoint) -> None:
+def test_each_server_has_another_key(file: Path, endpoint: Endpoint) -> None:
     with serving.serve_llama_cpp(file, 1, 64) as [other]:
         assert other.key != endpoint.key
-        assert send(f"{other.url}/models", {"Authorization": f"Bearer {endpoint.key}"})[0] == 401
+        status, _, _ = send(f"{other.url}/models", with_key(endpoint))
+        assert status == 401
 
 
-def test_children_inherit_no_variable_of_openai(
-    file: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_servers_inherit_no_variable_of_openai(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-CANARY")
     before = set(psutil.Process().children())
     with serving.serve_llama_cpp(file, 1, 64):
@@ -143,10 +197,10 @@ def test_children_inherit_no_variable_of_openai(
 
 
 def damage(file: Path, name: bytes, value: int, target: Path) -> Path:
-    """Write the file with another 32-bit value of one key of its header."""
+    """Write a GGUF file with another 32-bit value of one key."""
     content = bytearray(file.read_bytes())
-    place = content.index(name) + len(name) + 4
-    content[place : place + 4] = struct.pack("<I", value)
+    at = content.index(name) + len(name) + 4
+    content[at : at + 4] = struct.pack("<I", value)
     target.write_bytes(content)
     return target
 
@@ -154,41 +208,37 @@ def damage(file: Path, name: bytes, value: int, target: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "value"), [(b"llama.embedding_length", 0), (b"llama.attention.head_count", 0)]
 )
-def test_a_header_that_llama_cpp_refuses_is_a_sentence(
+def test_a_header_that_llama_cpp_refuses_raises_a_user_error(
     name: bytes, value: int, file: Path, tmp_path: Path
 ) -> None:
     broken = damage(file, name, value, tmp_path / "broken.gguf")
     with (
-        pytest.raises(UserError, match=r"broken\.gguf: llama\.cpp ended with "),
+        pytest.raises(UserError, match=r"broken\.gguf: llama\.cpp stopped with "),
         serving.serve_llama_cpp(broken, 1, 64),
     ):
         pass
 
 
-def test_an_abort_of_llama_cpp_is_a_sentence_with_its_last_words(
-    file: Path, tmp_path: Path
-) -> None:
+def test_the_error_for_an_abort_of_llama_cpp_shows_its_log(file: Path, tmp_path: Path) -> None:
     broken = damage(file, b"llama.block_count", 2**31 - 1, tmp_path / "broken.gguf")
-    with (
-        pytest.raises(UserError, match=r"llama\.cpp ended with signal 6 \(.*GGML_ASSERT") as error,
-        serving.serve_llama_cpp(broken, 1, 64),
-    ):
+    message = r"llama\.cpp stopped with signal 6 \(.*GGML_ASSERT"
+    with pytest.raises(UserError, match=message) as error, serving.serve_llama_cpp(broken, 1, 64):
         pass
-    # No debugger's output, which shows arguments.
+    # A debugger's output would show arguments.
     assert "LWP" not in str(error.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"no model \x1b[31m"])
-def test_a_file_that_is_no_model_is_a_sentence(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_no_model_raises_a_user_error(content: bytes, tmp_path: Path) -> None:
     file = tmp_path / "no.gguf"
     file.write_bytes(content)
-    sentence = r"no\.gguf: llama\.cpp ended with exit code 1 \(.*gguf"
-    with pytest.raises(UserError, match=sentence) as error, serving.serve_llama_cpp(file, 2, 64):
+    message = r"no\.gguf: llama\.cpp stopped with exit code 1 \(.*gguf"
+    with pytest.raises(UserError, match=message) as error, serving.serve_llama_cpp(file, 2, 64):
         pass
     assert "\x1b" not in str(error.value)
 
 
-def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
+def test_a_missing_file_raises_a_user_error(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=r"none\.gguf: this file does not exist"),
         serving.serve_llama_cpp(tmp_path / "none.gguf", 1, 64),
@@ -196,7 +246,9 @@ def test_a_missing_file_is_a_sentence(tmp_path: Path) -> None:
         pass
 
 
-def test_a_server_that_hangs_is_a_sentence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_hangs_raises_a_user_error(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(serving, "START_SECONDS", 0)
     with (
         pytest.raises(UserError, match="did not answer within 0 s"),
@@ -205,10 +257,10 @@ def test_a_server_that_hangs_is_a_sentence(file: Path, monkeypatch: pytest.Monke
         pass
 
 
-def test_a_server_that_ends_while_it_works_is_a_sentence(file: Path) -> None:
+def test_a_server_killed_during_its_work_raises_a_user_error(file: Path) -> None:
     before = set(psutil.Process().children())
     with (
-        pytest.raises(UserError, match=r"llama\.cpp ended with signal 9"),
+        pytest.raises(UserError, match=r"llama\.cpp stopped with signal 9"),
         serving.serve_llama_cpp(file, 1, 64) as [endpoint],
     ):
         [child] = set(psutil.Process().children()) - before
@@ -217,7 +269,7 @@ def test_a_server_that_ends_while_it_works_is_a_sentence(file: Path) -> None:
             client.completions.create(model="x", prompt=[1], max_tokens=1)
 
 
-def test_a_failed_connection_to_a_living_server_is_a_sentence(file: Path) -> None:
+def test_a_failed_connection_to_a_running_server_raises_a_user_error(file: Path) -> None:
     with (
         pytest.raises(UserError, match=r"a request to llama\.cpp failed"),
         serving.serve_llama_cpp(file, 1, 64),
@@ -226,12 +278,14 @@ def test_a_failed_connection_to_a_living_server_is_a_sentence(file: Path) -> Non
 
 
 class Impostor(ThreadingHTTPServer):
-    """Answers every request with one status, and keeps what keys it saw."""
+    """Answer with the given statuses in turn, and keep received keys."""
 
     daemon_threads = True
 
     def __init__(self, statuses: list[int]) -> None:
-        self.statuses, self.keys = statuses, []  # type: ignore[var-annotated]
+        """Start the server on a free port."""
+        self.statuses = cycle(statuses)
+        self.keys: list[str | None] = []
         super().__init__(("127.0.0.1", 0), ImpostorHandler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -241,73 +295,103 @@ class ImpostorHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.keys.append(self.headers["Authorization"])
-        self.send_response(
-            self.server.statuses[(len(self.server.keys) - 1) % len(self.server.statuses)]
-        )
+        self.send_response(next(self.server.statuses))
         self.end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Silent."""
+        """Print nothing."""
+
+
+@contextmanager
+def impostor_with(statuses: list[int]) -> Iterator[Impostor]:
+    """Run an impostor until the block ends."""
+    with Impostor(statuses) as impostor:
+        try:
+            yield impostor
+        finally:
+            impostor.shutdown()
+
+
+@pytest.fixture
+def sleeper() -> Iterator["subprocess.Popen[str]"]:
+    """Yield a child process that does nothing."""
+    command = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with subprocess.Popen(command, text=True) as child:
+        try:
+            yield child
+        finally:
+            child.kill()
 
 
 @pytest.mark.parametrize("statuses", [[200], [401], [404], [500], [401, 200, 200], [401, 401, 500]])
-def test_a_server_that_does_not_know_its_key_is_refused(statuses: list[int]) -> None:
-    impostor = Impostor(statuses)
-    endpoint = Endpoint(f"http://127.0.0.1:{impostor.server_address[1]}/v1", "true-key")
-    try:
-        with pytest.raises(UserError, match="to no key, a wrong key and the right one"):
-            serving._prove(endpoint)
-    finally:
-        impostor.shutdown()
-        impostor.server_close()
+def test_a_server_with_a_wrong_key_check_is_refused(statuses: list[int]) -> None:
+    with impostor_with(statuses) as impostor:
+        endpoint = Endpoint(f"http://127.0.0.1:{impostor.server_port}/v1", "true-key")
+        with pytest.raises(UserError, match="to no key, a wrong key and the correct key"):
+            serving._check_authentication(endpoint)
 
 
-def test_nothing_is_sent_to_a_process_that_took_vllms_port(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_took_vllms_port_receives_no_request(
+    sleeper: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    impostor = Impostor([200])
-    port = impostor.server_address[1]
     monkeypatch.setattr(serving, "START_SECONDS", 1)
-    (tmp_path / "log").write_bytes(b"")
-    with (
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True) as child,
-        (tmp_path / "log").open("rb") as log,
-    ):
-        server = serving.Server("vLLM", Path("model"), "true-key", child, log)
-        try:
-            with pytest.raises(UserError, match="vLLM did not answer within 1 s"):
-                serving._wait_for_vllm(
-                    server, Endpoint(f"http://127.0.0.1:{port}/v1", "true-key"), port
-                )
-        finally:
-            child.kill()
-            impostor.shutdown()
-            impostor.server_close()
+    server = serving.Server("vLLM", Path("model"), "true-key", sleeper, BytesIO())
+    with impostor_with([200]) as impostor:
+        port = impostor.server_port
+        endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", "true-key")
+        with pytest.raises(UserError, match="vLLM did not answer within 1 s"):
+            serving._wait_for_vllm(server, endpoint, port)
     assert impostor.keys == []
 
 
-def test_a_missing_vllm_is_a_sentence() -> None:
-    sentence = (
-        r"model: vLLM ended with exit code 1 \(.*No module named 'vllm'.*See that vLLM is installed"
+def test_a_missing_vllm_raises_a_user_error() -> None:
+    message = (
+        r"model: vLLM stopped with exit code 1 \(.*No module named 'vllm'.*"
+        r"Check that vLLM is installed"
     )
-    with pytest.raises(UserError, match=sentence), serving.serve_vllm(Path("model"), 1, 64):
+    with pytest.raises(UserError, match=message), serving.serve_vllm(Path("model"), 1, 64):
         pass
 
 
-def test_vllms_key_is_no_argument_and_its_guard_is() -> None:
-    command = serving._vllm_command(Path("models/merged"), 2, 64, 1234)
-    assert command[command.index("--host") + 1] == "127.0.0.1"
-    assert command[command.index("--allowed-origins") + 1] == "[]"
-    module, _, name = command[command.index("--middleware") + 1].rpartition(".")
-    assert (module, name) == (vllm_guard.__name__, vllm_guard.refuse_strangers.__name__)
-    environment = serving._vllm_environment("true-key")
-    assert environment["VLLM_API_KEY"] == "true-key"
-    assert "true-key" not in " ".join(command)
-    # The guard is imported by vLLM, wherever it runs.
-    script = "import bula.vllm_guard, inspect; print(inspect.iscoroutinefunction(bula.vllm_guard.refuse_strangers))"
-    env = os.environ | {"PYTHONPATH": environment["PYTHONPATH"]}
+def vllm_command() -> list[str]:
+    """Return the command line of vLLM's server."""
+    return serving._vllm_command(Path("models/merged"), 2, 64, 1234)
+
+
+@pytest.fixture
+def vllm_options() -> dict[str, str]:
+    """Return the options in the command line of vLLM's server."""
+    # The command begins with the interpreter, -m and the module.
+    parts = vllm_command()[3:]
+    return dict(zip(parts[::2], parts[1::2], strict=True))
+
+
+def test_vllm_listens_on_loopback_and_allows_no_web_page(vllm_options: dict[str, str]) -> None:
+    assert vllm_options["--host"] == "127.0.0.1"
+    assert vllm_options["--allowed-origins"] == "[]"
+
+
+def test_vllm_loads_the_guard(vllm_options: dict[str, str]) -> None:
+    module, _, name = vllm_options["--middleware"].rpartition(".")
+    assert (module, name) == (vllm_guard.__name__, vllm_guard.require_key.__name__)
+
+
+def test_vllms_key_is_in_its_environment_and_not_in_its_arguments() -> None:
+    assert serving._vllm_environment("true-key")["VLLM_API_KEY"] == "true-key"
+    assert "true-key" not in " ".join(vllm_command())
+
+
+def test_vllm_can_import_the_guard_from_any_folder() -> None:
+    guard = "bula.vllm_guard"
+    script = f"import {guard}, inspect; print(inspect.iscoroutinefunction({guard}.require_key))"
+    python_path = serving._vllm_environment("true-key")["PYTHONPATH"]
     found = subprocess.run(
-        [sys.executable, "-c", script], cwd="/", env=env, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script],
+        cwd="/",
+        env=os.environ | {"PYTHONPATH": python_path},
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert found.stdout == "True\n"
 
@@ -323,10 +407,11 @@ def test_vllms_key_is_no_argument_and_its_guard_is() -> None:
         ("Bearer tr\xfce", False),
     ],
 )
-def test_vllms_guard_asks_for_the_key_on_every_path(
+def test_vllms_guard_answers_only_requests_with_the_key(
     authorization: str | None, allowed: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "true-key")
+    headers = {} if authorization is None else {"authorization": authorization}
     sent: list[dict[str, Any]] = []
 
     async def reply(scope: Any, receive: Any, send: Any) -> None:
@@ -339,22 +424,15 @@ def test_vllms_guard_asks_for_the_key_on_every_path(
         sent.append(message)
 
     async def ask() -> None:
-        headers = {} if authorization is None else {"authorization": authorization}
-        response = await vllm_guard.refuse_strangers(SimpleNamespace(headers=headers), answer)
+        response = await vllm_guard.require_key(SimpleNamespace(headers=headers), answer)
         await response({}, None, keep)
 
     asyncio.run(ask())
     assert sent[0]["status"] == (200 if allowed else 401)
 
 
-def test_a_port_of_another_process_is_not_a_childs() -> None:
-    with (
-        socket.socket() as listener,
-        subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], text=True) as child,
-    ):
+def test_a_port_of_another_process_is_not_a_childs_port(sleeper: "subprocess.Popen[str]") -> None:
+    with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        try:
-            assert not serving._listens(child, listener.getsockname()[1])
-        finally:
-            child.kill()
+        assert not serving._listens(sleeper, listener.getsockname()[1])

@@ -106,10 +106,7 @@ def calls(path: Path) -> list[str]:
     return [ast.unparse(call.func) for call in nodes(path, ast.Call)]
 
 
-# clean.py writes the parts of a work folder, with millions of rows, as bytes.
-@pytest.mark.parametrize(
-    "path", [path for path in STAGE_FILES if path.name != "clean.py"], ids=name_in_repository
-)
+@pytest.mark.parametrize("path", STAGE_FILES, ids=name_in_repository)
 def test_a_stage_does_not_write_json_itself(path: Path) -> None:
     assert {"json.dump", "json.dumps"}.isdisjoint(calls(path))
 

@@ -1,10 +1,12 @@
+"""Test the normalisation of text and its words."""
+
 import unicodedata
 
 import pytest
 
 from bula.text import comparison_key, ngrams, normalise, words
 
-# "não" with the tilde as a character of its own (n, a, U+0303, o), as some keyboards and PDF files write it.
+# "não" with the tilde as a separate character, as some keyboards and PDF files write it.
 DECOMPOSED = "na\u0303o"
 
 
@@ -35,7 +37,7 @@ DECOMPOSED = "na\u0303o"
         "nothing left",
     ],
 )
-def test_normalise_removes_what_carries_no_meaning(raw: str, clean: str) -> None:
+def test_normalise_removes_characters_without_meaning(raw: str, clean: str) -> None:
     assert normalise(raw) == clean
 
 
@@ -46,7 +48,8 @@ def test_normalise_keeps_case_punctuation_accents_and_compatibility_characters()
 
 
 def test_normalise_changes_nothing_the_second_time() -> None:
-    once = normalise(f"\ufeff {DECOMPOSED}\u00a0sei \r\n\r\n\r\n\x07 é  isso\u200b ")
+    raw = f"\ufeff {DECOMPOSED}\u00a0sei \r\n\r\n\r\n\x07 é  isso\u200b "
+    once = normalise(raw)
     assert once == "não sei\n\né isso"
     assert normalise(once) == once
     assert unicodedata.is_normalized("NFC", once)
@@ -72,33 +75,24 @@ def test_words_are_runs_of_letters_and_digits_with_their_accents(
 
 
 def test_comparison_key_ignores_case_punctuation_and_spacing() -> None:
-    assert (
-        comparison_key("  Posso tomar:\n dipirona? ")
-        == comparison_key("posso tomar dipirona")
-        == "posso tomar dipirona"
-    )
+    assert comparison_key("  Posso tomar:\n dipirona? ") == "posso tomar dipirona"
+    assert comparison_key("posso tomar dipirona") == "posso tomar dipirona"
     assert comparison_key(DECOMPOSED) == comparison_key("NÃO")
 
 
-def test_comparison_key_tells_accents_and_word_limits_apart() -> None:
+def test_comparison_key_distinguishes_accents_and_word_boundaries() -> None:
     assert comparison_key("o avô") != comparison_key("o avó")
     assert comparison_key("sem fim") != comparison_key("semfim")
 
 
 def test_ngrams_are_consecutive_words_in_order_with_repetitions() -> None:
-    assert list(ngrams("Dor de dor, de dor.", 2)) == [
-        ("dor", "de"),
-        ("de", "dor"),
-        ("dor", "de"),
-        ("de", "dor"),
-    ]
-    assert list(ngrams("um dois três quatro", 3)) == [
-        ("um", "dois", "três"),
-        ("dois", "três", "quatro"),
-    ]
+    repeated = [("dor", "de"), ("de", "dor")]
+    shifted = [("um", "dois", "três"), ("dois", "três", "quatro")]
+    assert list(ngrams("Dor de dor, de dor.", 2)) == repeated * 2
+    assert list(ngrams("um dois três quatro", 3)) == shifted
     assert list(ngrams("um dois", 1)) == [("um",), ("dois",)]
 
 
-def test_a_text_has_one_ngram_of_its_own_length_and_none_longer() -> None:
+def test_a_text_has_one_ngram_of_its_length_and_no_longer_ngram() -> None:
     assert list(ngrams("um dois três", 3)) == [("um", "dois", "três")]
     assert list(ngrams("um dois três", 4)) == []

@@ -1,6 +1,10 @@
-"""Find what a plan needs to know, and print the plan."""
+"""Look up the inputs of a training plan, and print the plan.
+
+bula/training_cost.py contains the formulas.
+"""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +15,11 @@ from bula.errors import UserError
 from bula.model_files import MOST_JSON_BYTES, read_object
 from bula.params import DirectoryModel, HubModel, Params, load_params
 
-# Shapes of models that a plan may be wanted for before anything was fetched, by their id on the hub: their config.json.
+# bula.training_cost imports torch, and no other command may wait for that.
+if TYPE_CHECKING:
+    from bula.training_cost import Device, Gpu, Rows
+
+# Parts of config.json of models that can be planned before they are fetched, by their hub id.
 KNOWN_SHAPES: dict[str, dict[str, Any]] = {
     "meta-llama/Llama-3.2-1B-Instruct": {
         "model_type": "llama",
@@ -25,211 +33,339 @@ KNOWN_SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     }
 }
+# TRL 1.16 selects supervised tokens before the head only where Triton runs.
+TRL_ON_CPU_NOTE = "too little: here TRL's head takes every token, not the supervised ones alone"
 
-if TYPE_CHECKING:
-    from bula.training_cost import Rows
+
+# --- inputs ------------------------------------------------------------------------------------
 
 
-def locked(lock: Path, stage: str) -> dict[str, Any] | None:
-    """The parameters of a stage's last run, by dvc.lock; None if nothing is known of it."""
-    stages = (
-        (YAML(typ="safe").load(lock.read_text(encoding="utf-8")) or {}).get("stages", {})
-        if lock.exists()
-        else {}
-    )
-    found: dict[str, Any] | None = stages.get(stage, {}).get("params", {}).get("params.yaml")
+def locked_params(lock: Path, stage: str) -> dict[str, Any] | None:
+    """Return the parameters of a stage's last run from dvc.lock.
+
+    None means that dvc.lock does not contain the stage.
+    """
+    if not lock.exists():
+        return None
+    content = YAML(typ="safe").load(lock.read_text(encoding="utf-8")) or {}
+    entry = content.get("stages", {}).get(stage, {})
+    found: dict[str, Any] | None = entry.get("params", {}).get("params.yaml")
     return found
 
 
 def base_is_current(params: Params, lock: Path) -> bool:
-    """Whether models/base is the model that params.yaml names: it stays in place when another profile is copied there."""
-    found = locked(lock, "ingest")
-    return found is None or bool(found["ingest"]["base"] == params.ingest.base.model_dump())
+    """Return whether models/base is the base model of params.yaml.
+
+    The model of another profile stays in place when params.yaml is replaced.
+    """
+    locked = locked_params(lock, "ingest")
+    if locked is None:
+        return True
+    return bool(locked["ingest"]["base"] == params.ingest.base.model_dump())
 
 
 def rows_are_current(params: Params, lock: Path) -> bool:
-    """Whether metrics/preprocess.json counts the rows that params.yaml describes, in tokens of its base model."""
-    found = locked(lock, "preprocess")
-    ours = (params.preprocess.model_dump(), params.ingest.model_dump()["sources"])
-    return found is None or (
-        (found["preprocess"], found["ingest.sources"]) == ours and base_is_current(params, lock)
-    )
+    """Return whether metrics/preprocess.json counts the rows of params.yaml.
+
+    Its tokens must be those of the base model of params.yaml, too.
+    """
+    locked = locked_params(lock, "preprocess")
+    if locked is None:
+        return True
+    same_settings = locked["preprocess"] == params.preprocess.model_dump()
+    same_sources = locked["ingest.sources"] == params.ingest.model_dump()["sources"]
+    return same_settings and same_sources and base_is_current(params, lock)
+
+
+def config_folders(params: Params, root: Path, model: Path | None) -> list[Path]:
+    """Return the folders that may contain the base model's config.json."""
+    base = params.ingest.base
+    if model:
+        return [model]
+    if isinstance(base, DirectoryModel):
+        return [Path(base.path)]
+    if base_is_current(params, root / "dvc.lock"):
+        return [Path("models/base")]
+    return []
 
 
 def find_config(params: Params, root: Path, model: Path | None) -> tuple[str, dict[str, Any]]:
-    """Where the base model's shape was found, and its config.json; UserError says what to do if there is none."""
-    source = params.ingest.base
-    named = [model] if model else [Path(source.path)] if isinstance(source, DirectoryModel) else []
-    if not named and base_is_current(params, root / "dvc.lock"):
-        named = [Path("models/base")]
-    for folder in named:
+    """Return the source and the content of the base model's config.json.
+
+    `model` is the directory of --model. A missing file is a UserError.
+    """
+    for folder in config_folders(params, root, model):
         file = root / folder / "config.json"
         if file.exists():
             return str(folder / "config.json"), read_object(file, MOST_JSON_BYTES)
     if model:
-        raise UserError(
-            model / "config.json", "the file does not exist", "name a model directory by --model"
-        )
-    if isinstance(source, HubModel) and source.id in KNOWN_SHAPES:
-        return f"the known shape of {source.id}", KNOWN_SHAPES[source.id]
+        file = model / "config.json"
+        raise UserError(file, "the file does not exist", "name a model directory by --model")
+    base = params.ingest.base
+    if isinstance(base, HubModel) and base.id in KNOWN_SHAPES:
+        return f"the known shape of {base.id}", KNOWN_SHAPES[base.id]
+    what = "the base model of params.yaml does not exist here"
     fix = "run `dvc repro ingest`, or name a directory with its config.json by --model"
-    raise UserError("models/base", "the base model of params.yaml is not there", fix)
+    raise UserError("models/base", what, fix)
 
 
-def find_rows(
-    params: Params, root: Path, given: float | None, share: float | None, dev_rows: int | None
+def rows_of_options(
+    params: Params, tokens_per_row: float, supervised_share: float | None, dev_rows: int | None
 ) -> "Rows":
-    """The training rows by metrics/, or as `given` in tokens a row; UserError asks for that where metrics are of another run.
+    """Return the training rows that the command line describes.
 
-    Without metrics the longest row is preprocess.max_tokens, and every token counts as supervised unless `share` is given.
+    The longest row has preprocess.max_tokens. Without a share, all tokens count as supervised.
     """
     from bula.training_cost import Rows
 
-    counts, template = root / "metrics/preprocess.json", root / "metrics/template.json"
-    if given is not None:
-        dev = None if dev_rows is None else dev_rows * given
-        return Rows(
-            "--tokens-per-row",
-            None,
-            given,
-            params.preprocess.max_tokens,
-            1.0 if share is None else share,
-            dev,
-        )
-    if not counts.exists() or not rows_are_current(params, root / "dvc.lock"):
-        why = "was written for other parameters" if counts.exists() else "does not exist"
-        raise UserError(
-            "metrics/preprocess.json",
-            f"it {why}",
-            "run `dvc repro preprocess`, or pass --tokens-per-row",
-        )
-    found = json.loads(counts.read_text(encoding="utf-8"))
-    train, dev = found["train"], float(found["dev"]["tokens"])
-    if share is None:
-        share = (
-            json.loads(template.read_text(encoding="utf-8"))["supervised_share"]
-            if template.exists()
-            else 1.0
-        )
-    mean = train["tokens"] / train["examples"]
     return Rows(
-        "metrics/preprocess.json", train["examples"], mean, train["tokens_longest"], share, dev
+        source="--tokens-per-row",
+        examples=None,
+        tokens_per_row=tokens_per_row,
+        tokens_longest=params.preprocess.max_tokens,
+        supervised_share=1.0 if supervised_share is None else supervised_share,
+        dev_tokens=None if dev_rows is None else dev_rows * tokens_per_row,
+    )
+
+
+def measured_supervised_share(root: Path) -> float:
+    """Return the supervised share in metrics/, or 1 if unknown."""
+    template = root / "metrics/template.json"
+    if not template.exists():
+        return 1.0
+    share: float = json.loads(template.read_text(encoding="utf-8"))["supervised_share"]
+    return share
+
+
+def rows_of_metrics(params: Params, root: Path, supervised_share: float | None) -> "Rows":
+    """Return the training rows that metrics/ describe.
+
+    Metrics that are missing or belong to other parameters are a UserError.
+    """
+    from bula.training_cost import Rows
+
+    file = root / "metrics/preprocess.json"
+    what = None
+    if not file.exists():
+        what = "the file does not exist"
+    elif not rows_are_current(params, root / "dvc.lock"):
+        what = "the file was written for other parameters"
+    if what:
+        fix = "run `dvc repro preprocess`, or pass --tokens-per-row"
+        raise UserError("metrics/preprocess.json", what, fix)
+    counts = json.loads(file.read_text(encoding="utf-8"))
+    train = counts["train"]
+    if supervised_share is None:
+        supervised_share = measured_supervised_share(root)
+    return Rows(
+        source="metrics/preprocess.json",
+        examples=train["examples"],
+        tokens_per_row=train["tokens"] / train["examples"],
+        tokens_longest=train["tokens_longest"],
+        supervised_share=supervised_share,
+        dev_tokens=float(counts["dev"]["tokens"]),
     )
 
 
 def find_launch(params: Params, root: Path) -> dict[str, Any]:
-    """accelerate/NAME.yaml as train.launch names it; UserError if there is none."""
+    """Return the content of accelerate/NAME.yaml, named by train.launch.
+
+    A missing file is a UserError.
+    """
     file = root / f"accelerate/{params.train.launch}.yaml"
     if not file.exists():
-        raise UserError(
-            file,
-            "the file does not exist",
-            "train.launch names a configuration of accelerate there",
-        )
+        fix = "set train.launch to the name of a file in accelerate/"
+        raise UserError(file, "the file does not exist", fix)
     found: dict[str, Any] = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
     return found
 
 
-def duration(hours: float) -> str:
-    """Hours as people say them."""
-    return (
-        f"{hours * 3600:.3g} s"
-        if hours < 1 / 60
-        else f"{hours * 60:.3g} min"
-        if hours < 1
-        else f"{hours:.3g} h"
-    )
+def check_utilisation(utilisation: float) -> None:
+    """Raise a UserError unless the utilisation is a share above 0."""
+    if not 0 < utilisation <= 1:
+        fix = "pass a share of the device's rate: above 0, at most 1"
+        raise UserError("--utilisation", f"{utilisation} is not a share", fix)
 
 
-def lines(plan: dict[str, Any]) -> list[str]:
-    """The plan as a table for people. GB is 10^9 bytes."""
-    model, rows, run = plan["model"], plan["rows"], plan["run"]
-    text = [
-        f"base model       {model['base']:>16,} parameters ({model['source']})",
-        f"adapter          {model['trainable']:>16,} parameters, {model['trainable_share']:.2%} of both",
-        f"rows             {run['rows']:>16,} = {run['steps']:,} steps x {run['rows_per_step']} ({epochs(plan)})",
-        f"tokens           {run['tokens']:>16,.0f} at {rows['tokens_per_row']:.1f} a row, {rows['supervised_share']:.1%} supervised",
-        f"longest row      {rows['tokens_longest']:>16,} tokens",
-        "dev                   not counted: give --dev-rows"
-        if rows["dev_tokens"] is None
-        else f"dev              {run['dev_tokens']:>16,.0f} tokens in {run['dev_evaluations']} evaluations",
-        "",
-        "FLOPs",
-        *(
-            f"  {name:14} {value:>16.4g}  {value / plan['flops']['total']:6.1%}"
-            for name, value in plan["flops"].items()
-        ),
-    ]
-    for kind, parts in plan["memory_bytes"].items():
-        text += [
-            "",
-            f"memory, {kind.upper()}, GB a device",
-            *(f"  {name:16} {value / 1e9:>14.3f}" for name, value in parts.items()),
-        ]
-    text += ["", f"time at {plan['utilisation']:.0%} of a device's rate"]
-    for name, device in plan["devices"].items():
-        fits = (
-            ""
-            if device["fits"] is None
-            else f"{'fits' if device['fits'] else 'DOES NOT FIT'}, {device['memory_share']:.0%} of {device['memory_bytes'] / 1e9:.0f} GB"
+def cpu_device(params: Params, gflops: float | None) -> "Device":
+    """Return this machine's CPU at the rate of --rate."""
+    from bula.training_cost import Device
+
+    if not gflops:
+        fix = (
+            "pass this machine's GFLOP/s of matmuls, which `python -m bench.train` prints as "
+            "product_gflops (with train.kernels trl, as plain_product_gflops)"
         )
-        cells = (
-            f"{device['count']} x {device['flops_per_second'] / 1e12:.4g} TFLOP/s",
-            duration(device["hours"]),
-            fits,
-            device["note"],
-        )
-        text.append(
-            f"  {name:10} {cells[0]:>20} {cells[1]:>10}  {', '.join(cell for cell in cells[2:] if cell)}"
-        )
-    return text
+        raise UserError("--rate", "the device cpu needs this option", fix)
+    note = "by --rate"
+    if params.train.kernels == "trl":
+        note = f"{note}, {TRL_ON_CPU_NOTE}"
+    return Device(gflops * 1e9, None, note)
 
 
-def epochs(plan: dict[str, Any]) -> str:
-    """How often the run goes through its examples, by their tokens: a packed row holds several of them."""
-    examples = plan["rows"]["examples"]
+def gpu_device(params: Params, gpu: "Gpu") -> "Device":
+    """Return a GPU at its rate for the precision of params.yaml."""
+    from bula.training_cost import Device
+
+    if params.dtype == "bfloat16":
+        return Device(gpu.bfloat16, gpu.memory, gpu.note)
+    return Device(gpu.float32, gpu.memory, "")
+
+
+def choose_devices(
+    names: Sequence[str], params: Params, cpu_gflops: float | None
+) -> dict[str, "Device"]:
+    """Return the devices that --gpus names.
+
+    The UserError for an unknown name lists the known names.
+    """
+    from bula.training_cost import GPUS
+
+    unknown = [name for name in names if name not in (*GPUS, "cpu")]
+    if unknown:
+        what = f"no GPU called {', '.join(unknown) or 'nothing'} is known"
+        raise UserError("--gpus", what, f"name some of {', '.join(GPUS)} and cpu")
+    devices = {}
+    if "cpu" in names:
+        devices["cpu"] = cpu_device(params, cpu_gflops)
+    devices |= {name: gpu_device(params, GPUS[name]) for name in names if name != "cpu"}
+    return {name: devices[name] for name in names}
+
+
+# --- output ------------------------------------------------------------------------------------
+
+
+def format_hours(hours: float) -> str:
+    """Return hours in the unit that reads best."""
+    if hours < 1 / 60:
+        return f"{hours * 3600:.3g} s"
+    if hours < 1:
+        return f"{hours * 60:.3g} min"
+    return f"{hours:.3g} h"
+
+
+def format_epochs(plan: Mapping[str, Any]) -> str:
+    """Return the epochs of the run, by tokens.
+
+    Rows are no measure, because a packed row contains several examples.
+    """
+    rows = plan["rows"]
+    examples = rows["examples"]
     if not examples:
         return "epochs unknown"
-    return f"{plan['run']['tokens'] / (examples * plan['rows']['tokens_per_row']):.2f} epochs of {examples:,}"
+    epochs = plan["run"]["tokens"] / (examples * rows["tokens_per_row"])
+    return f"{epochs:.2f} epochs of {examples:,}"
+
+
+def format_counts(plan: Mapping[str, Any]) -> list[str]:
+    """Return the lines about model, rows and tokens."""
+    model = plan["model"]
+    rows = plan["rows"]
+    run = plan["run"]
+    steps = f"{run['steps']:,} steps x {run['rows_per_step']}"
+    adapter_share = f"{model['trainable_share']:.2%} of both"
+    share = f"{rows['supervised_share']:.1%} supervised"
+    dev = "dev                   not counted: give --dev-rows"
+    if rows["dev_tokens"] is not None:
+        evaluations = f"{run['dev_evaluations']} evaluations"
+        dev = f"dev              {run['dev_tokens']:>16,.0f} tokens in {evaluations}"
+    return [
+        f"base model       {model['base']:>16,} parameters ({model['source']})",
+        f"adapter          {model['trainable']:>16,} parameters, {adapter_share}",
+        f"rows             {run['rows']:>16,} = {steps} ({format_epochs(plan)})",
+        f"tokens           {run['tokens']:>16,.0f} at {rows['tokens_per_row']:.1f} a row, {share}",
+        f"longest row      {rows['tokens_longest']:>16,} tokens",
+        dev,
+    ]
+
+
+def format_flops(parts: Mapping[str, float]) -> list[str]:
+    """Return the lines about FLOPs."""
+    lines = ["", "FLOPs"]
+    for name, value in parts.items():
+        share = value / parts["total"]
+        lines.append(f"  {name:14} {value:>16.4g}  {share:6.1%}")
+    return lines
+
+
+def format_memory(kind: str, parts: Mapping[str, float]) -> list[str]:
+    """Return the lines about memory on one kind of device."""
+    lines = ["", f"memory, {kind.upper()}, GB a device"]
+    for name, value in parts.items():
+        lines.append(f"  {name:16} {value / 1e9:>14.3f}")
+    return lines
+
+
+def format_device(name: str, device: Mapping[str, Any]) -> str:
+    """Return the line about the hours on one device."""
+    rate = f"{device['count']} x {device['flops_per_second'] / 1e12:.4g} TFLOP/s"
+    hours = format_hours(device["hours"])
+    remarks = []
+    if device["fits"] is not None:
+        verdict = "fits" if device["fits"] else "DOES NOT FIT"
+        gigabytes = device["memory_bytes"] / 1e9
+        remarks.append(f"{verdict}, {device['memory_share']:.0%} of {gigabytes:.0f} GB")
+    if device["note"]:
+        remarks.append(device["note"])
+    return f"  {name:10} {rate:>20} {hours:>10}  {', '.join(remarks)}"
+
+
+def format_plan(plan: Mapping[str, Any]) -> list[str]:
+    """Return the lines of a plan as a table for people.
+
+    GB is 10^9 bytes.
+    """
+    lines = format_counts(plan)
+    lines += format_flops(plan["flops"])
+    for kind, parts in plan["memory_bytes"].items():
+        lines += format_memory(kind, parts)
+    lines += ["", f"time at {plan['utilisation']:.0%} of a device's rate"]
+    lines += [format_device(name, device) for name, device in plan["devices"].items()]
+    return lines
 
 
 def plan(
     gpus: Annotated[
-        str, typer.Option(help="Devices, by commas; an unknown name prints the known ones.")
+        str,
+        typer.Option(help="Devices, separated by commas. An unknown name lists the known ones."),
     ] = "h100,a100-80gb,l4,rtx-4090,t4",
     utilisation: Annotated[
         float,
-        typer.Option(
-            help="Share of its rate that a device reaches: an assumption until you measured it."
-        ),
+        typer.Option(help="Share of its rate that a device reaches: an assumption until measured."),
     ] = 0.4,
     rate: Annotated[
         float | None,
-        typer.Option(help="GFLOP/s of this machine's matrix products, for the device cpu."),
+        typer.Option(help="GFLOP/s of this machine's matmuls, for the device cpu."),
     ] = None,
     tokens_per_row: Annotated[
-        float | None, typer.Option(help="Mean tokens of a training row, in place of metrics/.")
+        float | None, typer.Option(help="Mean tokens per training row, instead of metrics/.")
     ] = None,
     supervised_share: Annotated[
-        float | None, typer.Option(help="Supervised tokens / all tokens, in place of metrics/.")
+        float | None, typer.Option(help="Supervised tokens / all tokens, instead of metrics/.")
     ] = None,
     dev_rows: Annotated[
         int | None, typer.Option(help="Rows of dev, with --tokens-per-row.")
     ] = None,
-    params: Annotated[Path, typer.Option(help="File of parameters.")] = Path("params.yaml"),
+    params: Annotated[Path, typer.Option(help="Parameter file.")] = Path("params.yaml"),
     model: Annotated[
         Path | None,
-        typer.Option(help="A model directory, in place of the base that params.yaml names."),
+        typer.Option(help="Model directory, instead of the base that params.yaml names."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print what training will take: FLOPs, memory and hours on each device."""
-    # Imported here because the other commands need no torch.
+    # Imported here because torch is slow to import and the other commands do not need it.
     from bula.training_cost import make_plan
 
-    values, root = load_params(params), Path()
-    rows = find_rows(values, root, tokens_per_row, supervised_share, dev_rows)
+    values = load_params(params)
+    root = Path()
+    if tokens_per_row is None:
+        rows = rows_of_metrics(values, root, supervised_share)
+    else:
+        rows = rows_of_options(values, tokens_per_row, supervised_share, dev_rows)
     config = find_config(values, root, model)
     launch = find_launch(values, root)
-    made = make_plan(values, config, rows, launch, gpus.split(","), utilisation, rate)
-    print(json.dumps(made) if as_json else "\n".join(lines(made)))
+    check_utilisation(utilisation)
+    devices = choose_devices(gpus.split(","), values, rate)
+    made = make_plan(values, config, rows, launch, devices, utilisation)
+    print(json.dumps(made) if as_json else "\n".join(format_plan(made)))

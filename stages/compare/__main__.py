@@ -1,4 +1,4 @@
-"""Compare each variant with the baseline on the same items, and write the report for a reviewer.
+"""Compare each variant with the baseline item by item, and report.
 
 python -m stages.compare
 """

@@ -1,4 +1,4 @@
-"""Write the text of the report: tables, notes, and answers side by side."""
+"""Write the report: tables, notes, and answers side by side."""
 
 from pathlib import Path
 

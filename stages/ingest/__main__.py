@@ -1,6 +1,7 @@
-"""Bring in models, question-answer pairs and benchmark items, each pinned by checksum or revision, and count them.
+"""Bring in models, question-answer pairs and benchmark items, and count them.
 
-Rows are only mapped to the names question, answer, specialty and kind here; preprocess judges them.
+Each of them is pinned by a checksum or a revision. Rows are only mapped to the names question,
+answer, specialty and kind here; preprocess judges them.
 
     python -m stages.ingest
 """
@@ -26,6 +27,7 @@ from bula.params import (
     Ingest,
     Limits,
     LocalTask,
+    TaskSource,
     load_params,
 )
 from bula.records import Row, write_rows
@@ -34,14 +36,19 @@ from stages.ingest.models import ingest_base, ingest_judge
 from stages.ingest.remotes import refuse_unplaced, weights_note
 from stages.ingest.sources import read_source, read_task
 
-# Refused rows of each source that are named on the terminal; data/quarantine.jsonl has all of them after preprocess.
+# Refused rows of each source that the terminal names; data/quarantine.jsonl lists all of them.
 NAMED_REFUSALS = 5
 # The folders of data that are dependencies of this stage in dvc.yaml.
 WATCHED = ("data/demo", "data/sources")
 
+Figures = dict[str, int | str]
+
 
 def is_watched(path: str) -> bool:
-    """Return whether DVC sees an edit at `path`; a link counts as where it lies."""
+    """Return whether DVC sees an edit at `path`.
+
+    A link counts by its own place and not by its target's.
+    """
     place = Path(os.path.normpath(path)).absolute()
     return any(place.is_relative_to(Path(folder).absolute()) for folder in WATCHED)
 
@@ -49,57 +56,65 @@ def is_watched(path: str) -> bool:
 def refuse_unwatched(settings: Ingest) -> None:
     """Raise UserError if data lie where an edit would rerun nothing.
 
-    A model elsewhere is only named on the terminal: it is large and seldom changes.
+    A model elsewhere only causes a note on the terminal: it is large and seldom changes.
     """
     for source in [*settings.sources, *settings.benchmarks]:
-        if isinstance(source, DemoSource | FilesSource | LocalTask) and not is_watched(source.path):
-            what = (
-                f"{source.path} lies outside {' and '.join(WATCHED)}, where DVC would see no edit"
-            )
-            raise UserError(
-                f"source {source.name}", what, "move it there and correct its `path` in params.yaml"
-            )
+        if not isinstance(source, DemoSource | FilesSource | LocalTask):
+            continue
+        if not is_watched(source.path):
+            folders = " and ".join(WATCHED)
+            what = f"{source.path} lies outside {folders}, where DVC would see no edit"
+            fix = "move it there and correct its `path` in params.yaml"
+            raise UserError(f"source {source.name}", what, fix)
     for model in (settings.base, settings.judge):
         if isinstance(model, DirectoryModel):
-            note = f"DVC does not watch {model.path}; after a change there run `dvc repro --force ingest`"
-            print(f"ingest: {terminal(note)}", file=sys.stderr)
+            advice = "after a change there run `dvc repro --force ingest`"
+            say(f"DVC does not watch {model.path}; {advice}")
 
 
 def warn_of_rows(sources: list[DataSource]) -> None:
-    """Print which sources hold people's names, and which weights are trained on closed rows."""
+    """Print which sources contain names, and which weights closed rows train."""
     for source in sources:
         if isinstance(source, FilesSource) and source.names == "present":
-            note = "people's names stay in its rows, data/clean and the model (names: present); nothing here finds names"
-            print(f"ingest: warning: source {source.name}: {note}", file=sys.stderr)
+            where = "in its rows, data/clean and the model (names: present)"
+            note = f"people's names stay {where}; no rule of this project finds names"
+            say(f"warning: source {source.name}: {note}")
     if note := weights_note(sources):
-        print(f"ingest: warning: {note}", file=sys.stderr)
+        say(f"warning: {note}")
 
 
-def counted(source: DataSource, limits: Limits, refused: list[str]) -> Iterator[Row]:
-    """Yield the rows of a source; append to `refused` where and why a row could not be read."""
+def say(note: str) -> None:
+    """Print a note of this stage on the terminal."""
+    print(f"ingest: {terminal(note)}", file=sys.stderr)
+
+
+def list_refusals(source: DataSource, limits: Limits, refused: list[str]) -> Iterator[Row]:
+    """Yield the rows of a source, and append its refusals to `refused`."""
     for row in read_source(source, limits):
         if "refused" in row:
-            refused.append(f"{row['file']}:{row['line']}: {row['refused']}")
+            where = f"{row['file']}:{row['line']}"
+            refused.append(f"{where}: {row['refused']}")
         yield row
 
 
-def ingest_source(source: DataSource, folder: Path, settings: Ingest) -> dict[str, int | str]:
-    """Write a source's rows and return its figures; UserError if too many rows cannot be read."""
+def ingest_source(source: DataSource, folder: Path, settings: Ingest) -> Figures:
+    """Write the rows of a source and return its figures.
+
+    UserError if too many rows cannot be read.
+    """
     refused: list[str] = []
     path = folder / f"{source.name}.jsonl"
-    rows = write_rows(path, counted(source, settings.limits, refused))
+    rows = write_rows(path, list_refusals(source, settings.limits, refused))
     for line in islice(refused, NAMED_REFUSALS):
-        print(f"ingest: {source.name}: {terminal(line)}", file=sys.stderr)
+        say(f"{source.name}: {line}")
     if len(refused) > settings.unreadable_share * rows:
         path.unlink()
-        what = f"{len(refused)} of {rows} rows cannot be read, more than ingest.unreadable_share allows"
-        raise UserError(
-            f"source {source.name}",
-            f"{what}; the first is {refused[0]}",
-            "repair the rows, or raise the share",
-        )
-    figures: dict[str, int | str] = {"rows": rows - len(refused), "unreadable": len(refused)}
-    figures |= {
+        count = f"{len(refused)} of {rows} rows cannot be read"
+        what = f"{count}, more than ingest.unreadable_share allows; the first is {refused[0]}"
+        raise UserError(f"source {source.name}", what, "repair the rows, or raise the share")
+    figures: Figures = {
+        "rows": rows - len(refused),
+        "unreadable": len(refused),
         "license": source.license,
         "redistribution": source.redistribution,
         "kind": source.kind,
@@ -109,21 +124,25 @@ def ingest_source(source: DataSource, folder: Path, settings: Ingest) -> dict[st
     return figures
 
 
-def ingest_data(settings: Ingest, raw: Path, benchmarks: Path) -> dict[str, dict[str, int | str]]:
+def ingest_task(task: TaskSource, folder: Path, limits: Limits) -> Figures:
+    """Write the items of a benchmark and return its figures."""
+    path = folder / f"{task.name}.jsonl"
+    rows = write_rows(path, read_task(task, limits))
+    if not rows:
+        raise UserError(f"benchmark {task.name}", "it has no items", "correct it in params.yaml")
+    return {"rows": rows, "license": task.license, "kind": task.kind}
+
+
+def ingest_data(settings: Ingest, raw: Path, benchmarks: Path) -> dict[str, Figures]:
     """Write all sources and benchmarks, and return their figures."""
-    counts: dict[str, dict[str, int | str]] = {}
+    figures: dict[str, Figures] = {}
     for source in settings.sources:
-        counts[f"source_{source.name}"] = ingest_source(source, raw, settings)
+        name = f"source_{source.name}"
+        figures[name] = ingest_source(source, raw, settings)
     for task in settings.benchmarks:
-        rows = write_rows(benchmarks / f"{task.name}.jsonl", read_task(task, settings.limits))
-        if not rows:
-            raise UserError(f"benchmark {task.name}", "it has no item", "correct it in params.yaml")
-        counts[f"benchmark_{task.name}"] = {
-            "rows": rows,
-            "license": task.license,
-            "kind": task.kind,
-        }
-    return counts
+        name = f"benchmark_{task.name}"
+        figures[name] = ingest_task(task, benchmarks, settings.limits)
+    return figures
 
 
 def main(
@@ -137,20 +156,22 @@ def main(
 ) -> None:
     """Bring in models, data and benchmark items."""
     params = load_params()
+    settings = params.ingest
     seed_everything(params.sampling_seed)
-    refuse_unwatched(params.ingest)
-    refuse_unplaced(params.ingest.sources)
-    warn_of_rows(params.ingest.sources)
-    # Nothing gets its name before all sources were read.
+    refuse_unwatched(settings)
+    refuse_unplaced(settings.sources)
+    warn_of_rows(settings.sources)
+    # No output appears under its final name before all sources are read.
     with staged(raw) as new_raw, staged(benchmarks) as new_benchmarks:
-        counts = ingest_data(params.ingest, new_raw, new_benchmarks)
-        ingest_base(params.ingest.base, params.dtype, base, params.ingest.limits)
-        ingest_judge(params.ingest.judge, judge, params.ingest.limits)
-    for name, model in (("model_base", params.ingest.base), ("model_judge", params.ingest.judge)):
-        counts[name] = {"license": model.license, "kind": model.kind}
-    write_metrics(metrics, counts)
-    rows = sum(int(count.get("rows", 0)) for count in counts.values())
-    print(f"ingest: {rows} rows from {len(counts) - 2} sources, base model in {base}")
+        figures = ingest_data(settings, new_raw, new_benchmarks)
+        ingest_base(settings.base, params.dtype, base, settings.limits)
+        ingest_judge(settings.judge, judge, settings.limits)
+    rows = sum(int(part["rows"]) for part in figures.values())
+    line = f"{rows} rows from {len(figures)} sources, base model in {base}"
+    for name, model in (("model_base", settings.base), ("model_judge", settings.judge)):
+        figures[name] = {"license": model.license, "kind": model.kind}
+    write_metrics(metrics, figures)
+    print(f"ingest: {line}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,10 @@
 """The preprocess stage, from raw rows to splits.
 
-shards.py cuts the raw rows into pieces and hands them to workers; clean.py judges a row by itself; near.py finds rows that
-repeat each other; contamination.py finds training rows that give items away; settle.py decides who stays; report.py counts and
-writes; __main__.py is the stage.
+Each row is cleaned by itself: clean.py is the order of the steps, and encoding.py, html.py,
+language.py, splits.py and tokens.py are the steps. shards.py cuts the raw files and hands the
+shards to workers, and parts.py turns a shard into a part of the work folder.
+
+All rows are then compared through table.py: minhash.py and near_duplicates.py find repetitions,
+benchmarks.py and contamination.py find items in train, and deduplicate.py decides which rows stay.
+report.py and card.py write the result, and __main__.py is the stage.
 """

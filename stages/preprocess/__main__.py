@@ -1,10 +1,9 @@
-"""Turn raw rows into train, dev and the validation sets, and check what of validation and benchmarks stands in train.
+"""Turn raw rows into train, dev and the validation sets.
 
-Rows are validated, repaired, redacted, filtered, de-duplicated and split. Refused rows go to quarantine with a reason and
-without their words.
-
-Rows are never held all at once: shards of the raw files are cleaned by workers, and what must be decided over all rows is
-decided on hashes.
+Rows are repaired, redacted, filtered, de-duplicated and split. Training rows that contain items of
+the validation sets or benchmarks are found. A refused row goes to quarantine with a reason and a
+masked excerpt. Workers clean shards of the raw files, and decisions over all rows use hashes, so
+the rows never have to fit into memory.
 
     python -m stages.preprocess
 """
@@ -24,22 +23,37 @@ from bula.errors import UserError, run_stage
 from bula.params import FilesSource, Params, load_params
 from bula.reports import write_metrics, write_plot
 from stages.preprocess import report
-from stages.preprocess.clean import Settings, clean_shard, write_part
-from stages.preprocess.contamination import benchmark_rows
-from stages.preprocess.deduplicate import Decision, Table, load_table, settle
+from stages.preprocess.benchmarks import benchmark_rows
+from stages.preprocess.clean import Settings
+from stages.preprocess.deduplicate import deduplicate
+from stages.preprocess.parts import clean_shard, write_part
+from stages.preprocess.report import Metrics, Outcome, SplitRanks
 from stages.preprocess.shards import cut, each, workers
+from stages.preprocess.table import Corpus, load_table
 
-# What a full disk, a quota and a read-only file system say.
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
-AGAIN = "run `dvc repro ingest`"
+# A full disk, an exceeded quota, a file size limit and a read-only file system.
+CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
+RUN_INGEST = "run `dvc repro ingest`"
+
+Raw = Annotated[Path, typer.Option(help="Folder of ingested pairs.")]
+Benchmarks = Annotated[Path, typer.Option(help="Folder of benchmark items.")]
+Base = Annotated[Path, typer.Option(help="Base model, for its tokenizer.")]
+Clean = Annotated[Path, typer.Option(help="Folder for the splits.")]
+Quarantine = Annotated[Path, typer.Option(help="File for refused rows.")]
+MetricsFolder = Annotated[Path, typer.Option(help="Folder for metrics.")]
+Plots = Annotated[Path, typer.Option(help="Folder for plots.")]
 
 
-def preprocess(
-    raw: Path, tasks: list[Path], base: Path, work: Path, params: Params
-) -> tuple[Table, Decision, Counter[str], int]:
-    """Clean all shards and settle what stays; gives the table of rows, the decision, counts and the number of parts."""
-    shards = cut(raw / f"{source.name}.jsonl" for source in params.ingest.sources)
-    settings = Settings(base.absolute(), params.preprocess, params.privacy, work)
+def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Params) -> Outcome:
+    """Clean all shards into the work folder, and decide which rows stay."""
+    files = [raw / f"{source.name}.jsonl" for source in params.ingest.sources]
+    shards = cut(files)
+    settings = Settings(
+        base=base.absolute(),
+        preprocess=params.preprocess,
+        privacy=params.privacy,
+        work=work,
+    )
     counts: Counter[str] = Counter()
     with workers(params.compute, len(shards)) as pool:
         for found in each(pool, clean_shard, shards, settings, what="clean"):
@@ -48,87 +62,95 @@ def preprocess(
             rows = benchmark_rows(task)
             write_part(work, number, rows, [0] * len(rows), params.preprocess.near_duplicates)
         table = load_table(work, len(shards), [task.stem for task in tasks])
-        decision = settle(table, work, len(shards), params.preprocess, pool)
-    return table, decision, counts, len(shards)
+        corpus = Corpus(table, work, len(shards), pool)
+        decision = deduplicate(corpus, params.preprocess)
+    return Outcome(table, decision, counts, len(shards))
 
 
 def check_inputs(raw: Path, tasks: list[Path], params: Params) -> None:
-    """Raise UserError unless ingest's files are there, have rows, and belong to the sources of params.yaml."""
+    """Raise UserError unless ingest wrote exactly the files that params.yaml expects."""
     expected = {f"{source.name}.jsonl" for source in params.ingest.sources}
-    for file in [*(raw / name for name in sorted(expected)), *tasks]:
-        if not file.is_file() or not file.stat().st_size:
-            what = "the file is empty" if file.is_file() else "the file does not exist"
-            raise UserError(file, what, AGAIN)
-    strangers = {file.name for file in raw.iterdir() if not file.name.startswith(".")} - expected
-    if strangers:
-        raise UserError(
-            raw, f"{len(strangers)} files there belong to no source of params.yaml", AGAIN
-        )
+    files = [raw / name for name in sorted(expected)]
+    for file in files + tasks:
+        if not file.is_file():
+            raise UserError(file, "the file does not exist", RUN_INGEST)
+        if not file.stat().st_size:
+            raise UserError(file, "the file is empty", RUN_INGEST)
+    visible = {file.name for file in raw.glob("[!.]*")}
+    unexpected = visible - expected
+    if unexpected:
+        what = f"{len(unexpected)} files there belong to no source of params.yaml"
+        raise UserError(raw, what, RUN_INGEST)
 
 
 def warn_of_names(params: Params) -> None:
-    """Print which sources hold people's names, since no rule finds and redacts names."""
+    """Warn of sources with people's names, because no rule redacts names."""
     for source in params.ingest.sources:
         if isinstance(source, FilesSource) and source.names == "present":
-            note = "people's names stay in its rows (names: present); nothing here finds names"
+            note = "people's names stay in its rows (names: present); no rule here finds names"
             print(f"preprocess: warning: source {source.name}: {note}", file=sys.stderr)
 
 
-def make_room(folder: Path) -> None:
-    """Make the folder that the work folder will lie in, and remove what killed runs left there."""
+def remove_stale_work(folder: Path) -> None:
+    """Create a folder, and remove work folders of killed runs there."""
     folder.mkdir(parents=True, exist_ok=True)
     for stale in folder.glob(".preprocess.*.tmp"):
         shutil.rmtree(stale)
 
 
+def run(
+    raw: Path, tasks: list[Path], base: Path, clean: Path, quarantine: Path, params: Params
+) -> tuple[Outcome, SplitRanks, Metrics]:
+    """Preprocess in a temporary work folder, and write the splits.
+
+    Return the outcome, the ranks of the rows written and the metrics. UserError if the work
+    folder cannot be written.
+    """
+    remove_stale_work(clean.parent)
+    temporary = tempfile.TemporaryDirectory(prefix=".preprocess.", suffix=".tmp", dir=clean.parent)
+    with temporary as folder:
+        work = Path(folder).absolute()
+        try:
+            outcome = preprocess(raw.absolute(), tasks, base, work, params)
+        except OSError as error:
+            if error.errno not in CANNOT_WRITE:
+                raise
+            raise UserError(
+                "preprocess",
+                f"its work folder cannot be written ({error.strerror}); the splits are unchanged",
+                "free about the size of data/raw on this disk",
+            ) from error
+        kept, metrics = report.write_clean(clean, quarantine, params, outcome, work, tasks)
+    return outcome, kept, metrics
+
+
 def main(
-    raw: Annotated[Path, typer.Option(help="Folder of ingested pairs.")] = Path("data/raw"),
-    benchmarks: Annotated[Path, typer.Option(help="Folder of benchmark items.")] = Path(
-        "data/benchmarks"
-    ),
-    base: Annotated[Path, typer.Option(help="Base model, for its tokenizer.")] = Path(
-        "models/base"
-    ),
-    clean: Annotated[Path, typer.Option(help="Folder for the splits.")] = Path("data/clean"),
-    quarantine: Annotated[Path, typer.Option(help="File for refused rows.")] = Path(
-        "data/quarantine.jsonl"
-    ),
-    metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics"),
-    plots: Annotated[Path, typer.Option(help="Folder for plots.")] = Path("plots"),
+    raw: Raw = Path("data/raw"),
+    benchmarks: Benchmarks = Path("data/benchmarks"),
+    base: Base = Path("models/base"),
+    clean: Clean = Path("data/clean"),
+    quarantine: Quarantine = Path("data/quarantine.jsonl"),
+    metrics: MetricsFolder = Path("metrics"),
+    plots: Plots = Path("plots"),
 ) -> None:
     """Turn raw rows into train, dev and the validation sets."""
     params = load_params()
     tasks = [benchmarks / f"{task.name}.jsonl" for task in params.ingest.benchmarks]
     check_inputs(raw, tasks, params)
     warn_of_names(params)
-    # The workers' libraries must not start threads of their own beside each other.
+    # The workers must not start threads of their tokenizers beside each other.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    make_room(clean.parent)
-    with tempfile.TemporaryDirectory(
-        prefix=".preprocess.", suffix=".tmp", dir=clean.parent
-    ) as folder:
-        work = Path(folder).absolute()
-        try:
-            table, decision, counts, parts = preprocess(raw.absolute(), tasks, base, work, params)
-        except OSError as error:
-            if error.errno not in FULL:
-                raise
-            what = (
-                f"its work folder cannot be written ({error.strerror}); the splits are as they were"
-            )
-            raise UserError(
-                "preprocess", what, "free about the size of data/raw on this disk"
-            ) from error
-        kept, figures = report.write_clean(
-            clean, quarantine, params, table, work, parts, decision, counts, tasks
-        )
+    outcome, kept, figures = run(raw, tasks, base, clean, quarantine, params)
+    contamination = report.contamination_metrics(outcome.decision, tasks)
+    lengths = report.length_table(outcome.table, kept)
+    found_items = report.contamination_plot(outcome.decision)
     write_metrics(metrics / "preprocess.json", figures)
-    write_metrics(metrics / "contamination.json", report.contamination_metrics(decision, tasks))
-    write_plot(plots / "lengths.json", report.length_table(table, kept))
-    write_plot(plots / "contamination.json", report.contamination_plot(decision))
-    print(
-        f"preprocess: {sum(map(len, kept.values()))} examples in {clean}, {figures['quarantine']['rows']} rows refused"
-    )
+    write_metrics(metrics / "contamination.json", contamination)
+    write_plot(plots / "lengths.json", lengths)
+    write_plot(plots / "contamination.json", found_items)
+    examples = sum(map(len, kept.values()))
+    refused = figures["quarantine"]["rows"]
+    print(f"preprocess: {examples} examples in {clean}, {refused} rows refused")
 
 
 if __name__ == "__main__":

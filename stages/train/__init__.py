@@ -1,2 +1,6 @@
-"""The train stage: trainer.py trains, checkpoints.py keeps what a kill must not cost, report.py says what came of it, __main__.py is
-the stage."""
+"""Fine-tune a LoRA adapter: the train stage.
+
+`__main__.py` starts the launcher, `fit.py` is the program that the launcher starts, `trainer.py`
+trains, `callbacks.py` acts between steps, `checkpoints.py` keeps the progress of an interrupted
+run, and `report.py` writes the adapter and the figures.
+"""

@@ -1,7 +1,8 @@
-"""Start training under `accelerate launch`, with the configuration of accelerate/ that params.yaml names.
+"""Start training under `accelerate launch`.
 
-This process becomes accelerate's launcher and keeps its process id: it ends when dvc ends, and training
-(stages/train/fit.py) ends when the launcher does.
+params.yaml names one of the configurations in accelerate/. This process becomes accelerate's
+launcher and keeps its process id, so that the launcher exits when dvc exits. Training
+(stages/train/fit.py) exits when the launcher does.
 
     python -m stages.train
 """
@@ -18,50 +19,67 @@ from ruamel.yaml import YAML
 from bula.errors import UserError, run_stage
 from bula.params import load_params
 
+ConfigurationFolder = Annotated[Path, typer.Option(help="Folder of accelerate's configurations.")]
 
-def visible(settings: dict[str, Any]) -> dict[str, str]:
-    """Return the environment that shows a process the GPUs which accelerate's settings mean.
 
-    accelerate leaves all GPUs visible, and transformers uses those it sees, even where accelerate uses the CPU.
+def gpu_environment(settings: dict[str, Any]) -> dict[str, str]:
+    """Return the variables that show only the GPUs of accelerate's settings.
+
+    accelerate leaves all GPUs visible, and transformers uses every GPU it sees, even where
+    accelerate uses the CPU.
     """
     if settings.get("use_cpu"):
         return {"CUDA_VISIBLE_DEVICES": ""}
     if settings.get("distributed_type", "NO") == "NO":
-        return {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]}
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+        return {"CUDA_VISIBLE_DEVICES": visible.split(",")[0]}
     return {}
 
 
 def find_configuration(name: str, folder: Path) -> Path:
-    """Return accelerate's configuration of this name; UserError lists the names that exist."""
+    """Return the path of accelerate's configuration `name`.
+
+    UserError lists the existing names.
+    """
     file = folder / f"{name}.yaml"
     if not file.exists():
         known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        raise UserError(
-            file, "the file does not exist", f"train.launch in params.yaml is one of {known}"
-        )
+        fix = f"set train.launch in params.yaml to one of {known}"
+        raise UserError(file, "the file does not exist", fix)
     return file
 
 
-def main(
-    folder: Annotated[Path, typer.Option(help="Folder of accelerate's configurations.")] = Path(
-        "accelerate"
-    ),
-) -> None:
-    """Replace this process by the launcher."""
-    configuration = find_configuration(load_params().train.launch, folder)
-    os.environ |= visible(YAML(typ="safe").load(configuration.read_text(encoding="utf-8")))
+def set_thread_count() -> None:
+    """Set OMP_NUM_THREADS to torch's own count, unless the user has set it.
+
+    accelerate takes one thread per physical core, and virtual machines often report one core.
+    """
     if "OMP_NUM_THREADS" not in os.environ:
-        # accelerate would take one thread for each physical core, and virtual machines often show one core.
         import torch
 
         os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
-    os.environ["STAGE_PARENT"] = str(os.getpid())
-    # Ctrl-C reaches every process of the terminal; training saves and ends, and the launcher waits for it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Quiet, since the launcher's own traceback would bury the sentence with which training ended.
+
+
+def launch_command(configuration: Path) -> list[str]:
+    """Return the command of accelerate's launcher.
+
+    The launcher is quiet, because its traceback would bury training's own last sentence.
+    """
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
     options = ["--config_file", str(configuration), "--module", "stages.train.fit"]
-    os.execv(sys.executable, [*launcher, *options])
+    return [*launcher, *options]
+
+
+def main(folder: ConfigurationFolder = Path("accelerate")) -> None:
+    """Replace this process with accelerate's launcher."""
+    configuration = find_configuration(load_params().train.launch, folder)
+    settings = YAML(typ="safe").load(configuration.read_text(encoding="utf-8"))
+    os.environ.update(gpu_environment(settings))
+    set_thread_count()
+    os.environ["STAGE_PARENT"] = str(os.getpid())
+    # Ctrl-C reaches every process of the terminal; the launcher ignores it and waits for training.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.execv(sys.executable, launch_command(configuration))
 
 
 if __name__ == "__main__":

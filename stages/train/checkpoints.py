@@ -1,7 +1,8 @@
-"""Checkpoints that survive a kill, a full disk and a second run, and that only the same run finds again.
+"""Keep checkpoints through a kill, a full disk and a second run.
 
-They lie in .bula/checkpoints/FINGERPRINT, outside DVC's outputs, which `dvc repro` deletes before it starts a stage. A
-checkpoint counts from the moment its seal is there: the seal is written last, by renaming.
+They lie in .bula/checkpoints/FINGERPRINT, outside DVC's outputs, because `dvc repro` deletes the
+outputs of a stage before it starts the stage. Only a run with the same fingerprint finds them. A
+checkpoint counts once its marker exists, and the marker is written last, by renaming.
 """
 
 import fcntl
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from safetensors import SafetensorError
@@ -22,147 +24,210 @@ from bula.hardware import compute_dtype, device, matmul_dtype
 from bula.params import Params
 
 CHECKPOINTS = Path(".bula/checkpoints")
-SEAL = "whole"
-ENDING = "ending"
-# What torch.save says where it cannot write, on a full disk for one: no OSError.
-TORCH_WRITES = ("inline_container", "PytorchStreamWriter")
-COMPUTES = ("torch", "transformers", "peft", "trl", "accelerate")
-PACKAGE = Path(__file__).parent
-CODE = [
-    *sorted(PACKAGE.glob("*.py")),
-    *(PACKAGE.parent.parent / "bula" / f"{name}.py" for name in ("models", "prompts", "records")),
-]
+COMPLETE_MARKER = "complete"
+# The content of a lock file whose run is about to exit.
+EXITING = "exiting"
+# torch.save reports a full disk as a RuntimeError that names one of these, not as an OSError.
+TORCH_WRITERS = ("inline_container", "PytorchStreamWriter")
+COMPUTE_PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate")
+STAGE_FOLDER = Path(__file__).parent
+BULA_FOLDER = STAGE_FOLDER.parent.parent / "bula"
+BULA_MODULES = (
+    "gguf_repairs",
+    "hardware",
+    "lora",
+    "lora_kernels",
+    "models",
+    "prompts",
+    "records",
+    "scoring",
+)
+# The code that shapes the adapter: a run of other code must not resume its checkpoints.
+CODE = [*sorted(STAGE_FOLDER.glob("*.py")), *(BULA_FOLDER / f"{name}.py" for name in BULA_MODULES)]
 
 
 def fingerprint(params: Params, files: list[Path]) -> str:
-    """Hash of everything that shapes the adapter: seed, precision, those of computing and of its products, train's parameters, the
-    longest row (packing fills up to it), the number of processes, what accelerate was told, the versions of what computes, and the
-    bytes of `files`.
+    """Return a hash of everything that shapes the adapter, 16 hexadecimal digits.
+
+    That is the seed, the precisions, train's parameters, the longest row (packing fills rows up to
+    it), the number of processes, accelerate's settings, the versions of the computing packages, and
+    the bytes of `files`.
     """
-    # accelerate/NAME.yaml as its launcher hands it on. Not the file, which differs from machine to machine in `machine_rank`.
-    told = sorted(
-        f"{name}={value}"
-        for name, value in os.environ.items()
-        if name.startswith(("ACCELERATE_", "FSDP_"))
+    settings = [
+        params.seed,
+        _precisions(params.dtype),
+        params.train.model_dump(),
+        params.preprocess.max_tokens,
+    ]
+    versions = [version(name) for name in COMPUTE_PACKAGES]
+    environment = [os.environ.get("WORLD_SIZE", "1"), *_accelerate_settings(), *versions]
+    contents = [[file.name, sha256_file(file)] for file in files]
+    return sha256_values(settings, environment, contents)[:16]
+
+
+def _precisions(dtype: str) -> list[str]:
+    """Return the precisions of weights, computation and matmuls."""
+    computed = compute_dtype(dtype)
+    matmul = matmul_dtype(getattr(torch, computed), device())
+    return [dtype, computed, str(matmul)]
+
+
+def _accelerate_settings() -> list[str]:
+    """Return the settings that accelerate's launcher passes in the environment.
+
+    The file accelerate/NAME.yaml itself differs between machines, in `machine_rank`.
+    """
+    prefixes = ("ACCELERATE_", "FSDP_")
+    return sorted(
+        f"{name}={value}" for name, value in os.environ.items() if name.startswith(prefixes)
     )
-    computed = compute_dtype(params.dtype)
-    kinds = [params.dtype, computed, str(matmul_dtype(getattr(torch, computed), device()))]
-    settings = [params.seed, kinds, params.train.model_dump(), params.preprocess.max_tokens]
-    where = [os.environ.get("WORLD_SIZE", "1"), *told, *map(version, COMPUTES)]
-    return sha256_values(settings, where, [[file.name, sha256_file(file)] for file in files])[:16]
 
 
-def seal(checkpoint: Path) -> None:
-    """Mark a checkpoint as whole, with the sizes of its files, once they are on the disk; the mark is there too when this returns."""
-    sizes = []
+def mark_complete(checkpoint: Path) -> None:
+    """Mark a checkpoint as complete once its files are on the disk.
+
+    The marker states the size of each file. It is on the disk too when this function returns.
+    """
+    lines = []
     for file in sorted(checkpoint.iterdir()):
         fsync_path(file)
-        sizes.append(f"{file.stat().st_size} {file.name}\n")
-    temporary = checkpoint / f"{SEAL}.tmp"
-    temporary.write_text("".join(sizes), encoding="utf-8")
+        lines.append(f"{file.stat().st_size} {file.name}\n")
+    temporary = checkpoint / f"{COMPLETE_MARKER}.tmp"
+    temporary.write_text("".join(lines), encoding="utf-8")
     fsync_path(temporary)
-    temporary.rename(checkpoint / SEAL)
+    temporary.rename(checkpoint / COMPLETE_MARKER)
     # fsync the directories before older checkpoints are deleted.
     fsync_path(checkpoint)
     fsync_path(checkpoint.parent)
 
 
+def is_complete(checkpoint: Path) -> bool:
+    """Return whether a checkpoint has its marker and every file it names."""
+    try:
+        marker = (checkpoint / COMPLETE_MARKER).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return False
+    lines = marker.splitlines()
+    return bool(lines) and all(_matches_marker_line(checkpoint, line) for line in lines)
+
+
+def _matches_marker_line(checkpoint: Path, line: str) -> bool:
+    """Return whether a file has the size that a marker line states."""
+    size, name = line.split(" ", 1)
+    file = checkpoint / name
+    return file.exists() and file.stat().st_size == int(size)
+
+
 @contextmanager
-def writing(checkpoint: Path) -> Iterator[None]:
-    """End with a sentence where the block cannot write its checkpoint; what it left is removed when the run goes on."""
+def report_failed_write(checkpoint: Path) -> Iterator[None]:
+    """Turn a failed write of the checkpoint into a UserError.
+
+    The next run removes the incomplete checkpoint.
+    """
     try:
         yield
     except (OSError, SafetensorError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not any(
-            place in str(error) for place in TORCH_WRITES
-        ):
+        if not _is_failed_write(error):
             raise
-        kept = max(
-            (
-                int(path.name.rpartition("-")[2])
-                for path in checkpoint.parent.glob("checkpoint-*")
-                if is_whole(path)
-            ),
-            default=0,
-        )
         reason = getattr(error, "strerror", None) or error
+        step = _last_complete_step(checkpoint.parent)
         what = f"the checkpoint cannot be written ({reason})"
-        fix = f"make room on the disk and run train again; it resumes from step {kept}"
+        fix = f"make room on the disk and run train again; it resumes from step {step}"
         raise UserError(checkpoint, what, fix) from error
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether a checkpoint has its seal and every file in the size that the seal names."""
-    try:
-        lines = (checkpoint / SEAL).read_text(encoding="utf-8").splitlines()
-    except FileNotFoundError:
-        return False
-    named = [line.split(" ", 1) for line in lines]
-    return bool(named) and all(
-        (checkpoint / name).exists() and (checkpoint / name).stat().st_size == int(size)
-        for size, name in named
-    )
+def _is_failed_write(error: Exception) -> bool:
+    """Return whether an error comes from writing a file."""
+    if isinstance(error, RuntimeError):
+        return any(writer in str(error) for writer in TORCH_WRITERS)
+    return True
+
+
+def _last_complete_step(folder: Path) -> int:
+    """Return the step of the newest complete checkpoint, or 0."""
+    complete = filter(is_complete, folder.glob("checkpoint-*"))
+    steps = (int(path.name.rpartition("-")[2]) for path in complete)
+    return max(steps, default=0)
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint, or None; what a kill cut short, in its writing or in its removal, is removed."""
-    shutil.rmtree(_done(folder), ignore_errors=True)
+    """Return the newest complete checkpoint, or None.
+
+    Incomplete checkpoints and the remains of an interrupted deletion are removed first.
+    """
+    shutil.rmtree(_deletion_path(folder), ignore_errors=True)
     for checkpoint in folder.glob("checkpoint-*"):
-        if not is_whole(checkpoint):
+        if not is_complete(checkpoint):
             shutil.rmtree(checkpoint)
     return get_last_checkpoint(folder) if folder.exists() else None
 
 
-def discard(folder: Path) -> None:
-    """Remove the checkpoints of a run that is done. Under another name: of some of them, after a kill, no run must go on."""
-    folder.rename(_done(folder))
-    shutil.rmtree(_done(folder))
+def delete_checkpoints(folder: Path) -> None:
+    """Delete the checkpoints of a finished run.
+
+    The folder is renamed first, so that no run resumes from the remains of an interrupted deletion.
+    """
+    folder.rename(_deletion_path(folder))
+    shutil.rmtree(_deletion_path(folder))
 
 
-def _done(folder: Path) -> Path:
-    """What the folder is called while it is removed."""
+def _deletion_path(folder: Path) -> Path:
+    """Return the name that a folder has while it is deleted."""
     return folder.with_suffix(".done")
 
 
-def _lock(folder: Path) -> Path:
-    """The file beside the folder whose lock its run holds."""
+def _lock_path(folder: Path) -> Path:
+    """Return the lock file of a folder, which lies beside it."""
     return folder.with_suffix(".lock")
 
 
-def say_ending(folder: Path) -> None:
-    """Let others know that this folder's run was told to end and does so."""
-    _lock(folder).write_text(ENDING, encoding="utf-8")
+def announce_exit(folder: Path) -> None:
+    """Tell other processes that this folder's run is about to exit."""
+    _lock_path(folder).write_text(EXITING, encoding="utf-8")
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; UserError if another run does, unless that one is ending: then wait for it.
+def exclusive_run(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock while the block runs.
 
-    The system lets go of the lock when a process ends, however it ends.
+    UserError if another run holds it. If that run has announced its exit, wait for it instead. The
+    kernel releases the lock when the process exits, even when it is killed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _hold(_lock(folder)):
+    path = _lock_path(folder)
+    with _locked(path):
         yield
-        _lock(folder).unlink()
+        path.unlink()
 
 
 @contextmanager
-def _hold(path: Path) -> Iterator[None]:
-    """Lock the file at `path`, which must still be that file once it is locked: its last holder may have removed it."""
+def _locked(path: Path) -> Iterator[None]:
+    """Lock the file at `path` while the block runs.
+
+    The previous holder deletes the file when it exits, so a lock on a deleted file does not count.
+    """
     while True:
         with path.open("a+", encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                file.seek(0)
-                if file.read() != ENDING:
-                    fix = "wait for it or end it"
-                    raise UserError(
-                        path.with_suffix(""), "another run trains there right now", fix
-                    ) from error
-                print("train: waiting for a run that is saving its last step", flush=True)
-                fcntl.flock(file, fcntl.LOCK_EX)
-            if path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            _acquire(file, path.with_suffix(""))
+            if _is_file_at(path, file):
                 file.truncate(0)
                 yield
                 return
+
+
+def _acquire(file: TextIO, folder: Path) -> None:
+    """Lock an open file; wait only for a run that is exiting."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.seek(0)
+        if file.read() != EXITING:
+            what = "another run trains in this folder"
+            raise UserError(folder, what, "wait for that run or stop it") from error
+        print("train: waiting for a run that is saving its last step", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
+
+
+def _is_file_at(path: Path, file: TextIO) -> bool:
+    """Return whether an open file is the file at `path`."""
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())

@@ -1,7 +1,8 @@
-"""Fine-tune a LoRA adapter on the answers of the training split, watching dev; the best checkpoint by dev loss is kept.
+"""Fine-tune a LoRA adapter on the answers of the training split.
 
-Checkpoints live outside DVC's outputs, in .bula/checkpoints/FINGERPRINT, so that a killed run goes on where it stopped
-and a run on other data, parameters, base model or code never picks them up.
+The dev split is evaluated at intervals, and the checkpoint with the lowest dev loss is kept.
+Checkpoints lie outside DVC's outputs, in .bula/checkpoints/FINGERPRINT. A killed run resumes from
+them, and a run with other data, parameters, base model or code does not.
 
     python -m stages.train        (through accelerate's launcher)
 """
@@ -17,67 +18,81 @@ import typer
 from bula.errors import run_stage
 from bula.hardware import seed_everything
 from bula.models import list_model_files
-from bula.params import load_params
+from bula.params import Params, load_params
 from bula.records import read_examples
-from stages.train.checkpoints import CHECKPOINTS, CODE, alone, discard, fingerprint, last_checkpoint
-from stages.train.report import card, report, save_adapter, template_figures
+from stages.train.checkpoints import (
+    CHECKPOINTS,
+    CODE,
+    delete_checkpoints,
+    exclusive_run,
+    fingerprint,
+    last_checkpoint,
+)
+from stages.train.report import card, save_adapter, summarise, template_figures, write_figures
 from stages.train.trainer import AnswerTrainer, make_trainer
+
+CleanFolder = Annotated[Path, typer.Option(help="Folder of train.jsonl and dev.jsonl.")]
+BaseFolder = Annotated[Path, typer.Option(help="Model to tune.")]
+AdapterFolder = Annotated[Path, typer.Option(help="Folder for the adapter.")]
+MetricsFolder = Annotated[Path, typer.Option(help="Folder for metrics.")]
+PlotsFolder = Annotated[Path, typer.Option(help="Folder for the curves.")]
+
+
+def checkpoint_folder(params: Params, clean: Path, base: Path) -> Path:
+    """Return the folder for the checkpoints of this run."""
+    data = [clean / "train.jsonl", clean / "dev.jsonl"]
+    return CHECKPOINTS / fingerprint(params, [*data, *list_model_files(base), *CODE])
+
+
+def step_of(checkpoint: str) -> str:
+    """Return the step of a checkpoint, from the name of its folder."""
+    return checkpoint.rpartition("-")[2]
 
 
 def fit(trainer: AnswerTrainer, folder: Path) -> float:
-    """Train from the last whole checkpoint on, and give the seconds; SystemExit if the run was told to end."""
+    """Train from the last complete checkpoint on and return the seconds.
+
+    SystemExit if a signal stopped the run.
+    """
     started = time.perf_counter()
     with trainer.accelerator.main_process_first():
         checkpoint = last_checkpoint(folder)
     if checkpoint and trainer.is_world_process_zero():
-        print(f"train: going on from step {checkpoint.rpartition('-')[2]}", flush=True)
+        print(f"train: resuming from step {step_of(checkpoint)}", flush=True)
     trainer.train(resume_from_checkpoint=checkpoint)
-    if trainer.ending.told:
-        # The step before, where patience ran out in this one: it has no checkpoint, and the next run takes it again.
-        kept = str(last_checkpoint(folder)).rpartition("-")[2]
-        raise SystemExit(
-            f"train: ended after step {kept}, which is kept; run it again to go on from there"
-        )
+    if trainer.save_and_stop.stop_requested:
+        # If early stopping came in this step too, the last checkpoint is the one before.
+        kept = step_of(str(last_checkpoint(folder)))
+        raise SystemExit(f"train: stopped; run it again to resume from step {kept}")
     return time.perf_counter() - started
 
 
 def main(
-    clean: Annotated[Path, typer.Option(help="Folder of train.jsonl and dev.jsonl.")] = Path(
-        "data/clean"
-    ),
-    base: Annotated[Path, typer.Option(help="Model to tune.")] = Path("models/base"),
-    adapter: Annotated[Path, typer.Option(help="Folder for the adapter.")] = Path("models/adapter"),
-    metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics"),
-    plots: Annotated[Path, typer.Option(help="Folder for the curves.")] = Path("plots/train"),
+    clean: CleanFolder = Path("data/clean"),
+    base: BaseFolder = Path("models/base"),
+    adapter: AdapterFolder = Path("models/adapter"),
+    metrics: MetricsFolder = Path("metrics"),
+    plots: PlotsFolder = Path("plots/train"),
 ) -> None:
-    """Train the adapter; under accelerate every process runs this, and the first one writes."""
+    """Train the adapter; every process runs this, and the first one writes."""
     params = load_params()
     seed_everything(params.seed)
-    first = os.environ.get("RANK", "0") == "0"
-    folder = CHECKPOINTS / fingerprint(
-        params, [clean / "train.jsonl", clean / "dev.jsonl", *list_model_files(base), *CODE]
-    )
-    with alone(folder) if first else nullcontext():
+    is_first = os.environ.get("RANK", "0") == "0"
+    folder = checkpoint_folder(params, clean, base)
+    with exclusive_run(folder) if is_first else nullcontext():
         trainer = make_trainer(params, base, clean, folder)
-        template = template_figures(
-            trainer.processing_class, trainer.rows, read_examples(clean / "train.jsonl")
-        )
+        examples = read_examples(clean / "train.jsonl")
+        template = template_figures(trainer.processing_class, trainer.rows, examples)
         seconds = fit(trainer, folder)
-        summary = report(
-            trainer,
-            read_examples(clean / "dev.jsonl"),
-            template,
-            seconds,
-            (metrics, plots) if first else None,
-        )
-        save_adapter(trainer, card(params, summary), adapter if first else None)
-        if first:
-            # Only now: a kill before this line costs no step.
-            discard(folder)
-    if first:
-        print(
-            f"train: {summary['run']['steps']} steps, dev perplexity {summary['dev']['perplexity']:.4g}, adapter in {adapter}"
-        )
+        summary = summarise(trainer, read_examples(clean / "dev.jsonl"))
+        if is_first:
+            write_figures(trainer.state.log_history, summary, template, seconds, metrics, plots)
+        save_adapter(trainer, card(params, summary), adapter if is_first else None)
+        if is_first:
+            # The checkpoints are deleted last, so that a kill before this line costs no step.
+            delete_checkpoints(folder)
+            perplexity = f"dev perplexity {summary['dev']['perplexity']:.4g}"
+            print(f"train: {summary['run']['steps']} steps, {perplexity}, adapter in {adapter}")
 
 
 if __name__ == "__main__":

