@@ -1,31 +1,40 @@
-# make repro: set up, then run the pipeline.   make test: set up, then lint, types and tests.
-# make seeds N=3: train and score under N seeds, to measure the variance of the figures across training seeds; each takes most of make repro's time.
-# make llama-dry-run: Llama 3.2 1B with random weights through the GPU profile's code, on the CPU; what it takes: docs/gpu.md.
-# TORCH_INDEX=URL: a package index with the torch build for your accelerator or a CPU-only one (default: pip's own index).
-# Only torch and the accelerator libraries that it requires come from there.
+# make repro: set up, then run the pipeline.
+# make test: set up, then run make lint and the tests.
+# make lint: set up, then check style, spelling and types.
+# make setup: create .venv and install the pinned packages.
+# make seeds N=3: train and score under N training seeds, to measure the variance of each figure.
+#   Each further seed takes most of the time of make repro.
+# make results: write the table of results into README.md.
+# make llama-dry-run: run Llama 3.2 1B with random weights through the code of the GPU profile.
+#   docs/gpu.md states its time and memory.
+# make clean: remove .venv.
+#
+# TORCH_INDEX=URL names a package index with a torch build for your accelerator, or for CPUs only.
+# Only torch and its accelerator libraries come from there. The default is pip's own index.
 SHELL := /bin/bash
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; raise SystemExit(not (3,11) <= sys.version_info[:2] <= (3,12))' 2>/dev/null && echo $$p && break; done)
 TORCH_INDEX ?=
-# torch is not in the lock, because each of its builds has its own hash. A test compares this line with pyproject.toml.
+# torch is not in the lock, because each of its builds has its own hash. A test compares this line
+# with pyproject.toml.
 TORCH := torch==2.13.0
-# Seeds of make seeds, the pipeline's own among them.
+# Number of seeds of make seeds, the pipeline's own included.
 N ?= 3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
-# Packages and the pipeline's files. The default torch build also brings CUDA's libraries.
+# Disk space for packages and outputs. The default torch build also contains CUDA's libraries.
 NEEDED_GB := $(if $(TORCH_INDEX),6,12)
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
-# The folder is imported as it stands; no stage may write byte code into a folder that DVC hashes.
+# A stage must not write byte code into a folder that DVC hashes.
 export PYTHONDONTWRITEBYTECODE := 1
-# Libraries speak up for what they want to sell or update; nothing here is sent anywhere.
+# Libraries must not send usage data.
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 
-# Every file that the lock names is checked against its SHA-256, and nothing else is installed in the first two steps. Packages that
-# ship source only are built by the setuptools of the first step, so that pip fetches no build tool without a hash. The third step runs
-# when all locked packages are there at their versions, so TORCH_INDEX can replace none of them.
+# The first two installs take only files of the lock and check their SHA-256. The setuptools of the
+# first install builds packages that ship only source, so pip fetches no build tool without a hash.
+# The third install runs after all locked packages, so TORCH_INDEX cannot replace one of them.
 define INSTALL
 awk '/^[a-z0-9]/ {keep = /^setuptools==/} keep' requirements.lock > $(VENV)/setuptools.lock && \
 awk '/^[a-z0-9]/ {print $$1}' requirements.lock > $(VENV)/constraints.txt && \
@@ -51,12 +60,12 @@ $(VENV)/.installed: requirements.lock
 		{ echo "the packages could not be installed: is a package index reachable, and is there disk space? pip's own words are above"; exit 1; }
 	@touch $@
 
-# The parameters are checked before DVC reads them.
+# Check the parameters before DVC reads them.
 repro: setup
 	@python -m bula.params
 	@dvc repro
 
-# The second line brings compare up to date with the spread.
+# dvc repro then marks the differences within the spread in the report.
 seeds: setup
 	@python -m bula seeds --count $(N)
 	@dvc repro
@@ -73,6 +82,6 @@ test: lint
 results: setup
 	@python -m bula results
 
-# .bula stays: it holds verdicts that were paid for.
+# .bula stays, because it contains paid verdicts of the judge.
 clean:
 	rm -rf $(VENV)
