@@ -50,14 +50,14 @@ help:
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: requirements.lock
-	@test -n "$(PYTHON)" || { echo "bula needs Python 3.11 or 3.12, and none is on PATH; install one, or say make PYTHON=/path/to/python3.11"; exit 1; }
-	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot make virtual environments; install its venv module (Debian: apt install python3-venv)"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "bula needs Python 3.11 or 3.12, and none is on PATH; install one, or run make PYTHON=/path/to/python3.11"; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot create virtual environments; install its venv module (Debian: apt install python3-venv)"; exit 1; }
 	@command -v git >/dev/null || { echo "bula needs git, and it is not on PATH"; exit 1; }
 	@test $$(df -Pk . | awk 'NR==2 {print int($$4/1000000)}') -ge $(NEEDED_GB) || { echo "bula needs $(NEEDED_GB) GB of free disk here; df says there is less"; exit 1; }
 	@echo "installing the pinned packages into $(VENV) (once, a few minutes)"
 	@"$(PYTHON)" -m venv $(VENV)
 	@$(INSTALL) || \
-		{ echo "the packages could not be installed: is a package index reachable, and is there disk space? pip's own words are above"; exit 1; }
+		{ echo "the packages could not be installed: is a package index reachable, and is there disk space? pip's messages are above"; exit 1; }
 	@touch $@
 
 # Check the parameters before DVC reads them.

@@ -305,7 +305,7 @@ def test_an_unknown_variant_is_refused_with_the_known_names(workspace: Path) -> 
 def test_an_unknown_task_is_refused_before_any_output(workspace: Path, tiny: Path) -> None:
     (workspace / "models/base").symlink_to(tiny)
     edit_params(workspace / "params.yaml", set_benchmark(tasks=["medmcqa_pt"]))
-    message = r"benchmark\.tasks has medmcqa_pt, which is no task of tasks/ and not reviewed"
+    message = r"benchmark\.tasks names medmcqa_pt, neither in tasks/ nor a reviewed task"
     with pytest.raises(UserError, match=message):
         benchmark.main("base")
     assert not (workspace / "data/samples").exists()
@@ -313,7 +313,7 @@ def test_an_unknown_task_is_refused_before_any_output(workspace: Path, tiny: Pat
 
 @pytest.mark.parametrize("task", ["humaneval", "realtoxicityprompts", "no_such_task"])
 def test_a_task_that_was_not_reviewed_is_refused(task: str) -> None:
-    message = rf"benchmark\.tasks has {task}, which is no task of .*tasks/ and not reviewed"
+    message = rf"benchmark\.tasks names {task}, neither in .*tasks/ nor a reviewed task"
     with pytest.raises(UserError, match=message):
         benchmark.find_tasks(ROOT / "tasks", ["bula_medmcqa", task])
 

@@ -56,7 +56,7 @@ def test_precision_note_names_the_stage_that_mixed_precisions(
     write_metrics(tmp_path / "generate/tuned.json", {"settings": settings})
     note = report.precision_note(tmp_path, params)
     assert (
-        "**generate was computed on machines of two kinds** (base in float32, tuned in bfloat16)"
+        "**generate mixes two compute precisions** (base in float32, tuned in bfloat16)"
         in note
     )
     assert "likelihood" not in note

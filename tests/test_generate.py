@@ -208,7 +208,7 @@ def refuse(request: httpx.Request) -> httpx.Response:
 
 
 JSON_TYPE = {"content-type": "application/json"}
-NO_ANSWER = "a reply has no answer in it"
+NO_ANSWER = "a reply contains no answer"
 REPLIES: dict[str, tuple[Reply, str]] = {
     "an error of the server": (
         lambda _: httpx.Response(500, json={"error": "Pergunta secreta"}),

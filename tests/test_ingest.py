@@ -483,7 +483,7 @@ def test_a_model_outside_the_repository_causes_a_note(capsys: pytest.CaptureFixt
     settings = load_params().ingest
     ingest.refuse_unwatched(settings)
     printed = capsys.readouterr().err
-    assert "after a change there run `dvc repro --force ingest`" in printed
+    assert "if the model changes, run `dvc repro --force ingest`" in printed
 
 
 @pytest.mark.parametrize(
@@ -495,7 +495,7 @@ def test_a_model_outside_the_repository_causes_a_note(capsys: pytest.CaptureFixt
 )
 def test_data_that_dvc_does_not_watch_are_refused(path: str, workspace: Path) -> None:
     outside = Path(path.format(workspace=workspace))
-    what = "^source mine: .* lies outside data/demo and data/sources, where .* Move it there"
+    what = "^source mine: .* is outside data/demo and data/sources, so .* Move it there"
     with pytest.raises(UserError, match=what):
         ingest.refuse_unwatched(settings_with(outside))
 

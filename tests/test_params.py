@@ -379,7 +379,7 @@ def test_a_bad_file_is_reported_without_a_traceback(tmp_path: Path) -> None:
 @pytest.mark.parametrize("license_", ["proprietary", "cc-by-nd-4.0", "cc-by-nc-nd-4.0", "unknown"])
 def test_a_closed_license_needs_redistribution_forbidden(license_: str) -> None:
     fields = {"kind": "demo", "name": "mine", "path": "data/demo", "license": license_}
-    words = f"license {license_} does not allow redistribution; say redistribution: forbidden"
+    words = f"license {license_} does not allow redistribution; set redistribution: forbidden"
     with pytest.raises(ValidationError, match=words):
         DemoSource.model_validate({**fields, "redistribution": "allowed"})
     source = DemoSource.model_validate({**fields, "redistribution": "forbidden"})

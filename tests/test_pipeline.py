@@ -117,8 +117,8 @@ def test_report_names_the_stages_with_mixed_precisions(
     report, metrics = tmp_path / "report", tmp_path / "compare.json"
     compare.main(figures=tmp_path / "metrics", report=report, metrics=metrics)
     warned = (report / "report.md").read_text(encoding="utf-8")
-    assert "**likelihood was computed on machines of two kinds**" in warned
-    assert "two kinds" not in (repo / "report/report.md").read_text(encoding="utf-8")
+    assert "**likelihood mixes two compute precisions**" in warned
+    assert "two compute precisions" not in (repo / "report/report.md").read_text(encoding="utf-8")
 
 
 def test_a_second_repro_runs_nothing(repo: Path) -> None:

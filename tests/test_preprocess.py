@@ -242,7 +242,7 @@ def test_personal_data_can_be_quarantined_and_no_digit_is_left_there(
 
 def test_personal_data_can_stop_the_stage_with_file_and_line(tiny: Path, tmp_path: Path) -> None:
     message = (
-        r"demo: f\.csv:4: the row holds personal data \(address, cpf\), and privacy\.rows is fail"
+        r"demo: f\.csv:4: the row contains personal data \(address, cpf\), and privacy\.rows is fail"
     )
     with pytest.raises(UserError, match=message):
         settle([row(PERSONAL, line=4)], tiny, tmp_path, settings(rows="fail"))

@@ -175,10 +175,10 @@ def closed(workspace: Path, tiny: Path) -> Path:
 
 def test_the_card_warns_of_closed_sources_and_counts_personal_data(closed: Path) -> None:
     card = (closed / "data/clean/README.md").read_text(encoding="utf-8")
-    notice = "Holds rows of demo, which may not be redistributed: keep it off public remotes."
+    notice = "Contains rows of demo, which may not be redistributed. Do not push it publicly."
     assert f"**{notice}**" in card
     assert "| demo | demo | proprietary | forbidden | not stated | 15 |" in card
-    assert "Found in 1 rows and treated by the rule `redact`: cpf 1, address 1." in card
+    assert "Rows with personal data: 1 (rule `redact`). Findings: cpf 1, address 1." in card
 
 
 def test_the_card_loads_as_a_data_set(closed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,7 @@ def test_the_card_warns_of_names() -> None:
     )
     params = settings()
     ingest = params.ingest.model_copy(update={"sources": [source]})
-    notice = "**Rows of clinic_1 hold names of people, which were not removed.**\n\n"
+    notice = "**Rows of clinic_1 contain people's names, which were not removed.**\n\n"
     assert names_notice(params) == ""
     assert names_notice(params.model_copy(update={"ingest": ingest})) == notice
 
@@ -225,9 +225,9 @@ def test_a_table_of_the_card_shows_text_literally() -> None:
         (
             "raw/demo.jsonl",
             "{broken\n",
-            "demo.jsonl: it holds a line that ingest did not write. Run `dvc repro --force ingest`",
+            "demo.jsonl: it contains a line that ingest did not write. Run `dvc repro --force ingest`",
         ),
-        ("raw/demo.jsonl", '{"question": "a"}\n', "it holds a line that ingest did not write"),
+        ("raw/demo.jsonl", '{"question": "a"}\n', "it contains a line that ingest did not write"),
         ("raw/demo.jsonl", "", "data/raw/demo.jsonl: the file is empty. Run `dvc repro ingest`"),
         ("raw/other.jsonl", "", "data/raw: 1 files there belong to no source of params.yaml. Run"),
         ("benchmarks/bula_medmcqa.jsonl", "", "bula_medmcqa.jsonl: the file is empty"),

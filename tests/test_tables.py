@@ -388,7 +388,7 @@ def test_bula_results_writes_the_table_into_the_readme(repository: Path) -> None
     result = CliRunner().invoke(app, ["results"])
     assert (result.exit_code, result.output) == (
         0,
-        "results: README.md holds the figures of metrics/\n",
+        "results: wrote the table of metrics/ into README.md\n",
     )
     table = headline_table(repository / "metrics", load_params())
     assert (repository / "README.md").read_text(encoding="utf-8") == with_results(README, table)

@@ -531,7 +531,7 @@ def test_a_run_fits_only_into_enough_memory(name: str, verdict: str, here: Path)
     [
         (
             ["--gpus", "h100,b9000"],
-            "--gpus: no GPU called b9000 is known. Name some of h100, a100-80gb, ",
+            "--gpus: unknown device: b9000. Name some of h100, a100-80gb, ",
         ),
         (["--gpus", "cpu"], "--rate: the device cpu needs this option. Pass"),
         (["--utilisation", "40"], "--utilisation: 40.0 is not a share"),

@@ -42,7 +42,7 @@ DESCRIPTIONS = {
     "accelerate/": "Launch configurations of Hugging Face accelerate.",
     "bench/llama-3.2.jinja": "The chat template of Llama 3.2.",
     "data/": "The demo corpus, user data, and row-level outputs.",
-    "docs/": "Pages about data, metrics, GPUs and remotes.",
+    "docs/": "Pages about usage, data, metrics, GPUs, remotes and benchmarks.",
     "dvc.lock": "Hashes of the last run's inputs and outputs.",
     "dvc.yaml": "The pipeline: stages, inputs and outputs.",
     "metrics/": "Figures of the last run, in git.",
