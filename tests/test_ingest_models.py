@@ -393,7 +393,7 @@ def test_a_template_that_kills_its_process_raises_user_error(
 ) -> None:
     killed = child(-signal.SIGSEGV)
     monkeypatch.setattr("subprocess.run", lambda *_, **__: killed)
-    with pytest.raises(UserError, match="ended the child process"):
+    with pytest.raises(UserError, match="crashed the child process"):
         check_template("the model", "x", {}, CHATS, 2)
 
 
