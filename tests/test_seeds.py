@@ -299,7 +299,9 @@ def test_a_difference_within_the_range_over_seeds_is_marked(three: Path) -> None
     }
     note = report.seed_note(results, 3)
     assert "over 3 runs" in note
-    assert "marks the 2 of 4 differences that are no larger, 0 of them 0" in note
+    assert (
+        "marks the 2 of 4 differences that are no larger than that range (0 of them are 0)" in note
+    )
 
 
 def test_a_variant_uses_its_own_seed_range_if_it_has_one(three: Path) -> None:
