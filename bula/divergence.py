@@ -17,7 +17,7 @@ from bula.errors import UserError
 from bula.prompts import Encoded, encode
 from bula.records import read_validation_sets
 from bula.scoring import supervised_logits
-from bula.stats import ratio_standard_error
+from bula.stats import LN2, ratio_standard_error
 
 # Float32 logits (tokens, vocabulary) and targets (tokens,) of one example.
 Scored = tuple[torch.Tensor, torch.Tensor]
@@ -121,7 +121,7 @@ def divergence_metrics(reference: list[Scored], other: Iterable[Scored]) -> dict
         "kl_nats_stderr": ratio_standard_error(kl_nats, tokens),
         "greedy_agreement": total.tokens_agreeing / total.tokens,
         "perplexity": _perplexity(loss),
-        "bits_per_token": loss / math.log(2),
+        "bits_per_token": loss / LN2,
     }
 
 

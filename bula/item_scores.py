@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from bula.errors import UserError
 from bula.records import Row, SetName, read_rows
+from bula.stats import LN2
 
-LN2 = 0.6931471805599453
 ROUGE = ("rouge1_f", "rouge2_f", "rougeL_f")
 # One measure of one variant: a value per item.
 Values = dict[str, float]

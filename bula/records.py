@@ -64,7 +64,7 @@ def read_rows(path: Path) -> Iterator[Row]:
 def _parse_row(line: bytes, where: str) -> Row:
     """Return the JSON object on one line; a UserError reports damage."""
     try:
-        row = json.loads(line.decode("utf-8"), parse_constant=_refuse_constant)
+        row = json.loads(line.decode("utf-8"), parse_constant=refuse_constant)
     except UnicodeDecodeError as error:
         what = f"not UTF-8 (byte {error.start + 1} of the line)"
         raise UserError(where, what, REMAKE) from error
@@ -77,7 +77,7 @@ def _parse_row(line: bytes, where: str) -> Row:
     return row
 
 
-def _refuse_constant(name: str) -> None:
+def refuse_constant(name: str) -> None:
     """Refuse NaN and infinities, which Python's JSON reader accepts."""
     raise ValueError(f"{name} is not a JSON value")
 

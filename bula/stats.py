@@ -17,6 +17,8 @@ Floats = NDArray[np.float64]
 # The lower and the upper bound.
 Interval = tuple[float, float]
 
+# Nats per bit.
+LN2 = math.log(2)
 # Two sums are equal if they differ by less than this share of their terms: rounding does that.
 TOLERANCE = 1e-9
 # Random bytes drawn at once by the sign flips; a batch and its sums take about 20 MB.

@@ -24,9 +24,8 @@ from bula.prompts import Encoded, encode
 from bula.records import Example, Row, read_validation_sets, write_rows
 from bula.reports import write_metrics
 from bula.scoring import batches_by_length, supervised_logits
-from bula.stats import ratio_standard_error
+from bula.stats import LN2, ratio_standard_error
 
-LN2 = math.log(2)
 Figures = dict[str, int | float]
 
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import pytest
 
 from bench.clones import ROOT, build_tiny, edit_params, shorten, small
 from bula.records import SET_NAMES, Example, write_rows
+from tests.judge_server import StartJudge, judge_servers
 
 # Two workers with two threads each would compete for two cores; torch reads this at import.
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -190,3 +192,11 @@ def user_environment() -> dict[str, str]:
 def leftovers(folder: Path) -> list[str]:
     """Return the names of incomplete outputs below a folder."""
     return sorted(str(path) for path in folder.rglob(".*.tmp"))
+
+
+@pytest.fixture
+def api(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartJudge]:
+    """Return a function that starts a judge with the given replies."""
+    monkeypatch.setenv("OPENAI_API_KEY", "test")
+    with judge_servers(workspace) as start:
+        yield start

@@ -55,10 +55,7 @@ def test_precision_note_names_the_stage_that_mixed_precisions(
     settings = {"compute_dtype": "bfloat16"}
     write_metrics(tmp_path / "generate/tuned.json", {"settings": settings})
     note = report.precision_note(tmp_path, params)
-    assert (
-        "**generate mixes two compute precisions** (base in float32, tuned in bfloat16)"
-        in note
-    )
+    assert "**generate mixes two compute precisions** (base in float32, tuned in bfloat16)" in note
     assert "likelihood" not in note
 
 

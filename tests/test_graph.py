@@ -3,10 +3,13 @@
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from bench.clones import ROOT
+from bula.__main__ import app
 from bula.commands.generated import replace_section
 from bula.commands.graph import END, START, dependencies, mermaid
+from bula.errors import UserError
 
 # DVC 3.67 reads `foreach` through a name that its parser has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon:DeprecationWarning")
@@ -45,3 +48,15 @@ def test_the_readme_has_the_graph_of_the_pipeline() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 130
+
+
+@pytest.mark.parametrize("command", ["deps", "tree", "graph", "schema", "licenses"])
+def test_a_command_outside_the_repository_is_refused_in_one_sentence(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, [command])
+    assert isinstance(result.exception, UserError)
+    assert "the file does not exist" in str(result.exception)
+    assert "in the repository's root" in str(result.exception)
+    assert list(tmp_path.iterdir()) == []

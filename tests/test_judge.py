@@ -2,7 +2,6 @@
 
 import json
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +13,7 @@ from bula.params import load_params
 from bula.records import SET_NAMES, Row, read_rows, write_rows
 from stages import calibrate, judge
 from tests.conftest import leftovers
-from tests.judge_server import StartJudge, judge_servers, point_to, verdict
-
-
-@pytest.fixture
-def api(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartJudge]:
-    """Return a function that starts a judge with the given replies."""
-    monkeypatch.setenv("OPENAI_API_KEY", "test")
-    with judge_servers(workspace) as start:
-        yield start
-
+from tests.judge_server import StartJudge, point_to, verdict
 
 ANSWER = {
     "id": "1",

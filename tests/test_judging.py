@@ -5,7 +5,6 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from bula.models import load_model, load_tokenizer, save_model
 from bula.params import load_params
 from bula.records import Row, read_rows
 from stages import quantize
-from tests.judge_server import Handler, Reply, StartJudge, judge_servers, point_to, verdict
+from tests.judge_server import Handler, Reply, StartJudge, point_to, verdict
 
 ROWS: list[Row] = [
     {
@@ -33,14 +32,6 @@ ROWS: list[Row] = [
     }
     for number in range(4)
 ]
-
-
-@pytest.fixture
-def api(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StartJudge]:
-    """Return a function that starts a judge with the given replies."""
-    monkeypatch.setenv("OPENAI_API_KEY", "test")
-    with judge_servers(workspace) as start:
-        yield start
 
 
 def ask(rows: list[Row]) -> list[Row]:

@@ -26,7 +26,7 @@ from stages.quantize import convert
 from stages.train.report import template_figures
 from stages.train.trainer import make_trainer
 from tests.conftest import write_jsonl
-from tests.test_preprocess import row, settle
+from tests.test_preprocess import deduplicate_rows, row
 
 VOCABULARY = 128256
 NARROW = {
@@ -363,14 +363,14 @@ def test_every_control_token_of_llama_is_refused_in_a_row(llama: Path, tmp_path:
         row(f"Posso tomar sol {number} vezes?", answer, line=number)
         for number, answer in enumerate(answers)
     ]
-    refused = settle(rows, llama, tmp_path).refused
+    refused = deduplicate_rows(rows, llama, tmp_path).refused
     reason = "holds a control token of the chat template"
     assert [(one["line"], one["reason"]) for one in refused] == [(0, reason), (1, reason)]
 
 
 def test_control_tokens_of_other_models_are_words(llama: Path, tmp_path: Path) -> None:
     rows = [row("Posso tomar sol?", "Sim, <|im_end|> mas use protetor solar.")]
-    assert settle(rows, llama, tmp_path).refused == []
+    assert deduplicate_rows(rows, llama, tmp_path).refused == []
 
 
 @pytest.fixture(scope="module")

@@ -99,7 +99,7 @@ class Result(NamedTuple):
     counts: dict[str, int]
 
 
-def settle(
+def deduplicate_rows(
     rows: list[Row],
     tiny: Path,
     folder: Path,
@@ -168,7 +168,7 @@ def tokenizer(smollm2: Path) -> PreTrainedTokenizerBase:
 def test_an_unfit_row_goes_to_quarantine_with_its_reason(
     question: object, answer: object, reason: str, tiny: Path, tmp_path: Path
 ) -> None:
-    result = settle([row(question, answer, line=7), row()], tiny, tmp_path)
+    result = deduplicate_rows([row(question, answer, line=7), row()], tiny, tmp_path)
     assert len(result.refused) == 1
     refused = result.refused[0]
     assert len(refused.pop("id")) == 16
@@ -193,7 +193,7 @@ def test_an_unreadable_row_goes_to_quarantine_with_ingests_reason(
         "refused": "not utf-8",
         "excerpt": "xx 99",
     }
-    result = settle([row(), unreadable], tiny, tmp_path)
+    result = deduplicate_rows([row(), unreadable], tiny, tmp_path)
     assert len(result.refused) == 1
     refused = result.refused[0]
     assert refused["line"] == 3
@@ -211,20 +211,22 @@ def test_a_word_in_capitals_before_a_quote_is_not_refused_as_mojibake(
     tiny: Path, tmp_path: Path
 ) -> None:
     question = "Tenho câncer. Ele disse “AMANHÃ” ontem, devo esperar?"
-    result = settle([row(question), row()], tiny, tmp_path)
+    result = deduplicate_rows([row(question), row()], tiny, tmp_path)
     assert result.refused == []
     assert len(result.kept["train"]) == 2
 
 
 def test_repairs_are_counted(tiny: Path, tmp_path: Path) -> None:
-    result = settle([row("VocÃª estÃ¡ com <b>muita</b> dor agora?"), row()], tiny, tmp_path)
+    result = deduplicate_rows(
+        [row("VocÃª estÃ¡ com <b>muita</b> dor agora?"), row()], tiny, tmp_path
+    )
     assert result.kept["train"][0]["question"] != result.kept["train"][1]["question"]
     assert result.counts["repaired mojibake_repaired"] == 1
     assert result.counts["repaired html_stripped"] == 1
 
 
 def test_personal_data_is_redacted_and_counted(tiny: Path, tmp_path: Path) -> None:
-    result = settle([row(PERSONAL)], tiny, tmp_path)
+    result = deduplicate_rows([row(PERSONAL)], tiny, tmp_path)
     redacted = "Meu CPF é [CPF], moro na [ENDEREÇO]. Posso tomar dipirona hoje?"
     assert result.kept["train"][0]["question"] == redacted
     counts = {name: n for name, n in result.counts.items() if name.startswith("privacy")}
@@ -234,23 +236,22 @@ def test_personal_data_is_redacted_and_counted(tiny: Path, tmp_path: Path) -> No
 def test_personal_data_can_be_quarantined_and_no_digit_is_left_there(
     tiny: Path, tmp_path: Path
 ) -> None:
-    result = settle([row(PERSONAL), row()], tiny, tmp_path, settings(rows="quarantine"))
+    result = deduplicate_rows([row(PERSONAL), row()], tiny, tmp_path, settings(rows="quarantine"))
     assert [r["reason"] for r in result.refused] == ["personal data (address, cpf)"]
     assert "529" not in json.dumps(result.refused)
     assert len(result.kept["train"]) == 1
 
 
 def test_personal_data_can_stop_the_stage_with_file_and_line(tiny: Path, tmp_path: Path) -> None:
-    message = (
-        r"demo: f\.csv:4: the row contains personal data \(address, cpf\), and privacy\.rows is fail"
-    )
+    found = r"the row contains personal data \(address, cpf\)"
+    message = rf"demo: f\.csv:4: {found}, and privacy\.rows is fail"
     with pytest.raises(UserError, match=message):
-        settle([row(PERSONAL, line=4)], tiny, tmp_path, settings(rows="fail"))
+        deduplicate_rows([row(PERSONAL, line=4)], tiny, tmp_path, settings(rows="fail"))
 
 
 def test_text_is_normalised_and_ids_are_stable(tiny: Path, tmp_path: Path) -> None:
     raw = row("Na\u0303o\u200b  dói mais?\r\n", " Beba\u00a0água e descanse bem. ")
-    result = settle([raw], tiny, tmp_path)
+    result = deduplicate_rows([raw], tiny, tmp_path)
     example = result.kept["train"][0]
     assert example["question"] == "Não dói mais?"
     assert example["answer"] == "Beba água e descanse bem."
@@ -265,7 +266,7 @@ def test_text_is_normalised_and_ids_are_stable(tiny: Path, tmp_path: Path) -> No
 def test_a_row_longer_than_the_limit_is_refused_and_not_cut(
     limit: str, reason: str, tiny: Path, tmp_path: Path
 ) -> None:
-    result = settle([row()], tiny, tmp_path, settings(**{limit: 20}))
+    result = deduplicate_rows([row()], tiny, tmp_path, settings(**{limit: 20}))
     assert result.refused[0]["reason"] == f"{reason} 20 tokens"
 
 
@@ -328,8 +329,8 @@ def growth(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Growth:
         new.append(old_row | {"question": question, "answer": answer})
     # The new rows come before, among and after the old rows.
     mixed = [*new[:15], *old[:200], *new[15:30], *old[200:], *new[30:]]
-    before = settle(old, tiny, folder, params)
-    after = settle(mixed, tiny, folder, params)
+    before = deduplicate_rows(old, tiny, folder, params)
+    after = deduplicate_rows(mixed, tiny, folder, params)
     return Growth(old, before, after)
 
 
@@ -392,7 +393,7 @@ def test_the_same_text_in_another_spelling_is_kept_once(
     question: str, answer: str, tiny: Path, tmp_path: Path
 ) -> None:
     rows = [row(QUESTION, ANSWER), row(question, answer)]
-    result = settle(rows, tiny, tmp_path)
+    result = deduplicate_rows(rows, tiny, tmp_path)
     kept = result.kept["train"]
     assert len(kept) == 1
     assert result.refused[0]["reason"] == f"same text as {kept[0]['id']} in train"
@@ -425,7 +426,7 @@ def test_a_validation_question_typed_without_accents_leaves_train(
         if same_answer:
             typed["answer"] = without_accents(pair["answer"])
         rows.append(typed)
-    result = settle(rows, tiny, tmp_path)
+    result = deduplicate_rows(rows, tiny, tmp_path)
     assert len(result.kept["train"]) == 1
     assert len(result.refused) == len(validation_pairs)
     # The questions that stay are unchanged.
@@ -436,12 +437,12 @@ def test_a_validation_question_typed_without_accents_leaves_train(
 def test_two_answers_to_one_question_are_both_kept_within_a_split(
     tiny: Path, tmp_path: Path
 ) -> None:
-    result = settle([row(QUESTION, ANSWER), row(NEARLY, OTHER)], tiny, tmp_path)
+    result = deduplicate_rows([row(QUESTION, ANSWER), row(NEARLY, OTHER)], tiny, tmp_path)
     assert len(result.kept["train"]) == 2
 
 
 def test_a_text_with_a_few_words_changed_is_kept_once(tiny: Path, tmp_path: Path) -> None:
-    result = settle([row(QUESTION, ANSWER), row(NEARLY, ANSWER)], tiny, tmp_path)
+    result = deduplicate_rows([row(QUESTION, ANSWER), row(NEARLY, ANSWER)], tiny, tmp_path)
     assert len(result.kept["train"]) == 1
     assert result.refused[0]["reason"].startswith("near-duplicate text of ")
 
@@ -451,7 +452,7 @@ def test_near_duplicates_of_validation_questions_are_removed_from_train(
     split: str, tiny: Path, tmp_path: Path
 ) -> None:
     rows = [row(NEARLY, OTHER, "train"), row(QUESTION, ANSWER, split), row()]
-    result = settle(rows, tiny, tmp_path)
+    result = deduplicate_rows(rows, tiny, tmp_path)
     assert [example["question"] for example in result.kept[split]] == [QUESTION]
     assert len(result.kept["train"]) == 1
     identity = result.kept[split][0]["id"]
@@ -461,7 +462,7 @@ def test_near_duplicates_of_validation_questions_are_removed_from_train(
 
 def test_two_validation_sets_do_not_ask_the_same_question(tiny: Path, tmp_path: Path) -> None:
     rows = [row(QUESTION, ANSWER, "C"), row(QUESTION, OTHER, "B"), row()]
-    result = settle(rows, tiny, tmp_path)
+    result = deduplicate_rows(rows, tiny, tmp_path)
     assert len(result.kept["B"]) == 1
     assert len(result.kept["C"]) == 0
 
@@ -479,7 +480,7 @@ def test_every_demo_row_survives_preprocessing(
     for task in params.ingest.benchmarks:
         if task.kind == "files":
             items[task.name] = list(read_rows(ROOT / task.path))
-    result = settle(rows, tiny, tmp_path, params, items)
+    result = deduplicate_rows(rows, tiny, tmp_path, params, items)
     assert result.refused == []
     assert {figures["train_rows"] for figures in result.matrix.values()} == {0}
     example = Example.model_validate(result.kept["train"][0])

@@ -11,7 +11,16 @@ from bula.params import Params
 from bula.records import Row, example_id, read_rows
 from stages.preprocess import benchmarks
 from tests.conftest import write_jsonl
-from tests.test_preprocess import ANSWER, NEARLY, OTHER, QUESTION, Result, row, settings, settle
+from tests.test_preprocess import (
+    ANSWER,
+    NEARLY,
+    OTHER,
+    QUESTION,
+    Result,
+    deduplicate_rows,
+    row,
+    settings,
+)
 
 MULTIPLE_CHOICE: Row = {
     "id": "q1",
@@ -54,7 +63,7 @@ def with_policy(policy: str) -> Params:
 def removed(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
     """Return the result for contaminated rows under the policy remove."""
     folder = tmp_path_factory.mktemp("removed")
-    return settle(contaminated_rows(), tiny, folder, items=ITEMS)
+    return deduplicate_rows(contaminated_rows(), tiny, folder, items=ITEMS)
 
 
 def test_a_training_row_that_contains_a_benchmark_item_leaves(removed: Result) -> None:
@@ -91,7 +100,7 @@ def test_the_matrix_counts_how_each_item_was_found(removed: Result) -> None:
 def test_the_policy_keep_keeps_contaminated_rows_and_counts_them(
     tiny: Path, tmp_path: Path
 ) -> None:
-    kept = settle(contaminated_rows(), tiny, tmp_path, with_policy("keep"), ITEMS)
+    kept = deduplicate_rows(contaminated_rows(), tiny, tmp_path, with_policy("keep"), ITEMS)
     assert len(kept.kept["train"]) == 3
     assert kept.matrix["mcq"]["train_rows_left"] == 1
     assert kept.matrix["leaf"]["train_rows_left"] == 1
@@ -128,7 +137,7 @@ def test_a_damaged_benchmark_item_finds_its_clean_copy_in_train(
         run = DAMAGE[damage](run)
     shares_run = f"Pode ser outra coisa. {run} Converse com quem atende você."
     rows = [row(question), row(answer=shares_run), row()]
-    result = settle(rows, tiny, tmp_path, items=damaged_items(damage))
+    result = deduplicate_rows(rows, tiny, tmp_path, items=damaged_items(damage))
     assert len(result.kept["train"]) == 1
     assert result.matrix["mcq"]["train_rows_near_duplicate"] == 1
     assert result.matrix["leaf"]["train_rows_shared_run"] == 1
@@ -151,7 +160,7 @@ def test_many_items_with_one_question_do_not_hide_a_validation_question(
     items = [MULTIPLE_CHOICE | {"id": str(n), "opa": str(n)} for n in range(20)]
     rows = [row(QUESTION, split="train") for _ in range(10)]
     rows += [row(QUESTION, ANSWER, "A"), row()]
-    result = settle(rows, tiny, tmp_path, with_policy(policy), {"mcq": items})
+    result = deduplicate_rows(rows, tiny, tmp_path, with_policy(policy), {"mcq": items})
     # Questions of validation are never trained on, also if the policy keeps those of benchmarks.
     assert len(result.kept["train"]) == 1
     assert result.matrix["mcq"]["items_near_duplicate"] == 20
@@ -210,7 +219,9 @@ def test_a_real_benchmark_item_is_found_in_train(
     items = list(read_rows(real_items))
     excerpt = " ".join(items[700]["question"].split()[5:25])
     rows = [row(answer=f"Leia isto com calma: {excerpt}"), row(), row(split="A")]
-    result = settle(rows, tiny, tmp_path, settings(languages=["pt", "en"]), {"medqa": items})
+    result = deduplicate_rows(
+        rows, tiny, tmp_path, settings(languages=["pt", "en"]), {"medqa": items}
+    )
     counts = dict(result.matrix["medqa"])
     del counts["items"]
     assert counts == {

@@ -81,6 +81,7 @@ def test_inline_elements_leave_nothing_and_images_leave_a_space(text: str, expec
     [
         ("10<sup>6</sup> UFC, 10<sup>-3</sup> mg", "10^6 UFC, 10^-3 mg"),
         ("10<sup><b>6</b></sup> UFC", "10^6 UFC"),
+        ("Marca<sup></b>® a<sup><br>, b<sup>", "Marca® a\n, b"),
         ("1<sup>o</sup> dia, Marca<sup>®</sup>, H<sub>2</sub>O", "1o dia, Marca®, H2O"),
         (
             "1<sup>1</sup>/<sub>2</sub> comprimido, 1<sup>3</sup>&frasl;<sub>4</sub>",

@@ -225,7 +225,8 @@ def test_a_table_of_the_card_shows_text_literally() -> None:
         (
             "raw/demo.jsonl",
             "{broken\n",
-            "demo.jsonl: it contains a line that ingest did not write. Run `dvc repro --force ingest`",
+            "demo.jsonl: it contains a line that ingest did not write. "
+            "Run `dvc repro --force ingest`",
         ),
         ("raw/demo.jsonl", '{"question": "a"}\n', "it contains a line that ingest did not write"),
         ("raw/demo.jsonl", "", "data/raw/demo.jsonl: the file is empty. Run `dvc repro ingest`"),

@@ -13,8 +13,9 @@ from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
 from bench.clones import ROOT, commit, edit_params, git
+from bula import hardware
 from bula.__main__ import app
-from bula.commands.seeds import refuse_other_precision, trained_variants
+from bula.commands.seeds import here, refuse_other_conditions, trained_variants
 from bula.errors import UserError
 from bula.params import load_params
 from bula.reports import write_metrics
@@ -24,7 +25,15 @@ from tests.conftest import run
 from tests.test_compare import fill, two_variants
 
 SEED = 20261122
-STAGES = ("train", "merge", "likelihood@tuned", "generate@tuned", "benchmark@tuned", "rouge@tuned")
+STAGES = (
+    "preprocess",
+    "train",
+    "merge",
+    "likelihood@tuned",
+    "generate@tuned",
+    "benchmark@tuned",
+    "rouge@tuned",
+)
 SPREAD = {
     "seeds": 3,
     "first": 2.0,
@@ -58,16 +67,19 @@ def write(path, value):
 
 elsewhere = root / "elsewhere"
 here = elsewhere.read_text() if elsewhere.exists() else "float32"
+if stage in ("likelihood", "generate", "benchmark", "rouge"):
+    write(f"metrics/{stage}/tuned.json", {"settings": {"compute_dtype": here}})
 # 2, 1.99 and 2.015 bits per character.
 bits = {20261122: 2.0, 20261123: 1.99, 20261124: 2.015}[seed]
-if stage == "train":
+if stage == "preprocess":
+    write("data/clean", sorted(path.name for path in Path("data/sources").iterdir()))
+elif stage == "train":
     write("models/adapter", seed)
     write("metrics/train.json", {"dev": {"loss_nats": bits + 1}, "run": {"compute_dtype": here}})
 elif stage == "merge":
     write("models/merged", int(read("models/adapter")))
 elif stage == "likelihood":
     assert int(read("models/merged")) == seed
-    write("metrics/likelihood/tuned.json", {"settings": {"compute_dtype": here}})
     row = {"id": "a", "nats": 10 * bits * math.log(2), "characters": 10}
     write("data/likelihood/tuned.jsonl", row)
 elif stage == "generate":
@@ -81,16 +93,11 @@ elif stage == "rouge":
 """
 
 
-def entry(deps: list[str], outs: list[str], metrics: list[str]) -> dict[str, Any]:
-    tracked = [{path: {"cache": False}} for path in metrics]
-    deps = ["work.py", *deps]
-    return {
-        "cmd": "exec ./stage",
-        "deps": deps,
-        "params": ["seed"],
-        "outs": outs,
-        "metrics": tracked,
-    }
+def entry(deps: list[str], outs: list[str], metrics: str = "") -> dict[str, Any]:
+    stage = {"cmd": "exec ./stage", "deps": ["work.py", *deps], "params": ["seed"], "outs": outs}
+    if outs == ["data/clean"]:
+        del stage["params"]
+    return stage | ({"metrics": [{metrics: {"cache": False}}]} if metrics else {})
 
 
 def pipeline() -> dict[str, Any]:
@@ -98,19 +105,20 @@ def pipeline() -> dict[str, Any]:
     merged = ["models/merged"]
     answers = ["data/answers/${key}.jsonl"]
     scoring = {
-        "likelihood": entry(
-            merged, ["data/likelihood/${key}.jsonl"], ["metrics/likelihood/${key}.json"]
-        ),
-        "generate": entry(merged, answers, []),
-        "benchmark": entry(merged, ["data/samples/${key}.jsonl"], []),
-        "rouge": entry(answers, ["data/scores/${key}.jsonl"], []),
+        "likelihood": (merged, ["data/likelihood/${key}.jsonl"]),
+        "generate": (merged, answers),
+        "benchmark": (merged, ["data/samples/${key}.jsonl"]),
+        "rouge": (answers, ["data/scores/${key}.jsonl"]),
     }
     stages = {
-        "train": entry([], ["models/adapter"], ["metrics/train.json"]),
-        "merge": entry(["models/adapter"], merged, []),
+        "preprocess": entry(["data/sources"], ["data/clean"]),
+        "train": entry(["data/clean"], ["models/adapter"], "metrics/train.json"),
+        "merge": entry(["models/adapter"], merged),
     }
-    repeated = {name: {"foreach": "${variants}", "do": do} for name, do in scoring.items()}
-    return {"stages": stages | repeated}
+    for name, (deps, outs) in scoring.items():
+        do = entry(deps, outs, f"metrics/{name}/${{key}}.json")
+        stages[name] = {"foreach": "${variants}", "do": do}
+    return {"stages": stages}
 
 
 @pytest.fixture
@@ -124,7 +132,11 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "stage").chmod(0o755)
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", tmp_path / "params.yaml")
     edit_params(tmp_path / "params.yaml", lambda params: params.update(seed=SEED, dtype="float32"))
-    (tmp_path / ".gitignore").write_text("/log\n/broken\n/elsewhere\n", encoding="utf-8")
+    shutil.copytree(ROOT / "accelerate", tmp_path / "accelerate")
+    (tmp_path / "data/sources").mkdir(parents=True)
+    (tmp_path / "data/sources/rows.jsonl").write_text("{}\n", encoding="utf-8")
+    ignored = "/log\n/broken\n/elsewhere\n/data/sources/secret.jsonl\n"
+    (tmp_path / ".gitignore").write_text(ignored, encoding="utf-8")
     git(tmp_path, "init", "--quiet")
     assert run(["dvc", "init", "--quiet"], tmp_path).returncode == 0
     commit(tmp_path, "start")
@@ -143,7 +155,9 @@ def seeds(repo: Path, count: int) -> tuple[int, str, list[str]]:
 
 
 def stages_of(*numbers: int) -> list[str]:
-    return sorted(f"{number} {stage}" for number in numbers for stage in STAGES)
+    """Return the lines of the log; only the workspace's own run computes the data."""
+    lines = [f"{number} {stage}" for number in numbers for stage in STAGES]
+    return sorted(line for line in lines if "preprocess" not in line or str(SEED) in line)
 
 
 def test_a_spread_worked_by_hand_as_in_docs_metrics() -> None:
@@ -152,18 +166,48 @@ def test_a_spread_worked_by_hand_as_in_docs_metrics() -> None:
     assert spread([2.0, 1.99, 2.015]) == pytest.approx(SPREAD | exact)
 
 
-def test_runs_of_two_precisions_are_not_compared() -> None:
-    refuse_other_precision("a", {"float32"}, {"float32"})
-    with pytest.raises(UserError, match="a: it was computed in bfloat16, not float32"):
-        refuse_other_precision("a", {"bfloat16"}, {"float32"})
+def test_the_conditions_in_which_runs_differ_are_named() -> None:
+    own = {"train": "float32", "data of ingest": ["a"], "generate@tuned": "float32"}
+    refuse_other_conditions("a", own, own)
+    other = own | {"train": "bfloat16", "data of ingest": ["b"]}
+    with pytest.raises(UserError, match=r"a: .* differ \(train, data of ingest\)"):
+        refuse_other_conditions("a", other, own)
+
+
+def test_training_on_the_cpu_of_a_machine_with_a_gpu_has_the_precision_of_the_cpu(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(hardware, "device", lambda: "cuda")
+    monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda: False)
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    found = here({"train": "", "likelihood@tuned": "", "data of ingest": ["a"]}, params)
+    expected = {"train": "float32", "likelihood@tuned": "bfloat16", "data of ingest": ["a"]}
+    assert found == expected
 
 
 def test_a_run_of_another_kind_of_machine_is_refused_before_a_seed_runs(repo: Path) -> None:
     (repo / "elsewhere").write_text("bfloat16", encoding="utf-8")
     code, said, log = seeds(repo, 2)
     assert code == 1
-    assert "metrics: it was computed in bfloat16, not bfloat16, float32" in said
+    assert "metrics: its data or its precision of computing differ (train, " in said
     assert sorted(log) == stages_of(SEED)
+
+
+def test_an_input_that_git_does_not_track_is_refused(repo: Path) -> None:
+    (repo / "data/sources/new.jsonl").write_text("{}\n", encoding="utf-8")
+    code, said, log = seeds(repo, 2)
+    assert (code, log) == (1, [])
+    assert "data/sources/new.jsonl: git does not track this input (1 in all)" in said
+
+
+def test_an_experiment_on_other_data_is_refused(repo: Path) -> None:
+    # git ignores this file, so DVC's copy of the repository has no such row.
+    (repo / "data/sources/secret.jsonl").write_text("{}\n", encoding="utf-8")
+    code, said, _ = seeds(repo, 2)
+    assert code == 1
+    assert "differ (data of preprocess)" in said
+    assert not (repo / "metrics/seeds.json").exists()
 
 
 def test_each_seed_is_an_experiment_that_runs_every_stage_once(repo: Path) -> None:
@@ -207,12 +251,12 @@ def test_stages_that_finished_before_a_failure_do_not_run_again(repo: Path) -> N
     assert sorted([*finished, *after]) == stages_of(SEED + 1)
 
 
-def test_a_failed_experiment_is_named_with_its_log(repo: Path) -> None:
+def test_a_failed_experiment_is_named(repo: Path) -> None:
     assert run(["dvc", "repro", *STAGES], repo).returncode == 0
     (repo / "broken").touch()
     _, said, _ = seeds(repo, 2)
-    assert f"the experiment seed-{SEED + 1}-" in said
-    assert "it has no result. Read `dvc queue logs seed-" in said
+    assert f"dvc exp run --temp --name seed-{SEED + 1}-" in said
+    assert "it failed. Read its messages above." in said
 
 
 def test_a_failed_run_of_the_pipeline_is_refused(repo: Path) -> None:
@@ -226,14 +270,14 @@ def test_a_single_seed_is_refused() -> None:
     assert CliRunner().invoke(app, ["seeds", "--count", "1"]).exit_code == 2
 
 
-def test_a_path_in_which_the_queue_does_not_start_is_refused(
+def test_a_path_in_which_experiments_do_not_start_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "ação").mkdir()
     monkeypatch.chdir(tmp_path / "ação")
     result = CliRunner().invoke(app, ["seeds", "--count", "2"])
     assert isinstance(result.exception, UserError)
-    assert "DVC's queue does not start in this folder" in str(result.exception)
+    assert "DVC's experiments do not start in this folder" in str(result.exception)
 
 
 def test_variants_are_found_by_their_model() -> None:

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 from ruamel.yaml import YAML
 
-from bula.commands.generated import update
+from bula.commands.generated import read_text, update
 
 UNLISTED = {
     "bula/__init__.py",
@@ -138,5 +138,5 @@ def deps(
 
     A stage whose list changes runs again.
     """
-    text = with_modules(file.read_text(encoding="utf-8"), file.parent)
+    text = with_modules(read_text(file), file.parent)
     update(file, text, command="deps", write=write)

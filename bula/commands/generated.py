@@ -20,6 +20,15 @@ def replace_section(where: str, text: str, marks: tuple[str, str], content: str)
     return before + start + content + end + rest
 
 
+def read_text(file: Path) -> str:
+    """Return a text file of the repository. Raise UserError if it does not exist."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        fix = "run this command in the repository's root"
+        raise UserError(file, "the file does not exist", fix) from error
+
+
 def update(file: Path, text: str, *, command: str, write: bool) -> None:
     """Compare a file with its generated text, or write it.
 
@@ -29,6 +38,9 @@ def update(file: Path, text: str, *, command: str, write: bool) -> None:
     if before == text:
         print(f"{command}: {file} is up to date")
         return
+    if before is None and not write:
+        fix = f"run `python -m bula {command} --write` in the repository's root"
+        raise UserError(file, "the file does not exist", fix)
     if not write:
         what = "it differs from the text that the code generates"
         raise UserError(file, what, f"run `python -m bula {command} --write`")

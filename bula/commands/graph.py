@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bula.commands.generated import replace_section, update
+from bula.commands.generated import read_text, replace_section, update
 
 FILE = Path("README.md")
 START = "<!-- graph: written by `python -m bula graph --write` -->\n```mermaid\n"
@@ -51,7 +51,7 @@ def graph(
     write: Annotated[bool, typer.Option("--write", help="Change README.md.")] = False,
 ) -> None:
     """Compare the graph in README.md with dvc.yaml, or write it."""
-    text = FILE.read_text(encoding="utf-8")
+    text = read_text(FILE)
     drawn = mermaid(dependencies(Path()))
     update(
         FILE,

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
 from packaging.utils import canonicalize_name
 
-from bula.commands.generated import replace_section, write_text
+from bula.commands.generated import read_text, replace_section, write_text
 from bula.errors import UserError
 
 START = "Python packages (this list is written by `python -m bula licenses`)\n"
@@ -114,9 +114,9 @@ def with_section(notice: str, lines: str) -> str:
 def licenses() -> None:
     """Write the licenses of all locked packages into NOTICE."""
     notice = Path("NOTICE")
-    lock = Path("requirements.lock").read_text(encoding="utf-8")
-    makefile = Path("Makefile").read_text(encoding="utf-8")
+    lock = read_text(Path("requirements.lock"))
+    makefile = read_text(Path("Makefile"))
     pins = pinned(lock, makefile)
-    text = with_section(notice.read_text(encoding="utf-8"), section(pins))
+    text = with_section(read_text(notice), section(pins))
     write_text(notice, text)
     print(f"NOTICE: {len(pins)} packages")

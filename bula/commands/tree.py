@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from bula.commands.generated import replace_section, update
+from bula.commands.generated import read_text, replace_section, update
 from bula.errors import UserError
 
 FILE = Path("docs/tree.md")
@@ -106,5 +106,5 @@ def tree(
     write: Annotated[bool, typer.Option("--write", help="Change docs/tree.md.")] = False,
 ) -> None:
     """Compare the tree in docs/tree.md with the code, or write it."""
-    text = with_tree(FILE.read_text(encoding="utf-8"), Path())
+    text = with_tree(read_text(FILE), Path())
     update(FILE, text, command="tree", write=write)

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from bula.records import Row
+from bula.records import Row, refuse_constant
 from stages.ingest.reading import SURROGATE, NumberedRow, ReadOptions, Refused, check_row
 from stages.ingest.text_lines import BYTE_ORDER_MARK, read_lines
 
@@ -12,11 +12,6 @@ from stages.ingest.text_lines import BYTE_ORDER_MARK, read_lines
 EXCERPT_CHARACTERS = 60
 # What Python's reader raises over text that is not JSON, or is nested too deep.
 JSON_ERRORS = (ValueError, RecursionError)
-
-
-def _refuse_constant(name: str) -> None:
-    """Raise ValueError for NaN and infinities, which JSON does not allow."""
-    raise ValueError(f"{name} is not a JSON value")
 
 
 def _refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -30,7 +25,7 @@ def _refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
-DECODER = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeated_keys)
+DECODER = json.JSONDecoder(parse_constant=refuse_constant, object_pairs_hook=_refuse_repeated_keys)
 
 
 def read_json_lines(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
@@ -46,7 +41,7 @@ def parse_object(text: str) -> Row | Refused:
     """Return the JSON object in a text, or why there is none."""
     try:
         value = json.loads(
-            text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeated_keys
+            text, parse_constant=refuse_constant, object_pairs_hook=_refuse_repeated_keys
         )
     except JSON_ERRORS as error:
         return Refused(_reason(error), text)

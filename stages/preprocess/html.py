@@ -63,6 +63,8 @@ EDGE = "\x01"
 SUPERSCRIPT = "\x02"
 SUPERSCRIPT_END = "\x03"
 SUBSCRIPT = "\x04"
+# Versions of Python disagree about these empty comments.
+EMPTY_COMMENT = re.compile("<!--+>")
 MARKS = re.compile(f"[{EDGE}-{SUBSCRIPT}]")
 AT_START = (
     dict.fromkeys(BLOCKS, EDGE)
@@ -77,8 +79,8 @@ SUPERSCRIPTS = re.compile(
     {SUPERSCRIPT} (?:
         # A fraction: "1<sup>1</sup>/<sub>2</sub>" is one and a half.
         (?P<fraction> (?=\s*\d+\s*{SUPERSCRIPT_END}\s*[/⁄]\s*{SUBSCRIPT}) )
-        # An ordinal or a trade mark: "1<sup>o</sup>", "Marca<sup>®</sup>".
-        | (?P<ordinal> (?=\s*(?:[oaªº°®™]s?\s*)?{MARKS.pattern}) )
+        # An ordinal or a trade mark, "1<sup>o</sup>" or "Marca<sup>®</sup>", or nothing at all.
+        | (?P<ordinal> (?=\s*(?:[oaªº°®™]s?\s*)?(?:{MARKS.pattern}|<|$)|[ªº°®™]\s|\n) )
         # Anything else is a power.
         |
     )
@@ -112,7 +114,8 @@ def html_to_text(fragment: str, unescaped: bool = False) -> str:
     may then be meant as a sign, so an inline tag counts only if it is closed further on.
     """
     parser = _TextParser()
-    parser.feed(_escape_signs(MARKS.sub(" ", fragment), unescaped))
+    fragment = EMPTY_COMMENT.sub(" ", MARKS.sub(" ", fragment))
+    parser.feed(_escape_signs(fragment, unescaped))
     parser.close()
     return _break_lines(_mark_powers("".join(parser.parts)))
 
@@ -140,6 +143,9 @@ class _TextParser(HTMLParser):
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Collect the mark of a tag such as `<br/>` once."""
         self.handle_starttag(tag, attrs)
+        if tag in HIDDEN:
+            # A script is open until its end tag, as in browsers.
+            self.set_cdata_mode(tag)
 
     def handle_endtag(self, tag: str) -> None:
         """Collect the mark of an end tag."""

@@ -23,7 +23,8 @@ from bula.files import fsync_path, sha256_file, sha256_values
 from bula.hardware import compute_dtype, device, matmul_dtype
 from bula.params import Params
 
-CHECKPOINTS = Path(".bula/checkpoints")
+# DVC runs an experiment in a copy that it deletes; DVC_ROOT is the repository itself even there.
+CHECKPOINTS = Path(os.environ.get("DVC_ROOT", "")) / ".bula/checkpoints"
 COMPLETE_MARKER = "complete"
 # The content of a lock file whose run is about to exit.
 EXITING = "exiting"
