@@ -8,6 +8,7 @@ import re
 import resource
 import shutil
 import signal
+import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,7 +37,7 @@ from stages import merge, quantize
 from stages.ingest.models import ingest_base
 from stages.train import callbacks, checkpoints, report, trainer
 from stages.train import fit as train
-from tests.conftest import make_ready, make_workspace
+from tests.conftest import make_ready, make_workspace, run
 
 # An adapter of rank r has r x (in + out) parameters in each linear layer.
 # q, o, gate, up and down map 256 to 256 numbers; k and v map 256 to 128.
@@ -297,6 +298,13 @@ def test_the_fingerprint_covers_all_code_that_shapes_the_adapter() -> None:
     covered = {str(file.relative_to(ROOT)) for file in checkpoints.CODE}
     used = closure(ROOT, "train")
     assert used - covered <= WITHOUT_EFFECT
+
+
+def test_checkpoints_of_an_experiment_lie_in_the_repository_itself(tmp_path: Path) -> None:
+    code = "from stages.train.checkpoints import CHECKPOINTS; print(CHECKPOINTS)"
+    repository = tmp_path / "repository"
+    result = run([sys.executable, "-c", code], tmp_path, DVC_ROOT=str(repository))
+    assert result.stdout.strip() == str(repository / ".bula/checkpoints"), result.stderr
 
 
 def count_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:

@@ -63,7 +63,7 @@ def set_thread_count() -> None:
 def launch_command(configuration: Path) -> list[str]:
     """Return the command of accelerate's launcher.
 
-    The launcher is quiet, because its traceback would bury training's own last sentence.
+    The launcher is quiet, because its traceback would follow training's own error message.
     """
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--quiet"]
     options = ["--config_file", str(configuration), "--module", "stages.train.fit"]
