@@ -234,3 +234,46 @@ def test_bula_tree_names_a_missing_mark(small_repository: Path) -> None:
     result = CliRunner().invoke(app, ["tree", "--write"])
     assert isinstance(result.exception, UserError)
     assert START.strip()[:20] in str(result.exception)
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Return the dotted names of all modules that a file imports."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def forbidden_imports(path: str) -> tuple[str, ...]:
+    """Return the packages above or beside a file, as prefixes of module names."""
+    parts = path.removesuffix(".py").split("/")
+    if parts[0] == "bench":
+        return ("tests",)
+    if parts[0] == "stages":
+        return ("tests", "bench", "bula.commands", "stages")
+    if parts[1] == "commands" or path == "bula/__main__.py":
+        return ("tests", "bench", "stages")
+    return ("tests", "bench", "stages", "bula.commands")
+
+
+SOURCES = [
+    str(path.relative_to(ROOT))
+    for folder in ("stages", "bula", "bench")
+    for path in sorted((ROOT / folder).rglob("*.py"))
+]
+
+
+@pytest.mark.parametrize("path", SOURCES)
+def test_no_module_imports_upward_or_sideways(path: str) -> None:
+    own_stage = ".".join(path.removesuffix(".py").split("/")[:2])
+    refused = []
+    for module in imported_modules(ROOT / path):
+        is_own = module.startswith(own_stage + ".")
+        if module.split(".")[0] in forbidden_imports(path) and not is_own:
+            refused.append(module)
+        if module.startswith("bula.commands") and "bula.commands" in forbidden_imports(path):
+            refused.append(module)
+    assert refused == []
