@@ -574,7 +574,7 @@ def measure_template(tiny: Path, ids: list[int], labels: list[int]) -> None:
 def test_a_row_without_its_end_of_turn_is_refused(tiny: Path, row: Encoded) -> None:
     ids = row.input_ids[:-1]
     labels = row.labels[:-1]
-    with pytest.raises(UserError, match="would not teach the model to stop"):
+    with pytest.raises(UserError, match="or the end-of-turn token"):
         measure_template(tiny, ids, labels)
 
 
