@@ -207,7 +207,9 @@ def test_a_file_with_another_end_of_turn_token_is_refused(tiny: Path, tmp_path: 
     tokenizer = load_tokenizer(tiny)
     other = tokenizer.eos_token_id + 1
     file = write_header(tmp_path / "other.gguf", tokenizer.chat_template, other)
-    with pytest.raises(UserError, match=r"other\.gguf: its tokenizer\.ggml\.eos_token_id .* differs"):
+    with pytest.raises(
+        UserError, match=r"other\.gguf: its tokenizer\.ggml\.eos_token_id .* differs"
+    ):
         carries(file, tokenizer)
 
 
