@@ -15,10 +15,11 @@ from typer.testing import CliRunner
 from bench.clones import ROOT, commit, edit_params, git
 from bula import hardware
 from bula.__main__ import app
-from bula.commands.seeds import here, refuse_other_conditions, trained_variants
+from bula.commands.seeds import here, trained_variants
 from bula.errors import UserError
 from bula.params import load_params
 from bula.reports import write_metrics
+from bula.runs import refuse_other_conditions
 from bula.stats import spread
 from stages.compare import pairs, report
 from tests.conftest import run

@@ -1,0 +1,74 @@
+"""Read the figures of one run, and the conditions that comparable runs share."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from bula.errors import UserError
+from bula.item_scores import ROWS, means, read_item_scores
+
+# The judge is left out because its calls may cost money.
+SCORING = ("likelihood", "generate", "benchmark", "rouge")
+# The stages before training.
+DATA_STAGES = ("ingest", "preprocess")
+
+
+def read_lock(folder: Path) -> dict[str, Any]:
+    """Return the stages of a dvc.lock by name."""
+    text = (folder / "dvc.lock").read_text(encoding="utf-8")
+    stages: dict[str, Any] = YAML(typ="safe").load(text)["stages"]
+    return stages
+
+
+def fetch_run(experiment: str, variants: list[str], folder: Path) -> None:
+    """Copy the files that `read_run` needs from an experiment."""
+    # Imported here because DVC takes a second to load.
+    from dvc.api import DVCFileSystem
+    from dvc.exceptions import DvcException
+
+    paths = ["dvc.lock", "metrics/train.json"]
+    for name in variants:
+        paths += [f"metrics/{stage}/{name}.json" for stage in SCORING]
+        paths += [f"data/{ROWS[stage][0]}/{name}.jsonl" for stage in SCORING]
+    try:
+        files = DVCFileSystem(rev=experiment)
+        for path in paths:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            files.get_file(path, str(folder / path))
+    except (DvcException, FileNotFoundError) as error:
+        fix = f"run `dvc exp remove {experiment}`, then this command again"
+        raise UserError(f"the experiment {experiment}", "its results are missing", fix) from error
+
+
+def read_run(folder: Path, variants: list[str]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return the figures of one run, and the conditions that all runs must share.
+
+    The conditions are the precision of each stage, and the hashes of the data.
+    """
+    train = json.loads((folder / "metrics/train.json").read_text(encoding="utf-8"))
+    figures = {"train__dev_loss_nats": train["dev"]["loss_nats"]}
+    conditions: dict[str, Any] = {"train": train["run"]["compute_dtype"]}
+    for name in variants:
+        for measure, mean in means(read_item_scores(folder / "data", name)).items():
+            figures[f"{name}__{measure}"] = mean
+        for stage in SCORING:
+            file = folder / f"metrics/{stage}/{name}.json"
+            settings = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
+            # A server has its own arithmetic.
+            if settings.get("compute_dtype") in ("bfloat16", "float32"):
+                conditions[f"{stage}@{name}"] = settings["compute_dtype"]
+    lock = read_lock(folder)
+    for stage in DATA_STAGES:
+        conditions[f"data of {stage}"] = lock.get(stage, {}).get("outs")
+    return figures, conditions
+
+
+def refuse_other_conditions(run: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
+    """Raise a UserError if a run differs from the pipeline's in more than the seed."""
+    others = [name for name in expected if found[name] != expected[name]]
+    if others:
+        what = f"its data or its precision of computing differ ({', '.join(others)})"
+        fix = "run `dvc repro --force` on this kind of machine, with all data tracked"
+        raise UserError(run, what, fix)
