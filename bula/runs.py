@@ -1,4 +1,4 @@
-"""Read the figures of one run, and the conditions that comparable runs share."""
+"""Read one run's figures, and the conditions that comparable runs share."""
 
 import json
 from pathlib import Path
