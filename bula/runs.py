@@ -43,9 +43,10 @@ def fetch_run(experiment: str, variants: list[str], folder: Path) -> None:
 
 
 def read_run(folder: Path, variants: list[str]) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return the figures of one run, and the conditions that all runs must share.
+    """Return the figures and the conditions of one run.
 
-    The conditions are the precision of each stage, and the hashes of the data.
+    All runs of a comparison must have the same conditions. The conditions are the precision of each
+    stage, and the hashes of the data.
     """
     train = json.loads((folder / "metrics/train.json").read_text(encoding="utf-8"))
     figures = {"train__dev_loss_nats": train["dev"]["loss_nats"]}
@@ -66,8 +67,12 @@ def read_run(folder: Path, variants: list[str]) -> tuple[dict[str, float], dict[
 
 
 def refuse_other_conditions(run: str, found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Raise a UserError if a run differs from the pipeline's in more than the seed."""
-    others = [name for name in expected if found[name] != expected[name]]
+    """Raise a UserError if a run has other conditions than expected.
+
+    A condition that only one of the two has differs, too.
+    """
+    names = sorted(found.keys() | expected.keys())
+    others = [name for name in names if found.get(name) != expected.get(name)]
     if others:
         what = f"its data or its precision of computing differ ({', '.join(others)})"
         fix = "run `dvc repro --force` on this kind of machine, with all data tracked"

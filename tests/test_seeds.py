@@ -171,8 +171,22 @@ def test_the_conditions_in_which_runs_differ_are_named() -> None:
     own = {"train": "float32", "data of ingest": ["a"], "generate@tuned": "float32"}
     refuse_other_conditions("a", own, own)
     other = own | {"train": "bfloat16", "data of ingest": ["b"]}
-    with pytest.raises(UserError, match=r"a: .* differ \(train, data of ingest\)"):
+    with pytest.raises(UserError, match=r"a: .* differ \(data of ingest, train\)"):
         refuse_other_conditions("a", other, own)
+
+
+def test_a_condition_that_only_one_run_has_differs() -> None:
+    own = {"train": "float32", "generate@tuned": "float32"}
+    with pytest.raises(UserError, match=r"differ \(generate@tuned\)"):
+        refuse_other_conditions("a", {"train": "float32"}, own)
+
+
+def test_a_folder_without_git_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    result = CliRunner().invoke(app, ["seeds", "--count", "2"])
+    assert isinstance(result.exception, UserError)
+    assert "git cannot list its files" in str(result.exception)
 
 
 def test_training_on_the_cpu_of_a_machine_with_a_gpu_has_the_precision_of_the_cpu(
@@ -191,7 +205,7 @@ def test_a_run_of_another_kind_of_machine_is_refused_before_a_seed_runs(repo: Pa
     (repo / "elsewhere").write_text("bfloat16", encoding="utf-8")
     code, said, log = seeds(repo, 2)
     assert code == 1
-    assert "metrics: its data or its precision of computing differ (train, " in said
+    assert "metrics: its data or its precision of computing differ (benchmark@tuned, " in said
     assert sorted(log) == stages_of(SEED)
 
 

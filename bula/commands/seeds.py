@@ -30,7 +30,10 @@ INPUTS = ("accelerate", "bula", "data", "stages", "tasks")
 
 
 def trained_variants(params: Params) -> list[str]:
-    """Return the variants with the merged model. Raise UserError if there is none."""
+    """Return the variants with the merged model.
+
+    Raise UserError if there is none.
+    """
     names = [name for name, variant in params.variants.items() if variant.model == MERGED]
     if not names:
         what = f"no variant has the model {MERGED}, so no figure depends on the training seed"
@@ -44,16 +47,21 @@ def refuse_unusable_folder() -> None:
         fix = "move the repository to a path of plain ASCII letters"
         raise UserError(Path.cwd(), "DVC's experiments do not start in this folder", fix)
     command = ["git", "ls-files", "--others", "--exclude-standard", "--", *INPUTS]
-    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise UserError(Path.cwd(), "git cannot list its files", "run this in a clone")
     # DVC writes a .gitignore beside each output.
-    found = [name for name in listed.splitlines() if not name.endswith(".gitignore")]
+    found = [name for name in result.stdout.splitlines() if not name.endswith(".gitignore")]
     if found:
         fix = "run `git add` on each, after `dvc add` for data"
         raise UserError(found[0], f"git does not track this input ({len(found)} in all)", fix)
 
 
 def run_dvc(*arguments: str) -> None:
-    """Run dvc with this interpreter's programs on PATH. Raise UserError if it fails."""
+    """Run dvc with this interpreter's programs on PATH.
+
+    Raise UserError if it fails.
+    """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = [sys.executable, "-m", "dvc", *arguments]
     with subprocess.Popen(command, env=os.environ | {"PATH": path}) as process:
