@@ -1,13 +1,72 @@
-"""Repair what transformers 5.23 misreads in GGUF files."""
+"""Read a GGUF file's model with all its tensors, and repair its tokenizer.
+
+transformers 5.23 ignores tensors and settings of some GGUF files. The configuration here comes from
+bula/gguf_config.py, and every tensor of the file reaches the model or is reported.
+"""
 
 import json
 from pathlib import Path
+from typing import Any
 
+import gguf
+import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
 
+from bula.gguf_config import Family, find_family, gguf_config
 from bula.gguf_files import read_gguf
+
+
+def load_gguf(
+    file: Path, dtype: torch.dtype, **options: Any
+) -> tuple[PreTrainedModel, dict[str, Any]]:
+    """Return the model of a GGUF file, and from_pretrained's report.
+
+    The weights are unpacked to float32 and rounded to `dtype`. The report lists tensors that the
+    model lacks under their names in the file.
+    """
+    family = find_family(file)
+    config = gguf_config(file)
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    model, report = model_class.from_pretrained(
+        None,
+        config=config,
+        state_dict=_weights(file, family, config, dtype),
+        dtype=dtype,
+        **options,
+    )
+    _apply_rope_factors(model, file)
+    return model, report
+
+
+def _weights(
+    file: Path, family: Family, config: PreTrainedConfig, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Return a file's tensors by transformers' names, rounded to `dtype`.
+
+    A tensor that the model lacks keeps its own name.
+    """
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    processor = family.processor(config=config.to_dict())
+    names = get_gguf_hf_weights_map(empty, processor)
+    weights = {}
+    for tensor in read_gguf(file).tensors:
+        if tensor.name in family.rope_tensors:
+            continue
+        numbers = gguf.dequantize(tensor.data, tensor.tensor_type)
+        numbers = processor.process(numbers, tensor.name).weights
+        name = names.get(tensor.name, tensor.name)
+        weights[name] = torch.from_numpy(np.copy(numbers)).to(dtype)
+    return weights
 
 
 def rope_factors(file: Path) -> torch.Tensor | None:
@@ -21,7 +80,7 @@ def rope_factors(file: Path) -> torch.Tensor | None:
     return None
 
 
-def apply_rope_factors(model: PreTrainedModel, file: Path) -> None:
+def _apply_rope_factors(model: PreTrainedModel, file: Path) -> None:
     """Divide RoPE frequencies by a GGUF file's factors, in place.
 
     llama.cpp stores the RoPE scaling of Llama 3.1 and 3.2 as a tensor that transformers does not
