@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModelForCausalLM,
     PreTrainedConfig,
     PreTrainedModel,
@@ -25,35 +24,22 @@ from bula.gguf_config import Family, find_family, gguf_config
 from bula.gguf_files import read_gguf
 
 
-def load_gguf(
-    file: Path, dtype: torch.dtype, **options: Any
-) -> tuple[PreTrainedModel, dict[str, Any]]:
-    """Return the model of a GGUF file, and from_pretrained's report.
+def model_parts(file: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the configuration and the tensors of a GGUF file.
 
-    The weights are unpacked to float32 and rounded to `dtype`. The report lists tensors that the
-    model lacks under their names in the file.
+    They are the arguments `config` and `state_dict` of from_pretrained. The weights are unpacked to
+    float32 and rounded to `dtype`. A tensor that the model lacks keeps its name in the file, so
+    that from_pretrained reports it.
     """
-    family = find_family(file)
     config = gguf_config(file)
-    model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    model, report = model_class.from_pretrained(
-        None,
-        config=config,
-        state_dict=_weights(file, family, config, dtype),
-        dtype=dtype,
-        **options,
-    )
-    _apply_rope_factors(model, file)
-    return model, report
+    weights = _weights(file, find_family(file), config, dtype)
+    return {"config": config, "state_dict": weights}
 
 
 def _weights(
     file: Path, family: Family, config: PreTrainedConfig, dtype: torch.dtype
 ) -> dict[str, torch.Tensor]:
-    """Return a file's tensors by transformers' names, rounded to `dtype`.
-
-    A tensor that the model lacks keeps its own name.
-    """
+    """Return a file's tensors by transformers' names."""
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config)
     processor = family.processor(config=config.to_dict())
@@ -80,7 +66,7 @@ def rope_factors(file: Path) -> torch.Tensor | None:
     return None
 
 
-def _apply_rope_factors(model: PreTrainedModel, file: Path) -> None:
+def apply_rope_factors(model: PreTrainedModel, file: Path) -> None:
     """Divide RoPE frequencies by a GGUF file's factors, in place.
 
     llama.cpp stores the RoPE scaling of Llama 3.1 and 3.2 as a tensor that transformers does not

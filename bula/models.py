@@ -17,6 +17,7 @@ from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -27,7 +28,7 @@ from transformers import (
 from bula.errors import UserError
 from bula.files import staged
 from bula.gguf_files import FETCH_AGAIN, shared_reader
-from bula.gguf_repairs import drop_unknown_tokens, load_gguf
+from bula.gguf_repairs import apply_rope_factors, drop_unknown_tokens, model_parts
 from bula.hardware import compute_dtype, device
 from bula.model_files import GET_MODEL, check_adapter, check_model
 from bula.weight_checks import (
@@ -187,7 +188,10 @@ def _from_pretrained(path: Path, **options: Any) -> PreTrainedModel:
         # The report then lists mismatched shapes, which transformers only logs.
         options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
         if _is_gguf(path):
-            model, report = load_gguf(path, **options)
+            parts = model_parts(path, options["dtype"])
+            model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(parts["config"])]
+            model, report = model_class.from_pretrained(None, **parts, **options)
+            apply_rope_factors(model, path)
         else:
             model, report = AutoModelForCausalLM.from_pretrained(**_location(path), **options)
     refuse_incomplete(path, report)
