@@ -115,7 +115,7 @@ def export(directory: Path, kind: str, file: Path, metadata: ModelMetadata | Non
         else:
             round_to(staged, kind, file)
     _refuse_lost_window(directory, file)
-    _refuse_other_types(kind, file)
+    refuse_other_types(kind, file)
 
 
 def _stage(directory: Path, staged: Path, metadata: ModelMetadata | None) -> None:
@@ -219,7 +219,7 @@ def _refuse_lost_window(directory: Path, file: Path) -> None:
         raise UserError(directory.name, what, fix)
 
 
-def _refuse_other_types(kind: str, file: Path) -> None:
+def refuse_other_types(kind: str, file: Path) -> None:
     """Raise a UserError if a tensor has a type that this kind of file may not contain."""
     for tensor in read_gguf(file).tensors:
         found = tensor.tensor_type.name

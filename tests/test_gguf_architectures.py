@@ -25,7 +25,13 @@ from bula.divergence import divergence_metrics, score_examples
 from bula.errors import UserError
 from bula.gguf_config import gguf_config
 from bula.gguf_converters import CONVERSION, find_converter
-from bula.gguf_export import LIMITS_NATS, ModelMetadata, export, refuse_divergent
+from bula.gguf_export import (
+    LIMITS_NATS,
+    ModelMetadata,
+    export,
+    refuse_divergent,
+    refuse_other_types,
+)
 from bula.gguf_files import check_gguf
 from bula.gguf_tokenizer import write_pieces
 from bula.models import load_model, load_tokenizer, save_model
@@ -408,3 +414,51 @@ def test_llama_cpp_splits_sentencepiece_text_like_the_model(models: Any) -> None
     found = load_tokenizer(model / "bf16.gguf")
     for text in ("A febre passou.\nBeba água,  não café!", "Olá, João: 日"):
         assert found.encode(text) == expected.encode(text)
+
+
+def write_tensor(path: Path, kind: gguf.GGMLQuantizationType, shape: tuple[int, ...]) -> Path:
+    """Write a GGUF file with one tensor of a type that gguf can quantize."""
+    writer = gguf.GGUFWriter(path, "llama")
+    numbers = torch.zeros(shape).numpy()
+    writer.add_tensor("a.weight", gguf.quantize(numbers, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+TYPES = gguf.GGMLQuantizationType
+ALLOWED = [
+    ("q8_0", TYPES.Q8_0, (4, 256)),
+    ("q8_0", TYPES.F32, (256,)),
+    # A row of 576 numbers, as SmolLM2 has, is no multiple of 256.
+    ("q4_k_m", TYPES.Q5_0, (4, 576)),
+    ("q4_k_m", TYPES.Q8_0, (4, 576)),
+    # A row of 40 numbers is no multiple of 32.
+    ("q4_k_m", TYPES.F16, (4, 40)),
+]
+REFUSED = [
+    ("q8_0", TYPES.Q4_0, (4, 256)),
+    ("q8_0", TYPES.F32, (4, 256)),
+    ("q4_k_m", TYPES.Q5_0, (4, 512)),
+    ("q4_k_m", TYPES.F16, (4, 576)),
+    ("bf16", TYPES.F16, (4, 256)),
+    ("q4_k_m", TYPES.F16, (256,)),
+]
+
+
+@pytest.mark.parametrize(("kind", "found", "shape"), ALLOWED)
+def test_a_tensor_of_a_declared_type_is_accepted(
+    kind: str, found: gguf.GGMLQuantizationType, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    refuse_other_types(kind, write_tensor(tmp_path / "a.gguf", found, shape))
+
+
+@pytest.mark.parametrize(("kind", "found", "shape"), REFUSED)
+def test_a_tensor_of_another_type_is_refused(
+    kind: str, found: gguf.GGMLQuantizationType, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    file = write_tensor(tmp_path / "a.gguf", found, shape)
+    with pytest.raises(UserError, match=rf"a\.weight is {found.name}, which is no part of {kind}"):
+        refuse_other_types(kind, file)
