@@ -6,6 +6,7 @@ bula/gguf_config.py, and every tensor of the file reaches the model or is report
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -43,7 +44,11 @@ def _weights(
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config)
     processor = family.processor(config=config.to_dict())
-    names = get_gguf_hf_weights_map(empty, processor)
+    # The mapping of the submodules takes seconds, and these families do not need it.
+    without_children = SimpleNamespace(
+        config=config, state_dict=empty.state_dict, named_children=list
+    )
+    names = get_gguf_hf_weights_map(without_children, processor)
     weights = {}
     for tensor in read_gguf(file).tensors:
         if tensor.name in family.rope_tensors:

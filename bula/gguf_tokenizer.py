@@ -30,10 +30,13 @@ def write_pieces(model: Path, file: Path) -> None:
     pieces.trainer_spec.byte_fallback = True
     ranks = _merge_ranks(state["model"]["merges"])
     types = _special_types(state)
-    vocabulary = state["model"]["vocab"]
-    for text in sorted(vocabulary, key=vocabulary.get):
+    texts = {number: text for text, number in state["model"]["vocab"].items()}
+    texts |= {token["id"]: token["content"] for token in state["added_tokens"]}
+    for number in range(max(texts) + 1):
+        # A piece's place is its id, so an id without a token needs a piece, too.
+        text = texts.get(number, f"[PAD{number}]")
         # llama.cpp merges the pair with the highest score first, tokenizers with the lowest rank.
-        score = -float(ranks.get(text, 0))
+        score = -float(ranks.get(text, len(ranks)))
         kind = types.get(text, PIECE.BYTE if BYTE.fullmatch(text) else PIECE.NORMAL)
         pieces.pieces.add(piece=text, score=score, type=kind)
     file.write_bytes(pieces.SerializeToString())

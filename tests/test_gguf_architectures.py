@@ -155,6 +155,8 @@ def pieces() -> GemmaTokenizer:
         eos_id=1,
         bos_id=2,
         unk_id=3,
+        bos_piece="<bos>",
+        eos_piece="<eos>",
         minloglevel=2,
         user_defined_symbols=["<|im_start|>", "<|im_end|>"],
     )
