@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from bula import lora_kernels
+from bula import lora_kernels, model_kernels
 from bula.models import load_model, load_tokenizer
 from bula.prompts import encode
 from bula.records import Example
@@ -39,8 +39,8 @@ def lora_model(tiny: Path, dropout: float, targets: str | list[str] = "all-linea
 
 def use_fused(model: PeftModel) -> None:
     """Use all kernels in a model."""
-    lora_kernels.use_kernels(model)
-    lora_kernels.add_answer_head(unwrap_adapter(model))
+    model_kernels.use_kernels(model)
+    model_kernels.add_answer_head(unwrap_adapter(model))
 
 
 def padded_batch(tiny: Path) -> Batch:
@@ -430,7 +430,7 @@ def test_swiglu_by_hand() -> None:
     slope = 0.75 + LN_3 * 3 / 16
     gate = torch.tensor([0.0, LN_3], requires_grad=True)
     up = torch.tensor([4.0, 2.0], requires_grad=True)
-    found = lora_kernels.swiglu(gate, up)
+    found = lora_kernels.gated_unit(gate, up, lora_kernels.SILU)
     assert found.tolist() == pytest.approx([0.0, 1.5 * LN_3])
     upstream = torch.tensor([1.0, 10.0])
     gradients = torch.autograd.grad(found, [gate, up], upstream)
@@ -492,7 +492,7 @@ def attend_by_kernel(case: AttentionCase) -> Result:
     """Return the kernel's attention in bfloat16."""
 
     def attend(x: Tensor) -> Tensor:
-        return lora_kernels.attention_forward(case.layer, x, case.position)[0]
+        return model_kernels.llama_attention(case.layer, x, case.position)[0]
 
     return differentiate(attend, case.x, case.upstream)
 
@@ -587,7 +587,7 @@ def test_the_norm_is_that_of_llama(dtype: torch.dtype, tolerance: float) -> None
         return norm_in_float64(layer, values)
 
     def kernel(values: Tensor) -> Tensor:
-        return lora_kernels.rms_norm_forward(layer, values)
+        return model_kernels.llama_norm(layer, values)
 
     exact = differentiate(formula, x.double(), upstream.double())
     found = differentiate(kernel, x, upstream)
@@ -603,7 +603,7 @@ def test_use_kernels_replaces_only_supported_layers(tiny: Path) -> None:
     model = lora_model(tiny, 0.0)
     with_bias = model.base_model.model.model.layers[0].mlp.up_proj
     with_bias.base_layer.bias = torch.nn.Parameter(torch.zeros(256))
-    lora_kernels.use_kernels(model)
+    model_kernels.use_kernels(model)
     replaced = [name for name, layer in model.named_modules() if "forward" in vars(layer)]
     # Seven linear layers, two norms, attention and MLP per block, and the last norm, without the
     # layer with a bias.

@@ -38,6 +38,7 @@ BULA_MODULES = (
     "hardware",
     "lora",
     "lora_kernels",
+    "model_kernels",
     "models",
     "prompts",
     "records",
