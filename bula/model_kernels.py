@@ -19,8 +19,18 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.activations import GELUTanh, SiLUActivation
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.gemma3.modeling_gemma3 import Gemma3Attention, Gemma3MLP, Gemma3RMSNorm
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
+from transformers.models.gemma3.modeling_gemma3 import (
+    Gemma3Attention,
+    Gemma3MLP,
+    Gemma3RMSNorm,
+    Gemma3TextModel,
+)
+from transformers.models.llama.modeling_llama import (
+    LlamaAttention,
+    LlamaMLP,
+    LlamaModel,
+    LlamaRMSNorm,
+)
 
 from bula.lora_kernels import (
     GELU_TANH,
@@ -37,12 +47,15 @@ from bula.lora_kernels import (
 )
 from bula.scoring import (
     UNSUPERVISED,
+    Batch,
     check_head,
+    find_decoder,
     head_logits,
     replaced_forward,
     supervised_hidden,
     unwrap_adapter,
 )
+from bula.shared_prefix import SharedPrefix, find_shared_prefix, shared_hidden
 
 # The values of train.attention; transformers' eager attention is not in its table of functions.
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "flash_attention_2")
@@ -61,13 +74,18 @@ def attend(
     k: Tensor,
     v: Tensor,
     attention_mask: Tensor | None,
+    shared_prefix: SharedPrefix | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the output of a layer's attention, and its attention weights if there are any.
 
     q, k and v have the shape (batch, tokens, heads, width), the output (batch, tokens, width of
-    all heads). Without a mask, attention is causal.
+    all heads). Without a mask, attention is causal. With a shared prefix, the batch is one packed
+    row, and attention is causal within each complete row.
     """
+    if shared_prefix is not None:
+        q, k, v = (shared_prefix.unpack(tensor) for tensor in (q, k, v))
+        attention_mask = None
     queries, keys, values = (tensor.transpose(1, 2) for tensor in (q, k, v))
     implementation = layer.config._attn_implementation
     on_cpu_in_bfloat16 = q.device.type == "cpu" and q.dtype == torch.bfloat16
@@ -88,6 +106,8 @@ def attend(
             **kwargs,
         )
     joined_heads = output.flatten(2)
+    if shared_prefix is not None:
+        joined_heads = shared_prefix.pack(joined_heads)
     return layer.o_proj(joined_heads), weights
 
 
@@ -242,6 +262,23 @@ def use_kernels(model: PeftModel) -> None:
             layer.forward = functools.partial(kernel, layer)
 
 
+def can_share_prefix(decoder: nn.Module, tokens: int) -> bool:
+    """Return whether a decoder's kernels can compute a shared prefix of rows.
+
+    The layers around attention must compute each token by itself, and rows must fit into the window
+    of each layer. On a GPU, reading the length of the prefix would wait for all work in progress.
+    """
+    if type(decoder) not in (LlamaModel, Gemma3TextModel) or decoder.device.type != "cpu":
+        return False
+    for decoder_layer in decoder.layers:
+        attention = decoder_layer.self_attn
+        window = getattr(attention, "sliding_window", None)
+        has_kernel = isinstance(vars(attention).get("forward"), functools.partial)
+        if not has_kernel or (window is not None and tokens > window):
+            return False
+    return True
+
+
 # --- head and loss -----------------------------------------------------------------------------
 
 
@@ -306,6 +343,16 @@ def _chunk_loss(model: PreTrainedModel, hidden: Tensor, targets: Tensor) -> tupl
     return cross_entropy(logits, targets, reduction="sum"), correct
 
 
+def hidden_and_targets(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Return supervised hidden states and targets, with a shared prefix if possible."""
+    decoder = find_decoder(model)
+    if can_share_prefix(decoder, batch["input_ids"].shape[1]):
+        layout = find_shared_prefix(batch)
+        if layout is not None:
+            return shared_hidden(decoder, batch, layout)
+    return supervised_hidden(model, batch)
+
+
 def add_answer_head(model: PreTrainedModel) -> None:
     """Add the argument `answer_head` to the model's forward.
 
@@ -323,7 +370,7 @@ def add_answer_head(model: PreTrainedModel) -> None:
     def forward(*arguments: Any, answer_head: bool = False, **inputs: Any) -> Any:
         if not answer_head:
             return own_forward(*arguments, **inputs)
-        hidden, targets = supervised_hidden(model, inputs)
+        hidden, targets = hidden_and_targets(model, inputs)
         if plain:
             weight = model.get_output_embeddings().weight
             loss, correct = fused_linear_cross_entropy(hidden, weight, targets)
