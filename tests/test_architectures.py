@@ -33,6 +33,8 @@ SIZES = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
+    # With weights of the usual 0.02, all logits of so narrow a model would be almost equal.
+    "initializer_range": 0.2,
     "max_position_embeddings": 64,
     "bos_token_id": 1,
     "eos_token_id": 2,
@@ -77,7 +79,6 @@ ARCHITECTURES = {
     "llama-llama3-rope": Architecture("llama", {"rope_parameters": LLAMA3_ROPE}),
     "llama-dropout": Architecture("llama", {"attention_dropout": 0.1}),
     "mistral-window": Architecture("mistral", {"sliding_window": SHORT_WINDOW}),
-    "mixtral": Architecture("mixtral", {"num_local_experts": 2}),
     "qwen2": Architecture("qwen2", {}),
     "qwen3": Architecture("qwen3", {"head_dim": 16}),
     "gemma": Architecture("gemma", GEMMA),
@@ -122,9 +123,7 @@ def make_model(architecture: Architecture) -> PreTrainedModel:
     """Return a small model in which no bias, norm, or scale has its initial value."""
     config = AutoConfig.for_model(architecture.model_type, **SIZES | architecture.settings)
     torch.manual_seed(1)
-    model = AutoModelForCausalLM.from_config(
-        config, dtype=torch.float32, attn_implementation="sdpa"
-    )
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     for name, weight in model.named_parameters():
         if "norm" in name or name.endswith("bias"):
             weight.data += 0.3 * torch.randn_like(weight)
@@ -156,6 +155,8 @@ def model(architecture: Architecture) -> PreTrainedModel:
     return make_model(architecture)
 
 
+# PEFT corrects this setting of GPT-2's layers itself.
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to False")
 def test_loss_and_gradients_are_those_of_transformers(model: PreTrainedModel) -> None:
     loss, gradients = kernel_difference(with_adapter(copy.deepcopy(model)), *rows())
     assert loss <= TOLERANCE
