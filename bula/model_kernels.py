@@ -69,7 +69,7 @@ PROBE_ADAPTER_STD = 0.05
 
 
 def attend(
-    layer: nn.Module,
+    layer: LlamaAttention | Gemma3Attention,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -111,7 +111,7 @@ def attend(
     return layer.o_proj(joined_heads), weights
 
 
-def split_heads(layer: nn.Module, hidden_states: Tensor) -> list[Tensor]:
+def split_heads(layer: LlamaAttention | Gemma3Attention, hidden_states: Tensor) -> list[Tensor]:
     """Return queries, keys and values (batch, tokens, heads, width)."""
     head_shape = (*hidden_states.shape[:-1], -1, layer.head_dim)
     projections = project([layer.q_proj, layer.k_proj, layer.v_proj], hidden_states)
@@ -262,7 +262,7 @@ def use_kernels(model: PeftModel) -> None:
             layer.forward = functools.partial(kernel, layer)
 
 
-def can_share_prefix(decoder: nn.Module, tokens: int) -> bool:
+def can_share_prefix(decoder: PreTrainedModel, tokens: int) -> bool:
     """Return whether a decoder's kernels can compute a shared prefix of rows.
 
     The layers around attention must compute each token by itself, and rows must fit into the window

@@ -59,19 +59,19 @@ def _pad(rows: list[list[int]], value: int) -> Tensor:
     return torch.tensor(padded)
 
 
-def find_decoder(model: PreTrainedModel) -> nn.Module:
+def find_decoder(model: PreTrainedModel) -> PreTrainedModel:
     """Return the part of a model that computes the last hidden states.
 
     Raise UserError if transformers finds no such part.
     """
     base = unwrap_adapter(model)
-    decoder: nn.Module = base.get_decoder()
+    decoder = base.get_decoder()
     if decoder is base:
         raise _unknown_head(base, "has no decoder apart from its head")
     return decoder
 
 
-def _unknown_head(model: nn.Module, what: str) -> UserError:
+def _unknown_head(model: PreTrainedModel, what: str) -> UserError:
     """Return the UserError for a model whose head cannot be applied alone."""
     fix = "choose a base model of another architecture"
     return UserError(model.name_or_path or "the model", f"{type(model).__name__} {what}", fix)

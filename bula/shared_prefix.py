@@ -9,7 +9,8 @@ states in each row.
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 from bula.scoring import UNSUPERVISED, Batch
 
@@ -32,12 +33,12 @@ class SharedPrefix(NamedTuple):
 
         The prefix is that of the first row. The shape is (1, length + rows * rest, ...).
         """
-        prefix, rest = x.split([self.length, self.rest], dim=1)
+        prefix, rest = torch.split(x, [self.length, self.rest], dim=1)
         return torch.cat((prefix[0], rest.flatten(0, 1))).unsqueeze(0)
 
     def unpack(self, x: Tensor) -> Tensor:
         """Turn a packed row into complete rows, the inverse of `pack`."""
-        prefix, rest = x.squeeze(0).split([self.length, self.rows * self.rest])
+        prefix, rest = torch.split(x.squeeze(0), [self.length, self.rows * self.rest])
         repeated = prefix.expand(self.rows, *prefix.shape)
         return torch.cat((repeated, rest.unflatten(0, (self.rows, self.rest))), dim=1)
 
@@ -59,7 +60,9 @@ def find_shared_prefix(batch: Batch) -> SharedPrefix | None:
     return SharedPrefix(length, rows, tokens - length)
 
 
-def shared_hidden(decoder: nn.Module, batch: Batch, layout: SharedPrefix) -> tuple[Tensor, Tensor]:
+def shared_hidden(
+    decoder: PreTrainedModel, batch: Batch, layout: SharedPrefix
+) -> tuple[Tensor, Tensor]:
     """Return what `supervised_hidden` returns, for a batch with a shared prefix.
 
     The attention layers of the decoder receive the layout as the keyword `shared_prefix`.

@@ -535,7 +535,8 @@ def attend_by_kernel(case: AttentionCase) -> Result:
     """Return the kernel's attention in bfloat16."""
 
     def attend(x: Tensor) -> Tensor:
-        return case.kernel(case.layer, x, case.position)[0]
+        output: Tensor = case.kernel(case.layer, x, case.position)[0]
+        return output
 
     return differentiate(attend, case.x, case.upstream)
 

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from bula import model_kernels, shared_prefix
 from bula.model_kernels import add_answer_head, can_share_prefix, use_kernels
 from bula.scoring import Batch, find_decoder, unwrap_adapter
-from bula.shared_prefix import SharedPrefix, find_shared_prefix
+from bula.shared_prefix import SharedPrefix, find_shared_prefix, shared_hidden
 
 PREFIX = 18
 TOKENS = 40
@@ -64,7 +64,7 @@ class Pass(NamedTuple):
 
     loss: Tensor
     correct: int
-    count: int
+    supervised: int
     gradient: Tensor
 
 
@@ -86,11 +86,10 @@ def test_a_shared_prefix_changes_no_result(
         model.enable_input_require_grads()
         unwrap_adapter(model).activation_checkpointing_enable()
     packed_rows = []
-    original = model_kernels.shared_hidden
 
     def counted(decoder: Any, batch: Batch, layout: SharedPrefix) -> Any:
         packed_rows.append(layout)
-        return original(decoder, batch, layout)
+        return shared_hidden(decoder, batch, layout)
 
     monkeypatch.setattr(model_kernels, "shared_hidden", counted)
     shared = run(model, make_batch())
@@ -98,7 +97,7 @@ def test_a_shared_prefix_changes_no_result(
     monkeypatch.setattr(shared_prefix, "MIN_SHARED_TOKENS", TOKENS)
     separate = run(model, make_batch())
     assert len(packed_rows) == 1
-    assert (shared.correct, shared.count) == (separate.correct, separate.count)
+    assert (shared.correct, shared.supervised) == (separate.correct, separate.supervised)
     torch.testing.assert_close(shared.loss, separate.loss, rtol=1e-6, atol=0)
     error = (shared.gradient - separate.gradient).norm()
     assert error <= 1e-6 * separate.gradient.norm()
