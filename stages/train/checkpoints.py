@@ -39,10 +39,12 @@ BULA_MODULES = (
     "hardware",
     "lora",
     "lora_kernels",
+    "model_kernels",
     "models",
     "prompts",
     "records",
     "scoring",
+    "shared_prefix",
 )
 # The code that shapes the adapter: a run of other code must not resume its checkpoints.
 CODE = [*sorted(STAGE_FOLDER.glob("*.py")), *(BULA_FOLDER / f"{name}.py" for name in BULA_MODULES)]

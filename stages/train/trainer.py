@@ -21,7 +21,7 @@ from trl import SFTConfig, SFTTrainer
 from bula.errors import UserError
 from bula.hardware import compute_dtype
 from bula.lora import lora_config
-from bula.lora_kernels import add_answer_head, use_kernels
+from bula.model_kernels import add_answer_head, use_kernels
 from bula.models import load_model, load_tokenizer
 from bula.params import Params, Train
 from bula.prompts import encode
