@@ -107,9 +107,7 @@ def _writes_system_message(tokenizer: PreTrainedTokenizerBase, _template: str) -
     return SYSTEM_PROMPT in text
 
 
-def render(
-    tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bool
-) -> list[int]:
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bool) -> list[int]:
     """Return the token ids of a chat by the model's own template.
 
     With `prompt`, the chat stops where the assistant's turn starts.
