@@ -1,11 +1,18 @@
 """Build PEFT's LoraConfig and check the modules that it names."""
 
+import warnings
+
 from peft import LoraConfig
 from torch import nn
 from transformers import PreTrainedModel
 
 from bula.errors import UserError
 from bula.params import Lora
+
+# PEFT 0.21 still reads transformers' old name.
+warnings.filterwarnings(
+    "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
+)
 
 
 def lora_config(lora: Lora) -> LoraConfig:
