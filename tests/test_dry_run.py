@@ -3,19 +3,24 @@
 import json
 import shutil
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sentencepiece
 import torch
+from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    GemmaTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
+from transformers.tokenization_utils_base import generate_merges
 
 from bench import llama as llama_parts
 from bench.clones import ROOT, edit_params
@@ -148,6 +153,65 @@ def test_a_template_without_a_system_role_passes(write_base: Write) -> None:
     text = load_tokenizer(base).decode(encoded[0].prompt)
     assert text.startswith("<|im_start|>user\nVocê é um assistente de saúde.")
     assert text.endswith("\n\nPosso tomar sol?<|im_end|>\n<|im_start|>assistant\n")
+
+
+GEMMA_TEMPLATE = """\
+{{- bos_token }}
+{%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}
+{%- endif %}
+{%- for message in messages %}
+    {%- set role = 'model' if message['role'] == 'assistant' else message['role'] %}
+    {{- '<start_of_turn>' + role + '\\n' + message['content'] + '<end_of_turn>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<start_of_turn>model\\n' }}{%- endif %}"""
+
+
+def gemma_tokenizer() -> PreTrainedTokenizerBase:
+    """Return a tokenizer as Gemma's: SentencePiece, and turns end with another token than <eos>."""
+    texts = [row["answer"] for row in read_rows(ROOT / "data/demo/dev.jsonl")]
+    written = BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=written,
+        vocab_size=600,
+        model_type="bpe",
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        bos_piece="<bos>",
+        eos_piece="<eos>",
+        minloglevel=2,
+        user_defined_symbols=["<start_of_turn>", "<end_of_turn>"],
+    )
+    model = proto.ModelProto.FromString(written.getvalue())
+    vocabulary = {piece.piece: number for number, piece in enumerate(model.pieces)}
+    scores = {piece.piece: piece.score for piece in model.pieces}
+    merges = generate_merges(vocabulary, scores)
+    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=merges, chat_template=GEMMA_TEMPLATE)
+    turns = ["<start_of_turn>", "<end_of_turn>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": turns})
+    return tokenizer
+
+
+def test_a_gemma_3_without_a_system_role_passes(tmp_path: Path) -> None:
+    tokenizer = gemma_tokenizer()
+    config = AutoConfig.for_model(
+        "gemma3_text",
+        **{**SMALL, "num_hidden_layers": 7},
+        vocab_size=len(tokenizer),
+        head_dim=64,
+        query_pre_attn_scalar=64,
+        sliding_window=64,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    save_model(model, tokenizer, tmp_path / "gemma3")
+    encoded = dry_run.encode_trials(load_tokenizer(tmp_path / "gemma3"), config)
+    assert tokenizer.decode(encoded[0].completion).endswith("<end_of_turn>")
+    figures = dry_run.try_base(tmp_path / "gemma3", run_params(tmp_path / "gemma3"))
+    assert float(figures["bf16_kl_nats"]) < 1e-5
 
 
 # --- bases that are refused ----------------------------------------------------------------------

@@ -47,8 +47,8 @@ PAIRS = (
     ("Tomo dipirona há dois dias. " * 60 + "Devo parar?", "Pare e procure atendimento."),
     ("Dói?", "Não."),
 )
-# A longer row would not fit into a model with a short context.
-LONG_CONTEXT_TOKENS = 2048
+# The first and the last row, which every model has room for.
+SHORT_ROWS = 2
 ANSWER_TOKENS = 8
 # Float32's rounding in two layers stays below 2e-6.
 KERNEL_TOLERANCE = 1e-5
@@ -145,17 +145,26 @@ def encode_trials(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) 
 
     Raise UserError if the template loses a text, or the padding is a token that ends a turn.
     """
-    context = getattr(config.get_text_config(), "max_position_embeddings", None)
-    has_room = context is None or context >= LONG_CONTEXT_TOKENS
-    pairs = PAIRS if has_room else (PAIRS[0], PAIRS[-1])
     encoded = []
-    for question, answer in pairs:
+    for question, answer in PAIRS:
         item = encode(tokenizer, trial_example(question, answer))
         check_texts(tokenizer, item, question, answer)
         encoded.append(item)
     if tokenizer.pad_token_id in {item.completion[-1] for item in encoded}:
         raise UserError("tokenizer", "its padding token ends each turn", "set another pad_token")
-    return encoded
+    return within_context(encoded, config)
+
+
+def within_context(encoded: list[Encoded], config: PreTrainedConfig) -> list[Encoded]:
+    """Return the rows that fit into the model's context, which must be two or more."""
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if context is None:
+        return encoded
+    fitting = [item for item in encoded if len(item.input_ids) + ANSWER_TOKENS <= context]
+    if len(fitting) < SHORT_ROWS:
+        what = f"its context of {context} tokens is too short for a short question"
+        raise UserError("config.json", what, OTHER_BASE)
+    return fitting
 
 
 def trial_example(question: str, answer: str) -> Example:
