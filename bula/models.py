@@ -18,9 +18,11 @@ from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -197,6 +199,17 @@ def _from_pretrained(path: Path, **options: Any) -> PreTrainedModel:
     refuse_incomplete(path, report)
     model.generation_config.use_cache = True
     return model
+
+
+def load_config(path: Path) -> PreTrainedConfig:
+    """Load the configuration of a model directory.
+
+    Raise a UserError if it is broken.
+    """
+    check_model(path)
+    with library_errors(path):
+        config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(path))
+    return config
 
 
 def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
