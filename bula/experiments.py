@@ -20,7 +20,7 @@ def run_git(*arguments: str, folder: Path = Path()) -> str:
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode:
         lines = result.stderr.strip().splitlines() or ["no message"]
-        what = f"`git {arguments[0]}` failed ({lines[-1]})"
+        what = f"`git {' '.join(arguments)[:80]}` failed ({lines[-1]})"
         raise UserError(folder.absolute(), what, "run this in a clone of the repository")
     return result.stdout
 

@@ -5,6 +5,7 @@ Its own run stays between two calls: dvc.lock, outputs, checkpoints and the judg
 """
 
 import filecmp
+import os
 import shutil
 from pathlib import Path
 
@@ -29,11 +30,13 @@ def prepare(name: str, profile: Path) -> Path:
         with staged(clone) as temporary:
             run_git("clone", "--quiet", "--shared", "--no-checkout", ".", str(temporary))
             run_git("checkout", "--quiet", "--detach", commit, folder=temporary)
+    before = _tracked_files(clone)
     # The clone's files stay, and its run is committed on top of this commit.
+    run_git("fetch", "--quiet", str(Path.cwd()), "HEAD", folder=clone)
     run_git("reset", "--quiet", "--mixed", commit, folder=clone)
     _set_identity(clone)
     _share_cache(clone)
-    _copy_tracked_files(clone)
+    _copy_tracked_files(clone, before)
     _link_keys(clone)
     shutil.copy(profile, clone / "params.yaml")
     return clone
@@ -51,11 +54,14 @@ def _share_cache(clone: Path) -> None:
     # Imported here because DVC takes a second to load.
     from dvc.repo import Repo
 
+    (clone / LOCAL_CONFIG).unlink(missing_ok=True)
     if LOCAL_CONFIG.exists():
         shutil.copy(LOCAL_CONFIG, clone / LOCAL_CONFIG)
     with Repo() as repo:
-        cache = Path(repo.cache.local.path).absolute()
-    run_dvc("config", "--quiet", "--local", "cache.dir", str(cache), folder=clone)
+        cache = Path(repo.cache.local_cache_dir)
+    # DVC cannot write an absolute path with accents into its configuration.
+    relative = os.path.relpath(cache.absolute(), clone.absolute())
+    run_dvc("config", "--quiet", "--local", "cache.dir", relative, folder=clone)
 
 
 def _tracked_files(folder: Path) -> set[str]:
@@ -69,20 +75,37 @@ def _is_own(name: str) -> bool:
     return name in OWN_FILES or name.startswith(OWN_FOLDERS)
 
 
-def _copy_tracked_files(clone: Path) -> None:
-    """Copy what changed in the tracked files, and fetch data that DVC tracks."""
-    names = _tracked_files(Path())
-    for name in _tracked_files(clone) | names:
-        source = Path(name)
-        target = clone / name
-        if name not in names or not source.exists():
-            target.unlink(missing_ok=True)
-        elif not target.exists() or not filecmp.cmp(source, target, shallow=False):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, target)
+def _copy_tracked_files(clone: Path, before: set[str]) -> None:
+    """Copy what changed in the tracked files, and fetch data that DVC tracks.
+
+    Files that an earlier call copied, and that git no longer tracks here, are deleted.
+    """
+    names = {name for name in _tracked_files(Path()) if Path(name).exists()}
+    for name in before - names:
+        _remove(clone / name)
+    for name in names:
+        _copy(Path(name), clone / name)
+    run_git("--literal-pathspecs", "add", "--force", "--", *sorted(names), folder=clone)
     data = sorted(name for name in names if name.endswith(".dvc"))
     if data:
         run_dvc("checkout", "--quiet", *data, folder=clone)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file unless the target has the same bytes."""
+    if not target.exists() or not filecmp.cmp(source, target, shallow=False):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target)
+
+
+def _remove(file: Path) -> None:
+    """Delete a file, and the data that belongs to it if it is a .dvc file."""
+    file.unlink(missing_ok=True)
+    if file.suffix == ".dvc":
+        data = file.with_suffix("")
+        if data.is_dir():
+            shutil.rmtree(data)
+        data.unlink(missing_ok=True)
 
 
 def _link_keys(clone: Path) -> None:

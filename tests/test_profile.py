@@ -91,6 +91,12 @@ def profile(repo: Path, name: str = "other") -> tuple[int, str, list[str]]:
     return result.returncode, result.stdout + result.stderr, lines
 
 
+def own_run(repo: Path) -> None:
+    """Run the pipeline with params.yaml, for the variant that the small stages know."""
+    result = run(["dvc", "repro", *STAGES], repo)
+    assert result.returncode == 0, result.stderr
+
+
 def all_stages(seed: int = OTHER_SEED) -> list[str]:
     """Return the lines of the log after a run of all stages."""
     return sorted(f"{seed} {stage}" for stage in STAGES)
@@ -109,11 +115,12 @@ def tracked_state(repo: Path) -> dict[str, bytes]:
 
 
 def test_a_profile_runs_all_stages_and_changes_nothing_of_the_own_run(repo: Path) -> None:
-    assert run(["dvc", "repro", "--quiet"], repo).returncode == 0
+    own_run(repo)
     before = tracked_state(repo)
     code, said, log = profile(repo)
     assert code == 0, said
-    assert sorted(log) == all_stages()
+    # DVC's cache has the data of the own run, whose parameters are the same.
+    assert sorted(log) == [line for line in all_stages() if "preprocess" not in line]
     assert tracked_state(repo) == before
     assert (repo / "models/merged").read_text(encoding="utf-8") == f"{OWN_SEED}\n"
     merged = repo / ".bula/profiles/other/models/merged"
@@ -125,7 +132,7 @@ def test_a_profile_runs_all_stages_and_changes_nothing_of_the_own_run(repo: Path
 
 
 def test_a_finished_profile_can_be_compared_applied_and_becomes_a_branch(repo: Path) -> None:
-    assert run(["dvc", "repro", "--quiet"], repo).returncode == 0
+    own_run(repo)
     commit(repo, "the pipeline's own run")
     code, said, _ = profile(repo)
     assert code == 0, said
