@@ -9,7 +9,6 @@ import os
 import shutil
 from pathlib import Path
 
-from bula.errors import UserError
 from bula.experiments import run_dvc, run_git
 from bula.files import staged
 
@@ -121,17 +120,20 @@ def save_experiment(name: str, clone: Path) -> None:
 
     It replaces an earlier experiment of the same name.
     """
+    _forget_experiments(name, clone)
     run_dvc("exp", "save", "--quiet", "--name", name, "--force", folder=clone)
-    saved = _experiments(name, clone)
-    if len(saved) != 1:
-        what = f"it has {len(saved)} experiments named {name}, not one"
-        raise UserError(clone, what, "delete this folder and run the command again")
-    for old in _experiments(name, Path()):
-        run_git("update-ref", "-d", old)
-    run_git("fetch", "--quiet", str(clone.absolute()), f"{saved[0]}:{saved[0]}")
+    _forget_experiments(name, Path())
+    for saved in _experiments(name, clone):
+        run_git("fetch", "--quiet", str(clone.absolute()), f"{saved}:{saved}")
 
 
 def _experiments(name: str, folder: Path) -> list[str]:
     """Return git's references of all experiments with a name."""
     listed = run_git("for-each-ref", "--format=%(refname)", "refs/exps", folder=folder)
     return [reference for reference in listed.split() if reference.endswith(f"/{name}")]
+
+
+def _forget_experiments(name: str, folder: Path) -> None:
+    """Delete all experiments with a name; each commit could have one."""
+    for reference in _experiments(name, folder):
+        run_git("update-ref", "-d", reference, folder=folder)

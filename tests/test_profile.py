@@ -244,5 +244,5 @@ def test_a_clone_reads_the_keys_of_the_repository(repo: Path) -> None:
 def test_a_folder_without_git_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    with pytest.raises(UserError, match="run this in a clone of the repository"):
+    with pytest.raises(UserError, match="Run this in a clone of the repository"):
         prepare("other", ROOT / "profiles/smollm2-135m.yaml")
