@@ -19,6 +19,7 @@ from bula.errors import UserError, run_stage
 from bula.escaping import terminal
 from bula.files import staged
 from bula.hardware import seed_everything
+from bula.model_licenses import refuse_unaccepted_terms
 from bula.params import (
     DataSource,
     DemoSource,
@@ -159,6 +160,7 @@ def main(
     params = load_params()
     settings = params.ingest
     seed_everything(params.sampling_seed)
+    refuse_unaccepted_terms([settings.base, settings.judge])
     refuse_unwatched(settings)
     refuse_unplaced(settings.sources)
     warn_of_rows(settings.sources)
@@ -169,7 +171,8 @@ def main(
         staged(raw) as new_raw,
         staged(benchmarks) as new_benchmarks,
     ):
-        ingest_base(settings.base, params.dtype, new_base, settings.limits)
+        template = settings.chat_template
+        ingest_base(settings.base, params.dtype, new_base, settings.limits, template)
         dry_run = try_base(new_base, params)
         ingest_judge(settings.judge, new_judge, settings.limits)
         figures = ingest_data(settings, new_raw, new_benchmarks)
