@@ -40,7 +40,7 @@ class SharedPrefix(NamedTuple):
         """Turn a packed row into complete rows, the inverse of `pack`."""
         prefix, rest = torch.split(x.squeeze(0), [self.length, self.rows * self.rest])
         repeated = prefix.expand(self.rows, *prefix.shape)
-        return torch.cat((repeated, rest.unflatten(0, (self.rows, self.rest))), dim=1)
+        return torch.cat((repeated, rest.view(self.rows, self.rest, *rest.shape[1:])), dim=1)
 
 
 def find_shared_prefix(batch: Batch) -> SharedPrefix | None:
@@ -78,7 +78,8 @@ def shared_hidden(
         use_cache=False,
         shared_prefix=layout,
     )
-    rest = output.last_hidden_state[0, layout.length :].unflatten(0, (layout.rows, layout.rest))
+    hidden: Tensor = output.last_hidden_state[0, layout.length :]
+    rest = hidden.view(layout.rows, layout.rest, -1)
     targets = batch["labels"][:, layout.length + 1 :]
     supervised = targets != UNSUPERVISED
     return rest[:, :-1][supervised], targets[supervised]

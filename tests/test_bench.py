@@ -43,6 +43,34 @@ def test_float32_losses_in_file_order_are_the_same_for_all_trainers(
 
 
 @ignore_deprecation
+def test_gemma_has_the_same_losses_in_this_trainer_and_in_trl(
+    small: Params, examples: list[Example], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shrunken = {
+        "vocab_size": 50_000,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "head_dim": 16,
+        # The rows have about 300 tokens.
+        "sliding_window": 100,
+        "layer_types": ["sliding_attention", "full_attention"],
+    }
+    monkeypatch.setattr(bench, "GEMMA_SHAPE", bench.GEMMA_SHAPE | shrunken)
+    bench.write_gemma(tmp_path / "gemma")
+    monkeypatch.setenv(bench.BASE_VARIABLE, str(tmp_path / "gemma"))
+    exact = bench.settings(small, 4, "float32")
+    ours = bench.run_trainer("bula", exact, examples, in_order=True)[1]
+    theirs = bench.run_trainer("trl_without_checkpointing", exact, examples, in_order=True)[1]
+    assert len(ours) == 2
+    assert ours == pytest.approx(theirs, abs=1e-3)
+    supervised, tokens, flops = bench.work(exact, examples)
+    assert 0 < supervised < tokens
+    # The head alone takes 4 FLOPs per weight and supervised token.
+    assert flops > 4 * 50_000 * 32 * supervised
+
+
+@ignore_deprecation
 @pytest.mark.parametrize("name", TRAINERS)
 def test_trainers_run_one_uncounted_step_and_the_epoch(
     name: str, small: Params, examples: list[Example]
