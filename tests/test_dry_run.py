@@ -26,14 +26,16 @@ from bench import llama as llama_parts
 from bench.clones import ROOT, edit_params
 from bula.errors import UserError
 from bula.generation import generate_greedy
+from bula.lora import check_target_modules
 from bula.models import end_token_ids, load_config, load_model, load_tokenizer, save_model
 from bula.params import DirectoryModel, Params, load_params
 from bula.prompts import encode_prompt
-from bula.records import read_rows
+from bula.records import read_rows, write_rows
 from stages.ingest import __main__ as ingest
 from stages.ingest import cut, dry_run
 from stages.ingest.models import ingest_base
-from tests.conftest import leftovers
+from stages.train.trainer import make_trainer
+from tests.conftest import leftovers, validation_examples
 
 SMALL = {
     "hidden_size": 256,
@@ -185,7 +187,7 @@ def gemma_tokenizer() -> PreTrainedTokenizerBase:
         minloglevel=2,
         user_defined_symbols=["<start_of_turn>", "<end_of_turn>"],
     )
-    model = proto.ModelProto.FromString(written.getvalue())
+    model = proto.ModelProto.FromString(written.getvalue())  # type: ignore[attr-defined]
     vocabulary = {piece.piece: number for number, piece in enumerate(model.pieces)}
     scores = {piece.piece: piece.score for piece in model.pieces}
     merges = generate_merges(vocabulary, scores)
@@ -232,6 +234,24 @@ def test_a_misspelt_target_module_beside_a_correct_one_is_refused(tiny: Path) ->
         dry_run.try_base(tiny, params)
 
 
+def test_training_refuses_a_misspelt_target_module(tiny: Path, workspace: Path) -> None:
+    for name in ("train", "dev"):
+        write_rows(workspace / f"data/clean/{name}.jsonl", validation_examples("A"))
+    params = run_params(tiny, target_modules=["q_proj", "v_porj"])
+    with pytest.raises(UserError, match="names v_porj, and the base model has only"):
+        make_trainer(params, tiny, workspace / "data/clean", workspace / "run")
+
+
+def test_a_target_module_may_be_named_by_its_last_parts(tiny: Path) -> None:
+    model = load_model(tiny, "float32")
+    names = ["q_proj", "self_attn.k_proj", "model.layers.0.mlp.up_proj"]
+    lora = run_params(tiny, target_modules=names).train.lora
+    check_target_modules(model, lora)
+    wrong = lora.model_copy(update={"target_modules": [*names, "layers.2.mlp.up_proj", "proj"]})
+    with pytest.raises(UserError, match=r"names layers\.2\.mlp\.up_proj, proj, and"):
+        check_target_modules(model, wrong)
+
+
 @pytest.mark.usefixtures("no_export")
 def test_kernels_that_differ_from_transformers_are_refused(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
@@ -264,10 +284,8 @@ def test_an_architecture_without_a_converter_is_refused(write_base: Write) -> No
 def test_a_file_that_reads_as_another_model_is_refused(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own_load = dry_run.load_model
-
     def load_changed(path: Path, dtype: str) -> Any:
-        model = own_load(path, dtype)
+        model = load_model(path, dtype)
         if path.suffix == ".gguf":
             # As an export that forgets to scale the logits.
             model.model.norm.weight.data *= 1.1

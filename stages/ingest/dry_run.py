@@ -269,7 +269,7 @@ def take_step(model: PeftModel, batch: Batch, kernels: str) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained)
     loss = mean_loss(model, batch, kernels)
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     with torch.no_grad():
         after = mean_loss(model, batch, kernels)
