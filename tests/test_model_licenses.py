@@ -4,7 +4,7 @@ import pytest
 
 from bula.errors import UserError
 from bula.model_licenses import LICENSES, model_license, refuse_unaccepted_terms
-from bula.params import ApiModel, DirectoryModel, HubModel, WheelModel
+from bula.params import ApiModel, DirectoryModel, HubModel, JudgeSource, WheelModel
 
 
 def hub(name: str, license_name: str) -> HubModel:
@@ -55,7 +55,11 @@ def test_other_licenses_ask_for_no_consent() -> None:
         sha256="0" * 64,
         license="apache-2.0",
     )
-    models = [wheel, hub("meta-llama/Llama-3.2-1B", "llama3.2"), hub("google/gemma-4-2b", "mit")]
+    models: list[JudgeSource] = [
+        wheel,
+        hub("meta-llama/Llama-3.2-1B", "llama3.2"),
+        hub("google/gemma-4-2b", "mit"),
+    ]
     refuse_unaccepted_terms(models)
 
 

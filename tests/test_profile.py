@@ -136,7 +136,7 @@ def test_a_finished_profile_can_be_compared_applied_and_becomes_a_branch(repo: P
     commit(repo, "the pipeline's own run")
     code, said, _ = profile(repo)
     assert code == 0, said
-    diff = run(["dvc", "exp", "diff", "HEAD", "other"], repo)
+    diff = run(["dvc", "metrics", "diff", "HEAD", "other"], repo)
     # The small pipeline's dev losses are 3 and 2.99.
     assert "2.99" in diff.stdout, diff.stderr
     branch = run(["dvc", "exp", "branch", "other", "other-branch"], repo)

@@ -56,11 +56,11 @@ def describe(name: str, params: Params, clone: Path, results: Path) -> str:
     terms = model_license(params.ingest.base.license)
     return f"""
 profile {name}: the report is {clone}/report/index.html, the figures are in {results}
-  compare:     dvc exp diff HEAD {name}      or: dvc exp show
+  compare:     dvc metrics diff HEAD {name}  or: dvc exp show
   curves:      dvc plots diff HEAD {name}
   take over:   dvc exp apply {name}          (replaces params.yaml, figures and outputs here)
   share:       dvc exp push origin {name}
-  as a branch: dvc exp branch {name} {name}
+  as a branch: dvc exp branch {name} profile-{name}
 License of the weights: {terms.name} {terms.url}"""
 
 
