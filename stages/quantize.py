@@ -23,7 +23,7 @@ from bula.divergence import divergence_metrics, sample_validation, score_example
 from bula.errors import UserError, run_stage
 from bula.files import staged
 from bula.gguf_files import read_gguf
-from bula.hardware import seed_everything
+from bula.hardware import prepare_device, seed_everything
 from bula.models import load_model, load_tokenizer
 from bula.params import load_params
 from bula.processes import end_with_parent
@@ -143,6 +143,7 @@ def main(
 ) -> None:
     """Write and measure the GGUF files."""
     params = load_params()
+    prepare_device(params.device, "float32")
     seed_everything(params.sampling_seed)
     kinds = ["bf16", *params.quantize.types]
     tokenizer = load_tokenizer(merged)
@@ -158,4 +159,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, less_memory="lower quantize.check_items")
