@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from bula.hardware import device, prepare_device
 from bula.launch import find_configuration, read_configuration
 from bula.params import load_params
 from stages import check
+from stages.train import trainer
 from tests.conftest import run
 
 # torch.cuda.get_arch_list() of the builds for CUDA 13.0 and 12.6.
@@ -264,6 +266,14 @@ def test_device_cpu_is_refused_when_cuda_already_runs(monkeypatch: pytest.Monkey
     install(monkeypatch, H100, CUDA_13)
     with pytest.raises(UserError, match="a library started CUDA before the GPU could be hidden"):
         prepare_device("cpu", "bfloat16")
+
+
+@pytest.mark.parametrize(("asked", "chosen"), [("cuda", "cpu"), ("cpu", "cuda")])
+def test_training_is_refused_on_another_device_than_accelerates(asked: str, chosen: str) -> None:
+    arguments: Any = SimpleNamespace(device=torch.device(chosen), world_size=2)
+    with pytest.raises(UserError, match=f"device is {asked}, but accelerate chose {chosen}"):
+        trainer._start_processes(arguments, asked)
+    assert trainer._start_processes(arguments, chosen) == 2
 
 
 # Stages

@@ -338,7 +338,7 @@ def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> Answe
     train = params.train
     arguments = configure(params, folder)
     tokenizer = load_tokenizer(base)
-    dev_multiple = _start_processes(arguments) * arguments.eval_batch_size
+    dev_multiple = _start_processes(arguments, params.device) * arguments.eval_batch_size
     rows = tokenise(tokenizer, read_examples(clean / "train.jsonl"))
     save_and_stop = SaveAndStop(folder, train.save_steps)
     callbacks: list[TrainerCallback] = [save_and_stop]
@@ -361,11 +361,15 @@ def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> Answe
     return trainer
 
 
-def _start_processes(arguments: SFTConfig) -> int:
+def _start_processes(arguments: SFTConfig, device: str) -> int:
     """Start the process group and return the number of processes.
 
     Reading the device starts the group and selects the GPU on which this process then loads the
-    model.
+    model. Raise a UserError if accelerate chose another device than `device`.
     """
-    _ = arguments.device
+    found = arguments.device.type
+    if found != device:
+        what = f"device is {device}, but accelerate chose {found}"
+        fix = "start training by ./stage train, and unset the variables ACCELERATE_*"
+        raise UserError("params.yaml", what, fix)
     return max(1, int(arguments.world_size))
