@@ -23,7 +23,8 @@ NO_ROOM_TEXT = re.compile(
     No\ space\ left\ on\ device               # ENOSPC: tokenizers, safetensors, pyarrow
     | Disk\ quota\ exceeded                   # EDQUOT
     | File\ too\ large                        # EFBIG, a limit on the size of files
-    | database\ or\ disk\ is\ full            # sqlite3
+    | database\ or\ disk\ is\ full            # sqlite3, which diskcache uses
+    | disk\ I/O\ error                        # sqlite3, at a limit on the size of files
     | PytorchStreamWriter\ failed             # torch.save
     | unexpected\ pos\ \d+\ vs\ \d+           # torch.save, when it closes the file
     | ^\d+\ requested\ and\ \d+\ written      # numpy's tofile, by which gguf writes tensors

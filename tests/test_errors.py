@@ -144,6 +144,8 @@ figure.add_subplot().plot([1, 2, 1])
 figure.savefig(target, format="png")
 """,
 }
+# A progress bar would take lines of its own.
+QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 LIMITED = """
 import resource, sys
 from pathlib import Path
@@ -167,7 +169,7 @@ def write_with_limit(library: str, out: Path) -> "subprocess.CompletedProcess[st
     imports = [line for line in lines if line.startswith(("import ", "from "))]
     body = [f"        {line}" for line in lines if line not in imports]
     code = "\n".join([*imports, LIMITED.strip("\n"), *body, "", "run_app(body)"])
-    return run([sys.executable, "-c", code, str(out)], out.parent)
+    return run([sys.executable, "-c", code, str(out)], out.parent, **QUIET)
 
 
 @pytest.mark.parametrize("library", sorted(LIBRARIES))
