@@ -82,13 +82,13 @@ def _unusable(what: str, fix: str) -> UserError:
 
 def _start_cuda() -> None:
     """Start CUDA; raise a UserError with torch's reason if it fails."""
-    if not torch.backends.cuda.is_built():
+    if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
         raise _unusable(f"torch {torch.__version__} is built for CPUs only", OTHER_BUILD)
     try:
         with warnings.catch_warnings():
             # torch warns of a GPU for which it has no code; _require_gpu refuses that GPU.
             warnings.simplefilter("ignore")
-            torch.cuda.init()
+            torch.cuda.init()  # type: ignore[no-untyped-call]
     except (RuntimeError, torch.cuda.DeferredCudaCallError) as error:
         reason = _first_sentence(error)
         if "too old" in reason:

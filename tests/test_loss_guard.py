@@ -94,7 +94,7 @@ def test_a_gradient_that_is_not_finite_stops_before_its_step(
     def broken(self: AnswerTrainer, model: Any, inputs: Any) -> Any:
         total, correct, supervised = score(self, model, inputs)
         if self.model.training and self.state.global_step == 1:
-            total.register_hook(lambda gradient: gradient * math.inf)
+            total.register_hook(lambda gradient: gradient * math.inf)  # type: ignore[no-untyped-call]
         return total, correct, supervised
 
     monkeypatch.setattr(AnswerTrainer, "_score", broken)
