@@ -386,7 +386,8 @@ def test_a_gpu_run_without_a_gpu_stops_before_data_is_read(workspace: Path, stag
         params["train"]["launch"] = "gpu"
 
     edit_params(workspace / "params.yaml", ask_for_gpu)
-    result = run([sys.executable, "-m", f"stages.{stage}"], workspace)
+    command = [sys.executable, "-m", f"stages.{stage}"]
+    result = run(command, workspace, CUDA_VISIBLE_DEVICES="")
     assert result.returncode == 1
     assert result.stderr.startswith("params.yaml: device is cuda, but torch ")
     assert result.stderr.count("\n") == 1
