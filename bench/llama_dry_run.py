@@ -86,6 +86,7 @@ def edits(base: Path) -> dict[str, Any]:
         "ingest.base": {"kind": "directory", "path": str(base), "license": "llama3.2"},
         "ingest.sources": demo["sources"],
         "ingest.benchmarks": demo["benchmarks"],
+        "device": "cpu",
         "train.launch": "cpu",
         "train.kernels": "fused",
         "train.max_steps": STEPS,

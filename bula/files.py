@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from bula.errors import UserError
+from bula.errors import UserError, is_full_disk
 
 
 @contextmanager
@@ -60,8 +60,11 @@ def _is_failed_write(error: OSError | SafetensorError, folder: Path) -> bool:
     """
     if isinstance(error, SafetensorError):
         return "os error" in str(error)
-    if isinstance(error, ConnectionError | FileNotFoundError) or error.errno is None:
+    if isinstance(error, ConnectionError | FileNotFoundError):
         return False
+    if error.errno is None:
+        # numpy's tofile raises such errors.
+        return is_full_disk(error)
     names = (error.filename, error.filename2)
     paths = [Path(os.fsdecode(name)) for name in names if isinstance(name, str | bytes)]
     return all(path == folder or folder.absolute() in path.absolute().parents for path in paths)

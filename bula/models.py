@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from bula.errors import UserError
+from bula.errors import UserError, is_out_of_memory
 from bula.files import staged
 from bula.gguf_files import FETCH_AGAIN, shared_reader
 from bula.gguf_repairs import apply_rope_factors, drop_unknown_tokens, model_parts
@@ -89,7 +89,7 @@ def library_errors(path: Path) -> Iterator[None]:
 
 def _unreadable(path: Path, error: Exception) -> UserError:
     """Return the UserError for a library's error, with its first line."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         what = "this machine has too little memory for it"
         return UserError(path, what, "use a smaller model or a larger machine")
     if isinstance(error, ImportError):

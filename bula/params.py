@@ -867,6 +867,12 @@ class Params(Section):
 
     A CPU without a bfloat16 matmul computes with the same weights in float32.
     """
+    device: Literal["cpu", "cuda"]
+    """Where models compute; no stage takes the other device.
+
+    `cpu` hides every GPU. `cuda` needs an NVIDIA GPU that torch can use. `use_cpu` in
+    accelerate/NAME.yaml, which train.launch names, must agree.
+    """
     compute: Compute
     ingest: Ingest
     privacy: Privacy

@@ -31,7 +31,7 @@ from tenacity import RetryError
 
 from bula.api_keys import key_for
 from bula.errors import UserError, run_stage
-from bula.hardware import device, precision_settings, seed_everything
+from bula.hardware import device, precision_settings, prepare_device, seed_everything
 from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import ApiBackend, Backend, Params, VllmBackend, load_params, variant_of
 from bula.privacy import find_personal_data, redact
@@ -319,6 +319,7 @@ def main(
 ) -> None:
     """Run the benchmarks."""
     params = load_params()
+    prepare_device(params.device, params.dtype)
     seed_everything(params.sampling_seed)
     model = Path(variant_of(params, variant).model)
     samples = evaluate(model, tasks, params)
@@ -329,4 +330,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, less_memory="lower benchmark.batch_size")

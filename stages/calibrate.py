@@ -125,4 +125,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, less_memory="lower judge.parallel")

@@ -2,7 +2,7 @@
 
 DVC hashes a stage's dependencies and removes its old outputs before the stage can refuse anything.
 Names and models of the variants appear in these paths, so every stage that uses a variant depends
-on this stage.
+on this stage. It also compares `device` with the launch configuration and with this machine.
 
     python -m stages.check
 """
@@ -14,16 +14,31 @@ import typer
 
 from bula.errors import run_stage
 from bula.files import staged
-from bula.params import load_params
+from bula.launch import find_configuration, read_configuration
+from bula.params import Params, load_params
+
+
+def check_device(params: Params, launch: Path) -> None:
+    """Raise a UserError unless `device` fits train.launch and this machine."""
+    read_configuration(find_configuration(params.train.launch, launch), params.device)
+    if params.device == "cuda":
+        # Imported here because torch takes seconds to load, and `cpu` needs no check.
+        from bula.hardware import prepare_device
+
+        prepare_device(params.device, params.dtype)
 
 
 def main(
     out: Annotated[Path, typer.Option(help="File that records the check.")] = Path(
         "data/checked.txt"
     ),
+    launch: Annotated[Path, typer.Option(help="Folder of accelerate's configurations.")] = Path(
+        "accelerate"
+    ),
 ) -> None:
     """Check the parameters."""
     params = load_params()
+    check_device(params, launch)
     # The text never changes, so that stages that depend on it do not run again.
     with staged(out) as temporary:
         temporary.write_text("params.yaml is valid\n", encoding="utf-8")

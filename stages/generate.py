@@ -25,7 +25,7 @@ from transformers import PreTrainedTokenizerBase
 from bula.degeneration import is_degenerate, repeated_4gram_share
 from bula.errors import UserError, run_stage
 from bula.generation import batches_of_prompts, generate_greedy
-from bula.hardware import precision_settings, seed_everything
+from bula.hardware import precision_settings, prepare_device, seed_everything
 from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import Generate, Params, load_params, variant_of
 from bula.privacy import PERSONAL_DATA_KINDS, Finding, find_personal_data, redact
@@ -279,6 +279,7 @@ def main(
 ) -> None:
     """Answer the questions."""
     params = load_params()
+    prepare_device(params.device, params.dtype)
     chosen = variant_of(params, variant)
     limits = params.generate
     seed_everything(params.sampling_seed)
@@ -303,4 +304,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, less_memory="lower generate.batch_size")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from bula.errors import run_stage
-from bula.hardware import precision_settings, seed_everything
+from bula.hardware import precision_settings, prepare_device, seed_everything
 from bula.models import load_model, load_tokenizer
 from bula.params import load_params, variant_of
 from bula.prompts import Encoded, encode
@@ -180,6 +180,7 @@ def main(
 ) -> None:
     """Score the reference answers under one variant."""
     params = load_params()
+    prepare_device(params.device, params.dtype)
     limits = params.likelihood
     seed_everything(params.sampling_seed)
     path = Path(variant_of(params, variant).model)
@@ -201,4 +202,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, less_memory="lower likelihood.batch_tokens")

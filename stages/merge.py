@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from bula.divergence import Scored, divergence_metrics, sample_validation, score_examples
 from bula.errors import UserError, run_stage
-from bula.hardware import compute_dtype, precision_settings, seed_everything
+from bula.hardware import compute_dtype, precision_settings, prepare_device, seed_everything
 from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from bula.params import load_params
 from bula.prompts import Encoded
@@ -126,6 +126,7 @@ def main(
 ) -> None:
     """Merge, check, cast, save, and check the saved model."""
     params = load_params()
+    prepare_device(params.device, params.dtype)
     seed_everything(params.sampling_seed)
     tokenizer = load_tokenizer(base)
     pad_id = tokenizer.pad_token_id
@@ -148,4 +149,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, less_memory="lower merge.check_items")

@@ -17,7 +17,7 @@ from bula.divergence import divergence_metrics, sample_validation, score_example
 from bula.errors import run_stage
 from bula.files import staged
 from bula.gguf_export import carries, describe, export, refuse_divergent
-from bula.hardware import seed_everything
+from bula.hardware import prepare_device, seed_everything
 from bula.models import load_model, load_tokenizer
 from bula.params import load_params
 from bula.prompts import Encoded
@@ -59,6 +59,7 @@ def main(
 ) -> None:
     """Write and measure the GGUF files."""
     params = load_params()
+    prepare_device(params.device, "float32")
     seed_everything(params.sampling_seed)
     kinds = ["bf16", *params.quantize.types]
     tokenizer = load_tokenizer(merged)
@@ -75,4 +76,4 @@ def main(
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, less_memory="lower quantize.check_items")

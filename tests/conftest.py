@@ -23,6 +23,9 @@ from tests.judge_server import StartJudge, judge_servers
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ["OMP_NUM_THREADS"] = "1"
 
+# The tests' parameters say `device: cpu`, and a GPU must be hidden before CUDA starts.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
 # Below pytest's own limit, so that the failure shows the output; no command takes a third of it.
 COMMAND_TIMEOUT_SECONDS = 700
 SHOWN_CHARACTERS = 5000

@@ -147,6 +147,8 @@ def start_arguments(configuration: str, monkeypatch: pytest.MonkeyPatch) -> list
     os.environ is a copy afterwards, with the changes of the start.
     """
     edit_params(Path("params.yaml"), lambda params: params["train"].update(launch=configuration))
+    device = "cpu" if configuration == "cpu" else "cuda"
+    edit_params(Path("params.yaml"), lambda params: params.update(device=device))
     found: list[str] = []
     monkeypatch.setattr(os, "environ", dict(os.environ))
     monkeypatch.setattr(signal, "signal", lambda *_: None)

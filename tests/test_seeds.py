@@ -189,16 +189,16 @@ def test_a_folder_without_git_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert "git cannot list its files" in str(result.exception)
 
 
-def test_training_on_the_cpu_of_a_machine_with_a_gpu_has_the_precision_of_the_cpu(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize(("device", "computed"), [("cpu", "float32"), ("cuda", "bfloat16")])
+def test_a_run_has_the_precision_of_the_device_in_params_whatever_torch_sees(
+    device: str, computed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT)
-    monkeypatch.setattr(hardware, "device", lambda: "cuda")
+    other = {"cpu": "cuda", "cuda": "cpu"}
+    monkeypatch.setattr(hardware, "device", lambda: other[device])
     monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda: False)
-    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml").model_copy(update={"device": device})
     found = here({"train": "", "likelihood@tuned": "", "data of ingest": ["a"]}, params)
-    expected = {"train": "float32", "likelihood@tuned": "bfloat16", "data of ingest": ["a"]}
-    assert found == expected
+    assert found == {"train": computed, "likelihood@tuned": computed, "data of ingest": ["a"]}
 
 
 def test_a_run_of_another_kind_of_machine_is_refused_before_a_seed_runs(repo: Path) -> None:

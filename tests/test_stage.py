@@ -238,7 +238,8 @@ def test_a_stage_with_a_path_from_params_yaml_waits_for_the_check(stage: str) ->
 
 
 def test_the_check_runs_again_when_a_path_in_params_yaml_changes() -> None:
-    assert STAGES["check"]["params"] == ["variants", "train.launch", "calibrate.gold"]
+    paths = ["variants", "train.launch", "calibrate.gold"]
+    assert STAGES["check"]["params"] == [*paths, "dtype", "device"]
 
 
 def test_a_stage_that_was_started_by_hand_watches_no_parent(stub: Path) -> None:

@@ -22,11 +22,12 @@ def ask(
     """
     # torch is imported here, so that the other commands start without it.
     from bula.generation import generate_greedy
-    from bula.hardware import seed_everything
+    from bula.hardware import prepare_device, seed_everything
     from bula.models import load_model, load_tokenizer
     from bula.prompts import encode_prompt
 
     params = load_params()
+    prepare_device(params.device, params.dtype)
     seed_everything(params.seed)
     tokenizer = load_tokenizer(model)
     loaded = load_model(model, params.dtype)

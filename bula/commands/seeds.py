@@ -13,7 +13,6 @@ from typing import Annotated, Any
 
 import typer
 
-from bula.commands.plan import find_launch
 from bula.errors import UserError
 from bula.experiments import refuse_untracked_inputs, run_dvc
 from bula.files import sha256_values
@@ -79,9 +78,7 @@ def here(conditions: dict[str, Any], params: Params) -> dict[str, Any]:
     expected = dict(conditions)
     for name in conditions:
         if not name.startswith("data of "):
-            expected[name] = compute_dtype(params.dtype)
-    if find_launch(params, Path()).get("use_cpu"):
-        expected["train"] = compute_dtype(params.dtype, "cpu")
+            expected[name] = compute_dtype(params.dtype, params.device)
     return expected
 
 

@@ -18,7 +18,7 @@ import typer
 from bula.errors import UserError, run_stage
 from bula.escaping import terminal
 from bula.files import staged
-from bula.hardware import seed_everything
+from bula.hardware import prepare_device, seed_everything
 from bula.model_licenses import refuse_unaccepted_terms
 from bula.params import (
     DataSource,
@@ -158,6 +158,7 @@ def main(
 ) -> None:
     """Fetch models, data and benchmark items."""
     params = load_params()
+    prepare_device(params.device, params.dtype)
     settings = params.ingest
     seed_everything(params.sampling_seed)
     refuse_unaccepted_terms([settings.base, settings.judge])

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from ruamel.yaml import YAML
 
-from bula.errors import UserError, run_stage
+from bula.errors import run_stage
+from bula.launch import find_configuration, read_configuration
 from bula.params import load_params
 
 ConfigurationFolder = Annotated[Path, typer.Option(help="Folder of accelerate's configurations.")]
@@ -34,19 +34,6 @@ def gpu_environment(settings: dict[str, Any]) -> dict[str, str]:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
         return {"CUDA_VISIBLE_DEVICES": visible.split(",")[0]}
     return {}
-
-
-def find_configuration(name: str, folder: Path) -> Path:
-    """Return the path of accelerate's configuration `name`.
-
-    UserError lists the existing names.
-    """
-    file = folder / f"{name}.yaml"
-    if not file.exists():
-        known = ", ".join(sorted(path.stem for path in folder.glob("*.yaml")))
-        fix = f"set train.launch in params.yaml to one of {known}"
-        raise UserError(file, "the file does not exist", fix)
-    return file
 
 
 def set_thread_count() -> None:
@@ -72,8 +59,9 @@ def launch_command(configuration: Path) -> list[str]:
 
 def main(folder: ConfigurationFolder = Path("accelerate")) -> None:
     """Replace this process with accelerate's launcher."""
-    configuration = find_configuration(load_params().train.launch, folder)
-    settings = YAML(typ="safe").load(configuration.read_text(encoding="utf-8"))
+    params = load_params()
+    configuration = find_configuration(params.train.launch, folder)
+    settings = read_configuration(configuration, params.device)
     os.environ.update(gpu_environment(settings))
     set_thread_count()
     os.environ["STAGE_PARENT"] = str(os.getpid())

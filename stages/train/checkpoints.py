@@ -9,16 +9,16 @@ import fcntl
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 from safetensors import SafetensorError
 from transformers.trainer_utils import get_last_checkpoint
 
-from bula.errors import UserError
+from bula.errors import UserError, is_full_disk
 from bula.files import fsync_path, sha256_file, sha256_values
 from bula.hardware import compute_dtype, device, matmul_dtype
 from bula.params import Params
@@ -28,8 +28,6 @@ CHECKPOINTS = Path(os.environ.get("DVC_ROOT", "")) / ".bula/checkpoints"
 COMPLETE_MARKER = "complete"
 # The content of a lock file whose run is about to exit.
 EXITING = "exiting"
-# torch.save reports a full disk as a RuntimeError that names one of these, not as an OSError.
-TORCH_WRITERS = ("inline_container", "PytorchStreamWriter")
 COMPUTE_PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate")
 STAGE_FOLDER = Path(__file__).parent
 BULA_FOLDER = STAGE_FOLDER.parent.parent / "bula"
@@ -53,12 +51,13 @@ CODE = [*sorted(STAGE_FOLDER.glob("*.py")), *(BULA_FOLDER / f"{name}.py" for nam
 def fingerprint(params: Params, files: list[Path]) -> str:
     """Return a hash of everything that shapes the adapter, 16 hexadecimal digits.
 
-    That is the seed, the precisions, train's parameters, the longest row (packing fills rows up to
-    it), the number of processes, accelerate's settings, the versions of the computing packages, and
-    the bytes of `files`.
+    That is the seed, the device, the precisions, train's parameters, the longest row (packing fills
+    rows up to it), the number of processes, accelerate's settings, the versions of the computing
+    packages, and the bytes of `files`.
     """
     settings = [
         params.seed,
+        params.device,
         _precisions(params.dtype),
         params.train.model_dump(),
         params.preprocess.max_tokens,
@@ -128,26 +127,24 @@ def report_failed_write(checkpoint: Path) -> Iterator[None]:
 
     The next run removes the incomplete checkpoint.
     """
-    try:
+
+    def translate(kind: type[BaseException] | None, error: Any, trace: object) -> bool:
+        # torch and tokenizers report a full disk as a RuntimeError and as an Exception.
+        is_write = isinstance(error, OSError | SafetensorError)
+        if is_write or (isinstance(error, Exception) and is_full_disk(error)):
+            reason = getattr(error, "strerror", None) or error
+            step = last_complete_step(checkpoint.parent)
+            what = f"the checkpoint cannot be written ({reason})"
+            fix = f"make room on the disk and run train again; it resumes from step {step}"
+            raise UserError(checkpoint, what, fix) from error
+        return False
+
+    with ExitStack() as stack:
+        stack.push(translate)
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if not _is_failed_write(error):
-            raise
-        reason = getattr(error, "strerror", None) or error
-        step = _last_complete_step(checkpoint.parent)
-        what = f"the checkpoint cannot be written ({reason})"
-        fix = f"make room on the disk and run train again; it resumes from step {step}"
-        raise UserError(checkpoint, what, fix) from error
 
 
-def _is_failed_write(error: Exception) -> bool:
-    """Return whether an error comes from writing a file."""
-    if isinstance(error, RuntimeError):
-        return any(writer in str(error) for writer in TORCH_WRITERS)
-    return True
-
-
-def _last_complete_step(folder: Path) -> int:
+def last_complete_step(folder: Path) -> int:
     """Return the step of the newest complete checkpoint, or 0."""
     complete = filter(is_complete, folder.glob("checkpoint-*"))
     steps = (int(path.name.rpartition("-")[2]) for path in complete)

@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from bula.errors import run_stage
-from bula.hardware import seed_everything
+from bula.hardware import prepare_device, seed_everything
 from bula.models import list_model_files
 from bula.params import Params, load_params
 from bula.records import read_examples
@@ -76,6 +76,7 @@ def main(
 ) -> None:
     """Train the adapter; every process runs this, and the first one writes."""
     params = load_params()
+    prepare_device(params.device, params.dtype)
     seed_everything(params.seed)
     is_first = os.environ.get("RANK", "0") == "0"
     folder = checkpoint_folder(params, clean, base)
@@ -96,4 +97,5 @@ def main(
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    smaller = "lower train.batch_size and train.eval_batch_size"
+    run_stage(main, less_memory=f"{smaller}, or set train.gradient_checkpointing: true")

@@ -29,6 +29,7 @@ from bula.records import Example, read_examples
 from bula.scoring import unwrap_adapter
 from stages.train.callbacks import EarlyStopping, Progress, SaveAndStop
 from stages.train.checkpoints import mark_complete, report_failed_write
+from stages.train.loss_guard import refuse_evaluation, refuse_step
 
 # PEFT 0.21 still reads transformers' old name.
 warnings.filterwarnings(
@@ -155,12 +156,29 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
         total, correct, supervised, tokens = sums.tolist()
         if supervised:
             logs[f"{mode}_loss_nats"] = total / supervised
+            if mode == "eval":
+                folder = Path(self.args.output_dir)
+                loss = total / supervised
+                refuse_evaluation(self.state.global_step, loss, self._get_learning_rate(), folder)
             logs[f"{mode}_token_accuracy"] = correct / supervised
             if mode == "train":
                 logs["tokens_per_second"] = tokens / (time.perf_counter() - self.since)
             self.sums[mode].zero_()
         super().log(logs, start_time)
         self.since = time.perf_counter()
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Return the gradient's norm; stop if it or the loss is not finite.
+
+        transformers calls this method in each step, before the optimizer.
+        """
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)
+        sums = self.accelerator.reduce(self.sums["train"], reduction="sum")
+        loss = float(sums[0] / sums[2])
+        step = self.state.global_step + 1
+        folder = Path(self.args.output_dir)
+        refuse_step(step, loss, float(norm), self._get_learning_rate(), folder)
+        return norm
 
     def _run_epoch(self, **kwargs: Any) -> None:
         """Run an epoch, unless the run resumes from its last step.
@@ -223,7 +241,7 @@ def tokenise(
 def configure(params: Params, folder: Path) -> SFTConfig:
     """Return TRL's settings, with its unwanted defaults switched off."""
     train = params.train
-    on_cpu = not torch.cuda.is_available()
+    on_cpu = params.device == "cpu"
     # The folder of the checkpoints is deleted when the run is finished, so the log lies elsewhere.
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", f".bula/tensorboard/{folder.name}")
     return SFTConfig(
@@ -320,7 +338,7 @@ def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> Answe
     train = params.train
     arguments = configure(params, folder)
     tokenizer = load_tokenizer(base)
-    dev_multiple = _start_processes(arguments) * arguments.eval_batch_size
+    dev_multiple = _start_processes(arguments, params.device) * arguments.eval_batch_size
     rows = tokenise(tokenizer, read_examples(clean / "train.jsonl"))
     save_and_stop = SaveAndStop(folder, train.save_steps)
     callbacks: list[TrainerCallback] = [save_and_stop]
@@ -345,11 +363,15 @@ def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> Answe
     return trainer
 
 
-def _start_processes(arguments: SFTConfig) -> int:
+def _start_processes(arguments: SFTConfig, device: str) -> int:
     """Start the process group and return the number of processes.
 
     Reading the device starts the group and selects the GPU on which this process then loads the
-    model.
+    model. Raise a UserError if accelerate chose another device than `device`.
     """
-    _ = arguments.device
+    found = arguments.device.type
+    if found != device:
+        what = f"device is {device}, but accelerate chose {found}"
+        fix = "start training by ./stage train, and unset the variables ACCELERATE_*"
+        raise UserError("params.yaml", what, fix)
     return max(1, int(arguments.world_size))
