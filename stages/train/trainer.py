@@ -5,8 +5,10 @@ Batches contain examples of similar length, in an order that a resumed run repea
 
 import math
 import os
+import shutil
 import time
 import warnings
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from transformers import PreTrainedTokenizerBase, ProgressCallback, TrainerCallb
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from bula.errors import UserError
 from bula.hardware import compute_dtype
@@ -39,6 +42,9 @@ warnings.filterwarnings(
 CHECKPOINTS_KEPT = 2
 # The sums since the last line of the log: SIGTERM may come between two lines.
 SUMS_FILE = "sums.pt"
+# The compilers that torch.compile looks for on a CPU, and that Triton looks for on a GPU.
+CPP_COMPILERS = ("g++",)
+C_COMPILERS = ("gcc", "clang")
 # Total loss in nats, tokens predicted correctly, supervised tokens, all tokens.
 SUM_COUNT = 4
 
@@ -100,6 +106,8 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             if parameter.requires_grad:
                 # TRL casts adapters of a quantized base to bfloat16, which loses small updates.
                 parameter.data = parameter.data.float()
+        if self.args.packing and self.model.config._attn_implementation == "sdpa":
+            keep_rows_apart(self.data_collator)
         if kernels == "fused":
             use_kernels(self.model)
             add_answer_head(unwrap_adapter(self.model))
@@ -127,6 +135,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _score(self, model: Any, inputs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return total loss in nats, correctly predicted tokens, supervised tokens."""
+        inputs = drop_padding_mask(inputs)
         if self.kernels == "fused":
             total, correct, supervised = model(**inputs, answer_head=True)
             return total, correct, supervised
@@ -202,6 +211,28 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             self.sums["train"] = sums.to(self.args.device)
 
 
+def keep_rows_apart(collator: DataCollatorForLanguageModeling) -> None:
+    """Let TRL's collator keep each packed row a row of the batch.
+
+    For packing the collator joins the rows into one. FlashAttention gains from that, but the mask
+    of other attention kernels grows with the square of the row.
+    """
+    collator.padding_free = False
+    collator.return_position_ids = True
+
+
+def drop_padding_mask(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a batch without its padding mask if it has position ids.
+
+    transformers separates packed examples by their positions only where no other mask is present.
+    Padding lies on the right, where no supervised token sees it.
+    """
+    kept = dict(inputs)
+    if "position_ids" in kept:
+        kept.pop("attention_mask", None)
+    return kept
+
+
 def tokenise(
     tokenizer: PreTrainedTokenizerBase, examples: list[Example], multiple: int = 1
 ) -> Dataset:
@@ -253,6 +284,11 @@ def configure(params: Params, folder: Path) -> SFTConfig:
         packing=train.packing,
         eval_packing=False,
         use_liger_kernel=train.liger,
+        torch_compile=train.compile,
+        # With torch.compile, transformers would round float32 matmuls to TF32.
+        tf32=False if train.compile else None,
+        dataloader_num_workers=train.loader_workers,
+        dataloader_persistent_workers=train.loader_workers > 0,
         optim="adamw_torch",
         # The fused kernels keep the base's precision; autocast would convert at every step.
         bf16=compute_dtype(params.dtype) == "bfloat16" and train.kernels == "trl",
@@ -287,6 +323,8 @@ def _check_train_options(train: Train) -> None:
         _require_gpu("activation_offload", "true")
     if train.base_weights != "full":
         _require_package("base_weights", train.base_weights, "bitsandbytes")
+    if train.compile:
+        _require_compiler()
 
 
 def _require_gpu(option: str, value: str) -> None:
@@ -301,6 +339,20 @@ def _require_package(option: str, value: str, package: str) -> None:
     if not find_spec(package):
         what = f"train.{option} is {value}, which needs the package {package}"
         raise UserError("params.yaml", what, "install it with pip")
+
+
+def _require_compiler() -> None:
+    """Raise a UserError if torch.compile would find no compiler.
+
+    On a CPU it writes C++; on a GPU, Triton builds its launcher in C.
+    """
+    variable = "CC" if torch.cuda.is_available() else "CXX"
+    names = C_COMPILERS if variable == "CC" else CPP_COMPILERS
+    chosen = os.environ.get(variable)
+    if not any(map(shutil.which, [chosen] if chosen else names)):
+        what = f"train.compile is true, which needs a compiler ({', '.join(names)}) on PATH"
+        fix = f"install one, name it in the environment variable {variable}, or set compile: false"
+        raise UserError("params.yaml", what, fix)
 
 
 def _check_tracker(tracker: str) -> None:
