@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import masking_utils
 
 from bench.clones import ROOT, edit_params
 from bula.errors import UserError
 from bula.params import load_params
 from stages.train import fit as train
-from stages.train import trainer
+from stages.train import packing, trainer
 from tests.test_train import (
     hash_outputs,
     logged_losses,
@@ -151,12 +152,21 @@ def test_an_epoch_of_packed_rows_has_complete_steps(ready: Path) -> None:
     assert len(set(order)) == len(order) > 0
 
 
+def test_a_model_that_mixes_packed_examples_is_refused(
+    ready: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # An architecture that ignores the positions when it makes its mask.
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda positions: None)
+    with pytest.raises(UserError, match="LlamaForCausalLM mixes packed examples"):
+        make_packed(ready, "trl")
+
+
 def test_packed_rows_for_flash_attention_stay_one_row(ready: Path) -> None:
     made = make_packed(ready, "fused")
-    collator = trainer.DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+    collator = packing.DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
     rows = packed_rows(made)
     assert collator(rows)["input_ids"].shape[0] == 1
-    trainer.keep_rows_apart(collator)
+    packing.keep_rows_apart(collator)
     assert collator(rows)["input_ids"].shape[0] == 2
 
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,6 @@ from transformers import PreTrainedTokenizerBase, ProgressCallback, TrainerCallb
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from bula.errors import UserError
 from bula.hardware import compute_dtype
@@ -32,6 +30,7 @@ from bula.records import Example, read_examples
 from bula.scoring import unwrap_adapter
 from stages.train.callbacks import EarlyStopping, Progress, SaveAndStop
 from stages.train.checkpoints import mark_complete, report_failed_write
+from stages.train.packing import drop_padding_mask, keep_rows_apart, refuse_mixed_examples
 
 # PEFT 0.21 still reads transformers' old name.
 warnings.filterwarnings(
@@ -108,6 +107,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
                 parameter.data = parameter.data.float()
         if self.args.packing and self.model.config._attn_implementation == "sdpa":
             keep_rows_apart(self.data_collator)
+            refuse_mixed_examples(unwrap_adapter(self.model))
         if kernels == "fused":
             use_kernels(self.model)
             add_answer_head(unwrap_adapter(self.model))
@@ -211,28 +211,6 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             self.sums["train"] = sums.to(self.args.device)
 
 
-def keep_rows_apart(collator: DataCollatorForLanguageModeling) -> None:
-    """Let TRL's collator keep each packed row a row of the batch.
-
-    For packing the collator joins the rows into one. FlashAttention gains from that, but the mask
-    of other attention kernels grows with the square of the row.
-    """
-    collator.padding_free = False
-    collator.return_position_ids = True
-
-
-def drop_padding_mask(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a batch without its padding mask if it has position ids.
-
-    transformers separates packed examples by their positions only where no other mask is present.
-    Padding lies on the right, where no supervised token sees it.
-    """
-    kept = dict(inputs)
-    if "position_ids" in kept:
-        kept.pop("attention_mask", None)
-    return kept
-
-
 def tokenise(
     tokenizer: PreTrainedTokenizerBase, examples: list[Example], multiple: int = 1
 ) -> Dataset:
@@ -284,22 +262,29 @@ def configure(params: Params, folder: Path) -> SFTConfig:
         packing=train.packing,
         eval_packing=False,
         use_liger_kernel=train.liger,
-        torch_compile=train.compile,
-        # With torch.compile, transformers would round float32 matmuls to TF32.
-        tf32=False if train.compile else None,
-        dataloader_num_workers=train.loader_workers,
-        dataloader_persistent_workers=train.loader_workers > 0,
         optim="adamw_torch",
         # The fused kernels keep the base's precision; autocast would convert at every step.
         bf16=compute_dtype(params.dtype) == "bfloat16" and train.kernels == "trl",
         use_cpu=on_cpu,
-        dataloader_pin_memory=not on_cpu,
+        **_speed_options(train, on_cpu),
         # preprocess refuses examples that are too long; packing fills rows to this length.
         max_length=params.preprocess.max_tokens if train.packing else None,
         report_to=params.compute.tracker,
         # Quiet loggers would switch the progress bar off.
         disable_tqdm=False,
     )
+
+
+def _speed_options(train: Train, on_cpu: bool) -> dict[str, Any]:
+    """Return the settings of compiler and data loader."""
+    return {
+        "torch_compile": train.compile,
+        # With torch.compile, transformers would round float32 matmuls to TF32.
+        "tf32": False if train.compile else None,
+        "dataloader_num_workers": train.loader_workers,
+        "dataloader_persistent_workers": train.loader_workers > 0,
+        "dataloader_pin_memory": not on_cpu,
+    }
 
 
 def check_requirements(params: Params) -> None:
