@@ -24,7 +24,7 @@ def keep_rows_apart(collator: DataCollatorForLanguageModeling) -> None:
     collator.return_position_ids = True
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def refuse_mixed_examples(model: PreTrainedModel) -> None:
     """Raise UserError if the model mixes packed examples.
 
