@@ -282,7 +282,6 @@ def _speed_options(train: Train, on_cpu: bool) -> dict[str, Any]:
         # With torch.compile, transformers would round float32 matmuls to TF32.
         "tf32": False if train.compile else None,
         "dataloader_num_workers": train.loader_workers,
-        "dataloader_persistent_workers": train.loader_workers > 0,
         "dataloader_pin_memory": not on_cpu,
     }
 
