@@ -62,8 +62,9 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         small(tiny)(params)
         steps = {"max_steps": 2, "eval_steps": 2, "save_steps": 2}
         params["train"].update(steps, learning_rate=0.001)
-        file = {"kind": "directory", "path": str(tiny), "license": "apache-2.0"}
-        params["ingest"]["judge"] = file
+        # No stage of a sweep asks the judge.
+        params["ingest"]["judge"] = {"kind": "api", "license": "terms"}
+        params["judge"]["base_url"] = "http://127.0.0.1:9/v1"
 
     edit_params(folder / "params.yaml", edit)
     (folder / "dvc.lock").unlink(missing_ok=True)
