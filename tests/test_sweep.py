@@ -82,7 +82,7 @@ def sweep(folder: Path, *rates: str) -> tuple[str, list[str]]:
 def test_a_sweep_trains_once_per_rate_and_shows_each_dev_loss(repo: Path) -> None:
     output, ran = sweep(repo, "1e-5", "0.01")
     assert ran.count("train") == 3
-    rows = re.findall(r"^ +([\d.e-]+) +([\d.]+) +[\d.]+$", output, re.MULTILINE)
+    rows = re.findall(r"^ +([\d.e-]+) +([\d.]+) +[\d.e+]+$", output, re.MULTILINE)
     losses = {float(rate): float(loss) for rate, loss in rows}
     assert set(losses) == {1e-5, 0.001, 0.01}
     # Two steps at a rate of 1e-5 change almost nothing.
