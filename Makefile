@@ -5,6 +5,7 @@
 # make setup: create .venv and install the pinned packages.
 # make seeds N=3: train and score under N training seeds, to measure the variance of each figure.
 #   Each further seed takes most of the time of make repro.
+# make sweep RATES="1e-4 3e-4 1e-3": train under each learning rate, and print the dev losses.
 # make results: write the table of results into README.md.
 # make llama-dry-run: run Llama 3.2 1B with random weights through the code of the GPU profile.
 #   docs/gpu.md states its time and memory.
@@ -23,6 +24,8 @@ TORCH := torch==2.13.0
 export PROFILE
 # Number of seeds of make seeds, the pipeline's own included.
 N ?= 3
+# Learning rates of make sweep.
+RATES ?= 1e-4 3e-4 1e-3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 # Disk space for packages and outputs. The default torch build also contains CUDA's libraries.
@@ -46,7 +49,7 @@ $(PIP) install --require-hashes --no-deps --no-build-isolation --use-pep517 -r r
 $(PIP) install -c $(VENV)/constraints.txt $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") $(TORCH)
 endef
 
-.PHONY: help setup repro seeds llama-dry-run test lint results clean
+.PHONY: help setup repro seeds sweep llama-dry-run test lint results clean
 help:
 	@grep -E '^# make|^#  ' Makefile | sed 's/^# //'
 
@@ -76,6 +79,9 @@ endif
 seeds: setup
 	@python -m bula seeds --count $(N)
 	@dvc repro
+
+sweep: setup
+	@python -m bula sweep $(RATES)
 
 llama-dry-run: setup
 	@python -m bench.llama_dry_run

@@ -606,9 +606,10 @@ class Train(Section):
     attention: Literal["sdpa", "flash_attention_2"]
     """Attention kernel; flash_attention_2 needs a CUDA GPU and the package flash-attn."""
     packing: bool
-    """Whether several examples share one row of a batch.
+    """Whether several examples share one row of at most preprocess.max_tokens tokens.
 
-    Packing needs flash_attention_2, since other kernels would let examples attend to each other.
+    `batch_size` then counts such rows. Positions restart with each example, and attention stays
+    within it.
     """
     liger: bool
     """Whether Liger's kernels compute norms, rotary embedding and MLP.
@@ -622,12 +623,22 @@ class Train(Section):
     """
     activation_offload: bool
     """Whether activations are offloaded to host memory; this needs a CUDA GPU."""
+    compile: bool
+    """Whether torch.compile compiles the model.
+
+    It needs kernels: trl, full base weights and a C++ compiler. The first steps take minutes.
+    """
+    loader_workers: Natural
+    """Number of processes that prepare batches ahead; 0 prepares them in the training process.
+
+    The number changes neither the batches nor their order.
+    """
 
     @model_validator(mode="after")
     def _options_agree(self) -> Self:
         another_curve = "a resumed run would draw another training curve"
         last_step_is_evaluated = self.max_steps % self.eval_steps == 0
-        has_flash_attention = self.attention == "flash_attention_2"
+        has_full_weights = self.base_weights == "full"
         _refuse(
             {
                 "eval_steps exceeds max_steps: dev would never be evaluated and no checkpoint "
@@ -642,8 +653,12 @@ class Train(Section):
                 "loss is reported": self.keep == "last" and not last_step_is_evaluated,
                 "liger needs kernels: trl; the fused functions replace what liger would "
                 "replace": self.liger and self.kernels != "trl",
-                "packing needs attention: flash_attention_2; with other kernels, packed examples "
-                "attend to each other": self.packing and not has_flash_attention,
+                "compile needs kernels: trl; torch.compile cannot trace the fused "
+                "functions": self.compile and self.kernels != "trl",
+                "compile needs base_weights: full; the quantized layers are not "
+                "traced": self.compile and not has_full_weights,
+                "compile needs activation_offload: false; offloading hooks into tensors that a "
+                "compiled model does not save": self.compile and self.activation_offload,
             }
         )
         return self

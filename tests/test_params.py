@@ -266,7 +266,15 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
             {"train.keep": "last", "train.max_steps": 35},
             "keep: last needs max_steps to be a multiple of eval_steps",
         ),
-        ({"train.packing": True}, "packing needs attention: flash_attention_2"),
+        ({"train.compile": True}, "compile needs kernels: trl"),
+        (
+            {"train.compile": True, "train.kernels": "trl", "train.base_weights": "nf4"},
+            "compile needs base_weights: full",
+        ),
+        (
+            {"train.compile": True, "train.kernels": "trl", "train.activation_offload": True},
+            "compile needs activation_offload: false",
+        ),
         ({"train.liger": True}, "liger needs kernels: trl"),
         (
             {"preprocess.dev_share": 0.5, "preprocess.validation_share": 0.1},
@@ -295,6 +303,8 @@ def test_contradicting_values_are_refused(changes: dict[str, Any], words: str) -
             "ingest.judge": {"kind": "api", "license": "terms"},
         },
         {"train.eval_steps": 34, "train.max_steps": 34},
+        {"train.packing": True, "train.attention": "sdpa"},
+        {"train.compile": True, "train.kernels": "trl", "train.packing": True},
         {"compare.baseline": "tuned"},
         {"preprocess.dev_share": 0.4, "preprocess.validation_share": 0.1},
     ],

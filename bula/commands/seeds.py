@@ -44,16 +44,19 @@ def refuse_unusable_folder() -> None:
     refuse_untracked_inputs()
 
 
-def experiment_name(seed: int, targets: list[str]) -> str:
-    """Return a name that depends on all inputs of the pipeline's run."""
+def experiment_name(label: str, stages: list[str]) -> str:
+    """Return a name that depends on all inputs of the stages' own run."""
     lock = read_lock(Path())
-    stages = [lock[name] for name in ("train", "merge", *targets)]
-    inputs = [[stage[key] for key in ("cmd", "deps", "params")] for stage in stages]
-    return f"seed-{seed}-{sha256_values(inputs)[:8]}"
+    locked = [lock[name] for name in stages]
+    inputs = [[stage[key] for key in ("cmd", "deps", "params")] for stage in locked]
+    return f"{label}-{sha256_values(inputs)[:8]}"
 
 
-def run_experiments(first_seed: int, count: int, targets: list[str]) -> list[str]:
-    """Run one experiment per further seed, and return all names."""
+def run_experiments(settings: dict[str, str], stages: list[str]) -> list[str]:
+    """Run one experiment of the stages per setting, and return all names.
+
+    `settings` contains `KEY=VALUE` of params.yaml by the label of the experiment.
+    """
     # Imported here because DVC takes a second to load.
     from dvc.repo import Repo
 
@@ -61,13 +64,18 @@ def run_experiments(first_seed: int, count: int, targets: list[str]) -> list[str
         listed = repo.experiments.ls(all_commits=True).values()
     finished = {name for experiments in listed for name, _ in experiments}
     names = []
-    for number in range(1, count):
-        seed = (first_seed + number) % 2**32
-        name = experiment_name(seed, targets)
+    for label, setting in settings.items():
+        name = experiment_name(label, stages)
         names.append(name)
         if name not in finished:
-            run_dvc("exp", "run", "--temp", "--name", name, "-S", f"seed={seed}", *targets)
+            run_dvc("exp", "run", "--temp", "--name", name, "-S", setting, *stages)
     return names
+
+
+def seed_settings(first: int, count: int) -> dict[str, str]:
+    """Return the setting of each seed after the first, by label."""
+    further = [(first + number) % 2**32 for number in range(1, count)]
+    return {f"seed-{seed}": f"seed={seed}" for seed in further}
 
 
 def here(conditions: dict[str, Any], params: Params) -> dict[str, Any]:
@@ -90,12 +98,13 @@ def seeds(
     refuse_unusable_folder()
     params = load_params()
     variants = trained_variants(params)
-    targets = [f"{stage}@{name}" for name in variants for stage in SCORING]
-    run_dvc("repro", *targets)
+    scoring = [f"{stage}@{name}" for name in variants for stage in SCORING]
+    stages = ["train", "merge", *scoring]
+    run_dvc("repro", *stages)
     first, conditions = read_run(Path(), variants)
     refuse_other_conditions("metrics", conditions, here(conditions, params))
     runs = [first]
-    for experiment in run_experiments(params.seed, count, targets):
+    for experiment in run_experiments(seed_settings(params.seed, count), stages):
         with tempfile.TemporaryDirectory() as folder:
             fetch_run(experiment, variants, Path(folder))
             figures, found = read_run(Path(folder), variants)

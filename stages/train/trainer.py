@@ -5,6 +5,7 @@ Batches contain examples of similar length, in an order that a resumed run repea
 
 import math
 import os
+import shutil
 import time
 import warnings
 from importlib.util import find_spec
@@ -30,6 +31,7 @@ from bula.scoring import unwrap_adapter
 from stages.train.callbacks import EarlyStopping, Progress, SaveAndStop
 from stages.train.checkpoints import mark_complete, report_failed_write
 from stages.train.loss_guard import refuse_evaluation, refuse_step
+from stages.train.packing import drop_padding_mask, keep_rows_apart, refuse_mixed_examples
 
 # PEFT 0.21 still reads transformers' old name.
 warnings.filterwarnings(
@@ -40,6 +42,9 @@ warnings.filterwarnings(
 CHECKPOINTS_KEPT = 2
 # The sums since the last line of the log: SIGTERM may come between two lines.
 SUMS_FILE = "sums.pt"
+# The compilers that torch.compile looks for on a CPU, and that Triton looks for on a GPU.
+CPP_COMPILERS = ("g++",)
+C_COMPILERS = ("gcc", "clang")
 # Total loss in nats, tokens predicted correctly, supervised tokens, all tokens.
 SUM_COUNT = 4
 
@@ -101,6 +106,9 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
             if parameter.requires_grad:
                 # TRL casts adapters of a quantized base to bfloat16, which loses small updates.
                 parameter.data = parameter.data.float()
+        if self.args.packing and self.model.config._attn_implementation == "sdpa":
+            keep_rows_apart(self.data_collator)
+            refuse_mixed_examples(unwrap_adapter(self.model))
         if kernels == "fused":
             use_kernels(self.model)
             add_answer_head(unwrap_adapter(self.model))
@@ -128,6 +136,7 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
 
     def _score(self, model: Any, inputs: Any) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return total loss in nats, correctly predicted tokens, supervised tokens."""
+        inputs = drop_padding_mask(inputs)
         if self.kernels == "fused":
             total, correct, supervised = model(**inputs, answer_head=True)
             return total, correct, supervised
@@ -275,13 +284,24 @@ def configure(params: Params, folder: Path) -> SFTConfig:
         # The fused kernels keep the base's precision; autocast would convert at every step.
         bf16=compute_dtype(params.dtype) == "bfloat16" and train.kernels == "trl",
         use_cpu=on_cpu,
-        dataloader_pin_memory=not on_cpu,
+        **_speed_options(train, on_cpu),
         # preprocess refuses examples that are too long; packing fills rows to this length.
         max_length=params.preprocess.max_tokens if train.packing else None,
         report_to=params.compute.tracker,
         # Quiet loggers would switch the progress bar off.
         disable_tqdm=False,
     )
+
+
+def _speed_options(train: Train, on_cpu: bool) -> dict[str, Any]:
+    """Return the settings of compiler and data loader."""
+    return {
+        "torch_compile": train.compile,
+        # With torch.compile, transformers would round float32 matmuls to TF32.
+        "tf32": False if train.compile else None,
+        "dataloader_num_workers": train.loader_workers,
+        "dataloader_pin_memory": not on_cpu,
+    }
 
 
 def check_requirements(params: Params) -> None:
@@ -305,6 +325,8 @@ def _check_train_options(train: Train) -> None:
         _require_gpu("activation_offload", "true")
     if train.base_weights != "full":
         _require_package("base_weights", train.base_weights, "bitsandbytes")
+    if train.compile:
+        _require_compiler()
 
 
 def _require_gpu(option: str, value: str) -> None:
@@ -319,6 +341,20 @@ def _require_package(option: str, value: str, package: str) -> None:
     if not find_spec(package):
         what = f"train.{option} is {value}, which needs the package {package}"
         raise UserError("params.yaml", what, "install it with pip")
+
+
+def _require_compiler() -> None:
+    """Raise a UserError if torch.compile would find no compiler.
+
+    On a CPU it writes C++; on a GPU, Triton builds its launcher in C.
+    """
+    variable = "CC" if torch.cuda.is_available() else "CXX"
+    names = C_COMPILERS if variable == "CC" else CPP_COMPILERS
+    chosen = os.environ.get(variable)
+    if not any(map(shutil.which, [chosen] if chosen else names)):
+        what = f"train.compile is true, which needs a compiler ({', '.join(names)}) on PATH"
+        fix = f"install one, name it in the environment variable {variable}, or set compile: false"
+        raise UserError("params.yaml", what, fix)
 
 
 def _check_tracker(tracker: str) -> None:
