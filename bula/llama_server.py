@@ -5,8 +5,7 @@ one JSON line on standard input, because other users can read a process's argume
 contain the key. The server's address is printed to standard output. The process exits when standard
 input is closed. It imports nothing of this project, because it is started by its path.
 
-    echo '{"model": "x.gguf", "key": "k", "context_tokens": 64, "threads": 1, "float32": false,
-        "gpu_layers": 0}' | tr -d "\n" | python -P bula/llama_server.py
+    (jq -c . settings.json; sleep 60) | python -P bula/llama_server.py
 """
 
 import json

@@ -90,8 +90,12 @@ def backend(model: Path, params: Params) -> Iterator[dict[str, Any]]:
         yield {"model": "local-completions", "model_args": api_arguments(model, params, chosen)}
         return
     with serve_vllm(model, vllm_settings(params, chosen)) as [endpoint, *_]:
-        arguments = vllm_arguments(model, params, chosen, endpoint)
-        yield {"model": "local-completions", "model_args": arguments}
+        end_ids = end_token_ids(load_tokenizer(model))
+        yield {
+            "model": "local-completions",
+            "model_args": vllm_arguments(model, params, chosen, endpoint),
+            "gen_kwargs": {"stop_token_ids": end_ids},
+        }
 
 
 def completions_arguments(model: Path, params: Params) -> dict[str, Any]:

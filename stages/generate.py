@@ -3,7 +3,8 @@
 transformers answers for a model directory, in batches of prompts of similar length, or one vLLM
 server on a GPU. llama.cpp servers answer for a GGUF file, each one request at a time. The prompt
 travels as token ids, and with it vLLM's end tokens, so that every engine sees exactly the prompt of
-training and stops at the same tokens. The stage counts degenerate answers. The stages rouge, judge and compare read the answers.
+training and stops at the same tokens. The stage counts degenerate answers. The stages rouge, judge
+and compare read the answers.
 
     python -m stages.generate tuned
 """
@@ -279,17 +280,17 @@ def summarise(rows: list[Row], found: Findings) -> Figures:
     return figures
 
 
-def settings(engine: str, params: Params) -> dict[str, str]:
-    """Return the engine, its precision and its device, for the metrics."""
+def settings(engine: str, dtype: str, gpu_layers: int | str) -> dict[str, str]:
+    """Return the engine, its precision and its layers on a GPU, for the metrics."""
     if engine == "transformers":
-        return {"engine": engine, **precision_settings(params.dtype)}
+        return {"engine": engine, **precision_settings(dtype)}
     if engine == "vllm":
-        return {"engine": engine, "dtype": params.dtype, "compute_dtype": params.dtype}
+        return {"engine": engine, "dtype": dtype, "compute_dtype": dtype}
     # llama.cpp's precision is that of the file, and of its own kernels.
     own = "the engine's own"
     found = {"engine": engine, "dtype": own, "compute_dtype": own}
-    if params.generate.gpu_layers != 0:
-        found["gpu_layers"] = str(params.generate.gpu_layers)
+    if gpu_layers != 0:
+        found["gpu_layers"] = str(gpu_layers)
     return found
 
 
@@ -342,7 +343,7 @@ def main(
     rows = to_rows(variant, examples, prompts, answers, limits.max_repeated_share)
     figures = summarise(rows, found)
     write_rows(out / f"{variant}.jsonl", rows)
-    engine = settings(chosen.engine, params)
+    engine = settings(chosen.engine, params.dtype, limits.gpu_layers)
     write_metrics(metrics / f"{variant}.json", {"settings": engine, **figures})
     write_metrics(speed / f"{variant}.json", speeds)
     counts = f"{len(rows)} answers of {variant}, {figures['degenerate']} of them degenerate"
