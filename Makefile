@@ -9,7 +9,7 @@
 # make results: write the table of results into README.md.
 # make llama-dry-run: run Llama 3.2 1B with random weights through the code of the GPU profile.
 #   docs/gpu.md states its time and memory.
-# make clean: remove .venv.
+# make clean: remove .venv and .venv-vllm.
 #
 # TORCH_INDEX=URL names a package index with a torch build for your accelerator, or for CPUs only.
 # Only torch and its accelerator libraries come from there. The default is pip's own index.
@@ -97,4 +97,4 @@ results: setup
 
 # .bula stays, because it contains paid verdicts of the judge.
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-vllm

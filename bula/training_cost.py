@@ -486,18 +486,22 @@ def device_kind(name: str) -> str:
     return "cpu" if name == "cpu" else "gpu"
 
 
-def plan_device(
-    device: Device,
-    processes: int,
-    run_flops: float,
-    launches: float,
-    needed_bytes: float,
-    utilisation: float,
-) -> dict[str, Any]:
+class Work(NamedTuple):
+    """The work of a run, and how fast a device does it."""
+
+    flops: float
+    """FLOPs of all processes."""
+    launches: float
+    """Kernels that one process launches."""
+    utilisation: float
+    """Share of its rate that a device reaches."""
+
+
+def plan_device(device: Device, processes: int, work: Work, needed_bytes: float) -> dict[str, Any]:
     """Return the part of a plan for one device."""
-    reached = processes * device.flops_per_second * utilisation
-    compute_hours = run_flops / reached / 3600
-    launch_hours = launches * device.launch_seconds / 3600
+    reached = processes * device.flops_per_second * work.utilisation
+    compute_hours = work.flops / reached / 3600
+    launch_hours = work.launches * device.launch_seconds / 3600
     share = None
     fits = None
     if device.memory_bytes:
@@ -513,6 +517,16 @@ def plan_device(
         "memory_share": share,
         "fits": fits,
         "note": device.note,
+    }
+
+
+def describe_model(source: str, shape: Shape) -> dict[str, Any]:
+    """Return the part of a plan about the model."""
+    return {
+        "source": source,
+        "base": shape.base,
+        "trainable": shape.adapter,
+        "trainable_share": shape.adapter / (shape.base + shape.adapter),
     }
 
 
@@ -535,23 +549,17 @@ def make_plan(
     totals = run_totals(params, rows, processes)
     flops_by_part = flops(shape, params.train, rows, totals)
     launches = kernel_launches(shape, params, rows, totals)
-    memory_by_kind: dict[str, dict[str, float]] = {}
-    planned: dict[str, dict[str, Any]] = {}
-    for name, device in devices.items():
-        kind = device_kind(name)
-        if kind not in memory_by_kind:
-            memory_by_kind[kind] = memory(shape, params, rows, launch, on_cpu=kind == "cpu")
-        needed = memory_by_kind[kind]["total"]
-        planned[name] = plan_device(
-            device, processes, flops_by_part["total"], launches, needed, utilisation
-        )
+    memory_by_kind = {
+        kind: memory(shape, params, rows, launch, on_cpu=kind == "cpu")
+        for kind in dict.fromkeys(map(device_kind, devices))
+    }
+    work = Work(flops_by_part["total"], launches, utilisation)
+    planned = {
+        name: plan_device(device, processes, work, memory_by_kind[device_kind(name)]["total"])
+        for name, device in devices.items()
+    }
     return {
-        "model": {
-            "source": source,
-            "base": shape.base,
-            "trainable": shape.adapter,
-            "trainable_share": shape.adapter / (shape.base + shape.adapter),
-        },
+        "model": describe_model(source, shape),
         "rows": rows._asdict(),
         "run": {
             "steps": params.train.max_steps,

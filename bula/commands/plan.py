@@ -20,7 +20,7 @@ from bula.records import SET_NAMES
 
 # These modules import torch, and no other command may wait for that.
 if TYPE_CHECKING:
-    from bula.training_cost import Device, Plan, Rows, Shape
+    from bula.training_cost import Device, Plan, Rows
 
 # Parts of config.json of models that can be planned before they are fetched, by their hub id.
 KNOWN_SHAPES: dict[str, dict[str, Any]] = {
@@ -362,14 +362,17 @@ def format_plan(plan: Mapping[str, Any]) -> list[str]:
 
 
 def plan_stages(
-    made: "Plan", params: Params, shape: "Shape", rows: "Rows", validation_rows: int
+    made: "Plan", params: Params, config: Mapping[str, Any], rows: "Rows", root: Path
 ) -> dict[str, list[dict[str, Any]]]:
     """Return the time of each stage on each GPU of a plan.
 
     The other stages use one GPU, whatever the number that train uses.
     """
     from bula.run_cost import Card, Run, stage_times
+    from bula.training_cost import count_shape
 
+    shape = count_shape(config, params.train)
+    validation_rows = count_validation_rows(params, root)
     found = {}
     for name, device in made["devices"].items():
         if name not in GPUS:
@@ -383,16 +386,13 @@ def plan_stages(
 
 def plan(
     gpus: Annotated[
-        str,
-        typer.Option(help="Devices, separated by commas: GPU names or cpu."),
+        str, typer.Option(help="Devices, separated by commas: GPU names or cpu.")
     ] = "h100,a100-80gb,l40s,l4,rtx-4090",
     utilisation: Annotated[
-        float,
-        typer.Option(help="Assumed share of its peak FLOP/s that a device reaches."),
+        float, typer.Option(help="Assumed share of its peak FLOP/s that a device reaches.")
     ] = 0.4,
     rate: Annotated[
-        float | None,
-        typer.Option(help="Matmul GFLOP/s of this machine; required with --gpus cpu."),
+        float | None, typer.Option(help="Matmul GFLOP/s of this machine; for --gpus cpu.")
     ] = None,
     tokens_per_row: Annotated[
         float | None, typer.Option(help="Mean tokens per training row, instead of metrics/.")
@@ -405,27 +405,25 @@ def plan(
     ] = None,
     params: Annotated[Path, typer.Option(help="Parameter file.")] = Path("params.yaml"),
     model: Annotated[
-        Path | None,
-        typer.Option(help="Model directory, instead of the base that params.yaml names."),
+        Path | None, typer.Option(help="Model directory, instead of the base of params.yaml.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Predict FLOPs, memory and hours of training, and each stage's time on each GPU."""
     # Imported here because torch is slow to import and the other commands do not need it.
-    from bula.training_cost import count_shape, make_plan
+    from bula.training_cost import make_plan
 
     values = load_params(params)
     root = Path()
-    if tokens_per_row is None:
-        rows = rows_of_metrics(values, root, supervised_share)
-    else:
-        rows = rows_of_options(values, tokens_per_row, supervised_share, dev_rows)
+    rows = (
+        rows_of_metrics(values, root, supervised_share)
+        if tokens_per_row is None
+        else rows_of_options(values, tokens_per_row, supervised_share, dev_rows)
+    )
+    check_utilisation(utilisation)
     config = find_config(values, root, model)
     launch = find_launch(values, root)
-    check_utilisation(utilisation)
     devices = choose_devices(gpus.split(","), values, rate)
     made = make_plan(values, config, rows, launch, devices, utilisation)
-    shape = count_shape(config[1], values.train)
-    validation_rows = count_validation_rows(values, root)
-    made["stages"] = plan_stages(made, values, shape, rows, validation_rows)
+    made["stages"] = plan_stages(made, values, config[1], rows, root)
     print(json.dumps(made) if as_json else "\n".join(format_plan(made)))
