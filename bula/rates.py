@@ -36,12 +36,12 @@ GPUS = {
 ASSUMPTIONS: dict[str, tuple[float, str]] = {
     "bandwidth_share": (0.6, "share of the memory bandwidth that decoding reaches"),
     "launch_us": (5, "microseconds of the host per kernel of torch; 4 to 6 are common"),
+    "kernel_us": (2, "microseconds for which even a small kernel occupies the GPU"),
     "train_kernels": (274, "kernels per layer and micro-batch: 4,381 over 16 layers, traced"),
     "compiled_kernels": (80, "the same with torch.compile: 56 matmuls, attention, fused rest"),
     "forward_kernels": (30, "kernels per layer of a forward pass without adapter"),
     "transformers_layer_ms": (1.5, "milliseconds per layer and step of transformers' generate"),
     "vllm_step_ms": (3, "milliseconds per step of vLLM beside the memory traffic"),
-    "llama_cpp_kernel_us": (2, "microseconds per kernel of llama.cpp, in CUDA graphs"),
     "llama_cpp_kernels": (16, "kernels per layer and token of llama.cpp"),
     "llama_cpp_host_ms": (1, "milliseconds of the host per token: sampling, HTTP"),
     "start_seconds": (20, "seconds until a stage has loaded libraries and model"),

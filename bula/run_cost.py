@@ -1,8 +1,9 @@
 """Predict the time of each stage of a run on one GPU, by formulas.
 
 A stage on the GPU takes the longest of three times: FLOPs at the reached rate, bytes at the reached
-memory bandwidth, and kernels at the time that the host needs to launch one. Time in which the GPU
-waits for the host or the network is added. bula/rates.py names each rate; no GPU rate was measured
+memory bandwidth, and kernels at the time that the host needs to launch one. Time that the host or
+the network needs alone is added. The GPU has work while kernels run: it idles between small ones
+that the host launches more slowly. bula/rates.py names each rate; no GPU rate was measured
 here. Answers count with generate.max_new_tokens each, which is an upper bound.
 
 bula/training_cost.py predicts the stage train. docs/gpu.md shows a plan.
@@ -50,7 +51,7 @@ class StageTime(NamedTuple):
     seconds: float
     """Wall-clock time."""
     card_seconds: float
-    """The part in which the GPU has work."""
+    """The part in which kernels run on the GPU."""
     reason: str
     """What the time consists of."""
 
@@ -115,9 +116,19 @@ def answers_per_variant(run: Run) -> int:
     return len(SET_NAMES) * per_set
 
 
-def launch_seconds(layers: int, passes: float) -> float:
-    """Return the time in which the host launches the kernels of forward passes."""
-    return passes * layers * assumed("forward_kernels") * assumed("launch_us") / 1e6
+def forward_kernels(shape: Shape, passes: float) -> float:
+    """Return the kernels of forward passes without adapter."""
+    return passes * shape.layers * assumed("forward_kernels")
+
+
+def kernel_seconds(kernels: float) -> float:
+    """Return the shortest time for which kernels occupy the GPU."""
+    return kernels * assumed("kernel_us") / 1e6
+
+
+def launch_seconds(kernels: float) -> float:
+    """Return the time in which the host launches kernels one by one."""
+    return kernels * assumed("launch_us") / 1e6
 
 
 # --- stages on the GPU -------------------------------------------------------------------------
@@ -130,10 +141,11 @@ def likelihood(run: Run, variant: str) -> StageTime:
     tokens = len(SET_NAMES) * per_set * run.rows.tokens_per_row
     supervised = tokens * run.rows.supervised_share
     flops = forward_flops(run.shape, tokens, supervised, run.rows.tokens_per_row)
-    batches = math.ceil(tokens / settings.batch_tokens)
-    card = max(flops / run.card.flops, launch_seconds(run.shape.layers, batches))
+    kernels = forward_kernels(run.shape, math.ceil(tokens / settings.batch_tokens))
+    card = max(flops / run.card.flops, kernel_seconds(kernels))
+    seconds = assumed("start_seconds") + max(card, launch_seconds(kernels))
     reason = f"{tokens:,.0f} tokens, {flops:.3g} FLOPs"
-    return StageTime(f"likelihood@{variant}", assumed("start_seconds") + card, card, reason)
+    return StageTime(f"likelihood@{variant}", seconds, card, reason)
 
 
 def generate(run: Run, name: str, variant: Variant) -> StageTime:
@@ -166,23 +178,36 @@ def decode_step(run: Run, weights: float, answers: int) -> float:
 
 def generate_by_vllm(run: Run, stage: str) -> StageTime:
     """Return the time of one vLLM server that batches `parallel` answers."""
-    limits = run.params.generate
-    steps = math.ceil(answers_per_variant(run) / limits.parallel) * limits.max_new_tokens
-    step = decode_step(run, 2.0 * run.shape.base, limits.parallel) + assumed("vllm_step_ms") / 1e3
-    card = read_prompts(run) + steps * step
-    reason = f"{steps:,} steps of {limits.parallel} answers, {step * 1e3:.1f} ms each"
-    return StageTime(stage, assumed("vllm_start_seconds") + card, card, reason)
+    traffic = decode_step(run, 2.0 * run.shape.base, run.params.generate.parallel)
+    step = traffic + assumed("vllm_step_ms") / 1e3
+    return generate_in_steps(run, stage, run.params.generate.parallel, step, "vllm_start_seconds")
 
 
 def generate_by_transformers(run: Run, stage: str) -> StageTime:
     """Return the time of transformers, whose steps wait for Python."""
+    batch_size = run.params.generate.batch_size
+    step = max(python_step(run), decode_step(run, 2.0 * run.shape.base, batch_size))
+    return generate_in_steps(run, stage, batch_size, step, "start_seconds")
+
+
+def python_step(run: Run) -> float:
+    """Return the seconds of one step of transformers' generate in Python."""
+    return run.shape.layers * assumed("transformers_layer_ms") / 1e3
+
+
+def generate_in_steps(run: Run, stage: str, batch: int, step: float, start: str) -> StageTime:
+    """Return the time of batches that take `step` seconds per token.
+
+    `start` names the assumption about the start.
+    """
     limits = run.params.generate
-    steps = math.ceil(answers_per_variant(run) / limits.batch_size) * limits.max_new_tokens
-    python = run.shape.layers * assumed("transformers_layer_ms") / 1e3
-    step = max(python, decode_step(run, 2.0 * run.shape.base, limits.batch_size))
-    card = read_prompts(run) + steps * step
-    reason = f"{steps:,} steps of {limits.batch_size} answers, {step * 1e3:.1f} ms each"
-    return StageTime(stage, assumed("start_seconds") + card, card, reason)
+    steps = math.ceil(answers_per_variant(run) / batch) * limits.max_new_tokens
+    traffic = decode_step(run, 2.0 * run.shape.base, batch)
+    busy = max(traffic, kernel_seconds(forward_kernels(run.shape, 1)))
+    prompts = read_prompts(run)
+    seconds = assumed(start) + prompts + steps * step
+    reason = f"{steps:,} steps of {batch} answers, {step * 1e3:.1f} ms each"
+    return StageTime(stage, seconds, prompts + steps * min(busy, step), reason)
 
 
 def generate_by_llama_cpp(run: Run, stage: str, weights: float) -> StageTime:
@@ -195,7 +220,7 @@ def generate_by_llama_cpp(run: Run, stage: str, weights: float) -> StageTime:
     layers = run.shape.layers + 1
     on_card = layers if limits.gpu_layers == "all" else min(limits.gpu_layers, layers)
     share = on_card / layers
-    kernels = on_card * assumed("llama_cpp_kernels") * assumed("llama_cpp_kernel_us") / 1e6
+    kernels = kernel_seconds(on_card * assumed("llama_cpp_kernels"))
     turn = share * decode_step(run, weights, 1) + kernels
     host = (1 - share) * weights / (assumed("host_bandwidth_gb") * 1e9)
     host += assumed("llama_cpp_host_ms") / 1e3
@@ -225,11 +250,12 @@ def benchmark(run: Run, variant: str) -> StageTime:
         flops += forward_flops(run.shape, requests * (length + new_tokens), requests, length)
         passes += batches
         generation += batches * new_tokens
-    python = run.shape.layers * assumed("transformers_layer_ms") / 1e3
-    launches = launch_seconds(run.shape.layers, passes) + generation * python
-    card = max(flops / run.card.flops, launches)
+    launches = launch_seconds(forward_kernels(run.shape, passes)) + generation * python_step(run)
+    card = kernel_seconds(forward_kernels(run.shape, passes + generation))
+    card = max(flops / run.card.flops, card)
+    start = assumed("start_seconds") + assumed("lm_eval_start_seconds")
     reason = f"{', '.join(known) or 'no known task'}: {flops:.3g} FLOPs, {generation:,.0f} steps"
-    seconds = assumed("start_seconds") + assumed("lm_eval_start_seconds") + card
+    seconds = start + max(card, launches)
     return StageTime(f"benchmark@{variant}", seconds, card, reason)
 
 
@@ -303,18 +329,17 @@ def scores(run: Run) -> StageTime:
 # --- the run -----------------------------------------------------------------------------------
 
 
-def stage_times(run: Run, train_seconds: float) -> list[StageTime]:
+def train(run: Run, seconds: float, flops_seconds: float, kernels: float) -> StageTime:
+    """Return the time of train from the figures of bula/training_cost.py."""
+    card = min(seconds, max(flops_seconds, kernel_seconds(kernels)))
+    reason = f"{run.params.train.max_steps:,} steps, {kernels:,.0f} kernels"
+    return StageTime("train", assumed("start_seconds") + seconds, card, reason)
+
+
+def stage_times(run: Run, train_time: StageTime) -> list[StageTime]:
     """Return the time of each stage in the order of the pipeline."""
     variants = run.params.variants
-    train_reason = f"{run.params.train.max_steps:,} steps, see above"
-    train_total = assumed("start_seconds") + train_seconds
-    times = [
-        ingest(run),
-        preprocess(run),
-        StageTime("train", train_total, train_seconds, train_reason),
-        merge(run),
-        quantize(run),
-    ]
+    times = [ingest(run), preprocess(run), train_time, merge(run), quantize(run)]
     times += [likelihood(run, name) for name in variants]
     times += [generate(run, name, variant) for name, variant in variants.items()]
     times += [benchmark(run, name) for name in variants]

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from bench.clones import ROOT, Edit, edit_params, small
 from bench.llama import save_tokenizer
@@ -340,8 +341,10 @@ def test_vllm_stops_generating_at_the_end_tokens(
 
 @pytest.mark.parametrize(("chat_template", "expected"), [(False, True), (True, False)])
 def test_a_server_receives_the_bos_token_of_the_tokenizer_once(
-    chat_template: bool, expected: bool, workspace: Path
+    chat_template: bool, expected: bool, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # The folder has a tokenizer and no model, which load_tokenizer would refuse.
+    monkeypatch.setattr(benchmark, "load_tokenizer", AutoTokenizer.from_pretrained)
     save_tokenizer(workspace / "llama")
     edit_params(workspace / "params.yaml", set_benchmark(chat_template=chat_template))
     arguments = benchmark.completions_arguments(workspace / "llama", load_params())

@@ -115,14 +115,15 @@ def test_vllm_reads_the_weights_once_per_step_of_all_answers() -> None:
     found = run_cost.generate_by_vllm(run_on(SLOW, parallel=4), "generate@base")
     # 10 answers in 3 rounds of 8 steps; a cache holds 3 + 4 tokens of 32 bytes on average.
     step = (2 * 1000 + 4 * 7 * 32) / 60 + 0.003
-    assert found.card_seconds == pytest.approx(prompt_seconds() + 24 * step)
-    assert found.seconds == pytest.approx(found.card_seconds + 90)
+    assert found.seconds == pytest.approx(90 + prompt_seconds() + 24 * step)
+    assert found.card_seconds == pytest.approx(prompt_seconds() + 24 * (step - 0.003))
 
 
 def test_steps_of_transformers_wait_for_python() -> None:
     found = run_cost.generate_by_transformers(run_on(FAST, batch_size=10), "generate@base")
-    # 8 steps of 2 layers of 1.5 ms.
-    assert found.card_seconds == pytest.approx(8 * 0.003)
+    # 8 steps of 2 layers of 1.5 ms, in which 2 x 30 kernels of 2 us run.
+    assert found.seconds == pytest.approx(20 + 8 * 0.003)
+    assert found.card_seconds == pytest.approx(8 * 60 * 2e-6)
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,15 @@ def test_judge_calls_by_hand() -> None:
     assert (found.seconds, found.card_seconds) == (36, 0)
 
 
+@pytest.mark.parametrize(
+    ("kernels", "card"), [(0, 60), (50e6, 100), (200e6, 300)], ids=["FLOPs", "kernels", "all"]
+)
+def test_the_gpu_idles_while_train_waits_for_launches(kernels: float, card: float) -> None:
+    # 300 s, of which FLOPs take 60 s and each kernel at least 2 us.
+    found = run_cost.train(run_on(SLOW), 300, 60, kernels)
+    assert (found.seconds, found.card_seconds) == (320, card)
+
+
 def test_a_local_judge_is_not_counted() -> None:
     params = params_with(judge={"base_url": "local"})
     found = run_cost.judge(run_on(SLOW)._replace(params=params))
@@ -203,7 +213,10 @@ def profile_on_h100() -> list[StageTime]:
     made = make_plan(params, ("test", LLAMA), rows, launch, devices, 0.4)
     card = Card(GPUS["h100"].bfloat16 * 0.4, GPUS["h100"].bandwidth)
     run = Run(params, count_shape(LLAMA, params.train), rows, 1000, card)
-    return run_cost.stage_times(run, made["devices"]["h100"]["hours"] * 3600)
+    device = made["devices"]["h100"]
+    launches = made["run"]["kernel_launches"]
+    hours = (device["hours"] * 3600, device["compute_hours"] * 3600)
+    return run_cost.stage_times(run, run_cost.train(run, *hours, launches))
 
 
 def test_every_stage_of_the_pipeline_has_a_time(profile_on_h100: list[StageTime]) -> None:

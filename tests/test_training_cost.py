@@ -522,7 +522,7 @@ def test_recomputation_launches_the_forward_kernels_again() -> None:
         "memory, CPU",
         "NVIDIA L4 data sheet",
         "time of train, FLOPs at 40% of a device's rate",
-        "all stages on one l4, minutes",
+        "all stages on one l4 with 0.3 TB/s",
         "generate@quantized",
         "assumptions (bula/rates.py)",
     ],

@@ -325,14 +325,16 @@ def format_device(name: str, device: Mapping[str, Any]) -> str:
 
 def format_stages(name: str, stages: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the table of all stages on one GPU."""
-    lines = ["", f"all stages on one {name}, minutes      total  on the GPU"]
+    bandwidth = GPUS[name].bandwidth / 1e12
+    title = f"all stages on one {name} with {bandwidth:g} TB/s"
+    lines = ["", f"{title:38}    min  on the GPU"]
     for stage in stages:
         minutes = f"{stage['seconds'] / 60:>10.1f} {stage['card_seconds'] / 60:>11.1f}"
         lines.append(f"  {stage['stage']:26} {minutes}  {stage['reason']}")
     total = sum(stage["seconds"] for stage in stages)
     busy = sum(stage["card_seconds"] for stage in stages)
     minutes = f"{total / 60:>10.1f} {busy / 60:>11.1f}"
-    lines.append(f"  {'total':26} {minutes}  the GPU has work for {busy / total:.0%} of the time")
+    lines.append(f"  {'total':26} {minutes}  kernels run for {busy / total:.0%} of the time")
     return lines
 
 
@@ -368,7 +370,7 @@ def plan_stages(
 
     The other stages use one GPU, whatever the number that train uses.
     """
-    from bula.run_cost import Card, Run, stage_times
+    from bula.run_cost import Card, Run, stage_times, train
     from bula.training_cost import count_shape
 
     shape = count_shape(config, params.train)
@@ -379,7 +381,9 @@ def plan_stages(
             continue
         card = Card(device["flops_per_second"] * made["utilisation"], GPUS[name].bandwidth)
         run = Run(params, shape, rows, validation_rows, card)
-        times = stage_times(run, device["hours"] * 3600)
+        launches = made["run"]["kernel_launches"]
+        train_time = train(run, device["hours"] * 3600, device["compute_hours"] * 3600, launches)
+        times = stage_times(run, train_time)
         found[name] = [time._asdict() for time in times]
     return found
 
