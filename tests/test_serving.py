@@ -22,6 +22,7 @@ from urllib.request import Request
 import openai
 import psutil
 import pytest
+import xllamacpp
 
 from bula import llama_server, serving, vllm_guard
 from bula.errors import UserError
@@ -323,7 +324,7 @@ def test_llama_cpp_without_memory_says_what_to_change(log: str, code: int) -> No
 
 def devices_of(*kinds: str) -> list[dict[str, Any]]:
     """Return the devices that llama.cpp lists, by the ends of their types' names."""
-    types = llama_server.xllamacpp.ggml_backend_dev_type
+    types = xllamacpp.ggml_backend_dev_type
     return [{"type": getattr(types, f"GGML_BACKEND_DEVICE_TYPE_{kind}")} for kind in kinds]
 
 
@@ -335,7 +336,7 @@ def test_a_gpu_is_found_among_the_devices(
     kinds: list[str], found: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices = devices_of(*kinds)
-    monkeypatch.setattr(llama_server.xllamacpp, "get_device_info", lambda: devices)
+    monkeypatch.setattr(xllamacpp, "get_device_info", lambda: devices)
     assert llama_server.finds_gpu() is found
 
 
@@ -352,7 +353,7 @@ def test_layers_on_a_gpu_are_refused_without_one(layers: Any, file: Path) -> Non
 
 @pytest.mark.parametrize(("asked", "layers"), [(0, 0), (3, 3), ("all", 9999)])
 def test_the_asked_layers_are_on_the_gpu_whatever_memory_is_free(asked: Any, layers: int) -> None:
-    params = llama_server.xllamacpp.CommonParams()
+    params = xllamacpp.CommonParams()
     llama_server.place_layers(params, asked)
     assert params.n_gpu_layers == layers
     # Without layers on the GPU, no matmul may go there.
