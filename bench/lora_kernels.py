@@ -25,7 +25,7 @@ from torch.nn.functional import cross_entropy, linear, scaled_dot_product_attent
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
 
 from bench.summary import show
-from bula import lora_kernels
+from bula import lora_kernels, model_kernels
 from bula.hardware import compute_dtype, seed_everything
 from bula.lora import lora_config
 from bula.models import load_model
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Largest difference of an output or a gradient, as a share of its largest number: a few roundings
 # to bfloat16's 8 bits, or float32's through sums over thousands of numbers.
 TOLERANCE = {"bfloat16": 2**-5, "float32": 1e-4}
-# swiglu computes silu twice to save a third of the backward pass's memory, so it may be slower.
+# gated_unit computes silu twice to save a third of the backward pass's memory.
 SWIGLU_GOAL = 0.7
 Function = Callable[..., Any]
 
@@ -87,7 +87,7 @@ def make_layers(params: Params) -> Layers:
             # With zeros, as at the start of training, every gradient of A would be zero.
             torch.nn.init.normal_(weight, std=0.02)
     ours = copy.deepcopy(library)
-    lora_kernels.use_kernels(ours)
+    model_kernels.use_kernels(ours)
     return Layers(ours, library, unwrap_adapter(model))
 
 
@@ -168,8 +168,11 @@ def swiglu_pair(inputs: Inputs) -> Pair:
     def library(gate: Tensor, up: Tensor) -> Tensor:
         return silu(gate) * up
 
+    def ours(gate: Tensor, up: Tensor) -> Tensor:
+        return lora_kernels.gated_unit(gate, up, lora_kernels.SILU)
+
     gate = inputs.intermediate
-    return Pair(lora_kernels.swiglu, library, [gate, gate.flip(0)])
+    return Pair(ours, library, [gate, gate.flip(0)])
 
 
 def loss_pair(layers: Layers, inputs: Inputs) -> Pair:

@@ -6,15 +6,18 @@ precision of the profile, after one uncounted step of the longest rows. TRL runs
 and without checkpointing; the faster counts. Another run in float32, without dropout and in file
 order, checks that this project's losses equal TRL's at every step.
 
-The bench prints the share of the matmul rate that each contender reaches. The goal for this share
-is checked without AMX, because AMX speeds up matmuls tenfold but not memory, so norms, masks and
-activations dominate. The plain rate is measured in the model's precision. Where a CPU multiplies
+A table is about one base and one batch size, that of the profile. The base is models/base, or with
+`--gemma` a model with random weights and the shape of Gemma 3 270M, whose head is over half of it.
+
+The bench prints the share of the matmul rate that each contender reaches. AMX speeds up matmuls
+tenfold but not memory, so norms, masks and activations dominate, and the goal without AMX is
+higher. The plain rate is measured in the model's precision. Where a CPU multiplies
 faster in a wider precision (`matmul_dtype`), the share of the plain rate may exceed 1.
 
 On a CPU without bfloat16 matmuls all contenders compute in float32 (bula/models.py). TRL's default
 would be slow bfloat16, which is timed over a few rows there.
 
-    python -m bench.train [--rows 48] [--rounds 1]
+    python -m bench.train [--rows 48] [--rounds 1] [--gemma]
 """
 
 import dataclasses
@@ -34,14 +37,13 @@ import typer
 from peft import get_peft_model
 from torch.nn.functional import cross_entropy
 from torch.utils.data import SequentialSampler
-from transformers import TrainerCallback
+from transformers import Gemma3ForCausalLM, Gemma3TextConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
 from bench.summary import show
-from bula import training_cost
 from bula.hardware import compute_dtype, matmul_dtype, seed_everything
 from bula.lora import lora_config
-from bula.models import load_model, load_tokenizer
+from bula.models import load_model, load_tokenizer, save_model
 from bula.params import Params, load_params
 from bula.prompts import Encoded, encode
 from bula.records import Example, example_id, read_rows
@@ -50,7 +52,22 @@ from bula.scoring import pad_batch
 from stages.train.trainer import AnswerTrainer, configure, tokenise
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = ROOT / "models/base"
+# This environment variable tells the processes of the contenders which base they train.
+BASE_VARIABLE = "BULA_BENCH_BASE"
+# The sizes of Gemma 3 270M, from its config.json. Each sixth layer has no window.
+GEMMA_LAYERS = 18
+GEMMA_SHAPE: dict[str, Any] = {
+    "vocab_size": 262_144,
+    "hidden_size": 640,
+    "intermediate_size": 2048,
+    "num_hidden_layers": GEMMA_LAYERS,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 1,
+    "head_dim": 256,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 512,
+    "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * (GEMMA_LAYERS // 6),
+}
 # TRL with its own precision, where the other contenders compute in float32.
 TRL_IN_BFLOAT16 = "trl_in_bfloat16"
 TRL_IN_BFLOAT16_ROWS = 8
@@ -58,8 +75,9 @@ TRL_CONTENDERS = ("trl_defaults", "trl_without_checkpointing")
 CONTENDERS = ("bula", *TRL_CONTENDERS, "plain_loop")
 # A setting of oneDNN: compute bfloat16 matmuls by vectors, not by AMX tiles.
 WITHOUT_AMX = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}
-RATIO_TO_TRL_GOAL = 2.5
-RATE_SHARE_GOAL = 0.6
+RATIO_TO_TRL_GOAL = 3.0
+RATE_SHARE_GOAL = 0.25
+RATE_SHARE_GOAL_WITHOUT_AMX = 0.6
 LOSS_DIFFERENCE_GOAL = 1e-3
 # Sizes of the matmul whose rate is measured, and the seconds that it takes.
 MATMUL_ROWS = 1024
@@ -118,6 +136,26 @@ def load_rows(count: int) -> list[Example]:
         )
         examples.append(example)
     return examples
+
+
+def base_folder() -> Path:
+    """Return the folder of the model that is trained."""
+    return Path(os.environ.get(BASE_VARIABLE, ROOT / "models/base"))
+
+
+def write_gemma(folder: Path) -> None:
+    """Write a model of Gemma 3 270M's shape, with random weights.
+
+    It has the tokenizer of models/base, whose ids are all in the larger vocabulary.
+    """
+    tokenizer = load_tokenizer(base_folder())
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    config = Gemma3TextConfig(**GEMMA_SHAPE, **special, tie_word_embeddings=True)
+    save_model(Gemma3ForCausalLM(config).to(torch.bfloat16), tokenizer, folder)
 
 
 def step_rows(params: Params) -> int:
@@ -199,7 +237,7 @@ def make_trainer(
     name: str, params: Params, rows: Any, clock: StepClock, tokenizer: Any, folder: str
 ) -> Any:
     """Return a contender's trainer, which keeps the order of the rows."""
-    model = load_model(BASE, params.dtype)
+    model = load_model(base_folder(), params.dtype)
     if name == TRL_IN_BFLOAT16:
         model = model.to(torch.bfloat16)
     arguments = {
@@ -223,7 +261,7 @@ def run_trainer(
     Return the seconds of its steps and their losses. Unless the rows are in file order, the first
     loss is that of an uncounted step.
     """
-    tokenizer = load_tokenizer(BASE)
+    tokenizer = load_tokenizer(base_folder())
     clock = StepClock()
     rows = tokenise(tokenizer, examples)
     if not in_order:
@@ -261,9 +299,9 @@ def run_plain(params: Params, examples: list[Example]) -> tuple[float, list[floa
     Batches contain rows of similar length, and the loss reads the logits of all positions. Return
     the seconds of the steps and their losses, of which the first is that of an uncounted step.
     """
-    tokenizer = load_tokenizer(BASE)
+    tokenizer = load_tokenizer(base_folder())
     adapter = lora_config(params.train.lora)
-    model = get_peft_model(load_model(BASE, params.dtype), adapter).train()
+    model = get_peft_model(load_model(base_folder(), params.dtype), adapter).train()
     trained = [weight for weight in model.parameters() if weight.requires_grad]
     for weight in trained:
         weight.data = weight.data.float()
@@ -328,14 +366,14 @@ def work(params: Params, examples: list[Example]) -> tuple[int, int, float]:
     The FLOPs are 4 per parameter and token, adapter included; the head counts for supervised tokens
     only. Attention's matmuls and the 2 FLOPs more of a trained weight are left out.
     """
-    tokenizer = load_tokenizer(BASE)
-    model = load_model(BASE, "bfloat16")
+    tokenizer = load_tokenizer(base_folder())
+    model = load_model(base_folder(), "bfloat16")
+    head = model.get_output_embeddings().weight.numel()
+    decoder = sum(weight.numel() for weight in model.model.layers.parameters())
+    adapter, _ = get_peft_model(model, lora_config(params.train.lora)).get_nb_trainable_parameters()
     encoded = [encode(tokenizer, example) for example in examples]
     supervised = sum(len(one.completion) for one in encoded)
     tokens = sum(len(one.input_ids) for one in encoded)
-    head = model.get_output_embeddings().weight.numel()
-    decoder = sum(weight.numel() for weight in model.model.layers.parameters())
-    adapter = training_cost.count_shape(model.config.to_dict(), params.train).adapter
     return supervised, tokens, 4.0 * ((decoder + adapter) * tokens + head * supervised)
 
 
@@ -418,7 +456,8 @@ def is_met(figures: Mapping[str, float], faster_trl: str) -> bool:
     memory = figures["bula_peak_memory_gb"]
     return (
         figures["ratio_to_trl"] >= RATIO_TO_TRL_GOAL
-        and figures["without_amx_bula_share_of_plain_product_rate"] >= RATE_SHARE_GOAL
+        and figures["bula_share_of_product_rate"] >= RATE_SHARE_GOAL
+        and figures["without_amx_bula_share_of_plain_product_rate"] >= RATE_SHARE_GOAL_WITHOUT_AMX
         and memory <= figures[f"{faster_trl}_peak_memory_gb"]
         and figures["loss_difference_float32"] <= LOSS_DIFFERENCE_GOAL
     )
@@ -433,7 +472,7 @@ def run_contenders(rows: int, rounds: int) -> dict[str, list[Run]]:
     return runs
 
 
-def report(params: Params, examples: list[Example], rounds: int) -> None:
+def report(name: str, params: Params, examples: list[Example], rounds: int) -> None:
     """Run all contenders, and print a table and one JSON line last."""
     supervised, tokens, flops = work(params, examples)
     runs = run_contenders(len(examples), rounds)
@@ -443,17 +482,18 @@ def report(params: Params, examples: list[Example], rounds: int) -> None:
     seconds = {name: median_seconds(found) for name, found in runs.items()}
     faster_trl = min(TRL_CONTENDERS, key=lambda name: seconds[name])
     figures: dict[str, float] = {
+        "rows_per_step": step_rows(params),
         "product_gflops": rate / 1e9,
         "plain_product_gflops": plain_rate / 1e9,
         "loss_difference_float32": loss_difference(params),
     }
     figures |= figures_without_amx(len(examples), rounds, flops)
-    for name in CONTENDERS:
+    for contender in CONTENDERS:
         figures |= {
-            f"{name}_supervised_tokens_per_second": supervised / seconds[name],
-            f"{name}_tokens_per_second": tokens / seconds[name],
-            f"{name}_share_of_product_rate": flops / seconds[name] / rate,
-            f"{name}_peak_memory_gb": largest(runs[name], "peak_memory_gb"),
+            f"{contender}_supervised_tokens_per_second": supervised / seconds[contender],
+            f"{contender}_tokens_per_second": tokens / seconds[contender],
+            f"{contender}_share_of_product_rate": flops / seconds[contender] / rate,
+            f"{contender}_peak_memory_gb": largest(runs[contender], "peak_memory_gb"),
         }
     figures["ratio_to_trl"] = seconds[faster_trl] / seconds["bula"]
     figures["ratio_to_plain_loop"] = seconds["plain_loop"] / seconds["bula"]
@@ -461,11 +501,21 @@ def report(params: Params, examples: list[Example], rounds: int) -> None:
         figures |= trl_in_bfloat16_figures(params, examples)
     goals = {
         "ratio_to_trl": RATIO_TO_TRL_GOAL,
-        "without_amx_share_of_plain_product_rate": RATE_SHARE_GOAL,
+        "bula_share_of_product_rate": RATE_SHARE_GOAL,
+        "without_amx_share_of_plain_product_rate": RATE_SHARE_GOAL_WITHOUT_AMX,
         "loss_difference_float32": LOSS_DIFFERENCE_GOAL,
         "memory_not_above": faster_trl,
     }
-    show("train", figures, goals, is_met(figures, faster_trl))
+    show(name, figures, goals, is_met(figures, faster_trl))
+
+
+def report_gemma(params: Params, examples: list[Example], rounds: int) -> None:
+    """Report on a model of Gemma 3 270M's shape."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent) / "gemma"
+        write_gemma(folder)
+        os.environ[BASE_VARIABLE] = str(folder)
+        report("train_gemma", params, examples, rounds)
 
 
 def run_one(name: str, params: Params, examples: list[Example], in_order: bool) -> Run:
@@ -486,6 +536,7 @@ def main(
     ] = "",
     precision: Annotated[str, typer.Option(help="Precision of --only.")] = "bfloat16",
     in_order: Annotated[bool, typer.Option(help="Train --only on the rows in file order.")] = False,
+    gemma: Annotated[bool, typer.Option(help="Train a model of Gemma 3 270M's shape.")] = False,
 ) -> None:
     """Train with each contender in turn."""
     params = settings(load_params(ROOT / "profiles/smollm2-135m.yaml"), rows, precision)
@@ -493,8 +544,10 @@ def main(
     examples = load_rows(rows)
     if only:
         print(json.dumps(run_one(only, params, examples, in_order)))
+    elif gemma:
+        report_gemma(params, examples, rounds)
     else:
-        report(params, examples, rounds)
+        report("train", params, examples, rounds)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ Each function has a backward pass written for CPUs.
   equation 3), in the precision of the base. PEFT copies every activation to float32 and back.
 - `fused_linear_cross_entropy`: head and loss in chunks of rows. The forward pass also computes the
   gradient, so memory never contains the logits of a complete batch.
-- `apply_rotary`, `causal_attention`, `swiglu`, `rms_norm`: Llama's own functions with fewer passes
-  over memory.
+- `apply_rotary`, `causal_attention`, `gated_unit`, `rms_norm`: the functions of Llama and Gemma 3
+  with fewer passes over memory.
+
+bula/model_kernels.py chooses the layers of a model that these functions compute.
 
 All functions are plain PyTorch and run on any device, except `causal_attention`, which calls a CPU
 function of the pinned torch. `matmul_dtype` names the precision of large matmuls; values that pass
@@ -21,18 +23,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
-from peft import PeftModel
 from peft.tuners.lora import Linear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
-from torch.nn.functional import linear, silu
-from transformers import PreTrainedModel
-from transformers.activations import SiLUActivation
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import LlamaAttention, LlamaMLP, LlamaRMSNorm
+from torch.nn.functional import gelu, linear, silu
 
 from bula.hardware import matmul_dtype
-from bula.scoring import supervised_hidden
 
 # Rows of logits per matmul. Each matmul reads the head: 57 MB of SmolLM2, 525 MB of Llama 3.2.
 LOGITS_CHUNK_ROWS = 256
@@ -40,8 +36,6 @@ LOGITS_CHUNK_ROWS = 256
 SOFTMAX_CHUNK_ROWS = 16
 # Numbers per chunk of an elementwise function on a CPU: 1 MB of float32 stays in the cache.
 CACHE_NUMBERS = 1 << 18
-# The values of train.attention; transformers' eager attention is not in its table of functions.
-ATTENTION_IMPLEMENTATIONS = ("sdpa", "flash_attention_2")
 
 
 def row_chunks(x: Tensor) -> Iterator[slice]:
@@ -211,7 +205,9 @@ def is_plain_lora(layer: Any) -> TypeGuard[Linear]:
     """
     return (
         type(layer) is Linear
+        and type(layer.base_layer) is nn.Linear
         and layer.base_layer.bias is None
+        and not layer.base_layer.weight.requires_grad
         and not layer.lora_variant
         and not any(layer.lora_bias.values())
     )
@@ -351,92 +347,59 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     return _CausalAttention.apply(q, k, v, scale)  # type: ignore[no-any-return,no-untyped-call]
 
 
-def query_key_value(
-    layer: LlamaAttention, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries, keys and values (batch, heads, tokens, width), positions applied."""
-    cos, sin = position_embeddings
-    head_shape = (*hidden_states.shape[:-1], -1, layer.head_dim)
-    projections = project([layer.q_proj, layer.k_proj, layer.v_proj], hidden_states)
-    queries, keys, values = (projection.view(head_shape) for projection in projections)
-    queries = apply_rotary(queries, cos, sin)
-    keys = apply_rotary(keys, cos, sin)
-    return queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2)
-
-
-def attention_forward(
-    layer: LlamaAttention,
-    hidden_states: Tensor,
-    position_embeddings: tuple[Tensor, Tensor],
-    attention_mask: Tensor | None = None,
-    past_key_values: Any = None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """Compute LlamaAttention's forward pass for hidden_states (batch, tokens, width).
-
-    With a cache of keys and values, as in generation, the layer's own forward runs.
-    """
-    if past_key_values is not None:
-        return LlamaAttention.forward(  # type: ignore[no-any-return]
-            layer, hidden_states, position_embeddings, attention_mask, past_key_values, **kwargs
-        )
-    q, k, v = query_key_value(layer, hidden_states, position_embeddings)
-    implementation = layer.config._attn_implementation
-    on_cpu_in_bfloat16 = q.device.type == "cpu" and q.dtype == torch.bfloat16
-    weights = None
-    if implementation == "sdpa" and attention_mask is None and on_cpu_in_bfloat16:
-        output = causal_attention(q, k, v, layer.scaling)
-        output = output.transpose(1, 2)
-    else:
-        attend = ALL_ATTENTION_FUNCTIONS[implementation]
-        output, weights = attend(
-            layer, q, k, v, attention_mask, dropout=0.0, scaling=layer.scaling, **kwargs
-        )
-    joined_heads = output.flatten(2)
-    return layer.o_proj(joined_heads), weights
-
-
 # --- MLP ---------------------------------------------------------------------------------------
 
 
-class _Swiglu(torch.autograd.Function):
-    """Compute silu(gate) * up; gate and up receive gradients.
+class Activation(NamedTuple):
+    """An activation function and its derivative."""
 
-    The backward pass computes silu(gate) again, which saves its memory.
+    apply: Callable[[Tensor], Tensor]
+    """Return the function of each number."""
+    multiply_slope: Callable[..., Any]
+    """Write gradient (first) x slope at x (second) to the keyword grad_input."""
+
+
+SILU = Activation(silu, torch.ops.aten.silu_backward.grad_input)
+GELU_TANH = Activation(
+    functools.partial(gelu, approximate="tanh"),
+    functools.partial(torch.ops.aten.gelu_backward.grad_input, approximate="tanh"),
+)
+
+
+class _GatedUnit(torch.autograd.Function):
+    """Compute activation(gate) * up; gate and up receive gradients.
+
+    The backward pass computes activation(gate) again, which saves its memory.
     """
 
     @staticmethod
-    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+    def forward(ctx: Any, gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
         """Return the product."""
         ctx.save_for_backward(gate, up)
-        return silu(gate) * up
+        ctx.activation = activation
+        return activation.apply(gate) * up
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
         """Apply the product rule."""
         gate, up = ctx.saved_tensors
-        activated = silu(gate)
+        activated = ctx.activation.apply(gate)
         up_gradient = activated * gradient
-        # The buffer of silu(gate) is reused from here on.
+        # The buffer of activation(gate) is reused from here on.
         gate_gradient = torch.mul(gradient, up, out=activated)
-        torch.ops.aten.silu_backward.grad_input(gate_gradient, gate, grad_input=gate_gradient)
-        return gate_gradient, up_gradient
+        ctx.activation.multiply_slope(gate_gradient, gate, grad_input=gate_gradient)
+        return gate_gradient, up_gradient, None
 
 
-def swiglu(gate: Tensor, up: Tensor) -> Tensor:
-    """Return silu(gate) * up, all of one shape (..., width).
+def gated_unit(gate: Tensor, up: Tensor, activation: Activation) -> Tensor:
+    """Return activation(gate) * up, all of one shape (..., width).
 
-    Shazeer 2020, arXiv:2002.05202.
+    Shazeer 2020, arXiv:2002.05202: SwiGLU with SILU, GeGLU with GELU_TANH.
     """
-    return _Swiglu.apply(gate, up)  # type: ignore[no-any-return,no-untyped-call]
-
-
-def mlp_forward(layer: LlamaMLP, x: Tensor) -> Tensor:
-    """Compute LlamaMLP's forward pass for x (..., width)."""
-    gate, up = project([layer.gate_proj, layer.up_proj], x)
-    output: Tensor = layer.down_proj(swiglu(gate, up))
-    return output
+    return _GatedUnit.apply(  # type: ignore[no-any-return,no-untyped-call]
+        gate, up, activation
+    )
 
 
 # --- loss --------------------------------------------------------------------------------------
@@ -570,7 +533,7 @@ class _RmsNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """Return x / sqrt(mean(x^2) + eps) * weight.
 
-        As in LlamaRMSNorm, the quotient is rounded to the precision of x before the weight.
+        The quotient is rounded to the precision of the weight before they are multiplied.
         """
         width = x.shape[-1]
         rows = as_rows(x)
@@ -582,8 +545,11 @@ class _RmsNorm(torch.autograd.Function):
             torch.linalg.vector_norm(values, dim=-1, keepdim=True, out=inverse)
             inverse.square_().div_(width)
             inverse.add_(eps).rsqrt_()
-            normalized = output[chunk].copy_(values.mul_(inverse))
-            normalized.mul_(weight)
+            values.mul_(inverse)
+            if weight.dtype == torch.float32:
+                output[chunk] = values.mul_(weight)
+            else:
+                output[chunk].copy_(values).mul_(weight)
         ctx.save_for_backward(rows, weight, inverse_rms)
         return output.view(x.shape)
 
@@ -615,65 +581,7 @@ class _RmsNorm(torch.autograd.Function):
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return x (..., width) divided by its root mean square, times weight.
 
-    Zhang & Sennrich 2019, arXiv:1910.07467.
+    Zhang & Sennrich 2019, arXiv:1910.07467. The result has the precision of x. The quotient is
+    rounded to the weight's precision first: Llama's weights are as wide as x, and Gemma's float32.
     """
     return _RmsNorm.apply(x, weight, eps)  # type: ignore[no-any-return,no-untyped-call]
-
-
-def rms_norm_forward(layer: LlamaRMSNorm, x: Tensor) -> Tensor:
-    """Compute LlamaRMSNorm's forward pass for x (..., width)."""
-    return rms_norm(x, layer.weight, layer.variance_epsilon)
-
-
-# --- models ------------------------------------------------------------------------------------
-
-
-def supports_attention(layer: LlamaAttention) -> bool:
-    """Return whether `attention_forward` can compute this layer."""
-    implementation = layer.config._attn_implementation
-    return not layer.attention_dropout and implementation in ATTENTION_IMPLEMENTATIONS
-
-
-def find_kernel(layer: nn.Module) -> Callable[..., Any] | None:
-    """Return the function that can replace a layer's forward, or None."""
-    if is_plain_lora(layer):
-        return lora_linear
-    if type(layer) is LlamaRMSNorm and not layer.weight.requires_grad:
-        return rms_norm_forward
-    if type(layer) is LlamaAttention and supports_attention(layer):
-        return attention_forward
-    if type(layer) is LlamaMLP and isinstance(layer.act_fn, nn.SiLU | SiLUActivation):
-        return mlp_forward
-    return None
-
-
-def use_kernels(model: PeftModel) -> None:
-    """Replace the forward of every layer that a function here computes.
-
-    Other layers keep theirs: 4-bit weights, DoRA, a bias, other norms, other activations.
-    """
-    for layer in model.modules():
-        kernel = find_kernel(layer)
-        if kernel is not None:
-            layer.forward = functools.partial(kernel, layer)
-
-
-def add_answer_head(model: PreTrainedModel) -> None:
-    """Add the argument `answer_head` to the model's forward.
-
-    `model(..., labels=labels, answer_head=True)` returns the summed loss, the number of correct
-    predictions and the number of supervised tokens. The loss is computed inside forward because DDP
-    and FSDP gather parameters and gradients around that call.
-    """
-    own_forward = model.forward
-
-    @functools.wraps(type(model).forward)
-    def forward(*arguments: Any, answer_head: bool = False, **inputs: Any) -> Any:
-        if not answer_head:
-            return own_forward(*arguments, **inputs)
-        hidden, targets = supervised_hidden(model, inputs)
-        weight = model.get_output_embeddings().weight
-        loss, correct = fused_linear_cross_entropy(hidden, weight, targets)
-        return loss, correct, targets.new_tensor(len(targets))
-
-    model.forward = forward

@@ -5,6 +5,7 @@ and test it on another.
 """
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
+from bula.models import end_token_ids
 from bula.records import Example
 
 SYSTEM_PROMPT = (
@@ -20,6 +22,10 @@ SYSTEM_PROMPT = (
 )
 # Without a fixed date, Llama 3.2's template writes today's, and no run could be repeated.
 DATE = "26 Jul 2024"
+# Variables of every template: thinking models answer at once, as the training rows do.
+TEMPLATE_VARIABLES = {"date_string": DATE, "enable_thinking": False}
+# Hides transformers' clock from templates that call it without asking for `date_string`.
+FIXED_CLOCK = "{%- macro strftime_now(format) -%}" + DATE + "{%- endmacro %}"
 # The tokenizer's output takes about 50 KB per example, so lengths are counted in batches.
 LENGTHS_BATCH = 256
 # A template can raise these errors while it is rendered; the sandbox raises TemplateErrors.
@@ -35,7 +41,11 @@ TEMPLATE_ERRORS = (
 )
 # An error message of a template may be as long as the template.
 MESSAGE_CHARACTERS = 300
+# Tokenizers whose decisions are remembered; a stage loads one or two.
+CACHED_TOKENIZERS = 8
 FIX = "correct the model's chat template (chat_template.jinja), or use another model"
+
+Messages = list[dict[str, str]]
 
 
 class Encoded(BaseModel):
@@ -60,22 +70,44 @@ class Encoded(BaseModel):
         return [-100] * len(self.prompt) + self.completion
 
 
-def to_messages(question: str) -> list[dict[str, str]]:
-    """Return the chat that asks a question."""
+def to_messages(question: str, *, has_system: bool = True) -> Messages:
+    """Return the chat that asks a question.
+
+    Without a system role, the system prompt is the first paragraph of the question.
+    """
+    if not has_system:
+        return [{"role": "user", "content": f"{SYSTEM_PROMPT}\n\n{question}"}]
     return [
         {"role": "system", "content": SYSTEM_PROMPT},
         {"role": "user", "content": question},
     ]
 
 
-def to_chat(question: str, answer: str) -> list[dict[str, str]]:
+def to_chat(question: str, answer: str, *, has_system: bool = True) -> Messages:
     """Return the chat that asks a question and answers it."""
-    return [*to_messages(question), {"role": "assistant", "content": answer}]
+    messages = to_messages(question, has_system=has_system)
+    return [*messages, {"role": "assistant", "content": answer}]
 
 
-def render(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool
-) -> list[int]:
+def has_system_role(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether the chat template writes a system message.
+
+    Gemma 2's template raises an error for a system message, and some others leave it out.
+    """
+    return _writes_system_message(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=CACHED_TOKENIZERS)
+def _writes_system_message(tokenizer: PreTrainedTokenizerBase, _template: str) -> bool:
+    """Try the template once; the template is a part of the cache's key."""
+    try:
+        text = render_text(tokenizer, to_messages("Dói?"), prompt=True)
+    except UserError:
+        return False
+    return SYSTEM_PROMPT in text
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bool) -> list[int]:
     """Return the token ids of a chat by the model's own template.
 
     With `prompt`, the chat stops where the assistant's turn starts.
@@ -86,9 +118,7 @@ def render(
     return ids
 
 
-def render_text(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *, prompt: bool
-) -> str:
+def render_text(tokenizer: PreTrainedTokenizerBase, messages: Messages, *, prompt: bool) -> str:
     """Return the text of a chat.
 
     Raise UserError if the template cannot be rendered.
@@ -97,13 +127,22 @@ def render_text(
     try:
         text = tokenizer.apply_chat_template(
             chat,
+            chat_template=with_fixed_clock(tokenizer.get_chat_template()),
             tokenize=False,
             add_generation_prompt=prompt,
-            date_string=DATE,
+            **TEMPLATE_VARIABLES,
         )
     except TEMPLATE_ERRORS as error:
         raise unrenderable(tokenizer.name_or_path, error) from error
     return str(text)
+
+
+def with_fixed_clock(template: str) -> str:
+    """Return a template whose `strftime_now` is a constant.
+
+    SmolLM3's template writes today's date, and no run could be repeated.
+    """
+    return FIXED_CLOCK + template if "strftime_now" in template else template
 
 
 def unrenderable(model: str, error: Exception) -> UserError:
@@ -116,7 +155,8 @@ def unrenderable(model: str, error: Exception) -> UserError:
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
     """Return the token ids that ask the model a question."""
-    return render(tokenizer, to_messages(question), prompt=True)
+    messages = to_messages(question, has_system=has_system_role(tokenizer))
+    return render(tokenizer, messages, prompt=True)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
@@ -126,7 +166,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
     UserError if the template does not continue its own prompt, or ends a turn without that token.
     """
     prompt = encode_prompt(tokenizer, example.question)
-    chat = to_chat(example.question, example.answer)
+    has_system = has_system_role(tokenizer)
+    chat = to_chat(example.question, example.answer, has_system=has_system)
     ids = render(tokenizer, chat, prompt=False)
     if ids[: len(prompt)] != prompt:
         raise _other_prompt(tokenizer)
@@ -138,13 +179,24 @@ def _length_to_end(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: in
     """Return the length of an example up to its last end-of-turn token.
 
     Some templates write a line feed after that token, which no model generates. Raise UserError if
-    the token does not occur after `start`.
+    no such token occurs after `start`.
     """
-    if tokenizer.eos_token_id not in ids[start:]:
-        what = f"its chat template ends a turn without {tokenizer.eos_token!r}"
-        raise UserError(tokenizer.name_or_path or "the model", what, FIX)
-    behind = ids[::-1].index(tokenizer.eos_token_id)
-    return len(ids) - behind
+    completion = ids[start:]
+    for end_id in _turn_ends(tokenizer, tokenizer.eos_token_id):
+        if end_id in completion:
+            behind = ids[::-1].index(end_id)
+            return len(ids) - behind
+    what = f"its chat template ends a turn without {tokenizer.eos_token!r}"
+    raise UserError(tokenizer.name_or_path or "the model", what, FIX)
+
+
+@lru_cache(maxsize=CACHED_TOKENIZERS)
+def _turn_ends(tokenizer: PreTrainedTokenizerBase, eos_id: int) -> list[int]:
+    """Return the ids that may end a turn, the tokenizer's own first.
+
+    Gemma's template ends turns with <end_of_turn>, while its tokenizer names <eos>.
+    """
+    return [eos_id, *end_token_ids(tokenizer)]
 
 
 def _other_prompt(tokenizer: PreTrainedTokenizerBase) -> UserError:
@@ -172,11 +224,14 @@ def _batch_lengths(
     tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]
 ) -> list[tuple[int, int]]:
     """Return the lengths of one batch, which is tokenized at once."""
+    has_system = has_system_role(tokenizer)
     prompts = []
     texts = []
     for question, answer in pairs:
-        prompts.append(render_text(tokenizer, to_messages(question), prompt=True))
-        texts.append(render_text(tokenizer, to_chat(question, answer), prompt=False))
+        messages = to_messages(question, has_system=has_system)
+        chat = to_chat(question, answer, has_system=has_system)
+        prompts.append(render_text(tokenizer, messages, prompt=True))
+        texts.append(render_text(tokenizer, chat, prompt=False))
     encoded = tokenizer(texts, add_special_tokens=False)
     lengths = []
     for index, (prompt, text) in enumerate(zip(prompts, texts, strict=True)):

@@ -19,7 +19,7 @@ ignore_deprecation = pytest.mark.filterwarnings(
 @pytest.fixture
 def small(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
     """Parameters for the two-layer model with two rows per step."""
-    monkeypatch.setattr(bench, "BASE", tiny)
+    monkeypatch.setenv(bench.BASE_VARIABLE, str(tiny))
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     batch = {"batch_size": 1, "gradient_accumulation": 2}
     return params.model_copy(update={"train": params.train.model_copy(update=batch)})

@@ -1,6 +1,7 @@
 """Tests of bula/lora_kernels.py against the libraries and against values calculated by hand."""
 
 import copy
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,9 +13,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import Gemma3TextConfig
+from transformers.models.gemma3.modeling_gemma3 import Gemma3Attention, Gemma3RMSNorm
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from bula import lora_kernels
+from bula import lora_kernels, model_kernels
 from bula.models import load_model, load_tokenizer
 from bula.prompts import encode
 from bula.records import Example
@@ -39,8 +42,8 @@ def lora_model(tiny: Path, dropout: float, targets: str | list[str] = "all-linea
 
 def use_fused(model: PeftModel) -> None:
     """Use all kernels in a model."""
-    lora_kernels.use_kernels(model)
-    lora_kernels.add_answer_head(unwrap_adapter(model))
+    model_kernels.use_kernels(model)
+    model_kernels.add_answer_head(unwrap_adapter(model))
 
 
 def padded_batch(tiny: Path) -> Batch:
@@ -430,7 +433,7 @@ def test_swiglu_by_hand() -> None:
     slope = 0.75 + LN_3 * 3 / 16
     gate = torch.tensor([0.0, LN_3], requires_grad=True)
     up = torch.tensor([4.0, 2.0], requires_grad=True)
-    found = lora_kernels.swiglu(gate, up)
+    found = lora_kernels.gated_unit(gate, up, lora_kernels.SILU)
     assert found.tolist() == pytest.approx([0.0, 1.5 * LN_3])
     upstream = torch.tensor([1.0, 10.0])
     gradients = torch.autograd.grad(found, [gate, up], upstream)
@@ -439,19 +442,58 @@ def test_swiglu_by_hand() -> None:
     assert up_gradient.tolist() == pytest.approx([0.0, 7.5 * LN_3])
 
 
+def test_geglu_is_the_tanh_approximation() -> None:
+    torch.manual_seed(4)
+    gate, up, upstream = torch.randn(3, 5, 7, dtype=torch.float64) * 2
+    # Hendrycks & Gimpel 2016, arXiv:1606.08415, section 2.
+    leaves = [gate.requires_grad_(), up.requires_grad_()]
+    inner = math.sqrt(2 / math.pi) * (gate + 0.044715 * gate**3)
+    expected = 0.5 * gate * (1 + inner.tanh()) * up
+    expected_gradients = torch.autograd.grad(expected, leaves, upstream)
+    found = lora_kernels.gated_unit(gate, up, lora_kernels.GELU_TANH)
+    torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(torch.autograd.grad(found, leaves, upstream), expected_gradients)
+
+
 class AttentionCase(NamedTuple):
-    """A bfloat16 attention layer with inputs and an upstream gradient."""
+    """A bfloat16 attention layer with its kernel, inputs and an upstream gradient."""
 
     layer: Any
+    kernel: Callable[..., Any]
     x: Tensor
     position: tuple[Tensor, Tensor]
     upstream: Tensor
 
 
-@pytest.fixture
-def attention(tiny: Path) -> AttentionCase:
+def llama_layer(tiny: Path) -> Any:
+    return load_model(tiny, "bfloat16").model.layers[0].self_attn
+
+
+def gemma_layer() -> Any:
+    """Return an attention layer with norms of queries and keys, and a scale of its own."""
+    config = Gemma3TextConfig(
+        vocab_size=8,
+        hidden_size=256,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=64,
+        query_pre_attn_scalar=40,
+        num_hidden_layers=1,
+        layer_types=["sliding_attention"],
+        sliding_window=100,
+        attn_implementation="sdpa",
+    )
+    layer = Gemma3Attention(config, 0)
+    for norm in (layer.q_norm, layer.k_norm):
+        torch.nn.init.normal_(norm.weight, std=0.3)
+    return layer
+
+
+@pytest.fixture(params=["llama", "gemma"])
+def attention(tiny: Path, request: pytest.FixtureRequest) -> AttentionCase:
     torch.manual_seed(11)
-    layer = load_model(tiny, "bfloat16").model.layers[0].self_attn
+    is_llama = request.param == "llama"
+    layer = llama_layer(tiny) if is_llama else gemma_layer()
     layer = layer.requires_grad_(False).bfloat16()
     config = layer.config
     # Grouped-query attention has fewer key heads than query heads.
@@ -461,6 +503,7 @@ def attention(tiny: Path) -> AttentionCase:
     angles = half_angles.repeat(1, 1, 2) * 6
     return AttentionCase(
         layer=layer,
+        kernel=model_kernels.llama_attention if is_llama else model_kernels.gemma3_attention,
         x=torch.randn(shape).bfloat16(),
         position=(angles.cos().bfloat16(), angles.sin().bfloat16()),
         upstream=torch.randn(shape).bfloat16(),
@@ -474,7 +517,7 @@ def attend_in_float64(case: AttentionCase) -> Result:
     position = (cos.double(), sin.double())
 
     def attend(x: Tensor) -> Any:
-        return layer(x, position)[0]
+        return layer(x, position, None)[0]
 
     return differentiate(attend, case.x.double(), case.upstream.double())
 
@@ -483,7 +526,7 @@ def attend_in_bfloat16(case: AttentionCase) -> Result:
     """Return the library's attention in bfloat16."""
 
     def attend(x: Tensor) -> Any:
-        return case.layer(x, case.position)[0]
+        return case.layer(x, case.position, None)[0]
 
     return differentiate(attend, case.x, case.upstream)
 
@@ -492,7 +535,8 @@ def attend_by_kernel(case: AttentionCase) -> Result:
     """Return the kernel's attention in bfloat16."""
 
     def attend(x: Tensor) -> Tensor:
-        return lora_kernels.attention_forward(case.layer, x, case.position)[0]
+        output: Tensor = case.kernel(case.layer, x, case.position)[0]
+        return output
 
     return differentiate(attend, case.x, case.upstream)
 
@@ -567,33 +611,59 @@ def test_the_loss_of_no_tokens_is_zero() -> None:
     assert loss == Loss(total=0.0, correct=0, gradient=[])
 
 
-def norm_in_float64(layer: LlamaRMSNorm, x: Tensor) -> Tensor:
+def norm_in_float64(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """Return the norm by its formula."""
     mean_square = x.square().mean(-1, keepdim=True)
-    rms = (mean_square + layer.variance_epsilon).sqrt()
-    output: Tensor = layer.weight.double() * x / rms
-    return output
+    return weight * x / (mean_square + eps).sqrt()
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
-def test_the_norm_is_that_of_llama(dtype: torch.dtype, tolerance: float) -> None:
-    torch.manual_seed(5)
-    layer = LlamaRMSNorm(64, eps=1e-5).to(dtype)
-    layer.weight.data.uniform_(0.5, 1.5)
-    layer.weight.requires_grad_(False)
+def check_norm(
+    kernel: Callable[[Tensor], Tensor], weight: Tensor, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Compare a norm and its gradient with the formula."""
     x, upstream = torch.randn(2, 4, 9, 64).to(dtype)
 
     def formula(values: Tensor) -> Tensor:
-        return norm_in_float64(layer, values)
-
-    def kernel(values: Tensor) -> Tensor:
-        return lora_kernels.rms_norm_forward(layer, values)
+        return norm_in_float64(values, weight.double(), 1e-5)
 
     exact = differentiate(formula, x.double(), upstream.double())
     found = differentiate(kernel, x, upstream)
     for ours, true in zip(found, exact, strict=True):
+        assert ours.dtype == dtype
         expected = true.to(dtype)
         torch.testing.assert_close(ours, expected, rtol=tolerance, atol=tolerance)
+
+
+PRECISIONS = pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
+)
+
+
+@PRECISIONS
+def test_the_norm_is_that_of_llama(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(5)
+    layer = LlamaRMSNorm(64, eps=1e-5).to(dtype).requires_grad_(False)
+    layer.weight.data.uniform_(0.5, 1.5)
+    check_norm(functools.partial(model_kernels.llama_norm, layer), layer.weight, dtype, tolerance)
+
+
+@PRECISIONS
+def test_the_norm_is_that_of_gemma(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(5)
+    layer = Gemma3RMSNorm(64, eps=1e-5).to(dtype).requires_grad_(False)
+    layer.weight.data.uniform_(-0.5, 0.5)
+    weight = 1 + layer.weight.double()
+    check_norm(functools.partial(model_kernels.gemma3_norm, layer), weight, dtype, tolerance)
+
+
+def test_gemmas_norm_rounds_once() -> None:
+    torch.manual_seed(6)
+    layer = Gemma3RMSNorm(64).bfloat16().requires_grad_(False)
+    layer.weight.data.uniform_(-0.5, 0.5)
+    x = torch.randn(50, 64).bfloat16()
+    found = model_kernels.gemma3_norm(layer, x)
+    # Both compute in float32 in another order, so a few results round to the next number.
+    assert (found != layer(x)).float().mean() < 0.01
 
 
 # --- models ------------------------------------------------------------------------------------
@@ -603,7 +673,7 @@ def test_use_kernels_replaces_only_supported_layers(tiny: Path) -> None:
     model = lora_model(tiny, 0.0)
     with_bias = model.base_model.model.model.layers[0].mlp.up_proj
     with_bias.base_layer.bias = torch.nn.Parameter(torch.zeros(256))
-    lora_kernels.use_kernels(model)
+    model_kernels.use_kernels(model)
     replaced = [name for name, layer in model.named_modules() if "forward" in vars(layer)]
     # Seven linear layers, two norms, attention and MLP per block, and the last norm, without the
     # layer with a bias.

@@ -6,11 +6,11 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
+from bula.gguf_export import convert
 from bula.models import load_tokenizer
 from bula.prompts import SYSTEM_PROMPT, encode, encode_prompt, prompt_hash, token_lengths
 from bula.records import Example
 from bula.serving import serve_llama_cpp
-from stages.quantize import convert
 
 EXAMPLE = Example(
     id="0" * 16,
@@ -116,3 +116,46 @@ def test_llama_cpp_splits_text_into_the_same_tokens(
         request = Request(endpoint.url.removesuffix("/v1") + "/tokenize", body, headers)
         tokens = json.load(urlopen(request))["tokens"]
     assert tokens == tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+# Templates of other models
+
+
+def set_template(smollm2: Path, template: str) -> PreTrainedTokenizerBase:
+    """Return SmolLM2's tokenizer with another chat template."""
+    other = load_tokenizer(smollm2)
+    other.chat_template = template
+    return other
+
+
+TURNS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + END + '\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+REFUSES_SYSTEM = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+DROPS_SYSTEM = "{% set messages = messages | rejectattr('role', 'equalto', 'system') | list %}"
+
+
+@pytest.mark.parametrize("start", [REFUSES_SYSTEM, DROPS_SYSTEM], ids=["refuses", "drops"])
+def test_without_a_system_role_the_prompt_opens_the_question(start: str, smollm2: Path) -> None:
+    other = set_template(smollm2, start + TURNS.replace("END", "'<|im_end|>'"))
+    encoded = encode(other, EXAMPLE)
+    assert other.decode(encoded.prompt) == (
+        f"<|im_start|>user\n{SYSTEM_PROMPT}\n\nPosso tomar sol?<|im_end|>\n<|im_start|>assistant\n"
+    )
+    lengths = [(len(encoded.prompt), len(encoded.input_ids))]
+    assert token_lengths(other, [(EXAMPLE.question, EXAMPLE.answer)]) == lengths
+
+
+def test_a_turn_may_end_with_another_token_than_the_tokenizers(smollm2: Path) -> None:
+    other = set_template(smollm2, TURNS.replace("END", "'<|im_end|>'"))
+    other.eos_token = "<jupyter_start>"
+    completion = encode(other, EXAMPLE).completion
+    assert other.decode(completion) == "Sim, com protetor.<|im_end|>"
+
+
+def test_a_template_that_reads_the_clock_writes_a_fixed_date(smollm2: Path) -> None:
+    dated = "{{ strftime_now('%d %B %Y') }} " + TURNS.replace("END", "'<|im_end|>'")
+    other = set_template(smollm2, dated)
+    text = other.decode(encode_prompt(other, EXAMPLE.question))
+    assert text.startswith("26 Jul 2024 <|im_start|>system\n")

@@ -27,7 +27,7 @@ from bula.commands.deps import closure
 from bula.errors import UserError
 from bula.files import sha256_file
 from bula.hardware import compute_dtype
-from bula.lora_kernels import add_answer_head
+from bula.model_kernels import add_answer_head
 from bula.models import load_model, load_tokenizer, save_model
 from bula.params import DirectoryModel, Params, load_params
 from bula.prompts import Encoded, encode

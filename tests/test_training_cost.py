@@ -20,7 +20,7 @@ from bula.__main__ import app
 from bula.commands import plan as plan_command
 from bula.errors import UserError
 from bula.hardware import compute_dtype
-from bula.lora_kernels import add_answer_head, use_kernels
+from bula.model_kernels import add_answer_head, use_kernels
 from bula.params import Params, load_params
 from bula.scoring import unwrap_adapter
 

@@ -19,6 +19,7 @@ from bula.errors import UserError, run_stage
 from bula.escaping import terminal
 from bula.files import staged
 from bula.hardware import seed_everything
+from bula.model_licenses import refuse_unaccepted_terms
 from bula.params import (
     DataSource,
     DemoSource,
@@ -32,6 +33,7 @@ from bula.params import (
 )
 from bula.records import Row, write_rows
 from bula.reports import write_metrics
+from stages.ingest.dry_run import try_base
 from stages.ingest.models import ingest_base, ingest_judge
 from stages.ingest.remotes import refuse_unplaced, weights_note
 from stages.ingest.sources import read_source, read_task
@@ -41,7 +43,7 @@ NAMED_REFUSALS = 5
 # The folders of data that are dependencies of this stage in dvc.yaml.
 WATCHED = ("data/demo", "data/sources")
 
-Figures = dict[str, int | str]
+Figures = dict[str, int | float | str]
 
 
 def is_watched(path: str) -> bool:
@@ -158,16 +160,25 @@ def main(
     params = load_params()
     settings = params.ingest
     seed_everything(params.sampling_seed)
+    refuse_unaccepted_terms([settings.base, settings.judge])
     refuse_unwatched(settings)
     refuse_unplaced(settings.sources)
     warn_of_rows(settings.sources)
-    # No output appears under its final name before all sources are read.
-    with staged(raw) as new_raw, staged(benchmarks) as new_benchmarks:
+    # No output appears under its final name before all models and sources are read.
+    with (
+        staged(base) as new_base,
+        staged(judge) as new_judge,
+        staged(raw) as new_raw,
+        staged(benchmarks) as new_benchmarks,
+    ):
+        template = settings.chat_template
+        ingest_base(settings.base, params.dtype, new_base, settings.limits, template)
+        dry_run = try_base(new_base, params)
+        ingest_judge(settings.judge, new_judge, settings.limits)
         figures = ingest_data(settings, new_raw, new_benchmarks)
-        ingest_base(settings.base, params.dtype, base, settings.limits)
-        ingest_judge(settings.judge, judge, settings.limits)
     rows = sum(int(part["rows"]) for part in figures.values())
     line = f"{rows} rows from {len(figures)} sources, base model in {base}"
+    figures["dry_run"] = dry_run
     for name, model in (("model_base", settings.base), ("model_judge", settings.judge)):
         figures[name] = {"license": model.license, "kind": model.kind}
     write_metrics(metrics, figures)

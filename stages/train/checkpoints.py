@@ -34,14 +34,17 @@ COMPUTE_PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate")
 STAGE_FOLDER = Path(__file__).parent
 BULA_FOLDER = STAGE_FOLDER.parent.parent / "bula"
 BULA_MODULES = (
+    "gguf_config",
     "gguf_repairs",
     "hardware",
     "lora",
     "lora_kernels",
+    "model_kernels",
     "models",
     "prompts",
     "records",
     "scoring",
+    "shared_prefix",
 )
 # The code that shapes the adapter: a run of other code must not resume its checkpoints.
 CODE = [*sorted(STAGE_FOLDER.glob("*.py")), *(BULA_FOLDER / f"{name}.py" for name in BULA_MODULES)]

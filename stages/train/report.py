@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
 from bula.files import sha256_values, staged
+from bula.models import end_token_ids
 from bula.params import Params
 from bula.records import Example
 from bula.reports import peak_memory_gb, write_metrics, write_plot
@@ -164,6 +165,7 @@ def template_figures(
     """
     inputs = list(rows["input_ids"])
     labels = list(rows["labels"])
+    end_ids = end_token_ids(tokenizer)
     supervised = [_count_supervised(row) for row in labels]
     bos_counts = {_count_leading(row, tokenizer.bos_token_id) for row in inputs}
     truncated = [
@@ -175,7 +177,7 @@ def template_figures(
         "sample_sha256": sha256_values(tokenizer.decode(inputs[0])),
         "bos_tokens_at_start": max(bos_counts),
         "supervised_share": sum(supervised) / sum(map(len, inputs)),
-        "end_of_turn_supervised": all(row[-1] == tokenizer.eos_token_id for row in labels),
+        "end_of_turn_supervised": all(row[-1] in end_ids for row in labels),
         "rows_truncated": sum(truncated),
         "rows_without_supervised_token": supervised.count(0),
         "pad_is_end_of_turn": tokenizer.pad_token_id == tokenizer.eos_token_id,

@@ -20,8 +20,8 @@ from trl import SFTConfig, SFTTrainer
 
 from bula.errors import UserError
 from bula.hardware import compute_dtype
-from bula.lora import lora_config
-from bula.lora_kernels import add_answer_head, use_kernels
+from bula.lora import check_target_modules, lora_config
+from bula.model_kernels import add_answer_head, use_kernels
 from bula.models import load_model, load_tokenizer
 from bula.params import Params, Train
 from bula.prompts import encode
@@ -326,8 +326,10 @@ def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> Answe
     callbacks: list[TrainerCallback] = [save_and_stop]
     if train.patience:
         callbacks.append(EarlyStopping(train.patience))
+    model = load_model(base, params.dtype, weights=train.base_weights, attention=train.attention)
+    check_target_modules(model, train.lora)
     trainer = AnswerTrainer(
-        model=load_model(base, params.dtype, weights=train.base_weights, attention=train.attention),
+        model=model,
         args=arguments,
         train_dataset=rows,
         eval_dataset=tokenise(tokenizer, read_examples(clean / "dev.jsonl"), multiple=dev_multiple),

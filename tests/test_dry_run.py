@@ -1,0 +1,483 @@
+"""Test the dry run of ingest: bases that pass it, and bases that it refuses."""
+
+import json
+import shutil
+from collections.abc import Callable
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+import torch
+from sentencepiece import sentencepiece_model_pb2 as proto
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GemmaTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+)
+from transformers.tokenization_utils_base import generate_merges
+
+from bench import llama as llama_parts
+from bench.clones import ROOT, edit_params
+from bula.errors import UserError
+from bula.generation import generate_greedy
+from bula.models import end_token_ids, load_config, load_model, load_tokenizer, save_model
+from bula.params import DirectoryModel, Params, load_params
+from bula.prompts import encode_prompt
+from bula.records import read_rows
+from stages.ingest import __main__ as ingest
+from stages.ingest import cut, dry_run
+from stages.ingest.models import ingest_base
+from tests.conftest import leftovers
+
+SMALL = {
+    "hidden_size": 256,
+    "intermediate_size": 256,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 2048,
+}
+# As in SmolLM3: a thinking block is empty if thinking is off, in prompts and in complete chats.
+THINKING_TEMPLATE = """\
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- if message.role == 'assistant' %}{{- '<think>\\n\\n</think>\\n' }}{%- endif %}
+    {{- message.content + '<|im_end|>' + '\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|im_start|>assistant\\n' }}
+    {%- if enable_thinking is defined and enable_thinking is false %}
+        {{- '<think>\\n\\n</think>\\n' }}
+    {%- endif %}
+{%- endif %}"""
+NO_SYSTEM_TEMPLATE = """\
+{%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}
+{%- endif %}
+{%- for message in messages %}
+    {{- '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+
+Write = Callable[..., Path]
+
+
+def run_params(base: Path, kinds: list[str] | None = None, **lora: Any) -> Params:
+    """Return the default parameters with another base, types and adapter."""
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    source = DirectoryModel(kind="directory", path=str(base), license="mit")
+    changes = {
+        "ingest": params.ingest.model_copy(update={"base": source}),
+        "quantize": params.quantize.model_copy(update={"types": kinds or []}),
+        "train": params.train.model_copy(
+            update={"lora": params.train.lora.model_copy(update={"r": 4, **lora})}
+        ),
+    }
+    return params.model_copy(update=changes)
+
+
+@pytest.fixture
+def write_base(smollm2: Path, tmp_path: Path) -> Write:
+    """Return a function that writes a small model of any architecture."""
+
+    def write(model_type: str, template: str = "", **fields: Any) -> Path:
+        tokenizer = load_tokenizer(smollm2)
+        if template:
+            tokenizer.chat_template = template
+        content = {**SMALL, "vocab_size": len(tokenizer), "tie_word_embeddings": True, **fields}
+        config = AutoConfig.for_model(model_type, **content)
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        save_model(model, tokenizer, tmp_path / model_type)
+        return tmp_path / model_type
+
+    return write
+
+
+# --- bases that pass -----------------------------------------------------------------------------
+
+
+def test_a_llama_passes_and_each_step_prints_its_seconds(
+    tiny: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    figures = dry_run.try_base(tiny, run_params(tiny, ["q8_0"]))
+    assert figures["gguf_files"] == 2
+    assert float(figures["bf16_kl_nats"]) < 1e-6
+    # Eight tokens for each of three prompts, unless one ends early.
+    assert 3 <= int(figures["tokens_compared"]) <= 24
+    lines = [line for line in capfd.readouterr().out.splitlines() if "dry run" in line]
+    names = [line.split(": ")[2].rpartition(", ")[0] for line in lines]
+    assert names == [
+        "chat template and padding",
+        "a cut with random weights",
+        "target modules",
+        "the fused kernels",
+        "an optimizer step",
+        "merge",
+        "the bf16 GGUF file",
+        "the bf16 file in transformers and llama.cpp",
+        "the q8_0 GGUF file",
+        "all steps",
+    ]
+
+
+def test_a_granite_passes_with_its_own_factors(write_base: Write) -> None:
+    base = write_base(
+        "granite",
+        embedding_multiplier=12.0,
+        residual_multiplier=0.22,
+        attention_multiplier=0.0625,
+        logits_scaling=8.0,
+    )
+    figures = dry_run.try_base(base, run_params(base))
+    assert float(figures["bf16_kl_nats"]) < 1e-6
+
+
+def test_a_template_with_thinking_blocks_passes_without_thoughts(write_base: Write) -> None:
+    base = write_base("qwen3", THINKING_TEMPLATE, head_dim=64)
+    text = load_tokenizer(base).decode(encode_prompt(load_tokenizer(base), "Dói?"))
+    assert text.endswith("<|im_start|>assistant\n<think>\n\n</think>\n")
+    figures = dry_run.try_base(base, run_params(base))
+    assert float(figures["bf16_kl_nats"]) < 1e-6
+
+
+def test_a_template_without_a_system_role_passes(write_base: Write) -> None:
+    base = write_base("llama", NO_SYSTEM_TEMPLATE)
+    config = load_config(base)
+    encoded = dry_run.encode_trials(load_tokenizer(base), config)
+    text = load_tokenizer(base).decode(encoded[0].prompt)
+    assert text.startswith("<|im_start|>user\nVocê é um assistente de saúde.")
+    assert text.endswith("\n\nPosso tomar sol?<|im_end|>\n<|im_start|>assistant\n")
+
+
+GEMMA_TEMPLATE = """\
+{{- bos_token }}
+{%- if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}
+{%- endif %}
+{%- for message in messages %}
+    {%- set role = 'model' if message['role'] == 'assistant' else message['role'] %}
+    {{- '<start_of_turn>' + role + '\\n' + message['content'] + '<end_of_turn>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<start_of_turn>model\\n' }}{%- endif %}"""
+
+
+def gemma_tokenizer() -> PreTrainedTokenizerBase:
+    """Return a tokenizer as Gemma's: SentencePiece, and turns end with another token than <eos>."""
+    texts = [row["answer"] for row in read_rows(ROOT / "data/demo/dev.jsonl")]
+    written = BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=written,
+        vocab_size=600,
+        model_type="bpe",
+        byte_fallback=True,
+        pad_id=0,
+        eos_id=1,
+        bos_id=2,
+        unk_id=3,
+        bos_piece="<bos>",
+        eos_piece="<eos>",
+        minloglevel=2,
+        user_defined_symbols=["<start_of_turn>", "<end_of_turn>"],
+    )
+    model = proto.ModelProto.FromString(written.getvalue())
+    vocabulary = {piece.piece: number for number, piece in enumerate(model.pieces)}
+    scores = {piece.piece: piece.score for piece in model.pieces}
+    merges = generate_merges(vocabulary, scores)
+    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=merges, chat_template=GEMMA_TEMPLATE)
+    turns = ["<start_of_turn>", "<end_of_turn>"]
+    tokenizer.add_special_tokens({"additional_special_tokens": turns})
+    return tokenizer
+
+
+def test_a_gemma_3_without_a_system_role_passes(tmp_path: Path) -> None:
+    tokenizer = gemma_tokenizer()
+    config = AutoConfig.for_model(
+        "gemma3_text",
+        **{**SMALL, "num_hidden_layers": 7},
+        vocab_size=len(tokenizer),
+        head_dim=64,
+        query_pre_attn_scalar=64,
+        sliding_window=64,
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    save_model(model, tokenizer, tmp_path / "gemma3")
+    encoded = dry_run.encode_trials(load_tokenizer(tmp_path / "gemma3"), config)
+    assert tokenizer.decode(encoded[0].completion).endswith("<end_of_turn>")
+    figures = dry_run.try_base(tmp_path / "gemma3", run_params(tmp_path / "gemma3"))
+    assert float(figures["bf16_kl_nats"]) < 1e-5
+
+
+# --- bases that are refused ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if a dry run goes on to the export."""
+    monkeypatch.setattr(dry_run, "try_merge_and_export", None)
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_misspelt_target_module_beside_a_correct_one_is_refused(tiny: Path) -> None:
+    params = run_params(tiny, target_modules=["q_proj", "v_porj"])
+    known = "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    what = f"target_modules names v_porj, and the base model has only {known}"
+    with pytest.raises(UserError, match=what):
+        dry_run.try_base(tiny, params)
+
+
+@pytest.mark.usefixtures("no_export")
+def test_kernels_that_differ_from_transformers_are_refused(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry_run, "kernel_difference", lambda *_: (0.055, 7.0))
+    what = r"loss 5.5e-02 and gradients 7.0e\+00 off \(tolerance 1e-05\)\. Set train.kernels to trl"
+    with pytest.raises(UserError, match=what):
+        dry_run.try_base(tiny, run_params(tiny))
+
+
+@pytest.mark.usefixtures("no_export")
+def test_kernels_that_are_not_used_are_not_compared(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry_run, "kernel_difference", lambda *_: (1.0, 1.0))
+    params = run_params(tiny)
+    params = params.model_copy(update={"train": params.train.model_copy(update={"kernels": "trl"})})
+    # The export is reached, and this test has none.
+    with pytest.raises(TypeError, match="NoneType"):
+        dry_run.try_base(tiny, params)
+
+
+def test_an_architecture_without_a_converter_is_refused(write_base: Write) -> None:
+    base = write_base("helium", head_dim=64)
+    what = f"{base}: its dry run fails at the bf16 GGUF file.*HeliumForCausalLM"
+    with pytest.raises(UserError, match=what):
+        dry_run.try_base(base, run_params(base))
+
+
+def test_a_file_that_reads_as_another_model_is_refused(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own_load = dry_run.load_model
+
+    def load_changed(path: Path, dtype: str) -> Any:
+        model = own_load(path, dtype)
+        if path.suffix == ".gguf":
+            # As an export that forgets to scale the logits.
+            model.model.norm.weight.data *= 1.1
+        return model
+
+    monkeypatch.setattr(dry_run, "load_model", load_changed)
+    with pytest.raises(UserError, match=r"reads another model from it: KL .* \(limit 0.001\)"):
+        dry_run.try_base(tiny, run_params(tiny))
+
+
+def test_an_answer_that_differs_from_transformers_is_refused(tiny: Path) -> None:
+    model = load_model(tiny, "float32")
+    tokenizer = load_tokenizer(tiny)
+    prompt = encode_prompt(tokenizer, "Posso tomar sol?")
+    [answer] = generate_greedy(model, tokenizer, [prompt], 4)
+    other = [*answer[:2], answer[2] + 1, *answer[3:]]
+    dry_run.refuse_other_answer(model, prompt, answer, answer)
+    with pytest.raises(UserError, match="from token 3 on"):
+        dry_run.refuse_other_answer(model, prompt, answer, other)
+
+
+def test_two_tokens_with_equal_logits_count_as_equal(tiny: Path) -> None:
+    model = load_model(tiny, "float32")
+    prompt = encode_prompt(load_tokenizer(tiny), "Posso tomar sol?")
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([prompt])).logits[0, -1]
+    first = int(logits.argmax())
+    embeddings = model.get_output_embeddings().weight.data
+    embeddings[first + 1] = embeddings[first]
+    dry_run.refuse_other_answer(model, prompt, [first], [first + 1])
+
+
+# --- the whole stage -----------------------------------------------------------------------------
+
+
+def train_tokenizer(smollm2: Path) -> PreTrainedTokenizerBase:
+    """Train a BPE tokenizer on Portuguese, which no converter of llama.cpp knows."""
+    backend = Tokenizer(models.BPE())
+    # The split of numbers makes the pre-tokenizer unlike all known ones.
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel()]
+    )
+    backend.decoder = decoders.ByteLevel()
+    special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = [row["answer"] for row in read_rows(ROOT / "data/demo/dev.jsonl")]
+    backend.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+    )
+    tokenizer.chat_template = load_tokenizer(smollm2).chat_template
+    return tokenizer
+
+
+def test_ingest_refuses_an_unknown_tokenizer_before_it_reads_data(
+    smollm2: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokenizer = train_tokenizer(smollm2)
+    config = AutoConfig.for_model("llama", **SMALL, vocab_size=len(tokenizer))
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    save_model(model, tokenizer, workspace / "own")
+    source = {"kind": "directory", "path": "own", "license": "mit"}
+    edit_params(workspace / "params.yaml", lambda p: p["ingest"].update(base=source))
+    # Reading data would raise TypeError.
+    monkeypatch.setattr(ingest, "ingest_data", None)
+    with pytest.raises(UserError, match="own: its dry run fails at the bf16 GGUF file"):
+        ingest.main()
+    assert not (workspace / "models/base").exists()
+    assert not (workspace / "data/raw").exists()
+    assert leftovers(workspace) == []
+
+
+# --- how the base answers ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def penalizing(tiny: Path, tmp_path: Path) -> Path:
+    """Return a base that penalizes repetitions and stops at another token."""
+    path = tmp_path / "penalizing"
+    shutil.copytree(tiny, path)
+    tokenizer = load_tokenizer(tiny)
+    wrong_end = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    answering = {
+        "repetition_penalty": 1.3,
+        "do_sample": True,
+        "temperature": 0.7,
+        "top_k": 20,
+        "eos_token_id": wrong_end,
+    }
+    (path / "generation_config.json").write_text(json.dumps(answering), encoding="utf-8")
+    file = path / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**config, "eos_token_id": wrong_end}), encoding="utf-8")
+    return path
+
+
+def read_json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+def test_base_and_merged_carry_the_end_tokens_of_training(
+    penalizing: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = DirectoryModel(kind="directory", path=str(penalizing), license="mit")
+    limits = load_params(ROOT / "profiles/smollm2-135m.yaml").ingest.limits
+    base = tmp_path / "base"
+    ingest_base(source, "bfloat16", base, limits)
+    printed = capsys.readouterr().out
+    tokenizer = load_tokenizer(base)
+    ends = end_token_ids(tokenizer)
+    assert "eos_token_id 0 -> [0, 2]" in printed
+    assert "repetition_penalty 1.3 removed" in printed
+    assert "temperature 0.7 removed" in printed
+    # As the stage merge writes it.
+    save_model(load_model(base, "bfloat16"), tokenizer, tmp_path / "merged")
+    for folder in (base, tmp_path / "merged"):
+        answering = read_json(folder / "generation_config.json")
+        assert answering["eos_token_id"] == ends == [0, 2]
+        assert answering["pad_token_id"] == tokenizer.pad_token_id
+        assert not {"repetition_penalty", "do_sample", "temperature", "top_k"} & answering.keys()
+        assert read_json(folder / "config.json")["eos_token_id"] == ends
+
+
+def test_the_base_answers_greedily_without_a_penalty(penalizing: Path, tmp_path: Path) -> None:
+    source = DirectoryModel(kind="directory", path=str(penalizing), license="mit")
+    limits = load_params(ROOT / "profiles/smollm2-135m.yaml").ingest.limits
+    ingest_base(source, "bfloat16", tmp_path / "base", limits)
+    model = load_model(tmp_path / "base", "float32")
+    tokenizer = load_tokenizer(tmp_path / "base")
+    prompt = encode_prompt(tokenizer, "Posso tomar sol?")
+    [greedy] = generate_greedy(model, tokenizer, [prompt], 8)
+    # As a user would, without any argument but the length.
+    output = model.generate(torch.tensor([prompt]), max_new_tokens=8)
+    assert output[0, len(prompt) :].tolist() == greedy
+
+
+# --- the cut -------------------------------------------------------------------------------------
+
+
+def cut_fields(config: PreTrainedConfig) -> dict[str, Any]:
+    """Return the changes that the cut makes to a configuration."""
+    shallow = cut.shallow_fields(config.to_dict())
+    return {**shallow, **cut.narrow_fields({**config.to_dict(), **shallow})}
+
+
+def test_a_cut_has_two_layers_if_all_are_alike() -> None:
+    config = AutoConfig.for_model("llama", **SMALL, vocab_size=64)
+    config.num_hidden_layers = 30
+    assert cut.shallow_fields(config.to_dict()) == {"num_hidden_layers": 2}
+
+
+def test_a_cut_of_gemma_3_keeps_a_layer_with_global_attention() -> None:
+    config = AutoConfig.for_model("gemma3_text", num_hidden_layers=18)
+    fields = cut.shallow_fields(config.to_dict())
+    assert fields["num_hidden_layers"] == 6
+    assert fields["layer_types"] == ["sliding_attention"] * 5 + ["full_attention"]
+
+
+def test_a_cut_of_smollm3_keeps_a_layer_without_positions() -> None:
+    config = AutoConfig.for_model("smollm3", num_hidden_layers=36)
+    fields = cut.shallow_fields(config.to_dict())
+    assert fields["num_hidden_layers"] == 4
+    assert fields["no_rope_layers"] == [1, 1, 1, 0]
+
+
+def test_a_narrowed_llama_keeps_heads_ratio_and_divisibility() -> None:
+    fields = cut.narrow_fields(llama_parts.CONFIG)
+    # 8 query heads of 64 and 2 key heads, as 32 and 8; all widths are multiples of 256.
+    assert fields == {
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "hidden_size": 256,
+        "intermediate_size": 256,
+    }
+
+
+@pytest.mark.parametrize(
+    ("width", "multiple", "narrowed"),
+    [
+        (2048, 8, 256),
+        (8192, 1, 256),
+        # 64 and 320 have the remainder of 576, and are no multiples of 9.
+        (576, 9, 576),
+        (640, 4, 128),
+        (256, 4, 256),
+        (96, 1, 96),
+    ],
+)
+def test_a_narrowed_width_keeps_its_remainder(width: int, multiple: int, narrowed: int) -> None:
+    assert cut.narrowed(width, multiple) == narrowed
+
+
+def test_a_large_model_is_narrowed(smollm2: Path) -> None:
+    config = load_config(smollm2)
+    # Two layers with 49,152 embeddings of 576 numbers have 35 million parameters.
+    model = cut.build_cut(config)
+    assert model.config.intermediate_size == 256
+    assert (model.config.num_attention_heads, model.config.num_key_value_heads) == (9, 3)
+
+
+def test_the_cut_has_biases_and_norms_that_an_export_could_lose() -> None:
+    config = AutoConfig.for_model("llama", **SMALL, vocab_size=64, attention_bias=True)
+    layer = cut.build_cut(config).model.layers[0]
+    assert layer.self_attn.q_proj.bias.abs().min() > 0
+    assert (layer.input_layernorm.weight - 1).abs().max() > 0.1
