@@ -3,13 +3,15 @@
 # make test: set up, then run make lint and the tests.
 # make lint: set up, then check style, spelling and types.
 # make setup: create .venv and install the pinned packages.
+# make gpu: set up, then install what the GPU profile needs: the extra gpu, llama.cpp for CUDA, and
+#   vLLM in .venv-vllm. docs/gpu.md describes it.
 # make seeds N=3: train and score under N training seeds, to measure the variance of each figure.
 #   Each further seed takes most of the time of make repro.
 # make sweep RATES="1e-4 3e-4 1e-3": train under each learning rate, and print the dev losses.
 # make results: write the table of results into README.md.
 # make llama-dry-run: run Llama 3.2 1B with random weights through the code of the GPU profile.
 #   docs/gpu.md states its time and memory.
-# make clean: remove .venv.
+# make clean: remove .venv and .venv-vllm.
 #
 # TORCH_INDEX=URL names a package index with a torch build for your accelerator, or for CPUs only.
 # Only torch and its accelerator libraries come from there. The default is pip's own index.
@@ -20,6 +22,10 @@ TORCH_INDEX ?=
 # torch is not in the lock, because each of its builds has its own hash. A test compares this line
 # with pyproject.toml.
 TORCH := torch==2.13.0
+# The builds of xllamacpp for CUDA are not on PyPI. LLAMA_INDEX names the index of another CUDA
+# version, such as https://xorbitsai.github.io/xllamacpp/whl/cu132.
+LLAMA_INDEX ?= https://xorbitsai.github.io/xllamacpp/whl/cu128
+LLAMA_CPP := $(shell awk '/^xllamacpp==/ {print $$1}' requirements.lock)
 # The profile of make repro; params.yaml without one. The shell reads it from the environment.
 export PROFILE
 # Number of seeds of make seeds, the pipeline's own included.
@@ -49,7 +55,7 @@ $(PIP) install --require-hashes --no-deps --no-build-isolation --use-pep517 -r r
 $(PIP) install -c $(VENV)/constraints.txt $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") $(TORCH)
 endef
 
-.PHONY: help setup repro seeds sweep llama-dry-run test lint results clean
+.PHONY: help setup gpu repro seeds sweep llama-dry-run test lint results clean
 help:
 	@grep -E '^# make|^#  ' Makefile | sed 's/^# //'
 
@@ -65,6 +71,13 @@ $(VENV)/.installed: requirements.lock
 	@$(INSTALL) || \
 		{ echo "the packages could not be installed: is a package index reachable, and is there disk space? pip's messages are above"; exit 1; }
 	@touch $@
+
+gpu: setup
+	@$(PIP) install -c $(VENV)/constraints.txt --no-build-isolation -e '.[gpu]'
+	@$(PIP) install --no-deps --force-reinstall --index-url "$(LLAMA_INDEX)" $(LLAMA_CPP)
+	@"$(PYTHON)" -m venv .venv-vllm
+	@.venv-vllm/bin/python -m pip install --quiet 'pip>=25.1'
+	@.venv-vllm/bin/python -m pip install --quiet --group vllm
 
 # Check the parameters before DVC reads them.
 repro: setup
@@ -97,4 +110,4 @@ results: setup
 
 # .bula stays, because it contains paid verdicts of the judge.
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) .venv-vllm

@@ -99,7 +99,9 @@ def edits(base: Path) -> dict[str, Any]:
         "quantize.check_items": 1,
         "generate.items_per_set": 1,
         "generate.max_new_tokens": 16,
+        "generate.gpu_layers": 0,
         "judge.items_per_set": 1,
+        f"variants.{VARIANT}.engine": "transformers",
     }
 
 

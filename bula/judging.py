@@ -18,7 +18,7 @@ from bula.judge_prompt import Message, Verdict, to_messages
 from bula.params import Judge, Params
 from bula.privacy import find_personal_data, redact
 from bula.records import Row
-from bula.serving import Endpoint, serve_llama_cpp
+from bula.serving import Endpoint, Placement, serve_llama_cpp
 
 # Messages by the ledger key of their verdict.
 Prompts = dict[str, list[Message]]
@@ -83,7 +83,10 @@ def _endpoints(settings: Judge, folder: Path) -> Iterator[tuple[list[Endpoint], 
     """
     if settings.base_url == "local":
         file = folder / "judge.gguf"
-        with serve_llama_cpp(file, settings.parallel, CONTEXT_TOKENS) as endpoints:
+        placement = Placement(settings.gpu_layers, settings.parallel)
+        with serve_llama_cpp(
+            file, settings.parallel, CONTEXT_TOKENS, placement=placement
+        ) as endpoints:
             yield endpoints, sha256_file(file)
     else:
         endpoint = Endpoint(settings.base_url, key_for(settings.base_url))

@@ -5,8 +5,7 @@ one JSON line on standard input, because other users can read a process's argume
 contain the key. The server's address is printed to standard output. The process exits when standard
 input is closed. It imports nothing of this project, because it is started by its path.
 
-    echo '{"model": "x.gguf", "key": "k", "context_tokens": 64, "threads": 1, "float32": false}' |
-        python -P bula/llama_server.py
+    (jq -c . settings.json; sleep 60) | python -P bula/llama_server.py
 """
 
 import json
@@ -16,6 +15,21 @@ import sys
 from typing import Any
 
 import xllamacpp
+
+# Exit code of a server that shall compute on a GPU and finds none.
+NO_GPU = 3
+# More layers than any model has.
+ALL_LAYERS = 9999
+
+
+def finds_gpu() -> bool:
+    """Return whether this build of llama.cpp finds a GPU.
+
+    A build for CPUs finds none, and neither does a CUDA build without a working driver.
+    """
+    kinds = xllamacpp.ggml_backend_dev_type
+    gpus = (kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU)
+    return any(device["type"] in gpus for device in xllamacpp.get_device_info())
 
 
 def configure(settings: dict[str, Any]) -> xllamacpp.CommonParams:
@@ -31,10 +45,23 @@ def configure(settings: dict[str, Any]) -> xllamacpp.CommonParams:
     params.cache_ram_mib = 0
     # Level 1 logs only errors.
     params.verbosity = 1
+    place_layers(params, settings["gpu_layers"])
     if settings["float32"]:
         compute_attention_in_float32(params)
     restrict_access(params, settings["key"])
     return params
+
+
+def place_layers(params: xllamacpp.CommonParams, gpu_layers: int | str) -> None:
+    """Compute this number of layers, or "all", on the GPU.
+
+    llama.cpp would otherwise choose the number by the memory that is free at the moment, and the
+    rounding of an answer with it. With 0 layers a CUDA build would still send large matmuls to the
+    GPU.
+    """
+    params.fit_params = False
+    params.n_gpu_layers = ALL_LAYERS if gpu_layers == "all" else gpu_layers
+    params.no_op_offload = gpu_layers == 0
 
 
 def compute_attention_in_float32(params: xllamacpp.CommonParams) -> None:
@@ -70,6 +97,8 @@ def main() -> None:
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     settings = json.loads(sys.stdin.readline())
+    if settings["gpu_layers"] != 0 and not finds_gpu():
+        raise SystemExit(NO_GPU)
     try:
         server = xllamacpp.Server(configure(settings))
     except RuntimeError as error:

@@ -33,6 +33,7 @@ from bula.param_types import (
     Coverage,
     Encoding,
     Few,
+    GpuLayers,
     HubId,
     HubPart,
     LanguageCode,
@@ -727,6 +728,16 @@ class Generate(Section):
 
     llama.cpp runs one server per request, up to the number of processors.
     """
+    gpu_layers: GpuLayers
+    """Layers of a GGUF file that llama.cpp computes on the GPU, or `all`; 0 computes on the CPU.
+
+    The head counts as one layer. Another number than 0 needs a CUDA build of llama.cpp
+    (docs/gpu.md).
+    """
+    gpu_servers: Few
+    """Largest number of llama.cpp servers on the GPU; each holds the weights of its layers."""
+    gpu_memory_share: float = Field(gt=0, le=1)
+    """Share of the GPU's memory that the vllm engine takes."""
 
 
 class HfBackend(Section):
@@ -736,7 +747,7 @@ class HfBackend(Section):
 
 
 class VllmBackend(Section):
-    """lm-eval with vLLM in the same process, on a GPU."""
+    """lm-eval with a vLLM server that the stage starts, on a GPU."""
 
     kind: Literal["vllm"]
     gpu_memory_utilization: float = Field(gt=0, le=1)
@@ -823,6 +834,8 @@ class Judge(Section):
 
     A local judge runs one server per call, up to the number of processors.
     """
+    gpu_layers: GpuLayers
+    """Layers of a local judge that each of its servers computes on the GPU, or `all`; 0 is none."""
 
 
 class Calibrate(Section):

@@ -7,6 +7,7 @@ server that takes several requests at once appears several times in the list of 
 
 import json
 import os
+import re
 import secrets
 import select
 import signal
@@ -20,7 +21,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any, NamedTuple
+from typing import IO, Any, Literal, NamedTuple
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
@@ -45,8 +46,33 @@ WITHOUT_PROXY = build_opener(ProxyHandler({}))
 # What a user can check when a server exits unexpectedly.
 FIXES = {
     "llama.cpp": "check that the file is complete",
-    "vLLM": "check that vLLM is installed, on a machine with a GPU",
+    "vLLM": "check that vLLM is installed (`make gpu`), on a machine with a GPU",
 }
+# What a user can change when a server has too little memory.
+MEMORY_FIXES = {
+    "llama.cpp": (
+        "lower `parallel` in this stage's section of params.yaml; on a GPU also `gpu_servers` or "
+        "`gpu_layers`"
+    ),
+    "vLLM": (
+        "end other programs on the GPU, or lower `parallel` (benchmark: `batch_size`); vLLM's "
+        "share of the memory is `gpu_memory_share`: lower it if the GPU is full, raise it if "
+        "vLLM's cache has too little"
+    ),
+}
+# Words for missing memory in the logs of llama.cpp, torch, vLLM 0.32 and the C++ library.
+OUT_OF_MEMORY = re.compile(
+    r"""
+    out\ of\ memory
+    | (unable|failed)\ to\ allocate
+    | bad_alloc
+    | Cannot\ allocate\ memory
+    | less\ than\ desired\ GPU\ memory\ utilization
+    | No\ available\ memory\ for\ the\ cache
+    | cache\ is\ needed,\ which\ is\ larger
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
 Process = subprocess.Popen[str]
 # Lends a client for one request, and waits while all clients are lent.
 Lend = Callable[[], AbstractContextManager[OpenAI]]
@@ -77,26 +103,46 @@ class Server(NamedTuple):
     log: IO[bytes]
 
 
+class Placement(NamedTuple):
+    """Where llama.cpp computes a model."""
+
+    gpu_layers: int | Literal["all"]
+    """Layers on the GPU, the last ones first; 0 computes on the CPU."""
+    gpu_servers: int
+    """Largest number of servers that share the GPU; each holds the weights of its layers."""
+
+
+ON_CPU = Placement(0, 0)
+
+
 @contextmanager
 def serve_llama_cpp(
-    model: Path, parallel: int, context_tokens: int, *, float32: bool = False
+    model: Path,
+    parallel: int,
+    context_tokens: int,
+    *,
+    placement: Placement = ON_CPU,
+    float32: bool = False,
 ) -> Iterator[list[Endpoint]]:
     """Serve a GGUF file by llama.cpp children with one slot each.
 
-    There are `parallel` children, but at most one per processor, and they share the file's pages. A
-    slot has `context_tokens` tokens. One server with several slots would batch the requests that
-    happen to arrive together, and an answer would depend on them. `float32` computes attention in
-    float32, for comparisons. Raise a UserError if the file is missing or llama.cpp cannot serve it.
+    There are `parallel` children, but at most one per processor, and at most `gpu_servers` on a
+    GPU. On the CPU they share the file's pages. A slot has `context_tokens` tokens. One server with
+    several slots would batch the requests that happen to arrive together, and an answer would
+    depend on them: on a GPU too, where the kernel of a matmul depends on the number of rows.
+    `float32` computes attention in float32, for comparisons. Raise a UserError if the file is
+    missing or llama.cpp cannot serve it.
     """
     if not model.is_file():
         fix = "`dvc repro` writes it, `dvc pull` fetches it"
         raise UserError(model, "this file does not exist", fix)
     processors = len(os.sched_getaffinity(0))
-    count = min(parallel, processors)
+    count = count_servers(parallel, processors, placement)
     settings = {
         "context_tokens": context_tokens,
         "threads": processors // count,
         "float32": float32,
+        "gpu_layers": placement.gpu_layers,
     }
     with ExitStack() as stack:
         # All children load the model at the same time.
@@ -107,8 +153,14 @@ def serve_llama_cpp(
             yield endpoints
 
 
+def count_servers(parallel: int, processors: int, placement: Placement) -> int:
+    """Return the number of llama.cpp servers."""
+    count = min(parallel, processors)
+    return count if placement.gpu_layers == 0 else min(count, placement.gpu_servers)
+
+
 @contextmanager
-def _llama_cpp(model: Path, settings: dict[str, int]) -> Iterator[Server]:
+def _llama_cpp(model: Path, settings: dict[str, Any]) -> Iterator[Server]:
     """Start one child, and send it the settings and a key."""
     # -P: modules of bula/ must not hide Python's own modules.
     command = [sys.executable, "-P", str(llama_server.__file__)]
@@ -143,20 +195,39 @@ def _wait_for_llama_cpp(server: Server, deadline: float) -> Endpoint:
     return endpoint
 
 
+class VllmSettings(NamedTuple):
+    """The options of vLLM's server that params.yaml determines."""
+
+    parallel: int
+    """Concurrent requests."""
+    context_tokens: int
+    """Longest prompt and answer together, in tokens."""
+    dtype: str
+    """Precision of weights and arithmetic."""
+    seed: int
+    """Seed of vLLM; a greedy answer draws nothing."""
+    gpu_memory_share: float
+    """Share of the GPU's memory that vLLM takes."""
+    gpus: int
+    """GPUs that share one model."""
+
+
 @contextmanager
-def serve_vllm(model: Path, parallel: int, context_tokens: int) -> Iterator[list[Endpoint]]:
+def serve_vllm(model: Path, settings: VllmSettings) -> Iterator[list[Endpoint]]:
     """Serve a model directory by vLLM on a GPU.
 
-    Raise a UserError if vLLM is not installed or the server exits before it answers.
+    One server batches all requests. Its batch-invariant kernels give each answer the same bits in
+    any batch, and no prefix is cached, because a cached prefix was computed in another batch. Raise
+    a UserError if vLLM is not installed or the server exits before it answers.
     """
     port = _free_port()
-    command = _vllm_command(model, parallel, context_tokens, port)
+    command = _vllm_command(model, settings, port)
     key = secrets.token_urlsafe(32)
     with _child("vLLM", model, key, command, _vllm_environment(key)) as server:
         endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", key)
         _wait_for_vllm(server, endpoint, port)
         with _explain_failures([server]):
-            yield [endpoint] * parallel
+            yield [endpoint] * settings.parallel
 
 
 def _free_port() -> int:
@@ -166,7 +237,17 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _vllm_command(model: Path, parallel: int, context_tokens: int, port: int) -> list[str]:
+def _vllm_python() -> str:
+    """Return the Python interpreter that has vLLM.
+
+    vLLM pins older versions of shared libraries, so `make gpu` installs it in an environment of its
+    own.
+    """
+    own = ROOT / ".venv-vllm/bin/python"
+    return str(own) if own.exists() else sys.executable
+
+
+def _vllm_command(model: Path, settings: VllmSettings, port: int) -> list[str]:
     """Return the command line of vLLM's server.
 
     It contains no key, because other users can read command lines.
@@ -175,25 +256,34 @@ def _vllm_command(model: Path, parallel: int, context_tokens: int, port: int) ->
     options = {
         "--model": str(model),
         "--served-model-name": model.name,
+        # The directory's generation_config.json could change the answers, by a penalty for example.
+        "--generation-config": "vllm",
         "--host": "127.0.0.1",
         "--port": str(port),
-        "--max-num-seqs": str(parallel),
-        "--max-model-len": str(context_tokens),
+        "--dtype": settings.dtype,
+        "--seed": str(settings.seed),
+        "--max-num-seqs": str(settings.parallel),
+        "--max-model-len": str(settings.context_tokens),
+        "--gpu-memory-utilization": str(settings.gpu_memory_share),
+        "--tensor-parallel-size": str(settings.gpus),
         "--allowed-origins": "[]",
         "--middleware": middleware,
     }
     pairs = [part for option in options.items() for part in option]
-    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *pairs]
+    program = [_vllm_python(), "-m", "vllm.entrypoints.openai.api_server"]
+    return [*program, "--no-enable-prefix-caching", *pairs]
 
 
 def _vllm_environment(key: str) -> dict[str, str]:
     """Return vLLM's own environment variables.
 
-    They set the key, keep its workers on the loopback interface, and turn off usage reports.
+    They set the key, keep its workers on the loopback interface, turn off usage reports, and select
+    kernels whose results do not depend on the batch.
     """
     folders = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return {
         "VLLM_API_KEY": key,
+        "VLLM_BATCH_INVARIANT": "1",
         "VLLM_HOST_IP": "127.0.0.1",
         "VLLM_NO_USAGE_STATS": "1",
         "PYTHONPATH": os.pathsep.join(filter(None, folders)),
@@ -327,9 +417,16 @@ def _explain_failures(servers: list[Server]) -> Iterator[None]:
 def _exit_error(server: Server) -> UserError:
     """Return the UserError for a server that has exited."""
     code = server.process.returncode
+    if server.program == "llama.cpp" and code == llama_server.NO_GPU:
+        what = "`gpu_layers` asks for a GPU, and this build of llama.cpp finds none"
+        fix = "install its CUDA build (`make gpu`), or set `gpu_layers` to 0"
+        return UserError("params.yaml", what, fix)
     how = f"signal {-code}" if code < 0 else f"exit code {code}"
     what = f"{server.program} stopped with {how} ({_log_excerpt(server)})"
     fix = f"{FIXES[server.program]}; `dvc pull` fetches the model again"
+    # The kernel kills a process with SIGKILL when the machine's memory is full.
+    if code == -signal.SIGKILL or OUT_OF_MEMORY.search(_log_text(server)):
+        fix = f"it probably ran out of memory: {MEMORY_FIXES[server.program]}"
     return UserError(server.model, what, fix)
 
 
@@ -339,14 +436,16 @@ def _timeout_error(server: Server) -> UserError:
     return UserError(server.model, what, "use a smaller model or a faster machine")
 
 
-def _log_excerpt(server: Server) -> str:
-    """Return the beginning and the end of a server's log.
-
-    The text contains neither control characters nor the key.
-    """
+def _log_text(server: Server) -> str:
+    """Return a server's log without control characters."""
     server.log.seek(0)
     log = server.log.read().decode("utf-8", "replace")
-    text = " ".join(terminal(log, lines=True).split())
+    return " ".join(terminal(log, lines=True).split())
+
+
+def _log_excerpt(server: Server) -> str:
+    """Return the beginning and the end of a server's log, without the key."""
+    text = _log_text(server)
     if len(text) > 2 * LOG_CHARACTERS:
         text = f"{text[:LOG_CHARACTERS]} ... {text[-LOG_CHARACTERS:]}"
     return text.replace(server.key, "[key]") or "its log is empty"

@@ -1,4 +1,4 @@
-"""Predict FLOPs, memory and hours of a training run, by formulas.
+"""Predict FLOPs, memory and hours of the stage train, by formulas.
 
 transformers and PEFT build model and adapter without weights, and `count_shape` counts them. The
 formulas follow published ones:
@@ -12,6 +12,8 @@ formulas follow published ones:
 - Activation memory is what autograd keeps of each layer, counted from the functions that run:
   those of bula/lora_kernels.py, or PEFT's layers under autocast. A test compares the bytes with
   the bytes that autograd keeps for a real model.
+- On a GPU, the host launches each kernel of a small batch for longer than the kernel runs. The
+  hours are the longer of the two, kernels or FLOPs.
 
 Only Llama's architecture is known. docs/gpu.md calculates one run; bench/training_cost.py measures
 memory and time beside this plan.
@@ -33,6 +35,7 @@ from bula.hardware import compute_dtype, matmul_dtype
 from bula.lora import lora_config
 from bula.lora_kernels import LOGITS_CHUNK_ROWS, SOFTMAX_CHUNK_ROWS
 from bula.params import Params, Train
+from bula.rates import assumed
 
 Plan = dict[str, Any]
 # Name and input width of every linear layer with an adapter, of one decoder layer.
@@ -65,29 +68,6 @@ TRL_TILE_POSITIONS = 4096
 TRL_TILE_VOCABULARY = 32768
 
 
-class Gpu(NamedTuple):
-    """A GPU by its vendor's data sheet: dense rates, without sparsity."""
-
-    bfloat16: float
-    """FLOP/s of bfloat16 matmuls with float32 accumulation."""
-    float32: float
-    """FLOP/s in float32, for which torch does not use tensor cores by default."""
-    memory: float
-    """Memory in bytes."""
-    note: str = ""
-    """Remark on the figures."""
-
-
-GPUS = {
-    "h100": Gpu(989e12, 67e12, 80e9, "SXM"),
-    "a100-80gb": Gpu(312e12, 19.5e12, 80e9),
-    "a100-40gb": Gpu(312e12, 19.5e12, 40e9),
-    "l4": Gpu(121e12, 30.3e12, 24e9),
-    "rtx-4090": Gpu(165e12, 82.6e12, 24e9),
-    "t4": Gpu(65e12, 8.1e12, 16e9, "no bfloat16: the rate is that of float16"),
-}
-
-
 class Device(NamedTuple):
     """A device at the precision of the run."""
 
@@ -95,8 +75,10 @@ class Device(NamedTuple):
     """Peak rate of matmuls."""
     memory_bytes: float | None
     """Memory; None if unknown."""
+    launch_seconds: float
+    """Time in which the host launches one kernel; 0 on a CPU."""
     note: str
-    """Remark on the figures."""
+    """Source of the figures."""
 
 
 class Shape(NamedTuple):
@@ -264,6 +246,23 @@ def flops(shape: Shape, train: Train, rows: Rows, totals: Mapping[str, float]) -
         "dev": (forward + dev_head) * totals["dev_tokens"],
     }
     return parts | {"total": sum(parts.values())}
+
+
+def kernel_launches(shape: Shape, params: Params, rows: Rows, totals: Mapping[str, float]) -> float:
+    """Return the kernels that one process launches.
+
+    The forward pass, which recomputation and evaluations on dev repeat, has a third of the kernels
+    of a micro-batch. With few adapted layers this is an overestimate.
+    """
+    train = params.train
+    is_compiled = getattr(train, "compile", False)
+    per_layer = assumed("compiled_kernels" if is_compiled else "train_kernels")
+    batches = train.max_steps * train.gradient_accumulation
+    thirds = batches * (4 if train.gradient_checkpointing else 3)
+    processes = totals["rows_per_step"] / train.batch_size / train.gradient_accumulation
+    dev_rows = totals["dev_tokens"] / rows.tokens_per_row
+    thirds += math.ceil(dev_rows / train.eval_batch_size / processes)
+    return per_layer * shape.layers * thirds / 3
 
 
 # --- memory ------------------------------------------------------------------------------------
@@ -487,11 +486,22 @@ def device_kind(name: str) -> str:
     return "cpu" if name == "cpu" else "gpu"
 
 
-def plan_device(
-    device: Device, processes: int, run_flops: float, needed_bytes: float, utilisation: float
-) -> dict[str, Any]:
+class Work(NamedTuple):
+    """The work of a run, and how fast a device does it."""
+
+    flops: float
+    """FLOPs of all processes."""
+    launches: float
+    """Kernels that one process launches."""
+    utilisation: float
+    """Share of its rate that a device reaches."""
+
+
+def plan_device(device: Device, processes: int, work: Work, needed_bytes: float) -> dict[str, Any]:
     """Return the part of a plan for one device."""
-    reached = processes * device.flops_per_second * utilisation
+    reached = processes * device.flops_per_second * work.utilisation
+    compute_hours = work.flops / reached / 3600
+    launch_hours = work.launches * device.launch_seconds / 3600
     share = None
     fits = None
     if device.memory_bytes:
@@ -500,11 +510,23 @@ def plan_device(
     return {
         "count": processes,
         "flops_per_second": device.flops_per_second,
-        "hours": run_flops / reached / 3600,
+        "compute_hours": compute_hours,
+        "launch_hours": launch_hours,
+        "hours": max(compute_hours, launch_hours),
         "memory_bytes": device.memory_bytes,
         "memory_share": share,
         "fits": fits,
         "note": device.note,
+    }
+
+
+def describe_model(source: str, shape: Shape) -> dict[str, Any]:
+    """Return the part of a plan about the model."""
+    return {
+        "source": source,
+        "base": shape.base,
+        "trainable": shape.adapter,
+        "trainable_share": shape.adapter / (shape.base + shape.adapter),
     }
 
 
@@ -516,33 +538,35 @@ def make_plan(
     devices: Mapping[str, Device],
     utilisation: float,
 ) -> Plan:
-    """Return the complete plan as plain data.
+    """Return the plan of train as plain data.
 
     `config` is the source and the content of a config.json. `utilisation` is the share of its rate
-    that a device reaches: hours = FLOPs / (devices x FLOP/s x utilisation).
+    that a device reaches: compute hours = FLOPs / (devices x FLOP/s x utilisation).
     """
     source, base_config = config
     shape = count_shape(base_config, params.train)
     processes = int(launch["num_processes"])
     totals = run_totals(params, rows, processes)
     flops_by_part = flops(shape, params.train, rows, totals)
-    memory_by_kind: dict[str, dict[str, float]] = {}
-    planned: dict[str, dict[str, Any]] = {}
-    for name, device in devices.items():
-        kind = device_kind(name)
-        if kind not in memory_by_kind:
-            memory_by_kind[kind] = memory(shape, params, rows, launch, on_cpu=kind == "cpu")
-        needed = memory_by_kind[kind]["total"]
-        planned[name] = plan_device(device, processes, flops_by_part["total"], needed, utilisation)
+    launches = kernel_launches(shape, params, rows, totals)
+    memory_by_kind = {
+        kind: memory(shape, params, rows, launch, on_cpu=kind == "cpu")
+        for kind in dict.fromkeys(map(device_kind, devices))
+    }
+    work = Work(flops_by_part["total"], launches, utilisation)
+    planned = {
+        name: plan_device(device, processes, work, memory_by_kind[device_kind(name)]["total"])
+        for name, device in devices.items()
+    }
     return {
-        "model": {
-            "source": source,
-            "base": shape.base,
-            "trainable": shape.adapter,
-            "trainable_share": shape.adapter / (shape.base + shape.adapter),
-        },
+        "model": describe_model(source, shape),
         "rows": rows._asdict(),
-        "run": {"steps": params.train.max_steps, "processes": processes, **totals},
+        "run": {
+            "steps": params.train.max_steps,
+            "processes": processes,
+            **totals,
+            "kernel_launches": launches,
+        },
         "flops": flops_by_part,
         "memory_bytes": memory_by_kind,
         "utilisation": utilisation,

@@ -38,6 +38,7 @@ from bula.privacy import find_personal_data, redact
 from bula.prompts import DATE, SYSTEM_PROMPT
 from bula.records import Row, write_rows
 from bula.reports import write_metrics
+from bula.serving import Endpoint, VllmSettings, serve_vllm
 from bula.stats import standard_error
 
 # The names of this project's tasks start with this prefix, and no task of lm-eval does.
@@ -65,37 +66,81 @@ SERVER_ERRORS = (
     TypeError,
     ValueError,
 )
+# Longest time of one request to the stage's own server.
+REQUEST_SECONDS = 600
 # One item as lm-eval logs it.
 Sample = dict[str, Any]
 
 
-def backend(model: Path, params: Params) -> dict[str, Any]:
-    """Return the arguments of simple_evaluate that name the model.
+@contextmanager
+def backend(model: Path, params: Params) -> Iterator[dict[str, Any]]:
+    """Yield the arguments of simple_evaluate that name the model.
 
     All arguments are chosen here, so that no text of params.yaml can name another model or make
     lm-eval run code. Raise UserError if the backend cannot read a GGUF file.
     """
     chosen = params.benchmark.backend
     if chosen.kind == "hf":
-        return hf_backend(model, params)
+        yield hf_backend(model, params)
+        return
     if model.suffix == ".gguf":
         what = f"benchmark.backend {chosen.kind} cannot score the GGUF file {model}"
         raise UserError("params.yaml", what, "set benchmark.backend to {kind: hf}")
-    # Loading checks the tokenizer's files before another library opens them.
-    load_tokenizer(model)
-    if chosen.kind == "vllm":
-        return {"model": "vllm", "model_args": vllm_arguments(model, params, chosen)}
-    return {"model": "local-completions", "model_args": api_arguments(model, params, chosen)}
+    if chosen.kind == "openai":
+        yield {"model": "local-completions", "model_args": api_arguments(model, params, chosen)}
+        return
+    with serve_vllm(model, vllm_settings(params, chosen)) as [endpoint, *_]:
+        end_ids = end_token_ids(load_tokenizer(model))
+        yield {
+            "model": "local-completions",
+            "model_args": vllm_arguments(model, params, chosen, endpoint),
+            "gen_kwargs": {"stop_token_ids": end_ids},
+        }
 
 
-def vllm_arguments(model: Path, params: Params, chosen: VllmBackend) -> dict[str, Any]:
-    """Return the arguments of lm-eval's vLLM model."""
+def completions_arguments(model: Path, params: Params) -> dict[str, Any]:
+    """Return the arguments of lm-eval's client that do not depend on the server.
+
+    The prompt is tokenized here, as the hf backend does it: with the BOS token that the tokenizer
+    adds by itself. A chat template writes its own.
+    """
+    # Loading checks the tokenizer's files before lm-eval opens them.
+    tokenizer = load_tokenizer(model)
+    adds_bos = tokenizer.bos_token_id in tokenizer("")["input_ids"]
     return {
-        "pretrained": str(model),
-        "dtype": params.dtype,
-        "seed": params.sampling_seed,
+        "tokenizer": str(model),
+        "tokenizer_backend": "huggingface",
+        "add_bos_token": adds_bos and not params.benchmark.chat_template,
         "trust_remote_code": False,
-        **chosen.model_dump(exclude={"kind"}),
+        "seed": params.sampling_seed,
+    }
+
+
+def vllm_settings(params: Params, chosen: VllmBackend) -> VllmSettings:
+    """Return the settings of the vLLM server that scores."""
+    return VllmSettings(
+        parallel=params.benchmark.batch_size,
+        context_tokens=chosen.max_model_len,
+        dtype=params.dtype,
+        seed=params.sampling_seed,
+        gpu_memory_share=chosen.gpu_memory_utilization,
+        gpus=chosen.tensor_parallel_size,
+    )
+
+
+def vllm_arguments(
+    model: Path, params: Params, chosen: VllmBackend, endpoint: Endpoint
+) -> dict[str, Any]:
+    """Return the arguments of lm-eval's client of the vLLM server."""
+    return {
+        **completions_arguments(model, params),
+        "model": model.name,
+        "base_url": f"{endpoint.url}/completions",
+        "header": {"Authorization": f"Bearer {endpoint.key}"},
+        "max_length": chosen.max_model_len,
+        # With one request at a time lm-eval uses a client that obeys proxy variables.
+        "num_concurrent": 2,
+        "timeout": REQUEST_SECONDS,
     }
 
 
@@ -106,14 +151,11 @@ def api_arguments(model: Path, params: Params, chosen: ApiBackend) -> dict[str, 
     """
     os.environ["OPENAI_API_KEY"] = key_for(chosen.base_url)
     return {
+        **completions_arguments(model, params),
         "model": chosen.model,
         "base_url": f"{chosen.base_url.rstrip('/')}/completions",
-        "tokenizer": str(model),
-        "tokenizer_backend": "huggingface",
-        "trust_remote_code": False,
         "num_concurrent": chosen.num_concurrent,
         "timeout": chosen.timeout_seconds,
-        "seed": params.sampling_seed,
     }
 
 
@@ -183,37 +225,42 @@ def server_errors(chosen: Backend) -> Iterator[None]:
     The error does not repeat the server's words, which may contain the key. lm-eval logs every
     reply, so its log is switched off.
     """
-    if chosen.kind != "openai":
+    if chosen.kind == "hf":
         yield
         return
+    where = "the vLLM server"
+    fix = "lower benchmark.batch_size if the GPU's memory is full, and run the stage again"
+    if chosen.kind == "openai":
+        where = f"the server at {chosen.base_url}"
+        fix = "check that it serves this model and supports `echo` with `logprobs`"
     logging.getLogger("lm_eval").setLevel(logging.CRITICAL + 1)
     try:
         yield
     except SERVER_ERRORS as error:
         what = f"a request failed, or its reply has another form ({type(error).__name__})"
-        fix = "check that it serves this model and supports `echo` with `logprobs`"
-        raise UserError(f"the server at {chosen.base_url}", what, fix) from None
+        raise UserError(where, what, fix) from None
 
 
 def run_tasks(model: Path, manager: TaskManager, params: Params) -> dict[str, Any]:
     """Return lm-eval's results of all tasks."""
     settings = params.benchmark
-    results: dict[str, Any] = simple_evaluate(
-        **backend(model, params),
-        tasks=list(settings.tasks),
-        task_manager=manager,
-        num_fewshot=0,
-        batch_size=settings.batch_size,
-        limit=settings.limit or None,
-        apply_chat_template=settings.chat_template,
-        # A chat starts as in training; plain text has no system prompt.
-        system_instruction=SYSTEM_PROMPT if settings.chat_template else None,
-        bootstrap_iters=0,
-        random_seed=params.sampling_seed,
-        numpy_random_seed=params.sampling_seed,
-        torch_random_seed=params.sampling_seed,
-        fewshot_random_seed=params.sampling_seed,
-    )
+    with backend(model, params) as served:
+        results: dict[str, Any] = simple_evaluate(
+            **served,
+            tasks=list(settings.tasks),
+            task_manager=manager,
+            num_fewshot=0,
+            batch_size=settings.batch_size,
+            limit=settings.limit or None,
+            apply_chat_template=settings.chat_template,
+            # A chat starts as in training; plain text has no system prompt.
+            system_instruction=SYSTEM_PROMPT if settings.chat_template else None,
+            bootstrap_iters=0,
+            random_seed=params.sampling_seed,
+            numpy_random_seed=params.sampling_seed,
+            torch_random_seed=params.sampling_seed,
+            fewshot_random_seed=params.sampling_seed,
+        )
     return results
 
 

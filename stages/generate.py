@@ -1,9 +1,10 @@
 """Answer the validation questions under one variant, greedily.
 
-transformers answers for a model directory, in batches of prompts of similar length. llama.cpp
-servers answer for a GGUF file, each one request at a time; vLLM answers where a variant names it.
-The prompt travels as token ids, so that every engine sees exactly the prompt of training. The
-stage counts degenerate answers. The stages rouge, judge and compare read the answers.
+transformers answers for a model directory, in batches of prompts of similar length, or one vLLM
+server on a GPU. llama.cpp servers answer for a GGUF file, each one request at a time. The prompt
+travels as token ids, and with it vLLM's end tokens, so that every engine sees exactly the prompt of
+training and stops at the same tokens. The stage counts degenerate answers. The stages rouge, judge
+and compare read the answers.
 
     python -m stages.generate tuned
 """
@@ -14,8 +15,9 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import openai
 import typer
@@ -32,16 +34,19 @@ from bula.privacy import PERSONAL_DATA_KINDS, Finding, find_personal_data, redac
 from bula.prompts import encode_prompt, prompt_hash
 from bula.records import Example, Row, read_validation_sets, write_rows
 from bula.reports import peak_memory_gb, write_metrics
-from bula.serving import Endpoint, client_pool, serve_llama_cpp, serve_vllm
+from bula.serving import (
+    Endpoint,
+    Placement,
+    VllmSettings,
+    client_pool,
+    serve_llama_cpp,
+    serve_vllm,
+)
 from bula.stats import standard_error
 
 RERUN = "check that the machine has free memory, and run the stage again"
+# Starts servers for a model, a number of concurrent requests, and the tokens of the longest.
 Serve = Callable[[Path, int, int], AbstractContextManager[list[Endpoint]]]
-# Each engine that answers through a server; transformers answers in this process.
-SERVERS: dict[str, Serve] = {
-    "llama.cpp": serve_llama_cpp,
-    "vllm": serve_vllm,
-}
 Figures = dict[str, int | float]
 # Token ids, one list per prompt.
 Prompts = list[list[int]]
@@ -91,11 +96,17 @@ def to_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], end_ids: list[
     return Answer(text.strip(), reason, len(ids))
 
 
-def answer_by_server(path: Path, serve: Serve, prompts: Prompts, params: Generate) -> list[Answer]:
+def answer_by_server(
+    path: Path,
+    serve: Serve,
+    prompts: Prompts,
+    params: Generate,
+    extra: dict[str, Any] | None = None,
+) -> list[Answer]:
     """Return the greedy answers of OpenAI-compatible servers.
 
     At most `params.parallel` requests run at once. The context of a server has room for the longest
-    prompt and a complete answer.
+    prompt and a complete answer. `extra` are fields of a request that only some servers know.
     """
     longest = max(map(len, prompts))
     context_tokens = longest + params.max_new_tokens
@@ -107,13 +118,19 @@ def answer_by_server(path: Path, serve: Serve, prompts: Prompts, params: Generat
 
         def ask(prompt: list[int]) -> Answer:
             with lend() as client:
-                return complete(client, path.name, prompt, params.max_new_tokens)
+                return complete(client, path.name, prompt, params.max_new_tokens, extra)
 
         answers = pool.map(ask, prompts)
         return list(tqdm(answers, total=len(prompts), desc="generate", unit="answer"))
 
 
-def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: int) -> Answer:
+def complete(
+    client: openai.OpenAI,
+    model: str,
+    prompt: list[int],
+    max_tokens: int,
+    extra: dict[str, Any] | None = None,
+) -> Answer:
     """Return the greedy answer of a server to one prompt.
 
     Raise UserError if the request fails or its reply contains no answer.
@@ -125,6 +142,7 @@ def complete(client: openai.OpenAI, model: str, prompt: list[int], max_tokens: i
             prompt=prompt,
             max_tokens=max_tokens,
             temperature=0,
+            extra_body=extra,
         )
     except openai.APIConnectionError:
         # serve_llama_cpp and serve_vllm explain why their server is gone.
@@ -153,9 +171,35 @@ def answer(
     prompts: Prompts,
 ) -> list[Answer]:
     """Return the answers of the variant's engine."""
-    if engine in SERVERS:
-        return answer_by_server(path, SERVERS[engine], prompts, params.generate)
-    return answer_locally(path, params.dtype, tokenizer, prompts, params.generate)
+    limits = params.generate
+    if engine == "transformers":
+        return answer_locally(path, params.dtype, tokenizer, prompts, limits)
+    if engine == "vllm":
+        # vLLM itself only knows the tokenizer's own end token.
+        end_tokens = {"stop_token_ids": end_token_ids(tokenizer)}
+        return answer_by_server(path, vllm_server(params), prompts, limits, end_tokens)
+    placement = Placement(limits.gpu_layers, limits.gpu_servers)
+    serve = partial(serve_llama_cpp, placement=placement)
+    return answer_by_server(path, serve, prompts, limits)
+
+
+def vllm_server(params: Params) -> Serve:
+    """Return the function that starts vLLM for a model."""
+
+    def serve(
+        path: Path, parallel: int, context_tokens: int
+    ) -> AbstractContextManager[list[Endpoint]]:
+        settings = VllmSettings(
+            parallel=parallel,
+            context_tokens=context_tokens,
+            dtype=params.dtype,
+            seed=params.sampling_seed,
+            gpu_memory_share=params.generate.gpu_memory_share,
+            gpus=1,
+        )
+        return serve_vllm(path, settings)
+
+    return serve
 
 
 def redact_answers(variant: str, answers: list[Answer], found: Findings, rule: str) -> list[Answer]:
@@ -236,13 +280,18 @@ def summarise(rows: list[Row], found: Findings) -> Figures:
     return figures
 
 
-def settings(engine: str, dtype: str) -> dict[str, str]:
-    """Return the engine and its precision, for the metrics."""
+def settings(engine: str, dtype: str, gpu_layers: int | str) -> dict[str, str]:
+    """Return the engine, its precision and its layers on a GPU, for the metrics."""
     if engine == "transformers":
         return {"engine": engine, **precision_settings(dtype)}
-    # A server chooses its precision itself.
+    if engine == "vllm":
+        return {"engine": engine, "dtype": dtype, "compute_dtype": dtype}
+    # llama.cpp's precision is that of the file, and of its own kernels.
     own = "the engine's own"
-    return {"engine": engine, "dtype": own, "compute_dtype": own}
+    found = {"engine": engine, "dtype": own, "compute_dtype": own}
+    if gpu_layers != 0:
+        found["gpu_layers"] = str(gpu_layers)
+    return found
 
 
 def measure_speed(answers: list[Answer], seconds: float) -> Figures:
@@ -295,7 +344,7 @@ def main(
     rows = to_rows(variant, examples, prompts, answers, limits.max_repeated_share)
     figures = summarise(rows, found)
     write_rows(out / f"{variant}.jsonl", rows)
-    engine = settings(chosen.engine, params.dtype)
+    engine = settings(chosen.engine, params.dtype, limits.gpu_layers)
     write_metrics(metrics / f"{variant}.json", {"settings": engine, **figures})
     write_metrics(speed / f"{variant}.json", speeds)
     counts = f"{len(rows)} answers of {variant}, {figures['degenerate']} of them degenerate"

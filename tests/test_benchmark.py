@@ -12,13 +12,16 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from bench.clones import ROOT, Edit, edit_params, small
+from bench.llama import save_tokenizer
 from bula.errors import UserError
 from bula.hardware import compute_dtype
 from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import VllmBackend, load_params
 from bula.records import Row, read_rows
+from bula.serving import Endpoint, VllmSettings
 from stages import benchmark
 from tests.conftest import write_jsonl
 
@@ -230,8 +233,8 @@ def test_the_benchmark_stops_at_the_end_tokens_of_generate(tiny: Path) -> None:
     # The model's file names one of the two; a directory and its GGUF file may name different ones.
     end_ids = end_token_ids(load_tokenizer(tiny))
     assert len(end_ids) == 2
-    backend = benchmark.backend(tiny, load_params(ROOT / "profiles/smollm2-135m.yaml"))
-    assert backend["model"].model.generation_config.eos_token_id == end_ids
+    with benchmark.backend(tiny, load_params(ROOT / "profiles/smollm2-135m.yaml")) as backend:
+        assert backend["model"].model.generation_config.eos_token_id == end_ids
 
 
 def test_a_server_scores_like_the_model_and_never_receives_the_key(
@@ -275,20 +278,77 @@ def test_a_reply_of_another_form_is_reported_without_the_words_of_the_server(
     assert not (items / "data/samples").exists()
 
 
-def test_vllm_loads_the_model_of_the_variant_and_runs_no_remote_code(workspace: Path) -> None:
+def test_vllm_serves_the_model_by_the_backends_parameters(workspace: Path) -> None:
     edit_params(workspace / "params.yaml", set_benchmark(backend=VLLM))
     params = load_params()
     chosen = params.benchmark.backend
     assert chosen.kind == "vllm"
-    assert benchmark.vllm_arguments(Path("models/base"), params, chosen) == {
-        "pretrained": "models/base",
-        "dtype": "bfloat16",
-        "seed": params.seed,
-        "trust_remote_code": False,
-        "gpu_memory_utilization": 0.5,
-        "max_model_len": 512,
-        "tensor_parallel_size": 1,
-    }
+    assert benchmark.vllm_settings(params, chosen) == VllmSettings(
+        parallel=16,
+        context_tokens=512,
+        dtype="bfloat16",
+        seed=params.sampling_seed,
+        gpu_memory_share=0.5,
+        gpus=1,
+    )
+
+
+def test_vllm_scores_like_the_model(items: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    benchmark.main("base")
+    own = rows_of(items)
+    started: list[tuple[Path, VllmSettings]] = []
+
+    with serve(completions_of(items / "models/base")) as (url, keys):
+
+        @contextmanager
+        def serve_vllm(model: Path, settings: VllmSettings) -> Iterator[list[Endpoint]]:
+            started.append((model, settings))
+            yield [Endpoint(url, "own-key")] * settings.parallel
+
+        monkeypatch.setattr(benchmark, "serve_vllm", serve_vllm)
+        edit_params(items / "params.yaml", set_benchmark(backend=VLLM))
+        benchmark.main("base")
+    assert [model for model, _ in started] == [Path("models/base")]
+    assert set(keys) == {"Bearer own-key"}
+    assert values(rows_of(items), "answer") == values(own, "answer")
+    assert values(rows_of(items), "scores") == values(own, "scores")
+
+
+def test_vllm_stops_generating_at_the_end_tokens(
+    items: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stops: list[list[int]] = []
+
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        stops.append(request["stop_token_ids"])
+        choices = [{"index": index, "text": " x"} for index in range(len(request["prompt"]))]
+        return {"choices": choices}
+
+    with serve(answer) as (url, _):
+
+        @contextmanager
+        def serve_vllm(model: Path, settings: VllmSettings) -> Iterator[list[Endpoint]]:
+            yield [Endpoint(url, "own-key")]
+
+        monkeypatch.setattr(benchmark, "serve_vllm", serve_vllm)
+        task = ["bula_squad_completion"]
+        edit_params(items / "params.yaml", set_benchmark(backend=VLLM, tasks=task))
+        benchmark.main("base")
+    end_ids = end_token_ids(load_tokenizer(items / "models/base"))
+    assert stops
+    assert all(found == end_ids for found in stops)
+
+
+@pytest.mark.parametrize(("chat_template", "expected"), [(False, True), (True, False)])
+def test_a_server_receives_the_bos_token_of_the_tokenizer_once(
+    chat_template: bool, expected: bool, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The folder has a tokenizer and no model, which load_tokenizer would refuse.
+    monkeypatch.setattr(benchmark, "load_tokenizer", AutoTokenizer.from_pretrained)
+    save_tokenizer(workspace / "llama")
+    edit_params(workspace / "params.yaml", set_benchmark(chat_template=chat_template))
+    arguments = benchmark.completions_arguments(workspace / "llama", load_params())
+    assert arguments["add_bos_token"] is expected
 
 
 def test_vllm_cannot_score_a_gguf_file(workspace: Path) -> None:

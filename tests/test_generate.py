@@ -192,6 +192,73 @@ def test_llama_cpp_starts_one_server_per_request_up_to_the_processors(
         assert len(set(urls)) == len(urls) == len(os.sched_getaffinity(0))
 
 
+# A stand-in for vLLM's server: it checks its key, keeps the requests and returns one answer.
+VLLM = """
+import http.server, json, os, pathlib, sys
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def reply(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(body).encode())
+
+    def do_GET(self):
+        ours = self.headers["Authorization"] == "Bearer " + os.environ["VLLM_API_KEY"]
+        self.reply(200 if ours else 401, {})
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with open("requests.jsonl", "a") as requests:
+            print(json.dumps(asked), file=requests)
+        choice = {"index": 0, "text": f" {len(asked['prompt'])} ", "finish_reason": "stop"}
+        usage = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
+        self.reply(200, {"choices": [choice], "usage": usage})
+
+pathlib.Path("arguments.json").write_text(json.dumps(sys.argv))
+port = int(sys.argv[sys.argv.index("--port") + 1])
+http.server.ThreadingHTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+def test_vllm_receives_the_token_ids_and_end_tokens_of_transformers(
+    workspace: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = workspace / "site/vllm/entrypoints/openai"
+    place.mkdir(parents=True)
+    (place / "api_server.py").write_text(VLLM, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(workspace / "site"))
+    tokenizer = load_tokenizer(tiny)
+    questions = ("Dói?", "Posso tomar água?", "Quantos copos de água devo beber por dia?")
+    prompts = [encode_prompt(tokenizer, question) for question in questions]
+    answers = generate.answer(tiny, "vllm", load_params(), tokenizer, prompts)
+    # The stand-in answers with the length of the prompt, so that the order is seen.
+    assert answers == [Answer(str(len(prompt)), "stop", 3) for prompt in prompts]
+    asked = list(read_rows(workspace / "requests.jsonl"))
+    assert sorted(values(asked, "prompt")) == sorted(prompts)
+    for request in asked:
+        assert request["stop_token_ids"] == end_token_ids(tokenizer)
+        assert (request["temperature"], request["max_tokens"]) == (0, 8)
+    arguments = json.loads((workspace / "arguments.json").read_text(encoding="utf-8"))
+    longest = max(map(len, prompts))
+    assert arguments[arguments.index("--max-model-len") + 1] == str(longest + 8)
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpu_layers", "expected"),
+    [
+        ("vllm", "all", {"dtype": "bfloat16", "compute_dtype": "bfloat16"}),
+        ("llama.cpp", "all", {"gpu_layers": "all"}),
+        ("llama.cpp", 8, {"gpu_layers": "8"}),
+    ],
+)
+def test_metrics_name_the_precision_of_vllm_and_the_gpu_layers_of_llama_cpp(
+    engine: str, gpu_layers: Any, expected: dict[str, str]
+) -> None:
+    found = generate.settings(engine, "bfloat16", gpu_layers)
+    assert {"engine": engine, **expected}.items() <= found.items()
+
+
 Reply = Callable[[httpx.Request], httpx.Response]
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -181,3 +182,16 @@ def test_setup_refuses_a_wheel_with_another_hash(folder: Path, indexes: Indexes)
     assert "DO NOT MATCH THE HASHES" in output
     assert "the packages could not be installed" in output
     assert installed(folder, "leaflet") == ""
+
+
+def test_gpu_installs_the_locked_version_of_llama_cpp_from_the_cuda_index(folder: Path) -> None:
+    command = ["make", "--dry-run", "gpu", f"PYTHON={sys.executable}", "LLAMA_INDEX=https://cuda"]
+    env = {"PATH": str(folder / "bin")}
+    result = subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, check=True
+    )
+    lock = (folder / "requirements.lock").read_text(encoding="utf-8")
+    [version] = re.findall(r"^xllamacpp==\S+", lock, re.MULTILINE)
+    [line] = [line for line in result.stdout.splitlines() if "https://cuda" in line]
+    assert line.endswith(f'--no-deps --force-reinstall --index-url "https://cuda" {version}')
+    assert ".venv-vllm/bin/python -m pip install --quiet --group vllm" in result.stdout

@@ -95,7 +95,7 @@ def test_a_plan_for_a_gpu_computes_in_bfloat16(fast_bfloat16: bool) -> None:
 
 
 def test_settings_of_generate_name_both_precisions(fast_bfloat16: bool) -> None:
-    assert generate.settings("transformers", "bfloat16") == {
+    assert generate.settings("transformers", "bfloat16", 0) == {
         "engine": "transformers",
         "dtype": "bfloat16",
         "compute_dtype": "bfloat16" if fast_bfloat16 else "float32",

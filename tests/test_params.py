@@ -572,6 +572,15 @@ def test_each_documented_backend_is_allowed(backend: dict[str, Any]) -> None:
     parse_params(changed({"benchmark.backend": backend}), "some.yaml")
 
 
+@pytest.mark.parametrize("section", ["generate", "judge"])
+def test_gpu_layers_are_a_number_or_all(section: str) -> None:
+    key = f"{section}.gpu_layers"
+    for layers in (0, 7, "all"):
+        parse_params(changed({key: layers}), "some.yaml")
+    for layers in (-1, 1.5, "some", True):
+        assert key in complaint({key: layers})
+
+
 def keys_of_numbers(section: dict[str, Any], prefix: str = "") -> Iterator[str]:
     """Yield the dotted key of every number in a section."""
     for key, value in section.items():

@@ -82,7 +82,8 @@ SERVE = """
 import pathlib, time
 from bula import serving
 serving.END_SECONDS = 2
-with serving.serve_vllm(pathlib.Path("model"), 3, 64) as endpoints:
+settings = serving.VllmSettings(3, 64, "bfloat16", 0, 0.9, 1)
+with serving.serve_vllm(pathlib.Path("model"), settings) as endpoints:
     print(len(endpoints), flush=True)
     input()
 """
@@ -127,8 +128,8 @@ def test_the_vllm_server_exits_when_the_stage_is_killed(tmp_path: Path) -> None:
 def test_the_llama_cpp_servers_exit_when_the_stage_is_killed(tiny: Path, tmp_path: Path) -> None:
     model = tmp_path / "tiny.gguf"
     quantize.convert(tiny, "bf16", model)
-    script = SERVE_UNTIL_KILLED.replace("serve_vllm", "serve_llama_cpp")
-    script = script.replace('"model"', repr(str(model)))
+    call = f"serve_llama_cpp(pathlib.Path({str(model)!r}), 3, 64)"
+    script = SERVE_UNTIL_KILLED.replace('serve_vllm(pathlib.Path("model"), settings)', call)
     endpoints, servers, survivors = kill_serving_stage(script, dict(os.environ))
     assert endpoints >= 1
     assert servers > 0

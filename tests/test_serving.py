@@ -22,11 +22,21 @@ from urllib.request import Request
 import openai
 import psutil
 import pytest
+import xllamacpp
 
-from bula import serving, vllm_guard
+from bula import llama_server, serving, vllm_guard
 from bula.errors import UserError
-from bula.serving import WITHOUT_PROXY, Endpoint
+from bula.serving import ON_CPU, WITHOUT_PROXY, Endpoint, Placement, VllmSettings
 from stages import quantize
+
+VLLM_SETTINGS = VllmSettings(
+    parallel=2,
+    context_tokens=64,
+    dtype="bfloat16",
+    seed=7,
+    gpu_memory_share=0.5,
+    gpus=1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -269,6 +279,104 @@ def test_a_server_killed_during_its_work_raises_a_user_error(file: Path) -> None
             client.completions.create(model="x", prompt=[1], max_tokens=1)
 
 
+OUT_OF_MEMORY = (
+    "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.",
+    "ValueError: Free memory on device cuda:0 (3.1/79.1 GiB) on startup is less than desired GPU "
+    "memory utilization (0.85, 67.2 GiB). Decrease GPU memory utilization",
+    "ValueError: No available memory for the cache blocks. Try increasing",
+    "max seq len (9000), (5.1 GiB KV cache is needed, which is larger than the available KV cache",
+)
+
+
+@pytest.mark.parametrize("log", OUT_OF_MEMORY, ids=["torch", "share", "cache", "length"])
+def test_vllm_without_memory_says_what_to_change(
+    log: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "vllm/entrypoints/openai"
+    place.mkdir(parents=True)
+    (place / "api_server.py").write_text(f"raise SystemExit({log!r})", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    message = r"vLLM stopped with exit code 1 .*ran out of memory: .*`gpu_memory_share`: lower it"
+    with (
+        pytest.raises(UserError, match=message),
+        serving.serve_vllm(Path("model"), VLLM_SETTINGS),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("log", "code"),
+    [
+        ("ggml_cuda: cudaMalloc failed: out of memory", 1),
+        ("alloc_tensor_range: failed to allocate CUDA0 buffer of size 9", 1),
+        ("terminate called after throwing an instance of 'std::bad_alloc'", -6),
+        ("", -9),
+    ],
+    ids=["cuda", "buffer", "host", "killed by the kernel"],
+)
+def test_llama_cpp_without_memory_says_what_to_change(log: str, code: int) -> None:
+    process: Any = SimpleNamespace(returncode=code)
+    server = serving.Server("llama.cpp", Path("x.gguf"), "key", process, BytesIO(log.encode()))
+    message = str(serving._exit_error(server))
+    assert "It probably ran out of memory: lower `parallel`" in message
+    assert "`gpu_servers` or `gpu_layers`" in message
+
+
+def devices_of(*kinds: str) -> list[dict[str, Any]]:
+    """Return the devices that llama.cpp lists, by the ends of their types' names."""
+    types = xllamacpp.ggml_backend_dev_type
+    return [{"type": getattr(types, f"GGML_BACKEND_DEVICE_TYPE_{kind}")} for kind in kinds]
+
+
+@pytest.mark.parametrize(
+    ("kinds", "found"),
+    [(["CPU"], False), (["ACCEL", "CPU"], False), (["GPU", "CPU"], True), (["IGPU"], True)],
+)
+def test_a_gpu_is_found_among_the_devices(
+    kinds: list[str], found: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = devices_of(*kinds)
+    monkeypatch.setattr(xllamacpp, "get_device_info", lambda: devices)
+    assert llama_server.finds_gpu() is found
+
+
+@pytest.mark.skipif(llama_server.finds_gpu(), reason="this build of llama.cpp has a GPU")
+@pytest.mark.parametrize("layers", ["all", 2])
+def test_layers_on_a_gpu_are_refused_without_one(layers: Any, file: Path) -> None:
+    message = r"params\.yaml: `gpu_layers` asks for a GPU, .* finds none\. Install its CUDA build"
+    with (
+        pytest.raises(UserError, match=message),
+        serving.serve_llama_cpp(file, 1, 64, placement=Placement(layers, 1)),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(("asked", "layers"), [(0, 0), (3, 3), ("all", 9999)])
+def test_the_asked_layers_are_on_the_gpu_whatever_memory_is_free(asked: Any, layers: int) -> None:
+    params = xllamacpp.CommonParams()
+    llama_server.place_layers(params, asked)
+    assert params.n_gpu_layers == layers
+    # Without layers on the GPU, no matmul may go there.
+    assert params.no_op_offload is (asked == 0)
+    assert params.fit_params is False
+
+
+@pytest.mark.parametrize(
+    ("parallel", "placement", "count"),
+    [
+        (2, ON_CPU, 2),
+        (64, ON_CPU, 16),
+        (64, Placement("all", 8), 8),
+        (64, Placement(4, 32), 16),
+        (3, Placement("all", 8), 3),
+    ],
+)
+def test_servers_on_a_gpu_are_limited_by_its_own_number(
+    parallel: int, placement: Placement, count: int
+) -> None:
+    assert serving.count_servers(parallel, 16, placement) == count
+
+
 def test_a_failed_connection_to_a_running_server_raises_a_user_error(file: Path) -> None:
     with (
         pytest.raises(UserError, match=r"a request to llama\.cpp failed"),
@@ -349,26 +457,58 @@ def test_a_missing_vllm_raises_a_user_error() -> None:
         r"model: vLLM stopped with exit code 1 \(.*No module named 'vllm'.*"
         r"Check that vLLM is installed"
     )
-    with pytest.raises(UserError, match=message), serving.serve_vllm(Path("model"), 1, 64):
+    with pytest.raises(UserError, match=message), serving.serve_vllm(Path("model"), VLLM_SETTINGS):
         pass
 
 
 def vllm_command() -> list[str]:
     """Return the command line of vLLM's server."""
-    return serving._vllm_command(Path("models/merged"), 2, 64, 1234)
+    return serving._vllm_command(Path("models/merged"), VLLM_SETTINGS, 1234)
 
 
 @pytest.fixture
 def vllm_options() -> dict[str, str]:
     """Return the options in the command line of vLLM's server."""
-    # The command begins with the interpreter, -m and the module.
-    parts = vllm_command()[3:]
+    # The command begins with the interpreter, -m, the module and an option without a value.
+    parts = vllm_command()[4:]
     return dict(zip(parts[::2], parts[1::2], strict=True))
 
 
 def test_vllm_listens_on_loopback_and_allows_no_web_page(vllm_options: dict[str, str]) -> None:
     assert vllm_options["--host"] == "127.0.0.1"
     assert vllm_options["--allowed-origins"] == "[]"
+
+
+def test_vllm_computes_by_params_and_ignores_the_models_generation_settings(
+    vllm_options: dict[str, str],
+) -> None:
+    assert "--no-enable-prefix-caching" in vllm_command()
+    expected = {
+        "--served-model-name": "merged",
+        "--generation-config": "vllm",
+        "--dtype": "bfloat16",
+        "--seed": "7",
+        "--max-num-seqs": "2",
+        "--max-model-len": "64",
+        "--gpu-memory-utilization": "0.5",
+        "--tensor-parallel-size": "1",
+    }
+    assert expected.items() <= vllm_options.items()
+
+
+def test_vllms_kernels_do_not_depend_on_the_batch() -> None:
+    assert serving._vllm_environment("true-key")["VLLM_BATCH_INVARIANT"] == "1"
+
+
+def test_vllm_runs_in_its_own_environment_if_that_exists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "ROOT", tmp_path)
+    assert vllm_command()[0] == sys.executable
+    own = tmp_path / ".venv-vllm/bin/python"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert vllm_command()[0] == str(own)
 
 
 def test_vllm_loads_the_guard(vllm_options: dict[str, str]) -> None:

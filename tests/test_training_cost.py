@@ -466,7 +466,7 @@ def call(*arguments: str) -> tuple[int, str]:
 def llama_plan(here: Path) -> Any:
     """Return the plan of Llama 3.2 1B before anything was fetched."""
     rows = ("--tokens-per-row", "250", "--supervised-share", "0.6", "--dev-rows", "1000")
-    code, output = call("--json", *rows, "--gpus", "h100,t4")
+    code, output = call("--json", *rows, "--gpus", "h100,l4")
     assert code == 0
     return json.loads(output)
 
@@ -478,14 +478,36 @@ def test_llama_is_planned_before_it_is_fetched(llama_plan: Any) -> None:
     assert (run["rows"], run["tokens"], run["dev_tokens"]) == (48_000, 12e6, 12 * 250_000)
 
 
-def test_devices_have_hours_memory_share_and_note(llama_plan: Any) -> None:
+def test_a_fast_gpu_waits_for_the_launches_of_small_batches(llama_plan: Any) -> None:
+    # 6,000 steps x 2 micro-batches of 274 x 16 kernels. 12 evaluations of 1,000 rows are 1,500
+    # batches, with a third of the kernels.
+    launches = 274 * 16 * (12_000 + 1_500 / 3)
+    assert llama_plan["run"]["kernel_launches"] == pytest.approx(launches)
     h100 = llama_plan["devices"]["h100"]
-    hours = llama_plan["flops"]["total"] / (989e12 * 0.4) / 3600
+    compute_hours = llama_plan["flops"]["total"] / (989e12 * 0.4) / 3600
+    assert h100["compute_hours"] == pytest.approx(compute_hours)
+    assert h100["hours"] == h100["launch_hours"] == pytest.approx(launches * 5e-6 / 3600)
+    assert h100["hours"] > compute_hours
+    l4 = llama_plan["devices"]["l4"]
+    assert l4["hours"] == l4["compute_hours"] > l4["launch_hours"]
+
+
+def test_devices_have_memory_share_and_source(llama_plan: Any) -> None:
+    h100 = llama_plan["devices"]["h100"]
     share = llama_plan["memory_bytes"]["gpu"]["total"] / 80e9
-    assert h100["hours"] == pytest.approx(hours)
     assert h100["fits"]
     assert h100["memory_share"] == pytest.approx(share)
-    assert llama_plan["devices"]["t4"]["note"].startswith("no bfloat16")
+    assert h100["note"] == "NVIDIA H100 data sheet, SXM"
+
+
+def test_recomputation_launches_the_forward_kernels_again() -> None:
+    totals = {"rows_per_step": 2.0, "dev_tokens": 0.0}
+    plain = tiny_params(max_steps=30, gradient_accumulation=1)
+    again = tiny_params(max_steps=30, gradient_accumulation=1, gradient_checkpointing=True)
+    shape = training_cost.count_shape(TINY, plain.train)
+    # 274 kernels x 2 layers x 30 batches, and a third of them.
+    assert training_cost.kernel_launches(shape, plain, ROWS, totals) == 16_440
+    assert training_cost.kernel_launches(shape, again, ROWS, totals) == 16_440 * 4 / 3
 
 
 @pytest.mark.parametrize(
@@ -498,11 +520,15 @@ def test_devices_have_hours_memory_share_and_note(llama_plan: Any) -> None:
         plan_command.TRL_ON_CPU_NOTE,
         "memory, GPU",
         "memory, CPU",
-        "no bfloat16",
+        "NVIDIA L4 data sheet",
+        "time of train, FLOPs at 40% of a device's rate",
+        "all stages on one l4 with 0.3 TB/s",
+        "generate@quantized",
+        "assumptions (bula/rates.py)",
     ],
 )
 def test_the_table_contains(text: str, here: Path) -> None:
-    code, output = call("--tokens-per-row", "250", "--gpus", "t4,cpu", "--rate", "200")
+    code, output = call("--tokens-per-row", "250", "--gpus", "l4,cpu", "--rate", "200")
     assert code == 0
     assert text in output
 
@@ -517,12 +543,12 @@ def test_the_example_of_docs_gpu_is_the_output_of_plan(here: Path) -> None:
     assert output.rstrip() == shown.rstrip()
 
 
-@pytest.mark.parametrize(("name", "verdict"), [("t4", "DOES NOT FIT"), ("h100", "fits")])
+@pytest.mark.parametrize(("name", "verdict"), [("l4", "DOES NOT FIT"), ("h100", "fits")])
 def test_a_run_fits_only_into_enough_memory(name: str, verdict: str, here: Path) -> None:
     edit_params(here / "params.yaml", lambda params: params["train"].update(batch_size=16))
-    code, output = call("--tokens-per-row", "250", "--gpus", "t4,h100")
+    code, output = call("--tokens-per-row", "250", "--gpus", "l4,h100")
     assert code == 0
-    line = next(line for line in output.splitlines() if line.strip().startswith(name))
+    line = next(line for line in output.splitlines() if line.startswith(f"  {name} "))
     assert re.findall("DOES NOT FIT|fits", line) == [verdict]
 
 
@@ -533,6 +559,8 @@ def test_a_run_fits_only_into_enough_memory(name: str, verdict: str, here: Path)
             ["--gpus", "h100,b9000"],
             "--gpus: unknown device: b9000. Name some of h100, a100-80gb, ",
         ),
+        # A T4 emulates bfloat16, and the stages refuse it.
+        (["--gpus", "t4"], "--gpus: unknown device: t4."),
         (["--gpus", "cpu"], "--rate: the device cpu needs this option. Pass"),
         (["--utilisation", "40"], "--utilisation: 40.0 is not a share"),
         (
@@ -595,7 +623,9 @@ def run_before(here: Path) -> None:
     """Write a base model and metrics/, as a run leaves them."""
     write_json(here / "models/base/config.json", TINY)
     train = {"examples": 10, "tokens": 2500, "tokens_longest": 400}
-    write_json(here / "metrics/preprocess.json", {"train": train, "dev": {"tokens": 500}})
+    sets = {name: {"examples": 8} for name in "ABCDE"}
+    counts = {"train": train, "dev": {"tokens": 500}, **sets}
+    write_json(here / "metrics/preprocess.json", counts)
     write_json(here / "metrics/template.json", {"supervised_share": 0.6})
 
 
@@ -612,6 +642,19 @@ def test_base_and_metrics_of_the_same_parameters_are_used() -> None:
         "supervised_share": 0.6,
         "dev_tokens": 500.0,
     }
+
+
+@pytest.mark.usefixtures("run_before")
+def test_the_rows_of_the_smallest_validation_set_are_scored(here: Path) -> None:
+    write_lock()
+    counts = json.loads((here / "metrics/preprocess.json").read_text(encoding="utf-8"))
+    sizes = zip("ABCDE", (7, 9, 8, 7, 9), strict=True)
+    counts |= {name: {"examples": size} for name, size in sizes}
+    write_json(here / "metrics/preprocess.json", counts)
+    stages = json.loads(call("--json", "--gpus", "h100")[1])["stages"]["h100"]
+    [base] = [stage for stage in stages if stage["stage"] == "likelihood@base"]
+    # 5 sets x 7 rows x 250 tokens.
+    assert base["reason"].startswith("8,750 tokens")
 
 
 @pytest.mark.usefixtures("run_before")

@@ -1,6 +1,7 @@
-"""Look up the inputs of a training plan, and print the plan.
+"""Look up the inputs of a plan, and print the plan.
 
-bula/training_cost.py contains the formulas.
+bula/training_cost.py contains the formulas of train, and bula/run_cost.py those of the other
+stages.
 """
 
 import json
@@ -14,10 +15,12 @@ from ruamel.yaml import YAML
 from bula.errors import UserError
 from bula.model_files import MOST_JSON_BYTES, read_object
 from bula.params import DirectoryModel, HubModel, Params, load_params
+from bula.rates import ASSUMPTIONS, GPUS, Gpu, assumed
+from bula.records import SET_NAMES
 
-# bula.training_cost imports torch, and no other command may wait for that.
+# These modules import torch, and no other command may wait for that.
 if TYPE_CHECKING:
-    from bula.training_cost import Device, Gpu, Rows
+    from bula.training_cost import Device, Plan, Rows
 
 # Parts of config.json of models that can be planned before they are fetched, by their hub id.
 KNOWN_SHAPES: dict[str, dict[str, Any]] = {
@@ -167,6 +170,18 @@ def rows_of_metrics(params: Params, root: Path, supervised_share: float | None) 
     )
 
 
+def count_validation_rows(params: Params, root: Path) -> int:
+    """Return the rows of the smallest validation set.
+
+    Before preprocess ran, each set is taken to have generate.items_per_set rows.
+    """
+    file = root / "metrics/preprocess.json"
+    if not file.exists() or not rows_are_current(params, root / "dvc.lock"):
+        return params.generate.items_per_set
+    counts = json.loads(file.read_text(encoding="utf-8"))
+    return min(int(counts[name]["examples"]) for name in SET_NAMES)
+
+
 def find_launch(params: Params, root: Path) -> dict[str, Any]:
     """Return the content of accelerate/NAME.yaml, named by train.launch.
 
@@ -200,16 +215,15 @@ def cpu_device(params: Params, gflops: float | None) -> "Device":
     note = "by --rate"
     if params.train.kernels == "trl":
         note = f"{note}, {TRL_ON_CPU_NOTE}"
-    return Device(gflops * 1e9, None, note)
+    return Device(gflops * 1e9, None, 0.0, note)
 
 
-def gpu_device(params: Params, gpu: "Gpu") -> "Device":
+def gpu_device(params: Params, gpu: Gpu) -> "Device":
     """Return a GPU at its rate for the precision of params.yaml."""
     from bula.training_cost import Device
 
-    if params.dtype == "bfloat16":
-        return Device(gpu.bfloat16, gpu.memory, gpu.note)
-    return Device(gpu.float32, gpu.memory, "")
+    rate = gpu.bfloat16 if params.dtype == "bfloat16" else gpu.float32
+    return Device(rate, gpu.memory, assumed("launch_us") / 1e6, gpu.source)
 
 
 def choose_devices(
@@ -219,8 +233,6 @@ def choose_devices(
 
     The UserError for an unknown name lists the known names.
     """
-    from bula.training_cost import GPUS
-
     unknown = [name for name in names if name not in (*GPUS, "cpu")]
     if unknown:
         what = f"unknown device: {', '.join(unknown) or '(empty)'}"
@@ -297,17 +309,40 @@ def format_memory(kind: str, parts: Mapping[str, float]) -> list[str]:
 
 
 def format_device(name: str, device: Mapping[str, Any]) -> str:
-    """Return the line about the hours on one device."""
+    """Return the line about the hours of train on one device."""
     rate = f"{device['count']} x {device['flops_per_second'] / 1e12:.4g} TFLOP/s"
     hours = format_hours(device["hours"])
     remarks = []
+    if device["launch_hours"] > device["compute_hours"]:
+        remarks.append(f"waits for launches (FLOPs: {format_hours(device['compute_hours'])})")
     if device["fits"] is not None:
         verdict = "fits" if device["fits"] else "DOES NOT FIT"
         gigabytes = device["memory_bytes"] / 1e9
         remarks.append(f"{verdict}, {device['memory_share']:.0%} of {gigabytes:.0f} GB")
-    if device["note"]:
-        remarks.append(device["note"])
+    remarks.append(device["note"])
     return f"  {name:10} {rate:>20} {hours:>10}  {', '.join(remarks)}"
+
+
+def format_stages(name: str, stages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the table of all stages on one GPU."""
+    bandwidth = GPUS[name].bandwidth / 1e12
+    title = f"all stages on one {name} with {bandwidth:g} TB/s"
+    lines = ["", f"{title:38}    min  on the GPU"]
+    for stage in stages:
+        minutes = f"{stage['seconds'] / 60:>10.1f} {stage['card_seconds'] / 60:>11.1f}"
+        lines.append(f"  {stage['stage']:26} {minutes}  {stage['reason']}")
+    total = sum(stage["seconds"] for stage in stages)
+    busy = sum(stage["card_seconds"] for stage in stages)
+    minutes = f"{total / 60:>10.1f} {busy / 60:>11.1f}"
+    lines.append(f"  {'total':26} {minutes}  kernels run for {busy / total:.0%} of the time")
+    return lines
+
+
+def format_assumptions() -> list[str]:
+    """Return one line per assumed rate."""
+    lines = ["", "assumptions (bula/rates.py)"]
+    lines += [f"  {name:22} {value:>9,g}  {text}" for name, (value, text) in ASSUMPTIONS.items()]
+    return lines
 
 
 def format_plan(plan: Mapping[str, Any]) -> list[str]:
@@ -319,23 +354,49 @@ def format_plan(plan: Mapping[str, Any]) -> list[str]:
     lines += format_flops(plan["flops"])
     for kind, parts in plan["memory_bytes"].items():
         lines += format_memory(kind, parts)
-    lines += ["", f"time at {plan['utilisation']:.0%} of a device's rate"]
+    lines += ["", f"time of train, FLOPs at {plan['utilisation']:.0%} of a device's rate"]
     lines += [format_device(name, device) for name, device in plan["devices"].items()]
+    for name, stages in plan["stages"].items():
+        lines += format_stages(name, stages)
+    if plan["stages"]:
+        lines += format_assumptions()
     return lines
+
+
+def plan_stages(
+    made: "Plan", params: Params, config: Mapping[str, Any], rows: "Rows", root: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the time of each stage on each GPU of a plan.
+
+    The other stages use one GPU, whatever the number that train uses.
+    """
+    from bula.run_cost import Card, Run, stage_times, train
+    from bula.training_cost import count_shape
+
+    shape = count_shape(config, params.train)
+    validation_rows = count_validation_rows(params, root)
+    found = {}
+    for name, device in made["devices"].items():
+        if name not in GPUS:
+            continue
+        card = Card(device["flops_per_second"] * made["utilisation"], GPUS[name].bandwidth)
+        run = Run(params, shape, rows, validation_rows, card)
+        launches = made["run"]["kernel_launches"]
+        train_time = train(run, device["hours"] * 3600, device["compute_hours"] * 3600, launches)
+        times = stage_times(run, train_time)
+        found[name] = [time._asdict() for time in times]
+    return found
 
 
 def plan(
     gpus: Annotated[
-        str,
-        typer.Option(help="Devices, separated by commas: GPU names or cpu."),
-    ] = "h100,a100-80gb,l4,rtx-4090,t4",
+        str, typer.Option(help="Devices, separated by commas: GPU names or cpu.")
+    ] = "h100,a100-80gb,l40s,l4,rtx-4090",
     utilisation: Annotated[
-        float,
-        typer.Option(help="Assumed share of its peak FLOP/s that a device reaches."),
+        float, typer.Option(help="Assumed share of its peak FLOP/s that a device reaches.")
     ] = 0.4,
     rate: Annotated[
-        float | None,
-        typer.Option(help="Matmul GFLOP/s of this machine; required with --gpus cpu."),
+        float | None, typer.Option(help="Matmul GFLOP/s of this machine; for --gpus cpu.")
     ] = None,
     tokens_per_row: Annotated[
         float | None, typer.Option(help="Mean tokens per training row, instead of metrics/.")
@@ -348,24 +409,25 @@ def plan(
     ] = None,
     params: Annotated[Path, typer.Option(help="Parameter file.")] = Path("params.yaml"),
     model: Annotated[
-        Path | None,
-        typer.Option(help="Model directory, instead of the base that params.yaml names."),
+        Path | None, typer.Option(help="Model directory, instead of the base of params.yaml.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Predict FLOPs, memory and hours of the training run on each device."""
+    """Predict FLOPs, memory and hours of training, and each stage's time on each GPU."""
     # Imported here because torch is slow to import and the other commands do not need it.
     from bula.training_cost import make_plan
 
     values = load_params(params)
     root = Path()
-    if tokens_per_row is None:
-        rows = rows_of_metrics(values, root, supervised_share)
-    else:
-        rows = rows_of_options(values, tokens_per_row, supervised_share, dev_rows)
+    rows = (
+        rows_of_metrics(values, root, supervised_share)
+        if tokens_per_row is None
+        else rows_of_options(values, tokens_per_row, supervised_share, dev_rows)
+    )
+    check_utilisation(utilisation)
     config = find_config(values, root, model)
     launch = find_launch(values, root)
-    check_utilisation(utilisation)
     devices = choose_devices(gpus.split(","), values, rate)
     made = make_plan(values, config, rows, launch, devices, utilisation)
+    made["stages"] = plan_stages(made, values, config[1], rows, root)
     print(json.dumps(made) if as_json else "\n".join(format_plan(made)))

@@ -1,0 +1,347 @@
+"""Predict the time of each stage of a run on one GPU, by formulas.
+
+A stage on the GPU takes the longest of three times: FLOPs at the reached rate, bytes at the reached
+memory bandwidth, and kernels at the time that the host needs to launch one. Time that the host or
+the network needs alone is added. The GPU has work while kernels run: it idles between small ones
+that the host launches more slowly. bula/rates.py names each rate; no GPU rate was measured
+here. Answers count with generate.max_new_tokens each, which is an upper bound.
+
+bula/training_cost.py predicts the stage train. docs/gpu.md shows a plan.
+
+    python -m bula plan --gpus h100
+"""
+
+import math
+from typing import NamedTuple
+
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+
+from bula.params import HubSource, Params, Variant
+from bula.rates import assumed
+from bula.records import SET_NAMES
+from bula.training_cost import Rows, Shape
+
+# Tasks of lm-eval 0.4.13: items, options, tokens per request (an assumption), generated tokens.
+TASKS = {
+    "medmcqa": (4183, 4, 70, 0),
+    "medqa_4options": (1273, 4, 220, 0),
+    "squad_completion": (2984, 1, 180, 48),
+}
+# Rows of the data sets on the hub whose size is known.
+HUB_ROWS = {"AKCIT/MedPT": 384_095}
+ROW_BYTES = 1000.0
+# Passes of merge over float32 weights: base, adapter's product, sum, two comparisons, the copy.
+MERGE_PASSES = 6
+
+
+class Card(NamedTuple):
+    """A GPU at the rates that a run reaches."""
+
+    flops: float
+    """FLOP/s of matmuls."""
+    bandwidth: float
+    """Bytes per second of its memory."""
+
+
+class StageTime(NamedTuple):
+    """The predicted time of one stage."""
+
+    stage: str
+    """Stage, with its variant after an @."""
+    seconds: float
+    """Wall-clock time."""
+    card_seconds: float
+    """The part in which kernels run on the GPU."""
+    reason: str
+    """What the time consists of."""
+
+
+class Run(NamedTuple):
+    """What the formulas of all stages need."""
+
+    params: Params
+    """All parameters."""
+    shape: Shape
+    """Counts of the base model and the adapter."""
+    rows: Rows
+    """Figures of the training rows; validation rows are taken to be as long."""
+    validation_rows: int
+    """Rows of one validation set."""
+    card: Card
+    """The GPU."""
+
+
+# --- parts -------------------------------------------------------------------------------------
+
+
+def forward_flops(shape: Shape, tokens: float, head_tokens: float, length: float) -> float:
+    """Return the FLOPs of forward passes over rows of this length.
+
+    The head is applied to `head_tokens` of the tokens.
+    """
+    attention = 2.0 * length * shape.queries * shape.layers
+    return (2.0 * shape.linear + attention) * tokens + 2.0 * shape.head * head_tokens
+
+
+def cache_bytes(shape: Shape, tokens: float) -> float:
+    """Return the bytes of the cached keys and values of these tokens, in 16 bit."""
+    return 2.0 * 2 * shape.keys * shape.layers * tokens
+
+
+def gguf_bytes(shape: Shape, kind: str) -> float:
+    """Return the bytes of a GGUF file's matrices, by llama.cpp's name of its type.
+
+    Files of K-quants keep the head in Q6_K. The few layers that `_m` types keep in more bits are
+    not counted, 5 % of Llama 3.2 1B.
+    """
+    name = kind.upper().removesuffix("_M").removesuffix("_S")
+    head_name = "Q6_K" if name.endswith("_K") else name
+    return shape.linear * weight_bytes(name) + shape.head * weight_bytes(head_name)
+
+
+def weight_bytes(name: str) -> float:
+    """Return the bytes per weight of one of ggml's types."""
+    block, size = GGML_QUANT_SIZES[GGMLQuantizationType[name]]
+    return float(size / block)
+
+
+def prompt_tokens(run: Run) -> float:
+    """Return the mean length of a prompt: the tokens that are not supervised."""
+    return run.rows.tokens_per_row * (1 - run.rows.supervised_share)
+
+
+def answers_per_variant(run: Run) -> int:
+    """Return the number of questions that each variant answers."""
+    per_set = min(run.params.generate.items_per_set, run.validation_rows)
+    return len(SET_NAMES) * per_set
+
+
+def forward_kernels(shape: Shape, passes: float) -> float:
+    """Return the kernels of forward passes without adapter."""
+    return passes * shape.layers * assumed("forward_kernels")
+
+
+def kernel_seconds(kernels: float) -> float:
+    """Return the shortest time for which kernels occupy the GPU."""
+    return kernels * assumed("kernel_us") / 1e6
+
+
+def launch_seconds(kernels: float) -> float:
+    """Return the time in which the host launches kernels one by one."""
+    return kernels * assumed("launch_us") / 1e6
+
+
+# --- stages on the GPU -------------------------------------------------------------------------
+
+
+def likelihood(run: Run, variant: str) -> StageTime:
+    """Return the time in which one variant's reference answers are scored."""
+    settings = run.params.likelihood
+    per_set = min(settings.items_per_set or run.validation_rows, run.validation_rows)
+    tokens = len(SET_NAMES) * per_set * run.rows.tokens_per_row
+    supervised = tokens * run.rows.supervised_share
+    flops = forward_flops(run.shape, tokens, supervised, run.rows.tokens_per_row)
+    kernels = forward_kernels(run.shape, math.ceil(tokens / settings.batch_tokens))
+    card = max(flops / run.card.flops, kernel_seconds(kernels))
+    seconds = assumed("start_seconds") + max(card, launch_seconds(kernels))
+    reason = f"{tokens:,.0f} tokens, {flops:.3g} FLOPs"
+    return StageTime(f"likelihood@{variant}", seconds, card, reason)
+
+
+def generate(run: Run, name: str, variant: Variant) -> StageTime:
+    """Return the time in which one variant answers the questions."""
+    stage = f"generate@{name}"
+    if variant.engine == "vllm":
+        return generate_by_vllm(run, stage)
+    if variant.engine == "transformers":
+        return generate_by_transformers(run, stage)
+    kind = variant.model.rpartition("/")[2].removesuffix(".gguf")
+    return generate_by_llama_cpp(run, stage, gguf_bytes(run.shape, kind))
+
+
+def read_prompts(run: Run) -> float:
+    """Return the seconds in which the GPU computes all prompts."""
+    count = answers_per_variant(run)
+    length = prompt_tokens(run)
+    return forward_flops(run.shape, count * length, count, length) / run.card.flops
+
+
+def decode_step(run: Run, weights: float, answers: int) -> float:
+    """Return the seconds of memory traffic for one token of several answers.
+
+    The weights are read once for all answers, and each answer's cache at half its final length.
+    """
+    length = prompt_tokens(run) + run.params.generate.max_new_tokens / 2
+    traffic = weights + answers * cache_bytes(run.shape, length)
+    return traffic / (run.card.bandwidth * assumed("bandwidth_share"))
+
+
+def generate_by_vllm(run: Run, stage: str) -> StageTime:
+    """Return the time of one vLLM server that batches `parallel` answers."""
+    traffic = decode_step(run, 2.0 * run.shape.base, run.params.generate.parallel)
+    step = traffic + assumed("vllm_step_ms") / 1e3
+    return generate_in_steps(run, stage, run.params.generate.parallel, step, "vllm_start_seconds")
+
+
+def generate_by_transformers(run: Run, stage: str) -> StageTime:
+    """Return the time of transformers, whose steps wait for Python."""
+    batch_size = run.params.generate.batch_size
+    step = max(python_step(run), decode_step(run, 2.0 * run.shape.base, batch_size))
+    return generate_in_steps(run, stage, batch_size, step, "start_seconds")
+
+
+def python_step(run: Run) -> float:
+    """Return the seconds of one step of transformers' generate in Python."""
+    return run.shape.layers * assumed("transformers_layer_ms") / 1e3
+
+
+def generate_in_steps(run: Run, stage: str, batch: int, step: float, start: str) -> StageTime:
+    """Return the time of batches that take `step` seconds per token.
+
+    `start` names the assumption about the start.
+    """
+    limits = run.params.generate
+    steps = math.ceil(answers_per_variant(run) / batch) * limits.max_new_tokens
+    traffic = decode_step(run, 2.0 * run.shape.base, batch)
+    busy = max(traffic, kernel_seconds(forward_kernels(run.shape, 1)))
+    prompts = read_prompts(run)
+    seconds = assumed(start) + prompts + steps * step
+    reason = f"{steps:,} steps of {batch} answers, {step * 1e3:.1f} ms each"
+    return StageTime(stage, seconds, prompts + steps * min(busy, step), reason)
+
+
+def generate_by_llama_cpp(run: Run, stage: str, weights: float) -> StageTime:
+    """Return the time of llama.cpp servers that answer one question each.
+
+    The servers take turns on the GPU, and one server's host work overlaps with another's turn.
+    Layers that are not on the GPU read the host's memory.
+    """
+    limits = run.params.generate
+    layers = run.shape.layers + 1
+    on_card = layers if limits.gpu_layers == "all" else min(limits.gpu_layers, layers)
+    share = on_card / layers
+    kernels = kernel_seconds(on_card * assumed("llama_cpp_kernels"))
+    turn = share * decode_step(run, weights, 1) + kernels
+    host = (1 - share) * weights / (assumed("host_bandwidth_gb") * 1e9)
+    host += assumed("llama_cpp_host_ms") / 1e3
+    servers = min(limits.parallel, limits.gpu_servers) if on_card else 1
+    token = max(turn, (turn + host) / servers)
+    tokens = answers_per_variant(run) * limits.max_new_tokens
+    card = share * read_prompts(run) + tokens * turn
+    seconds = assumed("start_seconds") + share * read_prompts(run) + tokens * token
+    reason = f"{tokens:,} tokens by {servers} servers, {token * 1e3:.2f} ms each"
+    return StageTime(stage, seconds, card, reason)
+
+
+def benchmark(run: Run, variant: str) -> StageTime:
+    """Return the time in which lm-eval scores one variant by the hf backend.
+
+    Tasks of unknown size are not counted.
+    """
+    settings = run.params.benchmark
+    flops = 0.0
+    passes = 0.0
+    generation = 0.0
+    known = [task for task in settings.tasks if task in TASKS]
+    for task in known:
+        items, options, length, new_tokens = TASKS[task]
+        requests = min(items, settings.limit or items) * options
+        batches = math.ceil(requests / settings.batch_size)
+        flops += forward_flops(run.shape, requests * (length + new_tokens), requests, length)
+        passes += batches
+        generation += batches * new_tokens
+    launches = launch_seconds(forward_kernels(run.shape, passes)) + generation * python_step(run)
+    card = kernel_seconds(forward_kernels(run.shape, passes + generation))
+    card = max(flops / run.card.flops, card)
+    start = assumed("start_seconds") + assumed("lm_eval_start_seconds")
+    reason = f"{', '.join(known) or 'no known task'}: {flops:.3g} FLOPs, {generation:,.0f} steps"
+    seconds = start + max(card, launches)
+    return StageTime(f"benchmark@{variant}", seconds, card, reason)
+
+
+# --- stages on the host ------------------------------------------------------------------------
+
+
+def ingest(run: Run) -> StageTime:
+    """Return the time of the downloads and of the trial of the base."""
+    megabytes = (2.0 * run.shape.base + hub_rows(run.params) * ROW_BYTES) / 1e6
+    seconds = megabytes / assumed("download_mb") + assumed("dry_run_seconds")
+    return StageTime("ingest", seconds, 0.0, f"{megabytes:,.0f} MB, and the trial of the base")
+
+
+def hub_rows(params: Params) -> int:
+    """Return the rows of the data sets whose size is known."""
+    rows = 0
+    for source in params.ingest.sources:
+        if isinstance(source, HubSource):
+            known = HUB_ROWS.get(source.id, params.preprocess.train_limit)
+            rows += min(known, source.limit or known)
+    return rows
+
+
+def preprocess(run: Run) -> StageTime:
+    """Return the time of preprocess on `compute.workers` cores."""
+    rows = hub_rows(run.params) or run.params.preprocess.train_limit
+    cores = run.params.compute.workers
+    seconds = assumed("start_seconds") + rows / assumed("preprocess_rows") / cores
+    return StageTime("preprocess", seconds, 0.0, f"{rows:,} rows on {cores} cores")
+
+
+def merge(run: Run) -> StageTime:
+    """Return the time of merge, which reads and writes float32 weights on the host."""
+    gigabytes = MERGE_PASSES * 4.0 * run.shape.base / 1e9
+    seconds = assumed("start_seconds") + gigabytes / assumed("host_gb")
+    return StageTime("merge", seconds, 0.0, f"{gigabytes:.0f} GB through the host")
+
+
+def quantize(run: Run) -> StageTime:
+    """Return the time of quantize, which searches block scales on the host's cores."""
+    cores = run.params.compute.workers
+    # The rate includes the 16-bit file and q8_0, which the converter writes in seconds.
+    searched = [kind for kind in run.params.quantize.types if kind != "q8_0"]
+    weights = run.shape.base * len(searched)
+    seconds = assumed("start_seconds") + weights / assumed("quantize_weights") / cores
+    return StageTime("quantize", seconds, 0.0, f"{weights:,} weights on {cores} cores")
+
+
+def judge(run: Run) -> StageTime:
+    """Return the time of all judge calls, calibration included.
+
+    A local judge is not counted.
+    """
+    settings = run.params.judge
+    calls = len(SET_NAMES) * settings.items_per_set * len(run.params.variants)
+    calls += run.params.calibrate.items
+    if settings.base_url == "local":
+        return StageTime("judge", 0.0, 0.0, "not counted: the judge is local")
+    seconds = calls * assumed("judge_seconds") / settings.parallel
+    reason = f"{calls:,} calls, {settings.parallel} at a time, the GPU idle"
+    return StageTime("judge, calibrate", seconds, 0.0, reason)
+
+
+def scores(run: Run) -> StageTime:
+    """Return the time of the stages rouge and compare."""
+    answers = answers_per_variant(run) * len(run.params.variants)
+    seconds = answers * assumed("rouge_ms") / 1e3 + assumed("compare_seconds")
+    return StageTime("rouge, compare", seconds, 0.0, f"{answers:,} answers on one core")
+
+
+# --- the run -----------------------------------------------------------------------------------
+
+
+def train(run: Run, seconds: float, flops_seconds: float, kernels: float) -> StageTime:
+    """Return the time of train from the figures of bula/training_cost.py."""
+    card = min(seconds, max(flops_seconds, kernel_seconds(kernels)))
+    reason = f"{run.params.train.max_steps:,} steps, {kernels:,.0f} kernels"
+    return StageTime("train", assumed("start_seconds") + seconds, card, reason)
+
+
+def stage_times(run: Run, train_time: StageTime) -> list[StageTime]:
+    """Return the time of each stage in the order of the pipeline."""
+    variants = run.params.variants
+    times = [ingest(run), preprocess(run), train_time, merge(run), quantize(run)]
+    times += [likelihood(run, name) for name in variants]
+    times += [generate(run, name, variant) for name, variant in variants.items()]
+    times += [benchmark(run, name) for name in variants]
+    times += [judge(run), scores(run)]
+    return times
