@@ -204,7 +204,10 @@ def test_loader_workers_change_no_byte_of_the_outputs(ready: Path) -> None:
 def test_a_compiled_model_trains_to_the_same_losses(ready: Path) -> None:
     def edit(params: dict[str, Any]) -> None:
         params["dtype"] = "float32"
-        params["train"].update(kernels="trl", max_steps=2, eval_steps=2, learning_rate=0.01)
+        # One shape of one batch, because the compiler takes most of the time of this test.
+        one = {"batch_size": 2, "gradient_accumulation": 1, "max_steps": 1, "eval_steps": 1}
+        constant = {"learning_rate": 0.01, "scheduler": "constant", "warmup_share": 0.0}
+        params["train"].update(kernels="trl", **one, **constant)
         params["train"]["lora"]["dropout"] = 0.0
 
     edit_params(ready / "params.yaml", edit)
