@@ -24,13 +24,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bench.summary import show
 from bula.generation import batches_of_prompts, generate_greedy
+from bula.gguf_export import export
 from bula.hardware import seed_everything
 from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import load_params
 from bula.prompts import encode_prompt
 from bula.records import read_validation_sets
 from bula.serving import Endpoint, open_client, serve_llama_cpp
-from stages.quantize import export
 
 ROOT = Path(__file__).resolve().parent.parent
 REFERENCE = "transformers_float32"

@@ -1,13 +1,63 @@
-"""Repair what transformers 5.23 misreads in GGUF files."""
+"""Read a GGUF file's model with all its tensors, and repair its tokenizer.
+
+transformers 5.23 ignores tensors and settings of some GGUF files. The configuration here comes from
+bula/gguf_config.py, and every tensor of the file reaches the model or is reported.
+"""
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import gguf
+import numpy as np
 import torch
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
 
+from bula.gguf_config import Family, find_family, gguf_config
 from bula.gguf_files import read_gguf
+
+
+def model_parts(file: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the configuration and the tensors of a GGUF file.
+
+    They are the arguments `config` and `state_dict` of from_pretrained. The weights are unpacked to
+    float32 and rounded to `dtype`. A tensor that the model lacks keeps its name in the file, so
+    that from_pretrained reports it.
+    """
+    config = gguf_config(file)
+    weights = _weights(file, find_family(file), config, dtype)
+    return {"config": config, "state_dict": weights}
+
+
+def _weights(
+    file: Path, family: Family, config: PreTrainedConfig, dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """Return a file's tensors by transformers' names."""
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config)
+    processor = family.processor(config=config.to_dict())
+    # The mapping of the submodules takes seconds, and these families do not need it.
+    without_children = SimpleNamespace(
+        config=config, state_dict=empty.state_dict, named_children=list
+    )
+    names = get_gguf_hf_weights_map(without_children, processor)
+    weights = {}
+    for tensor in read_gguf(file).tensors:
+        if tensor.name in family.rope_tensors:
+            continue
+        numbers = gguf.dequantize(tensor.data, tensor.tensor_type)
+        numbers = processor.process(numbers, tensor.name).weights
+        name = names.get(tensor.name, tensor.name)
+        weights[name] = torch.from_numpy(np.copy(numbers)).to(dtype)
+    return weights
 
 
 def rope_factors(file: Path) -> torch.Tensor | None:

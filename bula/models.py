@@ -17,10 +17,10 @@ from huggingface_hub.errors import StrictDataclassError
 from peft import PeftModel
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
-    GgufConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -28,14 +28,13 @@ from transformers import (
 from bula.errors import UserError
 from bula.files import staged
 from bula.gguf_files import FETCH_AGAIN, shared_reader
-from bula.gguf_repairs import apply_rope_factors, drop_unknown_tokens
+from bula.gguf_repairs import apply_rope_factors, drop_unknown_tokens, model_parts
 from bula.hardware import compute_dtype, device
 from bula.model_files import GET_MODEL, check_adapter, check_model
 from bula.weight_checks import (
     refuse_broken,
     refuse_incomplete,
     refuse_other_adapter,
-    refuse_unused,
 )
 
 # llama.cpp stops at these tokens, whatever the model's files say.
@@ -127,9 +126,6 @@ def load_model(
     loaded = getattr(torch, dtype) if weights == "full" else computed
     options = _format_options(path, weights, computed)
     model = _from_pretrained(path, dtype=loaded, attn_implementation=attention, **options)
-    if _is_gguf(path):
-        refuse_unused(model, path)
-        apply_rope_factors(model, path)
     if weights == "full":
         # transformers refuses to move a model that bitsandbytes quantized.
         model.to(device())
@@ -161,7 +157,7 @@ def _location(path: Path) -> dict[str, Any]:
 def _format_options(path: Path, weights: str, computed: torch.dtype) -> dict[str, Any]:
     """Return the arguments of from_pretrained that depend on the files' format."""
     if _is_gguf(path):
-        return {"quantization_config": GgufConfig(dequantize=True)}
+        return {}
     if weights == "full":
         return {"use_safetensors": True}
     return {
@@ -189,13 +185,15 @@ def _from_pretrained(path: Path, **options: Any) -> PreTrainedModel:
     Raise a UserError if the files have other tensors than the model needs.
     """
     with library_errors(path), shared_reader():
-        model, report = AutoModelForCausalLM.from_pretrained(
-            **_location(path),
-            # The report then lists mismatched shapes, which transformers only logs.
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            **options,
-        )
+        # The report then lists mismatched shapes, which transformers only logs.
+        options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
+        if _is_gguf(path):
+            parts = model_parts(path, options["dtype"])
+            model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(parts["config"])]
+            model, report = model_class.from_pretrained(None, **parts, **options)
+            apply_rope_factors(model, path)
+        else:
+            model, report = AutoModelForCausalLM.from_pretrained(**_location(path), **options)
     refuse_incomplete(path, report)
     model.generation_config.use_cache = True
     return model

@@ -6,26 +6,18 @@ they are loaded; the checks here need the loaded tensors.
 
 from collections.abc import Collection
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from peft import get_peft_model_state_dict
 from transformers import PreTrainedModel
-from transformers.modeling_gguf_pytorch_utils import (
-    TENSOR_PROCESSORS,
-    TensorProcessor,
-    get_gguf_hf_weights_map,
-)
 
 from bula.errors import UserError
-from bula.gguf_files import FETCH_AGAIN, check_gguf
+from bula.gguf_files import FETCH_AGAIN
 from bula.model_files import Shapes
 
 # The number of tensors that an error message names.
 NAMED_TENSORS = 3
-# Factors of the RoPE frequencies, which bula/gguf_repairs.py applies.
-ROPE_TENSORS = {"rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"}
 
 
 def refuse_incomplete(path: Path, report: dict[str, Any]) -> None:
@@ -44,23 +36,6 @@ def refuse_incomplete(path: Path, report: dict[str, Any]) -> None:
     for what, names in problems.items():
         if names:
             raise UserError(path, f"{what} ({_summary(names)})", FETCH_AGAIN)
-
-
-def refuse_unused(model: PreTrainedModel, file: Path) -> None:
-    """Raise a UserError if transformers ignored tensors of a GGUF file."""
-    header = check_gguf(file)
-    family = str(header.fields["general.architecture"])
-    processor = TENSOR_PROCESSORS.get(family, TensorProcessor)(config={})
-    tensors = header.tensors.keys() - ROPE_TENSORS
-    # Few families need their submodules mapped, which takes 5.8 s instead of 0.01 s.
-    without_children = SimpleNamespace(
-        config=model.config, state_dict=model.state_dict, named_children=list
-    )
-    unused = tensors - get_gguf_hf_weights_map(without_children, processor).keys()
-    if unused:
-        unused = tensors - get_gguf_hf_weights_map(model, processor).keys()
-    if unused:
-        raise UserError(file, f"tensors are of another model ({_summary(unused)})", FETCH_AGAIN)
 
 
 def refuse_broken(model: PreTrainedModel, path: Path) -> None:

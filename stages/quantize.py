@@ -8,108 +8,22 @@ the weights differ.
     python -m stages.quantize
 """
 
-import shutil
-import subprocess
-import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from gguf import LlamaFileType
-from transformers import PreTrainedTokenizerBase
 
 from bula.divergence import divergence_metrics, sample_validation, score_examples
-from bula.errors import UserError, run_stage
+from bula.errors import run_stage
 from bula.files import staged
-from bula.gguf_files import read_gguf
+from bula.gguf_export import carries, describe, export, refuse_divergent
 from bula.hardware import seed_everything
 from bula.models import load_model, load_tokenizer
 from bula.params import load_params
-from bula.processes import end_with_parent
 from bula.prompts import Encoded
 from bula.reports import write_metrics
 
-# llama.cpp's converter writes these types, auto-round writes the others; bench/engines.py uses f32.
-CONVERTER = {
-    "f32": LlamaFileType.ALL_F32,
-    "bf16": LlamaFileType.MOSTLY_BF16,
-    "q8_0": LlamaFileType.MOSTLY_Q8_0,
-}
-# auto-round prints a long log, and an error at its end.
-SHOWN_LINES = 15
 Figures = dict[str, int | float | str]
-
-
-def convert(merged: Path, kind: str, file: Path) -> None:
-    """Write one GGUF file with llama.cpp's converter."""
-    # Imported here because the module takes seconds to load and logs to the console.
-    from auto_round.export.export_to_gguf.conversion.llama import LlamaModel
-
-    LlamaModel(merged, CONVERTER[kind], file, model_name=merged.name).write()
-
-
-def round_to(merged: Path, kind: str, file: Path) -> None:
-    """Write one GGUF file with auto-round, by rounding to nearest.
-
-    UserError with the last lines of auto-round's output if it fails.
-    """
-    folder = file.with_suffix("")
-    command = [sys.executable, "-m", "auto_round", "--model", str(merged)]
-    command += ["--format", f"gguf:{kind}", "--output_dir", str(folder)]
-    # These two options select plain rounding to nearest.
-    command += ["--iters", "0", "--disable_opt_rtn"]
-    result = subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-        preexec_fn=end_with_parent,
-    )
-    written = sorted(folder.rglob("*.gguf"))
-    if result.returncode != 0 or len(written) != 1:
-        last = "\n".join(result.stdout.splitlines()[-SHOWN_LINES:])
-        what = f"auto-round could not write {kind}; its last lines:\n{last}"
-        raise UserError(merged, what, f"remove {kind} from quantize.types, or use another base")
-    written[0].replace(file)
-    shutil.rmtree(folder)
-
-
-def export(merged: Path, kind: str, file: Path) -> None:
-    """Write one GGUF file with the exporter for its type."""
-    print(f"quantize: writing {kind}", flush=True)
-    if kind in CONVERTER:
-        convert(merged, kind, file)
-    else:
-        round_to(merged, kind, file)
-
-
-def carries(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Check that a GGUF file contains the chat template and end-of-turn token.
-
-    A user of the file has no other source for them: without the template, questions take another
-    form than in training; without the token, answers never stop. Raise UserError if one is missing
-    or differs from the tokenizer's.
-    """
-    fields = read_gguf(file).fields
-    expected = {
-        "tokenizer.chat_template": tokenizer.chat_template,
-        "tokenizer.ggml.eos_token_id": tokenizer.eos_token_id,
-    }
-    for name, value in expected.items():
-        if name not in fields or fields[name].contents() != value:
-            what = f"its {name} is missing or differs from the merged model's; nothing was written"
-            raise UserError(file.name, what, "use another type in quantize.types, or another base")
-
-
-def describe(file: Path) -> dict[str, int | str]:
-    """Return the size in bytes and the number of tensors per type."""
-    types = Counter(tensor.tensor_type.name for tensor in read_gguf(file).tensors)
-    figures: dict[str, int | str] = {"bytes": file.stat().st_size}
-    for name, count in sorted(types.items()):
-        figures[f"tensors_{name.lower()}"] = count
-    return figures
 
 
 def measure(
@@ -118,7 +32,7 @@ def measure(
     """Return the size and the divergence of each file.
 
     The 16-bit file is compared with the merged model, the other files with the 16-bit file, so that
-    the cost of 16 bits is counted only once.
+    the cost of 16 bits is counted only once. Raise a UserError for a file beyond its limit.
     """
     figures: dict[str, Figures] = {}
     # One set of logits stays in memory (tokens x vocabulary x 4 bytes), and two during bf16.
@@ -128,10 +42,12 @@ def measure(
         scored = score_examples(load_model(file, "float32"), encoded, pad_id)
         if kind == "bf16":
             sixteen_bit = list(scored)
-            figures[kind] = describe(file) | divergence_metrics(reference, sixteen_bit)
+            divergence = divergence_metrics(reference, sixteen_bit)
             reference = sixteen_bit
         else:
-            figures[kind] = describe(file) | divergence_metrics(reference, scored)
+            divergence = divergence_metrics(reference, scored)
+        refuse_divergent(kind, divergence["kl_nats"])
+        figures[kind] = describe(file) | divergence
     return figures
 
 
@@ -150,6 +66,7 @@ def main(
     with staged(folder) as temporary:
         temporary.mkdir()
         for kind in kinds:
+            print(f"quantize: writing {kind}", flush=True)
             export(merged, kind, temporary / f"{kind}.gguf")
             carries(temporary / f"{kind}.gguf", tokenizer)
         figures = measure(merged, temporary, kinds, encoded, tokenizer.pad_token_id)

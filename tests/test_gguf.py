@@ -22,12 +22,12 @@ from bula.divergence import divergence_metrics, score_examples
 from bula.errors import UserError
 from bula.files import sha256_file
 from bula.generation import until_end
+from bula.gguf_export import carries, describe, export
 from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from bula.prompts import Encoded, encode_prompt
 from bula.records import SET_NAMES, read_rows, write_rows
 from bula.scoring import pad_batch, supervised_hidden, unwrap_adapter
 from stages import merge
-from stages.quantize import carries, describe, export
 
 QUESTION = "Posso tomar dipirona com febre?"
 

@@ -14,9 +14,9 @@ import pytest
 
 from bula import gguf_files
 from bula.errors import UserError
+from bula.gguf_export import convert, describe, export
 from bula.gguf_files import check_gguf, check_gguf_model, read_gguf, shared_reader
 from bula.models import load_model, load_tokenizer
-from stages.quantize import convert, describe, export
 
 OWN_READER = gguf.GGUFReader
 

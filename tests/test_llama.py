@@ -16,13 +16,13 @@ from transformers.utils import chat_template_utils
 
 from bench import llama as llama_parts
 from bench.clones import ROOT, edit_params
+from bula.gguf_export import convert
 from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import DirectoryModel, load_params
 from bula.prompts import SYSTEM_PROMPT, Encoded, encode, encode_prompt, to_messages
 from bula.records import SET_NAMES, Example, example_id, read_examples, read_rows, write_rows
 from stages import benchmark, generate
 from stages.ingest.models import ingest_base
-from stages.quantize import convert
 from stages.train.report import template_figures
 from stages.train.trainer import make_trainer
 from tests.conftest import write_jsonl

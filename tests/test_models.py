@@ -8,12 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from bula import hardware
+from bula.gguf_export import convert
 from bula.hardware import compute_dtype, has_bfloat16_matmul, matmul_dtype
 from bula.models import load_model
 from bula.params import DirectoryModel, load_params
 from stages import generate
 from stages.ingest.models import ingest_base
-from stages.quantize import convert
 from stages.train import checkpoints
 from stages.train.checkpoints import fingerprint
 

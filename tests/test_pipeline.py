@@ -11,8 +11,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from bench.clones import ROOT, Edit, clone_tree, commit, edit_params, git, shorten, small
+from bula.gguf_export import convert
 from stages.compare import __main__ as compare
-from stages.quantize import convert
 from tests.conftest import leftovers, run
 
 VARIANTS = ("base", "tuned")

@@ -6,11 +6,11 @@ import pytest
 from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
+from bula.gguf_export import convert
 from bula.models import load_tokenizer
 from bula.prompts import SYSTEM_PROMPT, encode, encode_prompt, prompt_hash, token_lengths
 from bula.records import Example
 from bula.serving import serve_llama_cpp
-from stages.quantize import convert
 
 EXAMPLE = Example(
     id="0" * 16,

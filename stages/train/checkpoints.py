@@ -34,6 +34,7 @@ COMPUTE_PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate")
 STAGE_FOLDER = Path(__file__).parent
 BULA_FOLDER = STAGE_FOLDER.parent.parent / "bula"
 BULA_MODULES = (
+    "gguf_config",
     "gguf_repairs",
     "hardware",
     "lora",

@@ -1,0 +1,60 @@
+"""Write the SentencePiece file that llama.cpp's converters read.
+
+transformers 5 saves only tokenizer.json. For a vocabulary that was made by SentencePiece (Gemma,
+Mistral, Llama 2), the converters need tokenizer.model: without it they refuse the model, or give
+all tokens one score, so that llama.cpp splits words differently.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from sentencepiece import sentencepiece_model_pb2 as proto
+
+NAME = "tokenizer.model"
+BYTE = re.compile(r"<0x[0-9A-F]{2}>")
+PIECE = proto.ModelProto.SentencePiece
+
+
+def write_pieces(model: Path, file: Path) -> None:
+    """Write the SentencePiece form of a model's tokenizer.json.
+
+    Nothing is written if the tokenizer was not made by SentencePiece.
+    """
+    state = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    if state["model"]["type"] != "BPE" or not state["model"].get("byte_fallback"):
+        return
+    pieces = proto.ModelProto()
+    pieces.trainer_spec.model_type = proto.TrainerSpec.BPE
+    pieces.trainer_spec.byte_fallback = True
+    ranks = _merge_ranks(state["model"]["merges"])
+    types = _special_types(state)
+    texts = {number: text for text, number in state["model"]["vocab"].items()}
+    texts |= {token["id"]: token["content"] for token in state["added_tokens"]}
+    for number in range(max(texts) + 1):
+        # A piece's place is its id, so an id without a token needs a piece, too.
+        text = texts.get(number, f"[PAD{number}]")
+        # llama.cpp merges the pair with the highest score first, tokenizers with the lowest rank.
+        score = -float(ranks.get(text, len(ranks)))
+        kind = types.get(text, PIECE.BYTE if BYTE.fullmatch(text) else PIECE.NORMAL)
+        pieces.pieces.add(piece=text, score=score, type=kind)
+    file.write_bytes(pieces.SerializeToString())
+
+
+def _merge_ranks(merges: list[Any]) -> dict[str, int]:
+    """Return the rank of the first merge that makes each piece."""
+    ranks: dict[str, int] = {}
+    for rank, merge in enumerate(merges):
+        pair = merge.split(" ") if isinstance(merge, str) else merge
+        ranks.setdefault("".join(pair), rank)
+    return ranks
+
+
+def _special_types(state: dict[str, Any]) -> dict[str, int]:
+    """Return SentencePiece's types of the added tokens and the unknown token."""
+    types = {}
+    for token in state["added_tokens"]:
+        types[token["content"]] = PIECE.CONTROL if token["special"] else PIECE.USER_DEFINED
+    types[state["model"]["unk_token"]] = PIECE.UNKNOWN
+    return types
