@@ -1,4 +1,5 @@
 # make repro: set up, then run the pipeline.
+# make repro PROFILE=NAME: run profiles/NAME.yaml beside it, as a DVC experiment.
 # make test: set up, then run make lint and the tests.
 # make lint: set up, then check style, spelling and types.
 # make setup: create .venv and install the pinned packages.
@@ -18,6 +19,8 @@ TORCH_INDEX ?=
 # torch is not in the lock, because each of its builds has its own hash. A test compares this line
 # with pyproject.toml.
 TORCH := torch==2.13.0
+# The profile of make repro; params.yaml without one. The shell reads it from the environment.
+export PROFILE
 # Number of seeds of make seeds, the pipeline's own included.
 N ?= 3
 VENV := .venv
@@ -62,8 +65,12 @@ $(VENV)/.installed: requirements.lock
 
 # Check the parameters before DVC reads them.
 repro: setup
+ifdef PROFILE
+	@python -m bula profile "$$PROFILE"
+else
 	@python -m bula.params
 	@dvc repro
+endif
 
 # dvc repro then marks the differences within the spread in the report.
 seeds: setup

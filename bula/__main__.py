@@ -10,6 +10,7 @@ from bula.commands.deps import deps
 from bula.commands.graph import graph
 from bula.commands.licenses import licenses
 from bula.commands.plan import plan
+from bula.commands.profile import profile
 from bula.commands.results import results
 from bula.commands.schema import schema
 from bula.commands.seeds import seeds
@@ -17,7 +18,7 @@ from bula.commands.tree import tree
 from bula.errors import run_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-COMMANDS = (ask, plan, results, seeds, schema, deps, tree, graph, licenses)
+COMMANDS = (ask, plan, profile, results, seeds, schema, deps, tree, graph, licenses)
 for command in COMMANDS:
     app.command()(command)
 

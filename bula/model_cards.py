@@ -15,7 +15,15 @@ from ruamel.yaml import YAML
 
 from bula.escaping import markdown
 from bula.model_licenses import ModelLicense, model_license
-from bula.params import DataSource, HubModel, HubSource, Ingest, ModelSource, WheelModel
+from bula.params import (
+    DataSource,
+    HubModel,
+    HubSource,
+    Ingest,
+    ModelSource,
+    WheelModel,
+    WheelsModel,
+)
 
 # Files that a base model's license asks to pass on.
 LEGAL_FILES = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY)(\.[a-z]+)?", re.IGNORECASE)
@@ -85,6 +93,12 @@ def describe_base(source: ModelSource) -> Base:
         name = source.hub_id.partition("/")[2] or source.package
         origin = f"the GGUF file with SHA-256 {source.sha256} in the Python package {pin}"
         return Base(name, source.hub_id, None, f"pypi:{pin}", origin, terms, source.license)
+    if isinstance(source, WheelsModel):
+        package = source.parts[0].package
+        name = source.hub_id.partition("/")[2] or package
+        origin = f"the GGUF file with SHA-256 {source.sha256} in parts, the first in {package}"
+        reference = f"pypi:{package}=={source.parts[0].version}"
+        return Base(name, source.hub_id, None, reference, origin, terms, source.license)
     # The folders above it are private, and mean nothing elsewhere.
     name = QUANTIZATION.sub("", PurePosixPath(source.path).name.removesuffix(".gguf")) or "base"
     origin = f"a local directory or file, {name}"

@@ -5,9 +5,12 @@ derived weights go. The texts are short: each license's own page says everything
 """
 
 import os
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from bula.errors import UserError
+from bula.params import HubModel, JudgeSource, WheelModel, WheelsModel
 
 ACCEPTED = "1"
 
@@ -79,6 +82,10 @@ LICENSES = {
     ),
 }
 
+# A model with such a name and another license in params.yaml would skip the consent. Gemma 4 has
+# another license.
+NAMES = {"gemma": re.compile(r"\bgemma-?(2b|7b|[123])", re.IGNORECASE)}
+
 
 def model_license(identifier: str) -> ModelLicense:
     """Return the license with this identifier in params.yaml.
@@ -89,21 +96,34 @@ def model_license(identifier: str) -> ModelLicense:
     return LICENSES.get(identifier.lower(), unknown)
 
 
-def refuse_unaccepted(model: str, identifier: str) -> None:
-    """Raise a UserError with the terms of a model, unless they are accepted.
+def refuse_unaccepted_terms(sources: Iterable[JudgeSource]) -> None:
+    """Raise a UserError if a model would be fetched without a consent that its license asks for.
 
-    Most licenses ask for no acceptance. `model` names the model in the message.
+    Models that are on this machine, or behind an API, are not fetched.
     """
+    for source in sources:
+        if isinstance(source, WheelModel):
+            _refuse_unaccepted(source.package, source.license)
+        if isinstance(source, WheelsModel):
+            _refuse_unaccepted(source.parts[0].package, source.license)
+        if isinstance(source, HubModel):
+            _refuse_unaccepted(source.id, source.license)
+
+
+def _refuse_unaccepted(model: str, identifier: str) -> None:
+    """Raise a UserError with the terms of a model, unless they are accepted."""
+    for expected, pattern in NAMES.items():
+        if pattern.search(model) and identifier.lower() != expected:
+            what = f"params.yaml says that its license is {identifier}"
+            raise UserError(model, what, f"set license: {expected}, the license of this family")
     terms = model_license(identifier)
     if not terms.variable or os.environ.get(terms.variable) == ACCEPTED:
         return
-    what = "\n".join(
-        [
-            f"nothing was fetched, because its license asks for your consent: {terms.name}",
-            f"  {terms.url}",
-            f"  {terms.duties}",
-            f"  {terms.duties_pt}",
-        ]
+    lines = (
+        f"nothing was fetched, because its license asks for your consent: {terms.name}",
+        f"  {terms.url}",
+        f"  {terms.duties}",
+        f"  {terms.duties_pt}",
     )
     fix = f"read the terms, and set {terms.variable}={ACCEPTED} if you accept them"
-    raise UserError(model, what, fix)
+    raise UserError(model, "\n".join(lines), fix)

@@ -216,9 +216,10 @@ def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
     return model.eval()
 
 
-def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: Path, template: str = "") -> PreTrainedTokenizerBase:
     """Load the tokenizer of a model directory or GGUF file.
 
+    The text `template` replaces the chat template of the files, unless it is empty.
     Raise a UserError if it is broken, or has no chat template, end-of-turn token or padding token.
     """
     check_model(path)
@@ -226,6 +227,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerBase:
         tokenizer = AutoTokenizer.from_pretrained(**_location(path))
     if _is_gguf(path):
         drop_unknown_tokens(tokenizer, path)
+    if template:
+        tokenizer.chat_template = template
     if not tokenizer.chat_template:
         fix = "use an instruction-tuned model, or add chat_template.jinja to it"
         raise UserError(path, "it has no chat template", fix)

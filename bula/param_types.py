@@ -94,5 +94,9 @@ def _check_inside(path: str) -> str:
     return _check_signs(path)
 
 
+# Chat templates lie in one folder, which DVC tracks; an empty text names none.
+TEMPLATE = r"^(templates/[A-Za-z0-9][A-Za-z0-9._-]*\.jinja)?$"
+TemplatePath = Annotated[str, Field(pattern=TEMPLATE, max_length=120)]
+
 AnyPath = Annotated[str, AfterValidator(_check_signs)]
 RepositoryPath = Annotated[str, AfterValidator(_check_inside)]

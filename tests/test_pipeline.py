@@ -211,7 +211,7 @@ def test_a_short_file_on_the_remote_makes_pull_fail(repo: Path, tmp_path: Path) 
     assert "Checkout failed" in pull.stderr
 
 
-@pytest.mark.parametrize("profile", ["smollm2-135m", "llama-3.2-1b"])
+@pytest.mark.parametrize("profile", ["smollm2-135m", "llama-3.2-1b", "gemma-3-270m"])
 def test_each_profile_is_accepted(profile: str, repo: Path) -> None:
     params = repo / "params.yaml"
     before = params.read_text(encoding="utf-8")

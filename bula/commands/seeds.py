@@ -7,9 +7,6 @@ and DVC's run-cache has every stage that an earlier run finished.
     python -m bula seeds --count 3
 """
 
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,6 +15,7 @@ import typer
 
 from bula.commands.plan import find_launch
 from bula.errors import UserError
+from bula.experiments import refuse_untracked_inputs, run_dvc
 from bula.files import sha256_values
 from bula.params import Params, load_params
 from bula.reports import write_metrics
@@ -25,8 +23,6 @@ from bula.runs import SCORING, fetch_run, read_lock, read_run, refuse_other_cond
 from bula.stats import spread
 
 MERGED = "models/merged"
-# DVC copies these folders into an experiment, but only the files that git tracks.
-INPUTS = ("accelerate", "bula", "data", "stages", "tasks")
 
 
 def trained_variants(params: Params) -> list[str]:
@@ -46,33 +42,7 @@ def refuse_unusable_folder() -> None:
     if not str(Path.cwd()).isascii():
         fix = "move the repository to a path of plain ASCII letters"
         raise UserError(Path.cwd(), "DVC's experiments do not start in this folder", fix)
-    command = ["git", "ls-files", "--others", "--exclude-standard", "--", *INPUTS]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise UserError(Path.cwd(), "git cannot list its files", "run this in a clone")
-    # DVC writes a .gitignore beside each output.
-    found = [name for name in result.stdout.splitlines() if not name.endswith(".gitignore")]
-    if found:
-        fix = "run `git add` on each, after `dvc add` for data"
-        raise UserError(found[0], f"git does not track this input ({len(found)} in all)", fix)
-
-
-def run_dvc(*arguments: str) -> None:
-    """Run dvc with this interpreter's programs on PATH.
-
-    Raise UserError if it fails.
-    """
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    command = [sys.executable, "-m", "dvc", *arguments]
-    with subprocess.Popen(command, env=os.environ | {"PATH": path}) as process:
-        try:
-            code = process.wait()
-        except KeyboardInterrupt:
-            # Ctrl-C reached dvc too, and training saves its step before it exits.
-            process.wait()
-            raise
-    if code:
-        raise UserError(f"dvc {' '.join(arguments)}", "it failed", "read its messages above")
+    refuse_untracked_inputs()
 
 
 def experiment_name(seed: int, targets: list[str]) -> str:

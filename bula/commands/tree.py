@@ -50,11 +50,12 @@ DESCRIPTIONS = {
     "params.schema.json": "JSON Schema of params.yaml for editors.",
     "params.yaml": "Parameters of the pipeline.",
     "plots/": "Tables and pictures that DVC plots.",
-    "profiles/": "Complete parameter files: embedded default and GPU run.",
+    "profiles/": "Complete parameter files: embedded default, other bases, GPU run.",
     "pyproject.toml": "Dependencies, and settings of lint, types and tests.",
     "requirements.lock": "Exact versions and hashes of all packages.",
     "stage": "The script that starts a stage.",
     "tasks/": "lm-eval tasks over local items.",
+    "templates/": "Chat templates for base models without one.",
     "tests/": "Tests, most of them one file per module.",
 }
 

@@ -19,6 +19,7 @@ from bula.errors import UserError, run_stage
 from bula.escaping import terminal
 from bula.files import staged
 from bula.hardware import seed_everything
+from bula.model_licenses import refuse_unaccepted_terms
 from bula.params import (
     DataSource,
     DemoSource,
@@ -158,13 +159,15 @@ def main(
     params = load_params()
     settings = params.ingest
     seed_everything(params.sampling_seed)
+    refuse_unaccepted_terms([settings.base, settings.judge])
     refuse_unwatched(settings)
     refuse_unplaced(settings.sources)
     warn_of_rows(settings.sources)
     # No output appears under its final name before all sources are read.
     with staged(raw) as new_raw, staged(benchmarks) as new_benchmarks:
         figures = ingest_data(settings, new_raw, new_benchmarks)
-        ingest_base(settings.base, params.dtype, base, settings.limits)
+        template = settings.chat_template
+        ingest_base(settings.base, params.dtype, base, settings.limits, template)
         ingest_judge(settings.judge, judge, settings.limits)
     rows = sum(int(part["rows"]) for part in figures.values())
     line = f"{rows} rows from {len(figures)} sources, base model in {base}"

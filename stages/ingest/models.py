@@ -17,6 +17,7 @@ from bula.params import ApiModel, JudgeSource, Limits, ModelSource
 from bula.prompts import DATE, TEMPLATE_ERRORS, encode, to_messages, unrenderable
 from bula.records import Example
 from stages.ingest.model_downloads import locate_model
+from stages.ingest.own_template import name_end_of_turn, read_template
 from stages.ingest.template import Chat, check_template
 
 # The example that tries a chat template.
@@ -31,15 +32,19 @@ TRIAL = Example(
 API_NOTE = "The judge is reached over the network; params.yaml names it.\n"
 
 
-def ingest_base(source: ModelSource, dtype: str, path: Path, limits: Limits) -> None:
+def ingest_base(
+    source: ModelSource, dtype: str, path: Path, limits: Limits, template: str = ""
+) -> None:
     """Write the base model as a directory of safetensors in `dtype`.
 
-    Its tokenizer can format chats and pad. Raise UserError if the model cannot be fetched or used.
+    Its tokenizer can format chats and pad. A template file replaces the model's own chat template.
+    Raise UserError if the model cannot be fetched or used.
     """
     with tempfile.TemporaryDirectory() as folder:
         found = locate_model(source, Path(folder), limits)
         _refuse_scaled_rope(found)
-        tokenizer = load_tokenizer(found)
+        tokenizer = load_tokenizer(found, read_template(template))
+        name_end_of_turn(tokenizer, template)
         try_template(tokenizer, str(found), limits.template_seconds)
         model = load_model(found, dtype)
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
