@@ -453,9 +453,9 @@ def test_a_template_file_replaces_the_template_and_names_the_end_of_turn(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = (
-        "{% for message in messages %}{{ message['role'] ~ ': ' ~ message['content'] }}"
+        "{% for message in messages %}{{ message['role'] ~ '\\n' ~ message['content'] }}"
         "{{ '<|endoftext|>' if message['role'] == 'assistant' else '\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+        "{% if add_generation_prompt %}{{ 'assistant\\n' }}{% endif %}"
     )
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates/plain.jinja").write_text(text, encoding="utf-8")
