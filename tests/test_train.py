@@ -22,7 +22,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, LlamaForCausalLM, TrainerState
 
 from bench.clones import ROOT, edit_params
-from bula import divergence, hardware
+from bula import divergence, gguf_export, hardware
 from bula.commands.deps import closure
 from bula.errors import UserError
 from bula.files import sha256_file
@@ -767,8 +767,8 @@ def test_quantized_files_are_compared_with_bf16(ready: Path, tiny: Path, tmp_pat
     q8_0 = tmp_path / "gguf/q8_0.gguf"
     bf16.parent.mkdir()
     save_inexact_model(tiny, merged)
-    quantize.export(merged, "bf16", bf16)
-    quantize.export(merged, "q8_0", q8_0)
+    gguf_export.export(merged, "bf16", bf16)
+    gguf_export.export(merged, "q8_0", q8_0)
 
     def kl_nats(reference: Path, other: Path) -> Any:
         scores = [
@@ -800,7 +800,7 @@ def export_scaled_llama(tiny: Path, folder: Path) -> tuple[Path, Path]:
     path = folder / "model"
     file = folder / "bf16.gguf"
     save_model(model, load_tokenizer(tiny), path)
-    quantize.convert(path, "bf16", file)
+    gguf_export.convert(path, "bf16", file)
     return path, file
 
 
