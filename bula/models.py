@@ -195,6 +195,8 @@ def _from_pretrained(path: Path, **options: Any) -> PreTrainedModel:
             model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(parts["config"])]
             model, report = model_class.from_pretrained(None, **parts, **options)
             apply_rope_factors(model, path)
+            # Without a path, from_pretrained calls the model "None".
+            model.config._name_or_path = model.name_or_path = str(path.parent)
         else:
             model, report = AutoModelForCausalLM.from_pretrained(**_location(path), **options)
     refuse_incomplete(path, report)
