@@ -454,24 +454,27 @@ def test_a_template_file_replaces_the_template_and_names_the_end_of_turn(
     monkeypatch.chdir(tmp_path)
     text = (
         "{% for message in messages %}{{ message['role'] ~ '\\n' ~ message['content'] }}"
-        "{{ '<|endoftext|>' if message['role'] == 'assistant' else '\n' }}{% endfor %}"
+        "{{ '<|im_end|>' if message['role'] == 'assistant' else '\n' }}{% endfor %}"
         "{% if add_generation_prompt %}{{ 'assistant\\n' }}{% endif %}"
     )
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates/plain.jinja").write_text(text, encoding="utf-8")
     base = DirectoryModel(kind="directory", path=str(tiny), license="mit")
-    assert load_tokenizer(tiny).eos_token == "<|im_end|>"
     models.ingest_base(base, "float32", tmp_path / "base", LIMITS, "templates/plain.jinja")
     tokenizer = load_tokenizer(tmp_path / "base")
     assert tokenizer.chat_template == text
-    assert tokenizer.eos_token == "<|endoftext|>"
+    assert tokenizer.eos_token == "<|im_end|>"
     assert tokenizer.pad_token != tokenizer.eos_token
 
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [(None, "it cannot be read"), ("{{ messages }}", "it names no end-of-turn token")],
-    ids=["absent", "without end of turn"],
+    [
+        (None, "it cannot be read"),
+        ("{{ messages }}", "it names no end-of-turn token"),
+        ("{{ '<|endoftext|>' }}", "it ends a turn with <.endoftext.>, which is the padding"),
+    ],
+    ids=["absent", "without end of turn", "end of turn is padding"],
 )
 def test_a_template_file_that_cannot_be_used_is_named(
     text: str | None, what: str, tiny: Path, tmp_path: Path
