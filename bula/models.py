@@ -225,6 +225,8 @@ def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
     with library_errors(adapter), warnings.catch_warnings():
         # refuse_other_adapter names the missing matrices.
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        # PEFT 0.21 still reads transformers' old name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         model = PeftModel.from_pretrained(model, adapter, is_trainable=False)
     refuse_other_adapter(model, adapter, shapes)
     # Dropout would hide a wrong merge.
