@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gguf
 import numpy as np
@@ -73,13 +73,14 @@ Value = int | float | bool | str | Items
 
 
 class Header(NamedTuple):
-    """Keys with their values, and tensors with their shapes.
+    """Keys with their values, and tensors with their shapes and types.
 
-    A shape starts with the fastest dimension.
+    A shape starts with the fastest dimension. A type is a name such as "Q8_0".
     """
 
     fields: dict[str, Value]
     tensors: dict[str, Shape]
+    types: dict[str, str]
 
 
 class _File(NamedTuple):
@@ -95,6 +96,7 @@ class _Tensor(NamedTuple):
 
     name: str
     shape: Shape
+    type: str
     start: int
     size: int
 
@@ -210,7 +212,8 @@ def _read_tensor(file: _File) -> _Tensor:
     kind = _read_integer(file, "<I")
     start = _read_integer(file, "<Q")
     size = _tensor_bytes(file, shape, kind)
-    return _Tensor(name, shape, start, size)
+    type_name = gguf.GGMLQuantizationType(kind).name
+    return _Tensor(name, shape, type_name, start, size)
 
 
 def _tensor_bytes(file: _File, shape: Shape, kind: int) -> int:
@@ -280,7 +283,8 @@ def _parse(file: _File) -> Header:
     if needed > file.size:
         raise _broken(file.path, f"it has {file.size} bytes, but its tensors need {needed}")
     shapes = {tensor.name: tensor.shape for tensor in tensors}
-    return Header(fields, shapes)
+    types = {tensor.name: tensor.type for tensor in tensors}
+    return Header(fields, shapes, types)
 
 
 def _read_counts(file: _File) -> tuple[int, int]:
@@ -396,10 +400,9 @@ def _check_token_ids(path: Path, header: Header) -> None:
 
 
 class Reader(gguf.GGUFReader):  # type: ignore[misc]
-    """gguf's own reader over a plain array that shares the file's memory.
+    """Read a GGUF file as gguf's own reader does, but arrays of texts faster.
 
-    The reader slices the file for every token and merge, over a million times for Llama 3. A slice
-    of a np.memmap costs far more than a slice of an array: the header takes 24 s instead of 9.
+    gguf's reader makes several arrays for each token and merge, over a million times for Llama 3.
     """
 
     @property
@@ -409,7 +412,34 @@ class Reader(gguf.GGUFReader):  # type: ignore[misc]
 
     @data.setter
     def data(self, memory: np.ndarray) -> None:
+        # A slice of a np.memmap costs far more than a slice of an array.
         self._data = np.asarray(memory)
+
+    def _get_field_parts(
+        self, orig_offs: int, raw_type: int
+    ) -> tuple[int, list[Any], list[int], list[gguf.GGUFValueType]]:
+        """Return a value's size in bytes, its parts, their places and the types."""
+        is_array = raw_type == ARRAY
+        if not is_array or self._get(orig_offs, np.uint32)[0] != STRING:
+            parts: tuple[int, list[Any], list[int], list[gguf.GGUFValueType]]
+            parts = super()._get_field_parts(orig_offs, raw_type)
+            return parts
+        count = int(self._get(orig_offs + 4, np.uint64)[0])
+        size, texts = self._slice_texts(orig_offs + 12, count)
+        types = [gguf.GGUFValueType.ARRAY, gguf.GGUFValueType.STRING]
+        return 12 + size, texts, list(range(count)), types[: 1 + min(count, 1)]
+
+    def _slice_texts(self, start: int, count: int) -> tuple[int, list[np.ndarray]]:
+        """Return the size of `count` texts in bytes, and the bytes of each."""
+        data = self._data
+        unpack = struct.Struct("<Q").unpack_from
+        position = start
+        texts = []
+        for _ in range(count):
+            first = position + 8
+            position = first + unpack(data, position)[0]
+            texts.append(data[first:position])
+        return position - start, texts
 
 
 @lru_cache(maxsize=1)

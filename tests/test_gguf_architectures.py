@@ -291,9 +291,9 @@ def test_an_unknown_byte_level_tokenizer_is_refused(models: Any, tmp_path: Path)
         export(model, "bf16", tmp_path / "a.gguf")
 
 
-def test_a_window_that_llama_cpp_has_no_place_for_is_refused(models: Any, tmp_path: Path) -> None:
+def test_a_window_that_a_gguf_file_cannot_store_is_refused(models: Any, tmp_path: Path) -> None:
     model = copy_with_config(models("mistral"), tmp_path, {"sliding_window": 16})
-    with pytest.raises(UserError, match="attention window of 16 tokens has no place"):
+    with pytest.raises(UserError, match="attention window of 16 tokens cannot be stored"):
         export(model, "bf16", tmp_path / "a.gguf")
     model = copy_with_config(models("mistral"), tmp_path / "long", {"sliding_window": 512})
     export(model, "bf16", tmp_path / "b.gguf")

@@ -21,7 +21,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from bula.divergence import Scored, divergence_metrics, score_examples
 from bula.errors import UserError
 from bula.generation import generate_greedy
-from bula.gguf_export import carries, export
+from bula.gguf_export import check_chat_metadata, export
 from bula.lora import check_target_modules, lora_config
 from bula.model_kernels import add_answer_head, kernel_difference, use_kernels
 from bula.models import (
@@ -294,7 +294,7 @@ def try_merge_and_export(trial: Trial) -> Figures:
         with step(trial.base, f"the {kind} GGUF file", fix_of(kind)):
             file = trial.folder / f"{kind}.gguf"
             export(trial.folder / "merged", kind, file)
-            carries(file, trial.tokenizer)
+            check_chat_metadata(file, trial.tokenizer)
             found = divergence_metrics(reference, score(trial, load_model(file, "float32")))
         if kind == "bf16":
             with step(trial.base, "the bf16 file in transformers and llama.cpp", OTHER_BASE):
