@@ -55,9 +55,10 @@ MEMORY_FIXES = {
         "`gpu_layers`"
     ),
     "vLLM": (
-        "end other programs on the GPU, or lower `parallel` (benchmark: `batch_size`); vLLM's "
-        "share of the memory is `gpu_memory_share`: lower it if the GPU is full, raise it if "
-        "vLLM's cache has too little"
+        "end other programs on the GPU, or lower `generate.parallel` (benchmark: "
+        "`benchmark.batch_size`); vLLM's share of the memory is `generate.gpu_memory_share` "
+        "(benchmark: `benchmark.backend.gpu_memory_utilization`): lower it if the GPU is full, "
+        "raise it if vLLM's cache has too little"
     ),
 }
 # Words for missing memory in the logs of llama.cpp, torch, vLLM 0.32 and the C++ library.
