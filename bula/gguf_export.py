@@ -276,6 +276,7 @@ def refuse_divergent(kind: str, kl_nats: float) -> None:
     # A NaN is no number within the limit.
     if not kl_nats <= limit:
         reference = "the merged model" if kind == "bf16" else "the 16-bit file"
-        what = f"it differs from {reference} by {kl_nats:.2g} nats per token (limit {limit:g})"
+        found = f"KL {kl_nats:.2g} nats per token (limit {limit:g})"
+        what = f"its logits differ from the logits of {reference}: {found}"
         fix = "use another base" if kind == "bf16" else "remove it from quantize.types"
         raise UserError(f"{kind}.gguf", f"{what}; nothing was written", fix)
