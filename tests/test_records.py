@@ -36,7 +36,7 @@ GOOD: Row = {
 
 def test_example_keeps_its_fields_and_leaves_optional_fields_empty() -> None:
     example = Example.model_validate(GOOD)
-    assert example.model_dump() == {**GOOD, "specialty": None, "kind": None}
+    assert example.model_dump() == {**GOOD, "specialty": None, "kind": None, "history": None}
     assert Example.model_validate({**GOOD, "specialty": "clínica", "kind": "dose"}).kind == "dose"
 
 
