@@ -11,9 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from bench.clones import ROOT, edit_params
 from bula.errors import UserError
+from bula.item_scores import ShownAnswer
 from bula.judge_prompt import to_messages as to_judge_messages
 from bula.models import load_tokenizer
-from bula.params import ChatColumns, FilesSource, load_params
+from bula.params import ChatColumns, FilesSource, HubSource, load_params
 from bula.prompts import (
     SYSTEM_PROMPT,
     encode,
@@ -22,6 +23,7 @@ from bula.prompts import (
     token_lengths,
 )
 from bula.records import Example, Row, Turn, example_id, read_examples, read_rows
+from stages.compare.report import side_by_side
 from stages.ingest import sources
 from stages.train import fit, report
 from stages.train.trainer import tokenise
@@ -65,8 +67,8 @@ def test_the_answers_of_three_turns_and_their_ends_are_supervised(
         ("\n<|im_start|>user\nE na praia?<|im_end|>\n<|im_start|>assistant\n", False),
         ("Use chapéu.<|im_end|>", True),
     ]
-    ids = []
-    labels = []
+    ids: list[int] = []
+    labels: list[int] = []
     for text, is_supervised in parts:
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
         ids += tokens
@@ -172,6 +174,24 @@ def test_the_judge_reads_the_earlier_turns() -> None:
         *["Pergunta:", "Referência:", "Resposta a avaliar:"],
     ]
     assert to_judge_messages(judged | {"history": []}) == to_judge_messages(judged)
+
+
+def test_the_report_shows_a_conversation_in_its_order() -> None:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    answers = {}
+    for variant in params.variants:
+        shown = CHAT.model_dump() | {"split": "A", "generated": "Não sei.", "finish_reason": "stop"}
+        row_of_variant = ShownAnswer.model_validate(shown | {"degenerate": False})
+        answers[variant] = {CHAT.id: row_of_variant}
+    lines = side_by_side(answers, params).split("\n\n")
+    assert lines[:6] == [
+        "### A: Posso tomar sol?",
+        "**answer**: Sim, com protetor.",
+        "**question**: E à noite?",
+        "**answer**: Aí não há sol.",
+        "**question**: E na praia?",
+        "**reference**: Use chapéu.",
+    ]
 
 
 # --- sources ---
@@ -287,6 +307,41 @@ def test_a_long_conversation_is_refused_by_the_limit_of_a_row(suffix: str, tmp_p
     rows = read(file)
     assert "longer than" in rows[0]["refused"]
     assert [found["question"] for found in rows[1:]] == ["P1"] * 30
+
+
+@pytest.mark.parametrize(("length", "is_refused"), [(100, True), (2, False)])
+def test_a_long_conversation_of_the_hub_is_refused(
+    length: int, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits = LIMITS.model_copy(update={"row_bytes": 150})
+    cell = messages("P" * length, "R" * length)
+    rows = [{"messages": cell, "area": ""}, PAIR]
+    monkeypatch.setattr(sources, "hub_rows", lambda *_: iter(rows))
+    fields = {
+        "kind": "hub",
+        "name": "chats",
+        "id": "owner/chats",
+        "revision": "0" * 40,
+        "subset": "default",
+        "split": "train",
+        "columns": {"messages": "messages", "specialty": "", "kind": ""},
+        "license": "cc0-1.0",
+        "redistribution": "allowed",
+        "filter": {},
+        "limit": 0,
+        "role": "train",
+    }
+    first, second = sources.read_hub(HubSource.model_validate(fields), limits)
+    assert ("refused" in first) == is_refused
+    assert second["question"] == "P1"
+
+
+def test_a_parquet_file_may_repeat_a_long_text_within_its_limits(tmp_path: Path) -> None:
+    # The dictionary holds the text once, and each row counts only the text that it has.
+    text = "a" * (LIMITS.row_bytes // 3)
+    file = tmp_path / "chats.parquet"
+    write(file, [{"messages": messages("P", text), "area": ""}, *[PAIR] * 3])
+    assert [found["question"] for found in read(file)] == ["P", *["P1"] * 3]
 
 
 # --- preprocess ---

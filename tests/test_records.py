@@ -79,7 +79,7 @@ def test_example_refuses_a_missing_field(field: str) -> None:
 
 def test_example_ignores_other_columns() -> None:
     example = Example.model_validate({**GOOD, "line": 4, "cpf": "segredo"})
-    assert set(example.model_dump()) == {*GOOD, "specialty", "kind"}
+    assert set(example.model_dump()) == {*GOOD, "specialty", "kind", "history"}
 
 
 def test_example_cannot_change() -> None:

@@ -159,24 +159,20 @@ def side_by_side(answers: Answers, params: Params) -> str:
     parts = []
     for split in sorted(firsts)[: params.compare.examples]:
         row = firsts[split]
-        first = (row.history or [row])[0].question
-        parts.append(f"### {split}: {markdown(first)}\n")
-        parts += _earlier_turns(row)
+        questions = _questions(row)
+        parts.append(f"### {split}: {markdown(questions[0])}\n")
+        for turn, question in zip(row.history or [], questions[1:], strict=True):
+            parts.append(f"**answer**: {markdown(turn.answer)}\n")
+            parts.append(f"**question**: {markdown(question)}\n")
         parts.append(f"**reference**: {markdown(row.answer)}\n")
         for variant in params.variants:
             parts.append(_shown(variant, answers[variant][row.id]))
     return "\n".join(parts)
 
 
-def _earlier_turns(row: ShownAnswer) -> list[str]:
-    """Return the paragraphs between the first question of a conversation and its last."""
-    turns = row.history or []
-    questions = [*(turn.question for turn in turns[1:]), row.question]
-    parts = []
-    for turn, question in zip(turns, questions, strict=False):
-        parts.append(f"**answer**: {markdown(turn.answer)}\n")
-        parts.append(f"**question**: {markdown(question)}\n")
-    return parts
+def _questions(row: ShownAnswer) -> list[str]:
+    """Return the questions of a conversation, oldest first."""
+    return [*(turn.question for turn in row.history or []), row.question]
 
 
 def _shown(variant: str, row: ShownAnswer) -> str:

@@ -18,7 +18,7 @@ from bula.params import NearDuplicates
 from bula.prompts import token_lengths
 from bula.records import Example, Row, json_line, row_turns, turn_texts
 from stages.preprocess.clean import Settings, clean_row, refuse
-from stages.preprocess.minhash import Hashes, Indices, band_hashes, comparison_hash
+from stages.preprocess.minhash import Hashes, band_hashes, comparison_hash
 from stages.preprocess.shards import Shard, shard_lines
 from stages.preprocess.splits import SPLITS
 from stages.preprocess.tokens import cached_tokenizer, control_token_pattern, excess_length
@@ -164,13 +164,13 @@ def write_part(
         question=_comparison_hashes(questions),
         text=_comparison_hashes(texts),
     )
-    numpy.savez(work / f"{number}.turns.npz", **_turn_hashes(examples))
+    _write_turns(work / f"{number}.turns.npz", examples)
     numpy.save(work / f"{number}.question.npy", band_hashes(questions, settings))
     numpy.save(work / f"{number}.text.npy", band_hashes(texts, settings))
 
 
-def _turn_hashes(examples: list[Row]) -> dict[str, Hashes | Indices]:
-    """Return the hashes of each turn of the conversations with several turns.
+def _write_turns(path: Path, examples: list[Row]) -> None:
+    """Write the hashes of each turn of the conversations with several turns.
 
     `row` has the number of the turn's row in the part, `question` the hash of its question, and
     `text` the hash of the conversation up to its answer.
@@ -186,11 +186,12 @@ def _turn_hashes(examples: list[Row]) -> dict[str, Hashes | Indices]:
             rows.append(number)
             questions.append(turn["question"])
             texts.append(conversation)
-    return {
-        "row": numpy.array(rows, dtype=numpy.int64),
-        "question": _comparison_hashes(questions),
-        "text": _comparison_hashes(texts),
-    }
+    numpy.savez(
+        path,
+        row=numpy.array(rows, dtype=numpy.int64),
+        question=_comparison_hashes(questions),
+        text=_comparison_hashes(texts),
+    )
 
 
 def _comparison_hashes(texts: list[str]) -> Hashes:
