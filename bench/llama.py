@@ -32,6 +32,7 @@ LIMITS = Path(__file__).parents[1] / "profiles/llama-3.2-1b.yaml"
 # One file of the wheel is used, checked by its hash; its dependencies are not installed.
 WHEEL = WheelModel(
     kind="wheel",
+    hub_id="",
     package="llama-models",
     version="0.3.0",
     wheel_sha256="7f77f78ff13fca09f70d76a376aff6414cd901623fb9d57e69c2f8367a73032f",

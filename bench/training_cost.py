@@ -33,7 +33,7 @@ from bench.train import product_rate
 from bula import training_cost
 from bula.hardware import compute_dtype, seed_everything
 from bula.lora import lora_config
-from bula.lora_kernels import add_answer_head, use_kernels
+from bula.model_kernels import add_answer_head, use_kernels
 from bula.models import load_model
 from bula.params import Params, load_params
 from bula.scoring import unwrap_adapter

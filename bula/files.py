@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,21 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def write_documents(folder: Path, documents: Mapping[str, bytes]) -> None:
+    """Write each document of a folder under its name."""
+    for name, content in documents.items():
+        (folder / name).write_bytes(content)
+
+
+def make_readable(folder: Path) -> None:
+    """Give every file of a folder the mode 644.
+
+    safetensors writes files that only their owner can read.
+    """
+    for file in folder.iterdir():
+        file.chmod(0o644)
 
 
 def sha256_values(*values: Any) -> str:

@@ -10,8 +10,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sentencepiece import sentencepiece_model_pb2 as proto
+from sentencepiece import sentencepiece_model_pb2
 
+# protobuf makes the classes of this module when it is imported.
+proto: Any = sentencepiece_model_pb2
 NAME = "tokenizer.model"
 BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 PIECE = proto.ModelProto.SentencePiece

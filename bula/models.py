@@ -6,7 +6,7 @@ checked before a library reads them, and its weights after.
 
 import struct
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -28,11 +28,12 @@ from transformers import (
 )
 
 from bula.errors import UserError, is_out_of_memory
-from bula.files import staged
+from bula.files import make_readable, staged, write_documents
 from bula.gguf_files import FETCH_AGAIN, shared_reader
 from bula.gguf_repairs import apply_rope_factors, drop_unknown_tokens, model_parts
 from bula.hardware import compute_dtype, device
 from bula.model_files import GET_MODEL, check_adapter, check_model
+from bula.older_configs import add_older_keys
 from bula.weight_checks import (
     refuse_broken,
     refuse_incomplete,
@@ -194,6 +195,8 @@ def _from_pretrained(path: Path, **options: Any) -> PreTrainedModel:
             model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(parts["config"])]
             model, report = model_class.from_pretrained(None, **parts, **options)
             apply_rope_factors(model, path)
+            # Without a path, from_pretrained calls the model "None".
+            model.config._name_or_path = model.name_or_path = str(path.parent)
         else:
             model, report = AutoModelForCausalLM.from_pretrained(**_location(path), **options)
     refuse_incomplete(path, report)
@@ -222,6 +225,8 @@ def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
     with library_errors(adapter), warnings.catch_warnings():
         # refuse_other_adapter names the missing matrices.
         warnings.filterwarnings("ignore", message="Found missing adapter keys")
+        # PEFT 0.21 still reads transformers' old name.
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         model = PeftModel.from_pretrained(model, adapter, is_trainable=False)
     refuse_other_adapter(model, adapter, shapes)
     # Dropout would hide a wrong merge.
@@ -276,10 +281,16 @@ def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return sorted({tokenizer.eos_token_id, *known})
 
 
-def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+def save_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    path: Path,
+    documents: Mapping[str, bytes] | None = None,
+) -> None:
     """Write model (safetensors) and tokenizer as one complete directory.
 
-    The directory appears under its name only when all files are written.
+    The directory appears under its name only when all files are written. It also contains the
+    `documents`, by name, and it loads in transformers 4.57, too.
     """
     if hasattr(model.config, "quantization_config"):
         # A model from a GGUF file still calls itself quantized, but its weights are now dense.
@@ -291,5 +302,6 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path:
     with staged(path) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        for file in temporary.iterdir():
-            file.chmod(0o644)
+        add_older_keys(temporary)
+        write_documents(temporary, documents or {})
+        make_readable(temporary)

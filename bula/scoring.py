@@ -136,7 +136,7 @@ def head_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
 
     ids = torch.zeros(1, len(hidden), dtype=torch.int64, device=hidden.device)
     with replaced_forward(find_decoder(base), return_hidden):
-        # The hooks of the model must not run: this may be a part of its own forward pass.
+        # A call of the model would run its hooks again inside its forward pass.
         logits: Tensor = base.forward(input_ids=ids, use_cache=False).logits
     if calls != 1:
         raise _unknown_head(base, f"calls its decoder {calls} times in a forward pass")

@@ -1,4 +1,4 @@
-"""Compute the first tokens that all rows of a batch share only once.
+"""Compute the first tokens that rows share only once per batch.
 
 Every prompt begins with the same system prompt: 56 of the demo corpus's 308 tokens per row. A batch
 is therefore laid out as one packed row of the prefix and the rest of each row. Only attention needs

@@ -255,7 +255,7 @@ def kernel_launches(shape: Shape, params: Params, rows: Rows, totals: Mapping[st
     of a micro-batch. With few adapted layers this is an overestimate.
     """
     train = params.train
-    is_compiled = getattr(train, "compile", False)
+    is_compiled = train.compile
     per_layer = assumed("compiled_kernels" if is_compiled else "train_kernels")
     batches = train.max_steps * train.gradient_accumulation
     thirds = batches * (4 if train.gradient_checkpointing else 3)

@@ -20,6 +20,7 @@ from transformers import PreTrainedModel
 from bula.divergence import Scored, divergence_metrics, sample_validation, score_examples
 from bula.errors import UserError, run_stage
 from bula.hardware import compute_dtype, precision_settings, prepare_device, seed_everything
+from bula.model_cards import merged_documents
 from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from bula.params import load_params
 from bula.prompts import Encoded
@@ -140,7 +141,8 @@ def main(
         "adapter": divergence_metrics(reference, reference),
         "before_cast": compare_logits(model, reference, encoded, pad_id),
     }
-    save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged)
+    documents = merged_documents(params.ingest, figures["before_cast"], base)
+    save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged, documents)
     figures |= measure_saved(merged, params.dtype, reference, encoded, pad_id)
     write_metrics(metrics, {"checked": precision_settings(params.dtype), **figures})
     before = figures["before_cast"]["greedy_agreement"]

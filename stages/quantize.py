@@ -15,15 +15,32 @@ import typer
 
 from bula.divergence import divergence_metrics, sample_validation, score_examples
 from bula.errors import run_stage
-from bula.files import staged
-from bula.gguf_export import carries, describe, export, refuse_divergent
+from bula.files import make_readable, staged, write_documents
+from bula.gguf_adapter import write_gguf_adapter
+from bula.gguf_export import ModelMetadata, carries, describe, export, refuse_divergent
 from bula.hardware import prepare_device, seed_everything
+from bula.model_cards import GGUF, describe_base, gguf_documents, model_name
 from bula.models import load_model, load_tokenizer
-from bula.params import load_params
+from bula.params import Ingest, load_params
 from bula.prompts import Encoded
 from bula.reports import write_metrics
 
 Figures = dict[str, int | float | str]
+
+
+def describe_model(ingest: Ingest) -> ModelMetadata:
+    """Return what each GGUF file tells about its model."""
+    base = describe_base(ingest.base)
+    return ModelMetadata(
+        name=model_name(base),
+        languages=["pt"],
+        license=base.license.lower(),
+        license_link=base.terms.url,
+        base_name=base.name,
+        base_organization=base.hub_id.partition("/")[0],
+        base_url=f"https://huggingface.co/{base.hub_id}" if base.hub_id else "",
+        tags=list(GGUF.tags),
+    )
 
 
 def measure(
@@ -53,6 +70,7 @@ def measure(
 
 def main(
     merged: Annotated[Path, typer.Option(help="Merged model.")] = Path("models/merged"),
+    adapter: Annotated[Path, typer.Option(help="Its adapter.")] = Path("models/adapter"),
     clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = Path("data/clean"),
     folder: Annotated[Path, typer.Option(help="Folder for GGUF files.")] = Path("models/gguf"),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/quantize.json"),
@@ -68,9 +86,12 @@ def main(
         temporary.mkdir()
         for kind in kinds:
             print(f"quantize: writing {kind}", flush=True)
-            export(merged, kind, temporary / f"{kind}.gguf")
+            export(merged, kind, temporary / f"{kind}.gguf", describe_model(params.ingest))
             carries(temporary / f"{kind}.gguf", tokenizer)
         figures = measure(merged, temporary, kinds, encoded, tokenizer.pad_token_id)
+        write_gguf_adapter(adapter, merged, temporary / "adapter.gguf")
+        write_documents(temporary, gguf_documents(params.ingest, figures, merged))
+        make_readable(temporary)
     write_metrics(metrics, figures)
     print(f"quantize: {', '.join(kinds)} in {folder}")
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bench.clones import ROOT, Edit, edit_params, small
-from bula import serving
+from bula import gguf_export, serving
 from bula.errors import UserError
 from bula.generation import until_end
 from bula.models import end_token_ids, load_model, load_tokenizer
@@ -19,7 +19,7 @@ from bula.params import load_params
 from bula.privacy import find_personal_data
 from bula.prompts import encode_prompt
 from bula.records import Row, read_rows, write_rows
-from stages import generate, quantize
+from stages import generate
 from stages.generate import Answer
 from tests.conftest import validation_examples, write_validation_sets
 
@@ -66,7 +66,7 @@ def answered(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("answered")
     write_validation_sets(folder)
     shutil.copytree(tiny, folder / "models/base")
-    quantize.convert(tiny, "bf16", folder / "models/tiny.gguf")
+    gguf_export.convert(tiny, "bf16", folder / "models/tiny.gguf")
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", folder / "params.yaml")
     edit_params(folder / "params.yaml", small(tiny))
     with pytest.MonkeyPatch.context() as patch:
@@ -162,7 +162,7 @@ def test_answers_of_llama_cpp_do_not_depend_on_parallel_requests(
     workspace: Path, tiny: Path
 ) -> None:
     file = workspace / "tiny.gguf"
-    quantize.convert(tiny, "q8_0", file)
+    gguf_export.convert(tiny, "q8_0", file)
     tokenizer = load_tokenizer(tiny)
     prompts = []
     for number in range(10):
@@ -185,7 +185,7 @@ def test_answers_of_llama_cpp_do_not_depend_on_parallel_requests(
 def test_llama_cpp_starts_one_server_per_request_up_to_the_processors(
     tiny: Path, tmp_path: Path
 ) -> None:
-    quantize.convert(tiny, "bf16", tmp_path / "tiny.gguf")
+    gguf_export.convert(tiny, "bf16", tmp_path / "tiny.gguf")
     with serving.serve_llama_cpp(tmp_path / "tiny.gguf", 1, 64) as urls:
         assert len(urls) == 1
     with serving.serve_llama_cpp(tmp_path / "tiny.gguf", 1000, 64) as urls:

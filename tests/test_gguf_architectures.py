@@ -15,7 +15,7 @@ import gguf
 import pytest
 import sentencepiece
 import torch
-from sentencepiece import sentencepiece_model_pb2 as proto
+from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoConfig, AutoModelForCausalLM, GemmaTokenizer, PreTrainedTokenizerBase
 from transformers.tokenization_utils_base import generate_merges
 
@@ -160,6 +160,7 @@ def pieces() -> GemmaTokenizer:
         minloglevel=2,
         user_defined_symbols=["<|im_start|>", "<|im_end|>"],
     )
+    proto: Any = sentencepiece_model_pb2
     model = proto.ModelProto.FromString(written.getvalue())
     vocabulary = {piece.piece: number for number, piece in enumerate(model.pieces)}
     scores = {piece.piece: piece.score for piece in model.pieces}
@@ -338,7 +339,7 @@ def test_a_file_tells_name_language_license_and_base(
     assert {name: fields[name].contents() for name in expected} == expected
 
 
-@pytest.mark.parametrize("name", ["granite", "gemma3", "qwen3"])
+@pytest.mark.parametrize("name", ["granite", "gemma3"])
 def test_auto_round_writes_architectures_whose_modules_name_new_ones(
     name: str, models: Any, tmp_path: Path
 ) -> None:

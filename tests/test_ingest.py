@@ -441,7 +441,7 @@ def test_the_excerpt_of_a_refused_row_is_masked(read: Read) -> None:
 # Unreadable rows
 
 
-def ingest_one_bad_row(folder: Path, share: float) -> dict[str, int | str]:
+def ingest_one_bad_row(folder: Path, share: float) -> dict[str, int | float | str]:
     """Ingest three good rows and one bad row.
 
     Ingest may accept up to `share` of unreadable rows.

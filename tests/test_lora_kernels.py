@@ -470,7 +470,7 @@ def llama_layer(tiny: Path) -> Any:
 
 
 def gemma_layer() -> Any:
-    """Return an attention layer with norms of queries and keys, and a scale of its own."""
+    """Return an attention layer with norms of queries and keys, and another scale."""
     config = Gemma3TextConfig(
         vocab_size=8,
         hidden_size=256,

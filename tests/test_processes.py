@@ -13,7 +13,7 @@ import pytest
 from bench import kill
 from bench.clones import ROOT
 from bench.kill import count_survivors, is_working
-from stages import quantize
+from bula import gguf_export
 from tests import conftest
 from tests.conftest import run
 
@@ -80,7 +80,7 @@ http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
 SERVE = """
 import pathlib, time
-from bula import serving
+from bula import gguf_export, serving
 serving.END_SECONDS = 2
 settings = serving.VllmSettings(3, 64, "bfloat16", 0, 0.9, 1)
 with serving.serve_vllm(pathlib.Path("model"), settings) as endpoints:
@@ -127,7 +127,7 @@ def test_the_vllm_server_exits_when_the_stage_is_killed(tmp_path: Path) -> None:
 @only_linux
 def test_the_llama_cpp_servers_exit_when_the_stage_is_killed(tiny: Path, tmp_path: Path) -> None:
     model = tmp_path / "tiny.gguf"
-    quantize.convert(tiny, "bf16", model)
+    gguf_export.convert(tiny, "bf16", model)
     call = f"serve_llama_cpp(pathlib.Path({str(model)!r}), 3, 64)"
     script = SERVE_UNTIL_KILLED.replace('serve_vllm(pathlib.Path("model"), settings)', call)
     endpoints, servers, survivors = kill_serving_stage(script, dict(os.environ))

@@ -24,10 +24,9 @@ import psutil
 import pytest
 import xllamacpp
 
-from bula import llama_server, serving, vllm_guard
+from bula import gguf_export, llama_server, serving, vllm_guard
 from bula.errors import UserError
 from bula.serving import ON_CPU, WITHOUT_PROXY, Endpoint, Placement, VllmSettings
-from stages import quantize
 
 VLLM_SETTINGS = VllmSettings(
     parallel=2,
@@ -42,7 +41,7 @@ VLLM_SETTINGS = VllmSettings(
 @pytest.fixture(scope="module")
 def file(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "tiny-SECRET-PATH.gguf"
-    quantize.convert(tiny, "bf16", path)
+    gguf_export.convert(tiny, "bf16", path)
     return path
 
 

@@ -22,10 +22,11 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, LlamaForCausalLM, TrainerState
 
 from bench.clones import ROOT, edit_params
-from bula import divergence, hardware
+from bula import divergence, gguf_export, hardware
 from bula.commands.deps import closure
 from bula.errors import UserError
 from bula.files import sha256_file
+from bula.gguf_files import read_gguf
 from bula.hardware import compute_dtype
 from bula.model_kernels import add_answer_head
 from bula.models import load_model, load_tokenizer, save_model
@@ -161,11 +162,28 @@ def test_the_loss_of_a_batch_equals_a_loss_computed_in_numpy(tiny: Path) -> None
 
 def test_training_writes_exactly_the_files_of_an_adapter(finished: Path) -> None:
     assert sorted(path.name for path in (finished / "models/adapter").iterdir()) == [
+        "LICENSE",
+        "NOTICE",
         "README.md",
         "adapter_config.json",
         "adapter_model.safetensors",
     ]
     assert not any((finished / ".bula/checkpoints").iterdir())
+
+
+def test_every_folder_of_weights_carries_its_documents(finished: Path) -> None:
+    for name in ("adapter", "merged", "gguf"):
+        files = {file.name: file for file in (finished / f"models/{name}").iterdir()}
+        assert {"README.md", "LICENSE", "NOTICE"} <= files.keys()
+        assert {file.stat().st_mode & 0o777 for file in files.values()} == {0o644}
+
+
+@pytest.mark.parametrize("name", ["bf16", "q8_0", "adapter"])
+def test_gguf_files_carry_name_language_and_license(finished: Path, name: str) -> None:
+    fields = read_gguf(finished / f"models/gguf/{name}.gguf").fields
+    assert fields["general.name"].contents() == "tiny-bula"
+    assert fields["general.languages"].contents() == ["pt"]
+    assert fields["general.license"].contents() == "apache-2.0"
 
 
 def test_training_reports_its_parameters_and_steps(finished: Path) -> None:
@@ -749,8 +767,8 @@ def test_quantized_files_are_compared_with_bf16(ready: Path, tiny: Path, tmp_pat
     q8_0 = tmp_path / "gguf/q8_0.gguf"
     bf16.parent.mkdir()
     save_inexact_model(tiny, merged)
-    quantize.export(merged, "bf16", bf16)
-    quantize.export(merged, "q8_0", q8_0)
+    gguf_export.export(merged, "bf16", bf16)
+    gguf_export.export(merged, "q8_0", q8_0)
 
     def kl_nats(reference: Path, other: Path) -> Any:
         scores = [
@@ -782,7 +800,7 @@ def export_scaled_llama(tiny: Path, folder: Path) -> tuple[Path, Path]:
     path = folder / "model"
     file = folder / "bf16.gguf"
     save_model(model, load_tokenizer(tiny), path)
-    quantize.convert(path, "bf16", file)
+    gguf_export.convert(path, "bf16", file)
     return path, file
 
 

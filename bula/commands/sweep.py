@@ -14,8 +14,9 @@ from typing import Annotated
 
 import typer
 
-from bula.commands.seeds import here, refuse_unusable_folder, run_dvc, run_experiments
+from bula.commands.seeds import here, refuse_unusable_folder, run_experiments
 from bula.errors import UserError
+from bula.experiments import run_dvc
 from bula.params import load_params
 from bula.runs import fetch_run, read_run, refuse_other_conditions
 

@@ -33,7 +33,7 @@ from bula.models import (
     load_tokenizer,
     save_model,
 )
-from bula.params import DirectoryModel, HubModel, ModelSource, Params
+from bula.params import DirectoryModel, HubModel, ModelSource, Params, WheelsModel
 from bula.prompts import FIX as FIX_TEMPLATE
 from bula.prompts import SYSTEM_PROMPT, Encoded, encode
 from bula.records import Example
@@ -89,7 +89,8 @@ def name_of(source: ModelSource) -> str:
         return source.path
     if isinstance(source, HubModel):
         return source.id
-    return f"{source.package}=={source.version}"
+    first = source.parts[0] if isinstance(source, WheelsModel) else source
+    return f"{first.package}=={first.version}"
 
 
 @contextmanager

@@ -26,8 +26,11 @@ from bula.params import (
 )
 from bula.processes import end_with_parent
 
-# Pickled weights are not among them.
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.gguf")
+# Pickled weights are not among them. The last three accompany every copy of the weights.
+MODEL_FILES = (
+    *("*.safetensors", "*.json", "*.jinja", "tokenizer.model", "*.gguf"),
+    *("LICENSE*", "NOTICE*", "USE_POLICY*"),
+)
 # Bytes that are unpacked at once.
 CHUNK_BYTES = 1 << 20
 # What zipfile raises over a broken archive.

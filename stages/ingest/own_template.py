@@ -37,4 +37,8 @@ def name_end_of_turn(tokenizer: PreTrainedTokenizerBase, file: str) -> None:
     if not named:
         what = "it names no end-of-turn token of the base model's vocabulary"
         raise UserError(file, what, f"end each turn with one of {', '.join(END_TOKENS)}")
-    tokenizer.eos_token = max(named, key=text.rfind)
+    end = max(named, key=text.rfind)
+    if end == tokenizer.pad_token:
+        what = f"it ends a turn with {end}, which is the padding token of the base model"
+        raise UserError(file, what, "end each turn with another token")
+    tokenizer.eos_token = end

@@ -17,6 +17,7 @@ import typer
 
 from bula.errors import run_stage
 from bula.hardware import prepare_device, seed_everything
+from bula.model_cards import adapter_documents, describe_base
 from bula.models import list_model_files
 from bula.params import Params, load_params
 from bula.records import read_examples
@@ -28,7 +29,7 @@ from stages.train.checkpoints import (
     fingerprint,
     last_checkpoint,
 )
-from stages.train.report import card, save_adapter, summarise, template_figures, write_figures
+from stages.train.report import save_adapter, summarise, template_figures, write_figures
 from stages.train.trainer import AnswerTrainer, make_trainer
 
 CleanFolder = Annotated[Path, typer.Option(help="Folder of train.jsonl and dev.jsonl.")]
@@ -88,7 +89,9 @@ def main(
         summary = summarise(trainer, read_examples(clean / "dev.jsonl"))
         if is_first:
             write_figures(trainer.state.log_history, summary, template, seconds, metrics, plots)
-        save_adapter(trainer, card(params, summary), adapter if is_first else None)
+        documents = adapter_documents(params.ingest, summary, base)
+        target = adapter if is_first else None
+        save_adapter(trainer, describe_base(params.ingest.base), documents, target)
         if is_first:
             # The checkpoints are deleted last, so that a kill before this line costs no step.
             delete_checkpoints(folder)

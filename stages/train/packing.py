@@ -39,7 +39,7 @@ def refuse_mixed_examples(model: PreTrainedModel) -> None:
     for ids in (first, second):
         output = model.model(input_ids=ids, position_ids=positions, use_cache=False)
         states.append(output.last_hidden_state[:, 4:])
-    if not torch.allclose(*states, rtol=1e-3, atol=1e-3):
+    if not torch.allclose(states[0], states[1], rtol=1e-3, atol=1e-3):
         what = f"train.packing is true, and {type(model).__name__} mixes packed examples"
         raise UserError("params.yaml", what, "set train.packing to false")
 

@@ -1,4 +1,4 @@
-"""Write what training produces: metrics, curves, and the adapter with its card.
+"""Write what training produces: metrics, curves, and the adapter with its documents.
 
 This module also measures convergence, and checks the training rows that the chat template produced.
 """
@@ -15,9 +15,9 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
-from bula.files import sha256_values, staged
+from bula.files import make_readable, sha256_values, staged, write_documents
+from bula.model_cards import Base, Documents
 from bula.models import end_token_ids
-from bula.params import Params
 from bula.records import Example
 from bula.reports import peak_memory_gb, write_metrics, write_plot
 from bula.scoring import unwrap_adapter
@@ -248,39 +248,10 @@ def _count_leading(row: list[int], token: int | None) -> int:
     return next((place for place, found in enumerate(row) if found != token), len(row))
 
 
-def card(params: Params, metrics: dict[str, Any]) -> str:
-    """Return the adapter's model card."""
-    base = params.ingest.base
-    dev = metrics["dev"]
-    run = metrics["run"]
-    name = getattr(base, "id", None) or getattr(base, "package", None) or getattr(base, "path", "")
-    sources = ", ".join(f"{source.name} ({source.license})" for source in params.ingest.sources)
-    loss = f"{dev['loss_nats']:.6g} nats per token"
-    lines = [
-        "---",
-        "library_name: peft",
-        "pipeline_tag: text-generation",
-        "language: [pt]",
-        f"license: {base.license}",
-        "tags: [lora, medical]",
-        "---",
-        "",
-        f"# LoRA adapter for {name}",
-        "",
-        "Answers health questions in plain Brazilian Portuguese. "
-        "Not medical advice, not a medical device.",
-        "",
-        f"- Trainable parameters: {metrics['parameters']['trainable']}",
-        f"- Optimizer steps: {run['steps']} (adapter from step {run['kept_step']})",
-        f"- Dev loss: {loss}, perplexity {dev['perplexity']:.6g}, {dev['items']} items",
-        f"- Trained on: {sources}",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def save_adapter(trainer: AnswerTrainer, text: str, path: Path | None) -> None:
-    """Write the adapter and its card to `path`.
+def save_adapter(
+    trainer: AnswerTrainer, base: Base, documents: Documents, path: Path | None
+) -> None:
+    """Write the adapter and its documents to `path`.
 
     Every process calls this function, since shards are gathered, and the process with a path
     writes.
@@ -294,10 +265,13 @@ def save_adapter(trainer: AnswerTrainer, text: str, path: Path | None) -> None:
     for config in model.peft_config.values():
         # The order of a set changes from run to run.
         config.target_modules = sorted(config.target_modules)
-        config.base_model_name_or_path = "models/base"
+        config.base_model_name_or_path = base.reference
+        config.revision = base.revision
     with staged(path) as temporary:
-        model.save_pretrained(temporary, state_dict=weights)
-        (temporary / "README.md").write_text(text, encoding="utf-8")
+        # By default PEFT would ask the hub for the base model, to compare vocabularies.
+        model.save_pretrained(temporary, state_dict=weights, save_embedding_layers=False)
+        write_documents(temporary, documents)
+        make_readable(temporary)
 
 
 def write_figures(

@@ -7,7 +7,6 @@ import math
 import os
 import shutil
 import time
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -32,11 +31,6 @@ from stages.train.callbacks import EarlyStopping, Progress, SaveAndStop
 from stages.train.checkpoints import mark_complete, report_failed_write
 from stages.train.loss_guard import refuse_evaluation, refuse_step
 from stages.train.packing import drop_padding_mask, keep_rows_apart, refuse_mixed_examples
-
-# PEFT 0.21 still reads transformers' old name.
-warnings.filterwarnings(
-    "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
-)
 
 # The newest checkpoint to resume from, and the best one to keep.
 CHECKPOINTS_KEPT = 2
