@@ -24,11 +24,12 @@ from bula.prompts import (
 )
 from bula.records import Example, Row, Turn, example_id, read_examples, read_rows
 from stages.compare.report import side_by_side
-from stages.ingest import sources
-from stages.train import fit, report
+from stages.ingest import dry_run, sources
+from stages.train import report
 from stages.train.trainer import tokenise
 from tests.conftest import make_ready
 from tests.test_preprocess import ANSWER, OTHER, QUESTION, Result, deduplicate_rows, row, settings
+from tests.test_train import train_with_kernels
 
 LIMITS = load_params(ROOT / "profiles/smollm2-135m.yaml").ingest.limits
 
@@ -109,6 +110,20 @@ def test_without_a_system_role_the_prompt_opens_the_first_question(tiny: Path) -
     )
 
 
+HUB_SOURCE = {
+    "kind": "hub",
+    "name": "chats",
+    "id": "owner/chats",
+    "revision": "0" * 40,
+    "subset": "default",
+    "split": "train",
+    "columns": {"messages": "messages", "specialty": "", "kind": ""},
+    "license": "cc0-1.0",
+    "redistribution": "allowed",
+    "filter": {},
+    "limit": 0,
+    "role": "train",
+}
 # The last answer follows an empty thinking block, as in the templates of thinking models.
 THINKING = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
@@ -126,6 +141,18 @@ def test_a_template_that_changes_earlier_turns_is_refused_for_conversations(tiny
     for refuse in (encode_turns, lambda *given: token_lengths(given[0], [given[1]])):
         with pytest.raises(UserError, match="writes an earlier turn in another way"):
             refuse(other, CHAT)
+
+
+def test_the_dry_run_refuses_such_a_template_if_a_source_has_conversations(tiny: Path) -> None:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    other = load_tokenizer(tiny)
+    other.chat_template = THINKING
+    dry_run.try_conversation(dry_run.Trial("base", params, other, [], tiny))
+    source = HubSource.model_validate(HUB_SOURCE)
+    ingest = params.ingest.model_copy(update={"sources": [source]})
+    with_chats = params.model_copy(update={"ingest": ingest})
+    with pytest.raises(UserError, match="a conversation of two turns: its chat template writes"):
+        dry_run.try_conversation(dry_run.Trial("base", with_chats, other, [], tiny))
 
 
 def test_an_id_covers_the_history() -> None:
@@ -317,21 +344,7 @@ def test_a_long_conversation_of_the_hub_is_refused(
     cell = messages("P" * length, "R" * length)
     rows = [{"messages": cell, "area": ""}, PAIR]
     monkeypatch.setattr(sources, "hub_rows", lambda *_: iter(rows))
-    fields = {
-        "kind": "hub",
-        "name": "chats",
-        "id": "owner/chats",
-        "revision": "0" * 40,
-        "subset": "default",
-        "split": "train",
-        "columns": {"messages": "messages", "specialty": "", "kind": ""},
-        "license": "cc0-1.0",
-        "redistribution": "allowed",
-        "filter": {},
-        "limit": 0,
-        "role": "train",
-    }
-    first, second = sources.read_hub(HubSource.model_validate(fields), limits)
+    first, second = sources.read_hub(HubSource.model_validate(HUB_SOURCE), limits)
     assert ("refused" in first) == is_refused
     assert second["question"] == "P1"
 
@@ -501,7 +514,10 @@ def test_conversations_and_pairs_train_one_adapter(workspace: Path, tiny: Path) 
     examples = read_examples(workspace / "data/clean/train.jsonl")
     lengths = [len(example.turns) for example in examples if example.source == "chats"]
     assert sorted(lengths) == [1, 1, 1, 1, 2, 2, 2, 2]
-    fit.main()
+    fused = train_with_kernels(workspace, "fused")
+    trl = train_with_kernels(workspace, "trl")
+    for one, other in zip(fused, trl, strict=True):
+        assert one["loss_nats"] == pytest.approx(other["loss_nats"], abs=1e-3)
     assert (workspace / "models/adapter/adapter_model.safetensors").is_file()
     figures = json.loads((workspace / "metrics/template.json").read_text(encoding="utf-8"))
     assert figures["rows"] == len(examples)

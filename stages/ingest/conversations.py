@@ -21,12 +21,12 @@ def read_turns(cell: object) -> list[Row] | str:
     for message in cell:
         if reason := _unusable_message(message):
             return reason
-    start = 1 if cell and cell[0]["role"] == "system" else 0
-    messages = cell[start:]
-    roles = [message["role"] for message in messages]
+    roles = [message["role"] for message in cell]
+    texts = [message["content"] for message in cell]
+    if roles[:1] == ["system"]:
+        del roles[0], texts[0]
     if not roles or roles != list(ROLES) * (len(roles) // 2):
         return "user and assistant do not alternate up to an answer"
-    texts = [message["content"] for message in messages]
     turns = []
     for question, answer in zip(texts[::2], texts[1::2], strict=True):
         turns.append({"question": question, "answer": answer})
@@ -41,9 +41,13 @@ def _unusable_message(message: Any) -> str:
         return "a message calls a tool"
     if message.get("role") not in ("system", *ROLES):
         return "a message has another role than system, user or assistant"
-    if message.get("weight", 1) in (0, False):
+    if message.get("weight") == 0:
         return "a message has the weight 0"
-    content = message.get("content")
+    return _unusable_content(message.get("content"))
+
+
+def _unusable_content(content: object) -> str:
+    """Return why the content of a message cannot be used, or an empty string."""
     if not isinstance(content, str):
         return "the content of a message is not text"
     if not content.strip():
