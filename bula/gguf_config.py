@@ -232,7 +232,9 @@ def _scaling(file: Path, keys: dict[str, Value]) -> Settings:
 
     The frequency factors of Llama 3 are a tensor, which bula/gguf_repairs.py applies.
     """
-    kind = keys.get("rope.scaling.type", "none")
+    # As in llama.cpp, a factor without a type is linear.
+    default = "linear" if "rope.scaling.factor" in keys else "none"
+    kind = keys.get("rope.scaling.type", default)
     numbers = {
         "rope.scaling.factor": "factor",
         "rope.scaling.original_context_length": "original_max_position_embeddings",

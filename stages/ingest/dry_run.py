@@ -36,9 +36,26 @@ from bula.models import (
     load_tokenizer,
     save_model,
 )
-from bula.params import DirectoryModel, HubModel, Lora, ModelSource, Params, WheelsModel
+from bula.params import (
+    ChatColumns,
+    DirectoryModel,
+    HubModel,
+    Lora,
+    ModelSource,
+    Params,
+    WheelsModel,
+)
 from bula.prompts import FIX as FIX_TEMPLATE
-from bula.prompts import SYSTEM_PROMPT, Encoded, encode, has_system_role, render_text, to_chat
+from bula.prompts import (
+    SYSTEM_PROMPT,
+    Encoded,
+    encode,
+    encode_turns,
+    has_system_role,
+    render_text,
+    to_chat,
+)
+from bula.records import Turn
 from bula.scoring import Batch, check_head, pad_batch, unwrap_adapter
 from bula.serving import open_client, serve_llama_cpp
 from stages.ingest.cut import build_cut, empty_model
@@ -141,6 +158,7 @@ def try_base(directory: Path, params: Params) -> Figures:
         trial = Trial(base, params, config, tokenizer, encoded, Path(name))
         with step(base, "a cut with random weights", OTHER_BASE):
             save_model(as_saved(trial, build_cut(config)), tokenizer, trial.folder / "cut")
+        try_conversation(trial)
         try_training(trial)
         figures = try_merge_and_export(trial)
     print(f"ingest: dry run: all steps, {time.perf_counter() - started:.1f} s", flush=True)
@@ -206,6 +224,20 @@ def check_texts(
     if missing:
         what = f"its chat template leaves out {' and '.join(missing)}"
         raise UserError("chat template", what, FIX_TEMPLATE)
+
+
+def try_conversation(trial: Trial) -> None:
+    """Raise UserError if a source has conversations that the template changes."""
+    columns = [getattr(source, "columns", None) for source in trial.params.ingest.sources]
+    if not any(isinstance(found, ChatColumns) for found in columns):
+        return
+    question, answer = PAIRS[0]
+    earlier = Turn(question=question, answer=answer)
+    question, answer = PAIRS[-1]
+    changes = {"question": question, "answer": answer, "history": [earlier]}
+    example = TRIAL.model_copy(update=changes)
+    with step(trial.base, "a conversation of two turns", OTHER_BASE):
+        encode_turns(trial.tokenizer, example)
 
 
 # --- training ----------------------------------------------------------------------------------
@@ -347,10 +379,12 @@ def try_merge_and_export(trial: Trial) -> Figures:
         if kind == "bf16":
             reference = scored
             kl_nats = divergence
-            with step(trial.base, "the bf16 file in llama.cpp", OTHER_BASE):
-                with open_llama_cpp(trial, file) as ask:
-                    check_tokens(trial, ask)
-                    tokens = check_answers(trial, merged, ask)
+            with (
+                step(trial.base, "the bf16 file in llama.cpp", OTHER_BASE),
+                open_llama_cpp(trial, file) as ask,
+            ):
+                check_tokens(trial, ask)
+                tokens = check_answers(trial, merged, ask)
     with step(trial.base, "the GGUF file of the adapter", FIX_ADAPTER):
         try_adapter_file(trial)
     return {"gguf_files": len(kinds), "bf16_kl_nats": kl_nats, "tokens_compared": tokens}
@@ -406,7 +440,8 @@ def check_tokens(trial: Trial, ask: Ask) -> None:
         if wanted != found:
             place = first_difference(wanted, found)
             here = trial.tokenizer.decode(wanted[place : place + 1])
-            what = f"llama.cpp splits a chat into other tokens, from token {place + 1} on ({here!r})"
+            start = f"from token {place + 1} on ({here!r})"
+            what = f"llama.cpp splits a chat into other tokens than the tokenizer, {start}"
             raise UserError("bf16.gguf", what, OTHER_BASE)
 
 
