@@ -214,7 +214,8 @@ def _refuse_lost_window(directory: Path, file: Path) -> None:
         return
     fields = check_gguf(file).fields
     if not fields.get(f"{fields['general.architecture']}.attention.sliding_window"):
-        what = f"its attention window of {window} tokens cannot be stored in a GGUF file of this architecture"
+        lost = f"its attention window of {window} tokens cannot be stored"
+        what = f"{lost} in a GGUF file of this architecture"
         fix = "use another base, or set sliding_window to null in its config.json"
         raise UserError(directory.name, what, fix)
 

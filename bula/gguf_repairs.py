@@ -98,5 +98,7 @@ def drop_unknown_tokens(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
     if not isinstance(tokens, Items) or len(tokenizer) <= tokens.length:
         return
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < tokens.length]
+    state["added_tokens"] = [
+        token for token in state["added_tokens"] if token["id"] < tokens.length
+    ]
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))

@@ -349,9 +349,9 @@ def test_auto_round_writes_architectures_whose_modules_name_new_ones(
 def test_a_file_beyond_its_limit_is_refused() -> None:
     refuse_divergent("bf16", 0.0009)
     refuse_divergent("q4_k_m", 0.49)
-    with pytest.raises(UserError, match=r"bf16\.gguf: its logits differ .* merged model: KL 0\.0011"):
+    with pytest.raises(UserError, match=r"bf16\.gguf: .* merged model: KL 0\.0011"):
         refuse_divergent("bf16", 0.0011)
-    with pytest.raises(UserError, match=r"q8_0\.gguf: its logits differ .* 16-bit file: KL 0\.02"):
+    with pytest.raises(UserError, match=r"q8_0\.gguf: .* 16-bit file: KL 0\.02"):
         refuse_divergent("q8_0", 0.02)
     with pytest.raises(UserError, match="KL nan nats"):
         refuse_divergent("q4_k_m", float("nan"))
