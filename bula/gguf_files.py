@@ -441,11 +441,12 @@ class Reader(gguf.GGUFReader):  # type: ignore[misc]
         """Return the size of `count` texts in bytes, and the bytes of each."""
         data = self._data
         unpack = struct.Struct("<Q").unpack_from
+        buffer = memoryview(data)
         position = start
         texts = []
         for _ in range(count):
             first = position + 8
-            position = first + unpack(data, position)[0]
+            position = first + unpack(buffer, position)[0]
             texts.append(data[first:position])
         return position - start, texts
 

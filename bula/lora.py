@@ -1,6 +1,7 @@
 """Build PEFT's LoraConfig and check the modules that it names."""
 
 import warnings
+from typing import Literal
 
 from peft import LoraConfig
 from torch import nn
@@ -13,6 +14,9 @@ from bula.params import Lora
 warnings.filterwarnings(
     "ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning
 )
+
+
+Targets = Literal["all-linear"] | list[str]
 
 
 def lora_config(lora: Lora) -> LoraConfig:
@@ -43,7 +47,7 @@ def check_target_modules(model: PreTrainedModel, lora: Lora) -> None:
         raise UserError("params.yaml", what, "correct train.lora.target_modules")
 
 
-def targets_in(model: PreTrainedModel, targets: str | list[str]) -> str | list[str]:
+def targets_in(model: PreTrainedModel, targets: Targets) -> Targets:
     """Return the target modules that a part of the base model has.
 
     If it has none, as layer 20 of a model with two layers, the last parts of the names stand for
