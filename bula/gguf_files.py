@@ -441,7 +441,7 @@ class Reader(gguf.GGUFReader):  # type: ignore[misc]
         """Return the size of `count` texts in bytes, and the bytes of each."""
         data = self._data
         unpack = struct.Struct("<Q").unpack_from
-        buffer = memoryview(data)
+        buffer = data.data
         position = start
         texts = []
         for _ in range(count):
