@@ -79,7 +79,12 @@ elif stage == "rouge":
 
 
 def entry(deps: list[str], outs: list[str], metrics: str = "") -> dict[str, Any]:
-    stage = {"cmd": "exec ./stage", "deps": ["work.py", *deps], "params": ["seed"], "outs": outs}
+    stage: dict[str, Any] = {
+        "cmd": "exec ./stage",
+        "deps": ["work.py", *deps],
+        "params": ["seed"],
+        "outs": outs,
+    }
     if outs == ["data/clean"]:
         del stage["params"]
     if outs == ["models/adapter"]:
