@@ -218,7 +218,7 @@ def main(
     sets = read_validation_sets(clean / "validation")
     count = params.generate.items_per_set
     examples = [example for items in sets.values() for example in items[:count]]
-    prompts = [encode_prompt(tokenizer, example.question) for example in examples]
+    prompts = [encode_prompt(tokenizer, item.question, item.history) for item in examples]
     answers, exact = answer_all(merged, file, prompts, tokens)
     report(summarise(prompts, answers, exact))
 

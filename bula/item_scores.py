@@ -11,7 +11,7 @@ from typing import Annotated, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from bula.errors import UserError
-from bula.records import Row, SetName, read_rows
+from bula.records import Row, SetName, Turn, read_rows
 from bula.stats import LN2
 
 ROUGE = ("rouge1_f", "rouge2_f", "rougeL_f")
@@ -39,6 +39,7 @@ class AnswerRow(ItemRow):
     split: SetName
     question: Text
     answer: Text
+    history: list[Turn] | None = None
     generated: str
     finish_reason: Text
 

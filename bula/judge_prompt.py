@@ -69,9 +69,14 @@ def verdict_type(settings: Judge) -> type[Verdict]:
 def to_messages(row: Row) -> list[Message]:
     """Return the prompt about one row.
 
-    The row has a question, a reference, and the answer to judge.
+    The row has a question, a reference, and the answer to judge. Earlier turns of a conversation
+    come first.
     """
-    parts = [
+    parts = []
+    for turn in row.get("history", []):
+        parts.append(_fenced("Pergunta anterior", turn["question"]))
+        parts.append(_fenced("Resposta anterior", turn["answer"]))
+    parts += [
         _fenced("Pergunta", row["question"]),
         _fenced("Referência", row["reference"]),
         _fenced("Resposta a avaliar", row["answer"]),

@@ -16,7 +16,9 @@ from typing import Annotated, Literal, Self
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
+    Tag,
     ValidationError,
     field_validator,
     model_validator,
@@ -77,6 +79,7 @@ UNION_TAGS = {
     *("wheel", "wheels", "hub", "directory", "api"),
     *("demo", "files", "url"),
     *("hf", "vllm", "openai"),
+    *("pairs", "chats"),
 }
 # Licenses that forbid redistribution of derived rows, or say nothing about it. Licenses with a
 # no-derivatives clause ("-nd") are also closed.
@@ -219,6 +222,38 @@ class Columns(Section):
     """Column with the kind of question, or an empty name."""
 
 
+class ChatColumns(Section):
+    """The columns of a source whose rows are conversations.
+
+    An empty name means that the source has no such column.
+    """
+
+    messages: Column = Field(min_length=1)
+    """Column with a list of messages, each with a `role` and a text as `content`.
+
+    Messages of the roles user and assistant alternate, and the last is the assistant's. A system
+    message at the start is dropped. CSV files cannot have such a column.
+    """
+    specialty: Column
+    """Column with the medical specialty, or an empty name."""
+    kind: Column
+    """Column with the kind of question, or an empty name."""
+
+
+def _kind_of_columns(columns: object) -> str:
+    """Return the tag of the class that describes the columns."""
+    has_messages = isinstance(columns, ChatColumns) or (
+        isinstance(columns, dict) and "messages" in columns
+    )
+    return "chats" if has_messages else "pairs"
+
+
+SourceColumns = Annotated[
+    Annotated[Columns, Tag("pairs")] | Annotated[ChatColumns, Tag("chats")],
+    Discriminator(_kind_of_columns),
+]
+
+
 class Source(Section):
     """The fields that every source of question-answer pairs has."""
 
@@ -247,7 +282,7 @@ class Source(Section):
 class Tabular(Source):
     """A source whose rows are mapped, filtered and assigned to splits."""
 
-    columns: Columns
+    columns: SourceColumns
     """Mapping from fields to columns."""
     filter: dict[Column, list[Column]]
     """Values that a row must have, by column of the source; {} keeps every row.

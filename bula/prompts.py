@@ -5,8 +5,9 @@ and test it on another.
 """
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
 from bula.models import end_token_ids
-from bula.records import Example
+from bula.records import Example, Turn
 
 SYSTEM_PROMPT = (
     "Você é um assistente de saúde. Responda em português do Brasil, em linguagem simples e "
@@ -48,10 +49,17 @@ FIX = "correct the model's chat template (chat_template.jinja), or use another m
 Messages = list[dict[str, str]]
 
 
+class TrainingRow(NamedTuple):
+    """Token ids of one conversation, and one label per id; -100 is not supervised."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
 class Encoded(BaseModel):
     """Token ids of one example.
 
-    The completion, which is supervised, is the answer and the end-of-turn token.
+    The completion, which is supervised, is the last answer and the end-of-turn token.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -70,22 +78,29 @@ class Encoded(BaseModel):
         return [-100] * len(self.prompt) + self.completion
 
 
-def to_messages(question: str, *, has_system: bool = True) -> Messages:
-    """Return the chat that asks a question.
+def to_messages(
+    question: str, history: Sequence[Turn] = (), *, has_system: bool = True
+) -> Messages:
+    """Return the chat that asks a question after the turns of `history`.
 
-    Without a system role, the system prompt is the first paragraph of the question.
+    Without a system role, the system prompt is the first paragraph of the first question.
     """
-    if not has_system:
-        return [{"role": "user", "content": f"{SYSTEM_PROMPT}\n\n{question}"}]
-    return [
-        {"role": "system", "content": SYSTEM_PROMPT},
-        {"role": "user", "content": question},
-    ]
+    messages = []
+    for turn in history:
+        messages.append({"role": "user", "content": turn.question})
+        messages.append({"role": "assistant", "content": turn.answer})
+    messages.append({"role": "user", "content": question})
+    if has_system:
+        return [{"role": "system", "content": SYSTEM_PROMPT}, *messages]
+    first = messages[0]["content"]
+    return [{"role": "user", "content": f"{SYSTEM_PROMPT}\n\n{first}"}, *messages[1:]]
 
 
-def to_chat(question: str, answer: str, *, has_system: bool = True) -> Messages:
+def to_chat(
+    question: str, answer: str, history: Sequence[Turn] = (), *, has_system: bool = True
+) -> Messages:
     """Return the chat that asks a question and answers it."""
-    messages = to_messages(question, has_system=has_system)
+    messages = to_messages(question, history, has_system=has_system)
     return [*messages, {"role": "assistant", "content": answer}]
 
 
@@ -153,26 +168,53 @@ def unrenderable(model: str, error: Exception) -> UserError:
     return UserError(model or "the model", what, FIX)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
-    """Return the token ids that ask the model a question."""
-    messages = to_messages(question, has_system=has_system_role(tokenizer))
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, question: str, history: Sequence[Turn] | None = None
+) -> list[int]:
+    """Return the token ids that ask the model a question after earlier turns."""
+    messages = to_messages(question, history or (), has_system=has_system_role(tokenizer))
     return render(tokenizer, messages, prompt=True)
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
-    """Return the token ids of an example.
+    """Return the token ids of an example; only its last answer is the completion.
 
     The completion ends with the end-of-turn token, so that the model learns to stop. Raise
     UserError if the template does not continue its own prompt, or ends a turn without that token.
     """
-    prompt = encode_prompt(tokenizer, example.question)
+    return _encode_last(tokenizer, example.turns)
+
+
+def _encode_last(tokenizer: PreTrainedTokenizerBase, turns: list[Turn]) -> Encoded:
+    """Return the token ids of a conversation up to its last answer."""
+    *history, last = turns
+    prompt = encode_prompt(tokenizer, last.question, history)
     has_system = has_system_role(tokenizer)
-    chat = to_chat(example.question, example.answer, has_system=has_system)
+    chat = to_chat(last.question, last.answer, history, has_system=has_system)
     ids = render(tokenizer, chat, prompt=False)
     if ids[: len(prompt)] != prompt:
         raise _other_prompt(tokenizer)
     end = _length_to_end(tokenizer, ids, len(prompt))
     return Encoded(prompt=prompt, completion=ids[len(prompt) : end])
+
+
+def encode_turns(tokenizer: PreTrainedTokenizerBase, example: Example) -> TrainingRow:
+    """Return the token ids of an example with all its answers supervised.
+
+    The conversation up to each answer is rendered to find the tokens of that answer. Raise
+    UserError if the complete rendering does not continue one of these renderings.
+    """
+    turns = example.turns
+    complete = _encode_last(tokenizer, turns)
+    ids = complete.input_ids
+    labels = complete.labels
+    for count in range(1, len(turns)):
+        part = _encode_last(tokenizer, turns[:count])
+        end = len(part.input_ids)
+        if ids[:end] != part.input_ids:
+            raise _changed_turn(tokenizer)
+        labels[len(part.prompt) : end] = part.completion
+    return TrainingRow(ids, labels)
 
 
 def _length_to_end(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: int) -> int:
@@ -205,31 +247,41 @@ def _other_prompt(tokenizer: PreTrainedTokenizerBase) -> UserError:
     return UserError(tokenizer.name_or_path or "the model", what, FIX)
 
 
+def _changed_turn(tokenizer: PreTrainedTokenizerBase) -> UserError:
+    """Return the UserError for a template that changes earlier turns."""
+    what = "its chat template writes an earlier turn in another way once more turns follow"
+    fix = "use another model, or sources with one question and answer per row"
+    return UserError(tokenizer.name_or_path or "the model", what, fix)
+
+
 def token_lengths(
-    tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]
+    tokenizer: PreTrainedTokenizerBase, examples: list[Example]
 ) -> list[tuple[int, int]]:
     """Return the lengths of prompt and complete example in tokens.
 
-    Each pair is a question and its answer. The lengths equal the lengths that `encode` returns,
-    and the same templates raise a UserError.
+    The lengths equal the lengths that `encode` returns. The templates that `encode_turns` refuses
+    raise a UserError here, too.
     """
     lengths = []
-    for start in range(0, len(pairs), LENGTHS_BATCH):
-        batch = pairs[start : start + LENGTHS_BATCH]
+    for start in range(0, len(examples), LENGTHS_BATCH):
+        batch = examples[start : start + LENGTHS_BATCH]
         lengths += _batch_lengths(tokenizer, batch)
     return lengths
 
 
 def _batch_lengths(
-    tokenizer: PreTrainedTokenizerBase, pairs: list[tuple[str, str]]
+    tokenizer: PreTrainedTokenizerBase, examples: list[Example]
 ) -> list[tuple[int, int]]:
     """Return the lengths of one batch, which is tokenized at once."""
     has_system = has_system_role(tokenizer)
     prompts = []
     texts = []
-    for question, answer in pairs:
-        messages = to_messages(question, has_system=has_system)
-        chat = to_chat(question, answer, has_system=has_system)
+    for example in examples:
+        history = example.history or []
+        if history:
+            encode_turns(tokenizer, example)
+        messages = to_messages(example.question, history, has_system=has_system)
+        chat = to_chat(example.question, example.answer, history, has_system=has_system)
         prompts.append(render_text(tokenizer, messages, prompt=True))
         texts.append(render_text(tokenizer, chat, prompt=False))
     encoded = tokenizer(texts, add_special_tokens=False)

@@ -22,10 +22,20 @@ PREPROCESS = "run `dvc repro preprocess`"
 REMAKE = "`dvc repro` writes it, `dvc pull` fetches it"
 
 
+class Turn(BaseModel):
+    """A question of a conversation with its answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    question: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+
+
 class Example(BaseModel):
     """A question with its reference answer, after preprocessing.
 
-    All texts are normalised, and none is empty.
+    All texts are normalised, and none is empty. `history` has the earlier turns of the
+    conversation, oldest first; it is None if there are none.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
@@ -38,15 +48,35 @@ class Example(BaseModel):
     answer: str = Field(min_length=1)
     specialty: str | None = None
     kind: str | None = None
+    history: list[Turn] | None = Field(default=None, min_length=1)
+
+    @property
+    def turns(self) -> list[Turn]:
+        """Return all turns, oldest first."""
+        last = Turn(question=self.question, answer=self.answer)
+        return [*(self.history or []), last]
 
 
-def example_id(source: str, question: str, answer: str) -> str:
+def row_turns(row: Row) -> list[Row]:
+    """Return the turns of a row, oldest first; the row itself is the last turn."""
+    return [*(row.get("history") or []), row]
+
+
+def turn_texts(row: Row) -> list[str]:
+    """Return all questions and answers of a row, in the order of the conversation."""
+    texts = []
+    for turn in row_turns(row):
+        texts += [str(turn.get("question")), str(turn.get("answer"))]
+    return texts
+
+
+def example_id(source: str, *texts: str) -> str:
     """Return a stable id of an example, 16 hex digits.
 
-    The id is the first 64 bits of SHA-256 over the three texts.
+    The id is the first 64 bits of SHA-256 over the source and all texts of the conversation.
     """
-    texts = "\x1f".join((source, question, answer))
-    return hashlib.sha256(texts.encode()).hexdigest()[:16]
+    joined = "\x1f".join((source, *texts))
+    return hashlib.sha256(joined.encode()).hexdigest()[:16]
 
 
 def read_rows(path: Path) -> Iterator[Row]:

@@ -335,7 +335,7 @@ def main(
     examples = read_questions(clean / "validation", limits.items_per_set)
     model = Path(chosen.model)
     tokenizer = load_tokenizer(model)
-    prompts = [encode_prompt(tokenizer, example.question) for example in examples]
+    prompts = [encode_prompt(tokenizer, item.question, item.history) for item in examples]
     started = time.perf_counter()
     answers = answer(model, chosen.engine, params, tokenizer, prompts)
     speeds = measure_speed(answers, time.perf_counter() - started)

@@ -39,6 +39,7 @@ def to_judge(row: AnswerRow) -> Row:
     return {
         "id": row.id,
         "split": row.split,
+        "history": [turn.model_dump() for turn in row.history or []],
         "question": row.question,
         "reference": row.answer,
         "answer": row.generated,

@@ -513,6 +513,35 @@ def test_a_path_may_have_accents_and_spaces() -> None:
     parse_params(changed({"ingest.sources.0": OWN_FILES}), "some.yaml")
 
 
+CHATS = {"messages": "messages", "specialty": "", "kind": ""}
+
+
+def test_columns_may_name_messages_instead_of_question_and_answer() -> None:
+    params = parse_params(
+        changed({"ingest.sources.0": OWN_FILES | {"columns": CHATS}}), "some.yaml"
+    )
+    [source, *_] = params.ingest.model_dump()["sources"]
+    assert source["columns"] == CHATS
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({**CHATS, "question": "q"}, "columns.question: Extra inputs are not permitted"),
+        ({"messages": "m", "kind": ""}, "sources.0.columns.specialty: Field required"),
+        (
+            {"question": "q", "specialty": "", "kind": ""},
+            "sources.0.columns.answer: Field required",
+        ),
+        ({**CHATS, "messages": ""}, "sources.0.columns.messages: String should have at least 1"),
+    ],
+)
+def test_wrong_columns_are_reported_for_one_kind_only(columns: dict[str, str], words: str) -> None:
+    message = complaint({"ingest.sources.0": OWN_FILES | {"columns": columns}})
+    assert message.startswith("some.yaml: 1 bad values:\n")
+    assert words in message
+
+
 def test_a_path_with_an_invisible_character_is_refused() -> None:
     source = {**OWN_FILES, "path": "data/sources/a\u200bb.csv"}
     assert "path" in complaint({"ingest.sources.0": source})

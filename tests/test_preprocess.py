@@ -276,12 +276,17 @@ def test_lengths_counted_in_bulk_equal_the_lengths_in_training(
     pairs = [(r["question"], r["answer"]) for r in DEMO[:40]]
     pairs.append(("Dói?\n\nMuito?", "Sim.\n1. Beba água\n2. Descanse"))
     common = {"id": "0" * 16, "source": "s", "license": "l", "split": "train"}
+    examples = []
     expected = []
     for question, answer in pairs:
-        example = Example.model_validate(common | {"question": question, "answer": answer})
+        fields = common | {"question": question, "answer": answer}
+        examples.append(Example.model_validate(fields))
+        fields["history"] = [{"question": "Oi, tudo bem?", "answer": "Tudo, e você?"}]
+        examples.append(Example.model_validate(fields))
+    for example in examples:
         encoded = encode(tokenizer, example)
         expected.append((len(encoded.prompt), len(encoded.input_ids)))
-    assert token_lengths(tokenizer, pairs) == expected
+    assert token_lengths(tokenizer, examples) == expected
 
 
 # --- splits ---

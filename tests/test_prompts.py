@@ -63,7 +63,7 @@ def test_a_template_without_an_end_of_turn_is_refused(smollm2: Path) -> None:
     with pytest.raises(UserError, match=r"ends a turn without '<\|im_end\|>'"):
         encode(broken, EXAMPLE)
     with pytest.raises(UserError, match=r"ends a turn without '<\|im_end\|>'"):
-        token_lengths(broken, [("Dói?", "Não.")])
+        token_lengths(broken, [EXAMPLE])
 
 
 def test_a_template_that_does_not_continue_its_prompt_is_refused(smollm2: Path) -> None:
@@ -74,7 +74,7 @@ def test_a_template_that_does_not_continue_its_prompt_is_refused(smollm2: Path) 
     with pytest.raises(UserError, match="does not continue its own prompt"):
         encode(broken, EXAMPLE)
     with pytest.raises(UserError, match="does not continue its own prompt"):
-        token_lengths(broken, [("Dói?", "Não.")])
+        token_lengths(broken, [EXAMPLE])
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_without_a_system_role_the_prompt_opens_the_question(start: str, smollm2
         f"<|im_start|>user\n{SYSTEM_PROMPT}\n\nPosso tomar sol?<|im_end|>\n<|im_start|>assistant\n"
     )
     lengths = [(len(encoded.prompt), len(encoded.input_ids))]
-    assert token_lengths(other, [(EXAMPLE.question, EXAMPLE.answer)]) == lengths
+    assert token_lengths(other, [EXAMPLE]) == lengths
 
 
 def test_a_turn_may_end_with_another_token_than_the_tokenizers(smollm2: Path) -> None:

@@ -36,7 +36,7 @@ GOOD: Row = {
 
 def test_example_keeps_its_fields_and_leaves_optional_fields_empty() -> None:
     example = Example.model_validate(GOOD)
-    assert example.model_dump() == {**GOOD, "specialty": None, "kind": None}
+    assert example.model_dump() == {**GOOD, "specialty": None, "kind": None, "history": None}
     assert Example.model_validate({**GOOD, "specialty": "clínica", "kind": "dose"}).kind == "dose"
 
 
@@ -79,7 +79,7 @@ def test_example_refuses_a_missing_field(field: str) -> None:
 
 def test_example_ignores_other_columns() -> None:
     example = Example.model_validate({**GOOD, "line": 4, "cpf": "segredo"})
-    assert set(example.model_dump()) == {*GOOD, "specialty", "kind"}
+    assert set(example.model_dump()) == {*GOOD, "specialty", "kind", "history"}
 
 
 def test_example_cannot_change() -> None:

@@ -159,11 +159,20 @@ def side_by_side(answers: Answers, params: Params) -> str:
     parts = []
     for split in sorted(firsts)[: params.compare.examples]:
         row = firsts[split]
-        parts.append(f"### {split}: {markdown(row.question)}\n")
+        questions = _questions(row)
+        parts.append(f"### {split}: {markdown(questions[0])}\n")
+        for turn, question in zip(row.history or [], questions[1:], strict=True):
+            parts.append(f"**answer**: {markdown(turn.answer)}\n")
+            parts.append(f"**question**: {markdown(question)}\n")
         parts.append(f"**reference**: {markdown(row.answer)}\n")
         for variant in params.variants:
             parts.append(_shown(variant, answers[variant][row.id]))
     return "\n".join(parts)
+
+
+def _questions(row: ShownAnswer) -> list[str]:
+    """Return the questions of a conversation, oldest first."""
+    return [*(turn.question for turn in row.history or []), row.question]
 
 
 def _shown(variant: str, row: ShownAnswer) -> str:

@@ -15,6 +15,9 @@ TEXT_TYPES = (
 )
 
 
+LIST_TYPES = (pyarrow.types.is_list, pyarrow.types.is_large_list)
+
+
 def row_sizes(batch: pyarrow.RecordBatch) -> Sizes:
     """Return the bytes in the cells of each row."""
     sizes = numpy.zeros(len(batch), numpy.int64)
@@ -33,7 +36,19 @@ def _cell_sizes(column: pyarrow.Array) -> Sizes:
     if any(is_type(column.type) for is_type in TEXT_TYPES):
         lengths = compute.binary_length(column).fill_null(0)
         return numpy.asarray(lengths.to_numpy(zero_copy_only=False), numpy.int64)
+    if any(is_type(column.type) for is_type in LIST_TYPES):
+        return _list_sizes(column)
+    if pyarrow.types.is_struct(column.type):
+        return sum(map(_cell_sizes, column.flatten()), numpy.zeros(len(column), numpy.int64))
     return _nested_sizes(column)
+
+
+def _list_sizes(column: pyarrow.Array) -> Sizes:
+    """Return the bytes in the elements of each list."""
+    totals = numpy.append(0, numpy.cumsum(_cell_sizes(column.values)))
+    offsets = column.offsets.to_numpy()
+    sizes: Sizes = totals[offsets[1:]] - totals[offsets[:-1]]
+    return sizes
 
 
 def _dictionary_sizes(column: pyarrow.DictionaryArray) -> Sizes:
@@ -49,7 +64,7 @@ def _dictionary_sizes(column: pyarrow.DictionaryArray) -> Sizes:
 def _nested_sizes(column: pyarrow.Array) -> Sizes:
     """Return the bytes of each cell, measured one by one.
 
-    Nested types such as lists have no simpler measure.
+    Maps, views and other rare types have no simpler measure.
     """
     sizes = numpy.zeros(len(column), numpy.int64)
     for index in range(len(column)):

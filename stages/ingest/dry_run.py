@@ -33,10 +33,17 @@ from bula.models import (
     load_tokenizer,
     save_model,
 )
-from bula.params import DirectoryModel, HubModel, ModelSource, Params, WheelsModel
+from bula.params import (
+    ChatColumns,
+    DirectoryModel,
+    HubModel,
+    ModelSource,
+    Params,
+    WheelsModel,
+)
 from bula.prompts import FIX as FIX_TEMPLATE
-from bula.prompts import SYSTEM_PROMPT, Encoded, encode
-from bula.records import Example
+from bula.prompts import SYSTEM_PROMPT, Encoded, encode, encode_turns
+from bula.records import Example, Turn
 from bula.scoring import Batch, pad_batch, unwrap_adapter
 from bula.serving import open_client, serve_llama_cpp
 from stages.ingest.cut import build_cut
@@ -126,6 +133,7 @@ def try_base(directory: Path, params: Params) -> Figures:
         trial = Trial(base, params, tokenizer, encoded, Path(name))
         with step(base, "a cut with random weights", OTHER_BASE):
             save_model(as_saved(trial, build_cut(config)), tokenizer, trial.folder / "cut")
+        try_conversation(trial)
         try_training(trial)
         figures = try_merge_and_export(trial)
     print(f"ingest: dry run: all steps, {time.perf_counter() - started:.1f} s", flush=True)
@@ -195,6 +203,18 @@ def check_texts(
     if missing:
         what = f"its chat template leaves out {' and '.join(missing)}"
         raise UserError("chat template", what, FIX_TEMPLATE)
+
+
+def try_conversation(trial: Trial) -> None:
+    """Raise UserError if a source has conversations that the template changes."""
+    columns = [getattr(source, "columns", None) for source in trial.params.ingest.sources]
+    if not any(isinstance(found, ChatColumns) for found in columns):
+        return
+    question, answer = PAIRS[0]
+    earlier = Turn(question=question, answer=answer)
+    example = trial_example(*PAIRS[-1]).model_copy(update={"history": [earlier]})
+    with step(trial.base, "a conversation of two turns", OTHER_BASE):
+        encode_turns(trial.tokenizer, example)
 
 
 # --- training ----------------------------------------------------------------------------------

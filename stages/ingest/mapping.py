@@ -4,9 +4,10 @@ import math
 from collections.abc import Iterator
 
 from bula.errors import UserError
-from bula.params import Limits, Tabular
+from bula.params import ChatColumns, Limits, Tabular
 from bula.records import Row
 from bula.text import mask
+from stages.ingest.conversations import read_turns
 from stages.ingest.reading import FileRow, Refused
 
 
@@ -83,12 +84,31 @@ def map_columns(row: Row, source: Tabular) -> Row | Refused:
     missing = ", ".join(column for column in required if column not in row)
     if missing:
         return Refused(f"no column {missing}", "")
-    for column in (source.columns.question, source.columns.answer):
-        cell = row[column]
-        if isinstance(cell, list | dict):
-            return Refused(f"{column} is a {type(cell).__name__} and not text", "")
     columns = _mapped_columns(source)
+    if isinstance(source.columns, ChatColumns):
+        return _map_conversation(row, columns)
+    for field in ("question", "answer"):
+        cell = row[columns[field]]
+        if isinstance(cell, list | dict):
+            return Refused(f"{columns[field]} is a {type(cell).__name__} and not text", "")
     return {field: plain_cell(row.get(column)) for field, column in columns.items()}
+
+
+def _map_conversation(row: Row, columns: dict[str, str]) -> Row | Refused:
+    """Return the turns of a row, or why it is refused.
+
+    The last turn is the question and the answer, and the earlier turns are the history.
+    """
+    column = columns.pop("messages")
+    turns = read_turns(row[column])
+    if isinstance(turns, str):
+        return Refused(f"{column}: {turns}", "")
+    mapped: Row = {field: plain_cell(row.get(name)) for field, name in columns.items()}
+    *history, last = turns
+    mapped |= last
+    if history:
+        mapped["history"] = history
+    return mapped
 
 
 def wanted_columns(source: Tabular) -> list[str]:

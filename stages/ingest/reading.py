@@ -16,6 +16,7 @@ from bula.params import Limits
 from bula.records import Row
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+NOT_UTF_8 = "contains half a surrogate pair or bytes of another encoding"
 
 
 class Refused(NamedTuple):
@@ -67,8 +68,7 @@ def check_row(value: object, text: str) -> Row | Refused:
     parts = [part for pair in value.items() for part in pair]
     # JSON allows a \ud83d without its partner, which is no character.
     if any(isinstance(part, str) and SURROGATE.search(part) for part in parts):
-        reason = "contains half a surrogate pair or bytes of another encoding"
-        return Refused(reason, SURROGATE.sub("?", text))
+        return Refused(NOT_UTF_8, SURROGATE.sub("?", text))
     return value
 
 

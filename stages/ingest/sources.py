@@ -4,6 +4,7 @@ import tempfile
 import urllib.parse
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from bula.errors import UserError
 from bula.params import (
@@ -119,14 +120,21 @@ def _rows_of_hub(source: HubSource, limits: Limits) -> Iterator[FileRow]:
 
 def _refuse_long_row(row: Row, columns: list[str], longest: int) -> Row | Refused:
     """Return a row unless its wanted columns exceed `longest` characters."""
-    characters = 0
-    for column in columns:
-        cell = row.get(column)
-        if isinstance(cell, str):
-            characters += len(cell)
+    characters = sum(_count_characters(row.get(column)) for column in columns)
     if characters > longest:
         return Refused(f"row longer than {longest} bytes", "")
     return row
+
+
+def _count_characters(cell: Any) -> int:
+    """Return the number of characters of all texts in a cell, at any depth."""
+    if isinstance(cell, str):
+        return len(cell)
+    if isinstance(cell, dict):
+        return sum(map(_count_characters, cell.values()))
+    if isinstance(cell, list):
+        return sum(map(_count_characters, cell))
+    return 0
 
 
 def read_task(source: TaskSource, limits: Limits) -> Iterator[Row]:

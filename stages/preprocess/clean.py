@@ -4,13 +4,15 @@ A row becomes an Example, or it is refused with a reason.
 """
 
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from bula.errors import UserError
 from bula.params import Preprocess, Privacy
 from bula.privacy import find_personal_data, redact
-from bula.records import Example, Row, example_id
+from bula.records import Example, Row, Turn, example_id, row_turns, turn_texts
 from bula.text import comparison_key, mask, normalise, words
 from stages.preprocess.encoding import is_mojibake, repair_mojibake
 from stages.preprocess.html import strip_html
@@ -20,6 +22,8 @@ from stages.preprocess.splits import assign_split
 # A longer text is damage, not a question or an answer; no filter runs on it.
 MAX_CHARACTERS = 100_000
 TEXT_FIELDS = ("question", "answer", "specialty", "kind")
+# The texts of one turn by field.
+Fields = dict[str, str]
 
 
 class Settings(NamedTuple):
@@ -60,15 +64,17 @@ def clean_row(row: Row, settings: Settings, counts: Counter[str]) -> Example | s
     """
     if "refused" in row:
         return f"unreadable: {row['refused']}"
-    if reason := _unusable_fields(row):
+    turns = row_turns(row)
+    if reason := _first_reason(turns, _unusable_fields):
         return reason
-    fields = _repair_fields(row, counts)
-    kinds = _redact_fields(fields, counts)
+    repaired = [_repair_fields(turn, counts) for turn in turns]
+    kinds = _redact_turns(repaired, counts)
     if kinds and (reason := _apply_privacy_rule(row, kinds, settings.privacy)):
         return reason
-    if reason := _unfit_text(fields["question"], fields["answer"], settings.preprocess):
+    unfit = partial(_unfit_text, params=settings.preprocess)
+    if reason := _first_reason(repaired, unfit):
         return reason
-    return _to_example(row, fields, settings.preprocess)
+    return _to_example(row, repaired, settings.preprocess)
 
 
 def refuse(row: Row, reason: str, excerpt: str | None = None) -> Row:
@@ -76,9 +82,9 @@ def refuse(row: Row, reason: str, excerpt: str | None = None) -> Row:
 
     The record contains the origin, the reason and a masked excerpt.
     """
-    question = row.get("question")
+    question = row_turns(row)[0].get("question")
     return {
-        "id": example_id(row["source"], str(question), str(row.get("answer"))),
+        "id": example_id(row["source"], *turn_texts(row)),
         "source": row["source"],
         "file": row["file"],
         "line": row["line"],
@@ -87,8 +93,19 @@ def refuse(row: Row, reason: str, excerpt: str | None = None) -> Row:
     }
 
 
+def _first_reason(turns: list[Row], check: Callable[[Row], str]) -> str:
+    """Return the first reason that `check` returns for a turn.
+
+    The reason names the number of an earlier turn.
+    """
+    for number, turn in enumerate(turns, start=1):
+        if reason := check(turn):
+            return reason if number == len(turns) else f"{reason} (turn {number})"
+    return ""
+
+
 def _unusable_fields(row: Row) -> str:
-    """Return why a raw row has no usable text.
+    """Return why a raw turn has no usable text.
 
     Like all functions here that return a reason, it returns an empty string if there is none.
     """
@@ -105,7 +122,7 @@ def _unusable_fields(row: Row) -> str:
     return ""
 
 
-def _repair_fields(row: Row, counts: Counter[str]) -> dict[str, str]:
+def _repair_fields(row: Row, counts: Counter[str]) -> Fields:
     """Return the repaired text of each field, and count repairs.
 
     A specialty or kind that is too long is dropped.
@@ -119,17 +136,25 @@ def _repair_fields(row: Row, counts: Counter[str]) -> dict[str, str]:
     return fields
 
 
-def _redact_fields(fields: dict[str, str], counts: Counter[str]) -> list[str]:
-    """Redact the fields, and return the kinds of personal data found."""
+def _redact_turns(turns: list[Fields], counts: Counter[str]) -> list[str]:
+    """Redact the turns of a row, and return the kinds of personal data found."""
+    kinds: set[str] = set()
+    for fields in turns:
+        kinds.update(_redact_fields(fields, counts))
+    if kinds:
+        counts["privacy rows"] += 1
+    return sorted(kinds)
+
+
+def _redact_fields(fields: Fields, counts: Counter[str]) -> set[str]:
+    """Redact the fields of a turn, and return the kinds of personal data found."""
     kinds: set[str] = set()
     for name, text in fields.items():
         findings = find_personal_data(text)
         fields[name] = redact(text, findings)
         counts.update(f"privacy {finding.kind}" for finding in findings)
         kinds.update(finding.kind for finding in findings)
-    if kinds:
-        counts["privacy rows"] += 1
-    return sorted(kinds)
+    return kinds
 
 
 def _apply_privacy_rule(row: Row, kinds: list[str], privacy: Privacy) -> str:
@@ -147,8 +172,10 @@ def _apply_privacy_rule(row: Row, kinds: list[str], privacy: Privacy) -> str:
     return found if privacy.rows == "quarantine" else ""
 
 
-def _unfit_text(question: str, answer: str, params: Preprocess) -> str:
-    """Return why repaired text is unfit for training."""
+def _unfit_text(turn: Fields, params: Preprocess) -> str:
+    """Return why a repaired turn is unfit for training."""
+    question = turn["question"]
+    answer = turn["answer"]
     reason = _unfit_field("question", question, params.min_question_words, params)
     reason = reason or _unfit_field("answer", answer, params.min_answer_words, params)
     if not reason and comparison_key(question) == comparison_key(answer):
@@ -170,17 +197,21 @@ def _unfit_field(name: str, text: str, min_words: int, params: Preprocess) -> st
     return ""
 
 
-def _to_example(row: Row, fields: dict[str, str], params: Preprocess) -> Example:
-    """Return an Example of the cleaned fields."""
-    question = fields["question"]
-    answer = fields["answer"]
+def _to_example(row: Row, turns: list[Fields], params: Preprocess) -> Example:
+    """Return an Example of the cleaned turns.
+
+    The first question chooses the split, so that conversations with one start stay together.
+    """
+    *history, last = turns
+    texts = [turn[name] for turn in turns for name in ("question", "answer")]
     return Example(
-        id=example_id(row["source"], question, answer),
+        id=example_id(row["source"], *texts),
         source=row["source"],
         license=row["license"],
-        split=assign_split(row, question, params),
-        question=question,
-        answer=answer,
-        specialty=fields.get("specialty") or None,
-        kind=fields.get("kind") or None,
+        split=assign_split(row, turns[0]["question"], params),
+        question=last["question"],
+        answer=last["answer"],
+        specialty=last.get("specialty") or None,
+        kind=last.get("kind") or None,
+        history=[Turn(**turn) for turn in history] or None,
     )

@@ -17,6 +17,7 @@ from stages.preprocess.contamination import (
     contamination_matrix,
     shared_runs,
 )
+from stages.preprocess.conversations import continued_rows, load_turns, turn_matches
 from stages.preprocess.minhash import Hashes, Indices, is_first_of_run
 from stages.preprocess.near_duplicates import (
     Field,
@@ -60,17 +61,24 @@ def deduplicate(corpus: Corpus, params: Preprocess) -> Decision:
     rows = _Survivors(~is_benchmark, {})
     _remove_equal_texts(rows, table)
     comparable = rows.alive | is_benchmark
+    turns = load_turns(corpus)
     questions = concatenate_matches(
         equal_questions(table, comparable),
+        turn_matches(table, turns, "question", comparable),
         near_duplicates(corpus, "question", comparable, params.near_duplicates),
     )
-    texts = near_duplicates(corpus, "text", comparable, params.near_duplicates)
+    texts = concatenate_matches(
+        turn_matches(table, turns, "text", comparable),
+        near_duplicates(corpus, "text", comparable, params.near_duplicates),
+    )
     runs = shared_runs(corpus, rows.alive, params.contamination.run_words)
     before = rows.alive.copy()
     _remove_matches_of_items(rows, table, questions, "question", params)
     _remove_matches_of_items(rows, table, texts, "text", params)
     if params.contamination.policy == "remove":
         _remove_shared_runs(rows, table, runs, params.contamination.run_words)
+    for short, conversation in continued_rows(table, turns, rows.alive):
+        rows.remove(short, f"near-duplicate text of {_label(table, conversation)} (its start)")
     _remove_repeated_texts(rows, table, texts)
     matches = concatenate_matches(questions, texts)
     return Decision(

@@ -18,7 +18,7 @@ from stages.preprocess.minhash import (
     jaccard_similarity,
     shingles,
 )
-from stages.preprocess.parts import full_text
+from stages.preprocess.parts import full_text, question_text
 from stages.preprocess.shards import each
 from stages.preprocess.table import Corpus, Flags, Place, Table, read_places
 
@@ -89,7 +89,7 @@ def _candidates(corpus: Corpus, field: Field, bands: int, alive: Flags) -> Indic
             early = keep[one]
             late = keep[other]
             code = early * len(alive) + late
-            codes.append(code[_can_remove(table, early, late)])
+            codes.append(code[can_remove(table, early, late)])
         found = numpy.unique(numpy.concatenate(codes))
     return found
 
@@ -107,7 +107,7 @@ def _load_band(corpus: Corpus, field: Field, band: int) -> Hashes:
     return keys
 
 
-def _can_remove(table: Table, early: Indices, late: Indices) -> Flags:
+def can_remove(table: Table, early: Indices, late: Indices) -> Flags:
     """Return for each pair whether it can remove a row.
 
     A benchmark item can remove training rows only.
@@ -148,11 +148,9 @@ def verify_chunk(number: int, work: Path, field: Field, size: int) -> list[float
 
 
 def _field_text(row: Row, field: Field) -> str:
-    """Return the question of a row, or its question and answer."""
+    """Return the questions of a row, or its questions and answers."""
     example = row["example"]
-    if field == "question":
-        return str(example["question"])
-    return full_text(example)
+    return question_text(example) if field == "question" else full_text(example)
 
 
 def equal_questions(table: Table, alive: Flags) -> Matches:
@@ -174,14 +172,14 @@ def equal_questions(table: Table, alive: Flags) -> Matches:
         late_parts.append(keep[other])
     early = numpy.concatenate(early_parts)
     late = numpy.concatenate(late_parts)
-    counts = _can_remove(table, early, late)
+    counts = can_remove(table, early, late)
     similarity = numpy.ones(numpy.count_nonzero(counts))
     return Matches(early[counts], late[counts], similarity)
 
 
-def concatenate_matches(one: Matches, other: Matches) -> Matches:
-    """Return the pairs of both."""
+def concatenate_matches(*parts: Matches) -> Matches:
+    """Return the pairs of all parts."""
     columns: list[NDArray[Any]] = []
-    for pair in zip(one, other, strict=True):
-        columns.append(numpy.concatenate(pair))
+    for arrays in zip(*parts, strict=True):
+        columns.append(numpy.concatenate(arrays))
     return Matches(*columns)

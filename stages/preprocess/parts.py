@@ -2,8 +2,8 @@
 
 A part contains the rows and the arrays that later steps need. Part NUMBER lies in the work folder:
 NUMBER.jsonl contains the accepted rows, NUMBER.refused.jsonl the refused rows, and NUMBER.npz,
-NUMBER.question.npy and NUMBER.text.npy contain hashes by which repetitions are found without
-reading the rows again.
+NUMBER.turns.npz, NUMBER.question.npy and NUMBER.text.npy contain hashes by which repetitions are
+found without reading the rows again.
 """
 
 import json
@@ -16,7 +16,7 @@ import numpy
 from bula.errors import UserError
 from bula.params import NearDuplicates
 from bula.prompts import token_lengths
-from bula.records import Example, Row, json_line
+from bula.records import Example, Row, json_line, row_turns, turn_texts
 from stages.preprocess.clean import Settings, clean_row, refuse
 from stages.preprocess.minhash import Hashes, band_hashes, comparison_hash
 from stages.preprocess.shards import Shard, shard_lines
@@ -36,8 +36,13 @@ class Accepted(NamedTuple):
 
 
 def full_text(example: Row) -> str:
-    """Return question and answer as one text."""
-    return f"{example['question']} {example['answer']}"
+    """Return all questions and answers as one text."""
+    return " ".join(turn_texts(example))
+
+
+def question_text(example: Row) -> str:
+    """Return all questions of a conversation as one text."""
+    return " ".join(turn["question"] for turn in row_turns(example))
 
 
 def clean_shard(shard: Shard, settings: Settings) -> Counter[str]:
@@ -104,7 +109,7 @@ def _refuse_control_tokens(
     pattern = control_token_pattern(base)
     passed = []
     for item in accepted:
-        text = full_text(item.example.model_dump())
+        text = full_text(item.example.model_dump(exclude_none=True))
         if pattern.search(text):
             reason = "holds a control token of the chat template"
             refused[item.place] = refuse(item.row, reason)
@@ -117,9 +122,8 @@ def _refuse_long(
     accepted: list[Accepted], settings: Settings, refused: dict[int, Row]
 ) -> tuple[list[Row], list[int]]:
     """Refuse long rows, and return the others with their lengths in tokens."""
-    texts = [(item.example.question, item.example.answer) for item in accepted]
     tokenizer = cached_tokenizer(settings.base)
-    lengths = token_lengths(tokenizer, texts)
+    lengths = token_lengths(tokenizer, [item.example for item in accepted])
     rows = []
     tokens = []
     for item, (prompt_length, length) in zip(accepted, lengths, strict=True):
@@ -146,7 +150,7 @@ def write_part(
     """
     sizes = _write_lines(work / f"{number}.jsonl", rows)
     examples = [row["example"] for row in rows]
-    questions = [example["question"] for example in examples]
+    questions = [question_text(example) for example in examples]
     texts = [full_text(example) for example in examples]
     # Benchmark items have no split; load_table sets the number of their benchmark.
     splits = [SPLITS.index(example.get("split", SPLITS[0])) for example in examples]
@@ -160,8 +164,34 @@ def write_part(
         question=_comparison_hashes(questions),
         text=_comparison_hashes(texts),
     )
+    _write_turns(work / f"{number}.turns.npz", examples)
     numpy.save(work / f"{number}.question.npy", band_hashes(questions, settings))
     numpy.save(work / f"{number}.text.npy", band_hashes(texts, settings))
+
+
+def _write_turns(path: Path, examples: list[Row]) -> None:
+    """Write the hashes of each turn of the conversations with several turns.
+
+    `row` has the number of the turn's row in the part, `question` the hash of its question, and
+    `text` the hash of the conversation up to its answer.
+    """
+    rows = []
+    questions = []
+    texts = []
+    for number, example in enumerate(examples):
+        turns = row_turns(example) if example.get("history") else []
+        conversation = ""
+        for turn in turns:
+            conversation += f" {turn['question']} {turn['answer']}"
+            rows.append(number)
+            questions.append(turn["question"])
+            texts.append(conversation)
+    numpy.savez(
+        path,
+        row=numpy.array(rows, dtype=numpy.int64),
+        question=_comparison_hashes(questions),
+        text=_comparison_hashes(texts),
+    )
 
 
 def _comparison_hashes(texts: list[str]) -> Hashes:

@@ -5,6 +5,7 @@ This module also measures convergence, and checks the training rows that the cha
 
 import math
 from collections import defaultdict
+from itertools import groupby
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -108,14 +109,15 @@ def _dev_figures(kept: LogLine, labels: list[list[int]], dev: list[Example]) -> 
     tokens = sum(map(_count_supervised, labels))
     loss = float(kept["eval_loss_nats"])
     bits = loss * tokens / math.log(2)
+    answers = [turn.answer for example in dev for turn in example.turns]
     return {
         "items": len(dev),
         "tokens": tokens,
         "loss_nats": loss,
         "perplexity": math.exp(loss),
         "bits_per_token": loss / math.log(2),
-        "bits_per_character": bits / sum(len(example.answer) for example in dev),
-        "bits_per_byte": bits / sum(len(example.answer.encode()) for example in dev),
+        "bits_per_character": bits / sum(map(len, answers)),
+        "bits_per_byte": bits / sum(len(answer.encode()) for answer in answers),
         "token_accuracy": kept["eval_token_accuracy"],
     }
 
@@ -169,7 +171,7 @@ def template_figures(
     supervised = [_count_supervised(row) for row in labels]
     bos_counts = {_count_leading(row, tokenizer.bos_token_id) for row in inputs}
     truncated = [
-        not _contains_answer(tokenizer, row, example.answer)
+        not _contains_answers(tokenizer, row, example)
         for row, example in zip(labels, examples, strict=True)
     ]
     figures = {
@@ -177,7 +179,7 @@ def template_figures(
         "sample_sha256": sha256_values(tokenizer.decode(inputs[0])),
         "bos_tokens_at_start": max(bos_counts),
         "supervised_share": sum(supervised) / sum(map(len, inputs)),
-        "end_of_turn_supervised": all(row[-1] in end_ids for row in labels),
+        "end_of_turn_supervised": all(_ends_turns(row, end_ids) for row in labels),
         "rows_truncated": sum(truncated),
         "rows_without_supervised_token": supervised.count(0),
         "pad_is_end_of_turn": tokenizer.pad_token_id == tokenizer.eos_token_id,
@@ -218,13 +220,27 @@ def _refuse_bos_counts(counts: set[int]) -> None:
     raise UserError(TEMPLATE, what, TEMPLATE_FIX)
 
 
-def _contains_answer(tokenizer: PreTrainedTokenizerBase, labels: list[int], answer: str) -> bool:
-    """Return whether the supervised tokens of a row are the complete answer."""
-    supervised = [label for label in labels if label != -100]
-    text = tokenizer.decode(
-        supervised, skip_special_tokens=True, clean_up_tokenization_spaces=False
-    )
-    return str(text).strip() == answer
+def _supervised_spans(labels: list[int]) -> list[list[int]]:
+    """Return the runs of supervised labels, one per answer."""
+    runs = groupby(labels, key=lambda label: label != -100)
+    return [list(run) for is_supervised, run in runs if is_supervised]
+
+
+def _ends_turns(labels: list[int], end_ids: list[int]) -> bool:
+    """Return whether the row and each answer end with a supervised end-of-turn token."""
+    lasts = [span[-1] for span in _supervised_spans(labels)]
+    return all(last in end_ids for last in [*lasts, labels[-1]])
+
+
+def _contains_answers(
+    tokenizer: PreTrainedTokenizerBase, labels: list[int], example: Example
+) -> bool:
+    """Return whether the supervised tokens of a row are its complete answers."""
+    texts = []
+    for span in _supervised_spans(labels):
+        text = tokenizer.decode(span, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        texts.append(str(text).strip())
+    return texts == [turn.answer for turn in example.turns]
 
 
 def _count_leading(row: list[int], token: int | None) -> int:

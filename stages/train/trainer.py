@@ -24,7 +24,7 @@ from bula.lora import check_target_modules, lora_config
 from bula.model_kernels import add_answer_head, use_kernels
 from bula.models import load_model, load_tokenizer
 from bula.params import Params, Train
-from bula.prompts import encode
+from bula.prompts import encode_turns
 from bula.records import Example, read_examples
 from bula.scoring import unwrap_adapter
 from stages.train.callbacks import EarlyStopping, Progress, SaveAndStop
@@ -226,12 +226,12 @@ class AnswerTrainer(SFTTrainer):  # type: ignore[misc]
 def tokenise(
     tokenizer: PreTrainedTokenizerBase, examples: list[Example], multiple: int = 1
 ) -> Dataset:
-    """Return the input_ids and labels of each example, -100 outside the answer.
+    """Return the input_ids and labels of each example, -100 outside its answers.
 
     Rows without any label fill the set up to a multiple of `multiple`, so that every process has
     the same number of dev batches and no example counts twice.
     """
-    encoded = [encode(tokenizer, example) for example in examples]
+    encoded = [encode_turns(tokenizer, example) for example in examples]
     input_ids = [item.input_ids for item in encoded]
     labels = [item.labels for item in encoded]
     filler = input_ids[0]

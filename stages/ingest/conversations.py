@@ -1,0 +1,55 @@
+"""Read a cell with the messages of a conversation as turns."""
+
+from typing import Any
+
+from bula.records import Row
+from stages.ingest.reading import NOT_UTF_8, SURROGATE
+
+ROLES = ("user", "assistant")
+# Fields by which a message is more than its text.
+CALLS = ("tool_calls", "function_call")
+
+
+def read_turns(cell: object) -> list[Row] | str:
+    """Return the turns of a conversation, or why it is refused.
+
+    A system message at the start is dropped, because the project has its own system prompt. The
+    reason has no words of the conversation.
+    """
+    if not isinstance(cell, list):
+        return f"{type(cell).__name__} and not a list of messages"
+    for message in cell:
+        if reason := _unusable_message(message):
+            return reason
+    roles = [message["role"] for message in cell]
+    texts = [message["content"] for message in cell]
+    if roles[:1] == ["system"]:
+        del roles[0], texts[0]
+    if not roles or roles != list(ROLES) * (len(roles) // 2):
+        return "user and assistant do not alternate up to an answer"
+    turns = []
+    for question, answer in zip(texts[::2], texts[1::2], strict=True):
+        turns.append({"question": question, "answer": answer})
+    return turns
+
+
+def _unusable_message(message: Any) -> str:
+    """Return why a message cannot be used, or an empty string."""
+    if not isinstance(message, dict):
+        return "a message is not an object"
+    if any(message.get(name) for name in CALLS):
+        return "a message calls a tool"
+    if message.get("role") not in ("system", *ROLES):
+        return "a message has another role than system, user or assistant"
+    if message.get("weight") == 0:
+        return "a message has the weight 0"
+    return _unusable_content(message.get("content"))
+
+
+def _unusable_content(content: object) -> str:
+    """Return why the content of a message cannot be used, or an empty string."""
+    if not isinstance(content, str):
+        return "the content of a message is not text"
+    if not content.strip():
+        return "a message is empty"
+    return NOT_UTF_8 if SURROGATE.search(content) else ""
