@@ -1,4 +1,4 @@
-"""Run a profile beside the pipeline's own run, and keep it as a DVC experiment.
+"""Run a profile beside the pipeline's own run, as a DVC experiment.
 
 The profile runs in a clone (bula/profile_clone.py), so params.yaml, the figures and the outputs
 here stay as they are. A stopped run resumes. `dvc exp run -S` is no way to run a profile: its
