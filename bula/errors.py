@@ -17,6 +17,7 @@ from bula.escaping import terminal
 
 # Errors of the operating system that mean: this disk, quota or limit has no room for more bytes.
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FIX_NO_ROOM = "make room on the disk or raise the limit, and run the command again"
 # Many libraries raise an error of another class and keep only the text.
 NO_ROOM_TEXT = re.compile(
     r"""
@@ -108,7 +109,7 @@ def _machine_error(error: Exception, less_memory: str) -> UserError | None:
         if is_full_disk(cause):
             name = getattr(cause, "filename", None) or "the disk"
             what = f"a file cannot be written ({_reason(cause)})"
-            return UserError(name, what, "make room on the disk, and run the command again")
+            return UserError(name, what, FIX_NO_ROOM)
         if is_out_of_memory(cause):
             return UserError("params.yaml", f"memory ran out ({_reason(cause)})", less_memory)
     return None

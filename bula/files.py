@@ -113,12 +113,13 @@ def write_documents(folder: Path, documents: Mapping[str, bytes]) -> None:
 
 
 def make_readable(folder: Path) -> None:
-    """Give every file of a folder the mode 644.
+    """Give every file below a folder the mode 644.
 
-    safetensors writes files that only their owner can read.
+    safetensors writes files that only their owner can read. Folders keep their modes.
     """
-    for file in folder.iterdir():
-        file.chmod(0o644)
+    for file in folder.rglob("*"):
+        if file.is_file():
+            file.chmod(0o644)
 
 
 def sha256_values(*values: Any) -> str:

@@ -4,8 +4,13 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from bula.errors import UserError
+
+FIX = "correct the file, or name another file of its folder in train.launch"
+# Messages of the YAML library repeat the lines around an error.
+REASON_CHARACTERS = 200
 
 
 def find_configuration(name: str, folder: Path) -> Path:
@@ -24,9 +29,10 @@ def find_configuration(name: str, folder: Path) -> Path:
 def read_configuration(file: Path, device: str) -> dict[str, Any]:
     """Return accelerate's settings.
 
-    Raise a UserError unless `use_cpu` agrees with params.yaml's `device`, "cpu" or "cuda".
+    Raise a UserError if the file is no mapping, or if its `use_cpu` does not agree with
+    params.yaml's `device`, "cpu" or "cuda".
     """
-    settings: dict[str, Any] = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
+    settings = _read_mapping(file)
     wanted = "cpu" if settings.get("use_cpu") else "cuda"
     if wanted != device:
         uses = "the CPU" if wanted == "cpu" else "a GPU"
@@ -34,3 +40,15 @@ def read_configuration(file: Path, device: str) -> dict[str, Any]:
         fix = f"set device: {wanted}, or name another file of {file.parent} in train.launch"
         raise UserError("params.yaml", what, fix)
     return settings
+
+
+def _read_mapping(file: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML file; raise a UserError for anything else."""
+    try:
+        content = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, YAMLError) as error:
+        reason = " ".join(str(error).split())[:REASON_CHARACTERS]
+        raise UserError(file, f"it is no YAML file ({reason})", FIX) from error
+    if not isinstance(content, dict):
+        raise UserError(file, "it contains no settings of the form `name: value`", FIX)
+    return content

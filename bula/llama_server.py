@@ -45,6 +45,7 @@ def configure(settings: dict[str, Any]) -> xllamacpp.CommonParams:
     params.cache_ram_mib = 0
     # Level 1 logs only errors.
     params.verbosity = 1
+    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path) for path in settings["adapters"]]
     place_layers(params, settings["gpu_layers"])
     if settings["float32"]:
         compute_attention_in_float32(params)

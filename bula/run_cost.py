@@ -12,10 +12,12 @@ bula/training_cost.py predicts the stage train. docs/gpu.md shows a plan.
 """
 
 import math
+from pathlib import Path
 from typing import NamedTuple
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
+from bula.errors import UserError
 from bula.params import HubSource, Params, Variant
 from bula.rates import assumed
 from bula.records import SET_NAMES
@@ -27,6 +29,8 @@ TASKS = {
     "medqa_4options": (1273, 4, 220, 0),
     "squad_completion": (2984, 1, 180, 48),
 }
+# The folder into which the stage quantize writes.
+GGUF_FOLDER = Path("models/gguf")
 # Rows of the data sets on the hub whose size is known.
 HUB_ROWS = {"AKCIT/MedPT": 384_095}
 ROW_BYTES = 1000.0
@@ -155,8 +159,21 @@ def generate(run: Run, name: str, variant: Variant) -> StageTime:
         return generate_by_vllm(run, stage)
     if variant.engine == "transformers":
         return generate_by_transformers(run, stage)
-    kind = variant.model.rpartition("/")[2].removesuffix(".gguf")
-    return generate_by_llama_cpp(run, stage, gguf_bytes(run.shape, kind))
+    return generate_by_llama_cpp(run, stage, variant_bytes(run, variant.model))
+
+
+def variant_bytes(run: Run, model: str) -> float:
+    """Return the bytes of a variant's GGUF file.
+
+    The stage quantize writes files of known types, perhaps after the plan. Another file must exist.
+    """
+    file = Path(model)
+    if file.parent == GGUF_FOLDER and file.stem in ("bf16", *run.params.quantize.types):
+        return gguf_bytes(run.shape, file.stem)
+    if not file.is_file():
+        what = "the file does not exist, so the plan does not know its size"
+        raise UserError(model, what, "fetch the file, or correct the variant's `model`")
+    return float(file.stat().st_size)
 
 
 def read_prompts(run: Run) -> float:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -55,9 +55,10 @@ MEMORY_FIXES = {
         "`gpu_layers`"
     ),
     "vLLM": (
-        "end other programs on the GPU, or lower `parallel` (benchmark: `batch_size`); vLLM's "
-        "share of the memory is `gpu_memory_share`: lower it if the GPU is full, raise it if "
-        "vLLM's cache has too little"
+        "end other programs on the GPU, or lower `generate.parallel` (benchmark: "
+        "`benchmark.batch_size`); vLLM's share of the memory is `generate.gpu_memory_share` "
+        "(benchmark: `benchmark.backend.gpu_memory_utilization`): lower it if the GPU is full, "
+        "raise it if vLLM's cache has too little"
     ),
 }
 # Words for missing memory in the logs of llama.cpp, torch, vLLM 0.32 and the C++ library.
@@ -123,6 +124,7 @@ def serve_llama_cpp(
     *,
     placement: Placement = ON_CPU,
     float32: bool = False,
+    adapters: Sequence[Path] = (),
 ) -> Iterator[list[Endpoint]]:
     """Serve a GGUF file by llama.cpp children with one slot each.
 
@@ -130,7 +132,8 @@ def serve_llama_cpp(
     GPU. On the CPU they share the file's pages. A slot has `context_tokens` tokens. One server with
     several slots would batch the requests that happen to arrive together, and an answer would
     depend on them: on a GPU too, where the kernel of a matmul depends on the number of rows.
-    `float32` computes attention in float32, for comparisons. Raise a UserError if the file is
+    `float32` computes attention in float32, for comparisons. `adapters` are GGUF files of LoRA
+    adapters, which the server adds to the model. Raise a UserError if the file is
     missing or llama.cpp cannot serve it.
     """
     if not model.is_file():
@@ -143,6 +146,7 @@ def serve_llama_cpp(
         "threads": processors // count,
         "float32": float32,
         "gpu_layers": placement.gpu_layers,
+        "adapters": [str(adapter) for adapter in adapters],
     }
     with ExitStack() as stack:
         # All children load the model at the same time.

@@ -20,8 +20,7 @@ TOKENS = 24
 def main() -> None:
     """Print the answers to the prompts as one JSON list."""
     settings = {"model": sys.argv[1], "key": "k", "context_tokens": 256, "threads": 1}
-    params = configure({**settings, "float32": True})
-    params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(path) for path in sys.argv[2:]]
+    params = configure({**settings, "float32": True, "gpu_layers": 0, "adapters": sys.argv[2:]})
     output = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     server: Any = xllamacpp.Server(params)

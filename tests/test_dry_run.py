@@ -24,6 +24,7 @@ from transformers.tokenization_utils_base import generate_merges
 
 from bench import llama as llama_parts
 from bench.clones import ROOT, edit_params
+from bula import gguf_adapter
 from bula.errors import UserError
 from bula.generation import generate_greedy
 from bula.lora import check_target_modules
@@ -124,6 +125,7 @@ def test_a_llama_passes_and_each_step_prints_its_seconds(
         "the bf16 GGUF file",
         "the bf16 file in transformers and llama.cpp",
         "the q8_0 GGUF file",
+        "the GGUF file of the adapter",
         "all steps",
     ]
 
@@ -293,6 +295,28 @@ def test_a_file_that_reads_as_another_model_is_refused(
 
     monkeypatch.setattr(dry_run, "load_model", load_changed)
     with pytest.raises(UserError, match=r"reads another model from it: KL .* \(limit 0.001\)"):
+        dry_run.try_base(tiny, run_params(tiny))
+
+
+def test_an_adapter_without_a_gguf_form_is_refused(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a converter that changes more than the order of rows.
+    monkeypatch.setattr(gguf_adapter, "TOLERANCE", -1.0)
+    what = "its dry run fails at the GGUF file of the adapter: llama.cpp's converter changes more"
+    with pytest.raises(UserError, match=what) as raised:
+        dry_run.try_base(tiny, run_params(tiny))
+    assert raised.value.where == str(tiny)
+
+
+def test_an_adapter_that_llama_cpp_does_not_apply_is_refused(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve = dry_run.serve_llama_cpp
+    monkeypatch.setattr(
+        dry_run, "serve_llama_cpp", lambda *a, **options: serve(*a, **{**options, "adapters": ()})
+    )
+    with pytest.raises(UserError, match=r"adapter: llama\.cpp answers with other tokens"):
         dry_run.try_base(tiny, run_params(tiny))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from bula import files
-from bula.files import sha256_file, sha256_values, staged
+from bula.files import make_readable, sha256_file, sha256_values, staged
 from bula.records import read_rows
 from tests.conftest import run
 
@@ -209,3 +209,14 @@ def test_sha256_file_is_the_hash_of_the_bytes(tmp_path: Path) -> None:
 def test_sha256_values_depends_on_values_and_not_on_key_order() -> None:
     assert sha256_values({"a": 1, "b": 2}) == sha256_values({"b": 2, "a": 1})
     assert sha256_values({"a": 1}) != sha256_values({"a": 2})
+
+
+def test_everyone_can_read_the_files_of_a_folder_and_enter_its_folders(tmp_path: Path) -> None:
+    inner = tmp_path / "additional_chat_templates"
+    inner.mkdir(mode=0o755)
+    files = [tmp_path / "model.safetensors", inner / "tool_use.jinja"]
+    for file in files:
+        file.touch(mode=0o600)
+    make_readable(tmp_path)
+    assert [file.stat().st_mode & 0o777 for file in files] == [0o644, 0o644]
+    assert inner.stat().st_mode & 0o777 == 0o755

@@ -420,3 +420,23 @@ def test_the_device_of_each_profile_agrees_with_its_launch(profile: Path) -> Non
     params = load_params(profile)
     file = find_configuration(params.train.launch, ROOT / "accelerate")
     assert read_configuration(file, params.device)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"use_cpu: [true\n", "it is no YAML file"),
+        (b"use_cpu: \xff\n", "it is no YAML file"),
+        (b"", "it contains no settings"),
+        (b"- use_cpu\n", "it contains no settings"),
+    ],
+)
+def test_a_broken_launch_configuration_is_one_sentence(
+    content: bytes, message: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=message) as raised:
+        read_configuration(find_configuration("own", tmp_path), "cpu")
+    assert raised.value.where == str(file)
+    assert "\n" not in str(raised.value)

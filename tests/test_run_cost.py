@@ -1,5 +1,6 @@
 """Test the times of all stages against values worked out by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from ruamel.yaml import YAML
 from bench.clones import ROOT
 from bula import run_cost
 from bula.commands import plan as plan_command
+from bula.errors import UserError
 from bula.params import Params, Variant, load_params
 from bula.rates import ASSUMPTIONS, GPUS, assumed
 from bula.run_cost import Card, Run, StageTime
@@ -244,3 +246,17 @@ def test_every_assumption_is_used_and_explained() -> None:
     text = "".join(source.read_text(encoding="utf-8") for source in sources)
     assert [name for name in ASSUMPTIONS if f'"{name}"' not in text] == []
     assert all(assumed(name) > 0 and reason for name, (_, reason) in ASSUMPTIONS.items())
+
+
+def test_a_gguf_file_from_elsewhere_counts_with_its_own_size(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run = run_on(FAST)
+    for name in ("models/received.gguf", "models/gguf/q2_k_s.gguf"):
+        with pytest.raises(UserError, match="the file does not exist, so the plan") as raised:
+            run_cost.variant_bytes(run, name)
+        assert raised.value.where == name
+    Path("models").mkdir()
+    Path("models/received.gguf").write_bytes(b"GGUF" * 10)
+    assert run_cost.variant_bytes(run, "models/received.gguf") == 40.0

@@ -295,7 +295,7 @@ def test_vllm_without_memory_says_what_to_change(
     place.mkdir(parents=True)
     (place / "api_server.py").write_text(f"raise SystemExit({log!r})", encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    message = r"vLLM stopped with exit code 1 .*ran out of memory: .*`gpu_memory_share`: lower it"
+    message = r"vLLM stopped with exit code 1 .*ran out of memory: .*utilization`\): lower it"
     with (
         pytest.raises(UserError, match=message),
         serving.serve_vllm(Path("model"), VLLM_SETTINGS),

@@ -1155,21 +1155,3 @@ def test_an_adapter_of_a_quantized_base_merges_into_the_full_base(
     base = up_projection(ready / "models/base", "float32")
     assert 0 < (merged - base).abs().max() < 0.2
     assert metrics(ready, "merge")["before_cast"]["greedy_agreement"] == 1.0
-
-
-def test_a_diverged_loss_is_reported_with_its_step() -> None:
-    history: list[report.LogLine] = [
-        {"step": 1, "train_loss_nats": 2.0},
-        {"step": 2, "train_loss_nats": math.nan},
-    ]
-    with pytest.raises(UserError, match="training diverged: the loss is nan at step 2"):
-        report._refuse_divergence(history)
-
-
-def test_finite_losses_are_not_refused() -> None:
-    history: list[report.LogLine] = [
-        {"step": 1, "train_loss_nats": 2.0},
-        {"step": 3, "eval_loss_nats": 1.0},
-        {"step": 3},
-    ]
-    report._refuse_divergence(history)

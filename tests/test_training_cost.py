@@ -598,15 +598,17 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def write_lock(revision: str | None = None) -> None:
+def write_lock(revision: str | None = None, template: str | None = None) -> None:
     """Write the dvc.lock of a run with params.yaml.
 
-    `revision` replaces that of the base model.
+    `revision` replaces that of the base model, and `template` the file of the chat template.
     """
     params = load_params()
     ingest = params.ingest.model_dump()
     if revision:
         ingest["base"]["revision"] = revision
+    if template:
+        ingest["chat_template"] = template
     values = {
         "ingest": {"ingest": ingest},
         "preprocess": {
@@ -670,3 +672,17 @@ def test_the_base_of_another_profile_is_not_used() -> None:
     write_lock(revision="0" * 40)
     found = json.loads(call("--json", "--tokens-per-row", "250")[1])
     assert found["model"]["source"].startswith("the known shape of meta-llama/")
+
+
+@pytest.mark.usefixtures("run_before")
+def test_metrics_of_another_chat_template_are_refused() -> None:
+    write_lock(template="templates/other.jinja")
+    _, output = call("--json")
+    assert "metrics/preprocess.json: the file was written for other parameters" in output
+
+
+def test_a_launch_for_another_device_cannot_be_planned(here: Path) -> None:
+    edit_params(here / "params.yaml", lambda params: params["train"].update(launch="cpu"))
+    code, output = call("--tokens-per-row", "250")
+    assert code == 1
+    assert "train.launch is cpu, whose file takes the CPU, but device is cuda" in output

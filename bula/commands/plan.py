@@ -13,6 +13,7 @@ import typer
 from ruamel.yaml import YAML
 
 from bula.errors import UserError
+from bula.launch import find_configuration, read_configuration
 from bula.model_files import MOST_JSON_BYTES, read_object
 from bula.params import DirectoryModel, HubModel, Params, load_params
 from bula.rates import ASSUMPTIONS, GPUS, Gpu, assumed
@@ -64,7 +65,9 @@ def base_is_current(params: Params, lock: Path) -> bool:
     locked = locked_params(lock, "ingest")
     if locked is None:
         return True
-    return bool(locked["ingest"]["base"] == params.ingest.base.model_dump())
+    # Another chat template gives the same questions other tokens.
+    same_template = locked["ingest"].get("chat_template") == params.ingest.chat_template
+    return bool(same_template and locked["ingest"]["base"] == params.ingest.base.model_dump())
 
 
 def rows_are_current(params: Params, lock: Path) -> bool:
@@ -185,14 +188,10 @@ def count_validation_rows(params: Params, root: Path) -> int:
 def find_launch(params: Params, root: Path) -> dict[str, Any]:
     """Return the content of accelerate/NAME.yaml, named by train.launch.
 
-    A missing file is a UserError.
+    A file that is missing, broken or for another device is a UserError.
     """
-    file = root / f"accelerate/{params.train.launch}.yaml"
-    if not file.exists():
-        fix = "set train.launch to the name of a file in accelerate/"
-        raise UserError(file, "the file does not exist", fix)
-    found: dict[str, Any] = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
-    return found
+    file = find_configuration(params.train.launch, root / "accelerate")
+    return read_configuration(file, params.device)
 
 
 def check_utilisation(utilisation: float) -> None:

@@ -3,12 +3,13 @@
 The cut (stages/ingest/cut.py) has the base's architecture, tokenizer and chat template, and random
 weights. It goes through everything that the later stages do to the base: template, padding,
 adapter, kernels, an optimizer step, merge, and each GGUF file, which transformers and llama.cpp
-read back. A base that fails is refused here, before any data is read.
+read back; llama.cpp also reads the adapter's file. A base that fails is refused here, before any
+data is read.
 """
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from bula.divergence import Scored, divergence_metrics, score_examples
 from bula.errors import UserError
 from bula.generation import generate_greedy
+from bula.gguf_adapter import write_gguf_adapter
 from bula.gguf_export import carries, export
 from bula.lora import check_target_modules, lora_config
 from bula.model_kernels import add_answer_head, kernel_difference, use_kernels
@@ -68,6 +70,7 @@ TIE_SHARE = 0.1
 # B matrices of this spread move each output visibly; PEFT starts them at zero.
 B_SPREAD = 0.05
 OTHER_BASE = "use another base model in ingest.base"
+FIX_ADAPTER = "set train.lora.target_modules to all-linear, or use another base model"
 REASON_CHARACTERS = 300
 
 Figures = dict[str, int | float | str]
@@ -303,7 +306,7 @@ def take_step(model: PeftModel, batch: Batch, kernels: str) -> None:
 
 
 def try_merge_and_export(trial: Trial) -> Figures:
-    """Merge the adapter, write each GGUF file, and return the figures."""
+    """Merge the adapter, write all GGUF files, and return the figures."""
     with step(trial.base, "merge", OTHER_BASE):
         merge_cut(trial)
     merged = load_model(trial.folder / "merged", "float32")
@@ -320,7 +323,18 @@ def try_merge_and_export(trial: Trial) -> Figures:
             with step(trial.base, "the bf16 file in transformers and llama.cpp", OTHER_BASE):
                 kl_nats = check_divergence(found["kl_nats"])
                 tokens = check_answers(trial, merged, file)
+    with step(trial.base, "the GGUF file of the adapter", FIX_ADAPTER):
+        try_adapter_file(trial)
     return {"gguf_files": len(kinds), "bf16_kl_nats": kl_nats, "tokens_compared": tokens}
+
+
+def try_adapter_file(trial: Trial) -> None:
+    """Write the adapter as a GGUF file, and let llama.cpp answer with it."""
+    folder = trial.folder
+    write_gguf_adapter(folder / "adapter", folder / "merged", folder / "adapter.gguf")
+    export(folder / "cut", "f32", folder / "base.gguf")
+    adapted = load_adapted(folder / "cut", folder / "adapter", "float32")
+    check_answers(trial, adapted, folder / "base.gguf", [folder / "adapter.gguf"])
 
 
 def fix_of(kind: str) -> str:
@@ -359,19 +373,22 @@ def check_divergence(kl_nats: float) -> float:
 # --- answers -----------------------------------------------------------------------------------
 
 
-def check_answers(trial: Trial, merged: PreTrainedModel, file: Path) -> int:
+def check_answers(
+    trial: Trial, model: PreTrainedModel, file: Path, adapters: Sequence[Path] = ()
+) -> int:
     """Compare the greedy tokens of llama.cpp and transformers.
 
-    Return their number. Two tokens with nearly equal logits count as equal, since rounding then
-    decides. Raise UserError at the first other difference.
+    `adapters` are added to the file. Return the number of tokens. Two tokens with nearly equal
+    logits count as equal, since rounding then decides. Raise UserError at the first other
+    difference.
     """
     prompts = [item.prompt for item in trial.encoded]
-    answers = answer_by_llama_cpp(trial, file, prompts)
+    answers = answer_by_llama_cpp(trial, file, prompts, adapters)
     compared = 0
     for prompt, found in zip(prompts, answers, strict=True):
-        [generated] = generate_greedy(merged, trial.tokenizer, [prompt], ANSWER_TOKENS)
+        [generated] = generate_greedy(model, trial.tokenizer, [prompt], ANSWER_TOKENS)
         wanted = with_one_end(trial.tokenizer, generated)
-        refuse_other_answer(merged, prompt, wanted, found)
+        refuse_other_answer(model, prompt, wanted, found)
         compared += len(wanted)
     return compared
 
@@ -383,12 +400,14 @@ def with_one_end(tokenizer: PreTrainedTokenizerBase, answer: list[int]) -> list[
     return answer
 
 
-def answer_by_llama_cpp(trial: Trial, file: Path, prompts: list[list[int]]) -> list[list[int]]:
+def answer_by_llama_cpp(
+    trial: Trial, file: Path, prompts: list[list[int]], adapters: Sequence[Path]
+) -> list[list[int]]:
     """Return the greedy answers of llama.cpp."""
     context_tokens = max(map(len, prompts)) + ANSWER_TOKENS
     answers = []
     with (
-        serve_llama_cpp(file, 1, context_tokens, float32=True) as [endpoint],
+        serve_llama_cpp(file, 1, context_tokens, float32=True, adapters=adapters) as [endpoint],
         open_client(endpoint) as client,
     ):
         url = endpoint.url.removesuffix("/v1") + "/completion"

@@ -52,23 +52,13 @@ def curves(history: list[LogLine]) -> dict[str, list[dict[str, float | str]]]:
     return tables
 
 
-def _refuse_divergence(history: list[LogLine]) -> None:
-    """Raise a UserError at the first logged loss that is not finite."""
-    for line in history:
-        loss = line.get("train_loss_nats", line.get("eval_loss_nats", 0.0))
-        if not math.isfinite(loss):
-            what = f"training diverged: the loss is {loss} at step {line['step']}"
-            raise UserError("params.yaml", what, "lower train.learning_rate or train.max_grad_norm")
-
-
 def summarise(trainer: AnswerTrainer, dev: list[Example]) -> dict[str, Any]:
     """Return the content of metrics/train.json.
 
     The figures are those of the run, of the last training loss, of dev at the kept checkpoint, and
-    of convergence. Raise UserError if training diverged.
+    of convergence.
     """
     history = trainer.state.log_history
-    _refuse_divergence(history)
     last = [line for line in history if "train_loss_nats" in line][-1]
     kept = _kept_evaluation(trainer)
     trainable, total = trainer.model.get_nb_trainable_parameters()
