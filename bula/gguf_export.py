@@ -1,4 +1,4 @@
-"""Export a model directory to GGUF files, and check what each file contains.
+"""Export a model directory to GGUF files, and check them.
 
 llama.cpp's converters (carried by auto-round) write the types f32, bf16 and q8_0, each architecture
 by its own class. auto-round writes the other types by rounding to nearest.

@@ -145,7 +145,7 @@ figure.add_subplot().plot([1, 2, 1])
 figure.savefig(target, format="png")
 """,
 }
-# A progress bar would take lines of its own.
+# A progress bar would add lines.
 QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 LIMITED = """
 import resource, sys

@@ -144,7 +144,7 @@ def test_a_learning_rate_that_is_far_too_high_stops_early(
     def lower(params: dict[str, Any]) -> None:
         params["train"].update(learning_rate=0.001, max_steps=3, eval_steps=3)
 
-    # Other parameters have another fingerprint, so they start anew.
+    # Other parameters have another fingerprint, so they start again.
     edit_params(ready / "params.yaml", lower)
     train.main()
     assert "resuming" not in capsys.readouterr().out
