@@ -255,7 +255,9 @@ def test_a_model_without_older_keys_says_so_on_the_console_and_in_its_card(
     assert capsys.readouterr().out == f"newer: {older_configs.NEWER_FORM}\n"
     config = json.loads((tmp_path / "newer/config.json").read_text(encoding="utf-8"))
     assert "rope_theta" not in config
-    assert "PreTrainedTokenizerFast" in (tmp_path / "newer/tokenizer_config.json").read_text("utf-8")
+    assert "PreTrainedTokenizerFast" in (tmp_path / "newer/tokenizer_config.json").read_text(
+        "utf-8"
+    )
     for name in documents:
         assert older_configs.NEWER_FORM not in (tmp_path / "both" / name).read_text("utf-8")
         text = (tmp_path / "newer" / name).read_text("utf-8")

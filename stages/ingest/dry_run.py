@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bula.divergence import Scored, divergence_metrics, score_examples
-from bula.errors import UserError
+from bula.errors import UserError, is_machine_error
 from bula.generation import generate_greedy
 from bula.gguf_adapter import write_gguf_adapter
 from bula.gguf_export import carries, export
@@ -107,14 +107,19 @@ def name_of(source: ModelSource) -> str:
 def step(base: str, name: str, fix: str) -> Iterator[None]:
     """Print the seconds of a step, and turn its errors into a UserError.
 
-    The libraries raise many kinds of errors for a model that they cannot process.
+    The libraries raise many kinds of errors for a model that they cannot process. A full disk and
+    too little memory are not the model's fault, and these errors pass.
     """
     started = time.perf_counter()
     try:
         yield
     except UserError as error:
+        if is_machine_error(error):
+            raise
         raise UserError(base, f"its dry run fails at {name}: {error.what}", fix) from error
     except LIBRARY_ERRORS as error:
+        if is_machine_error(error):
+            raise
         message = " ".join(str(error).split())[:REASON_CHARACTERS]
         reason = f"{type(error).__name__}: {message}"
         raise UserError(base, f"its dry run fails at {name} ({reason})", fix) from error
