@@ -19,7 +19,7 @@ from bula.model_files import LAYER
 
 PREFIX = "base_model.model."
 FIX = "use an adapter on linear layers, such as target_modules: all-linear"
-# Products in float32 of two orders of their terms.
+# Float32 matmuls that sum in different orders differ by less.
 TOLERANCE = 1e-4
 
 
@@ -79,7 +79,8 @@ def read_pairs(adapter: Path) -> dict[str, Pair]:
             pair = Pair(tensors[name].float(), tensors[f"{stem}.lora_B.weight"].float())
             pairs[f"{stem.removeprefix(PREFIX)}.weight"] = pair
         elif not name.endswith(".lora_B.weight"):
-            raise UserError(adapter, f"llama.cpp takes no adapter with the tensor {name}", FIX)
+            what = f"llama.cpp cannot apply an adapter that contains the tensor {name}"
+            raise UserError(adapter, what, FIX)
     return pairs
 
 

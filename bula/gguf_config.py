@@ -58,7 +58,7 @@ LARGE_GEMMA_LAYERS = {"gemma2": 46, "gemma3": 62}
 
 
 class Family(NamedTuple):
-    """What distinguishes the GGUF files of one architecture.
+    """Describe the GGUF files of one architecture.
 
     `keys` are further keys with transformers' names. `processor` undoes the converter's changes of
     values: Llama's order of query and key rows, and Gemma's 1 + weight in norms. `rope_tensors` are
@@ -187,11 +187,11 @@ def _ends_any(header: Header, endings: tuple[str, ...]) -> bool:
 def _head_size(keys: dict[str, Value]) -> int:
     """Return the width of an attention head."""
     # check_gguf_model has checked that these are positive integers.
-    share = _whole(keys, "embedding_length") // _whole(keys, "attention.head_count")
-    return _whole(keys, "attention.key_length", _whole(keys, "rope.dimension_count", share))
+    share = _integer(keys, "embedding_length") // _integer(keys, "attention.head_count")
+    return _integer(keys, "attention.key_length", _integer(keys, "rope.dimension_count", share))
 
 
-def _whole(keys: dict[str, Value], name: str, default: int = 0) -> int:
+def _integer(keys: dict[str, Value], name: str, default: int = 0) -> int:
     """Return an integer, or the default for a missing key or an array."""
     value = keys.get(name, default)
     return value if isinstance(value, int) else default
@@ -200,11 +200,11 @@ def _whole(keys: dict[str, Value], name: str, default: int = 0) -> int:
 def _heads(file: Path, family: Family, keys: dict[str, Value]) -> Settings:
     """Return the size of a head; refuse sizes that transformers has no setting for."""
     size = _head_size(keys)
-    share = _whole(keys, "embedding_length") // _whole(keys, "attention.head_count")
-    rotated = _whole(keys, "rope.dimension_count", size)
+    share = _integer(keys, "embedding_length") // _integer(keys, "attention.head_count")
+    rotated = _integer(keys, "rope.dimension_count", size)
     if family.model_type == "phi3":
         return {}
-    if _whole(keys, "attention.value_length", size) != size or rotated != size:
+    if _integer(keys, "attention.value_length", size) != size or rotated != size:
         what = "its keys, values and rotated dimensions have different sizes"
         raise UserError(file, what, ANOTHER_FILE)
     if family.model_type == "llama" or size != share or "attention.key_length" in keys:
@@ -217,8 +217,8 @@ def _rope_parameters(file: Path, family: Family, keys: dict[str, Value]) -> Sett
     rope = _scaling(file, keys)
     rope["rope_theta"] = keys.get("rope.freq_base", ROPE_BASE)
     if family.model_type == "phi3":
-        share = _whole(keys, "embedding_length") // _whole(keys, "attention.head_count")
-        rope["partial_rotary_factor"] = _whole(keys, "rope.dimension_count", share) / share
+        share = _integer(keys, "embedding_length") // _integer(keys, "attention.head_count")
+        rope["partial_rotary_factor"] = _integer(keys, "rope.dimension_count", share) / share
         rope |= _long_rope(file, keys)
     if family.model_type == "gemma3_text":
         local = keys.get("rope.freq_base_swa", ROPE_BASE)
@@ -232,7 +232,9 @@ def _scaling(file: Path, keys: dict[str, Value]) -> Settings:
 
     The frequency factors of Llama 3 are a tensor, which bula/gguf_repairs.py applies.
     """
-    kind = keys.get("rope.scaling.type", "none")
+    # As in llama.cpp, a factor without a type is linear.
+    default = "linear" if "rope.scaling.factor" in keys else "none"
+    kind = keys.get("rope.scaling.type", default)
     numbers = {
         "rope.scaling.factor": "factor",
         "rope.scaling.original_context_length": "original_max_position_embeddings",
@@ -250,13 +252,9 @@ def _scaling(file: Path, keys: dict[str, Value]) -> Settings:
 
 def _long_rope(file: Path, keys: dict[str, Value]) -> Settings:
     """Return the settings of Phi 3's long RoPE, or none."""
-    tensors = {
-        tensor.name: tensor.data
-        for tensor in read_gguf(file).tensors
-        if tensor.name in LONG_ROPE_FACTORS
-    }
-    if len(tensors) < len(LONG_ROPE_FACTORS):
+    if not check_gguf(file).tensors.keys() >= LONG_ROPE_FACTORS:
         return {}
+    tensors = {tensor.name: tensor.data for tensor in read_gguf(file).tensors}
     return {
         "rope_type": "longrope",
         "long_factor": tensors["rope_factors_long.weight"].tolist(),
@@ -273,5 +271,5 @@ def _gemma_settings(family: Family, keys: dict[str, Value]) -> Settings:
         return {}
     scale = _head_size(keys)
     if keys["block_count"] == LARGE_GEMMA_LAYERS[name]:
-        scale = _whole(keys, "embedding_length") // _whole(keys, "attention.head_count")
+        scale = _integer(keys, "embedding_length") // _integer(keys, "attention.head_count")
     return {"query_pre_attn_scalar": scale}

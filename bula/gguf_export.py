@@ -14,12 +14,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from gguf import LlamaFileType, ReaderTensor
+from gguf import LlamaFileType
 from transformers import PreTrainedTokenizerBase
 
 from bula import gguf_converters, gguf_tokenizer
+<<<<<<< HEAD
 from bula.errors import FIX_NO_ROOM, UserError, is_full_disk, is_out_of_memory
 from bula.gguf_files import check_gguf, read_gguf
+=======
+from bula.errors import UserError
+from bula.gguf_files import Shape, check_gguf
+>>>>>>> fixthree
 from bula.processes import end_with_parent
 
 # llama.cpp's converter writes these types, auto-round writes the others; bench/engines.py uses f32.
@@ -87,7 +92,7 @@ ANOTHER_BASE = "use another base, or remove the type from quantize.types"
 
 
 class ModelMetadata(NamedTuple):
-    """What a GGUF file tells about its model, beside weights and tokenizer.
+    """Describe a model in its GGUF file, beside weights and tokenizer.
 
     Languages are ISO 639-1 codes. `license` is an SPDX id or a name of the Hugging Face hub;
     `license_link` may be empty. `base_url` is the address of the base model's repository.
@@ -110,28 +115,28 @@ def export(directory: Path, kind: str, file: Path, metadata: ModelMetadata | Non
     """
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as temporary:
         name = metadata.name if metadata else directory.name
-        staged = Path(temporary) / name.replace("/", "-")
-        _stage(directory, staged, metadata)
+        linked = Path(temporary) / name.replace("/", "-")
+        _link_files(directory, linked, metadata)
         if kind in CONVERTER:
-            convert(staged, kind, file)
+            convert(linked, kind, file)
         else:
-            round_to(staged, kind, file)
+            round_to(linked, kind, file)
     _refuse_lost_window(directory, file)
     refuse_other_types(kind, file)
 
 
-def _stage(directory: Path, staged: Path, metadata: ModelMetadata | None) -> None:
-    """Fill a folder with links to the model's files and what else the exporters read.
+def _link_files(directory: Path, linked: Path, metadata: ModelMetadata | None) -> None:
+    """Fill a folder with links to the model's files, and the exporters' other inputs.
 
     They take the name from the folder and the other metadata from the front matter of README.md.
     """
-    staged.mkdir()
+    linked.mkdir()
     for file in directory.iterdir():
-        (staged / file.name).symlink_to(file.absolute())
-    if not (staged / gguf_tokenizer.NAME).exists():
-        gguf_tokenizer.write_pieces(directory, staged / gguf_tokenizer.NAME)
+        (linked / file.name).symlink_to(file.absolute())
+    if not (linked / gguf_tokenizer.NAME).exists():
+        gguf_tokenizer.write_pieces(directory, linked / gguf_tokenizer.NAME)
     if metadata is not None:
-        card = staged / "README.md"
+        card = linked / "README.md"
         card.unlink(missing_ok=True)
         # A JSON object is also YAML.
         card.write_text(f"---\n{json.dumps(_front_matter(metadata))}\n---\n", encoding="utf-8")
@@ -230,25 +235,27 @@ def _refuse_lost_window(directory: Path, file: Path) -> None:
         return
     fields = check_gguf(file).fields
     if not fields.get(f"{fields['general.architecture']}.attention.sliding_window"):
-        what = f"its attention window of {window} tokens has no place in a GGUF file"
+        lost = f"its attention window of {window} tokens cannot be stored"
+        what = f"{lost} in a GGUF file of this architecture"
         fix = "use another base, or set sliding_window to null in its config.json"
         raise UserError(directory.name, what, fix)
 
 
 def refuse_other_types(kind: str, file: Path) -> None:
     """Raise a UserError if a tensor has a type that this kind of file may not contain."""
-    for tensor in read_gguf(file).tensors:
-        found = tensor.tensor_type.name
-        if found not in _allowed_types(kind, tensor):
-            what = f"its tensor {tensor.name} is {found}, which is no part of {kind}"
+    header = check_gguf(file)
+    for name, shape in header.tensors.items():
+        found = header.types[name]
+        if found not in _allowed_types(kind, shape):
+            what = f"its tensor {name} is {found}, which is no part of {kind}"
             raise UserError(file.name, what, ANOTHER_BASE)
 
 
-def _allowed_types(kind: str, tensor: ReaderTensor) -> set[str]:
+def _allowed_types(kind: str, shape: Shape) -> set[str]:
     """Return the types that a tensor may have; its shape starts with the length of a row."""
     matrix = MATRIX_TYPES[kind]
-    row = int(tensor.shape[0])
-    if len(tensor.shape) == 1:
+    row = shape[0]
+    if len(shape) == 1:
         # Norms, biases and RoPE factors are never rounded.
         return {"F32"}
     if row % BLOCK:
@@ -258,27 +265,27 @@ def _allowed_types(kind: str, tensor: ReaderTensor) -> set[str]:
     return matrix
 
 
-def carries(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def check_chat_metadata(file: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     """Check that a GGUF file contains the chat template and end-of-turn token.
 
     A user of the file has no other source for them: without the template, questions take another
     form than in training; without the token, answers never stop. Raise UserError if one is missing
     or differs from the tokenizer's.
     """
-    fields = read_gguf(file).fields
+    fields = check_gguf(file).fields
     expected = {
         "tokenizer.chat_template": tokenizer.chat_template,
         "tokenizer.ggml.eos_token_id": tokenizer.eos_token_id,
     }
     for name, value in expected.items():
-        if name not in fields or fields[name].contents() != value:
+        if name not in fields or fields[name] != value:
             what = f"its {name} is missing or differs from the merged model's; nothing was written"
             raise UserError(file.name, what, "use another type in quantize.types, or another base")
 
 
 def describe(file: Path) -> dict[str, int | str]:
     """Return the size in bytes and the number of tensors per type."""
-    types = Counter(tensor.tensor_type.name for tensor in read_gguf(file).tensors)
+    types = Counter(check_gguf(file).types.values())
     figures: dict[str, int | str] = {"bytes": file.stat().st_size}
     for name, count in sorted(types.items()):
         figures[f"tensors_{name.lower()}"] = count
@@ -291,6 +298,7 @@ def refuse_divergent(kind: str, kl_nats: float) -> None:
     # A NaN is no number within the limit.
     if not kl_nats <= limit:
         reference = "the merged model" if kind == "bf16" else "the 16-bit file"
-        what = f"it differs from {reference} by {kl_nats:.2g} nats per token (limit {limit:g})"
+        found = f"KL {kl_nats:.2g} nats per token (limit {limit:g})"
+        what = f"its logits differ from the logits of {reference}: {found}"
         fix = "use another base" if kind == "bf16" else "remove it from quantize.types"
         raise UserError(f"{kind}.gguf", f"{what}; nothing was written", fix)

@@ -22,7 +22,7 @@ from transformers import (
 from transformers.modeling_gguf_pytorch_utils import get_gguf_hf_weights_map
 
 from bula.gguf_config import Family, find_family, gguf_config
-from bula.gguf_files import read_gguf
+from bula.gguf_files import Items, check_gguf, read_gguf
 
 
 def model_parts(file: Path, dtype: torch.dtype) -> dict[str, Any]:
@@ -65,10 +65,10 @@ def rope_factors(file: Path) -> torch.Tensor | None:
 
     The shape is (head size / 2,).
     """
-    for tensor in read_gguf(file).tensors:
-        if tensor.name == "rope_freqs.weight":
-            return torch.tensor(tensor.data)
-    return None
+    if "rope_freqs.weight" not in check_gguf(file).tensors:
+        return None
+    tensors = {tensor.name: tensor.data for tensor in read_gguf(file).tensors}
+    return torch.tensor(tensors["rope_freqs.weight"])
 
 
 def apply_rope_factors(model: PreTrainedModel, file: Path) -> None:
@@ -94,9 +94,11 @@ def drop_unknown_tokens(tokenizer: PreTrainedTokenizerBase, file: Path) -> None:
     last_added = max(tokenizer.added_tokens_decoder, default=0)
     if last_added < len(tokenizer) - 1:
         return
-    size = len(read_gguf(file).fields["tokenizer.ggml.tokens"].data)
-    if len(tokenizer) <= size:
+    tokens = check_gguf(file).fields["tokenizer.ggml.tokens"]
+    if not isinstance(tokens, Items) or len(tokenizer) <= tokens.length:
         return
     state = json.loads(tokenizer.backend_tokenizer.to_str())
-    state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < size]
+    state["added_tokens"] = [
+        token for token in state["added_tokens"] if token["id"] < tokens.length
+    ]
     tokenizer._tokenizer = Tokenizer.from_str(json.dumps(state))

@@ -43,6 +43,19 @@ def check_target_modules(model: PreTrainedModel, lora: Lora) -> None:
         raise UserError("params.yaml", what, "correct train.lora.target_modules")
 
 
+def targets_in(model: PreTrainedModel, targets: str | list[str]) -> str | list[str]:
+    """Return the target modules that a part of the base model has.
+
+    If it has none, as layer 20 of a model with two layers, the last parts of the names stand for
+    the same matrices of its layers.
+    """
+    if isinstance(targets, str):
+        return targets
+    names = [name for name, _ in model.named_modules()]
+    found = [target for target in targets if _is_module(target, names)]
+    return found or sorted({target.rpartition(".")[2] for target in targets})
+
+
 def _is_module(target: str, names: list[str]) -> bool:
     """Return whether a target is a module's name or its last parts, as in PEFT."""
     return any(name == target or name.endswith(f".{target}") for name in names)

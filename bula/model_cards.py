@@ -52,7 +52,7 @@ Documents = dict[str, bytes]
 
 
 class Kind(NamedTuple):
-    """What a folder of weights is, in the hub's words."""
+    """Describe a folder of weights in the hub's words."""
 
     library: str
     """Library that loads the weights."""
@@ -250,7 +250,7 @@ def _sources(sources: list[DataSource]) -> list[str]:
 
 
 def _license_section(base: Base) -> str:
-    """Return what a card says about the license of the weights."""
+    """Return the sentences of a card about the license of the weights."""
     parts = [f"{markdown(base.terms.name)}; see the files LICENSE and NOTICE."]
     if base.terms.duties:
         parts.append(f"{base.terms.duties}\n\n{base.terms.duties_pt}")

@@ -63,7 +63,7 @@ ATTENTION_IMPLEMENTATIONS = ("sdpa", "flash_attention_2")
 PROBE_ROWS = 2
 PROBE_LARGEST = 100
 # Standard deviation of the adapters' B in a comparison; they start as zeros.
-PROBE_ADAPTER_STD = 0.05
+ADAPTER_STD = 0.05
 
 # --- attention ---------------------------------------------------------------------------------
 
@@ -291,8 +291,8 @@ def has_plain_head(model: PreTrainedModel) -> bool:
     head = unwrap_adapter(model).get_output_embeddings()
     if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
         return False
-    hidden = _integers(head.in_features)
-    logits = _integers(head.out_features)
+    hidden = _integers(head.in_features).to(model.device)
+    logits = _integers(head.out_features).to(model.device)
     received = []
 
     def return_logits(values: Tensor) -> Tensor:
@@ -419,7 +419,7 @@ def _prepare_copy(model: PeftModel) -> PeftModel:
     generator = torch.Generator().manual_seed(0)
     for name, weight in prepared.named_parameters():
         if "lora_B" in name:
-            values = torch.randn(weight.shape, generator=generator) * PROBE_ADAPTER_STD
+            values = torch.randn(weight.shape, generator=generator) * ADAPTER_STD
             weight.data.copy_(values)
     return prepared
 

@@ -193,15 +193,28 @@ def _from_pretrained(path: Path, **options: Any) -> PreTrainedModel:
         if _is_gguf(path):
             parts = model_parts(path, options["dtype"])
             model_class = MODEL_FOR_CAUSAL_LM_MAPPING[type(parts["config"])]
+            _choose_attention(parts["config"], options)
             model, report = model_class.from_pretrained(None, **parts, **options)
             apply_rope_factors(model, path)
             # Without a path, from_pretrained calls the model "None".
             model.config._name_or_path = model.name_or_path = str(path.parent)
         else:
+            _choose_attention(AutoConfig.from_pretrained(**_location(path)), options)
             model, report = AutoModelForCausalLM.from_pretrained(**_location(path), **options)
     refuse_incomplete(path, report)
     model.generation_config.use_cache = True
     return model
+
+
+def _choose_attention(config: PreTrainedConfig, options: dict[str, Any]) -> None:
+    """Replace SDPA by eager attention for a class that does not support SDPA, in place.
+
+    Gemma 2's soft caps have no place in SDPA, and transformers would refuse the model.
+    """
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    supports_sdpa = getattr(model_class, "_supports_sdpa", True)
+    if options["attn_implementation"] == "sdpa" and not supports_sdpa:
+        options["attn_implementation"] = "eager"
 
 
 def load_config(path: Path) -> PreTrainedConfig:
@@ -251,10 +264,19 @@ def load_tokenizer(path: Path, template: str = "") -> PreTrainedTokenizerBase:
         raise UserError(path, "it has no chat template", fix)
     if tokenizer.eos_token_id is None:
         raise UserError(path, "it names no end-of-turn token", "set eos_token in its tokenizer")
-    if tokenizer.pad_token_id in (None, tokenizer.eos_token_id):
+    if tokenizer.pad_token in (None, *_named_ends(tokenizer)):
         tokenizer.pad_token = _free_padding(tokenizer, path)
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _named_ends(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the tokens that the chat template may end a turn with.
+
+    Phi 3 ends turns with <|end|>, and both its padding and its EOS token are <|endoftext|>.
+    """
+    template = str(tokenizer.chat_template)
+    return [token for token in END_TOKENS if token in template] or [str(tokenizer.eos_token)]
 
 
 def _free_padding(tokenizer: PreTrainedTokenizerBase, path: Path) -> str:
@@ -265,7 +287,7 @@ def _free_padding(tokenizer: PreTrainedTokenizerBase, path: Path) -> str:
     """
     vocabulary = tokenizer.get_vocab()
     for token in PAD_CANDIDATES:
-        if token in vocabulary and token != tokenizer.eos_token:
+        if token in vocabulary and token not in _named_ends(tokenizer):
             return token
     what = "it has no padding token apart from the end-of-turn token"
     raise UserError(path, what, "set pad_token in its tokenizer")

@@ -218,23 +218,28 @@ def encode_turns(tokenizer: PreTrainedTokenizerBase, example: Example) -> Traini
 
 
 def _length_to_end(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: int) -> int:
-    """Return the length of an example up to its last end-of-turn token.
+    """Return the length of an example up to the end-of-turn token of its last answer.
 
-    Some templates write a line feed after that token, which no model generates. Raise UserError if
-    no such token occurs after `start`.
+    Some templates write a line feed or another end token after that token, as Phi 3's does, and no
+    model generates them. Raise UserError if no such token occurs after `start`.
     """
-    completion = ids[start:]
-    for end_id in _turn_ends(tokenizer, tokenizer.eos_token_id):
-        if end_id in completion:
-            behind = ids[::-1].index(end_id)
-            return len(ids) - behind
+    ends = _turn_ends(tokenizer, tokenizer.eos_token_id)
+    length = 0
+    for place in range(len(ids) - 1, start - 1, -1):
+        if ids[place] in ends:
+            length = place + 1
+        elif length and tokenizer.decode([ids[place]]).strip():
+            # The text of the answer.
+            break
+    if length:
+        return length
     what = f"its chat template ends a turn without {tokenizer.eos_token!r}"
     raise UserError(tokenizer.name_or_path or "the model", what, FIX)
 
 
 @lru_cache(maxsize=CACHED_TOKENIZERS)
 def _turn_ends(tokenizer: PreTrainedTokenizerBase, eos_id: int) -> list[int]:
-    """Return the ids that may end a turn, the tokenizer's own first.
+    """Return the ids that may end a turn.
 
     Gemma's template ends turns with <end_of_turn>, while its tokenizer names <eos>.
     """

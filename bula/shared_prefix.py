@@ -63,7 +63,7 @@ def find_shared_prefix(batch: Batch) -> SharedPrefix | None:
 def shared_hidden(
     decoder: PreTrainedModel, batch: Batch, layout: SharedPrefix
 ) -> tuple[Tensor, Tensor]:
-    """Return what `supervised_hidden` returns, for a batch with a shared prefix.
+    """Return hidden states and targets of a batch with a shared prefix.
 
     The attention layers of the decoder receive the layout as the keyword `shared_prefix`.
     """

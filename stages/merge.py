@@ -17,7 +17,13 @@ import typer
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from bula.divergence import Scored, divergence_metrics, sample_validation, score_examples
+from bula.divergence import (
+    LOGIT_TOLERANCE,
+    Scored,
+    divergence_metrics,
+    sample_validation,
+    score_examples,
+)
 from bula.errors import UserError, run_stage
 from bula.hardware import compute_dtype, precision_settings, prepare_device, seed_everything
 from bula.model_cards import merged_documents
@@ -30,9 +36,6 @@ from bula.scoring import unwrap_adapter
 
 # The spacing of float32 numbers is 1e-6 at 16 and 8e-6 at 128.
 WEIGHT_TOLERANCE = 1e-5
-# Rounding in float32 stays below 1e-5; an adapter on the embeddings, whose weights are not checked
-# here, exceeds this limit.
-LOGIT_TOLERANCE = 1e-4
 Figures = dict[str, float | int]
 # The parts of one merged matrix: base weight (out, in), A (rank, in), B (out, rank), and the scale.
 Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]

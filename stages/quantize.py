@@ -17,7 +17,13 @@ from bula.divergence import divergence_metrics, sample_validation, score_example
 from bula.errors import run_stage
 from bula.files import make_readable, staged, write_documents
 from bula.gguf_adapter import write_gguf_adapter
-from bula.gguf_export import ModelMetadata, carries, describe, export, refuse_divergent
+from bula.gguf_export import (
+    ModelMetadata,
+    check_chat_metadata,
+    describe,
+    export,
+    refuse_divergent,
+)
 from bula.hardware import prepare_device, seed_everything
 from bula.model_cards import GGUF, describe_base, gguf_documents, model_name
 from bula.models import load_model, load_tokenizer
@@ -28,9 +34,15 @@ from bula.reports import write_metrics
 Figures = dict[str, int | float | str]
 
 
+<<<<<<< HEAD
 def describe_model(params: Params) -> ModelMetadata:
     """Return what each GGUF file tells about its model."""
     base = describe_base(params.ingest.base)
+=======
+def describe_model(ingest: Ingest) -> ModelMetadata:
+    """Return the metadata of each GGUF file."""
+    base = describe_base(ingest.base)
+>>>>>>> fixthree
     return ModelMetadata(
         name=model_name(base),
         languages=list(params.preprocess.languages),
@@ -86,8 +98,13 @@ def main(
         temporary.mkdir()
         for kind in kinds:
             print(f"quantize: writing {kind}", flush=True)
+<<<<<<< HEAD
             export(merged, kind, temporary / f"{kind}.gguf", describe_model(params))
             carries(temporary / f"{kind}.gguf", tokenizer)
+=======
+            export(merged, kind, temporary / f"{kind}.gguf", describe_model(params.ingest))
+            check_chat_metadata(temporary / f"{kind}.gguf", tokenizer)
+>>>>>>> fixthree
         figures = measure(merged, temporary, kinds, encoded, tokenizer.pad_token_id)
         write_gguf_adapter(adapter, merged, temporary / "adapter.gguf")
         write_documents(temporary, gguf_documents(params, figures, merged))

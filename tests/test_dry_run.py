@@ -1,5 +1,6 @@
 """Test the dry run of ingest: bases that pass it, and bases that it refuses."""
 
+import errno
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import sentencepiece
 import torch
+from openai import OpenAIError
 from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
@@ -120,11 +122,12 @@ def test_a_llama_passes_and_each_step_prints_its_seconds(
         "chat template and padding",
         "a cut with random weights",
         "target modules",
+        "the head of the model",
         "the fused kernels",
         "an optimizer step",
         "merge",
         "the bf16 GGUF file",
-        "the bf16 file in transformers and llama.cpp",
+        "the bf16 file in llama.cpp",
         "the q8_0 GGUF file",
         "the GGUF file of the adapter",
         "all steps",
@@ -266,15 +269,95 @@ def test_kernels_that_differ_from_transformers_are_refused(
 
 
 @pytest.mark.usefixtures("no_export")
-def test_kernels_that_are_not_used_are_not_compared(
+def test_only_the_kernels_of_training_are_compared(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dry_run, "kernel_difference", lambda *_: (1.0, 1.0))
-    params = run_params(tiny)
-    params = params.model_copy(update={"train": params.train.model_copy(update={"kernels": "trl"})})
-    # The export is reached, and this test has none.
-    with pytest.raises(TypeError, match="NoneType"):
-        dry_run.try_base(tiny, params)
+    monkeypatch.setattr(dry_run, "try_merge_and_export", lambda trial: {"gguf_files": 0})
+    assert dry_run.try_base(tiny, with_kernels(run_params(tiny), "trl")) == {"gguf_files": 0}
+
+
+def with_kernels(params: Params, kernels: str) -> Params:
+    """Return parameters with other kernels."""
+    train = params.train.model_copy(update={"kernels": kernels})
+    return params.model_copy(update={"train": train})
+
+
+@pytest.mark.usefixtures("no_export")
+def test_a_head_that_trl_computes_otherwise_is_refused(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = dry_run.mean_loss
+    monkeypatch.setattr(dry_run, "mean_loss", lambda *given: 1.01 * own(*given))
+    what = r"fails at the trl kernels: they differ .*loss 1.0e-02 .*Set train.kernels to fused"
+    with pytest.raises(UserError, match=what):
+        dry_run.try_base(tiny, with_kernels(run_params(tiny), "trl"))
+
+
+@pytest.mark.usefixtures("no_export")
+def test_an_adapter_on_a_later_layer_than_the_cut_has_passes(
+    write_base: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dry_run, "try_merge_and_export", lambda trial: {"gguf_files": 0})
+    base = write_base("llama", num_hidden_layers=4)
+    name = "model.layers.3.mlp.up_proj"
+    assert dry_run.try_base(base, run_params(base, target_modules=[name])) == {"gguf_files": 0}
+    wrong = run_params(base, target_modules=["model.layers.4.mlp.up_proj"])
+    with pytest.raises(UserError, match=r"names model\.layers\.4\.mlp\.up_proj"):
+        dry_run.try_base(base, wrong)
+
+
+def test_a_full_disk_or_a_lack_of_memory_is_no_fault_of_the_base() -> None:
+    machine = [
+        OSError(errno.ENOSPC, "No space left on device"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ]
+    for error in machine:
+        with pytest.raises(type(error)), dry_run.step("base", "merge", "use another base"):
+            raise error
+    with (
+        pytest.raises(UserError, match="dry run fails at merge"),
+        dry_run.step("base", "merge", "use another base"),
+    ):
+        raise OpenAIError("no connection")
+
+
+def test_a_model_that_reads_images_is_refused() -> None:
+    dry_run.refuse_images("base", AutoConfig.for_model("llama"))
+    with pytest.raises(UserError, match="base: the model also reads images"):
+        dry_run.refuse_images("base", AutoConfig.for_model("gemma3"))
+
+
+def test_the_cut_of_a_large_gemma_has_the_attention_scale_of_llama_cpp() -> None:
+    sizes = {"hidden_size": 5376, "num_attention_heads": 32, "head_dim": 128}
+    large = AutoConfig.for_model(
+        "gemma3_text", **sizes, num_hidden_layers=62, query_pre_attn_scalar=168
+    ).to_dict()
+    assert cut.scale_fields(large) == {"query_pre_attn_scalar": 128}
+    # llama.cpp would scale this model otherwise, which the trial must show.
+    assert cut.scale_fields({**large, "query_pre_attn_scalar": 256}) == {}
+    assert cut.scale_fields({**large, "num_hidden_layers": 34}) == {}
+
+
+def test_the_cut_has_a_window_shorter_than_the_longest_trial_row() -> None:
+    fields = {"sliding_window": 4096, "max_position_embeddings": 8192}
+    assert cut.window_fields(fields) == {"sliding_window": 128}
+    # Such a window has no effect.
+    assert cut.window_fields({**fields, "sliding_window": 8192}) == {}
+    assert cut.window_fields({**fields, "sliding_window": 64}) == {}
+    assert cut.window_fields({**fields, "sliding_window": None}) == {}
+
+
+def test_a_configuration_without_a_number_of_layers_is_refused() -> None:
+    with pytest.raises(UserError, match="does not say how many layers"):
+        cut.shallow_fields({"n_layer": 4})
+
+
+def test_an_answer_that_ends_early_is_refused(tiny: Path) -> None:
+    model = load_model(tiny, "float32")
+    with pytest.raises(UserError, match="answers with 1 tokens, transformers with 2"):
+        dry_run.refuse_other_answer(model, [1], [5, 6], [5])
 
 
 @pytest.mark.parametrize(
@@ -309,7 +392,7 @@ def test_a_file_that_reads_as_another_model_is_refused(
         return model
 
     monkeypatch.setattr(dry_run, "load_model", load_changed)
-    with pytest.raises(UserError, match=r"reads another model from it: KL .* \(limit 0.001\)"):
+    with pytest.raises(UserError, match=r"logits of the merged model: KL .* \(limit 0.001\)"):
         dry_run.try_base(tiny, run_params(tiny))
 
 
@@ -332,7 +415,7 @@ def test_an_adapter_that_llama_cpp_does_not_apply_is_refused(
         "serve_llama_cpp",
         lambda *a, **options: serve_llama_cpp(*a, **{**options, "adapters": ()}),
     )
-    with pytest.raises(UserError, match=r"adapter: llama\.cpp answers with other tokens"):
+    with pytest.raises(UserError, match=r"adapter: llama\.cpp prefers another token"):
         dry_run.try_base(tiny, run_params(tiny))
 
 
@@ -343,7 +426,7 @@ def test_an_answer_that_differs_from_transformers_is_refused(tiny: Path) -> None
     [answer] = generate_greedy(model, tokenizer, [prompt], 4)
     other = [*answer[:2], answer[2] + 1, *answer[3:]]
     dry_run.refuse_other_answer(model, prompt, answer, answer)
-    with pytest.raises(UserError, match="from token 3 on"):
+    with pytest.raises(UserError, match=r"at token 3: its logit is .* below the largest \(limit"):
         dry_run.refuse_other_answer(model, prompt, answer, other)
 
 

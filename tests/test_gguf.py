@@ -23,7 +23,7 @@ from bula.divergence import divergence_metrics, score_examples
 from bula.errors import UserError
 from bula.files import sha256_file
 from bula.generation import until_end
-from bula.gguf_export import carries, describe, export
+from bula.gguf_export import check_chat_metadata, describe, export
 from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from bula.prompts import Encoded, encode_prompt
 from bula.records import SET_NAMES, read_rows, write_rows
@@ -194,14 +194,14 @@ def write_header(path: Path, template: str | None, end_of_turn: int) -> Path:
 
 
 def test_an_exported_file_passes_the_check_of_its_header(wide: Path) -> None:
-    carries(wide.parent / "gguf/q4_k_m.gguf", load_tokenizer(wide))
+    check_chat_metadata(wide.parent / "gguf/q4_k_m.gguf", load_tokenizer(wide))
 
 
 def test_a_file_without_chat_template_is_refused(tiny: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tiny)
     file = write_header(tmp_path / "none.gguf", None, tokenizer.eos_token_id)
     with pytest.raises(UserError, match=r"none\.gguf: its tokenizer\.chat_template is missing"):
-        carries(file, tokenizer)
+        check_chat_metadata(file, tokenizer)
 
 
 def test_a_file_with_another_end_of_turn_token_is_refused(tiny: Path, tmp_path: Path) -> None:
@@ -211,7 +211,7 @@ def test_a_file_with_another_end_of_turn_token_is_refused(tiny: Path, tmp_path: 
     with pytest.raises(
         UserError, match=r"other\.gguf: its tokenizer\.ggml\.eos_token_id .* differs"
     ):
-        carries(file, tokenizer)
+        check_chat_metadata(file, tokenizer)
 
 
 def test_a_model_2048_wide_is_stored_in_k_types(wide: Path) -> None:

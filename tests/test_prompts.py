@@ -57,6 +57,18 @@ def test_the_padding_token_is_not_the_end_of_turn(tokenizer: PreTrainedTokenizer
     assert tokenizer.pad_token_id not in (None, tokenizer.eos_token_id)
 
 
+def test_the_completion_ends_before_a_second_end_token(smollm2: Path) -> None:
+    tokenizer = load_tokenizer(smollm2)
+    # As in Phi 3: the template writes an end-of-text token after the last turn.
+    tokenizer.chat_template = str(tokenizer.chat_template) + (
+        "{% if not add_generation_prompt %}{{ '<|endoftext|>' }}{% endif %}"
+    )
+    tokenizer.eos_token = "<|endoftext|>"
+    encoded = encode(tokenizer, EXAMPLE)
+    assert tokenizer.decode(encoded.completion).endswith("<|im_end|>")
+    assert tokenizer.decode(encoded.completion).count("<|") == 1
+
+
 def test_a_template_without_an_end_of_turn_is_refused(smollm2: Path) -> None:
     broken = load_tokenizer(smollm2)
     broken.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"

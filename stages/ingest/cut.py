@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
+from bula.errors import UserError
+from bula.gguf_config import LARGE_GEMMA_LAYERS
+
 FEWEST_LAYERS = 2
+# Tokens of a sliding window; the longest trial row has about 350.
+WINDOW = 128
 # The K-quant writer takes a second for 3 million parameters on two cores.
 MOST_PARAMETERS = 16_000_000
 # K-quants store blocks of 256 numbers, and other widths fall back to other types.
@@ -31,7 +36,9 @@ Fields = dict[str, Any]
 
 def build_cut(config: PreTrainedConfig) -> PreTrainedModel:
     """Return the cut of a configuration, with random float32 weights."""
-    small = with_fields(config, shallow_fields(text_fields(config.to_dict())))
+    fields = text_fields(config.to_dict())
+    changes = shallow_fields(fields) | window_fields(fields) | scale_fields(fields)
+    small = with_fields(config, changes)
     if count_parameters(small) > MOST_PARAMETERS:
         small = with_fields(small, narrow_fields(text_fields(small.to_dict())))
     model: PreTrainedModel = AutoModelForCausalLM.from_config(small, dtype=torch.float32)
@@ -59,7 +66,10 @@ def shallow_fields(fields: Fields) -> Fields:
     Lists with one item per layer, as Gemma 3's kinds of attention, are shortened too. Enough layers
     stay for each item's first place.
     """
-    layers = fields["num_hidden_layers"]
+    layers = fields.get("num_hidden_layers")
+    if layers is None:
+        what = "it does not say how many layers the model has (num_hidden_layers)"
+        raise UserError("config.json", what, "use another base model in ingest.base")
     lists = {
         name: value
         for name, value in fields.items()
@@ -70,6 +80,32 @@ def shallow_fields(fields: Fields) -> Fields:
         return {}
     shortened = {name: value[:depth] for name, value in lists.items()}
     return {"num_hidden_layers": depth, **shortened}
+
+
+def window_fields(fields: Fields) -> Fields:
+    """Return the change that makes a window shorter than the longest trial row.
+
+    A window as long as the context has no effect and stays.
+    """
+    window = fields.get("sliding_window")
+    if not window or not WINDOW < window < fields["max_position_embeddings"]:
+        return {}
+    return {"sliding_window": WINDOW}
+
+
+def scale_fields(fields: Fields) -> Fields:
+    """Return the change of the attention scale of a large Gemma.
+
+    llama.cpp does not read the scale: it knows the large models by their number of layers, and
+    takes the width of a head for all others, such as the cut.
+    """
+    family = fields["model_type"].removesuffix("_text")
+    if fields["num_hidden_layers"] != LARGE_GEMMA_LAYERS.get(family):
+        return {}
+    share = fields["hidden_size"] // fields["num_attention_heads"]
+    if fields["query_pre_attn_scalar"] != share:
+        return {}
+    return {"query_pre_attn_scalar": fields["head_dim"]}
 
 
 def layers_to_show_all(kinds: list[Any]) -> int:
@@ -139,9 +175,14 @@ def fewest_key_heads(heads: int, key_heads: int, head_width: int) -> int:
 
 def count_parameters(config: PreTrainedConfig) -> int:
     """Return the number of a model's parameters, without allocating them."""
+    return sum(parameter.numel() for parameter in empty_model(config).parameters())
+
+
+def empty_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """Return the model of a configuration, without memory for its weights."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    return sum(parameter.numel() for parameter in model.parameters())
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
+    return model
 
 
 @torch.no_grad()

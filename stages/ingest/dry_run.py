@@ -9,23 +9,28 @@ data is read.
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from openai import OpenAIError
 from peft import PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+<<<<<<< HEAD
 from bula.divergence import Scored, divergence_metrics, score_examples
+=======
+from bula.divergence import LOGIT_TOLERANCE, Scored, divergence_metrics, score_examples
+>>>>>>> fixthree
 from bula.errors import UserError, is_machine_error
 from bula.generation import generate_greedy
 from bula.gguf_adapter import write_gguf_adapter
-from bula.gguf_export import carries, export
-from bula.lora import check_target_modules, lora_config
-from bula.model_kernels import add_answer_head, kernel_difference, use_kernels
+from bula.gguf_export import check_chat_metadata, export, refuse_divergent
+from bula.lora import check_target_modules, lora_config, targets_in
+from bula.model_kernels import ADAPTER_STD, add_answer_head, kernel_difference, use_kernels
 from bula.models import (
     LIBRARY_ERRORS,
     end_token_ids,
@@ -39,21 +44,31 @@ from bula.params import (
     ChatColumns,
     DirectoryModel,
     HubModel,
+    Lora,
     ModelSource,
     Params,
     WheelsModel,
 )
 from bula.prompts import FIX as FIX_TEMPLATE
-from bula.prompts import SYSTEM_PROMPT, Encoded, encode, encode_turns
-from bula.records import Example, Turn
-from bula.scoring import Batch, pad_batch, unwrap_adapter
+from bula.prompts import (
+    SYSTEM_PROMPT,
+    Encoded,
+    encode,
+    encode_turns,
+    has_system_role,
+    render_text,
+    to_chat,
+)
+from bula.records import Turn
+from bula.scoring import Batch, check_head, pad_batch, unwrap_adapter
 from bula.serving import open_client, serve_llama_cpp
-from stages.ingest.cut import build_cut
+from stages.ingest.cut import build_cut, empty_model
+from stages.ingest.models import TRIAL
 
-# The second question is longer than the windows of most models with local attention.
+# The second question is longer than the window of a cut (stages/ingest/cut.py).
 PAIRS = (
-    ("Posso tomar sol?", "Sim, com protetor solar."),
-    ("Tomo dipirona há dois dias. " * 60 + "Devo parar?", "Pare e procure atendimento."),
+    (TRIAL.question, TRIAL.answer),
+    ("Tomo dipirona há dois dias. " * 30 + "Devo parar?", "Pare e procure atendimento."),
     ("Dói?", "Não."),
 )
 # The first and the last row, which every model has room for.
@@ -61,19 +76,23 @@ SHORT_ROWS = 2
 ANSWER_TOKENS = 8
 # Float32's rounding in two layers stays below 2e-6.
 KERNEL_TOLERANCE = 1e-5
-# Rounding in float32 stays below 1e-5, as in stages/merge.py.
-MERGE_TOLERANCE = 1e-4
-# The 16-bit file has the merged weights themselves, so only rounding may differ.
-MOST_KL_NATS = 1e-3
+# The adapter of the trial; train.lora sets only its modules, so that no other change of train.lora
+# fetches the base model again.
+RANK = 4
+ALPHA = 8
 # llama.cpp rounds activations to bfloat16, which moves a logit by about 1 % of the logits' spread.
 TIE_SHARE = 0.1
-# B matrices of this spread move each output visibly; PEFT starts them at zero.
-B_SPREAD = 0.05
 OTHER_BASE = "use another base model in ingest.base"
+FIX_KERNELS = {
+    "fused": "set train.kernels to trl in params.yaml",
+    "trl": "set train.kernels to fused in params.yaml, or use another base model",
+}
 FIX_ADAPTER = "set train.lora.target_modules to all-linear, or use another base model"
 REASON_CHARACTERS = 300
 
 Figures = dict[str, int | float | str]
+# Sends a body to a path of a server, and returns the reply.
+Ask = Callable[[str, dict[str, Any]], Any]
 
 
 class Trial(NamedTuple):
@@ -82,6 +101,7 @@ class Trial(NamedTuple):
     base: str
     """Name of the base model, for messages."""
     params: Params
+    config: PreTrainedConfig
     tokenizer: PreTrainedTokenizerBase
     encoded: list[Encoded]
     folder: Path
@@ -107,8 +127,13 @@ def name_of(source: ModelSource) -> str:
 def step(base: str, name: str, fix: str) -> Iterator[None]:
     """Print the seconds of a step, and turn its errors into a UserError.
 
+<<<<<<< HEAD
     The libraries raise many kinds of errors for a model that they cannot process. A full disk and
     too little memory are not the model's fault, and these errors pass.
+=======
+    The libraries raise many kinds of errors for a model that they cannot process. A full disk or a
+    lack of memory says nothing about the model, and keeps its error.
+>>>>>>> fixthree
     """
     started = time.perf_counter()
     try:
@@ -117,7 +142,11 @@ def step(base: str, name: str, fix: str) -> Iterator[None]:
         if is_machine_error(error):
             raise
         raise UserError(base, f"its dry run fails at {name}: {error.what}", fix) from error
+<<<<<<< HEAD
     except LIBRARY_ERRORS as error:
+=======
+    except (*LIBRARY_ERRORS, OpenAIError) as error:
+>>>>>>> fixthree
         if is_machine_error(error):
             raise
         message = " ".join(str(error).split())[:REASON_CHARACTERS]
@@ -135,10 +164,11 @@ def try_base(directory: Path, params: Params) -> Figures:
     base = name_of(params.ingest.base)
     tokenizer = load_tokenizer(directory)
     config = load_config(directory)
+    refuse_images(base, config)
     with tempfile.TemporaryDirectory() as name:
         with step(base, "chat template and padding", FIX_TEMPLATE):
             encoded = encode_trials(tokenizer, config)
-        trial = Trial(base, params, tokenizer, encoded, Path(name))
+        trial = Trial(base, params, config, tokenizer, encoded, Path(name))
         with step(base, "a cut with random weights", OTHER_BASE):
             save_model(as_saved(trial, build_cut(config)), tokenizer, trial.folder / "cut")
         try_conversation(trial)
@@ -146,6 +176,13 @@ def try_base(directory: Path, params: Params) -> Figures:
         figures = try_merge_and_export(trial)
     print(f"ingest: dry run: all steps, {time.perf_counter() - started:.1f} s", flush=True)
     return figures
+
+
+def refuse_images(base: str, config: PreTrainedConfig) -> None:
+    """Raise UserError if a model also reads images."""
+    if getattr(config, "vision_config", None) is not None:
+        what = "the model also reads images (vision_config in config.json)"
+        raise UserError(base, what, "use a base model in ingest.base that reads only text")
 
 
 def as_saved(trial: Trial, model: PreTrainedModel) -> PreTrainedModel:
@@ -164,7 +201,8 @@ def encode_trials(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) 
     """
     encoded = []
     for question, answer in PAIRS:
-        item = encode(tokenizer, trial_example(question, answer))
+        example = TRIAL.model_copy(update={"question": question, "answer": answer})
+        item = encode(tokenizer, example)
         check_texts(tokenizer, item, question, answer)
         encoded.append(item)
     if tokenizer.pad_token_id in {item.completion[-1] for item in encoded}:
@@ -182,18 +220,6 @@ def within_context(encoded: list[Encoded], config: PreTrainedConfig) -> list[Enc
         what = f"its context of {context} tokens is too short for a short question"
         raise UserError("config.json", what, OTHER_BASE)
     return fitting
-
-
-def trial_example(question: str, answer: str) -> Example:
-    """Return an example with a question and an answer."""
-    return Example(
-        id="0" * 16,
-        source="trial",
-        license="none",
-        split="dev",
-        question=question,
-        answer=answer,
-    )
 
 
 def check_texts(
@@ -220,7 +246,9 @@ def try_conversation(trial: Trial) -> None:
         return
     question, answer = PAIRS[0]
     earlier = Turn(question=question, answer=answer)
-    example = trial_example(*PAIRS[-1]).model_copy(update={"history": [earlier]})
+    question, answer = PAIRS[-1]
+    changes = {"question": question, "answer": answer, "history": [earlier]}
+    example = TRIAL.model_copy(update=changes)
     with step(trial.base, "a conversation of two turns", OTHER_BASE):
         encode_turns(trial.tokenizer, example)
 
@@ -230,33 +258,36 @@ def try_conversation(trial: Trial) -> None:
 
 def try_training(trial: Trial) -> None:
     """Try adapter, kernels and an optimizer step, and save the adapter."""
-    train = trial.params.train
+    kernels = trial.params.train.kernels
     with step(trial.base, "target modules", "correct train.lora.target_modules in params.yaml"):
+        check_target_modules(empty_model(trial.config), trial.params.train.lora)
         model = adapted_cut(trial, "float32")
-    if train.kernels == "fused":
-        with step(trial.base, "the fused kernels", "set train.kernels to trl in params.yaml"):
-            check_kernels(model, batch_on(model, trial))
+    with step(trial.base, "the head of the model", OTHER_BASE):
+        check_head(model)
+    with step(trial.base, f"the {kernels} kernels", FIX_KERNELS[kernels]):
+        check_kernels(model, batch_on(model, trial), kernels)
+    # Two models would need twice the memory.
+    del model
     with step(trial.base, "an optimizer step", OTHER_BASE):
         model = adapted_cut(trial, trial.params.dtype)
-        if train.kernels == "fused":
-            use_fused(model)
-        take_step(model, batch_on(model, trial), train.kernels)
+        use_trained(model, kernels)
+        take_step(model, batch_on(model, trial), kernels)
         model.save_pretrained(trial.folder / "adapter")
 
 
 def adapted_cut(trial: Trial, dtype: str) -> PeftModel:
     """Return the cut with an adapter whose output is not zero."""
-    lora = trial.params.train.lora
     model = load_model(trial.folder / "cut", dtype)
-    check_target_modules(model, lora)
+    targets = targets_in(model, trial.params.train.lora.target_modules)
+    lora = Lora(r=RANK, alpha=ALPHA, dropout=0.0, target_modules=targets)
     adapted = get_peft_model(model, lora_config(lora))
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad:
             # Training keeps adapters in float32, too.
             parameter.data = parameter.data.float()
         if "lora_B" in name:
-            torch.nn.init.normal_(parameter, std=B_SPREAD)
-    # Dropout would hide a difference.
+            # PEFT starts B at zero, and no output would depend on the adapter.
+            torch.nn.init.normal_(parameter, std=ADAPTER_STD)
     adapted.eval()
     return adapted
 
@@ -267,30 +298,62 @@ def batch_on(model: PeftModel, trial: Trial) -> Batch:
     return {name: tensor.to(model.device) for name, tensor in batch.items()}
 
 
-def use_fused(model: PeftModel) -> None:
-    """Replace the model's functions by the fused kernels."""
-    use_kernels(model)
-    add_answer_head(unwrap_adapter(model))
+def use_trained(model: PeftModel, kernels: str) -> None:
+    """Replace the model's functions by those that compute them in training."""
+    if kernels == "fused":
+        use_kernels(model)
+        add_answer_head(unwrap_adapter(model))
+        return
+    # TRL takes seconds to import.
+    from trl.trainer.utils import add_fused_lm_head
+
+    add_fused_lm_head(unwrap_adapter(model), outputs=("log_probs", "is_top1"))
 
 
 def mean_loss(model: PeftModel, batch: Batch, kernels: str) -> Tensor:
-    """Return the loss in nats per supervised token."""
+    """Return the loss in nats per supervised token, as training computes it."""
     if kernels == "fused":
         total, _, supervised = model(**batch, answer_head=True)
-        fused: Tensor = total / supervised
-        return fused
-    own: Tensor = model(**batch, use_cache=False).loss
-    return own
+    else:
+        output = model(**batch, use_cache=False, fused_lm_head=True)
+        total = -output.log_probs.sum()
+        supervised = output.label_mask.sum()
+    loss: Tensor = total / supervised
+    return loss
 
 
-def check_kernels(model: PeftModel, batch: Batch) -> None:
-    """Raise UserError if the kernels differ from transformers in float32."""
-    loss, gradient = kernel_difference(model, batch["input_ids"], batch["labels"])
+def check_kernels(model: PeftModel, batch: Batch, kernels: str) -> None:
+    """Raise UserError if the kernels differ from transformers in float32.
+
+    The model may have TRL's head afterwards.
+    """
+    if kernels == "fused":
+        loss, gradient = kernel_difference(model, batch["input_ids"], batch["labels"])
+    else:
+        loss, gradient = trl_difference(model, batch)
     # A comparison with NaN is false.
     if not max(loss, gradient) <= KERNEL_TOLERANCE:
         found = f"loss {loss:.1e} and gradients {gradient:.1e} off"
         what = f"they differ from transformers: {found} (tolerance {KERNEL_TOLERANCE:g})"
-        raise UserError("kernels", what, "set train.kernels to trl in params.yaml")
+        raise UserError("kernels", what, FIX_KERNELS[kernels])
+
+
+def trl_difference(model: PeftModel, batch: Batch) -> tuple[float, float]:
+    """Return the relative differences of TRL's loss and gradients from transformers'."""
+    own = model(**batch, use_cache=False).loss
+    own_gradients = adapter_gradients(model, own)
+    use_trained(model, "trl")
+    found = mean_loss(model, batch, "trl")
+    apart = (adapter_gradients(model, found) - own_gradients).norm()
+    loss_apart = (found - own).detach().abs() / own.detach()
+    return float(loss_apart), float(apart / own_gradients.norm())
+
+
+def adapter_gradients(model: PeftModel, loss: Tensor) -> Tensor:
+    """Return the gradients of a loss for all adapters as one vector."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    gradients = torch.autograd.grad(loss, trained)
+    return torch.cat([gradient.flatten() for gradient in gradients])
 
 
 def take_step(model: PeftModel, batch: Batch, kernels: str) -> None:
@@ -322,12 +385,19 @@ def try_merge_and_export(trial: Trial) -> Figures:
         with step(trial.base, f"the {kind} GGUF file", fix_of(kind)):
             file = trial.folder / f"{kind}.gguf"
             export(trial.folder / "merged", kind, file)
-            carries(file, trial.tokenizer)
-            found = divergence_metrics(reference, score(trial, load_model(file, "float32")))
+            check_chat_metadata(file, trial.tokenizer)
+            scored = score(trial, load_model(file, "float32"))
+            divergence = divergence_metrics(reference, scored)["kl_nats"]
+            refuse_divergent(kind, divergence)
         if kind == "bf16":
-            with step(trial.base, "the bf16 file in transformers and llama.cpp", OTHER_BASE):
-                kl_nats = check_divergence(found["kl_nats"])
-                tokens = check_answers(trial, merged, file)
+            reference = scored
+            kl_nats = divergence
+            with (
+                step(trial.base, "the bf16 file in llama.cpp", OTHER_BASE),
+                open_llama_cpp(trial, file) as ask,
+            ):
+                check_tokens(trial, ask)
+                tokens = check_answers(trial, merged, ask)
     with step(trial.base, "the GGUF file of the adapter", FIX_ADAPTER):
         try_adapter_file(trial)
     return {"gguf_files": len(kinds), "bf16_kl_nats": kl_nats, "tokens_compared": tokens}
@@ -339,7 +409,8 @@ def try_adapter_file(trial: Trial) -> None:
     write_gguf_adapter(folder / "adapter", folder / "merged", folder / "adapter.gguf")
     export(folder / "cut", "f32", folder / "base.gguf")
     adapted = load_adapted(folder / "cut", folder / "adapter", "float32")
-    check_answers(trial, adapted, folder / "base.gguf", [folder / "adapter.gguf"])
+    with open_llama_cpp(trial, folder / "base.gguf", [folder / "adapter.gguf"]) as ask:
+        check_answers(trial, adapted, ask)
 
 
 def fix_of(kind: str) -> str:
@@ -361,36 +432,42 @@ def merge_cut(trial: Trial) -> None:
     merged = model.merge_and_unload(safe_merge=True)
     figures = divergence_metrics(reference, score(trial, merged))
     difference = figures["logit_difference_relative"]
-    if not difference <= MERGE_TOLERANCE:
-        what = f"a logit changes by {difference:.1e} of the largest (tolerance {MERGE_TOLERANCE:g})"
+    if not difference <= LOGIT_TOLERANCE:
+        what = f"a logit changes by {difference:.1e} of the largest (tolerance {LOGIT_TOLERANCE:g})"
         raise UserError("merge", what, OTHER_BASE)
     save_model(as_saved(trial, merged), trial.tokenizer, trial.folder / "merged")
-
-
-def check_divergence(kl_nats: float) -> float:
-    """Return the divergence of the 16-bit file; refuse a large one."""
-    if not kl_nats <= MOST_KL_NATS:
-        what = f"transformers reads another model from it: KL {kl_nats:.2g} nats per token"
-        raise UserError("bf16.gguf", f"{what} (limit {MOST_KL_NATS:g})", OTHER_BASE)
-    return kl_nats
 
 
 # --- answers -----------------------------------------------------------------------------------
 
 
-def check_answers(
-    trial: Trial, model: PreTrainedModel, file: Path, adapters: Sequence[Path] = ()
-) -> int:
+def check_tokens(trial: Trial, ask: Ask) -> None:
+    """Raise UserError if llama.cpp splits a chat into other tokens."""
+    has_system = has_system_role(trial.tokenizer)
+    for question, answer in PAIRS:
+        chat = to_chat(question, answer, has_system=has_system)
+        text = render_text(trial.tokenizer, chat, prompt=False)
+        wanted = trial.tokenizer(text, add_special_tokens=False)["input_ids"]
+        body = {"content": text, "add_special": False, "parse_special": True}
+        found = ask("/tokenize", body)["tokens"]
+        if wanted != found:
+            place = first_difference(wanted, found)
+            here = trial.tokenizer.decode(wanted[place : place + 1])
+            start = f"from token {place + 1} on ({here!r})"
+            what = f"llama.cpp splits a chat into other tokens than the tokenizer, {start}"
+            raise UserError("bf16.gguf", what, OTHER_BASE)
+
+
+def check_answers(trial: Trial, model: PreTrainedModel, ask: Ask) -> int:
     """Compare the greedy tokens of llama.cpp and transformers.
 
-    `adapters` are added to the file. Return the number of tokens. Two tokens with nearly equal
+    Return the number of tokens. Two tokens with nearly equal
     logits count as equal, since rounding then decides. Raise UserError at the first other
     difference.
     """
-    prompts = [item.prompt for item in trial.encoded]
-    answers = answer_by_llama_cpp(trial, file, prompts, adapters)
     compared = 0
-    for prompt, found in zip(prompts, answers, strict=True):
+    for prompt in [item.prompt for item in trial.encoded]:
+        found = answer(trial, ask, prompt)
         [generated] = generate_greedy(model, trial.tokenizer, [prompt], ANSWER_TOKENS)
         wanted = with_one_end(trial.tokenizer, generated)
         refuse_other_answer(model, prompt, wanted, found)
@@ -405,23 +482,34 @@ def with_one_end(tokenizer: PreTrainedTokenizerBase, answer: list[int]) -> list[
     return answer
 
 
-def answer_by_llama_cpp(
-    trial: Trial, file: Path, prompts: list[list[int]], adapters: Sequence[Path]
-) -> list[list[int]]:
-    """Return the greedy answers of llama.cpp."""
-    context_tokens = max(map(len, prompts)) + ANSWER_TOKENS
-    answers = []
+@contextmanager
+def open_llama_cpp(trial: Trial, file: Path, adapters: Sequence[Path] = ()) -> Iterator[Ask]:
+    """Yield a function that sends a request to llama.cpp and returns its reply.
+
+    `adapters` are added to the model in `file`.
+    """
+    context_tokens = max(len(item.prompt) for item in trial.encoded) + ANSWER_TOKENS
     with (
         serve_llama_cpp(file, 1, context_tokens, float32=True, adapters=adapters) as [endpoint],
         open_client(endpoint) as client,
     ):
-        url = endpoint.url.removesuffix("/v1") + "/completion"
-        for prompt in prompts:
-            asked = {"prompt": prompt, "n_predict": ANSWER_TOKENS, "temperature": 0}
-            body = {**asked, "return_tokens": True}
-            reply: Any = client.post(url, cast_to=object, body=body)
-            answers.append(tokens_of(trial.tokenizer, reply))
-    return answers
+        address = endpoint.url.removesuffix("/v1")
+
+        def ask(path: str, body: dict[str, Any]) -> Any:
+            return client.post(f"{address}{path}", cast_to=object, body=body)
+
+        yield ask
+
+
+def answer(trial: Trial, ask: Ask, prompt: list[int]) -> list[int]:
+    """Return the greedy answer of llama.cpp."""
+    body = {
+        "prompt": prompt,
+        "n_predict": ANSWER_TOKENS,
+        "temperature": 0,
+        "return_tokens": True,
+    }
+    return tokens_of(trial.tokenizer, ask("/completion", body))
 
 
 def tokens_of(tokenizer: PreTrainedTokenizerBase, reply: dict[str, Any]) -> list[int]:
@@ -443,14 +531,21 @@ def refuse_other_answer(
         return
     place = first_difference(wanted, found)
     ids = torch.tensor([prompt + wanted[:place]]).to(model.device)
+    if place == min(len(wanted), len(found)):
+        what = f"llama.cpp answers with {len(found)} tokens, transformers with {len(wanted)}"
+        raise UserError("bf16.gguf", what, OTHER_BASE)
     logits = model(input_ids=ids).logits[0, -1]
     gap = float(logits[wanted[place]] - logits[found[place]])
-    if gap > TIE_SHARE * float(logits.std()):
-        what = f"llama.cpp answers with other tokens than transformers, from token {place + 1} on"
+    limit = TIE_SHARE * float(logits.std())
+    # A comparison with NaN is false.
+    if not gap <= limit:
+        logit = f"its logit is {gap:.2g} below the largest (limit {limit:.2g})"
+        what = f"llama.cpp prefers another token than transformers at token {place + 1}: {logit}"
         raise UserError("bf16.gguf", what, OTHER_BASE)
 
 
 def first_difference(first: list[int], second: list[int]) -> int:
-    """Return the first place where two unequal answers differ."""
-    places = range(min(len(first), len(second)))
-    return next(place for place in places if first[place] != second[place])
+    """Return the number of equal tokens before the first difference."""
+    shorter = min(len(first), len(second))
+    places = [place for place in range(shorter) if first[place] != second[place]]
+    return min(places, default=shorter)

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from bula.errors import UserError
+from bula.scoring import find_decoder
 
 
 def keep_rows_apart(collator: DataCollatorForLanguageModeling) -> None:
@@ -35,9 +36,10 @@ def refuse_mixed_examples(model: PreTrainedModel) -> None:
     first = torch.tensor([[1, 2, 3, 4, 5, 6, 7, 8]], device=model.device)
     second = torch.tensor([[8, 7, 6, 5, 5, 6, 7, 8]], device=model.device)
     model.eval()
+    decoder = find_decoder(model)
     states = []
     for ids in (first, second):
-        output = model.model(input_ids=ids, position_ids=positions, use_cache=False)
+        output = decoder(input_ids=ids, position_ids=positions, use_cache=False)
         states.append(output.last_hidden_state[:, 4:])
     if not torch.allclose(states[0], states[1], rtol=1e-3, atol=1e-3):
         what = f"train.packing is true, and {type(model).__name__} mixes packed examples"
