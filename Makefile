@@ -26,16 +26,19 @@ TORCH := torch==2.13.0
 # version, such as https://xorbitsai.github.io/xllamacpp/whl/cu132.
 LLAMA_INDEX ?= https://xorbitsai.github.io/xllamacpp/whl/cu128
 LLAMA_CPP := $(shell awk '/^xllamacpp==/ {print $$1}' requirements.lock)
-# The profile of make repro; params.yaml without one. The shell reads it from the environment.
+# PROFILE, N and RATES count only as arguments of make, because other programs also use these names
+# in the environment. The shell reads PROFILE's value, whose signs make cannot quote.
 export PROFILE
 # Number of seeds of make seeds, the pipeline's own included.
-N ?= 3
+N = 3
 # Learning rates of make sweep.
-RATES ?= 1e-4 3e-4 1e-3
+RATES = 1e-4 3e-4 1e-3
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 # Disk space for packages and outputs. The default torch build also contains CUDA's libraries.
 NEEDED_GB := $(if $(TORCH_INDEX),6,12)
+# vLLM's own torch, and CUDA's libraries once more (an estimate).
+GPU_GB := 16
 
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # A stage must not write byte code into a folder that DVC hashes.
@@ -55,6 +58,14 @@ $(PIP) install --require-hashes --no-deps --no-build-isolation --use-pep517 -r r
 $(PIP) install -c $(VENV)/constraints.txt $(if $(TORCH_INDEX),--index-url "$(TORCH_INDEX)") $(TORCH)
 endef
 
+define GPU_INSTALL
+$(PIP) install -c $(VENV)/constraints.txt --no-build-isolation -e '.[gpu]' && \
+$(PIP) install --no-deps --force-reinstall --index-url "$(LLAMA_INDEX)" $(LLAMA_CPP) && \
+"$(PYTHON)" -m venv .venv-vllm && \
+.venv-vllm/bin/python -m pip install --quiet 'pip>=25.1' && \
+.venv-vllm/bin/python -m pip install --quiet --group vllm
+endef
+
 .PHONY: help setup gpu repro seeds sweep llama-dry-run test lint results clean
 help:
 	@grep -E '^# make|^#  ' Makefile | sed 's/^# //'
@@ -72,16 +83,19 @@ $(VENV)/.installed: requirements.lock
 		{ echo "the packages could not be installed: is a package index reachable, and is there disk space? pip's messages are above"; exit 1; }
 	@touch $@
 
-gpu: setup
-	@$(PIP) install -c $(VENV)/constraints.txt --no-build-isolation -e '.[gpu]'
-	@$(PIP) install --no-deps --force-reinstall --index-url "$(LLAMA_INDEX)" $(LLAMA_CPP)
-	@"$(PYTHON)" -m venv .venv-vllm
-	@.venv-vllm/bin/python -m pip install --quiet 'pip>=25.1'
-	@.venv-vllm/bin/python -m pip install --quiet --group vllm
+# Remove .venv-vllm to install the packages again, for example from another LLAMA_INDEX.
+gpu: .venv-vllm/.installed
+
+.venv-vllm/.installed: $(VENV)/.installed pyproject.toml
+	@test $$(df -Pk . | awk 'NR==2 {print int($$4/1000000)}') -ge $(GPU_GB) || { echo "make gpu needs $(GPU_GB) GB of free disk here; df says there is less"; exit 1; }
+	@echo "installing the packages for a GPU into $(VENV) and .venv-vllm (once, several GB)"
+	@$(GPU_INSTALL) || \
+		{ echo "the packages for a GPU could not be installed: are the package index and $(LLAMA_INDEX) reachable, and is there disk space? pip's messages are above"; exit 1; }
+	@touch $@
 
 # Check the parameters before DVC reads them.
 repro: setup
-ifdef PROFILE
+ifeq ($(origin PROFILE),command line)
 	@python -m bula profile "$$PROFILE"
 else
 	@python -m bula.params

@@ -83,6 +83,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(NO_MEMORY_TEXT.search(str(error)))
 
 
+def is_machine_error(error: BaseException) -> bool:
+    """Return whether an error, or one that led to it, comes from disk or memory."""
+    return any(is_full_disk(cause) or is_out_of_memory(cause) for cause in _causes(error))
+
+
 @contextmanager
 def machine_errors(less_memory: str) -> Iterator[None]:
     """Turn a full disk or a lack of memory into a UserError.

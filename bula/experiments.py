@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bula.errors import UserError
 
-# DVC and git copy these folders into an experiment, but only the files that git tracks.
-INPUTS = ("accelerate", "bula", "data", "stages", "tasks", "templates")
+# Untracked files that no copy needs: profiles, and what a run writes in git's working tree.
+NO_INPUTS = ("profiles", "metrics", "plots", "dvc.lock")
 
 
 def run_git(*arguments: str, folder: Path = Path()) -> str:
@@ -44,13 +44,20 @@ def run_dvc(*arguments: str, folder: Path = Path()) -> None:
 
 
 def refuse_untracked_inputs() -> None:
-    """Raise a UserError if a copy of the repository would miss an input."""
-    command = ["git", "ls-files", "--others", "--exclude-standard", "--", *INPUTS]
+    """Raise a UserError if a copy of the repository would miss an input.
+
+    DVC and git copy only the files that git tracks. Any other file could be an input, unless git
+    ignores it.
+    """
+    others = [f":(exclude){name}" for name in NO_INPUTS]
+    command = ["git", "ls-files", "-z", "--others", "--exclude-standard", "--", ".", *others]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         raise UserError(Path.cwd(), "git cannot list its files", "run this in a clone")
     # DVC writes a .gitignore beside each output.
-    found = [name for name in result.stdout.splitlines() if not name.endswith(".gitignore")]
+    names = filter(None, result.stdout.split("\0"))
+    found = [name for name in names if not name.endswith(".gitignore")]
     if found:
-        fix = "run `git add` on each, after `dvc add` for data"
-        raise UserError(found[0], f"git does not track this input ({len(found)} in all)", fix)
+        what = f"git does not track this file, so an experiment would miss it ({len(found)} in all)"
+        fix = "run `git add` on each (after `dvc add` for data), or delete or ignore it"
+        raise UserError(found[0], what, fix)

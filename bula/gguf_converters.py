@@ -1,4 +1,4 @@
-"""Choose llama.cpp's converter for an architecture, or run auto-round with all of them.
+"""Choose llama.cpp's converter, or run auto-round with all converters.
 
 auto-round carries llama.cpp's converters, one class per architecture. Several classes share a
 module, and some modules name architectures that the package gguf 0.19 does not have yet. Python

@@ -1,4 +1,4 @@
-"""Export a model directory to GGUF files, and check what each file contains.
+"""Export a model directory to GGUF files, and check them.
 
 llama.cpp's converters (carried by auto-round) write the types f32, bf16 and q8_0, each architecture
 by its own class. auto-round writes the other types by rounding to nearest.
@@ -6,6 +6,7 @@ by its own class. auto-round writes the other types by rounding to nearest.
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -17,8 +18,13 @@ from gguf import LlamaFileType
 from transformers import PreTrainedTokenizerBase
 
 from bula import gguf_converters, gguf_tokenizer
+<<<<<<< HEAD
+from bula.errors import FIX_NO_ROOM, UserError, is_full_disk, is_out_of_memory
+from bula.gguf_files import check_gguf, read_gguf
+=======
 from bula.errors import UserError
 from bula.gguf_files import Shape, check_gguf
+>>>>>>> fixthree
 from bula.processes import end_with_parent
 
 # llama.cpp's converter writes these types, auto-round writes the others; bench/engines.py uses f32.
@@ -81,6 +87,7 @@ LIMITS_NATS = {
 }
 # auto-round prints a long log, and an error at its end.
 SHOWN_LINES = 15
+MORE_MEMORY = "end other programs, use a machine with more memory, or remove the type"
 ANOTHER_BASE = "use another base, or remove the type from quantize.types"
 
 
@@ -176,7 +183,7 @@ def _architecture(directory: Path) -> str:
 def round_to(directory: Path, kind: str, file: Path) -> None:
     """Write one GGUF file with auto-round, by rounding to nearest.
 
-    UserError with the last lines of auto-round's output if it fails.
+    Raise a UserError with the last lines of auto-round's output if it fails.
     """
     folder = file.with_suffix("")
     # The current directory need not be the repository; -P keeps bula/ off the module path.
@@ -194,11 +201,25 @@ def round_to(directory: Path, kind: str, file: Path) -> None:
     )
     written = sorted(folder.rglob("*.gguf"))
     if result.returncode != 0 or len(written) != 1:
-        last = "\n".join(result.stdout.splitlines()[-SHOWN_LINES:])
-        what = f"auto-round could not write {kind}; its last lines:\n{last}"
-        raise UserError(directory.name, what, ANOTHER_BASE)
+        killed = result.returncode == -signal.SIGKILL
+        raise _rounding_error(directory.name, kind, result.stdout, killed=killed)
     written[0].replace(file)
     shutil.rmtree(folder)
+
+
+def _rounding_error(name: str, kind: str, output: str, *, killed: bool) -> UserError:
+    """Return the UserError for auto-round's failure, whose fix depends on the output.
+
+    The kernel kills a process when the machine's memory is full.
+    """
+    last = "\n".join(output.splitlines()[-SHOWN_LINES:])
+    what = f"auto-round could not write {kind}; its last lines:\n{last}"
+    failure = RuntimeError(output)
+    if is_full_disk(failure):
+        return UserError("the disk", f"it has no room: {what}", FIX_NO_ROOM)
+    if killed or is_out_of_memory(failure):
+        return UserError(name, f"it ran out of memory: {what}", MORE_MEMORY)
+    return UserError(name, what, ANOTHER_BASE)
 
 
 def _refuse_lost_window(directory: Path, file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Read a GGUF file's model with all its tensors, and repair its tokenizer.
+"""Read all tensors of a GGUF file, and repair its tokenizer.
 
 transformers 5.23 ignores tensors and settings of some GGUF files. The configuration here comes from
 bula/gguf_config.py, and every tensor of the file reaches the model or is reported.

@@ -13,14 +13,15 @@ from typing import Any, NamedTuple
 
 from ruamel.yaml import YAML
 
+from bula.errors import UserError
 from bula.escaping import markdown
 from bula.model_licenses import ModelLicense, model_license
 from bula.params import (
     DataSource,
     HubModel,
     HubSource,
-    Ingest,
     ModelSource,
+    Params,
     WheelModel,
     WheelsModel,
 )
@@ -28,9 +29,17 @@ from bula.params import (
 # Files that a base model's license asks to pass on.
 LEGAL_FILES = re.compile(r"(LICEN[CS]E|NOTICE|USE_POLICY)(\.[a-z]+)?", re.IGNORECASE)
 MOST_LEGAL_BYTES = 1_000_000
+NOTICE_OF_BASE = b"\nNotice of the base model:\n\n"
 # The end of a GGUF file's name that names its quantization.
 QUANTIZATION = re.compile(r"[.-](I?Q\d\w*|BF16|F16|F32)$", re.IGNORECASE)
-BUILT_WITH_LLAMA = "Built with Llama"
+# The text of the Apache License 2.0, which is also this project's license.
+APACHE = Path(__file__).resolve().parent.parent / "LICENSE"
+# Names of languages for sentences and tags; other languages appear as their codes.
+LANGUAGES = {"en": "English", "es": "Spanish", "pt": "Portuguese"}
+READABILITY = """\
+Some or nearly all answers can be unreadable: the report of the run that made these weights
+(`report/report.md`) has the measured share.
+"""
 DISCLAIMER = """\
 This model is not a medical device and gives no medical advice. Its answers can be wrong; a health
 professional decides.
@@ -108,31 +117,35 @@ def describe_base(source: ModelSource) -> Base:
 def model_name(base: Base) -> str:
     """Return the name of the tuned model.
 
-    Llama's license asks for a name that begins with "Llama".
+    Most of Llama's licenses ask for a name that begins with "Llama".
     """
     name = f"{base.name}-bula"
-    if _is_llama(base) and not name.startswith("Llama"):
-        return f"Llama-{name}"
-    return name
+    prefix = base.terms.name_prefix
+    return name if name.startswith(prefix) else f"{prefix}-{name}"
 
 
-def _is_llama(base: Base) -> bool:
-    """Return whether the base model has one of Llama's licenses."""
-    return base.license.lower().startswith("llama")
-
-
-def documents(ingest: Ingest, kind: Kind, title: str, body: str, legal: Path) -> Documents:
+def documents(params: Params, kind: Kind, title: str, body: str, legal: Path) -> Documents:
     """Return README.md, LICENSE and NOTICE for a folder of weights, by name.
 
     `legal` is the model directory whose legal files are passed on.
     """
-    base = describe_base(ingest.base)
+    base = describe_base(params.ingest.base)
     texts = legal_files(legal)
     if not any(name.upper().startswith("LICEN") for name in texts):
         texts["LICENSE"] = license_text(base).encode()
-    texts["README.md"] = card(ingest, kind, title, body).encode()
-    texts["NOTICE"] = notice(ingest).encode()
+    texts["README.md"] = card(params, kind, title, body).encode()
+    texts["NOTICE"] = _with_notice_of_base(notice(params).encode(), texts.get("NOTICE", b""))
     return texts
+
+
+def _with_notice_of_base(own: bytes, received: bytes) -> bytes:
+    """Return our notice and, after it, the notice of the base model.
+
+    The Apache License asks for that. The notice of the merged model already begins with ours.
+    """
+    if not received:
+        return own
+    return received if received.startswith(own) else own + NOTICE_OF_BASE + received
 
 
 def legal_files(folder: Path) -> Documents:
@@ -147,14 +160,34 @@ def legal_files(folder: Path) -> Documents:
     }
 
 
-def card(ingest: Ingest, kind: Kind, title: str, body: str) -> str:
+def received_legal_files(folder: Path) -> Documents:
+    """Return the legal files of a directory that someone else made.
+
+    Raise a UserError for a link to another place, because its file would be passed on with the
+    weights. The hub's cache links from snapshots/REVISION into its own blobs.
+    """
+    places = [folder.resolve()]
+    if folder.resolve().parent.name == "snapshots":
+        places.append(folder.resolve().parent.parent / "blobs")
+    found = legal_files(folder)
+    for name in found:
+        target = (folder / name).resolve()
+        if not any(target.is_relative_to(place) for place in places):
+            what = f"it is a link to {target}, outside the model's directory"
+            raise UserError(folder / name, what, "replace the link by the file, or delete it")
+    return found
+
+
+def card(params: Params, kind: Kind, title: str, body: str) -> str:
     """Return a model card: YAML for the hub, then text for people."""
-    base = describe_base(ingest.base)
-    sources = [f"- {markdown(source)}" for source in _sources(ingest.sources)]
+    base = describe_base(params.ingest.base)
+    sources = [f"- {markdown(source)}" for source in _sources(params.ingest.sources)]
+    languages = " and ".join(_language_names(params))
     parts = [
-        f"---\n{_front_matter(ingest, kind)}---",
+        f"---\n{_front_matter(params, kind)}---",
         f"# {markdown(title)}",
-        "Answers health questions in plain Brazilian Portuguese.",
+        f"Fine-tuned to answer health questions in {languages}.",
+        READABILITY.strip(),
         DISCLAIMER.strip(),
         body.strip(),
         "## Base model",
@@ -167,21 +200,28 @@ def card(ingest: Ingest, kind: Kind, title: str, body: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(ingest: Ingest, kind: Kind) -> str:
+def _language_names(params: Params) -> list[str]:
+    """Return the languages of the training rows."""
+    return [LANGUAGES.get(code, code) for code in params.preprocess.languages]
+
+
+def _front_matter(params: Params, kind: Kind) -> str:
     """Return the hub's keys of a model card as YAML.
 
     llama.cpp's converter copies model_name, license, language, base_model and tags into the
     metadata of a GGUF file.
     """
+    ingest = params.ingest
     base = describe_base(ingest.base)
+    languages = [name.lower() for name in _language_names(params)]
     fields: dict[str, Any] = {
-        "language": ["pt"],
+        "language": list(params.preprocess.languages),
         "license": base.license.lower(),
         "library_name": kind.library,
         "pipeline_tag": "text-generation",
         "model_name": model_name(base),
         "metrics": ["perplexity"],
-        "tags": ["bula", "medical", "portuguese", *kind.tags],
+        "tags": ["bula", "medical", *languages, *kind.tags],
     }
     if base.terms.url:
         fields["license_link"] = base.terms.url
@@ -214,30 +254,42 @@ def _license_section(base: Base) -> str:
     parts = [f"{markdown(base.terms.name)}; see the files LICENSE and NOTICE."]
     if base.terms.duties:
         parts.append(f"{base.terms.duties}\n\n{base.terms.duties_pt}")
-    if _is_llama(base):
-        parts.append(f"**{BUILT_WITH_LLAMA}**")
+    if base.terms.built_with:
+        parts.append(f"**{base.terms.built_with}**")
     return "\n\n".join(parts)
 
 
 def license_text(base: Base) -> str:
-    """Return the content of LICENSE where the base model brings none."""
+    """Return the content of LICENSE where the base model brings none.
+
+    This project has the complete text of one license only, and names any other license.
+    """
+    if base.license.lower() == "apache-2.0":
+        return APACHE.read_text(encoding="utf-8")
     address = base.terms.url or "The base model's own page says where the license stands."
-    return f"{model_name(base)} is licensed like its base model.\n\n{base.terms.name}\n{address}\n"
+    return f"""\
+{model_name(base)} is licensed like its base model.
+
+{base.terms.name}
+{address}
+
+This file only names the license. Add a copy of the license before you distribute the weights.
+"""
 
 
-def notice(ingest: Ingest) -> str:
+def notice(params: Params) -> str:
     """Return the content of NOTICE: origin, change, license and data."""
-    base = describe_base(ingest.base)
+    base = describe_base(params.ingest.base)
     lines = [
         model_name(base),
         "",
         f"Modified weights, made by LoRA fine-tuning from {base.origin}.",
         f"License: {base.terms.name} {base.terms.url}".rstrip(),
         base.terms.notice,
-        BUILT_WITH_LLAMA if _is_llama(base) else "",
+        base.terms.built_with,
         "",
         "Training data:",
-        *_sources(ingest.sources),
+        *_sources(params.ingest.sources),
         "",
         DISCLAIMER.strip(),
     ]
@@ -248,9 +300,9 @@ def notice(ingest: Ingest) -> str:
 # --- The three cards --------------------------------------------------------------------------
 
 
-def adapter_documents(ingest: Ingest, metrics: Figures, base_folder: Path) -> Documents:
+def adapter_documents(params: Params, metrics: Figures, base_folder: Path) -> Documents:
     """Return the documents of the adapter; `metrics` are those of training."""
-    base = describe_base(ingest.base)
+    base = describe_base(params.ingest.base)
     dev = metrics["dev"]
     run = metrics["run"]
     loss = f"{dev['loss_nats']:.6g} nats per token"
@@ -262,7 +314,7 @@ def adapter_documents(ingest: Ingest, metrics: Figures, base_folder: Path) -> Do
 {_adapter_usage(base)}
 """
     title = f"{model_name(base)}: LoRA adapter for {base.name}"
-    return documents(ingest, ADAPTER, title, body, base_folder)
+    return documents(params, ADAPTER, title, body, base_folder)
 
 
 def _adapter_usage(base: Base) -> str:
@@ -284,12 +336,12 @@ model = PeftModel.from_pretrained(base, "path/of/this/folder")
 ```"""
 
 
-def merged_documents(ingest: Ingest, figures: Figures, base_folder: Path) -> Documents:
+def merged_documents(params: Params, figures: Figures, base_folder: Path) -> Documents:
     """Return the documents of the merged model.
 
     `figures` compare its logits, before the cast, with those of base and adapter.
     """
-    base = describe_base(ingest.base)
+    base = describe_base(params.ingest.base)
     body = f"""
 The LoRA adapter is merged into the weights of the base model.
 
@@ -303,10 +355,10 @@ model = AutoModelForCausalLM.from_pretrained("path/of/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
 ```
 """
-    return documents(ingest, MERGED, model_name(base), body, base_folder)
+    return documents(params, MERGED, model_name(base), body, base_folder)
 
 
-def gguf_documents(ingest: Ingest, figures: Mapping[str, Figures], merged: Path) -> Documents:
+def gguf_documents(params: Params, figures: Mapping[str, Figures], merged: Path) -> Documents:
     """Return the documents of the GGUF files; `figures` are those of each type."""
     rows = []
     for kind, found in figures.items():
@@ -314,6 +366,7 @@ def gguf_documents(ingest: Ingest, figures: Mapping[str, Figures], merged: Path)
         cells += [f"{found['greedy_agreement']:.2%}", f"{found['perplexity']:.6g}"]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     table = "\n".join(rows)
+    first = next(iter(params.quantize.types), "bf16")
     body = f"""
 | file | bytes | KL (nats per token) | same most probable token | perplexity |
 |---|---|---|---|---|
@@ -323,9 +376,9 @@ The 16-bit file is compared with the merged model, and the other files with the 
 `adapter.gguf` is the LoRA adapter alone, for a GGUF file of the base model:
 
 ```
-llama-server --model q8_0.gguf
+llama-server --model {first}.gguf
 llama-server --model base.gguf --lora adapter.gguf
 ```
 """
-    base = describe_base(ingest.base)
-    return documents(ingest, GGUF, f"{model_name(base)}: GGUF files", body, merged)
+    base = describe_base(params.ingest.base)
+    return documents(params, GGUF, f"{model_name(base)}: GGUF files", body, merged)

@@ -33,7 +33,7 @@ from bula.gguf_files import FETCH_AGAIN, shared_reader
 from bula.gguf_repairs import apply_rope_factors, drop_unknown_tokens, model_parts
 from bula.hardware import compute_dtype, device
 from bula.model_files import GET_MODEL, check_adapter, check_model
-from bula.older_configs import add_older_keys
+from bula.older_configs import add_older_keys, note_newer_form
 from bula.weight_checks import (
     refuse_broken,
     refuse_incomplete,
@@ -312,7 +312,7 @@ def save_model(
     """Write model (safetensors) and tokenizer as one complete directory.
 
     The directory appears under its name only when all files are written. It also contains the
-    `documents`, by name, and it loads in transformers 4.57, too.
+    `documents`, by name. It loads in transformers 4.57, too, or a line says that it does not.
     """
     if hasattr(model.config, "quantization_config"):
         # A model from a GGUF file still calls itself quantized, but its weights are now dense.
@@ -324,6 +324,7 @@ def save_model(
     with staged(path) as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        add_older_keys(temporary)
         write_documents(temporary, documents or {})
+        if not add_older_keys(temporary):
+            note_newer_form(temporary, path.name)
         make_readable(temporary)

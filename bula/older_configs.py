@@ -2,7 +2,8 @@
 
 transformers 5 renamed keys of config.json and tokenizer_config.json. Version 4.57 ignores the new
 keys: it computes with a RoPE base of 10,000, or does not find the class of the tokenizer. The old
-keys are written beside the new keys, unless transformers 5 would then read another configuration.
+keys are written beside the new keys. If transformers 5 would then read another configuration, they
+are left out, and the model's card says so.
 """
 
 import json
@@ -12,6 +13,10 @@ from typing import Any
 from transformers import AutoConfig
 
 Config = dict[str, Any]
+NEWER_FORM = (
+    "config.json has the form of transformers 5 only. Version 4.57, and engines that use it, may "
+    "compute other logits."
+)
 # Keys of tokenizer_config.json that describe how this machine loaded the tokenizer.
 LOADING_KEYS = ("is_local", "local_files_only")
 # The part of a rope_parameters that lies beside rope_scaling in the older form.
@@ -20,15 +25,30 @@ OUTSIDE_SCALING = {"rope_theta", "partial_rotary_factor"}
 LONGROPE_KEYS = ("short_factor", "long_factor")
 
 
-def add_older_keys(folder: Path) -> None:
-    """Add the keys of transformers 4.57 to the configurations of a model directory."""
+def add_older_keys(folder: Path) -> bool:
+    """Add the keys of transformers 4.57 to the configurations of a model directory.
+
+    Return whether config.json has the keys. It stays as it was if this version of transformers
+    would then read another model.
+    """
+    tokenizer_file = folder / "tokenizer_config.json"
+    _write(tokenizer_file, extend_tokenizer_config(_read(tokenizer_file)))
     config_file = folder / "config.json"
     config = _read(config_file)
     extended = extend_config(config)
-    if _reads_alike(config, extended):
-        _write(config_file, extended)
-    tokenizer_file = folder / "tokenizer_config.json"
-    _write(tokenizer_file, extend_tokenizer_config(_read(tokenizer_file)))
+    if not _reads_alike(config, extended):
+        return False
+    _write(config_file, extended)
+    return True
+
+
+def note_newer_form(folder: Path, name: str) -> None:
+    """Say that a model has no older keys: on the console, and in its card if it has one."""
+    print(f"{name}: {NEWER_FORM}", flush=True)
+    card = folder / "README.md"
+    if card.exists():
+        text = card.read_text(encoding="utf-8")
+        card.write_text(f"{text}\n## Versions of transformers\n\n{NEWER_FORM}\n", encoding="utf-8")
 
 
 def extend_config(config: Config) -> Config:

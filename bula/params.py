@@ -59,6 +59,7 @@ from bula.param_types import (
     Url,
     VariantName,
     Version,
+    Workers,
 )
 from bula.records import SET_NAMES, Split
 
@@ -674,7 +675,7 @@ class Train(Section):
 
     It needs kernels: trl, full base weights and a C++ compiler. The first steps take minutes.
     """
-    loader_workers: Natural
+    loader_workers: Workers
     """Number of processes that prepare batches ahead; 0 prepares them in the training process.
 
     The number changes neither the batches nor their order.

@@ -1,13 +1,15 @@
 """Keep a clone of this repository in which a profile runs.
 
-The clone lies in .bula/profiles/NAME and shares git's objects and DVC's cache with the repository.
-Its own run stays between two calls: dvc.lock, outputs, checkpoints and the judge's verdicts.
+The clone lies in .bula/profiles/NAME. It shares git's objects, DVC's cache, checkpoints and the
+judge's verdicts with the repository. Its own dvc.lock and outputs stay between two calls.
 """
 
 import filecmp
 import os
 import shutil
 from pathlib import Path
+
+from ruamel.yaml import YAML
 
 from bula.experiments import run_dvc, run_git
 from bula.files import staged
@@ -19,6 +21,18 @@ OWN_FOLDERS = ("metrics/", "plots/")
 # DVC saves an experiment as a commit, and git refuses to commit without a name.
 NOBODY = {"user.name": "bula", "user.email": "bula@localhost"}
 LOCAL_CONFIG = Path(".dvc/config.local")
+# `make seeds` writes this figure. It is an input, and no stage writes it.
+SEED_FIGURES = "metrics/seeds.json"
+# Files of one variant, which no stage deletes when the variant leaves params.yaml.
+VARIANT_FILES = (
+    *(f"data/{name}/{{}}.jsonl" for name in ("likelihood", "answers", "samples", "scores")),
+    "data/verdicts/{}.jsonl",
+    *(f"metrics/{name}/{{}}.json" for name in ("likelihood", "generate", "benchmark", "rouge")),
+    "metrics/judge/{}.json",
+    "metrics/speed/generate/{}.json",
+    "plots/rouge/{}.*",
+    "plots/judge/{}.json",
+)
 
 
 def prepare(name: str, profile: Path) -> Path:
@@ -29,6 +43,7 @@ def prepare(name: str, profile: Path) -> Path:
         with staged(clone) as temporary:
             run_git("clone", "--quiet", "--shared", "--no-checkout", ".", str(temporary))
             run_git("checkout", "--quiet", "--detach", commit, folder=temporary)
+            _delete_figures(temporary)
     before = _tracked_files(clone)
     # The clone's files stay, and its run is committed on top of this commit.
     run_git("fetch", "--quiet", str(Path.cwd()), "HEAD", folder=clone)
@@ -36,9 +51,32 @@ def prepare(name: str, profile: Path) -> Path:
     _set_identity(clone)
     _share_cache(clone)
     _copy_tracked_files(clone, before)
-    _link_keys(clone)
+    _link_state(clone)
+    _delete_other_variants(clone, profile)
     shutil.copy(profile, clone / "params.yaml")
     return clone
+
+
+def _delete_figures(clone: Path) -> None:
+    """Delete the committed figures, which belong to the repository's own run."""
+    names = run_git("ls-files", "--cached", "-z", "--", *OWN_FOLDERS, folder=clone).split("\0")
+    for name in names:
+        if name and name != SEED_FIGURES:
+            (clone / name).unlink()
+
+
+def _delete_other_variants(clone: Path, profile: Path) -> None:
+    """Delete the files of variants that only the clone's earlier params.yaml has."""
+    for variant in _variants(clone / "params.yaml") - _variants(profile):
+        for pattern in VARIANT_FILES:
+            for file in clone.glob(pattern.format(variant)):
+                file.unlink()
+
+
+def _variants(params: Path) -> set[str]:
+    """Return the names of the variants in a params.yaml, which may lack newer keys."""
+    content = YAML(typ="safe").load(params.read_text(encoding="utf-8"))
+    return set(content["variants"])
 
 
 def _set_identity(clone: Path) -> None:
@@ -107,12 +145,27 @@ def _remove(file: Path) -> None:
         data.unlink(missing_ok=True)
 
 
-def _link_keys(clone: Path) -> None:
-    """Let the clone read the keys in .env, if that file exists."""
-    link = clone / ".env"
-    link.unlink(missing_ok=True)
-    if Path(".env").exists():
-        link.symlink_to(Path(".env").absolute())
+def _link_state(clone: Path) -> None:
+    """Let the clone use the keys in .env, the checkpoints and the judge's verdicts from here.
+
+    Paid verdicts and checkpoints then outlive the clone.
+    """
+    checkpoints = Path(".bula/checkpoints")
+    checkpoints.mkdir(parents=True, exist_ok=True)
+    (clone / ".bula").mkdir(exist_ok=True)
+    _link(Path(".env"), clone, exists=Path(".env").exists())
+    _link(checkpoints, clone)
+    # The first verdict creates this file.
+    _link(Path(".bula/ledger.jsonl"), clone)
+
+
+def _link(path: Path, clone: Path, *, exists: bool = True) -> None:
+    """Let a path of the clone be a link to the same path here."""
+    link = clone / path
+    if link.is_symlink():
+        link.unlink()
+    if exists and not link.exists():
+        link.symlink_to(path.absolute())
 
 
 def save_experiment(name: str, clone: Path) -> None:
@@ -129,8 +182,9 @@ def save_experiment(name: str, clone: Path) -> None:
 
 def _experiments(name: str, folder: Path) -> list[str]:
     """Return git's references of all experiments with a name."""
-    listed = run_git("for-each-ref", "--format=%(refname)", "refs/exps", folder=folder)
-    return [reference for reference in listed.split() if reference.endswith(f"/{name}")]
+    # The commit's hash is two folders; DVC's own references are shorter.
+    pattern = f"refs/exps/*/*/{name}"
+    return run_git("for-each-ref", "--format=%(refname)", pattern, folder=folder).split()
 
 
 def _forget_experiments(name: str, folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""List the rates of GPUs and hosts that `python -m bula plan` assumes.
+"""List the rates of GPUs and hosts that plans assume.
 
 GPUS are data sheets: dense rates, without sparsity. Each of these GPUs has bfloat16 tensor cores.
 Older ones, such as the T4, only emulate bfloat16. ASSUMPTIONS are all other rates; the ones of GPUs

@@ -1,4 +1,4 @@
-"""Predict the time of each stage of a run on one GPU, by formulas.
+"""Predict the time of each stage on one GPU, by formulas.
 
 A stage on the GPU takes the longest of three times: FLOPs at the reached rate, bytes at the reached
 memory bandwidth, and kernels at the time that the host needs to launch one. Time that the host or

@@ -245,10 +245,14 @@ def _vllm_python() -> str:
     """Return the Python interpreter that has vLLM.
 
     vLLM pins older versions of shared libraries, so `make gpu` installs it in an environment of its
-    own.
+    own. A clone or a copy of the repository has no such environment, but it runs in the .venv of
+    the repository.
     """
-    own = ROOT / ".venv-vllm/bin/python"
-    return str(own) if own.exists() else sys.executable
+    for folder in (Path(sys.prefix).parent, ROOT):
+        own = folder / ".venv-vllm/bin/python"
+        if own.exists():
+            return str(own)
+    return sys.executable
 
 
 def _vllm_command(model: Path, settings: VllmSettings, port: int) -> list[str]:

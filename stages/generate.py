@@ -286,7 +286,7 @@ def settings(engine: str, dtype: str, gpu_layers: int | str) -> dict[str, str]:
         return {"engine": engine, **precision_settings(dtype)}
     if engine == "vllm":
         return {"engine": engine, "dtype": dtype, "compute_dtype": dtype}
-    # llama.cpp's precision is that of the file, and of its own kernels.
+    # The file and llama.cpp's kernels determine the precision.
     own = "the engine's own"
     found = {"engine": engine, "dtype": own, "compute_dtype": own}
     if gpu_layers != 0:

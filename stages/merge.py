@@ -144,7 +144,7 @@ def main(
         "adapter": divergence_metrics(reference, reference),
         "before_cast": compare_logits(model, reference, encoded, pad_id),
     }
-    documents = merged_documents(params.ingest, figures["before_cast"], base)
+    documents = merged_documents(params, figures["before_cast"], base)
     save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged, documents)
     figures |= measure_saved(merged, params.dtype, reference, encoded, pad_id)
     write_metrics(metrics, {"checked": precision_settings(params.dtype), **figures})

@@ -27,19 +27,25 @@ from bula.gguf_export import (
 from bula.hardware import prepare_device, seed_everything
 from bula.model_cards import GGUF, describe_base, gguf_documents, model_name
 from bula.models import load_model, load_tokenizer
-from bula.params import Ingest, load_params
+from bula.params import Params, load_params
 from bula.prompts import Encoded
 from bula.reports import write_metrics
 
 Figures = dict[str, int | float | str]
 
 
+<<<<<<< HEAD
+def describe_model(params: Params) -> ModelMetadata:
+    """Return what each GGUF file tells about its model."""
+    base = describe_base(params.ingest.base)
+=======
 def describe_model(ingest: Ingest) -> ModelMetadata:
     """Return the metadata of each GGUF file."""
     base = describe_base(ingest.base)
+>>>>>>> fixthree
     return ModelMetadata(
         name=model_name(base),
-        languages=["pt"],
+        languages=list(params.preprocess.languages),
         license=base.license.lower(),
         license_link=base.terms.url,
         base_name=base.name,
@@ -92,11 +98,16 @@ def main(
         temporary.mkdir()
         for kind in kinds:
             print(f"quantize: writing {kind}", flush=True)
+<<<<<<< HEAD
+            export(merged, kind, temporary / f"{kind}.gguf", describe_model(params))
+            carries(temporary / f"{kind}.gguf", tokenizer)
+=======
             export(merged, kind, temporary / f"{kind}.gguf", describe_model(params.ingest))
             check_chat_metadata(temporary / f"{kind}.gguf", tokenizer)
+>>>>>>> fixthree
         figures = measure(merged, temporary, kinds, encoded, tokenizer.pad_token_id)
         write_gguf_adapter(adapter, merged, temporary / "adapter.gguf")
-        write_documents(temporary, gguf_documents(params.ingest, figures, merged))
+        write_documents(temporary, gguf_documents(params, figures, merged))
         make_readable(temporary)
     write_metrics(metrics, figures)
     print(f"quantize: {', '.join(kinds)} in {folder}")

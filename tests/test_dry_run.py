@@ -34,6 +34,7 @@ from bula.models import end_token_ids, load_config, load_model, load_tokenizer, 
 from bula.params import DirectoryModel, Params, load_params
 from bula.prompts import encode_prompt
 from bula.records import read_rows, write_rows
+from bula.serving import serve_llama_cpp
 from stages.ingest import __main__ as ingest
 from stages.ingest import cut, dry_run
 from stages.ingest.models import ingest_base
@@ -359,6 +360,20 @@ def test_an_answer_that_ends_early_is_refused(tiny: Path) -> None:
         dry_run.refuse_other_answer(model, [1], [5, 6], [5])
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        MemoryError("std::bad_alloc"),
+        UserError("model", "its load ran out of memory", "use a larger machine"),
+    ],
+)
+def test_a_fault_of_the_machine_is_not_blamed_on_the_base(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, dry_run.step("base", "merge", "use another base"):
+        raise error
+    assert raised.value is error
+
+
 def test_an_architecture_without_a_converter_is_refused(write_base: Write) -> None:
     base = write_base("helium", head_dim=64)
     what = f"{base}: its dry run fails at the bf16 GGUF file.*HeliumForCausalLM"
@@ -395,9 +410,10 @@ def test_an_adapter_without_a_gguf_form_is_refused(
 def test_an_adapter_that_llama_cpp_does_not_apply_is_refused(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    serve = dry_run.serve_llama_cpp
     monkeypatch.setattr(
-        dry_run, "serve_llama_cpp", lambda *a, **options: serve(*a, **{**options, "adapters": ()})
+        dry_run,
+        "serve_llama_cpp",
+        lambda *a, **options: serve_llama_cpp(*a, **{**options, "adapters": ()}),
     )
     with pytest.raises(UserError, match=r"adapter: llama\.cpp prefers another token"):
         dry_run.try_base(tiny, run_params(tiny))

@@ -145,7 +145,7 @@ figure.add_subplot().plot([1, 2, 1])
 figure.savefig(target, format="png")
 """,
 }
-# A progress bar would take lines of its own.
+# A progress bar would add lines.
 QUIET = {"HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 LIMITED = """
 import resource, sys
@@ -204,7 +204,8 @@ def test_the_texts_of_a_full_disk_are_known(error: Exception) -> None:
     message = said(error)
     where = getattr(error, "filename", None) or "the disk"
     assert message.startswith(f"{where}: a file cannot be written (")
-    assert message.endswith("). Make room on the disk, and run the command again.")
+    fix = "Make room on the disk or raise the limit, and run the command again."
+    assert message.endswith(f"). {fix}")
 
 
 # Bugs

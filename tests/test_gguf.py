@@ -18,6 +18,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from bench.clones import ROOT
 from bench.engines import by_llama_cpp, compare, gaps, shared_prefix
+from bula import gguf_converters, gguf_export
 from bula.divergence import divergence_metrics, score_examples
 from bula.errors import UserError
 from bula.files import sha256_file
@@ -401,3 +402,25 @@ def test_gaps_compares_the_logits_where_two_answers_first_differ(tiny: Path) -> 
     expected = float(logits[80] - logits[90])
     assert found == [pytest.approx(expected, abs=1e-5)]
     assert math.isfinite(found[0])
+
+
+@pytest.mark.parametrize(
+    ("end", "sentence", "fix"),
+    [
+        ("raise OSError(28, 'No space left on device')", "it has no room", "Make room on the disk"),
+        ("raise MemoryError('std::bad_alloc')", "it ran out of memory", "End other programs"),
+        ("os.kill(os.getpid(), 9)", "it ran out of memory", "End other programs"),
+        ("raise ValueError('no such layer')", "auto-round could not write", "Use another base"),
+    ],
+    ids=["disk", "memory", "killed", "model"],
+)
+def test_a_failed_rounding_blames_the_machine_or_the_model(
+    end: str, sentence: str, fix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "rounds.py"
+    program.write_text(f"import os\n{end}\n", encoding="utf-8")
+    monkeypatch.setattr(gguf_converters, "__file__", str(program))
+    with pytest.raises(UserError) as raised:
+        gguf_export.round_to(tmp_path, "q4_k_m", tmp_path / "q4_k_m.gguf")
+    assert raised.value.what.startswith(sentence)
+    assert f"\n{fix}" in str(raised.value)

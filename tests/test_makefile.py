@@ -22,7 +22,7 @@ TOOLS = ("make", "bash", "sh", "test", "df", "awk", "git", "echo", "touch", "rm"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder with the Makefile, the lock and make's tools."""
-    for name in ("Makefile", "requirements.lock"):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "bin").mkdir()
     for tool in TOOLS:
@@ -184,14 +184,63 @@ def test_setup_refuses_a_wheel_with_another_hash(folder: Path, indexes: Indexes)
     assert installed(folder, "leaflet") == ""
 
 
-def test_gpu_installs_the_locked_version_of_llama_cpp_from_the_cuda_index(folder: Path) -> None:
-    command = ["make", "--dry-run", "gpu", f"PYTHON={sys.executable}", "LLAMA_INDEX=https://cuda"]
-    env = {"PATH": str(folder / "bin")}
+def dry_run(folder: Path, *arguments: str, **environment: str) -> str:
+    """Return what make would run."""
+    command = ["make", "--dry-run", *arguments, f"PYTHON={sys.executable}"]
+    env = {"PATH": str(folder / "bin"), **environment}
     result = subprocess.run(
         command, cwd=folder, env=env, capture_output=True, text=True, check=True
     )
+    return result.stdout
+
+
+def test_gpu_installs_the_locked_version_of_llama_cpp_from_the_cuda_index(folder: Path) -> None:
+    output = dry_run(folder, "gpu", "LLAMA_INDEX=https://cuda")
     lock = (folder / "requirements.lock").read_text(encoding="utf-8")
     [version] = re.findall(r"^xllamacpp==\S+", lock, re.MULTILINE)
-    [line] = [line for line in result.stdout.splitlines() if "https://cuda" in line]
-    assert line.endswith(f'--no-deps --force-reinstall --index-url "https://cuda" {version}')
-    assert ".venv-vllm/bin/python -m pip install --quiet --group vllm" in result.stdout
+    assert f'--no-deps --force-reinstall --index-url "https://cuda" {version} &&' in output
+    assert ".venv-vllm/bin/python -m pip install --quiet --group vllm" in output
+
+
+@pytest.fixture
+def set_up(folder: Path) -> Path:
+    """Return the folder as `make setup` leaves it, without packages."""
+    (folder / ".venv").mkdir()
+    (folder / ".venv/.installed").touch()
+    return folder
+
+
+def make_gpu(folder: Path, *arguments: str) -> tuple[int, str]:
+    """Run `make gpu` with a Python that has no package; return its exit code and output."""
+    command = ["make", "gpu", f"PYTHON={sys.executable}", *arguments]
+    env = {"PATH": str(folder / "bin")}
+    result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+    return result.returncode, result.stdout
+
+
+def test_gpu_without_disk_space_names_the_size(set_up: Path) -> None:
+    code, output = make_gpu(set_up, "GPU_GB=1000000")
+    assert code != 0
+    assert output == "make gpu needs 1000000 GB of free disk here; df says there is less\n"
+
+
+def test_a_failed_gpu_installation_ends_with_a_sentence_and_starts_again(set_up: Path) -> None:
+    code, output = make_gpu(set_up, "GPU_GB=0", "LLAMA_INDEX=https://cuda")
+    assert code != 0
+    assert "are the package index and https://cuda reachable, and is there disk space?" in output
+    assert not (set_up / ".venv-vllm/.installed").exists()
+
+
+def test_gpu_installs_only_once(set_up: Path) -> None:
+    (set_up / ".venv-vllm").mkdir()
+    (set_up / ".venv-vllm/.installed").touch()
+    assert make_gpu(set_up) == (0, "make: Nothing to be done for 'gpu'.\n")
+
+
+def test_a_profile_and_rates_count_only_as_arguments(set_up: Path) -> None:
+    elsewhere = {"PROFILE": "mine", "RATES": "7", "N": "9"}
+    assert "bula profile" not in dry_run(set_up, "repro", **elsewhere)
+    assert "bula profile" in dry_run(set_up, "repro", "PROFILE=mine")
+    assert "bula sweep 1e-4 3e-4 1e-3\n" in dry_run(set_up, "sweep", **elsewhere)
+    assert "bula sweep 7\n" in dry_run(set_up, "sweep", "RATES=7")
+    assert "--count 3\n" in dry_run(set_up, "seeds", **elsewhere)

@@ -199,7 +199,7 @@ def test_loader_workers_change_no_byte_of_the_outputs(ready: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++")
-# torch's compiler raises warnings of its own, and hides some by other means than filters.
+# torch's compiler raises warnings, and hides some by other means than filters.
 @pytest.mark.filterwarnings("ignore")
 def test_a_compiled_model_trains_to_the_same_losses(ready: Path) -> None:
     def edit(params: dict[str, Any]) -> None:

@@ -612,6 +612,13 @@ def test_gpu_layers_are_a_number_or_all(section: str) -> None:
         assert key in complaint(edit)
 
 
+def test_loader_workers_are_at_most_256() -> None:
+    for workers in (0, 256):
+        parse_params(changed({"train.loader_workers": workers}), "some.yaml")
+    for workers in (-1, 257):
+        assert "train.loader_workers" in complaint({"train.loader_workers": workers})
+
+
 @pytest.mark.parametrize("key", ["generate.gpu_layers", "judge.gpu_layers"])
 def test_gpu_layers_are_refused_on_a_cpu(key: str) -> None:
     assert "need device: cuda" in complaint({key: 7})

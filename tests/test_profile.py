@@ -1,6 +1,6 @@
 """Test `bula profile`, which runs a profile beside the pipeline's own run.
 
-Here the stages are a few lines of Python (tests/test_seeds.py).
+Here the stages are stubs (tests/stub_pipeline.py).
 """
 
 import json
@@ -9,20 +9,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 
 from bench.clones import ROOT, commit, edit_params, git
+from bula.commands.profile import find_profile, sharing
 from bula.errors import UserError
-from bula.params import load_params
+from bula.experiments import refuse_untracked_inputs
+from bula.params import DirectoryModel, Params, load_params
 from bula.profile_clone import prepare
+from bula.profile_inputs import _is_tracked, refuse_missing_inputs
+from bula.records import append_row
+from bula.reports import write_metrics
 from tests.conftest import run
-from tests.test_seeds import STAGES, WORK, pipeline
+from tests.stub_pipeline import SEED as OWN_SEED
+from tests.stub_pipeline import STAGES, log_of, write_repository
 
-OWN_SEED = 20261122
 OTHER_SEED = 20261123
 # Signs with a meaning in YAML, in a shell, or in Hydra's overrides.
 HOSTILE = 'sim, "não": {a} [b] ${c} $(d) \\ \' # 0x1F ~'
-PROFILES = sorted((ROOT / "profiles").glob("*.yaml"))
 
 
 def other(params: dict[str, Any]) -> None:
@@ -46,36 +49,30 @@ def other(params: dict[str, Any]) -> None:
     params["ingest"]["sources"].append(rows)
 
 
-def make_repository(folder: Path) -> None:
-    """Write a Git and DVC repository with a small pipeline and a profile `other`."""
-    (folder / "data/sources").mkdir(parents=True)
-    (folder / "data/sources/rows.jsonl").write_text("{}\n", encoding="utf-8")
-    with (folder / "dvc.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump(pipeline(), file)
-    (folder / "work.py").write_text(WORK.replace("ROOT", repr(str(folder))), encoding="utf-8")
-    script = '#!/bin/sh\nexec python work.py "${DVC_STAGE%%@*}"\n'
-    (folder / "stage").write_text(script, encoding="utf-8")
-    (folder / "stage").chmod(0o755)
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the small repository with a profile `other`, which each test copies."""
+    folder = tmp_path_factory.mktemp("start")
+    write_repository(folder)
     shutil.copytree(ROOT / "profiles", folder / "profiles")
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", folder / "params.yaml")
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", folder / "profiles/other.yaml")
     edit_params(folder / "profiles/other.yaml", other)
-    (folder / ".gitignore").write_text("/.bula\n/log\n/broken\n", encoding="utf-8")
-    git(folder, "init", "--quiet")
-    assert run(["dvc", "init", "--quiet"], folder).returncode == 0
-    (folder / ".dvcignore").write_text("/.bula\n", encoding="utf-8")
-    commit(folder, "start")
+    for name in ("likelihood/base", "seeds"):
+        write_metrics(folder / f"metrics/{name}.json", {"seeds": 0})
+    commit(folder, "profiles")
+    return folder
 
 
 @pytest.fixture
-def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return that repository, which is the current directory.
+def repo(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of that repository, the current directory.
 
     Its path has an accent, and git knows no name of the user.
     """
     folder = tmp_path / "ação"
-    folder.mkdir()
-    make_repository(folder)
+    shutil.copytree(start, folder)
+    monkeypatch.setenv("STUB_ROOT", str(folder))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     monkeypatch.chdir(folder)
@@ -84,11 +81,9 @@ def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def profile(repo: Path, name: str = "other") -> tuple[int, str, list[str]]:
     """Run `bula profile`, and return its exit code, its output, and the stages that ran."""
-    log = repo / "log"
-    log.unlink(missing_ok=True)
+    log_of(repo)
     result = run(["python", "-m", "bula", "profile", name], repo)
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    return result.returncode, result.stdout + result.stderr, lines
+    return result.returncode, result.stdout + result.stderr, log_of(repo)
 
 
 def own_run(repo: Path) -> None:
@@ -114,8 +109,21 @@ def tracked_state(repo: Path) -> dict[str, bytes]:
     }
 
 
+def tree_of(repo: Path, revision: str) -> list[str]:
+    """Return the files in the commit of an experiment."""
+    return git(repo, "ls-tree", "-r", "--name-only", revision).splitlines()
+
+
+def reference(repo: Path, name: str) -> str:
+    """Return git's reference of the only experiment with a name."""
+    [found] = git(repo, "for-each-ref", "--format=%(refname)", f"refs/exps/*/*/{name}").split()
+    return found
+
+
 def test_a_profile_runs_all_stages_and_changes_nothing_of_the_own_run(repo: Path) -> None:
     own_run(repo)
+    (repo / ".env").write_text("OPENAI_API_KEY=a\n", encoding="utf-8")
+    (repo / ".dvc/config.local").write_text("[core]\n    autostage = false\n", encoding="utf-8")
     before = tracked_state(repo)
     code, said, log = profile(repo)
     assert code == 0, said
@@ -125,17 +133,44 @@ def test_a_profile_runs_all_stages_and_changes_nothing_of_the_own_run(repo: Path
     assert (repo / "models/merged").read_text(encoding="utf-8") == f"{OWN_SEED}\n"
     merged = repo / ".bula/profiles/other/models/merged"
     assert merged.read_text(encoding="utf-8") == f"{OTHER_SEED}\n"
-    # A second run has nothing to do, and saves the experiment again.
+    assert_figures(repo, said)
+    # A second run, at a later commit, has nothing to do and replaces the experiment.
+    commit(repo, "the pipeline's own run")
+    before = tracked_state(repo)
     assert profile(repo)[::2] == (0, [])
     assert tracked_state(repo) == before
-    assert run(["dvc", "exp", "list", "--name-only"], repo).stdout.split() == ["other"]
+    listed = run(["dvc", "exp", "list", "--all-commits", "--name-only"], repo)
+    assert listed.stdout.split() == ["other"]
+    assert_tree(repo)
+    assert_use(repo)
 
 
-def test_a_finished_profile_can_be_compared_applied_and_becomes_a_branch(repo: Path) -> None:
-    own_run(repo)
-    commit(repo, "the pipeline's own run")
-    code, said, _ = profile(repo)
-    assert code == 0, said
+def assert_figures(repo: Path, said: str) -> None:
+    """Check the record of the profile's figures."""
+    assert "profiles/results/other.json" in said
+    written = json.loads((repo / "profiles/results/other.json").read_text(encoding="utf-8"))
+    figures = written["figures"]
+    assert figures["train__dev_loss_nats"] == 2.99
+    assert figures["tuned__bits_per_character"] == 1.99
+    assert written["conditions"]["train"] == "float32"
+    assert len(written["conditions"]["sha256 of the profile"]) == 16
+
+
+def assert_tree(repo: Path) -> None:
+    """Check that the experiment's commit has its own figures, no key and no output."""
+    names = tree_of(repo, reference(repo, "other"))
+    own = {"metrics/likelihood/tuned.json", "metrics/train.json", "metrics/seeds.json"}
+    assert own <= set(names)
+    # git tracks this figure here, and the profile has no variant base.
+    assert "metrics/likelihood/base.json" in tree_of(repo, "HEAD")
+    assert "metrics/likelihood/base.json" not in names
+    private = (".env", ".dvc/config.local", ".bula", "data/clean", "data/answers", "models/")
+    found = [name for name in names if name.startswith(private)]
+    assert [name for name in found if not name.endswith(".gitignore")] == []
+
+
+def assert_use(repo: Path) -> None:
+    """Check that the experiment can be compared, becomes a branch and is applied."""
     diff = run(["dvc", "metrics", "diff", "HEAD", "other"], repo)
     # The small pipeline's dev losses are 3 and 2.99.
     assert "2.99" in diff.stdout, diff.stderr
@@ -145,18 +180,6 @@ def test_a_finished_profile_can_be_compared_applied_and_becomes_a_branch(repo: P
     assert applied.returncode == 0, applied.stderr
     assert load_params(repo / "params.yaml") == load_params(repo / "profiles/other.yaml")
     assert (repo / "models/merged").read_text(encoding="utf-8") == f"{OTHER_SEED}\n"
-
-
-def test_the_figures_of_a_profile_are_recorded(repo: Path) -> None:
-    code, said, _ = profile(repo)
-    assert code == 0, said
-    assert "profiles/results/other.json" in said
-    written = json.loads((repo / "profiles/results/other.json").read_text(encoding="utf-8"))
-    figures = written["figures"]
-    assert figures["train__dev_loss_nats"] == 2.99
-    assert figures["tuned__bits_per_character"] == 1.99
-    assert written["conditions"]["train"] == "float32"
-    assert len(written["conditions"]["sha256 of the profile"]) == 16
 
 
 def test_a_failed_run_continues_where_it_stopped(repo: Path) -> None:
@@ -186,26 +209,67 @@ def test_a_profile_uses_the_files_as_they_are_now(repo: Path) -> None:
     assert [path.name for path in sources.iterdir()] == ["new.jsonl"]
 
 
-def test_an_experiment_of_an_earlier_commit_is_replaced(repo: Path) -> None:
-    assert profile(repo)[0] == 0
-    commit(repo, "the record")
-    code, said, log = profile(repo)
-    assert (code, log) == (0, []), said
-    listed = run(["dvc", "exp", "list", "--all-commits", "--name-only"], repo)
-    assert listed.stdout.split() == ["other"]
+def test_untracked_files_are_refused_but_not_profiles_and_figures(repo: Path) -> None:
+    for name in ("profiles/new.yaml", "metrics/new.json", "plots/new.json", "models/mine/a.gguf"):
+        (repo / name).parent.mkdir(parents=True, exist_ok=True)
+        (repo / name).touch()
+    message = r"models/mine/a\.gguf: git does not track this file, .* \(1 in all\)"
+    with pytest.raises(UserError, match=message):
+        refuse_untracked_inputs()
 
 
-def test_an_input_that_git_does_not_track_is_refused(repo: Path) -> None:
-    (repo / "data/sources/new.jsonl").write_text("{}\n", encoding="utf-8")
-    code, said, log = profile(repo)
-    assert (code, log) == (1, [])
-    assert "data/sources/new.jsonl: git does not track this input (1 in all)" in said
+def params_with(path: str) -> Params:
+    """Return parameters whose base is a directory."""
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    base = DirectoryModel(kind="directory", path=path, license="mit")
+    return params.model_copy(update={"ingest": params.ingest.model_copy(update={"base": base})})
 
 
-def test_an_unknown_profile_is_refused_with_the_names(repo: Path) -> None:
-    code, said, _ = profile(repo, "../other")
-    assert code == 1
-    assert "there is no profile '../other'. Name one of gemma-3-270m, llama-3.2-1b, other" in said
+@pytest.mark.parametrize("path", ["../model", "data/base", "./data/base", "/absolute"])
+def test_a_base_by_a_relative_path_must_be_tracked(repo: Path, path: str) -> None:
+    (repo / "data/.gitignore").write_text("/base\n", encoding="utf-8")
+    (repo / "data/base").mkdir()
+    if path.startswith("/"):
+        refuse_missing_inputs(params_with(path))
+    else:
+        with pytest.raises(UserError, match="Use an absolute path, or track the model"):
+            refuse_missing_inputs(params_with(path))
+    (repo / "data/base.dvc").write_text("outs:\n- path: base\n  md5: a.dir\n", encoding="utf-8")
+    git(repo, "add", "data/base.dvc")
+    assert _is_tracked(Path("data/base/model.gguf"))
+    assert _is_tracked(Path("data/sources"))
+
+
+def test_data_that_changed_after_dvc_add_is_refused(repo: Path) -> None:
+    git(repo, "rm", "--cached", "--quiet", "data/sources/rows.jsonl")
+    rows = repo / "data/sources/rows.jsonl"
+    assert run(["dvc", "add", "data/sources/rows.jsonl"], repo).returncode == 0
+    commit(repo, "dvc add")
+    params = load_params(repo / "profiles/other.yaml")
+    refuse_missing_inputs(params)
+    rows.unlink()
+    refuse_missing_inputs(params)
+    rows.write_text("{}\n{}\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"Run `dvc add data/sources/rows\.jsonl` again"):
+        refuse_missing_inputs(params)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("../other", "has other signs than small letters"),
+        ("stash", "DVC itself uses the name 'stash'"),
+        ("a..b", "git allows no experiment named 'a..b'"),
+        ("unknown", "there is no profile 'unknown'"),
+    ],
+)
+def test_a_wrong_name_is_refused_with_the_names(
+    name: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=said) as caught:
+        find_profile(name)
+    assert "ame one of gemma-3-270m, llama-3.2-1b" in str(caught.value)
 
 
 def test_a_profile_with_terms_stops_before_anything_is_made(
@@ -219,26 +283,38 @@ def test_a_profile_with_terms_stops_before_anything_is_made(
     assert not (repo / ".bula").exists()
 
 
-@pytest.mark.parametrize("source", [*PROFILES, None], ids=lambda path: path.stem if path else "-")
-def test_the_clone_has_exactly_the_parameters_of_the_profile(
-    source: Path | None, repo: Path
-) -> None:
-    """Check all profiles, and one with strings that Hydra's overrides cannot express."""
-    file = source or repo / "profiles/other.yaml"
-    clone = prepare(file.stem, file)
-    assert (clone / "params.yaml").read_bytes() == file.read_bytes()
-    assert load_params(clone / "params.yaml") == load_params(file)
-
-
-def test_a_clone_reads_the_keys_of_the_repository(repo: Path) -> None:
-    with (repo / ".gitignore").open("a", encoding="utf-8") as file:
-        file.write("/.env\n")
+def test_keys_checkpoints_and_verdicts_are_those_of_the_repository(repo: Path) -> None:
     (repo / ".env").write_text("OPENAI_API_KEY=a\n", encoding="utf-8")
     clone = prepare("other", repo / "profiles/other.yaml")
     assert (clone / ".env").read_text(encoding="utf-8") == "OPENAI_API_KEY=a\n"
+    append_row(clone / ".bula/ledger.jsonl", {"key": "a"})
+    (clone / ".bula/checkpoints/a").mkdir()
     (repo / ".env").unlink()
     prepare("other", repo / "profiles/other.yaml")
     assert not (clone / ".env").is_symlink()
+    shutil.rmtree(clone)
+    assert (repo / ".bula/ledger.jsonl").read_text(encoding="utf-8") == '{"key": "a"}\n'
+    assert (repo / ".bula/checkpoints/a").is_dir()
+
+
+def test_files_of_a_variant_that_the_profile_lost_are_deleted(repo: Path) -> None:
+    clone = prepare("default", repo / "profiles/smollm2-135m.yaml")
+    files = ("data/answers/base.jsonl", "metrics/judge/base.json", "plots/rouge/base.json")
+    kept = ("data/answers/tuned.jsonl", "metrics/base.json", "plots/rouge/tuned.json")
+    for name in (*files, *kept):
+        (clone / name).parent.mkdir(parents=True, exist_ok=True)
+        (clone / name).touch()
+    prepare("default", repo / "profiles/other.yaml")
+    assert [name for name in files if (clone / name).exists()] == []
+    assert [name for name in kept if not (clone / name).exists()] == []
+
+
+def test_a_closed_source_has_no_command_to_share() -> None:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    assert "dvc exp push origin mine" in sharing("mine", params)
+    source = params.ingest.sources[0].model_copy(update={"redistribution": "forbidden"})
+    closed = params.ingest.model_copy(update={"sources": [source]})
+    assert "dvc exp push" not in sharing("mine", params.model_copy(update={"ingest": closed}))
 
 
 def test_a_folder_without_git_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,18 +1,16 @@
 """Test `bula seeds`, and the marks that compare derives from it.
 
-Here the stages are a few lines of Python; tests/test_pipeline.py runs the real ones.
+Here the stages are stubs (tests/stub_pipeline.py); tests/test_pipeline.py runs the real ones.
 """
 
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
-from ruamel.yaml import YAML
 from typer.testing import CliRunner
 
-from bench.clones import ROOT, commit, edit_params, git
+from bench.clones import ROOT, edit_params
 from bula import hardware
 from bula.__main__ import app
 from bula.commands.seeds import here, trained_variants
@@ -23,18 +21,9 @@ from bula.runs import refuse_other_conditions
 from bula.stats import spread
 from stages.compare import pairs, report
 from tests.conftest import run
+from tests.stub_pipeline import SEED, STAGES, log_of, write_repository
 from tests.test_compare import fill, two_variants
 
-SEED = 20261122
-STAGES = (
-    "preprocess",
-    "train",
-    "merge",
-    "likelihood@tuned",
-    "generate@tuned",
-    "benchmark@tuned",
-    "rouge@tuned",
-)
 SPREAD = {
     "seeds": 3,
     "first": 2.0,
@@ -45,114 +34,31 @@ SPREAD = {
     "stdev": 0.0125831,
 }
 
-# One module stands for all stages. Its outputs depend on the seed and on the earlier outputs. The
-# log has a fixed path, because DVC runs an experiment in a temporary copy of the repository.
-WORK = """
-import json, math, os, sys
-from pathlib import Path
-from ruamel.yaml import YAML
 
-stage, root = sys.argv[1], Path(ROOT)
-seed = YAML(typ="safe").load(Path("params.yaml").read_text())["seed"]
-with (root / "log").open("a") as log:
-    log.write(f"{seed} {os.environ['DVC_STAGE']}\\n")
-if (root / "broken").exists() and stage == "benchmark":
-    sys.exit(3)
-
-def read(path):
-    return Path(path).read_text().strip()
-
-def write(path, value):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_text(json.dumps(value) + "\\n")
-
-elsewhere = root / "elsewhere"
-here = elsewhere.read_text() if elsewhere.exists() else "float32"
-if stage in ("likelihood", "generate", "benchmark", "rouge"):
-    write(f"metrics/{stage}/tuned.json", {"settings": {"compute_dtype": here}})
-# 2, 1.99 and 2.015 bits per character.
-bits = {20261122: 2.0, 20261123: 1.99, 20261124: 2.015}[seed]
-if stage == "preprocess":
-    write("data/clean", sorted(path.name for path in Path("data/sources").iterdir()))
-elif stage == "train":
-    write("models/adapter", seed)
-    write("metrics/train.json", {"dev": {"loss_nats": bits + 1}, "run": {"compute_dtype": here}})
-elif stage == "merge":
-    write("models/merged", int(read("models/adapter")))
-elif stage == "likelihood":
-    assert int(read("models/merged")) == seed
-    row = {"id": "a", "nats": 10 * bits * math.log(2), "characters": 10}
-    write("data/likelihood/tuned.jsonl", row)
-elif stage == "generate":
-    write("data/answers/tuned.jsonl", {"id": "a", "degenerate": False})
-elif stage == "benchmark":
-    row = {"task": "t", "document": "a", "scores": {"acc": float(seed % 2)}}
-    write("data/samples/tuned.jsonl", row)
-elif stage == "rouge":
-    row = {"id": "a", "rouge1_f": 0.1, "rouge2_f": 0.0, "rougeL_f": 0.1}
-    write("data/scores/tuned.jsonl", row)
-"""
-
-
-def entry(deps: list[str], outs: list[str], metrics: str = "") -> dict[str, Any]:
-    stage = {"cmd": "exec ./stage", "deps": ["work.py", *deps], "params": ["seed"], "outs": outs}
-    if outs == ["data/clean"]:
-        del stage["params"]
-    return stage | ({"metrics": [{metrics: {"cache": False}}]} if metrics else {})
-
-
-def pipeline() -> dict[str, Any]:
-    """Return the stages that `bula seeds` repeats, as dvc.yaml has them."""
-    merged = ["models/merged"]
-    answers = ["data/answers/${key}.jsonl"]
-    scoring = {
-        "likelihood": (merged, ["data/likelihood/${key}.jsonl"]),
-        "generate": (merged, answers),
-        "benchmark": (merged, ["data/samples/${key}.jsonl"]),
-        "rouge": (answers, ["data/scores/${key}.jsonl"]),
-    }
-    stages = {
-        "preprocess": entry(["data/sources"], ["data/clean"]),
-        "train": entry(["data/clean"], ["models/adapter"], "metrics/train.json"),
-        "merge": entry(["models/adapter"], merged),
-    }
-    for name, (deps, outs) in scoring.items():
-        do = entry(deps, outs, f"metrics/{name}/${{key}}.json")
-        stages[name] = {"foreach": "${variants}", "do": do}
-    return {"stages": stages}
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the repository that each test copies."""
+    folder = tmp_path_factory.mktemp("start")
+    write_repository(folder)
+    return folder
 
 
 @pytest.fixture
-def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a Git and DVC repository with that pipeline, the current directory."""
-    with (tmp_path / "dvc.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump(pipeline(), file)
-    (tmp_path / "work.py").write_text(WORK.replace("ROOT", repr(str(tmp_path))), encoding="utf-8")
-    script = '#!/bin/sh\nexec python work.py "${DVC_STAGE%%@*}"\n'
-    (tmp_path / "stage").write_text(script, encoding="utf-8")
-    (tmp_path / "stage").chmod(0o755)
-    shutil.copy(ROOT / "profiles/smollm2-135m.yaml", tmp_path / "params.yaml")
-    edit_params(tmp_path / "params.yaml", lambda params: params.update(seed=SEED, dtype="float32"))
-    shutil.copytree(ROOT / "accelerate", tmp_path / "accelerate")
-    (tmp_path / "data/sources").mkdir(parents=True)
-    (tmp_path / "data/sources/rows.jsonl").write_text("{}\n", encoding="utf-8")
-    ignored = "/log\n/broken\n/elsewhere\n/data/sources/secret.jsonl\n"
-    (tmp_path / ".gitignore").write_text(ignored, encoding="utf-8")
-    git(tmp_path, "init", "--quiet")
-    assert run(["dvc", "init", "--quiet"], tmp_path).returncode == 0
-    commit(tmp_path, "start")
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def repo(start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the small repository, the current directory."""
+    folder = tmp_path / "repo"
+    shutil.copytree(start, folder)
+    monkeypatch.setenv("STUB_ROOT", str(folder))
+    monkeypatch.chdir(folder)
+    return folder
 
 
 def seeds(repo: Path, count: int) -> tuple[int, str, list[str]]:
     """Run `bula seeds`, and return its exit code, its output, and the stages that ran."""
-    (repo / "log").unlink(missing_ok=True)
     identity = {"GIT_AUTHOR_NAME": "T", "GIT_AUTHOR_EMAIL": "t@example.org"}
     identity |= {"GIT_COMMITTER_NAME": "T", "GIT_COMMITTER_EMAIL": "t@example.org"}
     result = run(["python", "-m", "bula", "seeds", "--count", str(count)], repo, **identity)
-    log = (repo / "log").read_text(encoding="utf-8").splitlines() if (repo / "log").exists() else []
-    return result.returncode, result.stdout + result.stderr, log
+    return result.returncode, result.stdout + result.stderr, log_of(repo)
 
 
 def stages_of(*numbers: int) -> list[str]:
@@ -213,7 +119,7 @@ def test_an_input_that_git_does_not_track_is_refused(repo: Path) -> None:
     (repo / "data/sources/new.jsonl").write_text("{}\n", encoding="utf-8")
     code, said, log = seeds(repo, 2)
     assert (code, log) == (1, [])
-    assert "data/sources/new.jsonl: git does not track this input (1 in all)" in said
+    assert "data/sources/new.jsonl: git does not track this file, so an experiment would" in said
 
 
 def test_an_experiment_on_other_data_is_refused(repo: Path) -> None:
@@ -239,10 +145,11 @@ def test_each_seed_is_an_experiment_that_runs_every_stage_once(repo: Path) -> No
     # A second call finds the finished experiments.
     assert seeds(repo, 3)[::2] == (0, [])
 
+    assert_spreads(repo)
 
-def test_the_spread_of_every_figure_is_written(repo: Path) -> None:
-    code, said, _ = seeds(repo, 3)
-    assert code == 0, said
+
+def assert_spreads(repo: Path) -> None:
+    """Check the spread of every figure over three seeds."""
     written = json.loads((repo / "metrics/seeds.json").read_text(encoding="utf-8"))
     assert written.pop("seeds") == 3
     loss = {"first": 3.0, "mean": 3.00167, "lowest": 2.99, "highest": 3.015}
@@ -257,21 +164,16 @@ def test_the_spread_of_every_figure_is_written(repo: Path) -> None:
 def test_stages_that_finished_before_a_failure_do_not_run_again(repo: Path) -> None:
     assert run(["dvc", "repro", *STAGES], repo).returncode == 0
     (repo / "broken").touch()
+    (repo / "log").unlink()
     code, said, before = seeds(repo, 2)
     assert (code, (repo / "metrics/seeds.json").exists()) == (1, False)
+    assert f"dvc exp run --temp --name seed-{SEED + 1}-" in said
+    assert "it failed. Read its messages above." in said
     (repo / "broken").unlink()
     code, said, after = seeds(repo, 2)
     assert code == 0, said
     finished = [line for line in before if "benchmark" not in line]
     assert sorted([*finished, *after]) == stages_of(SEED + 1)
-
-
-def test_a_failed_experiment_is_named(repo: Path) -> None:
-    assert run(["dvc", "repro", *STAGES], repo).returncode == 0
-    (repo / "broken").touch()
-    _, said, _ = seeds(repo, 2)
-    assert f"dvc exp run --temp --name seed-{SEED + 1}-" in said
-    assert "it failed. Read its messages above." in said
 
 
 def test_a_failed_run_of_the_pipeline_is_refused(repo: Path) -> None:

@@ -465,6 +465,24 @@ def vllm_command() -> list[str]:
     return serving._vllm_command(Path("models/merged"), VLLM_SETTINGS, 1234)
 
 
+def test_vllm_is_found_beside_the_environment_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = tmp_path / "repository"
+    own = repository / ".venv-vllm/bin/python"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    # A profile's clone has the code, and no environment.
+    clone = repository / ".bula/profiles/other"
+    clone.mkdir(parents=True)
+    monkeypatch.chdir(clone)
+    monkeypatch.setattr(serving, "ROOT", clone)
+    monkeypatch.setattr(sys, "prefix", str(repository / ".venv"))
+    assert vllm_command()[0] == str(own)
+    own.unlink()
+    assert vllm_command()[0] == sys.executable
+
+
 @pytest.fixture
 def vllm_options() -> dict[str, str]:
     """Return the options in the command line of vLLM's server."""

@@ -21,7 +21,7 @@ from bula.models import load_adapted, load_model
 from bula.params import DirectoryModel, HubModel, ModelSource, load_params
 from stages.train.report import save_adapter
 from tests.conftest import run
-from tests.test_model_cards import PROFILES, REVISION, TRAINING, ingest
+from tests.test_model_cards import PROFILES, REVISION, TRAINING, profile
 
 IDS = torch.arange(20, 40)[None]
 # A stranger's program: it knows the adapter alone.
@@ -48,7 +48,7 @@ def write_adapter(tiny: Path, source: ModelSource, path: Path) -> Base:
             torch.nn.init.normal_(parameter, std=0.1)
     trainer: Any = SimpleNamespace(model=model, is_fsdp_enabled=False)
     base = describe_base(source)
-    documents = adapter_documents(ingest("smollm2-135m", base=source), TRAINING, tiny)
+    documents = adapter_documents(profile("smollm2-135m", base=source), TRAINING, tiny)
     save_adapter(trainer, base, documents, path)
     return base
 

@@ -1,4 +1,4 @@
-"""Run a profile beside the pipeline's own run, and keep it as a DVC experiment.
+"""Run a profile beside the pipeline's own run, as a DVC experiment.
 
 The profile runs in a clone (bula/profile_clone.py), so params.yaml, the figures and the outputs
 here stay as they are. A stopped run resumes. `dvc exp run -S` is no way to run a profile: its
@@ -11,13 +11,16 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from bula.errors import UserError
-from bula.experiments import refuse_untracked_inputs, run_dvc
+from bula.experiments import run_dvc
 from bula.files import sha256_file, sha256_values
 from bula.model_licenses import model_license, refuse_unaccepted_terms
-from bula.params import Params, load_params
+from bula.param_types import Name
+from bula.params import DataSource, Params, load_params
 from bula.profile_clone import prepare, save_experiment
+from bula.profile_inputs import refuse_missing_inputs
 from bula.reports import write_metrics
 from bula.runs import read_run
 
@@ -25,15 +28,32 @@ PROFILES = Path("profiles")
 RESULTS = PROFILES / "results"
 # Digits of a hash that a record keeps.
 DIGITS = 16
+# DVC's own references below refs/exps, and its names of the current files.
+DVC_NAMES = ("apply", "celery", "exec", "stash", "temp", "workspace")
 
 
 def find_profile(name: str) -> Path:
     """Return the file of a profile. A UserError lists the names."""
     known = sorted(path.stem for path in PROFILES.glob("*.yaml"))
+    fix = f"name one of {', '.join(known) or 'none'}"
+    if problem := _wrong_name(name):
+        raise UserError("profiles", problem, f"{fix}, or rename the file")
     if name not in known:
-        what = f"there is no profile {name!r}"
-        raise UserError("profiles", what, f"name one of {', '.join(known) or 'none'}")
+        raise UserError("profiles", f"there is no profile {name!r}", fix)
     return PROFILES / f"{name}.yaml"
+
+
+def _wrong_name(name: str) -> str:
+    """Return why a name cannot be the name of a folder and an experiment, or an empty text."""
+    try:
+        TypeAdapter(Name).validate_python(name)
+    except ValidationError:
+        return f"{name!r} has other signs than small letters, digits and _ . -"
+    if name in DVC_NAMES:
+        return f"DVC itself uses the name {name!r}"
+    if ".." in name or name.endswith((".", ".lock")):
+        return f"git allows no experiment named {name!r}"
+    return ""
 
 
 def record(profile: Path, params: Params, clone: Path) -> Path:
@@ -59,9 +79,24 @@ profile {name}: the report is {clone}/report/index.html, the figures are in {res
   compare:     dvc metrics diff HEAD {name}  or: dvc exp show
   curves:      dvc plots diff HEAD {name}
   take over:   dvc exp apply {name}          (replaces params.yaml, figures and outputs here)
-  share:       dvc exp push origin {name}
   as a branch: dvc exp branch {name} profile-{name}
+{sharing(name, params)}
 License of the weights: {terms.name} {terms.url}"""
+
+
+def sharing(name: str, params: Params) -> str:
+    """Return how to share the experiment, and what it contains."""
+    closed = [source.name for source in params.ingest.sources if _is_closed(source)]
+    if closed:
+        why = f"the source {closed[0]} is not redistributable"
+        return f"  share:       read docs/remotes.md first, because {why}"
+    return f"""  share:       dvc exp push origin {name}
+               (sends your uncommitted edits, params.yaml, ids in plots/, and the weights)"""
+
+
+def _is_closed(source: DataSource) -> bool:
+    """Return whether the rows of a source must not be passed on."""
+    return source.redistribution == "forbidden"
 
 
 def profile(
@@ -71,7 +106,7 @@ def profile(
     file = find_profile(name)
     params = load_params(file)
     refuse_unaccepted_terms([params.ingest.base, params.ingest.judge])
-    refuse_untracked_inputs()
+    refuse_missing_inputs(params)
     clone = prepare(name, file)
     run_dvc("repro", folder=clone)
     save_experiment(name, clone)

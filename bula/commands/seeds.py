@@ -52,24 +52,25 @@ def experiment_name(label: str, stages: list[str]) -> str:
     return f"{label}-{sha256_values(inputs)[:8]}"
 
 
-def run_experiments(settings: dict[str, str], stages: list[str]) -> list[str]:
-    """Run one experiment of the stages per setting, and return all names.
-
-    `settings` contains `KEY=VALUE` of params.yaml by the label of the experiment.
-    """
+def finished_experiments() -> set[str]:
+    """Return the names of all experiments of all commits."""
     # Imported here because DVC takes a second to load.
     from dvc.repo import Repo
 
     with Repo() as repo:
         listed = repo.experiments.ls(all_commits=True).values()
-    finished = {name for experiments in listed for name, _ in experiments}
-    names = []
-    for label, setting in settings.items():
-        name = experiment_name(label, stages)
-        names.append(name)
-        if name not in finished:
-            run_dvc("exp", "run", "--temp", "--name", name, "-S", setting, *stages)
-    return names
+    return {name for experiments in listed for name, _ in experiments}
+
+
+def run_experiment(label: str, setting: str, stages: list[str], finished: set[str]) -> str:
+    """Run one experiment of the stages unless it is finished, and return its name.
+
+    `setting` is `KEY=VALUE` of params.yaml.
+    """
+    name = experiment_name(label, stages)
+    if name not in finished:
+        run_dvc("exp", "run", "--temp", "--name", name, "-S", setting, *stages)
+    return name
 
 
 def seed_settings(first: int, count: int) -> dict[str, str]:
@@ -104,7 +105,9 @@ def seeds(
     first, conditions = read_run(Path(), variants)
     refuse_other_conditions("metrics", conditions, here(conditions, params))
     runs = [first]
-    for experiment in run_experiments(seed_settings(params.seed, count), stages):
+    finished = finished_experiments()
+    for label, setting in seed_settings(params.seed, count).items():
+        experiment = run_experiment(label, setting, stages, finished)
         with tempfile.TemporaryDirectory() as folder:
             fetch_run(experiment, variants, Path(folder))
             figures, found = read_run(Path(folder), variants)

@@ -12,7 +12,7 @@ from bula.errors import UserError
 from bula.files import staged
 from bula.gguf_files import check_gguf_model, read_gguf
 from bula.gguf_repairs import rope_factors
-from bula.model_cards import legal_files
+from bula.model_cards import received_legal_files
 from bula.models import end_token_ids, load_model, load_tokenizer, save_model
 from bula.params import ApiModel, JudgeSource, Limits, ModelSource
 from bula.prompts import (
@@ -68,7 +68,8 @@ def ingest_base(
             what = "its tokenizer has more tokens than it has embeddings"
             raise UserError(found, what, "use the tokenizer that belongs to the model")
         normalise_generation(model, tokenizer)
-        save_model(model.to(getattr(torch, dtype)), tokenizer, path, legal_files(found))
+        legal = received_legal_files(found)
+        save_model(model.to(getattr(torch, dtype)), tokenizer, path, legal)
 
 
 def normalise_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:

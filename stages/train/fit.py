@@ -89,7 +89,7 @@ def main(
         summary = summarise(trainer, read_examples(clean / "dev.jsonl"))
         if is_first:
             write_figures(trainer.state.log_history, summary, template, seconds, metrics, plots)
-        documents = adapter_documents(params.ingest, summary, base)
+        documents = adapter_documents(params, summary, base)
         target = adapter if is_first else None
         save_adapter(trainer, describe_base(params.ingest.base), documents, target)
         if is_first:
