@@ -120,11 +120,6 @@ def _machine_error(error: Exception, less_memory: str) -> UserError | None:
     return None
 
 
-def is_machine_error(error: BaseException) -> bool:
-    """Return whether a full disk or a lack of memory led to an error."""
-    return any(is_full_disk(cause) or is_out_of_memory(cause) for cause in _causes(error))
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield an error and the errors that led to it, the last one first."""
     while error is not None:

@@ -18,13 +18,8 @@ from gguf import LlamaFileType
 from transformers import PreTrainedTokenizerBase
 
 from bula import gguf_converters, gguf_tokenizer
-<<<<<<< HEAD
 from bula.errors import FIX_NO_ROOM, UserError, is_full_disk, is_out_of_memory
-from bula.gguf_files import check_gguf, read_gguf
-=======
-from bula.errors import UserError
 from bula.gguf_files import Shape, check_gguf
->>>>>>> fixthree
 from bula.processes import end_with_parent
 
 # llama.cpp's converter writes these types, auto-round writes the others; bench/engines.py uses f32.

@@ -34,15 +34,9 @@ from bula.reports import write_metrics
 Figures = dict[str, int | float | str]
 
 
-<<<<<<< HEAD
 def describe_model(params: Params) -> ModelMetadata:
-    """Return what each GGUF file tells about its model."""
-    base = describe_base(params.ingest.base)
-=======
-def describe_model(ingest: Ingest) -> ModelMetadata:
     """Return the metadata of each GGUF file."""
-    base = describe_base(ingest.base)
->>>>>>> fixthree
+    base = describe_base(params.ingest.base)
     return ModelMetadata(
         name=model_name(base),
         languages=list(params.preprocess.languages),
@@ -98,13 +92,8 @@ def main(
         temporary.mkdir()
         for kind in kinds:
             print(f"quantize: writing {kind}", flush=True)
-<<<<<<< HEAD
             export(merged, kind, temporary / f"{kind}.gguf", describe_model(params))
-            carries(temporary / f"{kind}.gguf", tokenizer)
-=======
-            export(merged, kind, temporary / f"{kind}.gguf", describe_model(params.ingest))
             check_chat_metadata(temporary / f"{kind}.gguf", tokenizer)
->>>>>>> fixthree
         figures = measure(merged, temporary, kinds, encoded, tokenizer.pad_token_id)
         write_gguf_adapter(adapter, merged, temporary / "adapter.gguf")
         write_documents(temporary, gguf_documents(params, figures, merged))

@@ -20,11 +20,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-<<<<<<< HEAD
-from bula.divergence import Scored, divergence_metrics, score_examples
-=======
 from bula.divergence import LOGIT_TOLERANCE, Scored, divergence_metrics, score_examples
->>>>>>> fixthree
 from bula.errors import UserError, is_machine_error
 from bula.generation import generate_greedy
 from bula.gguf_adapter import write_gguf_adapter
@@ -127,13 +123,8 @@ def name_of(source: ModelSource) -> str:
 def step(base: str, name: str, fix: str) -> Iterator[None]:
     """Print the seconds of a step, and turn its errors into a UserError.
 
-<<<<<<< HEAD
     The libraries raise many kinds of errors for a model that they cannot process. A full disk and
     too little memory are not the model's fault, and these errors pass.
-=======
-    The libraries raise many kinds of errors for a model that they cannot process. A full disk or a
-    lack of memory says nothing about the model, and keeps its error.
->>>>>>> fixthree
     """
     started = time.perf_counter()
     try:
@@ -142,11 +133,7 @@ def step(base: str, name: str, fix: str) -> Iterator[None]:
         if is_machine_error(error):
             raise
         raise UserError(base, f"its dry run fails at {name}: {error.what}", fix) from error
-<<<<<<< HEAD
-    except LIBRARY_ERRORS as error:
-=======
     except (*LIBRARY_ERRORS, OpenAIError) as error:
->>>>>>> fixthree
         if is_machine_error(error):
             raise
         message = " ".join(str(error).split())[:REASON_CHARACTERS]
