@@ -13,7 +13,7 @@ from bench.clones import ROOT, edit_params
 from bula.errors import UserError
 from bula.item_scores import ShownAnswer
 from bula.judge_prompt import to_messages as to_judge_messages
-from bula.models import load_tokenizer
+from bula.models import load_config, load_tokenizer
 from bula.params import ChatColumns, FilesSource, HubSource, load_params
 from bula.prompts import (
     SYSTEM_PROMPT,
@@ -147,12 +147,13 @@ def test_the_dry_run_refuses_such_a_template_if_a_source_has_conversations(tiny:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     other = load_tokenizer(tiny)
     other.chat_template = THINKING
-    dry_run.try_conversation(dry_run.Trial("base", params, other, [], tiny))
+    config = load_config(tiny)
+    dry_run.try_conversation(dry_run.Trial("base", params, config, other, [], tiny))
     source = HubSource.model_validate(HUB_SOURCE)
     ingest = params.ingest.model_copy(update={"sources": [source]})
     with_chats = params.model_copy(update={"ingest": ingest})
     with pytest.raises(UserError, match="a conversation of two turns: its chat template writes"):
-        dry_run.try_conversation(dry_run.Trial("base", with_chats, other, [], tiny))
+        dry_run.try_conversation(dry_run.Trial("base", with_chats, config, other, [], tiny))
 
 
 def test_an_id_covers_the_history() -> None:
