@@ -470,9 +470,9 @@ def test_a_template_file_replaces_the_template_and_names_the_end_of_turn(
 @pytest.mark.parametrize(
     ("text", "what"),
     [
-        (None, "it cannot be read"),
-        ("{{ messages }}", "it names no end-of-turn token"),
-        ("{{ '<|endoftext|>' }}", "it ends a turn with <.endoftext.>, which is the padding"),
+        (None, r"a\.jinja: it cannot be read"),
+        ("{{ messages }}", r"a\.jinja: it names no end-of-turn token"),
+        ("{{ '<|endoftext|>' }}", "it has no padding token apart from the end-of-turn token"),
     ],
     ids=["absent", "without end of turn", "end of turn is padding"],
 )
@@ -483,14 +483,14 @@ def test_a_template_file_that_cannot_be_used_is_named(
     if text:
         file.write_text(text, encoding="utf-8")
     base = DirectoryModel(kind="directory", path=str(tiny), license="mit")
-    with pytest.raises(UserError, match=rf"a\.jinja: {what}"):
+    with pytest.raises(UserError, match=what):
         models.ingest_base(base, "float32", tmp_path / "base", LIMITS, str(file))
     assert not (tmp_path / "base").exists()
 
 
 def gemma_tokenizer() -> PreTrainedTokenizerFast:
     """Return a tokenizer of characters with Gemma's special tokens."""
-    signs = sorted(set("usermodl\n Voc\u00eaajuPsmirqSc,plt.?bg"))
+    signs = sorted(set("usermodl\n Voc\u00eaajuPsmirqSc,plt.?bgR:"))
     special = ["<pad>", "<eos>", "<bos>", "<start_of_turn>", "<end_of_turn>", "<unk>"]
     vocabulary = {token: number for number, token in enumerate([*special, *signs])}
     backend = Tokenizer(WordLevel(vocabulary, unk_token="<unk>"))
@@ -501,7 +501,7 @@ def gemma_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def test_gemmas_template_writes_its_turns_with_the_system_prompt_in_the_first() -> None:
+def test_gemmas_template_writes_turns_as_plain_text_after_the_system_prompt() -> None:
     tokenizer = gemma_tokenizer()
     tokenizer.chat_template = read_template(str(ROOT / "templates/gemma.jinja"))
     system = {"role": "system", "content": "Seja claro. "}
@@ -509,16 +509,11 @@ def test_gemmas_template_writes_its_turns_with_the_system_prompt_in_the_first() 
     answer = {"role": "assistant", "content": "Sim."}
     second = {"role": "user", "content": "Quando?"}
     prompt = render_text(tokenizer, [system, first], prompt=True)
-    assert prompt == (
-        "<bos><start_of_turn>user\nSeja claro.\n\nPosso?<end_of_turn>\n<start_of_turn>model\n"
-    )
+    assert prompt == "<bos>Seja claro.\n\nPergunta:\nPosso?\n\nResposta:\n"
     chat = render_text(tokenizer, [system, first, answer, second, answer], prompt=False)
-    assert chat == prompt + (
-        "Sim.<end_of_turn>\n<start_of_turn>user\nQuando?<end_of_turn>\n"
-        "<start_of_turn>model\nSim.<end_of_turn>\n"
-    )
+    assert chat == prompt + ("Sim.<eos>\n\nPergunta:\nQuando?\n\nResposta:\nSim.<eos>\n\n")
     without = render_text(tokenizer, [first], prompt=True)
-    assert without == "<bos><start_of_turn>user\nPosso?<end_of_turn>\n<start_of_turn>model\n"
+    assert without == "<bos>Pergunta:\nPosso?\n\nResposta:\n"
 
 
 def test_gemmas_end_of_turn_is_supervised_and_padding_is_another_token() -> None:
@@ -526,7 +521,7 @@ def test_gemmas_end_of_turn_is_supervised_and_padding_is_another_token() -> None
     tokenizer.chat_template = read_template(str(ROOT / "templates/gemma.jinja"))
     name_end_of_turn(tokenizer, "templates/gemma.jinja")
     encoded = encode(tokenizer, models.TRIAL)
-    assert encoded.completion[-1] == tokenizer.convert_tokens_to_ids("<end_of_turn>")
+    assert encoded.completion[-1] == tokenizer.convert_tokens_to_ids("<eos>")
     assert encoded.input_ids.count(tokenizer.convert_tokens_to_ids("<bos>")) == 1
     assert tokenizer.pad_token == "<pad>"
 
