@@ -84,7 +84,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def is_machine_error(error: BaseException) -> bool:
-    """Return whether an error, or one that led to it, comes from disk or memory."""
+    """Return whether disk or memory caused an error, or an earlier error behind it."""
     return any(is_full_disk(cause) or is_out_of_memory(cause) for cause in _causes(error))
 
 

@@ -30,6 +30,7 @@ def write_pieces(model: Path, file: Path) -> None:
     pieces = proto.ModelProto()
     pieces.trainer_spec.model_type = proto.TrainerSpec.BPE
     pieces.trainer_spec.byte_fallback = True
+    pieces.normalizer_spec.add_dummy_prefix = _adds_space(state)
     ranks = _merge_ranks(state["model"]["merges"])
     types = _special_types(state)
     texts = {number: text for text, number in state["model"]["vocab"].items()}
@@ -42,6 +43,12 @@ def write_pieces(model: Path, file: Path) -> None:
         kind = types.get(text, PIECE.BYTE if BYTE.fullmatch(text) else PIECE.NORMAL)
         pieces.pieces.add(piece=text, score=score, type=kind)
     file.write_bytes(pieces.SerializeToString())
+
+
+def _adds_space(state: dict[str, Any]) -> bool:
+    """Return whether the tokenizer puts a space before each text."""
+    steps = json.dumps([state.get("normalizer"), state.get("pre_tokenizer")])
+    return '"Prepend"' in steps or '"prepend_scheme": "first"' in steps
 
 
 def _merge_ranks(merges: list[Any]) -> dict[str, int]:

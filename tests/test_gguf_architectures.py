@@ -422,8 +422,8 @@ def test_a_byte_level_tokenizer_has_no_pieces(models: Any, tmp_path: Path) -> No
     assert not (tmp_path / "tokenizer.model").exists()
 
 
-def test_llama_cpp_splits_sentencepiece_text_like_the_model(models: Any) -> None:
-    model = models("gemma")
+def test_a_file_keeps_the_sentencepiece_tokenizer_of_its_model(models: Any) -> None:
+    model = models("gemma3")
     expected = load_tokenizer(model)
     found = load_tokenizer(model / "bf16.gguf")
     for text in ("A febre passou.\nBeba água,  não café!", "Olá, João: 日"):

@@ -27,7 +27,7 @@ def clone(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Clone:
     kill.clone(folder, tiny, steps=6)
     seconds = kill.finish(folder)
     outputs = kill.hash_outputs(folder)
-    assert len(outputs) == 8
+    assert len(outputs) == 10
     return Clone(folder, seconds, outputs)
 
 

@@ -379,6 +379,8 @@ def try_merge_and_export(trial: Trial) -> Figures:
         if kind == "bf16":
             reference = scored
             kl_nats = divergence
+            with step(trial.base, "the bf16 file's tokenizer", fix_of(kind)):
+                check_file_tokenizer(trial, file)
             with (
                 step(trial.base, "the bf16 file in llama.cpp", OTHER_BASE),
                 open_llama_cpp(trial, file) as ask,
@@ -423,6 +425,17 @@ def merge_cut(trial: Trial) -> None:
         what = f"a logit changes by {difference:.1e} of the largest (tolerance {LOGIT_TOLERANCE:g})"
         raise UserError("merge", what, OTHER_BASE)
     save_model(as_saved(trial, merged), trial.tokenizer, trial.folder / "merged")
+
+
+def check_file_tokenizer(trial: Trial, file: Path) -> None:
+    """Raise UserError if transformers splits text differently by a GGUF file."""
+    tokenizer = load_tokenizer(file)
+    for pair in PAIRS:
+        text = " ".join(pair)
+        wanted = trial.tokenizer.encode(text, add_special_tokens=False)
+        if tokenizer.encode(text, add_special_tokens=False) != wanted:
+            what = f"transformers reads other tokens from it for {text[:40]!r}"
+            raise UserError("the tokenizer", what, fix_of("bf16"))
 
 
 # --- answers -----------------------------------------------------------------------------------
