@@ -25,11 +25,14 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
 )
+from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from bula.errors import UserError, is_out_of_memory
 from bula.files import make_readable, staged, write_documents
-from bula.gguf_files import FETCH_AGAIN, shared_reader
+from bula.gguf_files import FETCH_AGAIN, check_gguf_model, shared_reader
 from bula.gguf_repairs import apply_rope_factors, drop_unknown_tokens, model_parts
 from bula.hardware import compute_dtype, device
 from bula.model_files import GET_MODEL, check_adapter, check_model
@@ -254,7 +257,7 @@ def load_tokenizer(path: Path, template: str = "") -> PreTrainedTokenizerBase:
     """
     check_model(path)
     with library_errors(path), shared_reader():
-        tokenizer = AutoTokenizer.from_pretrained(**_location(path))
+        tokenizer = _tokenizer_class(path).from_pretrained(**_location(path))
     if _is_gguf(path):
         drop_unknown_tokens(tokenizer, path)
     if template:
@@ -268,6 +271,19 @@ def load_tokenizer(path: Path, template: str = "") -> PreTrainedTokenizerBase:
         tokenizer.pad_token = _free_padding(tokenizer, path)
     tokenizer.padding_side = "right"
     return tokenizer
+
+
+def _tokenizer_class(path: Path) -> Any:
+    """Return the class that reads a model's tokenizer.
+
+    AutoTokenizer refuses GGUF files whose architecture transformers cannot configure, although
+    the general class reads their tokenizers.
+    """
+    if not _is_gguf(path):
+        return AutoTokenizer
+    family = check_gguf_model(path).fields["general.architecture"]
+    is_known = family in GGUF_CONFIG_ARCHS or family in GGUF_SUPPORTED_ARCHITECTURES
+    return AutoTokenizer if is_known else PreTrainedTokenizerFast
 
 
 def _named_ends(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -127,6 +127,7 @@ def test_a_llama_passes_and_each_step_prints_its_seconds(
         "an optimizer step",
         "merge",
         "the bf16 GGUF file",
+        "the bf16 file's tokenizer",
         "the bf16 file in llama.cpp",
         "the q8_0 GGUF file",
         "the GGUF file of the adapter",

@@ -422,12 +422,17 @@ def test_a_byte_level_tokenizer_has_no_pieces(models: Any, tmp_path: Path) -> No
     assert not (tmp_path / "tokenizer.model").exists()
 
 
-def test_a_file_keeps_the_sentencepiece_tokenizer_of_its_model(models: Any) -> None:
-    model = models("gemma3")
+@pytest.mark.parametrize("name", ["gemma", "gemma3", "olmo2"])
+def test_a_file_keeps_the_tokenizer_of_its_model(name: str, models: Any, tmp_path: Path) -> None:
+    model = models(name)
+    # In the model's folder, transformers would read the model's tokenizer.json.
+    file = Path(shutil.copy(model / "bf16.gguf", tmp_path))
     expected = load_tokenizer(model)
-    found = load_tokenizer(model / "bf16.gguf")
+    found = load_tokenizer(file)
     for text in ("A febre passou.\nBeba água,  não café!", "Olá, João: 日"):
-        assert found.encode(text) == expected.encode(text)
+        wanted = expected.encode(text, add_special_tokens=False)
+        assert found.encode(text, add_special_tokens=False) == wanted
+    assert found.eos_token == expected.eos_token
 
 
 def write_tensor(path: Path, kind: gguf.GGMLQuantizationType, shape: tuple[int, ...]) -> Path:

@@ -236,7 +236,7 @@ def folder(tiny: Path, tmp_path: Path) -> Path:
     return tmp_path / "model"
 
 
-# transformers warns of the older form of RoPE's settings only for a model type that it does not know.
+# transformers warns of the older form of RoPE's settings for a model type that it does not know.
 @pytest.mark.filterwarnings("ignore:`rope_scaling` is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", BROKEN_MODELS)
 def test_a_broken_directory_raises_a_user_error_soon(name: str, folder: Path) -> None:
