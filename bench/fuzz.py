@@ -161,7 +161,7 @@ def main(files: Annotated[int, typer.Option(help="Files to draw.")] = 10_000) ->
     """Damage files, and count the good rows that survive."""
     if not BASE.exists():
         raise SystemExit(
-            "models/base is missing; run `make repro` or `python -m stages.ingest` first"
+            "models/base is missing; run `make repro` or `python -m stages.models` first"
         )
     started = time.perf_counter()
     with tqdm(total=files, unit="file") as bar:

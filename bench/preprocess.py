@@ -346,7 +346,7 @@ def main(rows: Rows = ROWS, times: Times = 1) -> None:
     """Measure preprocess."""
     if not (ROOT / "models/base").exists():
         raise SystemExit(
-            "models/base is missing; run `make repro` or `python -m stages.ingest` first"
+            "models/base is missing; run `make repro` or `python -m stages.models` first"
         )
     figures = measure(rows)
     goals = {

@@ -1,8 +1,8 @@
 """Prepare the device that params.yaml asks for, choose precisions, seed the libraries.
 
-`device` in params.yaml is the only device that a stage uses. `dtype` is the precision of a model's
-weights. The precision of its arithmetic also depends on the machine: some CPUs multiply bfloat16
-numbers more slowly than float32 numbers.
+`device` in params.yaml is the only device that a stage computes on. `dtype` is the precision of a
+model's weights. The precision of its arithmetic also depends on the machine: some CPUs multiply
+bfloat16 numbers more slowly than float32 numbers.
 """
 
 import os
@@ -27,6 +27,11 @@ OTHER_BUILD = "install another torch build (TORCH_INDEX, docs/gpu.md)"
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch; let transformers print only errors."""
     set_seed(seed)
+    silence_transformers()
+
+
+def silence_transformers() -> None:
+    """Let transformers print only errors."""
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 

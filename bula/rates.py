@@ -51,7 +51,7 @@ ASSUMPTIONS: dict[str, tuple[float, str]] = {
     "download_mb": (50, "megabytes per second from the hub"),
     "host_gb": (1, "gigabytes per second that a stage reads, converts or writes"),
     "host_bandwidth_gb": (50, "gigabytes per second of the host's memory"),
-    "dry_run_seconds": (60, "seconds in which ingest tries the base model, at most"),
+    "dry_run_seconds": (60, "seconds of the dry run of the base model, at most"),
     "preprocess_rows": (870, "rows per second and core, measured on two cores (docs/data.md)"),
     "quantize_weights": (1.5e6, "weights per second and core, measured (docs/gpu.md)"),
     "rouge_ms": (2.8, "milliseconds per answer, measured on one core"),

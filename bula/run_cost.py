@@ -279,11 +279,25 @@ def benchmark(run: Run, variant: str) -> StageTime:
 # --- stages on the host ------------------------------------------------------------------------
 
 
+def models(run: Run) -> StageTime:
+    """Return the time of the base model's download."""
+    return download("models", 2.0 * run.shape.base)
+
+
+def dry_run() -> StageTime:
+    """Return the time of the base model's dry run."""
+    return StageTime("dry_run", assumed("dry_run_seconds"), 0.0, "a cut of the base")
+
+
 def ingest(run: Run) -> StageTime:
-    """Return the time of the downloads and of the trial of the base."""
-    megabytes = (2.0 * run.shape.base + hub_rows(run.params) * ROW_BYTES) / 1e6
-    seconds = megabytes / assumed("download_mb") + assumed("dry_run_seconds")
-    return StageTime("ingest", seconds, 0.0, f"{megabytes:,.0f} MB, and the trial of the base")
+    """Return the time of the data sets' download."""
+    return download("ingest", hub_rows(run.params) * ROW_BYTES)
+
+
+def download(stage: str, size: float) -> StageTime:
+    """Return the time of a stage that downloads `size` bytes from the hub."""
+    megabytes = size / 1e6
+    return StageTime(stage, megabytes / assumed("download_mb"), 0.0, f"{megabytes:,.0f} MB")
 
 
 def hub_rows(params: Params) -> int:
@@ -356,7 +370,8 @@ def train(run: Run, seconds: float, flops_seconds: float, kernels: float) -> Sta
 def stage_times(run: Run, train_time: StageTime) -> list[StageTime]:
     """Return the time of each stage in the order of the pipeline."""
     variants = run.params.variants
-    times = [ingest(run), preprocess(run), train_time, merge(run), quantize(run)]
+    times = [models(run), dry_run(), ingest(run), preprocess(run)]
+    times += [train_time, merge(run), quantize(run)]
     times += [likelihood(run, name) for name in variants]
     times += [generate(run, name, variant) for name, variant in variants.items()]
     times += [benchmark(run, name) for name in variants]

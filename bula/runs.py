@@ -11,8 +11,8 @@ from bula.item_scores import ROWS, means, read_item_scores
 
 # The judge is left out because its calls may cost money.
 SCORING = ("likelihood", "generate", "benchmark", "rouge")
-# The stages before training.
-DATA_STAGES = ("ingest", "preprocess")
+# The stages before training whose outputs training reads, directly or indirectly.
+FIRST_STAGES = ("models", "ingest", "preprocess")
 
 
 def read_lock(folder: Path) -> dict[str, Any]:
@@ -46,7 +46,7 @@ def read_run(folder: Path, variants: list[str]) -> tuple[dict[str, float], dict[
     """Return the figures and the conditions of one run.
 
     All runs of a comparison must have the same conditions. The conditions are the precision of each
-    stage, and the hashes of the data.
+    stage, and the hashes of the models and the data.
     """
     train = json.loads((folder / "metrics/train.json").read_text(encoding="utf-8"))
     figures = {"train__dev_loss_nats": train["dev"]["loss_nats"]}
@@ -61,8 +61,8 @@ def read_run(folder: Path, variants: list[str]) -> tuple[dict[str, float], dict[
             if settings.get("compute_dtype") in ("bfloat16", "float32"):
                 conditions[f"{stage}@{name}"] = settings["compute_dtype"]
     lock = read_lock(folder)
-    for stage in DATA_STAGES:
-        conditions[f"data of {stage}"] = lock.get(stage, {}).get("outs")
+    for stage in FIRST_STAGES:
+        conditions[f"outputs of {stage}"] = lock.get(stage, {}).get("outs")
     return figures, conditions
 
 
@@ -74,6 +74,6 @@ def refuse_other_conditions(run: str, found: dict[str, Any], expected: dict[str,
     names = sorted(found.keys() | expected.keys())
     others = [name for name in names if found.get(name) != expected.get(name)]
     if others:
-        what = f"its data or its precision of computing differ ({', '.join(others)})"
+        what = f"its models, its data or its precision of computing differ ({', '.join(others)})"
         fix = "run `dvc repro --force` on this kind of machine, with all data tracked"
         raise UserError(run, what, fix)

@@ -48,10 +48,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the embedded base model.
 
-    That is models/base if `make repro` ran, else a download by the ingest stage's own code.
+    That is models/base if `make repro` ran, else a download by the code of the stage models.
     """
     from bula.params import load_params
-    from stages.ingest.models import ingest_base
+    from stages.models.base import fetch_base
 
     base = ROOT / "models/base"
     # A run of another profile leaves another model there.
@@ -59,7 +59,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return base
     path = tmp_path_factory.mktemp("smollm2") / "base"
     ingest = load_params(ROOT / "profiles/smollm2-135m.yaml").ingest
-    ingest_base(ingest.base, "bfloat16", path, ingest.limits)
+    fetch_base(ingest.base, "bfloat16", path, ingest.limits)
     return path
 
 

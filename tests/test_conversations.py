@@ -24,7 +24,8 @@ from bula.prompts import (
 )
 from bula.records import Example, Row, Turn, example_id, read_examples, read_rows
 from stages.compare.report import side_by_side
-from stages.ingest import dry_run, sources
+from stages.dry_run import template as dry_run
+from stages.ingest import sources
 from stages.train import report
 from stages.train.trainer import tokenise
 from tests.conftest import make_ready

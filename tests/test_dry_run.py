@@ -1,4 +1,4 @@
-"""Test the dry run of ingest: bases that pass it, and bases that it refuses."""
+"""Test the dry run: bases that pass it, and bases that it refuses."""
 
 import errno
 import json
@@ -35,9 +35,12 @@ from bula.params import DirectoryModel, Params, load_params
 from bula.prompts import encode_prompt
 from bula.records import read_rows, write_rows
 from bula.serving import serve_llama_cpp
-from stages.ingest import __main__ as ingest
-from stages.ingest import cut, dry_run
-from stages.ingest.models import ingest_base
+from stages.dry_run import __main__ as dry_run
+from stages.dry_run import cut, export, llama_cpp, training
+from stages.dry_run.llama_cpp import refuse_other_answer
+from stages.dry_run.template import encode_trials
+from stages.dry_run.trial import step
+from stages.models.base import fetch_base
 from stages.train.trainer import make_trainer
 from tests.conftest import leftovers, validation_examples
 
@@ -116,8 +119,8 @@ def test_a_llama_passes_and_each_step_prints_its_seconds(
     assert float(figures["bf16_kl_nats"]) < 1e-6
     # Eight tokens for each of three prompts, unless one ends early.
     assert 3 <= int(figures["tokens_compared"]) <= 24
-    lines = [line for line in capfd.readouterr().out.splitlines() if "dry run" in line]
-    names = [line.split(": ")[2].rpartition(", ")[0] for line in lines]
+    lines = [line for line in capfd.readouterr().out.splitlines() if line.startswith("dry_run: ")]
+    names = [line.removeprefix("dry_run: ").rpartition(", ")[0] for line in lines]
     assert names == [
         "chat template and padding",
         "a cut with random weights",
@@ -158,7 +161,7 @@ def test_a_template_with_thinking_blocks_passes_without_thoughts(write_base: Wri
 def test_a_template_without_a_system_role_passes(write_base: Write) -> None:
     base = write_base("llama", NO_SYSTEM_TEMPLATE)
     config = load_config(base)
-    encoded = dry_run.encode_trials(load_tokenizer(base), config)
+    encoded = encode_trials(load_tokenizer(base), config)
     text = load_tokenizer(base).decode(encoded[0].prompt)
     assert text.startswith("<|im_start|>user\nVocê é um assistente de saúde.")
     assert text.endswith("\n\nPosso tomar sol?<|im_end|>\n<|im_start|>assistant\n")
@@ -217,7 +220,7 @@ def test_a_gemma_3_without_a_system_role_passes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     save_model(model, tokenizer, tmp_path / "gemma3")
-    encoded = dry_run.encode_trials(load_tokenizer(tmp_path / "gemma3"), config)
+    encoded = encode_trials(load_tokenizer(tmp_path / "gemma3"), config)
     assert tokenizer.decode(encoded[0].completion).endswith("<end_of_turn>")
     figures = dry_run.try_base(tmp_path / "gemma3", run_params(tmp_path / "gemma3"))
     assert float(figures["bf16_kl_nats"]) < 1e-5
@@ -263,7 +266,7 @@ def test_a_target_module_may_be_named_by_its_last_parts(tiny: Path) -> None:
 def test_kernels_that_differ_from_transformers_are_refused(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dry_run, "kernel_difference", lambda *_: (0.055, 7.0))
+    monkeypatch.setattr(training, "kernel_difference", lambda *_: (0.055, 7.0))
     what = r"loss 5.5e-02 and gradients 7.0e\+00 off \(tolerance 1e-05\)\. Set train.kernels to trl"
     with pytest.raises(UserError, match=what):
         dry_run.try_base(tiny, run_params(tiny))
@@ -273,7 +276,7 @@ def test_kernels_that_differ_from_transformers_are_refused(
 def test_only_the_kernels_of_training_are_compared(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dry_run, "kernel_difference", lambda *_: (1.0, 1.0))
+    monkeypatch.setattr(training, "kernel_difference", lambda *_: (1.0, 1.0))
     monkeypatch.setattr(dry_run, "try_merge_and_export", lambda trial: {"gguf_files": 0})
     assert dry_run.try_base(tiny, with_kernels(run_params(tiny), "trl")) == {"gguf_files": 0}
 
@@ -288,8 +291,8 @@ def with_kernels(params: Params, kernels: str) -> Params:
 def test_a_head_that_trl_computes_otherwise_is_refused(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = dry_run.mean_loss
-    monkeypatch.setattr(dry_run, "mean_loss", lambda *given: 1.01 * own(*given))
+    own = training.mean_loss
+    monkeypatch.setattr(training, "mean_loss", lambda *given: 1.01 * own(*given))
     what = r"fails at the trl kernels: they differ .*loss 1.0e-02 .*Set train.kernels to fused"
     with pytest.raises(UserError, match=what):
         dry_run.try_base(tiny, with_kernels(run_params(tiny), "trl"))
@@ -315,11 +318,11 @@ def test_a_full_disk_or_a_lack_of_memory_is_no_fault_of_the_base() -> None:
         RuntimeError("DefaultCPUAllocator: can't allocate memory"),
     ]
     for error in machine:
-        with pytest.raises(type(error)), dry_run.step("base", "merge", "use another base"):
+        with pytest.raises(type(error)), step("base", "merge", "use another base"):
             raise error
     with (
         pytest.raises(UserError, match="dry run fails at merge"),
-        dry_run.step("base", "merge", "use another base"),
+        step("base", "merge", "use another base"),
     ):
         raise OpenAIError("no connection")
 
@@ -358,7 +361,7 @@ def test_a_configuration_without_a_number_of_layers_is_refused() -> None:
 def test_an_answer_that_ends_early_is_refused(tiny: Path) -> None:
     model = load_model(tiny, "float32")
     with pytest.raises(UserError, match="answers with 1 tokens, transformers with 2"):
-        dry_run.refuse_other_answer(model, [1], [5, 6], [5])
+        refuse_other_answer(model, [1], [5, 6], [5])
 
 
 @pytest.mark.parametrize(
@@ -370,7 +373,7 @@ def test_an_answer_that_ends_early_is_refused(tiny: Path) -> None:
     ],
 )
 def test_a_fault_of_the_machine_is_not_blamed_on_the_base(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, dry_run.step("base", "merge", "use another base"):
+    with pytest.raises(type(error)) as raised, step("base", "merge", "use another base"):
         raise error
     assert raised.value is error
 
@@ -392,7 +395,7 @@ def test_a_file_that_reads_as_another_model_is_refused(
             model.model.norm.weight.data *= 1.1
         return model
 
-    monkeypatch.setattr(dry_run, "load_model", load_changed)
+    monkeypatch.setattr(export, "load_model", load_changed)
     with pytest.raises(UserError, match=r"logits of the merged model: KL .* \(limit 0.001\)"):
         dry_run.try_base(tiny, run_params(tiny))
 
@@ -412,7 +415,7 @@ def test_an_adapter_that_llama_cpp_does_not_apply_is_refused(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        dry_run,
+        llama_cpp,
         "serve_llama_cpp",
         lambda *a, **options: serve_llama_cpp(*a, **{**options, "adapters": ()}),
     )
@@ -426,9 +429,9 @@ def test_an_answer_that_differs_from_transformers_is_refused(tiny: Path) -> None
     prompt = encode_prompt(tokenizer, "Posso tomar sol?")
     [answer] = generate_greedy(model, tokenizer, [prompt], 4)
     other = [*answer[:2], answer[2] + 1, *answer[3:]]
-    dry_run.refuse_other_answer(model, prompt, answer, answer)
+    refuse_other_answer(model, prompt, answer, answer)
     with pytest.raises(UserError, match=r"at token 3: its logit is .* below the largest \(limit"):
-        dry_run.refuse_other_answer(model, prompt, answer, other)
+        refuse_other_answer(model, prompt, answer, other)
 
 
 def test_two_tokens_with_equal_logits_count_as_equal(tiny: Path) -> None:
@@ -439,7 +442,7 @@ def test_two_tokens_with_equal_logits_count_as_equal(tiny: Path) -> None:
     first = int(logits.argmax())
     embeddings = model.get_output_embeddings().weight.data
     embeddings[first + 1] = embeddings[first]
-    dry_run.refuse_other_answer(model, prompt, [first], [first + 1])
+    refuse_other_answer(model, prompt, [first], [first + 1])
 
 
 # --- the whole stage -----------------------------------------------------------------------------
@@ -472,22 +475,39 @@ def train_tokenizer(smollm2: Path) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def test_ingest_refuses_an_unknown_tokenizer_before_it_reads_data(
-    smollm2: Path, workspace: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def unknown_tokenizer(smollm2: Path, workspace: Path) -> Path:
+    """Return a workspace whose models/base has a tokenizer that llama.cpp does not know."""
     tokenizer = train_tokenizer(smollm2)
     config = AutoConfig.for_model("llama", **SMALL, vocab_size=len(tokenizer))
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    save_model(model, tokenizer, workspace / "own")
+    save_model(model, tokenizer, workspace / "models/base")
     source = {"kind": "directory", "path": "own", "license": "mit"}
     edit_params(workspace / "params.yaml", lambda p: p["ingest"].update(base=source))
-    # Reading data would raise TypeError.
-    monkeypatch.setattr(ingest, "ingest_data", None)
+    return workspace
+
+
+def test_the_stage_refuses_an_unknown_tokenizer_and_writes_nothing(
+    unknown_tokenizer: Path,
+) -> None:
     with pytest.raises(UserError, match="own: its dry run fails at the bf16 GGUF file"):
-        ingest.main()
-    assert not (workspace / "models/base").exists()
-    assert not (workspace / "data/raw").exists()
-    assert leftovers(workspace) == []
+        dry_run.main()
+    assert not (unknown_tokenizer / "data/tried.txt").exists()
+    assert not (unknown_tokenizer / "metrics").exists()
+    assert leftovers(unknown_tokenizer) == []
+
+
+def test_two_dry_runs_record_the_same_text_whatever_their_figures(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = []
+    for files in (1, 2):
+        figures = {"gguf_files": files}
+        monkeypatch.setattr(dry_run, "try_base", lambda *_, figures=figures: figures)
+        dry_run.main()
+        texts.append((workspace / "data/tried.txt").read_text(encoding="utf-8"))
+        assert read_json(workspace / "metrics/dry_run.json") == figures
+    assert texts == ["the base model passed the dry run\n"] * 2
 
 
 # --- how the base answers ------------------------------------------------------------------------
@@ -524,7 +544,7 @@ def test_base_and_merged_carry_the_end_tokens_of_training(
     source = DirectoryModel(kind="directory", path=str(penalizing), license="mit")
     limits = load_params(ROOT / "profiles/smollm2-135m.yaml").ingest.limits
     base = tmp_path / "base"
-    ingest_base(source, "bfloat16", base, limits)
+    fetch_base(source, "bfloat16", base, limits)
     printed = capsys.readouterr().out
     tokenizer = load_tokenizer(base)
     ends = end_token_ids(tokenizer)
@@ -544,7 +564,7 @@ def test_base_and_merged_carry_the_end_tokens_of_training(
 def test_the_base_answers_greedily_without_a_penalty(penalizing: Path, tmp_path: Path) -> None:
     source = DirectoryModel(kind="directory", path=str(penalizing), license="mit")
     limits = load_params(ROOT / "profiles/smollm2-135m.yaml").ingest.limits
-    ingest_base(source, "bfloat16", tmp_path / "base", limits)
+    fetch_base(source, "bfloat16", tmp_path / "base", limits)
     model = load_model(tmp_path / "base", "float32")
     tokenizer = load_tokenizer(tmp_path / "base")
     prompt = encode_prompt(tokenizer, "Posso tomar sol?")

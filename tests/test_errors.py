@@ -82,7 +82,7 @@ STAGE_FILES = [path for path in sorted((ROOT / "stages").rglob("*.py")) if path.
 @pytest.mark.parametrize("path", STAGE_FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_each_stage_that_holds_rows_names_a_parameter_for_less_memory(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
-    # ingest has no such parameter, and the start of train computes nothing.
+    # Some packages have no such parameter, and the start of train computes nothing.
     if "run_stage(main" in text and path.name != "__main__.py":
         assert "run_stage(main, less_memory=" in text
 

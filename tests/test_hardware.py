@@ -305,10 +305,10 @@ def listed_params(stage: str) -> list[str]:
     return names
 
 
-def test_seven_stages_load_a_model() -> None:
+def test_eight_stages_load_a_model() -> None:
     found = {stage for stage in DVC if computes(stage)}
     scored = {"likelihood", "generate", "benchmark"}
-    assert found == {"ingest", "train", "merge", "quantize", *scored}
+    assert found == {"models", "dry_run", "train", "merge", "quantize", *scored}
 
 
 @pytest.mark.parametrize("stage", sorted(DVC))
@@ -319,10 +319,13 @@ def test_each_stage_that_loads_a_model_prepares_the_device_before_it_reads(stage
         if isinstance(node, ast.FunctionDef) and node.name == "main"
     ]
     statements = [ast.unparse(statement) for statement in main.body[1:3]]
-    is_prepared = statements[1].startswith("prepare_device(params.device, ")
+    is_prepared = statements[1].startswith("prepare_device(")
     assert is_prepared == computes(stage)
     assert not is_prepared or statements[0] == "params = load_params()"
-    assert ("device" in listed_params(stage)) == (is_prepared or stage == "check")
+    uses_device = statements[1].startswith("prepare_device(params.device, ")
+    # models only rewrites weights, and another device must not fetch them again.
+    assert uses_device == (is_prepared and stage != "models")
+    assert ("device" in listed_params(stage)) == (uses_device or stage == "check")
 
 
 IMPORTS = """
@@ -338,7 +341,7 @@ else:
     # A build for CPUs answers without CUDA.
     torch.cuda.is_available = ask
 import stages.benchmark, stages.generate, stages.likelihood, stages.merge, stages.quantize
-import stages.ingest.__main__, stages.train.fit
+import stages.dry_run.__main__, stages.ingest.__main__, stages.models.__main__, stages.train.fit
 """
 
 
@@ -377,7 +380,7 @@ def test_a_gpu_launch_with_device_cpu_is_refused_before_training(
     assert not (workspace / "data/checked.txt").exists()
 
 
-@pytest.mark.parametrize("stage", ["check", "ingest"])
+@pytest.mark.parametrize("stage", ["check", "dry_run"])
 def test_a_gpu_run_without_a_gpu_stops_before_data_is_read(workspace: Path, stage: str) -> None:
     (workspace / "accelerate").symlink_to(ROOT / "accelerate")
 
@@ -391,7 +394,7 @@ def test_a_gpu_run_without_a_gpu_stops_before_data_is_read(workspace: Path, stag
     assert result.returncode == 1
     assert result.stderr.startswith("params.yaml: device is cuda, but torch ")
     assert result.stderr.count("\n") == 1
-    assert not (workspace / "data/raw").exists()
+    assert not (workspace / "data/tried.txt").exists()
     assert not (workspace / "data/checked.txt").exists()
 
 

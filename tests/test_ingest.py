@@ -478,14 +478,6 @@ def settings_with(path: Path) -> Ingest:
     return settings.model_copy(update={"sources": [source(path)]})
 
 
-@pytest.mark.usefixtures("workspace")
-def test_a_model_outside_the_repository_causes_a_note(capsys: pytest.CaptureFixture[str]) -> None:
-    settings = load_params().ingest
-    ingest.refuse_unwatched(settings)
-    printed = capsys.readouterr().err
-    assert "if the model changes, run `dvc repro --force ingest`" in printed
-
-
 @pytest.mark.parametrize(
     "path",
     [
@@ -626,3 +618,20 @@ def test_a_failed_stage_prints_one_sentence_and_leaves_no_output(
     assert not (workspace / "data/raw").exists()
     assert not (workspace / "metrics").exists()
     assert leftovers(workspace) == []
+
+
+def test_the_stage_needs_no_model_and_writes_rows_items_and_figures(
+    workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ingest.main()
+    rows = list(read_rows(workspace / "data/raw/demo.jsonl"))
+    items = list(read_rows(workspace / "data/benchmarks/bula_medmcqa.jsonl"))
+    figures = json.loads((workspace / "metrics/ingest.json").read_text(encoding="utf-8"))
+    assert figures["source_demo"]["rows"] == len(rows) > 0
+    assert figures["benchmark_bula_medmcqa"]["rows"] == len(items) > 0
+    names = ("bula_medmcqa", "bula_medqa_4options", "bula_squad_completion")
+    assert set(figures) == {"source_demo", *(f"benchmark_{name}" for name in names)}
+    total = sum(group["rows"] for group in figures.values())
+    printed = f"ingest: {total} rows from 4 sources, in data/raw and data/benchmarks\n"
+    assert capsys.readouterr().out == printed
+    assert list((workspace / "models").iterdir()) == []

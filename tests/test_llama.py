@@ -22,7 +22,7 @@ from bula.params import DirectoryModel, load_params
 from bula.prompts import SYSTEM_PROMPT, Encoded, encode, encode_prompt, to_messages
 from bula.records import SET_NAMES, Example, example_id, read_examples, read_rows, write_rows
 from stages import benchmark, generate
-from stages.ingest.models import ingest_base
+from stages.models.base import fetch_base
 from stages.train.report import template_figures
 from stages.train.trainer import make_trainer
 from tests.conftest import write_jsonl
@@ -54,14 +54,14 @@ SetDay = Callable[[int], None]
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the narrow model, written by ingest."""
+    """Return the narrow model, written by the stage models."""
     folder = tmp_path_factory.mktemp("llama")
     source = folder / "source"
     llama_parts.save_tokenizer(source)
     llama_parts.save_config(source, **NARROW)
     llama_parts.save_weights(source, seed=0)
     model = DirectoryModel(kind="directory", path=str(source), license="llama3.2")
-    ingest_base(model, "bfloat16", folder / "base", load_params().ingest.limits)
+    fetch_base(model, "bfloat16", folder / "base", load_params().ingest.limits)
     return folder / "base"
 
 

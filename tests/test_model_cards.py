@@ -18,7 +18,7 @@ from bula.model_cards import (
     received_legal_files,
 )
 from bula.params import DirectoryModel, HubModel, Params, WheelModel, load_params
-from stages.ingest.models import ingest_base
+from stages.models.base import fetch_base
 from stages.quantize import describe_model
 
 PROFILES = Path(__file__).parent.parent / "profiles"
@@ -36,7 +36,7 @@ FILES = {
 
 
 def profile(name: str, **changes: Any) -> Params:
-    """Return a profile with some fields of its params ingest changed."""
+    """Return a profile with some fields of its section ingest changed."""
     params = load_params(PROFILES / f"{name}.yaml")
     return params.model_copy(update={"ingest": params.ingest.model_copy(update=changes)})
 
@@ -267,7 +267,7 @@ def test_the_base_is_refused_with_a_legal_file_from_elsewhere(tiny: Path, tmp_pa
     (copied / "LICENSE").symlink_to(tmp_path / "secret")
     limits = profile("smollm2-135m").ingest.limits
     with pytest.raises(UserError, match="outside the model's directory"):
-        ingest_base(directory(str(copied)), "float32", tmp_path / "base", limits)
+        fetch_base(directory(str(copied)), "float32", tmp_path / "base", limits)
     assert not (tmp_path / "base").exists()
 
 

@@ -13,7 +13,7 @@ from bula.hardware import compute_dtype, has_bfloat16_matmul, matmul_dtype
 from bula.models import load_model
 from bula.params import DirectoryModel, load_params
 from stages import generate
-from stages.ingest.models import ingest_base
+from stages.models.base import fetch_base
 from stages.train import checkpoints
 from stages.train.checkpoints import fingerprint
 
@@ -121,13 +121,13 @@ def test_loaded_weights_are_rounded_to_dtype_and_held_in_the_compute_dtype(
     assert model.model.rotary_emb.inv_freq.dtype == torch.float32
 
 
-def test_ingest_writes_weights_in_dtype_on_every_machine(
+def test_the_base_is_written_in_dtype_on_every_machine(
     fast_bfloat16: bool, tiny: Path, tmp_path: Path
 ) -> None:
     source = DirectoryModel.model_validate(
         {"kind": "directory", "path": str(tiny), "license": "apache-2.0"}
     )
-    ingest_base(source, "bfloat16", tmp_path / "base", load_params().ingest.limits)
+    fetch_base(source, "bfloat16", tmp_path / "base", load_params().ingest.limits)
     weights = load_file(tmp_path / "base/model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.bfloat16}
 

@@ -19,6 +19,8 @@ VARIANTS = ("base", "tuned")
 SCORING = ("likelihood", "generate", "benchmark", "rouge", "judge")
 SINGLE_STAGES = (
     "check",
+    "models",
+    "dry_run",
     "ingest",
     "preprocess",
     "train",
@@ -39,8 +41,10 @@ SINGLE_METRICS = (
     "calibrate.json",
     "compare.json",
     "contamination.json",
+    "dry_run.json",
     "ingest.json",
     "merge.json",
+    "models.json",
     "preprocess.json",
     "quantize.json",
     "seeds.json",
@@ -83,7 +87,7 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(["dvc", "remote", "modify", name, "url", str(folder.parent / place)], folder)
     result = run(["dvc", "repro"], folder, **OFFLINE)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert len(stages_run(result.stdout)) == 18
+    assert len(stages_run(result.stdout)) == 20
     commit(folder, "run")
     return folder
 
@@ -183,6 +187,16 @@ def test_an_edited_source_makes_ingest_stale(repo: Path) -> None:
     assert stages_run(run(["dvc", "repro", "--dry"], repo).stdout) == []
 
 
+def test_another_gguf_type_repeats_the_dry_run_and_fetches_no_model(repo: Path) -> None:
+    params = repo / "params.yaml"
+    before = params.read_text(encoding="utf-8")
+    edit_params(params, lambda values: values["quantize"]["types"].append("q6_k"))
+    stale = stages_run(run(["dvc", "repro", "--dry"], repo).stdout)
+    params.write_text(before, encoding="utf-8")
+    assert {"dry_run", "quantize"} <= set(stale)
+    assert "models" not in stale
+
+
 def test_a_fresh_clone_pulls_everything_and_runs_nothing(repo: Path, tmp_path: Path) -> None:
     git(repo, "checkout", "--", ".")
     assert run(["dvc", "checkout", "--force"], repo).returncode == 0
@@ -222,7 +236,7 @@ def test_each_profile_is_accepted(profile: str, repo: Path) -> None:
     planned = run(["dvc", "stage", "list", "--name-only"], repo).stdout.split()
     params.write_text(before, encoding="utf-8")
     assert result.returncode == 0, result.stderr
-    assert "ingest" in stages_run(result.stdout)
+    assert {"models", "dry_run", "ingest"} <= set(stages_run(result.stdout))
     per_variant = [f"{stage}@{variant}" for stage in SCORING for variant in variants]
     assert sorted(planned) == sorted([*SINGLE_STAGES, *per_variant])
 

@@ -74,10 +74,10 @@ def test_a_spread_worked_by_hand_as_in_docs_metrics() -> None:
 
 
 def test_the_conditions_in_which_runs_differ_are_named() -> None:
-    own = {"train": "float32", "data of ingest": ["a"], "generate@tuned": "float32"}
+    own = {"train": "float32", "outputs of ingest": ["a"], "generate@tuned": "float32"}
     refuse_other_conditions("a", own, own)
-    other = own | {"train": "bfloat16", "data of ingest": ["b"]}
-    with pytest.raises(UserError, match=r"a: .* differ \(data of ingest, train\)"):
+    other = own | {"train": "bfloat16", "outputs of ingest": ["b"]}
+    with pytest.raises(UserError, match=r"a: .* differ \(outputs of ingest, train\)"):
         refuse_other_conditions("a", other, own)
 
 
@@ -103,8 +103,8 @@ def test_a_run_has_the_precision_of_the_device_in_params_whatever_torch_sees(
     monkeypatch.setattr(hardware, "device", lambda: other[device])
     monkeypatch.setattr(hardware, "has_bfloat16_matmul", lambda: False)
     params = load_params(ROOT / "profiles/smollm2-135m.yaml").model_copy(update={"device": device})
-    found = here({"train": "", "likelihood@tuned": "", "data of ingest": ["a"]}, params)
-    assert found == {"train": computed, "likelihood@tuned": computed, "data of ingest": ["a"]}
+    found = here({"train": "", "likelihood@tuned": "", "outputs of ingest": ["a"]}, params)
+    assert found == {"train": computed, "likelihood@tuned": computed, "outputs of ingest": ["a"]}
 
 
 def test_a_run_of_another_kind_of_machine_is_refused_before_a_seed_runs(repo: Path) -> None:

@@ -37,6 +37,7 @@ def stub(tmp_path: Path) -> Path:
     """
     shutil.copy(ROOT / "stage", tmp_path)
     (tmp_path / "stages").mkdir()
+    (tmp_path / "stages/__init__.py").touch()
     (tmp_path / "stages/likelihood.py").write_text(STUB, encoding="utf-8")
     for folder in ("data/likelihood", "metrics/likelihood", "models/base"):
         (tmp_path / folder).mkdir(parents=True)
@@ -167,6 +168,7 @@ def test_a_key_is_one_argument_and_never_an_option(stub: Path, key: str) -> None
         "no",
         "$(touch pwned)",
         "likelihood x",
+        "__init__",
         "-m",
         "a\nb",
     ],
@@ -181,6 +183,13 @@ def test_an_unknown_stage_name_is_refused(stub: Path, name: str, from_dvc: bool)
     assert result.stderr.startswith(expected)
     assert not (stub / "told").exists()
     assert not list(stub.rglob("pwned"))
+
+
+def test_the_name_of_a_stage_may_have_an_underscore(stub: Path) -> None:
+    (stub / "stages/dry_run.py").write_text(STUB, encoding="utf-8")
+    result = start(stub, DVC_STAGE="dry_run@base")
+    assert result.returncode == 0, result.stderr
+    assert told(stub) == "-- base"
 
 
 def test_dvc_may_be_started_in_another_folder(stub: Path) -> None:
@@ -200,7 +209,6 @@ def copy_with_check(stub: Path, folder: Path, *, guarded: bool) -> None:
     """
     shutil.copytree(stub, folder, ignore=shutil.ignore_patterns("deep"))
     shutil.copy(ROOT / "stages/check.py", folder / "stages")
-    (folder / "stages/__init__.py").touch()
     if guarded:
         pipeline = YAML(typ="safe").load(folder / "dvc.yaml")
         stages = pipeline["stages"]

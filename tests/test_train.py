@@ -35,7 +35,7 @@ from bula.prompts import Encoded, encode
 from bula.records import SET_NAMES, Example, read_examples
 from bula.scoring import pad_batch
 from stages import merge, quantize
-from stages.ingest.models import ingest_base
+from stages.models.base import fetch_base as ingest_base
 from stages.train import callbacks, checkpoints, report, trainer
 from stages.train import fit as train
 from tests.conftest import make_ready, make_workspace, run

@@ -590,7 +590,7 @@ def test_a_missing_base_is_explained(here: Path) -> None:
     edit_params(here / "params.yaml", name_another_base)
     code, output = call("--tokens-per-row", "250")
     assert code == 1
-    assert "Run `dvc repro ingest`" in output
+    assert "Run `dvc repro models`" in output
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -610,7 +610,10 @@ def write_lock(revision: str | None = None, template: str | None = None) -> None
     if template:
         ingest["chat_template"] = template
     values = {
-        "ingest": {"ingest": ingest},
+        "models": {
+            "ingest.base": ingest["base"],
+            "ingest.chat_template": ingest["chat_template"],
+        },
         "preprocess": {
             "preprocess": params.preprocess.model_dump(),
             "ingest.sources": ingest["sources"],

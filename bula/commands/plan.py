@@ -62,12 +62,12 @@ def base_is_current(params: Params, lock: Path) -> bool:
 
     The model of another profile stays in place when params.yaml is replaced.
     """
-    locked = locked_params(lock, "ingest")
+    locked = locked_params(lock, "models")
     if locked is None:
         return True
     # Another chat template gives the same questions other tokens.
-    same_template = locked["ingest"].get("chat_template") == params.ingest.chat_template
-    return bool(same_template and locked["ingest"]["base"] == params.ingest.base.model_dump())
+    same_template = locked["ingest.chat_template"] == params.ingest.chat_template
+    return bool(same_template and locked["ingest.base"] == params.ingest.base.model_dump())
 
 
 def rows_are_current(params: Params, lock: Path) -> bool:
@@ -111,7 +111,7 @@ def find_config(params: Params, root: Path, model: Path | None) -> tuple[str, di
     if isinstance(base, HubModel) and base.id in KNOWN_SHAPES:
         return f"the known shape of {base.id}", KNOWN_SHAPES[base.id]
     what = "the base model of params.yaml does not exist here"
-    fix = "run `dvc repro ingest`, or name a directory with its config.json by --model"
+    fix = "run `dvc repro models`, or name a directory with its config.json by --model"
     raise UserError("models/base", what, fix)
 
 

@@ -86,7 +86,7 @@ def here(conditions: dict[str, Any], params: Params) -> dict[str, Any]:
 
     expected = dict(conditions)
     for name in conditions:
-        if not name.startswith("data of "):
+        if not name.startswith("outputs of "):
             expected[name] = compute_dtype(params.dtype, params.device)
     return expected
 

@@ -1,6 +1,6 @@
-"""Fetch models, question-answer pairs and benchmark items, and count them.
+"""Fetch question-answer pairs and benchmark items, and count them.
 
-Each of them is pinned by a checksum or a revision. Rows are only mapped to the names question,
+Each source is pinned by a checksum or a revision. Rows are only mapped to the names question,
 answer, specialty and kind here; preprocess judges them.
 
     python -m stages.ingest
@@ -18,12 +18,9 @@ import typer
 from bula.errors import UserError, run_stage
 from bula.escaping import terminal
 from bula.files import staged
-from bula.hardware import prepare_device, seed_everything
-from bula.model_licenses import refuse_unaccepted_terms
 from bula.params import (
     DataSource,
     DemoSource,
-    DirectoryModel,
     FilesSource,
     Ingest,
     Limits,
@@ -33,8 +30,6 @@ from bula.params import (
 )
 from bula.records import Row, write_rows
 from bula.reports import write_metrics
-from stages.ingest.dry_run import try_base
-from stages.ingest.models import ingest_base, ingest_judge
 from stages.ingest.remotes import refuse_unplaced, weights_note
 from stages.ingest.sources import read_source, read_task
 
@@ -56,10 +51,7 @@ def is_watched(path: str) -> bool:
 
 
 def refuse_unwatched(settings: Ingest) -> None:
-    """Raise UserError if a data file is outside the folders DVC tracks.
-
-    A model elsewhere only causes a note on the terminal: it is large and seldom changes.
-    """
+    """Raise UserError if a data file is outside the folders DVC tracks."""
     for source in [*settings.sources, *settings.benchmarks]:
         if not isinstance(source, DemoSource | FilesSource | LocalTask):
             continue
@@ -68,10 +60,6 @@ def refuse_unwatched(settings: Ingest) -> None:
             what = f"{source.path} is outside {folders}, so DVC cannot track its changes"
             fix = "move it there and correct its `path` in params.yaml"
             raise UserError(f"source {source.name}", what, fix)
-    for model in (settings.base, settings.judge):
-        if isinstance(model, DirectoryModel):
-            advice = "if the model changes, run `dvc repro --force ingest`"
-            say(f"DVC does not track {model.path}; {advice}")
 
 
 def warn_of_rows(sources: list[DataSource]) -> None:
@@ -152,38 +140,20 @@ def main(
     benchmarks: Annotated[Path, typer.Option(help="Folder for benchmark items.")] = Path(
         "data/benchmarks"
     ),
-    base: Annotated[Path, typer.Option(help="Folder for the base model.")] = Path("models/base"),
-    judge: Annotated[Path, typer.Option(help="Folder for the judge.")] = Path("models/judge"),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/ingest.json"),
 ) -> None:
-    """Fetch models, data and benchmark items."""
+    """Fetch data and benchmark items."""
     params = load_params()
-    prepare_device(params.device, params.dtype)
     settings = params.ingest
-    seed_everything(params.sampling_seed)
-    refuse_unaccepted_terms([settings.base, settings.judge])
     refuse_unwatched(settings)
     refuse_unplaced(settings.sources)
     warn_of_rows(settings.sources)
-    # No output appears under its final name before all models and sources are read.
-    with (
-        staged(base) as new_base,
-        staged(judge) as new_judge,
-        staged(raw) as new_raw,
-        staged(benchmarks) as new_benchmarks,
-    ):
-        template = settings.chat_template
-        ingest_base(settings.base, params.dtype, new_base, settings.limits, template)
-        dry_run = try_base(new_base, params)
-        ingest_judge(settings.judge, new_judge, settings.limits)
+    # No output appears under its final name before all sources are read.
+    with staged(raw) as new_raw, staged(benchmarks) as new_benchmarks:
         figures = ingest_data(settings, new_raw, new_benchmarks)
-    rows = sum(int(part["rows"]) for part in figures.values())
-    line = f"{rows} rows from {len(figures)} sources, base model in {base}"
-    figures["dry_run"] = dry_run
-    for name, model in (("model_base", settings.base), ("model_judge", settings.judge)):
-        figures[name] = {"license": model.license, "kind": model.kind}
     write_metrics(metrics, figures)
-    print(f"ingest: {line}")
+    rows = sum(int(part["rows"]) for part in figures.values())
+    print(f"ingest: {rows} rows from {len(figures)} sources, in {raw} and {benchmarks}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 A template is a program: it may loop for ever, fill the memory, or reach for secrets. The child runs
 it in transformers' sandbox, with a timer of the kernel and a bounded address space. This file is
-also the child's program, `python -I stages/ingest/template.py`: it reads a JSON object from its
+also the child's program, `python -I stages/models/template.py`: it reads a JSON object from its
 standard input, prints what goes wrong, and imports nothing of this project.
 """
 

@@ -1,6 +1,5 @@
-"""Check and write the base model and the judge."""
+"""Fetch the base model, check it, and write it."""
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,11 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from bula.errors import UserError
-from bula.files import staged
-from bula.gguf_files import check_gguf_model, read_gguf
 from bula.gguf_repairs import rope_factors
 from bula.model_cards import received_legal_files
 from bula.models import end_token_ids, load_model, load_tokenizer, save_model
-from bula.params import ApiModel, JudgeSource, Limits, ModelSource
+from bula.params import Limits, ModelSource
 from bula.prompts import (
-    DATE,
     TEMPLATE_ERRORS,
     TEMPLATE_VARIABLES,
     encode,
@@ -24,20 +20,11 @@ from bula.prompts import (
     to_messages,
     unrenderable,
 )
-from bula.records import Example
-from stages.ingest.model_downloads import locate_model
-from stages.ingest.own_template import name_end_of_turn, read_template
-from stages.ingest.template import Chat, check_template
+from bula.trial_example import TRIAL
+from stages.models.downloads import locate_model
+from stages.models.own_template import name_end_of_turn, read_template
+from stages.models.template import Chat, check_template
 
-# The example that tries a chat template.
-TRIAL = Example(
-    id="0" * 16,
-    source="trial",
-    license="none",
-    split="dev",
-    question="Posso tomar sol?",
-    answer="Sim, com protetor solar.",
-)
 # Keys of a generation configuration that do not change an answer.
 NEUTRAL_KEYS = {
     "_from_model_config",
@@ -46,13 +33,12 @@ NEUTRAL_KEYS = {
     "transformers_version",
     "use_cache",
 }
-API_NOTE = "The judge is reached over the network; params.yaml names it.\n"
 
 
-def ingest_base(
+def fetch_base(
     source: ModelSource, dtype: str, path: Path, limits: Limits, template: str = ""
 ) -> None:
-    """Write the base model as a directory of safetensors in `dtype`.
+    """Fetch the base model, and write it as a directory of safetensors in `dtype`.
 
     Its tokenizer can format chats and pad. A template file replaces the model's own chat template.
     Raise UserError if the model cannot be fetched or used.
@@ -89,7 +75,7 @@ def normalise_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerB
     model.config.get_text_config().eos_token_id = greedy.eos_token_id
     model.config.eos_token_id = greedy.eos_token_id
     if changes := list_changes(before, greedy.to_diff_dict()):
-        print(f"ingest: generation_config of the base: {', '.join(changes)}", flush=True)
+        print(f"models: generation_config of the base: {', '.join(changes)}", flush=True)
 
 
 def list_changes(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
@@ -138,46 +124,3 @@ def trial_chats(*, has_system: bool) -> list[Chat]:
     prompt = to_messages(TRIAL.question, has_system=has_system)
     complete = to_chat(TRIAL.question, TRIAL.answer, has_system=has_system)
     return [prompt, complete]
-
-
-def ingest_judge(source: JudgeSource, path: Path, limits: Limits) -> None:
-    """Write the judge as one GGUF file.
-
-    For a judge behind an API write only a note. Raise UserError if the judge cannot be fetched or
-    used.
-    """
-    with tempfile.TemporaryDirectory() as folder, staged(path) as temporary:
-        temporary.mkdir()
-        if isinstance(source, ApiModel):
-            (temporary / "README.md").write_text(API_NOTE, encoding="utf-8")
-            return
-        file = _only_gguf(locate_model(source, Path(folder), limits))
-        check_judge(file, limits.template_seconds)
-        shutil.copyfile(file, temporary / "judge.gguf")
-
-
-def _only_gguf(found: Path) -> Path:
-    """Return the GGUF file of a judge. Raise UserError unless one exists."""
-    files = [found] if found.is_file() else sorted(found.glob("*.gguf"))
-    if len(files) != 1:
-        what = f"a local judge is exactly one .gguf file, found {len(files)}"
-        raise UserError(found, what, "name the file itself in ingest.judge")
-    return files[0]
-
-
-def check_judge(file: Path, seconds: int) -> None:
-    """Raise UserError if a judge's GGUF file cannot be used.
-
-    Its chat template is tried too, if it has one.
-    """
-    fields = check_gguf_model(file).fields
-    template = fields.get("tokenizer.chat_template")
-    if not isinstance(template, str):
-        return
-    tokens = read_gguf(file).fields["tokenizer.ggml.tokens"]
-    variables = {"date_string": DATE}
-    for name in ("bos", "eos"):
-        token_id = fields.get(f"tokenizer.ggml.{name}_token_id")
-        if isinstance(token_id, int):
-            variables[f"{name}_token"] = tokens.contents(token_id)
-    check_template(str(file), template, variables, [to_messages(TRIAL.question)], seconds)

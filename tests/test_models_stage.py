@@ -1,4 +1,4 @@
-"""Test how ingest downloads, checks and writes models."""
+"""Test how the stage models downloads, checks and writes models."""
 
 import hashlib
 import json
@@ -31,10 +31,13 @@ from bula.models import load_model, load_tokenizer
 from bula.params import DirectoryModel, HubModel, Limits, WheelModel, WheelPart, WheelsModel
 from bula.processes import end_with_parent
 from bula.prompts import encode, render_text
-from stages.ingest import __main__ as ingest
-from stages.ingest import model_downloads, models
-from stages.ingest.own_template import name_end_of_turn, read_template
-from stages.ingest.template import check_template
+from bula.trial_example import TRIAL
+from stages.models import __main__ as stage
+from stages.models import downloads
+from stages.models.base import fetch_base
+from stages.models.judge import fetch_judge
+from stages.models.own_template import name_end_of_turn, read_template
+from stages.models.template import check_template
 from tests.conftest import leftovers
 
 LIMITS = Limits(
@@ -110,7 +113,7 @@ def fetch(download: Path) -> Fetch:
 
     def fetch_within(source: WheelModel, **limits: int) -> Path:
         changed = LIMITS.model_copy(update=limits)
-        return model_downloads.fetch_wheel(source, download, changed)
+        return downloads.fetch_wheel(source, download, changed)
 
     return fetch_within
 
@@ -146,7 +149,7 @@ def test_a_downloaded_wheel_is_hashed_again(
     def copy_without_check(*_: object) -> None:
         shutil.copy(file, download)
 
-    monkeypatch.setattr(model_downloads, "_run_download", copy_without_check)
+    monkeypatch.setattr(downloads, "_run_download", copy_without_check)
     other = wheel.model_copy(update={"wheel_sha256": WRONG_SHA256})
     with pytest.raises(UserError, match=f"params.yaml says {WRONG_SHA256}"):
         fetch(other)
@@ -158,7 +161,7 @@ def test_a_member_with_another_checksum_is_refused_and_leaves_nothing(
     other = wheel.model_copy(update={"sha256": WRONG_SHA256})
     what = f"has sha256 {wheel.sha256}, and params.yaml says {WRONG_SHA256}"
     with pytest.raises(UserError, match=what):
-        models.ingest_judge(other, tmp_path / "judge", LIMITS)
+        fetch_judge(other, tmp_path / "judge", LIMITS)
     assert not (tmp_path / "judge").exists()
     assert leftovers(tmp_path) == []
 
@@ -187,7 +190,7 @@ def test_a_member_that_unpacks_to_too_many_bytes_is_stopped(
     with pytest.raises(UserError, match="unpacks to more than 3000000 bytes"):
         fetch(zeros, unpacked_bytes=most_bytes)
     written = (download / "member.gguf").stat().st_size
-    assert written <= most_bytes + model_downloads.CHUNK_BYTES
+    assert written <= most_bytes + downloads.CHUNK_BYTES
 
 
 def test_a_broken_wheel_raises_user_error(tmp_path: Path) -> None:
@@ -195,7 +198,7 @@ def test_a_broken_wheel_raises_user_error(tmp_path: Path) -> None:
     broken.write_bytes(b"PK\x03\x04 but no more")
     unpacking = pytest.raises(UserError, match="it cannot be unpacked")
     with (tmp_path / "x").open("wb") as file, unpacking:
-        model_downloads._unpack(broken, "x", file, 100)
+        downloads._unpack(broken, "x", file, 100)
 
 
 def test_a_download_larger_than_allowed_is_stopped(index: Path, fetch: Fetch) -> None:
@@ -276,7 +279,7 @@ def test_pip_receives_no_key_of_the_user(
         raise UserError(where, "stopped here", "nothing")
 
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
-    monkeypatch.setattr(model_downloads, "_run_download", stop)
+    monkeypatch.setattr(downloads, "_run_download", stop)
     with pytest.raises(UserError, match="stopped here"):
         fetch(wheel)
     assert "PATH" in received
@@ -287,9 +290,9 @@ def test_a_downloading_child_ends_with_its_parent_and_has_a_size_limit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[object] = []
-    monkeypatch.setattr(model_downloads, "end_with_parent", lambda: calls.append("parent"))
+    monkeypatch.setattr(downloads, "end_with_parent", lambda: calls.append("parent"))
     monkeypatch.setattr("resource.setrlimit", lambda *limit: calls.append(limit))
-    prepare = model_downloads._child_setup(5)
+    prepare = downloads._child_setup(5)
     prepare()
     assert calls == ["parent", (resource.RLIMIT_FSIZE, (5, 5))]
 
@@ -325,7 +328,7 @@ def wheels(index: Path) -> WheelsModel:
 
 def fetch_parts(source: WheelsModel, folder: Path, **limits: int) -> Path:
     """Download a model in parts within changed limits."""
-    return model_downloads.locate_model(source, folder, LIMITS.model_copy(update=limits))
+    return downloads.locate_model(source, folder, LIMITS.model_copy(update=limits))
 
 
 def test_the_parts_of_a_model_are_joined_in_their_order(
@@ -402,8 +405,8 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         started.append(where)
         raise UserError(where, "no network", "nothing")
 
-    monkeypatch.setattr(model_downloads, "_run_download", refuse)
-    monkeypatch.setattr(model_downloads, "_hub_size", lambda source: refuse(source.id))
+    monkeypatch.setattr(downloads, "_run_download", refuse)
+    monkeypatch.setattr(downloads, "_hub_size", lambda source: refuse(source.id))
     monkeypatch.delenv("BULA_ACCEPT_GEMMA_TERMS", raising=False)
     return started
 
@@ -416,7 +419,7 @@ def test_nothing_is_fetched_before_the_terms_are_accepted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with pytest.raises(UserError, match="BULA_ACCEPT_GEMMA_TERMS=1") as caught:
-        model_downloads.locate_model(source, tmp_path, LIMITS)
+        downloads.locate_model(source, tmp_path, LIMITS)
     assert commands == []
     said = str(caught.value)
     assert "https://ai.google.dev/gemma/terms" in said
@@ -424,25 +427,68 @@ def test_nothing_is_fetched_before_the_terms_are_accepted(
     assert "restringe o uso" in said
     monkeypatch.setenv("BULA_ACCEPT_GEMMA_TERMS", "yes")
     with pytest.raises(UserError, match="BULA_ACCEPT_GEMMA_TERMS=1"):
-        model_downloads.locate_model(source, tmp_path, LIMITS)
+        downloads.locate_model(source, tmp_path, LIMITS)
     assert commands == []
     monkeypatch.setenv("BULA_ACCEPT_GEMMA_TERMS", "1")
     with pytest.raises(UserError, match="no network"):
-        model_downloads.locate_model(source, tmp_path, LIMITS)
+        downloads.locate_model(source, tmp_path, LIMITS)
     assert len(commands) == 1
 
 
-def test_the_stage_asks_for_the_terms_before_it_reads_a_row(
+def test_the_stage_asks_for_the_terms_before_it_fetches_a_model(
     commands: list[str], workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def edit(params: dict[str, Any]) -> None:
         params["ingest"]["judge"] = HUB_GEMMA.model_dump()
 
     edit_params(workspace / "params.yaml", edit)
-    monkeypatch.setattr(ingest, "ingest_data", lambda *_: pytest.fail("it read the rows"))
+    monkeypatch.setattr(stage, "fetch_base", lambda *_: pytest.fail("it fetched the base"))
     with pytest.raises(UserError, match="BULA_ACCEPT_GEMMA_TERMS=1"):
-        ingest.main()
+        stage.main()
     assert commands == []
+
+
+# The stage
+
+
+def test_a_model_outside_the_repository_causes_a_note(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stage.report_untracked([HUB_MODEL, directory(tmp_path)])
+    note = f"DVC does not track {tmp_path}; if the model changes, run `dvc repro --force models`"
+    assert capsys.readouterr().err == f"models: {note}\n"
+
+
+def test_the_stage_writes_both_models_and_their_figures(
+    tiny: Path, workspace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def edit(params: dict[str, Any]) -> None:
+        params["ingest"]["judge"] = {"kind": "api", "license": "terms"}
+        params["judge"]["base_url"] = "http://localhost:9"
+
+    edit_params(workspace / "params.yaml", edit)
+    stage.main()
+    assert load_tokenizer(workspace / "models/base").eos_token == load_tokenizer(tiny).eos_token
+    assert (workspace / "models/judge/README.md").exists()
+    assert json.loads((workspace / "metrics/models.json").read_text(encoding="utf-8")) == {
+        "model_base": {"kind": "directory", "license": "apache-2.0"},
+        "model_judge": {"kind": "api", "license": "terms"},
+    }
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[-1] == "models: base model in models/base, judge in models/judge"
+    assert leftovers(workspace) == []
+
+
+def test_a_judge_that_fails_leaves_no_base(workspace: Path) -> None:
+    def edit(params: dict[str, Any]) -> None:
+        source = {"kind": "directory", "path": "absent.gguf", "license": "terms"}
+        params["ingest"]["judge"] = source
+
+    edit_params(workspace / "params.yaml", edit)
+    with pytest.raises(UserError, match=r"absent\.gguf: it does not exist"):
+        stage.main()
+    assert not (workspace / "models/base").exists()
+    assert leftovers(workspace) == []
 
 
 # Chat templates of this project
@@ -460,7 +506,7 @@ def test_a_template_file_replaces_the_template_and_names_the_end_of_turn(
     (tmp_path / "templates").mkdir()
     (tmp_path / "templates/plain.jinja").write_text(text, encoding="utf-8")
     base = DirectoryModel(kind="directory", path=str(tiny), license="mit")
-    models.ingest_base(base, "float32", tmp_path / "base", LIMITS, "templates/plain.jinja")
+    fetch_base(base, "float32", tmp_path / "base", LIMITS, "templates/plain.jinja")
     tokenizer = load_tokenizer(tmp_path / "base")
     assert tokenizer.chat_template == text
     assert tokenizer.eos_token == "<|im_end|>"
@@ -484,7 +530,7 @@ def test_a_template_file_that_cannot_be_used_is_named(
         file.write_text(text, encoding="utf-8")
     base = DirectoryModel(kind="directory", path=str(tiny), license="mit")
     with pytest.raises(UserError, match=what):
-        models.ingest_base(base, "float32", tmp_path / "base", LIMITS, str(file))
+        fetch_base(base, "float32", tmp_path / "base", LIMITS, str(file))
     assert not (tmp_path / "base").exists()
 
 
@@ -520,7 +566,7 @@ def test_gemmas_end_of_turn_is_supervised_and_padding_is_another_token() -> None
     tokenizer = gemma_tokenizer()
     tokenizer.chat_template = read_template(str(ROOT / "templates/gemma.jinja"))
     name_end_of_turn(tokenizer, "templates/gemma.jinja")
-    encoded = encode(tokenizer, models.TRIAL)
+    encoded = encode(tokenizer, TRIAL)
     assert encoded.completion[-1] == tokenizer.convert_tokens_to_ids("<eos>")
     assert encoded.input_ids.count(tokenizer.convert_tokens_to_ids("<bos>")) == 1
     assert tokenizer.pad_token == "<pad>"
@@ -572,7 +618,7 @@ def hub_commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         commands.append(command)
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: HUB_INFO)
-    monkeypatch.setattr(model_downloads, "_run_download", record)
+    monkeypatch.setattr(downloads, "_run_download", record)
     return commands
 
 
@@ -582,14 +628,14 @@ def test_a_hub_model_larger_than_allowed_is_not_downloaded(
     limits = LIMITS.model_copy(update={"download_bytes": 1000})
     what = r"o/n: it has 1100 bytes, more than ingest\.limits"
     with pytest.raises(UserError, match=what):
-        model_downloads.fetch_hub(HUB_MODEL, tmp_path, limits)
+        downloads.fetch_hub(HUB_MODEL, tmp_path, limits)
     assert hub_commands == []
 
 
 def test_a_hub_model_is_downloaded_at_its_revision_without_pickled_weights(
     hub_commands: list[list[str]], tmp_path: Path
 ) -> None:
-    model_downloads.fetch_hub(HUB_MODEL, tmp_path, LIMITS)
+    downloads.fetch_hub(HUB_MODEL, tmp_path, LIMITS)
     command = hub_commands[0]
     assert command[2:5] == ["o/n", "--revision", "a" * 40]
     assert [part for part in command if part.endswith(".bin")] == []
@@ -604,7 +650,7 @@ def test_a_hub_that_cannot_be_reached_raises_user_error(
 
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", refuse)
     with pytest.raises(UserError, match="o/n: the hub does not know it"):
-        model_downloads.fetch_hub(HUB_MODEL, tmp_path, LIMITS)
+        downloads.fetch_hub(HUB_MODEL, tmp_path, LIMITS)
 
 
 # Chat templates
@@ -697,7 +743,7 @@ def test_a_base_model_with_an_unusable_template_is_refused(
     if not template:
         file.unlink()
     with pytest.raises(UserError, match=what):
-        models.ingest_base(directory(copied), "bfloat16", tmp_path / "base", LIMITS)
+        fetch_base(directory(copied), "bfloat16", tmp_path / "base", LIMITS)
     assert not (tmp_path / "base").exists()
 
 
@@ -710,13 +756,13 @@ def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(
     tokens.append({**tokens[-1], "id": 49_152, "content": "<|more|>"})
     file.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(UserError, match="more tokens than it has embeddings"):
-        models.ingest_base(directory(copied), "bfloat16", tmp_path / "base", LIMITS)
+        fetch_base(directory(copied), "bfloat16", tmp_path / "base", LIMITS)
 
 
 def test_a_model_path_that_does_not_exist_raises_user_error(tmp_path: Path) -> None:
     absent = directory(tmp_path / "none")
     with pytest.raises(UserError, match="Correct the model's `path`"):
-        model_downloads.locate_model(absent, tmp_path, LIMITS)
+        downloads.locate_model(absent, tmp_path, LIMITS)
 
 
 def test_the_weights_of_the_base_model_are_complete_and_not_quantized(smollm2: Path) -> None:
@@ -750,7 +796,7 @@ def write_judge(path: Path, template: str) -> Path:
 def test_the_template_of_a_judge_is_rendered_with_the_judges_tokens(tmp_path: Path) -> None:
     template = "{% if bos_token + eos_token != '<s></s>' %}{{ raise_exception('x') }}{% endif %}"
     file = write_judge(tmp_path / "good.gguf", template)
-    models.ingest_judge(directory(file), tmp_path / "judge", LIMITS)
+    fetch_judge(directory(file), tmp_path / "judge", LIMITS)
     written = tmp_path / "judge/judge.gguf"
     assert written.read_bytes() == file.read_bytes()
 
@@ -758,5 +804,5 @@ def test_the_template_of_a_judge_is_rendered_with_the_judges_tokens(tmp_path: Pa
 def test_a_judge_with_an_unusable_template_is_refused(tmp_path: Path) -> None:
     file = write_judge(tmp_path / "bad.gguf", "{{ raise_exception('no system role') }}")
     with pytest.raises(UserError, match="no system role"):
-        models.ingest_judge(directory(file), tmp_path / "judge", LIMITS)
+        fetch_judge(directory(file), tmp_path / "judge", LIMITS)
     assert not (tmp_path / "judge").exists()

@@ -1,7 +1,7 @@
 """Cut a base model's configuration to a small model with random weights.
 
 The cut has the base's own architecture and vocabulary, and each kind of layer at its own place. The
-dry run (stages/ingest/dry_run.py) trains, merges and exports it.
+dry run trains, merges and exports it.
 """
 
 import math

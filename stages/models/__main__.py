@@ -1,0 +1,65 @@
+"""Fetch the base model and the judge, check them, and write them.
+
+Each of them is pinned by a checksum or a revision.
+
+    python -m stages.models
+"""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bula.errors import run_stage
+from bula.escaping import terminal
+from bula.files import staged
+from bula.hardware import prepare_device, silence_transformers
+from bula.model_licenses import refuse_unaccepted_terms
+from bula.params import DirectoryModel, JudgeSource, load_params
+from bula.reports import write_metrics
+from stages.models.base import fetch_base
+from stages.models.judge import fetch_judge
+
+
+def report_untracked(sources: Iterable[JudgeSource]) -> None:
+    """Print which models lie where DVC sees no edit.
+
+    A model outside the repository is large and seldom changes, so it is not refused.
+    """
+    for source in sources:
+        if isinstance(source, DirectoryModel):
+            advice = "if the model changes, run `dvc repro --force models`"
+            note = f"DVC does not track {source.path}; {advice}"
+            print(f"models: {terminal(note)}", file=sys.stderr)
+
+
+def main(
+    base: Annotated[Path, typer.Option(help="Folder for the base model.")] = Path("models/base"),
+    judge: Annotated[Path, typer.Option(help="Folder for the judge.")] = Path("models/judge"),
+    metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/models.json"),
+) -> None:
+    """Fetch the base model and the judge."""
+    params = load_params()
+    # The stage only rewrites weights, so that its outputs do not depend on `device`.
+    prepare_device("cpu", params.dtype)
+    silence_transformers()
+    settings = params.ingest
+    sources = {"model_base": settings.base, "model_judge": settings.judge}
+    refuse_unaccepted_terms(sources.values())
+    report_untracked(sources.values())
+    # No output appears under its final name before both models are written.
+    with staged(base) as new_base, staged(judge) as new_judge:
+        template = settings.chat_template
+        fetch_base(settings.base, params.dtype, new_base, settings.limits, template)
+        fetch_judge(settings.judge, new_judge, settings.limits)
+    figures = {}
+    for name, source in sources.items():
+        figures[name] = {"license": source.license, "kind": source.kind}
+    write_metrics(metrics, figures)
+    print(f"models: base model in {base}, judge in {judge}")
+
+
+if __name__ == "__main__":
+    run_stage(main)
