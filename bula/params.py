@@ -836,6 +836,8 @@ class Benchmark(Section):
     """Program that computes the log-likelihoods."""
     limit: Natural
     """Number of items per task, the first in order; 0 takes all."""
+    task_limits: dict[TaskName, Natural]
+    """Number of items of the named tasks, in place of `limit`; 0 takes all."""
     batch_size: Positive
     """Number of requests per forward pass."""
     chat_template: bool
@@ -843,6 +845,17 @@ class Benchmark(Section):
 
     The template changes the scores, so the metrics record this value.
     """
+
+    @model_validator(mode="after")
+    def _limited_tasks_are_scored(self) -> Self:
+        others = ", ".join(sorted(self.task_limits.keys() - set(self.tasks)))
+        what = f"task_limits names {others}, which tasks does not name; remove it there"
+        _refuse({what: bool(others)})
+        return self
+
+    def limit_of(self, task: str) -> int:
+        """Return the number of items of a task; 0 means all."""
+        return self.task_limits.get(task, self.limit)
 
 
 class Rouge(Section):

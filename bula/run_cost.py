@@ -23,11 +23,12 @@ from bula.rates import assumed
 from bula.records import SET_NAMES
 from bula.training_cost import Rows, Shape
 
-# Tasks of lm-eval 0.4.13: items, options, tokens per request (an assumption), generated tokens.
+# The GPU profile's tasks: items, options, tokens per request (an assumption), generated tokens.
 TASKS = {
     "medmcqa": (4183, 4, 70, 0),
     "medqa_4options": (1273, 4, 220, 0),
     "squad_completion": (2984, 1, 180, 48),
+    "bula_contrast": (174, 2, 60, 0),
 }
 # The folder into which the stage quantize writes.
 GGUF_FOLDER = Path("models/gguf")
@@ -262,7 +263,7 @@ def benchmark(run: Run, variant: str) -> StageTime:
     known = [task for task in settings.tasks if task in TASKS]
     for task in known:
         items, options, length, new_tokens = TASKS[task]
-        requests = min(items, settings.limit or items) * options
+        requests = min(items, settings.limit_of(task) or items) * options
         batches = math.ceil(requests / settings.batch_size)
         flops += forward_flops(run.shape, requests * (length + new_tokens), requests, length)
         passes += batches

@@ -9,6 +9,7 @@ item.
 
 import logging
 import os
+import re
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
@@ -33,7 +34,7 @@ from bula.api_keys import key_for
 from bula.errors import UserError, run_stage
 from bula.hardware import device, precision_settings, prepare_device, seed_everything
 from bula.models import end_token_ids, load_model, load_tokenizer
-from bula.params import ApiBackend, Backend, Params, VllmBackend, load_params, variant_of
+from bula.params import ApiBackend, Backend, Benchmark, Params, VllmBackend, load_params, variant_of
 from bula.privacy import find_personal_data, redact
 from bula.prompts import DATE, SYSTEM_PROMPT
 from bula.records import Row, write_rows
@@ -68,6 +69,8 @@ SERVER_ERRORS = (
 )
 # Longest time of one request to the stage's own server.
 REQUEST_SECONDS = 600
+# The name of a slice: it becomes part of the name of a figure.
+SLICE = re.compile(r"[a-z][a-z0-9_]{0,39}")
 # One item as lm-eval logs it.
 Sample = dict[str, Any]
 
@@ -212,10 +215,25 @@ def refuse_replacing(names: set[str], folder: Path) -> None:
 
 def evaluate(model: Path, tasks: Path, params: Params) -> dict[str, list[Sample]]:
     """Return lm-eval's logged samples per task, zero-shot."""
-    manager = find_tasks(tasks, params.benchmark.tasks)
-    with server_errors(params.benchmark.backend):
-        result = run_tasks(model, manager, params)
-    return dict(result["samples"])
+    settings = params.benchmark
+    manager = find_tasks(tasks, settings.tasks)
+    samples: dict[str, list[Sample]] = {}
+    with server_errors(settings.backend), backend(model, params) as served:
+        for limit, names in tasks_by_limit(settings).items():
+            result = run_tasks(served, names, limit, manager, params)
+            samples.update(result["samples"])
+    return samples
+
+
+def tasks_by_limit(settings: Benchmark) -> dict[int, list[str]]:
+    """Return the tasks that share a number of items.
+
+    lm-eval takes one limit per call.
+    """
+    groups: dict[int, list[str]] = {}
+    for task in settings.tasks:
+        groups.setdefault(settings.limit_of(task), []).append(task)
+    return groups
 
 
 @contextmanager
@@ -241,26 +259,27 @@ def server_errors(chosen: Backend) -> Iterator[None]:
         raise UserError(where, what, fix) from None
 
 
-def run_tasks(model: Path, manager: TaskManager, params: Params) -> dict[str, Any]:
-    """Return lm-eval's results of all tasks."""
+def run_tasks(
+    served: dict[str, Any], tasks: list[str], limit: int, manager: TaskManager, params: Params
+) -> dict[str, Any]:
+    """Return lm-eval's results of the tasks; a limit of 0 takes all items."""
     settings = params.benchmark
-    with backend(model, params) as served:
-        results: dict[str, Any] = simple_evaluate(
-            **served,
-            tasks=list(settings.tasks),
-            task_manager=manager,
-            num_fewshot=0,
-            batch_size=settings.batch_size,
-            limit=settings.limit or None,
-            apply_chat_template=settings.chat_template,
-            # A chat starts as in training; plain text has no system prompt.
-            system_instruction=SYSTEM_PROMPT if settings.chat_template else None,
-            bootstrap_iters=0,
-            random_seed=params.sampling_seed,
-            numpy_random_seed=params.sampling_seed,
-            torch_random_seed=params.sampling_seed,
-            fewshot_random_seed=params.sampling_seed,
-        )
+    results: dict[str, Any] = simple_evaluate(
+        **served,
+        tasks=tasks,
+        task_manager=manager,
+        num_fewshot=0,
+        batch_size=settings.batch_size,
+        limit=limit or None,
+        apply_chat_template=settings.chat_template,
+        # A chat starts as in training; plain text has no system prompt.
+        system_instruction=SYSTEM_PROMPT if settings.chat_template else None,
+        bootstrap_iters=0,
+        random_seed=params.sampling_seed,
+        numpy_random_seed=params.sampling_seed,
+        torch_random_seed=params.sampling_seed,
+        fewshot_random_seed=params.sampling_seed,
+    )
     return results
 
 
@@ -278,18 +297,50 @@ def item_score(task: str, metric: str, value: object) -> float:
 def answer_of(sample: Sample) -> str:
     """Return the answer of the model: an option's number or a text.
 
-    The option is the most probable one. Personal data in a text is redacted, after it was scored.
+    The option has the highest value. Personal data in a text is redacted, after it was scored.
     """
-    responses = sample["filtered_resps"]
-    if isinstance(responses[0], str):
-        text = str(responses[0]).strip()
-        return redact(text, find_personal_data(text))
-    log_likelihoods = [float(response[0]) for response in responses]
-    return str(log_likelihoods.index(max(log_likelihoods)))
+    if has_options(sample):
+        values = option_values(sample)
+        return str(values.index(max(values)))
+    text = str(sample["filtered_resps"][0]).strip()
+    return redact(text, find_personal_data(text))
+
+
+def has_options(sample: Sample) -> bool:
+    """Return whether the item is multiple choice; other tasks log texts."""
+    return not isinstance(sample["filtered_resps"][0], str)
+
+
+def option_values(sample: Sample) -> list[float]:
+    """Return the value by which the task's first metric ranks each option.
+
+    The value is the log-likelihood. For acc_norm it is divided by the characters of the option.
+    """
+    values = [float(response[0]) for response in sample["filtered_resps"]]
+    if sample["metrics"][0] != "acc_norm":
+        return values
+    # lm-eval puts a space between prompt and option, which is no part of the option.
+    options = [option.removeprefix(" ") for _, option in sample["arguments"]]
+    return [value / len(option) for value, option in zip(values, options, strict=True)]
+
+
+def slice_of(task: str, sample: Sample) -> str:
+    """Return the part of the task to which an item belongs; empty if it names none.
+
+    Raise UserError if the name cannot be part of a figure's name.
+    """
+    name = str(sample["doc"].get("slice", ""))
+    if name and not SLICE.fullmatch(name):
+        what = "a `slice` of an item is not of the form lower_case_1"
+        raise UserError(f"the items of {task}", what, "rename the slice")
+    return name
 
 
 def to_rows(samples: dict[str, list[Sample]], variant: str) -> list[Row]:
-    """Return one row per item, with its target, answer and scores."""
+    """Return one row per item, with its target, answer and scores.
+
+    A multiple-choice item also has its number of options, and an item of a slice has the slice.
+    """
     rows = []
     for task, items in samples.items():
         # lm-eval logs an item once per filter of its task, and reports the first filter's scores.
@@ -305,6 +356,10 @@ def to_rows(samples: dict[str, list[Sample]], variant: str) -> list[Row]:
                 "answer": answer_of(sample),
                 "scores": item_scores(task, sample),
             }
+            if has_options(sample):
+                row["options"] = len(sample["filtered_resps"])
+            if slice_of(task, sample):
+                row["slice"] = slice_of(task, sample)
             rows.append(row)
     return rows
 
@@ -315,26 +370,42 @@ def item_scores(task: str, sample: Sample) -> dict[str, float]:
 
 
 def summarise(rows: list[Row], params: Params) -> dict[str, dict[str, Any]]:
-    """Return the figures of each task, and the settings that change scores."""
+    """Return the figures of each task and slice, and the settings that change scores."""
     metrics: dict[str, dict[str, Any]] = {"settings": score_settings(params)}
+    for name, members in group_rows(rows).items():
+        metrics[name] = summarise_task(members)
+    return metrics
+
+
+def group_rows(rows: list[Row]) -> dict[str, list[Row]]:
+    """Return the rows of each task and of each TASK_SLICE.
+
+    Raise UserError if a slice has the name of another task.
+    """
     tasks: dict[str, list[Row]] = {}
+    slices: dict[str, list[Row]] = {}
     for row in rows:
         tasks.setdefault(row["task"], []).append(row)
-    for task, members in tasks.items():
-        metrics[task] = summarise_task(members)
-    return metrics
+        if "slice" in row:
+            slices.setdefault(f"{row['task']}_{row['slice']}", []).append(row)
+    shared = sorted(tasks.keys() & slices.keys())
+    if shared:
+        what = f"{shared[0]} names a task and a slice of another task"
+        raise UserError("params.yaml", what, "rename the slice, or remove one task")
+    return tasks | slices
 
 
 def summarise_task(rows: list[Row]) -> dict[str, int | float]:
     """Return the mean and standard error of each metric of one task.
 
-    `commonest_answer_share` is 1 if the model returned the same answer for every item.
+    `commonest_answer_share` is 1 if the model returned the same answer for every item. For
+    multiple choice, `constant_answer_share` is the same share over the indexes of the options.
     """
     answers = Counter(row["answer"] for row in rows)
-    figures: dict[str, int | float] = {
-        "items": len(rows),
-        "commonest_answer_share": max(answers.values()) / len(rows),
-    }
+    commonest = max(answers.values()) / len(rows)
+    figures: dict[str, int | float] = {"items": len(rows), "commonest_answer_share": commonest}
+    if "options" in rows[0]:
+        figures["constant_answer_share"] = commonest
     for name in rows[0]["scores"]:
         values = [row["scores"][name] for row in rows]
         figures[name] = sum(values) / len(values)

@@ -23,15 +23,23 @@ from bula.params import VllmBackend, load_params
 from bula.records import Row, read_rows
 from bula.serving import Endpoint, VllmSettings
 from stages import benchmark
+from stages.benchmark import Sample
 from tests.conftest import write_jsonl
 
-# Task and metric.
+# Task and metrics.
 METRICS = {
-    "bula_medmcqa": "acc",
-    "bula_medqa_4options": "acc",
-    "bula_squad_completion": "contains",
+    "bula_medmcqa": ["acc"],
+    "bula_medqa_4options": ["acc"],
+    "bula_medmcqa_cloze": ["acc_norm"],
+    "bula_medqa_4options_cloze": ["acc_norm"],
+    "bula_squad_completion": ["contains"],
+    "bula_contrast": ["acc", "acc_norm"],
 }
-OPTION_TASKS = ["bula_medmcqa", "bula_medqa_4options"]
+# The cloze tasks read the items of the tasks with letters.
+ITEMS = [task for task in METRICS if not task.endswith("_cloze")]
+LETTER_TASKS = ["bula_medmcqa", "bula_medqa_4options"]
+OPTION_TASKS = [task for task in METRICS if task != "bula_squad_completion"]
+SLICES = ["negation", "dose", "emergency", "interaction", "population"]
 VLLM = {
     "kind": "vllm",
     "gpu_memory_utilization": 0.5,
@@ -130,7 +138,7 @@ def completions_of(path: Path) -> Answer:
 
 def pin_items(folder: Path) -> None:
     """Write the items of all tasks where ingest would pin them."""
-    for task in METRICS:
+    for task in ITEMS:
         name = task.removeprefix("bula_")
         rows = list(read_rows(ROOT / f"data/demo/benchmarks/{name}.jsonl"))
         write_jsonl(folder / f"data/benchmarks/{task}.jsonl", rows)
@@ -154,14 +162,15 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 def items(workspace: Path, tiny: Path) -> Path:
     """Return the workspace with pinned items and a base model.
 
-    The parameters name the two tasks with options.
+    The parameters name the tasks with options, and 4 or 6 items each.
     """
     pin_items(workspace)
     (workspace / "models/base").symlink_to(tiny)
 
     def edit(params: dict[str, Any]) -> None:
         params["dtype"] = "float32"
-        params["benchmark"]["tasks"] = OPTION_TASKS
+        limits = {"bula_contrast": 6}
+        params["benchmark"].update(tasks=OPTION_TASKS, limit=4, task_limits=limits)
 
     edit_params(workspace / "params.yaml", edit)
     return workspace
@@ -185,31 +194,186 @@ def scored(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_task_has_one_row_per_item(scored: Path) -> None:
     rows = rows_of(scored)
-    assert values(rows, "item") == [0, 1, 2, 3] * 3
+    assert values(rows, "item") == [0, 1, 2, 3] * len(METRICS)
     tasks = dict.fromkeys(values(rows, "task"))
     assert list(tasks) == list(METRICS)
 
 
-@pytest.mark.parametrize(("task", "metric"), METRICS.items())
-def test_metrics_summarise_the_item_scores(task: str, metric: str, scored: Path) -> None:
+@pytest.mark.parametrize(("task", "names"), METRICS.items())
+def test_metrics_summarise_the_item_scores(task: str, names: list[str], scored: Path) -> None:
     rows = [row for row in rows_of(scored) if row["task"] == task]
-    scores = [row["scores"][metric] for row in rows]
     answers = values(rows, "answer")
-    mean = sum(scores) / 4
-    # The scores are 0 or 1, so their variance with divisor n - 1 is 4 / 3 * mean * (1 - mean).
-    error = math.sqrt(mean * (1 - mean) / 3)
-    assert metrics_of(scored)[task] == {
-        "items": 4,
-        metric: mean,
-        f"{metric}_stderr": pytest.approx(error, rel=1e-5),
-        "commonest_answer_share": max(map(answers.count, answers)) / 4,
+    commonest = max(map(answers.count, answers)) / 4
+    expected: dict[str, Any] = {"items": 4, "commonest_answer_share": commonest}
+    for name in names:
+        scores = [row["scores"][name] for row in rows]
+        mean = sum(scores) / 4
+        # The scores are 0 or 1, so their variance with divisor n - 1 is 4 / 3 * mean * (1 - mean).
+        error = math.sqrt(mean * (1 - mean) / 3)
+        expected[name] = mean
+        expected[f"{name}_stderr"] = pytest.approx(error, rel=1e-5)
+    if task in OPTION_TASKS:
+        expected["constant_answer_share"] = commonest
+    assert metrics_of(scored)[task] == expected
+
+
+@pytest.mark.parametrize("task", OPTION_TASKS)
+def test_an_option_scores_one_exactly_if_it_is_the_target(task: str, scored: Path) -> None:
+    rows = [row for row in rows_of(scored) if row["task"] == task]
+    correct = [float(row["answer"] == row["target"]) for row in rows]
+    metric = METRICS[task][0]
+    assert [row["scores"][metric] for row in rows] == correct
+    options = 2 if task == "bula_contrast" else 4
+    assert values(rows, "options") == [options] * 4
+
+
+def test_rows_of_contrast_pairs_have_their_slice_and_other_rows_have_none(scored: Path) -> None:
+    rows = rows_of(scored)
+    found = [row["slice"] for row in rows if row["task"] == "bula_contrast"]
+    assert found == SLICES[:4]
+    assert not any("slice" in row for row in rows if row["task"] != "bula_contrast")
+
+
+def test_a_cloze_task_has_the_items_of_its_letter_task(scored: Path) -> None:
+    rows = rows_of(scored)
+    for task in LETTER_TASKS:
+        letters = [row for row in rows if row["task"] == task]
+        cloze = [row for row in rows if row["task"] == f"{task}_cloze"]
+        assert values(cloze, "document") == values(letters, "document")
+        assert values(cloze, "target") == values(letters, "target")
+
+
+def load_task(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return lm-eval's object of one task over the pinned items of a folder."""
+    monkeypatch.chdir(folder)
+    manager = benchmark.find_tasks(ROOT / "tasks", [name])
+    return manager.load([name])["tasks"][name]
+
+
+def test_the_options_of_a_cloze_task_are_texts_that_the_prompt_lacks(
+    scored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bula_medmcqa_cloze", "bula_medqa_4options_cloze"):
+        task = load_task(scored, name, monkeypatch)
+        for item in task.eval_docs:
+            options = task.doc_to_choice(item)
+            prompt = task.doc_to_text(item)
+            assert len(options) == 4
+            assert prompt.startswith("Pergunta: ")
+            assert prompt.endswith("\nResposta:")
+            assert "A." not in prompt
+            assert prompt.count("\n") == 1
+
+
+def test_the_correct_text_of_a_contrast_pair_is_the_target_and_first_in_half_of_them(
+    scored: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = load_task(scored, "bula_contrast", monkeypatch)
+    targets: dict[str, list[int]] = {}
+    for pair in task.eval_docs:
+        target = task.doc_to_target(pair)
+        options = task.doc_to_choice(pair)
+        assert options[target] == pair["right"]
+        assert options[1 - target] == pair["wrong"]
+        assert task.doc_to_text(pair) == f"Pergunta: {pair['question']}\nResposta:"
+        targets.setdefault(pair["slice"], []).append(target)
+    assert sorted(targets) == sorted(SLICES)
+    for found in targets.values():
+        assert found.count(0) == found.count(1)
+
+
+# --- figures by hand ---
+
+
+def sample(metrics: list[str], values: list[float], options: list[str], **doc: str) -> Sample:
+    """Return an item as lm-eval logs it: the first option is correct, and chosen by `metrics`."""
+    return {
+        "doc_id": 0,
+        "doc": doc,
+        "doc_hash": "d" * 64,
+        "target": 0,
+        "filter": "none",
+        "arguments": [("Pergunta: x?\nResposta:", f" {option}") for option in options],
+        "filtered_resps": [(value, False) for value in values],
+        "metrics": metrics,
+        **dict.fromkeys(metrics, 1.0),
     }
 
 
-def test_an_option_scores_one_exactly_if_it_is_the_target(scored: Path) -> None:
-    rows = [row for row in rows_of(scored) if row["task"] in OPTION_TASKS]
-    correct = [float(row["answer"] == row["target"]) for row in rows]
-    assert [row["scores"]["acc"] for row in rows] == correct
+@pytest.mark.parametrize(
+    ("metrics", "answer"),
+    [(["acc"], "0"), (["acc", "acc_norm"], "0"), (["acc_norm"], "1")],
+)
+def test_the_answer_is_the_option_that_the_first_metric_chooses(
+    metrics: list[str], answer: str
+) -> None:
+    # -52 > -55, but -52 / 40 = -1.3 < -55 / 44 = -1.25.
+    logged = sample(metrics, [-52.0, -55.0], ["a" * 40, "b" * 44])
+    assert benchmark.answer_of(logged) == answer
+
+
+def contrast_row(part: str, answer: str, correct: float) -> Row:
+    """Return a row of a contrast pair as the stage writes it."""
+    return {
+        "task": "bula_contrast",
+        "slice": part,
+        "options": 2,
+        "answer": answer,
+        "scores": {"acc": correct},
+    }
+
+
+def test_figures_of_slices_by_hand() -> None:
+    # The example of docs/metrics.md.
+    rows = [
+        contrast_row("negation", "0", 1.0),
+        contrast_row("negation", "1", 1.0),
+        contrast_row("negation", "1", 0.0),
+        contrast_row("dose", "0", 1.0),
+        contrast_row("dose", "0", 0.0),
+    ]
+    found = benchmark.summarise(rows, load_params(ROOT / "profiles/smollm2-135m.yaml"))
+    expected = {
+        "bula_contrast": (5, 0.6, 0.244949, 0.6),
+        "bula_contrast_negation": (3, 2 / 3, 1 / 3, 2 / 3),
+        "bula_contrast_dose": (2, 0.5, 0.5, 1.0),
+    }
+    assert found.keys() == expected.keys() | {"settings"}
+    for name, (items, acc, error, share) in expected.items():
+        assert found[name] == {
+            "items": items,
+            "acc": pytest.approx(acc),
+            "acc_stderr": pytest.approx(error, rel=1e-5),
+            "commonest_answer_share": share,
+            "constant_answer_share": share,
+        }
+
+
+def test_a_slice_with_the_name_of_another_task_is_refused() -> None:
+    rows = [contrast_row("dose", "0", 1.0), contrast_row("dose", "0", 1.0)]
+    rows[1]["task"] = "bula_contrast_dose"
+    with pytest.raises(UserError, match="bula_contrast_dose names a task and a slice"):
+        benchmark.group_rows(rows)
+
+
+@pytest.mark.parametrize("name", ["Dose", "1", "dose mg", "a" * 41])
+def test_a_slice_that_cannot_name_a_figure_is_refused(name: str) -> None:
+    logged = sample(["acc"], [-1.0, -2.0], ["a", "b"], slice=name)
+    with pytest.raises(UserError, match=r"the items of bula_own: a `slice` .* lower_case_1"):
+        benchmark.to_rows({"bula_own": [logged]}, "base")
+
+
+def test_task_limits_replace_the_limit_of_single_tasks(items: Path) -> None:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    groups = benchmark.tasks_by_limit(params.benchmark)
+    assert groups == {
+        40: [task for task in METRICS if task != "bula_contrast"],
+        0: ["bula_contrast"],
+    }
+    benchmark.main("base")
+    rows = rows_of(items)
+    counts = [values(rows, "task").count(task) for task in OPTION_TASKS]
+    assert counts == [4, 4, 4, 4, 6]
 
 
 def test_metrics_name_the_settings_that_change_scores(scored: Path) -> None:
@@ -332,7 +496,8 @@ def test_vllm_stops_generating_at_the_end_tokens(
 
         monkeypatch.setattr(benchmark, "serve_vllm", serve_vllm)
         task = ["bula_squad_completion"]
-        edit_params(items / "params.yaml", set_benchmark(backend=VLLM, tasks=task))
+        changes = set_benchmark(backend=VLLM, tasks=task, task_limits={})
+        edit_params(items / "params.yaml", changes)
         benchmark.main("base")
     end_ids = end_token_ids(load_tokenizer(items / "models/base"))
     assert stops
@@ -364,7 +529,7 @@ def test_an_unknown_variant_is_refused_with_the_known_names(workspace: Path) -> 
 
 def test_an_unknown_task_is_refused_before_any_output(workspace: Path, tiny: Path) -> None:
     (workspace / "models/base").symlink_to(tiny)
-    edit_params(workspace / "params.yaml", set_benchmark(tasks=["medmcqa_pt"]))
+    edit_params(workspace / "params.yaml", set_benchmark(tasks=["medmcqa_pt"], task_limits={}))
     message = r"benchmark\.tasks names medmcqa_pt, neither in tasks/ nor a reviewed task"
     with pytest.raises(UserError, match=message):
         benchmark.main("base")

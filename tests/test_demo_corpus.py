@@ -4,9 +4,12 @@ The corpus is large enough, its parts are disjoint, and it contains no personal 
 """
 
 import json
+import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from collections.abc import Callable
+from difflib import SequenceMatcher
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,7 @@ from bench.clones import ROOT
 from bula.params import load_params
 from bula.records import SET_NAMES
 from bula.text import comparison_key, ngrams, words
+from stages.preprocess.minhash import jaccard_similarity, shingles
 
 Row = dict[str, Any]
 
@@ -30,7 +34,7 @@ CHOICES = {
     "medmcqa": (["opa", "opb", "opc", "opd"], "cop"),
     "medqa_4options": (["ending0", "ending1", "ending2", "ending3"], "label"),
 }
-BENCHMARKS = [*CHOICES, "squad_completion"]
+BENCHMARKS = [*CHOICES, "squad_completion", "contrast"]
 KINDS = {
     "sintomas",
     "orientacao",
@@ -417,6 +421,7 @@ def test_the_longest_option_is_correct_for_less_than_half_of_the_items(task: str
         ("medmcqa", "id", "question"),
         ("medqa_4options", "id", "sent1"),
         ("squad_completion", "doc_id", "text"),
+        ("contrast", "id", "question"),
     ],
 )
 def test_benchmark_items_are_all_different(task: str, key: str, question: str) -> None:
@@ -455,6 +460,181 @@ def test_a_completion_does_not_appear_in_the_sentence() -> None:
         sentence = sentence_of(item)
         assert word_count(sentence) > 0, item["doc_id"]
         assert value not in sentence.casefold(), item["doc_id"]
+
+
+# Contrast pairs
+
+CONTRAST = read("benchmarks/contrast")
+CONTRAST_FIELDS = {
+    "id",
+    "slice",
+    "question",
+    "right",
+    "wrong",
+    "license",
+}
+SLICE_SIZES = {
+    "negation": 34,
+    "dose": 36,
+    "emergency": 36,
+    "interaction": 34,
+    "population": 34,
+}
+# A rule that knows nothing about medicine may find at most this share of the correct texts.
+MOST_BY_RULE = 0.6
+# Returns the value by which a rule prefers a text.
+Rule = Callable[[str], float]
+
+
+def rule_share(pairs: list[Row], rule: Rule) -> float:
+    """Return the share of pairs in which the rule prefers the correct text.
+
+    A tie counts as half a pair.
+    """
+    correct = 0.0
+    for pair in pairs:
+        right = rule(pair["right"])
+        wrong = rule(pair["wrong"])
+        if right == wrong:
+            correct += 0.5
+        elif right > wrong:
+            correct += 1
+    return correct / len(pairs)
+
+
+def count_word(word: str) -> Rule:
+    """Return a rule that prefers the text in which a word occurs more often."""
+    return lambda text: words(text).count(word)
+
+
+def word_weights(pairs: list[Row]) -> dict[str, float]:
+    """Return the weight of each word in a naive Bayes classifier of correct and wrong texts."""
+    in_right: Counter[str] = Counter()
+    in_wrong: Counter[str] = Counter()
+    for pair in pairs:
+        in_right.update(set(words(pair["right"])))
+        in_wrong.update(set(words(pair["wrong"])))
+    weights = {}
+    for word in in_right | in_wrong:
+        weights[word] = math.log((in_right[word] + 1) / (in_wrong[word] + 1))
+    return weights
+
+
+def learned_rule(pairs: list[Row]) -> Rule:
+    """Return the classifier of words that these pairs teach."""
+    weights = word_weights(pairs)
+    return lambda text: sum(weights.get(word, 0.0) for word in set(words(text)))
+
+
+def learned_share(pairs: list[Row], folds: int) -> float:
+    """Return the share that the classifier finds in pairs on which it was not trained."""
+    correct = 0.0
+    for fold in range(folds):
+        held_out = pairs[fold::folds]
+        known = [pair for pair in pairs if pair not in held_out]
+        correct += rule_share(held_out, learned_rule(known)) * len(held_out)
+    return correct / len(pairs)
+
+
+def test_rules_by_hand() -> None:
+    pairs = [
+        {"right": "Não tome.", "wrong": "Tome."},
+        {"right": "Tome hoje.", "wrong": "Tome amanhã."},
+        {"right": "Pode.", "wrong": "Não pode."},
+        {"right": "Não vá.", "wrong": "Vá."},
+    ]
+    # Two pairs are found, one is missed, and one is a tie.
+    assert rule_share(pairs, count_word("não")) == 2.5 / 4
+    assert word_weights(pairs)["não"] == pytest.approx(math.log(3 / 2))
+    # Without its own pair, "não" has the weights ln(2/2), ln(3/2), ln(3/1) and ln(2/2).
+    assert learned_share(pairs, 4) == pytest.approx((0.5 + 0.5 + 0 + 0.5) / 4)
+
+
+def test_contrast_pairs_have_all_fields_as_clean_text_and_the_license_of_the_corpus() -> None:
+    for pair in CONTRAST:
+        assert set(pair) == CONTRAST_FIELDS, pair["id"]
+        assert all(map(is_clean_text, pair.values())), pair["id"]
+        assert pair["license"] == "cc-by-4.0"
+
+
+def test_each_slice_has_its_number_of_pairs_in_file_and_readme(readme: str) -> None:
+    assert Counter(pair["slice"] for pair in CONTRAST) == SLICE_SIZES
+    for name, count in SLICE_SIZES.items():
+        assert f"| `{name}` | {count} |" in readme
+
+
+def test_the_first_contrast_pairs_contain_all_slices_equally_often() -> None:
+    # benchmark.task_limits takes them in file order.
+    for count in (40, 100, 150):
+        found = Counter(pair["slice"] for pair in CONTRAST[:count])
+        assert set(found.values()) == {count // 5}
+
+
+def test_the_texts_of_a_contrast_pair_have_nearly_equal_length() -> None:
+    for pair in CONTRAST:
+        lengths = (len(pair["right"]), len(pair["wrong"]))
+        assert max(lengths) - min(lengths) <= 0.15 * max(lengths), pair["id"]
+
+
+def changed_words(pair: Row) -> int:
+    """Return how many words were changed between the two texts of a pair."""
+    right = words(pair["right"])
+    wrong = words(pair["wrong"])
+    changes = SequenceMatcher(None, right, wrong, autojunk=False).get_opcodes()
+    return sum(max(j - i, m - k) for tag, i, j, k, m in changes if tag != "equal")
+
+
+def test_the_texts_of_a_contrast_pair_differ_in_few_words() -> None:
+    changes = {pair["id"]: changed_words(pair) for pair in CONTRAST}
+    assert min(changes.values()) == 1
+    assert max(changes.values()) <= 7
+    assert sum(changes.values()) / len(changes) < 2
+
+
+def test_a_negation_pair_differs_in_the_word_not_and_half_of_the_correct_texts_have_it() -> None:
+    pairs = [pair for pair in CONTRAST if pair["slice"] == "negation"]
+    count = count_word("não")
+    differences = Counter(count(pair["right"]) - count(pair["wrong"]) for pair in pairs)
+    assert differences == {1: 17, -1: 17}
+    assert all(changed_words(pair) == 1 for pair in pairs)
+
+
+@pytest.mark.parametrize("part", [*SLICE_SIZES, "all"])
+def test_no_length_finds_the_correct_text(part: str) -> None:
+    pairs = [pair for pair in CONTRAST if part in (pair["slice"], "all")]
+    for rule in (len, word_count):
+        share = rule_share(pairs, rule)
+        assert 1 - MOST_BY_RULE <= share <= MOST_BY_RULE
+
+
+@pytest.mark.parametrize("part", [*SLICE_SIZES, "all"])
+def test_no_single_word_finds_the_correct_text(part: str) -> None:
+    pairs = [pair for pair in CONTRAST if part in (pair["slice"], "all")]
+    vocabulary = set()
+    for pair in pairs:
+        vocabulary |= set(words(pair["right"])) ^ set(words(pair["wrong"]))
+    for word in vocabulary:
+        share = rule_share(pairs, count_word(word))
+        assert 1 - MOST_BY_RULE <= share <= MOST_BY_RULE, word
+
+
+@pytest.mark.parametrize("part", [*SLICE_SIZES, "all"])
+def test_no_classifier_of_words_finds_the_correct_text(part: str) -> None:
+    pairs = [pair for pair in CONTRAST if part in (pair["slice"], "all")]
+    assert learned_share(pairs, 10) <= MOST_BY_RULE
+
+
+def test_no_contrast_pair_repeats_a_question_or_an_answer_of_the_corpus() -> None:
+    known = [(shingles(row["question"], 2), row) for row in PAIRS.values()]
+    corpus_runs = set()
+    for row in PAIRS.values():
+        corpus_runs |= set(ngrams(f"{row['question']} {row['answer']}", 13))
+    for pair in CONTRAST:
+        own = shingles(pair["question"], 2)
+        nearest = max(jaccard_similarity(own, other) for other, _ in known)
+        assert nearest < 0.3, pair["id"]
+        for field in ("question", "right", "wrong"):
+            assert not corpus_runs & set(ngrams(pair[field], 13)), pair["id"]
 
 
 # Gold answers

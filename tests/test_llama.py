@@ -263,6 +263,7 @@ def write_benchmarks(workspace: Path) -> None:
     settings = {
         "chat_template": True,
         "limit": 0,
+        "task_limits": {},
         "tasks": ["bula_squad_completion", "bula_medmcqa"],
     }
     edit_params(workspace / "params.yaml", lambda p: p["benchmark"].update(settings))

@@ -950,7 +950,8 @@ def test_a_missing_base_model_is_reported(ready: Path) -> None:
 def test_the_llama_profile_is_valid_and_has_its_own_values() -> None:
     params = load_params(ROOT / "profiles/llama-3.2-1b.yaml")
     assert params.train.max_steps == 6000
-    assert params.benchmark.tasks == ["medmcqa", "medqa_4options", "squad_completion"]
+    hub_tasks = ["medmcqa", "medqa_4options", "squad_completion"]
+    assert params.benchmark.tasks == [*hub_tasks, "bula_contrast"]
     assert params.judge.model == "gpt-4o-mini-2024-07-18"
 
 

@@ -10,8 +10,12 @@ from stages.preprocess.clean import clean_text
 
 # Field names of lm-eval's tasks: the question, fields without text of the item, and the options.
 QUESTION_FIELDS = ("question", "sent1", "query", "premise", "text")
-OTHER_FIELDS = ("id", "doc_id", "subject_name", "topic_name", "title")
-OPTION_FIELDS = (("opa", "opb", "opc", "opd"), ("ending0", "ending1", "ending2", "ending3"))
+OTHER_FIELDS = ("id", "doc_id", "subject_name", "topic_name", "title", "slice", "license")
+OPTION_FIELDS = (
+    ("opa", "opb", "opc", "opd"),
+    ("ending0", "ending1", "ending2", "ending3"),
+    ("right", "wrong"),
+)
 
 
 def benchmark_rows(path: Path) -> list[Row]:
