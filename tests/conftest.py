@@ -3,6 +3,7 @@
 A workspace contains a small corpus, and tests run stages in it.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -130,11 +131,23 @@ def workspace(tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     return tmp_path
 
 
+@pytest.fixture(scope="session")
+def prepared(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a workspace after ingest and preprocess, which tests only copy."""
+    folder = tmp_path_factory.mktemp("prepared") / "workspace"
+    folder.mkdir()
+    make_workspace(folder, tiny)
+    with contextlib.chdir(folder):
+        make_ready(folder, tiny)
+    return folder
+
+
 @pytest.fixture
-def ready(workspace: Path, tiny: Path) -> Path:
-    """Return the workspace after ingest and preprocess."""
-    make_ready(workspace, tiny)
-    return workspace
+def ready(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a workspace after ingest and preprocess, which is the current directory."""
+    shutil.copytree(prepared, tmp_path, symlinks=True, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def make_ready(workspace: Path, tiny: Path) -> None:

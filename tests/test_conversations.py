@@ -14,7 +14,7 @@ from bula.errors import UserError
 from bula.item_scores import ShownAnswer
 from bula.judge_prompt import to_messages as to_judge_messages
 from bula.models import load_config, load_tokenizer
-from bula.params import ChatColumns, FilesSource, HubSource, load_params
+from bula.params import ChatColumns, HubSource, load_params
 from bula.prompts import (
     SYSTEM_PROMPT,
     encode,
@@ -29,10 +29,11 @@ from stages.ingest import sources
 from stages.train import report
 from stages.train.trainer import tokenise
 from tests.conftest import make_ready
+from tests.test_ingest import LIMITS, source
 from tests.test_preprocess import ANSWER, OTHER, QUESTION, Result, deduplicate_rows, row, settings
-from tests.test_train import train_with_kernels
-
-LIMITS = load_params(ROOT / "profiles/smollm2-135m.yaml").ingest.limits
+from tests.test_prompts import REFUSES_SYSTEM, set_template
+from tests.test_prompts import TURNS as CHAT_ML
+from tests.test_train import example, train_with_kernels
 
 # --- token ids and labels ---
 
@@ -40,15 +41,7 @@ TURNS = [
     Turn(question="Posso tomar sol?", answer="Sim, com protetor."),
     Turn(question="E à noite?", answer="Aí não há sol."),
 ]
-CHAT = Example(
-    id="0" * 16,
-    source="s",
-    license="l",
-    split="train",
-    question="E na praia?",
-    answer="Use chapéu.",
-    history=TURNS,
-)
+CHAT = example("E na praia?", "Use chapéu.").model_copy(update={"history": TURNS})
 
 
 @pytest.fixture(scope="module")
@@ -98,19 +91,16 @@ def test_a_single_turn_has_the_same_ids_and_labels_as_in_scoring(
 
 
 def test_without_a_system_role_the_prompt_opens_the_first_question(tiny: Path) -> None:
-    other = load_tokenizer(tiny)
-    start = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
-    other.chat_template = start + (
-        "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '<|im_end|>' }}{% endfor %}"
-        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
-    )
+    other = set_template(tiny, REFUSES_SYSTEM + CHAT_ML.replace("END", "'<|im_end|>'"))
     text = other.decode(encode_prompt(other, "E na praia?", TURNS[:1]))
     assert text == (
-        f"user: {SYSTEM_PROMPT}\n\nPosso tomar sol?<|im_end|>"
-        "assistant: Sim, com protetor.<|im_end|>user: E na praia?<|im_end|>assistant: "
+        f"<|im_start|>user\n{SYSTEM_PROMPT}\n\nPosso tomar sol?<|im_end|>\n"
+        "<|im_start|>assistant\nSim, com protetor.<|im_end|>\n"
+        "<|im_start|>user\nE na praia?<|im_end|>\n<|im_start|>assistant\n"
     )
 
 
+COLUMNS = {"messages": "messages", "specialty": "", "kind": ""}
 HUB_SOURCE = {
     "kind": "hub",
     "name": "chats",
@@ -118,7 +108,7 @@ HUB_SOURCE = {
     "revision": "0" * 40,
     "subset": "default",
     "split": "train",
-    "columns": {"messages": "messages", "specialty": "", "kind": ""},
+    "columns": COLUMNS,
     "license": "cc0-1.0",
     "redistribution": "allowed",
     "filter": {},
@@ -135,8 +125,7 @@ THINKING = (
 
 
 def test_a_template_that_changes_earlier_turns_is_refused_for_conversations(tiny: Path) -> None:
-    other = load_tokenizer(tiny)
-    other.chat_template = THINKING
+    other = set_template(tiny, THINKING)
     single = CHAT.model_copy(update={"history": None})
     assert encode_turns(other, single).labels == encode(other, single).labels
     for refuse in (encode_turns, lambda *given: token_lengths(given[0], [given[1]])):
@@ -146,12 +135,11 @@ def test_a_template_that_changes_earlier_turns_is_refused_for_conversations(tiny
 
 def test_the_dry_run_refuses_such_a_template_if_a_source_has_conversations(tiny: Path) -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
-    other = load_tokenizer(tiny)
-    other.chat_template = THINKING
+    other = set_template(tiny, THINKING)
     config = load_config(tiny)
     dry_run.try_conversation(dry_run.Trial("base", params, config, other, [], tiny))
-    source = HubSource.model_validate(HUB_SOURCE)
-    ingest = params.ingest.model_copy(update={"sources": [source]})
+    chats = HubSource.model_validate(HUB_SOURCE)
+    ingest = params.ingest.model_copy(update={"sources": [chats]})
     with_chats = params.model_copy(update={"ingest": ingest})
     with pytest.raises(UserError, match="a conversation of two turns: its chat template writes"):
         dry_run.try_conversation(dry_run.Trial("base", with_chats, config, other, [], tiny))
@@ -237,23 +225,9 @@ def messages(*texts: str, system: str = "") -> list[Row]:
 
 def read(file: Path) -> list[Row]:
     """Return the rows that ingest makes of a file with messages."""
-    fields = {
-        "kind": "files",
-        "name": "mine",
-        "path": "p",
-        "columns": {"messages": "messages", "specialty": "area", "kind": ""},
-        "encoding": "utf-8",
-        "license": "cc0-1.0",
-        "names": "removed",
-        "redistribution": "allowed",
-        "filter": {},
-        "limit": 0,
-        "role": "split",
-    }
-    # params.yaml may not name an absolute path, which a test's files need.
-    source = FilesSource.model_validate(fields).model_copy(update={"path": str(file)})
-    assert isinstance(source.columns, ChatColumns)
-    return list(sources.read_files(source, LIMITS))
+    files = source(file, columns={"messages": "messages", "specialty": "area", "kind": ""})
+    assert isinstance(files.columns, ChatColumns)
+    return list(sources.read_files(files, LIMITS))
 
 
 CONVERSATION = {"messages": messages("P1", "R1", "P2", "R2", system="Seja breve."), "area": "a"}
@@ -483,43 +457,38 @@ def test_a_prefix_in_validation_removes_the_conversation_from_train(preprocess: 
 # --- the complete way ---
 
 
-def test_conversations_and_pairs_train_one_adapter(workspace: Path, tiny: Path) -> None:
+def write_chats(folder: Path) -> None:
+    """Write 8 rows of messages below data/sources, every other one with a single turn."""
     rows = []
     for number in range(8):
-        pair = row()
-        texts = [*fresh_turn(), pair["question"], pair["answer"]]
+        texts = [*fresh_turn(), *fresh_turn()]
         rows.append({"messages": messages(*texts[-2:] if number % 2 else texts)})
-    write_folder = workspace / "data/sources"
-    write_folder.mkdir(parents=True)
-    write(write_folder / "chats.jsonl", rows)
+    (folder / "data/sources").mkdir(parents=True)
+    write(folder / "data/sources/chats.jsonl", rows)
 
-    def add_source(params: dict[str, Any]) -> None:
-        params["preprocess"].update(max_prompt_tokens=1500, max_tokens=2000, train_limit=100)
-        params["ingest"]["sources"].append(
-            {
-                "kind": "files",
-                "name": "chats",
-                "names": "removed",
-                "path": "data/sources/chats.jsonl",
-                "columns": {"messages": "messages", "specialty": "", "kind": ""},
-                "encoding": "utf-8",
-                "filter": {},
-                "limit": 0,
-                "role": "train",
-                "license": "cc0-1.0",
-                "redistribution": "allowed",
-            }
-        )
 
-    edit_params(workspace / "params.yaml", add_source)
+def add_chats(params: dict[str, Any]) -> None:
+    """Add the file of write_chats to the sources, with room for its rows in train."""
+    params["preprocess"].update(max_prompt_tokens=1500, max_tokens=2000, train_limit=100)
+    file = Path("data/sources/chats.jsonl")
+    chats = source(file, columns=COLUMNS, name="chats", role="train")
+    params["ingest"]["sources"].append(chats.model_dump(mode="json"))
+
+
+def losses(folder: Path, kernels: str) -> list[float]:
+    """Train with kernels and return the loss of each point of the curve."""
+    return [point["loss_nats"] for point in train_with_kernels(folder, kernels)]
+
+
+def test_conversations_and_pairs_train_one_adapter(workspace: Path, tiny: Path) -> None:
+    write_chats(workspace)
+    edit_params(workspace / "params.yaml", add_chats)
     make_ready(workspace, tiny)
     examples = read_examples(workspace / "data/clean/train.jsonl")
     lengths = [len(example.turns) for example in examples if example.source == "chats"]
     assert sorted(lengths) == [1, 1, 1, 1, 2, 2, 2, 2]
-    fused = train_with_kernels(workspace, "fused")
-    trl = train_with_kernels(workspace, "trl")
-    for one, other in zip(fused, trl, strict=True):
-        assert one["loss_nats"] == pytest.approx(other["loss_nats"], abs=1e-3)
+    fused = losses(workspace, "fused")
+    assert fused == pytest.approx(losses(workspace, "trl"), abs=1e-3)
     assert (workspace / "models/adapter/adapter_model.safetensors").is_file()
     figures = json.loads((workspace / "metrics/template.json").read_text(encoding="utf-8"))
     assert figures["rows"] == len(examples)

@@ -236,9 +236,8 @@ def test_vllm_receives_the_token_ids_and_end_tokens_of_transformers(
     assert answers == [Answer(str(len(prompt)), "stop", 3) for prompt in prompts]
     asked = list(read_rows(workspace / "requests.jsonl"))
     assert sorted(values(asked, "prompt")) == sorted(prompts)
-    for request in asked:
-        assert request["stop_token_ids"] == end_token_ids(tokenizer)
-        assert (request["temperature"], request["max_tokens"]) == (0, 8)
+    same = {"stop_token_ids": end_token_ids(tokenizer), "temperature": 0, "max_tokens": 8}
+    assert [request | same for request in asked] == asked
     arguments = json.loads((workspace / "arguments.json").read_text(encoding="utf-8"))
     longest = max(map(len, prompts))
     assert arguments[arguments.index("--max-model-len") + 1] == str(longest + 8)

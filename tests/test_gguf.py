@@ -8,15 +8,11 @@ from typing import Any
 
 import gguf
 import pytest
-import sentencepiece
 import torch
 from peft import LoraConfig, get_peft_model
-from tokenizers import Tokenizer
-from tokenizers.models import Unigram
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from bench.clones import ROOT
 from bench.engines import by_llama_cpp, compare, gaps, shared_prefix
 from bula import gguf_converters, gguf_export
 from bula.divergence import divergence_metrics, score_examples
@@ -26,9 +22,10 @@ from bula.generation import until_end
 from bula.gguf_export import check_chat_metadata, describe, export
 from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from bula.prompts import Encoded, encode_prompt
-from bula.records import SET_NAMES, read_rows, write_rows
+from bula.records import SET_NAMES, write_rows
 from bula.scoring import pad_batch, supervised_hidden, unwrap_adapter
 from stages import merge
+from tests.pieces import SIZE, piece_tokenizer, train_pieces
 
 QUESTION = "Posso tomar dipirona com febre?"
 
@@ -48,49 +45,16 @@ def adapter(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def train_pieces(folder: Path) -> sentencepiece.SentencePieceProcessor:
-    """Train 512 SentencePiece pieces, and write tokenizer.model to a folder."""
-    texts = [row["answer"] for row in read_rows(ROOT / "data/demo/dev.jsonl")]
-    prefix = folder / "tokenizer"
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_prefix=str(prefix),
-        vocab_size=512,
-        model_type="unigram",
-        byte_fallback=True,
-        eos_id=-1,
-        pad_id=2,
-        minloglevel=2,
-        user_defined_symbols=["<|im_start|>", "<|im_end|>"],
-    )
-    return sentencepiece.SentencePieceProcessor(model_file=f"{prefix}.model")
-
-
-def small_tokenizer(folder: Path, template: str) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of 512 pieces, and write tokenizer.model for the converter."""
-    pieces = train_pieces(folder)
-    ids = range(len(pieces))
-    vocabulary = [(pieces.id_to_piece(i), pieces.get_score(i)) for i in ids]
-    unigram = Unigram(vocabulary, unk_id=0, byte_fallback=True)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(unigram),
-        chat_template=template,
-        unk_token="<unk>",
-        pad_token="<pad>",
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-    )
-
-
 @pytest.fixture(scope="module")
 def wide(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a random two-layer Llama, 2,048 wide, with its files exported twice.
 
     It has few tokens and a narrow MLP, because auto-round takes a minute for SmolLM2's 49,152
-    tokens at this width.
+    tokens at this width. Its directory has a tokenizer.model, as many bases do.
     """
     folder = tmp_path_factory.mktemp("wide")
-    tokenizer = small_tokenizer(folder, load_tokenizer(tiny).chat_template)
+    ends = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
+    tokenizer = piece_tokenizer(load_tokenizer(tiny).chat_template, **ends)
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -107,7 +71,7 @@ def wide(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     model = LlamaForCausalLM(config).to(torch.bfloat16)
     save_model(model, tokenizer, folder / "wide")
-    shutil.copy(folder / "tokenizer.model", folder / "wide")
+    (folder / "wide/tokenizer.model").write_bytes(train_pieces())
     return export_twice(folder / "wide", ["bf16", "q4_k_m"])
 
 
@@ -197,6 +161,10 @@ def test_an_exported_file_passes_the_check_of_its_header(wide: Path) -> None:
     check_chat_metadata(wide.parent / "gguf/q4_k_m.gguf", load_tokenizer(wide))
 
 
+def test_an_export_leaves_a_tokenizer_model_unchanged(wide: Path) -> None:
+    assert (wide / "tokenizer.model").read_bytes() == train_pieces()
+
+
 def test_a_file_without_chat_template_is_refused(tiny: Path, tmp_path: Path) -> None:
     tokenizer = load_tokenizer(tiny)
     file = write_header(tmp_path / "none.gguf", None, tokenizer.eos_token_id)
@@ -223,7 +191,7 @@ def test_a_model_2048_wide_is_stored_in_k_types(wide: Path) -> None:
 
 def test_q4_k_m_diverges_little_from_bf16(wide: Path) -> None:
     torch.manual_seed(2)
-    tokens = torch.randint(6, 512, (4, 64)).tolist()
+    tokens = torch.randint(6, SIZE, (4, 64)).tolist()
     encoded = [Encoded(prompt=row[:8], completion=row[8:]) for row in tokens]
     bf16 = load_model(wide.parent / "gguf/bf16.gguf", "float32")
     q4_k_m = load_model(wide.parent / "gguf/q4_k_m.gguf", "float32")
@@ -234,7 +202,7 @@ def test_q4_k_m_diverges_little_from_bf16(wide: Path) -> None:
     # Shuffled logits stand for another model of the same shape.
     shuffled = []
     for logits, targets in reference:
-        shuffled.append((logits[:, torch.randperm(512)], targets))
+        shuffled.append((logits[:, torch.randperm(SIZE)], targets))
     unrelated = divergence_metrics(reference, shuffled)
     assert unrelated["kl_nats"] > 20 * quantized["kl_nats"]
 

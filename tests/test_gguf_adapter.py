@@ -3,8 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import gguf
 import numpy as np
@@ -34,6 +35,7 @@ KINDS = ("llama", "qwen2", "gemma3_text", "phi3")
 ALPHA = 8
 RANK = 4
 PROMPTS = ["Posso tomar sol?", "Dói a cabeça e", "A febre é"]
+CARD = "---\nmodel_name: Beispiel-bula\nlicense: apache-2.0\nlanguage:\n- pt\n---\n"
 Array = NDArray[np.float32]
 
 
@@ -56,9 +58,26 @@ def make_models(kind: str, smollm2: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def llama(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder with base, adapter and merged model of Llama's architecture."""
-    return make_models("llama", smollm2, tmp_path_factory.mktemp("llama"))
+def models(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Return a function that returns a folder of models, which tests only read.
+
+    The folder also has adapter.gguf, the GGUF file of its adapter.
+    """
+
+    @cache
+    def build(kind: str) -> Path:
+        folder = make_models(kind, smollm2, tmp_path_factory.mktemp(kind))
+        (folder / "adapter/README.md").write_text(CARD, encoding="utf-8")
+        write_gguf_adapter(folder / "adapter", folder / "merged", folder / "adapter.gguf")
+        return folder
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def llama(models: Callable[[str], Path]) -> Path:
+    """Return the folder of Llama's architecture."""
+    return models("llama")
 
 
 def converted(model: Path) -> dict[str, Array]:
@@ -76,10 +95,9 @@ def adapter_tensors(file: Path) -> dict[str, Array]:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_base_and_adapter_add_up_to_the_merged_model(
-    kind: str, smollm2: Path, tmp_path: Path
+    kind: str, models: Callable[[str], Path]
 ) -> None:
-    folder = make_models(kind, smollm2, tmp_path)
-    write_gguf_adapter(folder / "adapter", folder / "merged", folder / "adapter.gguf")
+    folder = models(kind)
     found = adapter_tensors(folder / "adapter.gguf")
     base = converted(folder / "base")
     merged = converted(folder / "merged")
@@ -90,11 +108,8 @@ def test_base_and_adapter_add_up_to_the_merged_model(
         np.testing.assert_allclose(base[name] + change, merged[name], atol=1e-5)
 
 
-def test_the_file_says_that_it_is_a_lora_adapter(llama: Path, tmp_path: Path) -> None:
-    card = "---\nmodel_name: Beispiel-bula\nlicense: apache-2.0\nlanguage:\n- pt\n---\n"
-    (llama / "adapter/README.md").write_text(card, encoding="utf-8")
-    write_gguf_adapter(llama / "adapter", llama / "merged", tmp_path / "adapter.gguf")
-    fields = gguf.GGUFReader(tmp_path / "adapter.gguf").fields
+def test_the_file_says_that_it_is_a_lora_adapter(llama: Path) -> None:
+    fields = gguf.GGUFReader(llama / "adapter.gguf").fields
     expected = {
         "general.architecture": "llama",
         "general.type": "adapter",
@@ -107,8 +122,8 @@ def test_the_file_says_that_it_is_a_lora_adapter(llama: Path, tmp_path: Path) ->
     assert {name: fields[name].contents() for name in expected} == expected
 
 
-def answers(model: Path, *adapters: Path) -> list[Any]:
-    """Return llama.cpp's greedy answers with the probability of each token."""
+def answers(model: Path, *adapters: Path) -> list[str]:
+    """Return llama.cpp's greedy answers, with the adapter and then without it."""
     command = [sys.executable, str(ROOT / "tests/llama_lora.py"), str(model), *map(str, adapters)]
     result = subprocess.run(
         command,
@@ -129,10 +144,12 @@ def test_llama_cpp_answers_with_the_adapter_as_with_the_merged_model(
     for name in ("base", "merged"):
         files[name] = tmp_path / f"{name}.gguf"
         make_converter(llama / name, files[name]).write()
-    write_gguf_adapter(llama / "adapter", llama / "merged", tmp_path / "adapter.gguf")
     merged = answers(files["merged"])
-    assert answers(files["base"], tmp_path / "adapter.gguf") == merged
-    assert answers(files["base"]) != merged
+    found = answers(files["base"], llama / "adapter.gguf")
+    with_adapter, without = found[: len(PROMPTS)], found[len(PROMPTS) :]
+    assert with_adapter == merged
+    assert len(without) == len(PROMPTS)
+    assert without != merged
 
 
 def test_an_adapter_with_other_tensors_is_refused(llama: Path, tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ back by transformers and answers in llama.cpp.
 
 import json
 import shutil
-from collections.abc import Iterator
-from io import BytesIO
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +15,8 @@ import gguf
 import pytest
 import sentencepiece
 import torch
-from sentencepiece import sentencepiece_model_pb2
 from transformers import AutoConfig, AutoModelForCausalLM, GemmaTokenizer, PreTrainedTokenizerBase
-from transformers.tokenization_utils_base import generate_merges
 
-from bench.clones import ROOT
 from bench.engines import by_llama_cpp
 from bula.divergence import divergence_metrics, score_examples
 from bula.errors import UserError
@@ -36,7 +33,7 @@ from bula.gguf_files import check_gguf
 from bula.gguf_tokenizer import write_pieces
 from bula.models import load_model, load_tokenizer, save_model
 from bula.prompts import Encoded, encode_prompt
-from bula.records import read_rows
+from tests.pieces import piece_tokenizer
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}"
@@ -78,6 +75,11 @@ LONG = {
     "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0],
     "original_max_position_embeddings": 256,
 }
+
+
+# Return the folder of a case's model, or its file of a type.
+Build = Callable[[str], Path]
+Export = Callable[[str, str], Path]
 
 
 class Case(NamedTuple):
@@ -136,63 +138,60 @@ CASES = {
         },
     ),
 }
+METADATA = ModelMetadata(
+    name="bula-teste",
+    languages=["pt"],
+    license="apache-2.0",
+    license_link="",
+    base_name="SmolLM2 135M Instruct",
+    base_organization="HuggingFaceTB",
+    base_url="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
+    tags=["medical", "lora"],
+)
 # Their converters demand a known byte-level vocabulary, which makes files and tests larger.
 BYTE_LEVEL_MODELS = {"olmo2", "cohere"}
 
 
 @pytest.fixture(scope="module")
 def pieces() -> GemmaTokenizer:
-    """Return a tokenizer with 600 SentencePiece pieces, which transformers saves as BPE."""
-    texts = [row["answer"] for row in read_rows(ROOT / "data/demo/dev.jsonl")]
-    written = BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=written,
-        vocab_size=600,
-        model_type="bpe",
-        byte_fallback=True,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        bos_piece="<bos>",
-        eos_piece="<eos>",
-        minloglevel=2,
-        user_defined_symbols=["<|im_start|>", "<|im_end|>"],
-    )
-    proto: Any = sentencepiece_model_pb2
-    model = proto.ModelProto.FromString(written.getvalue())
-    vocabulary = {piece.piece: number for number, piece in enumerate(model.pieces)}
-    scores = {piece.piece: piece.score for piece in model.pieces}
-    tokenizer = GemmaTokenizer(
-        vocab=vocabulary,
-        merges=generate_merges(vocabulary, scores),
-        eos_token="<|im_end|>",
-        chat_template=TEMPLATE,
-    )
-    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>"]})
-    return tokenizer
+    """Return a tokenizer of SentencePiece pieces that ends turns with <|im_end|>."""
+    return piece_tokenizer(TEMPLATE, eos_token="<|im_end|>")
 
 
 @pytest.fixture(scope="module")
-def models(
-    tiny: Path, pieces: GemmaTokenizer, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Any]:
-    """Return a function that builds the model of a case once."""
+def models(tiny: Path, pieces: GemmaTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Build:
+    """Return a function that builds the model of a case once, without GGUF files."""
     folder = tmp_path_factory.mktemp("models")
     byte_level = load_tokenizer(tiny)
 
+    @cache
     def build(name: str) -> Path:
-        # llama.cpp expects certain tokens in a model that is called phi3.
+        # The name of a case has spaces and commas.
         path = folder / f"case-{list(CASES).index(name)}"
-        if not path.exists():
-            case = CASES[name]
-            tokenizer = byte_level if case.model_type in BYTE_LEVEL_MODELS else pieces
-            save_random(case, tokenizer, path)
-            export(path, "bf16", path / "bf16.gguf")
+        case = CASES[name]
+        tokenizer = byte_level if case.model_type in BYTE_LEVEL_MODELS else pieces
+        save_random(case, tokenizer, path)
         return path
 
-    yield build
+    return build
+
+
+@pytest.fixture(scope="module")
+def files(models: Build, tmp_path_factory: pytest.TempPathFactory) -> Export:
+    """Return a function that exports the model of a case once per type, with METADATA.
+
+    The files lie outside the model's folder, where transformers would read its tokenizer.json.
+    """
+    folder = tmp_path_factory.mktemp("files")
+
+    @cache
+    def exported(name: str, kind: str) -> Path:
+        model = models(name)
+        file = folder / f"{model.name}-{kind}.gguf"
+        export(model, kind, file, METADATA)
+        return file
+
+    return exported
 
 
 def save_random(case: Case, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
@@ -227,30 +226,27 @@ def divergence(first: Path, second: Path) -> float:
 
 @pytest.mark.parametrize("name", CASES)
 def test_a_16_bit_file_has_its_architecture_and_the_logits_of_its_model(
-    name: str, models: Any
+    name: str, models: Build, files: Export
 ) -> None:
-    model = models(name)
-    file = model / "bf16.gguf"
+    file = files(name, "bf16")
     assert check_gguf(file).fields["general.architecture"] == CASES[name].architecture
-    assert divergence(model, file) < 1e-6
+    assert divergence(models(name), file) < 1e-6
 
 
 @pytest.mark.parametrize("name", ["llama, all biases", "granite", "gemma3", "qwen3", "phi3"])
-def test_an_8_bit_file_is_close_to_its_model(name: str, models: Any, tmp_path: Path) -> None:
-    model = models(name)
-    export(model, "q8_0", tmp_path / "q8_0.gguf")
-    assert 0 < divergence(model, tmp_path / "q8_0.gguf") < LIMITS_NATS["q8"]
+def test_an_8_bit_file_is_close_to_its_model(name: str, models: Build, files: Export) -> None:
+    assert 0 < divergence(models(name), files(name, "q8_0")) < LIMITS_NATS["q8"]
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_llama_cpp_answers_with_the_token_that_transformers_prefers(
-    name: str, models: Any, monkeypatch: pytest.MonkeyPatch
+    name: str, models: Build, files: Export, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0})
     model = models(name)
     tokenizer = load_tokenizer(model)
     prompt = encode_prompt(tokenizer, "Posso tomar dipirona com febre, água e chá?")
-    [answer] = by_llama_cpp(model / "bf16.gguf", tokenizer, [prompt], 1)
+    [answer] = by_llama_cpp(files(name, "bf16"), tokenizer, [prompt], 1)
     encoded = Encoded(prompt=prompt, completion=answer[:1])
     [(logits, _)] = score_examples(load(model), [encoded], 0)
     # llama.cpp's attention is float16, which may swap two tokens that are nearly equal.
@@ -264,21 +260,21 @@ def test_every_converter_that_gguf_has_names_for_can_be_imported() -> None:
         assert gguf.MODEL_ARCH_NAMES[converter.model_arch] in architecture.lower()
 
 
-def test_an_architecture_without_a_converter_is_refused(models: Any, tmp_path: Path) -> None:
+def test_an_architecture_without_a_converter_is_refused(models: Build, tmp_path: Path) -> None:
     model = copy_with_config(models("llama"), tmp_path, {"architectures": ["NovoForCausalLM"]})
     with pytest.raises(UserError, match="no converter for its architecture NovoForCausalLM"):
         export(model, "bf16", tmp_path / "a.gguf")
 
 
 def test_a_model_that_its_converter_does_not_understand_is_refused(
-    models: Any, tmp_path: Path
+    models: Build, tmp_path: Path
 ) -> None:
     model = copy_with_config(models("qwen3"), tmp_path, {"architectures": ["LlamaForCausalLM"]})
     with pytest.raises(UserError, match=r"converter for LlamaForCausalLM refuses it .*k_norm"):
         export(model, "bf16", tmp_path / "a.gguf")
 
 
-def test_an_unknown_byte_level_tokenizer_is_refused(models: Any, tmp_path: Path) -> None:
+def test_an_unknown_byte_level_tokenizer_is_refused(models: Build, tmp_path: Path) -> None:
     model = copy_with_config(models("olmo2"), tmp_path, {})
     state = (model / "tokenizer.json").read_text(encoding="utf-8")
     changed = json.loads(state)
@@ -290,7 +286,7 @@ def test_an_unknown_byte_level_tokenizer_is_refused(models: Any, tmp_path: Path)
         export(model, "bf16", tmp_path / "a.gguf")
 
 
-def test_a_window_that_a_gguf_file_cannot_store_is_refused(models: Any, tmp_path: Path) -> None:
+def test_a_window_that_a_gguf_file_cannot_store_is_refused(models: Build, tmp_path: Path) -> None:
     model = copy_with_config(models("mistral"), tmp_path, {"sliding_window": 16})
     with pytest.raises(UserError, match="attention window of 16 tokens cannot be stored"):
         export(model, "bf16", tmp_path / "a.gguf")
@@ -307,24 +303,9 @@ def copy_with_config(model: Path, folder: Path, changes: dict[str, Any]) -> Path
     return copy
 
 
-METADATA = ModelMetadata(
-    name="bula-teste",
-    languages=["pt"],
-    license="apache-2.0",
-    license_link="",
-    base_name="SmolLM2 135M Instruct",
-    base_organization="HuggingFaceTB",
-    base_url="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
-    tags=["medical", "lora"],
-)
-
-
 @pytest.mark.parametrize("kind", ["bf16", "q4_k_m"])
-def test_a_file_tells_name_language_license_and_base(
-    kind: str, models: Any, tmp_path: Path
-) -> None:
-    export(models("llama"), kind, tmp_path / "a.gguf", METADATA)
-    fields = gguf.GGUFReader(tmp_path / "a.gguf").fields
+def test_a_file_tells_name_language_license_and_base(kind: str, files: Export) -> None:
+    fields = gguf.GGUFReader(files("granite", kind)).fields
     expected = {
         "general.name": "bula-teste",
         "general.languages": ["pt"],
@@ -340,10 +321,9 @@ def test_a_file_tells_name_language_license_and_base(
 
 @pytest.mark.parametrize("name", ["granite", "gemma3"])
 def test_auto_round_writes_architectures_whose_modules_name_new_ones(
-    name: str, models: Any, tmp_path: Path
+    name: str, files: Export
 ) -> None:
-    export(models(name), "q4_k_m", tmp_path / "a.gguf")
-    assert divergence(models(name) / "bf16.gguf", tmp_path / "a.gguf") < LIMITS_NATS["q4"]
+    assert divergence(files(name, "bf16"), files(name, "q4_k_m")) < LIMITS_NATS["q4"]
 
 
 def test_a_file_beyond_its_limit_is_refused() -> None:
@@ -409,7 +389,7 @@ def test_a_rope_factor_without_a_type_is_linear(tmp_path: Path) -> None:
     assert config.rope_parameters == LINEAR
 
 
-def test_pieces_have_the_order_of_the_merges(models: Any, tmp_path: Path) -> None:
+def test_pieces_have_the_order_of_the_merges(models: Build, tmp_path: Path) -> None:
     write_pieces(models("gemma"), tmp_path / "tokenizer.model")
     model = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "tokenizer.model"))
     tokenizer = load_tokenizer(models("gemma"))
@@ -417,18 +397,22 @@ def test_pieces_have_the_order_of_the_merges(models: Any, tmp_path: Path) -> Non
         assert model.encode(word) == tokenizer.encode(word, add_special_tokens=False)
 
 
-def test_a_byte_level_tokenizer_has_no_pieces(models: Any, tmp_path: Path) -> None:
+def test_a_byte_level_tokenizer_has_no_pieces(models: Build, tmp_path: Path) -> None:
     write_pieces(models("olmo2"), tmp_path / "tokenizer.model")
     assert not (tmp_path / "tokenizer.model").exists()
 
 
+def test_a_unigram_tokenizer_has_no_pieces(tmp_path: Path) -> None:
+    state = {"model": {"type": "Unigram", "byte_fallback": True}}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
+    write_pieces(tmp_path, tmp_path / "tokenizer.model")
+    assert not (tmp_path / "tokenizer.model").exists()
+
+
 @pytest.mark.parametrize("name", ["gemma", "gemma3", "olmo2"])
-def test_a_file_keeps_the_tokenizer_of_its_model(name: str, models: Any, tmp_path: Path) -> None:
-    model = models(name)
-    # In the model's folder, transformers would read the model's tokenizer.json.
-    file = Path(shutil.copy(model / "bf16.gguf", tmp_path))
-    expected = load_tokenizer(model)
-    found = load_tokenizer(file)
+def test_a_file_keeps_the_tokenizer_of_its_model(name: str, models: Build, files: Export) -> None:
+    expected = load_tokenizer(models(name))
+    found = load_tokenizer(files(name, "bf16"))
     for text in ("A febre passou.\nBeba água,  não café!", "Olá, João: 日"):
         wanted = expected.encode(text, add_special_tokens=False)
         assert found.encode(text, add_special_tokens=False) == wanted

@@ -305,6 +305,13 @@ def listed_params(stage: str) -> list[str]:
     return names
 
 
+def first_statements(stage: str) -> list[str]:
+    """Return the two statements after the docstring of a stage's main."""
+    functions = [node for node in parse(stage)[0].body if isinstance(node, ast.FunctionDef)]
+    [main] = [function for function in functions if function.name == "main"]
+    return [ast.unparse(statement) for statement in main.body[1:3]]
+
+
 def test_eight_stages_load_a_model() -> None:
     found = {stage for stage in DVC if computes(stage)}
     scored = {"likelihood", "generate", "benchmark"}
@@ -313,12 +320,7 @@ def test_eight_stages_load_a_model() -> None:
 
 @pytest.mark.parametrize("stage", sorted(DVC))
 def test_each_stage_that_loads_a_model_prepares_the_device_before_it_reads(stage: str) -> None:
-    [main] = [
-        node
-        for node in parse(stage)[0].body
-        if isinstance(node, ast.FunctionDef) and node.name == "main"
-    ]
-    statements = [ast.unparse(statement) for statement in main.body[1:3]]
+    statements = first_statements(stage)
     is_prepared = statements[1].startswith("prepare_device(")
     assert is_prepared == computes(stage)
     assert not is_prepared or statements[0] == "params = load_params()"

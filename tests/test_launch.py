@@ -59,28 +59,34 @@ def largest_difference(one: dict[str, torch.Tensor], other: dict[str, torch.Tens
     return max(float((one[name] - other[name]).abs().max()) for name in one)
 
 
+def train_five_steps(params: dict[str, Any]) -> None:
+    """Set five steps of four rows, in float32 and without dropout."""
+    params["dtype"] = "float32"
+    params["train"].update(
+        batch_size=2,
+        gradient_accumulation=2,
+        max_steps=5,
+        eval_steps=5,
+        learning_rate=0.01,
+    )
+    params["train"]["lora"]["dropout"] = 0.0
+
+
+def accumulate_nothing(params: dict[str, Any]) -> None:
+    """Take each step after one batch."""
+    params["train"]["gradient_accumulation"] = 1
+
+
 def test_two_processes_train_the_adapter_of_one_process_with_ddp_and_with_fsdp(
     ready: Path,
 ) -> None:
     shutil.copytree(ROOT / "accelerate", ready / "accelerate")
-
-    def edit(params: dict[str, Any]) -> None:
-        params["dtype"] = "float32"
-        params["train"].update(
-            batch_size=2,
-            gradient_accumulation=2,
-            max_steps=5,
-            eval_steps=5,
-            learning_rate=0.01,
-        )
-        params["train"]["lora"]["dropout"] = 0.0
-
-    edit_params(ready / "params.yaml", edit)
+    edit_params(ready / "params.yaml", train_five_steps)
     one = launch(ready, "cpu")
     # 16 rows make four steps per epoch; the number of dev rows is no multiple of two processes.
     assert len(one["losses"]) == 6
     assert one["losses"][-2] < one["losses"][0]
-    edit_params(ready / "params.yaml", lambda p: p["train"].update(gradient_accumulation=1))
+    edit_params(ready / "params.yaml", accumulate_nothing)
     for name in ("ddp", "fsdp"):
         two = launch(ready, run_on_cpu(name))
         assert two["losses"] == pytest.approx(one["losses"], abs=1e-4)

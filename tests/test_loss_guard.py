@@ -1,6 +1,7 @@
 """Training stops before the first step whose loss or gradient is not finite."""
 
 import math
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -67,11 +68,12 @@ def test_a_loss_that_is_not_finite_stops_before_its_step(
 ) -> None:
     edit_params(ready / "params.yaml", save_every_step)
     taken = break_loss(monkeypatch)
-    message = r"diverged at step 5 \(loss nan, gradient norm .*, learning rate 0\.00.*\)"
+    message = (
+        r"diverged at step 5 \(loss nan, gradient norm .*, learning rate 0\.00.*\).*"
+        r"the step was not taken; the checkpoint of step 4 is kept.*" + re.escape(FIX) + "$"
+    )
     with pytest.raises(UserError, match=message) as first:
         train.main()
-    assert "the step was not taken; the checkpoint of step 4 is kept" in first.value.what
-    assert str(first.value).endswith(FIX)
     assert len(taken) == GOOD_STEPS
     kept = checkpoints(ready)
     assert list(kept) == ["checkpoint-3", "checkpoint-4"]

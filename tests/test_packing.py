@@ -14,15 +14,11 @@ from bula.errors import UserError
 from bula.params import load_params
 from stages.train import fit as train
 from stages.train import packing, trainer
-from tests.test_train import (
-    hash_outputs,
-    logged_losses,
-    send_sigterm_after,
-    set_train,
-)
+from tests.test_train import hash_outputs, logged_losses, set_train, stop_and_resume
 
 Batch = dict[str, Any]
 Losses = tuple[float, dict[str, torch.Tensor]]
+Trainers = dict[str, trainer.AnswerTrainer]
 KERNELS = ("fused", "trl")
 
 
@@ -35,12 +31,33 @@ def make_packed(folder: Path, kernels: str) -> trainer.AnswerTrainer:
         params["train"]["lora"]["dropout"] = 0.0
 
     edit_params(folder / "params.yaml", edit)
+    params = load_params(folder / "params.yaml")
     base, clean = folder / "models/base", folder / "data/clean"
-    made = trainer.make_trainer(load_params(), base, clean, folder / "checkpoints")
+    made = trainer.make_trainer(params, base, clean, folder / "checkpoints")
     for _, weight in adapter(made):
         # The second matrix of a fresh adapter is zero, and so is the first one's gradient.
         torch.nn.init.normal_(weight, std=0.05)
     return made
+
+
+@pytest.fixture(scope="module")
+def packed_folder(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a workspace after preprocess, in which only make_packed writes."""
+    folder = tmp_path_factory.mktemp("packed") / "workspace"
+    shutil.copytree(prepared, folder, symlinks=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trainers(packed_folder: Path) -> Trainers:
+    """Return one trainer for each kind of kernels; tests change only gradients and sums."""
+    return {kernels: make_packed(packed_folder, kernels) for kernels in KERNELS}
+
+
+@pytest.fixture
+def fused(trainers: Trainers) -> trainer.AnswerTrainer:
+    """Return the trainer with fused kernels."""
+    return trainers["fused"]
 
 
 def adapter(made: trainer.AnswerTrainer) -> list[tuple[str, torch.nn.Parameter]]:
@@ -82,8 +99,10 @@ def score(made: trainer.AnswerTrainer, batches: list[Batch]) -> Losses:
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-def test_a_packed_row_has_the_loss_and_gradients_of_its_examples(ready: Path, kernels: str) -> None:
-    made = make_packed(ready, kernels)
+def test_a_packed_row_has_the_loss_and_gradients_of_its_examples(
+    trainers: Trainers, kernels: str
+) -> None:
+    made = trainers[kernels]
     rows = packed_rows(made)
     batch = made.data_collator(rows)
     apart = [example for row in rows for example in split_row(row)]
@@ -100,9 +119,9 @@ def test_a_packed_row_has_the_loss_and_gradients_of_its_examples(ready: Path, ke
     ("kernels", "lost"), [("fused", "position_ids"), ("fused", "mask"), ("trl", "mask")]
 )
 def test_examples_that_see_each_other_have_another_loss(
-    ready: Path, kernels: str, lost: str, monkeypatch: pytest.MonkeyPatch
+    trainers: Trainers, kernels: str, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = make_packed(ready, kernels)
+    made = trainers[kernels]
     batch = made.data_collator(packed_rows(made))
     correct, _ = score(made, [batch])
     if lost == "position_ids":
@@ -116,57 +135,62 @@ def test_examples_that_see_each_other_have_another_loss(
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-def test_the_sums_of_packed_rows_count_no_padding(ready: Path, kernels: str) -> None:
-    made = make_packed(ready, kernels)
+def test_the_sums_of_packed_rows_count_no_padding(trainers: Trainers, kernels: str) -> None:
+    made = trainers[kernels]
     rows = packed_rows(made)
     supervised = sum(label != -100 for row in rows for label in row["labels"])
     tokens = sum(length for row in rows for length in row["seq_lengths"])
     batch = made.data_collator(rows)
+    made.sums["train"].zero_()
     made.compute_loss(made.model, batch)
     assert batch["input_ids"].numel() > tokens
     assert made.sums["train"].tolist()[2:] == [supervised, tokens]
 
 
-def test_the_first_token_of_a_packed_example_is_never_predicted(ready: Path) -> None:
-    made = make_packed(ready, "fused")
-    batch = made.data_collator(packed_rows(made))
+def test_the_first_token_of_a_packed_example_is_never_predicted(
+    fused: trainer.AnswerTrainer,
+) -> None:
+    batch = fused.data_collator(packed_rows(fused))
     first = batch["position_ids"] == 0
     assert first.sum() > 2
     assert set(batch["labels"][first].tolist()) == {-100}
 
 
-def test_packing_keeps_every_example_once(ready: Path) -> None:
-    made = make_packed(ready, "fused")
-    longest = load_params(ready / "params.yaml").preprocess.max_tokens
+def test_packing_keeps_every_example_once(
+    fused: trainer.AnswerTrainer, packed_folder: Path
+) -> None:
+    longest = load_params(packed_folder / "params.yaml").preprocess.max_tokens
     packed = [
-        split["input_ids"][0].tolist() for row in made.train_dataset for split in split_row(row)
+        split["input_ids"][0].tolist() for row in fused.train_dataset for split in split_row(row)
     ]
-    assert len(made.train_dataset) < len(made.rows)
-    assert max(map(len, made.train_dataset["input_ids"])) <= longest
-    assert sorted(packed) == sorted(made.rows["input_ids"])
+    assert len(fused.train_dataset) < len(fused.rows)
+    assert max(map(len, fused.train_dataset["input_ids"])) <= longest
+    assert sorted(packed) == sorted(fused.rows["input_ids"])
 
 
-def test_an_epoch_of_packed_rows_has_complete_steps(ready: Path) -> None:
-    made = make_packed(ready, "fused")
-    order = list(made._get_train_sampler())
+def test_an_epoch_of_packed_rows_has_complete_steps(
+    fused: trainer.AnswerTrainer,
+) -> None:
+    order = list(fused._get_train_sampler())
     rows_per_step = 4
-    assert len(order) == len(made.train_dataset) // rows_per_step * rows_per_step
+    assert len(order) == len(fused.train_dataset) // rows_per_step * rows_per_step
     assert len(set(order)) == len(order) > 0
 
 
 def test_a_model_that_mixes_packed_examples_is_refused(
-    ready: Path, monkeypatch: pytest.MonkeyPatch
+    packed_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # An architecture that ignores the positions when it makes its mask.
     monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", lambda positions: None)
     with pytest.raises(UserError, match="LlamaForCausalLM mixes packed examples"):
-        make_packed(ready, "trl")
+        make_packed(packed_folder, "trl")
 
 
-def test_packed_rows_for_flash_attention_stay_one_row(ready: Path) -> None:
-    made = make_packed(ready, "fused")
+def test_packed_rows_for_flash_attention_stay_one_row(
+    fused: trainer.AnswerTrainer,
+) -> None:
     collator = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)
-    rows = packed_rows(made)
+    rows = packed_rows(fused)
     assert collator(rows)["input_ids"].shape[0] == 1
     packing.keep_rows_apart(collator)
     assert collator(rows)["input_ids"].shape[0] == 2
@@ -178,11 +202,7 @@ def test_a_packed_run_that_was_stopped_resumes_to_the_same_adapter(
     set_train(ready, packing=True, max_steps=4, eval_steps=2, save_steps=2, batch_size=1)
     train.main()
     uninterrupted = hash_outputs(ready)
-    with monkeypatch.context() as patch:
-        send_sigterm_after(2, patch)
-        with pytest.raises(SystemExit, match=r"resume from step 3$"):
-            train.main()
-    train.main()
+    stop_and_resume(2, monkeypatch)
     assert hash_outputs(ready) == uninterrupted
 
 

@@ -14,6 +14,7 @@ from bench.clones import ROOT, Edit, clone_tree, commit, edit_params, git, short
 from bula.gguf_export import convert
 from stages.compare import __main__ as compare
 from tests.conftest import leftovers, run
+from tests.stub_pipeline import STAGES
 
 VARIANTS = ("base", "tuned")
 SCORING = ("likelihood", "generate", "benchmark", "rouge", "judge")
@@ -29,14 +30,8 @@ SINGLE_STAGES = (
     "calibrate",
     "compare",
 )
-SEEDED_STAGES = {
-    "train",
-    "merge",
-    "likelihood@tuned",
-    "generate@tuned",
-    "benchmark@tuned",
-    "rouge@tuned",
-}
+# `bula seeds` repeats the stages from train on.
+SEEDED_STAGES = set(STAGES) - {"preprocess"}
 SINGLE_METRICS = (
     "calibrate.json",
     "compare.json",

@@ -274,22 +274,29 @@ def test_a_clone_pulls_the_rows_from_their_own_remote(repo: Path, pushed: Path) 
         assert (clone / name).read_bytes() == (repo / name).read_bytes()
 
 
-def test_a_shared_experiment_contains_no_row_and_no_key(repo: Path, tmp_path: Path) -> None:
-    place_remotes(repo, tmp_path)
-    (repo / ".env").write_text(f"OPENAI_API_KEY={CANARY}\n", encoding="utf-8")
+def share_experiment(repo: Path, folder: Path) -> Path:
+    """Run preprocess as an experiment, push it to a bare repository, and return that."""
     command = ["dvc", "exp", "run", "--temp", "--name", "shared", "preprocess"]
     made = run(command, repo, **OFFLINE, **IDENTITY)
     assert made.returncode == 0, made.stdout + made.stderr
-    git(tmp_path, "init", "--quiet", "--bare", "origin")
-    git(repo, "remote", "add", "origin", str(tmp_path / "origin"))
+    origin = folder / "origin"
+    git(folder, "init", "--quiet", "--bare", "origin")
+    git(repo, "remote", "add", "origin", str(origin))
     pushed = run(["dvc", "exp", "push", "origin", "shared"], repo)
     assert pushed.returncode == 0, pushed.stdout + pushed.stderr
-    [reference] = git(tmp_path / "origin", "for-each-ref", "--format=%(refname)").split()
-    names = git(tmp_path / "origin", "ls-tree", "-r", "--name-only", reference).splitlines()
+    return origin
+
+
+def test_a_shared_experiment_contains_no_row_and_no_key(repo: Path, tmp_path: Path) -> None:
+    place_remotes(repo, tmp_path)
+    (repo / ".env").write_text(f"OPENAI_API_KEY={CANARY}\n", encoding="utf-8")
+    origin = share_experiment(repo, tmp_path)
+    [reference] = git(origin, "for-each-ref", "--format=%(refname)").split()
+    names = set(git(origin, "ls-tree", "-r", "--name-only", reference).splitlines())
     assert "data/sources/clinic.jsonl.dvc" in names
-    private = (".env", ".dvc/config.local", "data/sources/clinic.jsonl", "data/clean/train.jsonl")
-    assert [name for name in private if name in names] == []
-    shown = git(tmp_path / "origin", "archive", reference, "--", ":(exclude)tests")
+    private = {".env", ".dvc/config.local", "data/sources/clinic.jsonl", "data/clean/train.jsonl"}
+    assert private & names == set()
+    shown = git(origin, "archive", reference, "--", ":(exclude)tests")
     assert "Quartzo" not in shown
     assert files_with_canary(tmp_path / "local") == []
     assert files_with_canary(tmp_path / "rows") != []

@@ -13,9 +13,9 @@ from bula.errors import UserError
 from bula.params import Params, Variant, load_params
 from bula.rates import ASSUMPTIONS, GPUS, assumed
 from bula.run_cost import Card, Run, StageTime
-from bula.training_cost import Rows, Shape, count_shape, make_plan
+from bula.training_cost import Shape, count_shape, make_plan
+from tests.test_training_cost import LLAMA, ONE_PROCESS, ROWS
 
-LLAMA = plan_command.KNOWN_SHAPES["meta-llama/Llama-3.2-1B-Instruct"]
 SHAPE = Shape(
     base=1000,
     adapter=10,
@@ -32,14 +32,6 @@ SHAPE = Shape(
     mlp=16,
     vocabulary=10,
     adapted=(),
-)
-ROWS = Rows(
-    source="test",
-    examples=None,
-    tokens_per_row=6.0,
-    tokens_longest=12,
-    supervised_share=0.5,
-    dev_tokens=None,
 )
 # So slow that neither launches nor Python count.
 SLOW = Card(flops=100.0, bandwidth=100.0)
@@ -210,9 +202,8 @@ def profile_on_h100() -> list[StageTime]:
     """Return the times of the GPU profile on an H100, at rows of 300 tokens."""
     params = params_with()
     rows = ROWS._replace(tokens_per_row=300.0, supervised_share=0.7, dev_tokens=300_000.0)
-    launch = {"distributed_type": "NO", "num_processes": 1}
     devices = plan_command.choose_devices(["h100"], params, None)
-    made = make_plan(params, ("test", LLAMA), rows, launch, devices, 0.4)
+    made = make_plan(params, ("test", LLAMA), rows, ONE_PROCESS, devices, 0.4)
     card = Card(GPUS["h100"].bfloat16 * 0.4, GPUS["h100"].bandwidth)
     run = Run(params, count_shape(LLAMA, params.train), rows, 1000, card)
     device = made["devices"]["h100"]

@@ -182,12 +182,17 @@ def test_jobs_can_only_read_the_repository(path: Path) -> None:
         assert "permissions" not in job
 
 
+def steps_of(path: Path) -> list[dict[str, Any]]:
+    """Return the steps of all jobs of a workflow."""
+    workflow = YAML(typ="safe").load(path)
+    return [step for job in workflow["jobs"].values() for step in job["steps"]]
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
 def test_checkout_does_not_keep_credentials(path: Path) -> None:
-    workflow = YAML(typ="safe").load(path)
-    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
-    actions = [(step.get("uses", ""), step.get("with")) for step in steps]
-    checkouts = [options for name, options in actions if name.startswith("actions/checkout@")]
+    checkouts = [
+        step for step in steps_of(path) if step.get("uses", "").startswith("actions/checkout@")
+    ]
     assert checkouts
-    for options in checkouts:
-        assert options["persist-credentials"] is False
+    for step in checkouts:
+        assert step["with"]["persist-credentials"] is False

@@ -77,21 +77,27 @@ def test_a_sweep_trains_once_per_rate_and_survives_a_rate_that_diverges(
     monkeypatch.setenv("STUB_ROOT", str(repo))
     output, ran = sweep(repo, "1000", "1e-4", "0.01")
     assert ran.count(f"{SEED} train") == 4
-    rows = [line.split() for line in output.splitlines()]
-    # The stub adds one nat for a tenfold rate, and for a tenth of the rate.
-    for row in (
-        ["0.0001", "4.00000", "54.6"],
-        ["0.001", "3.00000", "20.09"],
-        ["0.01", "4.00000", "54.6"],
-        ["1000", "failed"],
-    ):
-        assert row in rows
+    assert_rows(output)
     assert "that of train.learning_rate: 0.001\n" in output
     # The workspace keeps its own rate, and a second sweep trains nothing but the failed rate.
     assert "learning_rate: 0.001\n" in (repo / "params.yaml").read_text(encoding="utf-8")
     assert sweep(repo, "1e-4", "0.01")[1] == []
     assert sweep(repo, "1000")[1] == [f"{SEED} train"]
     commands_of_the_docs_show_the_dev_loss(repo)
+
+
+def assert_rows(output: str) -> None:
+    """Check the dev loss and perplexity of each rate."""
+    rows = [line.split() for line in output.splitlines()]
+    # The stub adds one nat for a tenfold rate, and for a tenth of the rate.
+    expected = (
+        ["0.0001", "4.00000", "54.6"],
+        ["0.001", "3.00000", "20.09"],
+        ["0.01", "4.00000", "54.6"],
+        ["1000", "failed"],
+    )
+    for row in expected:
+        assert row in rows
 
 
 def commands_of_the_docs_show_the_dev_loss(repo: Path) -> None:

@@ -354,6 +354,16 @@ def send_sigterm_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trainer.AnswerTrainer, "training_step", signalled)
 
 
+def stop_and_resume(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop training by SIGTERM in the pass after a step, and run it again to its end."""
+    message = rf"stopped; run it again to resume from step {step + 1}$"
+    with monkeypatch.context() as patch:
+        send_sigterm_after(step, patch)
+        with pytest.raises(SystemExit, match=message):
+            train.main()
+    train.main()
+
+
 def interrupt(*arguments: Any) -> None:
     raise KeyboardInterrupt
 
@@ -382,11 +392,7 @@ def test_a_run_stopped_between_two_lines_of_the_log_draws_the_same_curve(
     set_train(ready, max_steps=4, eval_steps=2, save_steps=2, log_steps=2)
     train.main()
     uninterrupted = hash_outputs(ready)
-    with monkeypatch.context() as patch:
-        send_sigterm_after(0, patch)
-        with pytest.raises(SystemExit, match=r"stopped; run it again to resume from step 1$"):
-            train.main()
-    train.main()
+    stop_and_resume(0, monkeypatch)
     assert "resuming from step 1\n" in capsys.readouterr().out
     assert hash_outputs(ready) == uninterrupted
 
