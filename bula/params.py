@@ -406,6 +406,11 @@ class Compute(Section):
 
     workers: Few
     """Number of processes that preprocess uses on this machine."""
+    loader_workers: Workers
+    """Number of processes that prepare batches of train ahead; 0 prepares them in its own process.
+
+    The number changes neither the batches nor their order.
+    """
     scheduler: Literal["none", "dask"]
     """Where preprocess runs its workers: `none` is this machine.
 
@@ -674,11 +679,6 @@ class Train(Section):
     """Whether torch.compile compiles the model.
 
     It needs kernels: trl, full base weights and a C++ compiler. The first steps take minutes.
-    """
-    loader_workers: Workers
-    """Number of processes that prepare batches ahead; 0 prepares them in the training process.
-
-    The number changes neither the batches nor their order.
     """
 
     @model_validator(mode="after")
