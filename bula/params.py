@@ -546,7 +546,10 @@ class Preprocess(Section):
     language_score: float = Field(gt=0, lt=1)
     """Smallest probability at which the language identifier's result is believed."""
     min_question_words: Positive
-    """Smallest number of words in a question; shorter questions are refused."""
+    """Smallest number of words in a question; shorter questions are refused.
+
+    Of a conversation, only the first question is checked, because follow-ups may be shorter.
+    """
     min_answer_words: Positive
     """Smallest number of words in an answer; shorter answers are refused."""
     max_tokens: Positive
