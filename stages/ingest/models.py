@@ -26,7 +26,7 @@ from bula.prompts import (
 )
 from bula.records import Example
 from stages.ingest.model_downloads import locate_model
-from stages.ingest.own_template import name_end_of_turn, read_template
+from stages.ingest.own_template import name_end_of_turn, name_unknown_end, read_template
 from stages.ingest.template import Chat, check_template
 
 # The example that tries a chat template.
@@ -63,6 +63,7 @@ def ingest_base(
         tokenizer = load_tokenizer(found, read_template(template))
         name_end_of_turn(tokenizer, template)
         try_template(tokenizer, str(found), limits.template_seconds)
+        name_unknown_end(tokenizer)
         model = load_model(found, dtype)
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             what = "its tokenizer has more tokens than it has embeddings"
