@@ -193,7 +193,8 @@ def step_lengths(clone: Path) -> Steps:
 def predict(clone: Path, steps: Steps, layers: int) -> Planned:
     """Return the plan's prediction for train with some layers."""
     params = load_params(clone / "params.yaml")
-    share = read_metrics(clone, "template")["supervised_share"]
+    template = read_metrics(clone, "template")
+    share = template["supervised_share"]
     lengths = [length for step in steps for length in step]
     tokens = float(sum(lengths))
     rows = training_cost.Rows(
@@ -203,10 +204,11 @@ def predict(clone: Path, steps: Steps, layers: int) -> Planned:
         tokens_longest=max(lengths),
         supervised_share=share,
         dev_tokens=None,
+        shared_tokens=template["shared_tokens"],
     )
     totals = {"tokens": tokens, "supervised_tokens": tokens * share, "dev_tokens": 0.0}
     shape = training_cost.count_shape(CONFIG | {"num_hidden_layers": layers}, params.train)
-    flops = training_cost.flops(shape, params.train, rows, totals)
+    flops = training_cost.flops(shape, params.train, rows, totals, on_cpu=True)
     launch = plan_command.find_launch(params, clone)
     memory = training_cost.memory(shape, params, rows, launch, on_cpu=True)
     return Planned(flops["total"] / len(steps), memory["total"])

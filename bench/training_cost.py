@@ -193,7 +193,7 @@ def predict(case: Case, params: Params) -> Prediction:
     tokens = float(case.batch * case.length)
     totals = {"tokens": tokens, "supervised_tokens": tokens * share, "dev_tokens": 0.0}
     launch = {"distributed_type": "NO", "num_processes": 1}
-    flops = training_cost.flops(shape, train, rows, totals)
+    flops = training_cost.flops(shape, train, rows, totals, on_cpu=True)
     memory = training_cost.memory(shape, changed, rows, launch, on_cpu=True)
     return Prediction(flops["total"], memory)
 

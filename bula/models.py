@@ -37,6 +37,7 @@ from bula.gguf_repairs import apply_rope_factors, drop_unknown_tokens, model_par
 from bula.hardware import compute_dtype, device
 from bula.model_files import GET_MODEL, check_adapter, check_model
 from bula.older_configs import add_older_keys, note_newer_form
+from bula.turn_ends import rendered_end
 from bula.weight_checks import (
     refuse_broken,
     refuse_incomplete,
@@ -267,7 +268,7 @@ def load_tokenizer(path: Path, template: str = "") -> PreTrainedTokenizerBase:
         raise UserError(path, "it has no chat template", fix)
     if tokenizer.eos_token_id is None:
         raise UserError(path, "it names no end-of-turn token", "set eos_token in its tokenizer")
-    if tokenizer.pad_token in (None, *_named_ends(tokenizer)):
+    if _may_end_turns(tokenizer, tokenizer.pad_token):
         tokenizer.pad_token = _free_padding(tokenizer, path)
     tokenizer.padding_side = "right"
     return tokenizer
@@ -295,6 +296,15 @@ def _named_ends(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     return [token for token in END_TOKENS if token in template] or [str(tokenizer.eos_token)]
 
 
+def _may_end_turns(tokenizer: PreTrainedTokenizerBase, token: str | None) -> bool:
+    """Return whether a token cannot be padding, because the template may end a turn with it.
+
+    The template is not rendered here, because ingest first tries it in a child process.
+    """
+    is_written = token is not None and token in str(tokenizer.chat_template)
+    return token is None or is_written or token in _named_ends(tokenizer)
+
+
 def _free_padding(tokenizer: PreTrainedTokenizerBase, path: Path) -> str:
     """Return a padding token that is not the end-of-turn token.
 
@@ -303,7 +313,7 @@ def _free_padding(tokenizer: PreTrainedTokenizerBase, path: Path) -> str:
     """
     vocabulary = tokenizer.get_vocab()
     for token in PAD_CANDIDATES:
-        if token in vocabulary and token not in _named_ends(tokenizer):
+        if token in vocabulary and not _may_end_turns(tokenizer, token):
             return token
     what = "it has no padding token apart from the end-of-turn token"
     raise UserError(path, what, "set pad_token in its tokenizer")
@@ -312,10 +322,13 @@ def _free_padding(tokenizer: PreTrainedTokenizerBase, path: Path) -> str:
 def end_token_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Return the ids of all end-of-turn tokens, sorted.
 
-    The rule is llama.cpp's, so that every engine stops at the same tokens.
+    The rule is llama.cpp's, so that every engine stops at the same tokens, and the token with which
+    the chat template ends an answer is added. ingest makes that token the EOS token if llama.cpp
+    does not know it.
     """
     vocabulary = tokenizer.get_vocab()
-    known = [vocabulary[token] for token in END_TOKENS if token in vocabulary]
+    names = [*END_TOKENS, rendered_end(tokenizer)]
+    known = [vocabulary[token] for token in names if token in vocabulary]
     return sorted({tokenizer.eos_token_id, *known})
 
 

@@ -406,6 +406,11 @@ class Compute(Section):
 
     workers: Few
     """Number of processes that preprocess uses on this machine."""
+    loader_workers: Workers
+    """Number of processes that prepare batches of train ahead; 0 prepares them in its own process.
+
+    The number changes neither the batches nor their order.
+    """
     scheduler: Literal["none", "dask"]
     """Where preprocess runs its workers: `none` is this machine.
 
@@ -541,7 +546,10 @@ class Preprocess(Section):
     language_score: float = Field(gt=0, lt=1)
     """Smallest probability at which the language identifier's result is believed."""
     min_question_words: Positive
-    """Smallest number of words in a question; shorter questions are refused."""
+    """Smallest number of words in a question; shorter questions are refused.
+
+    Of a conversation, only the first question is checked, because follow-ups may be shorter.
+    """
     min_answer_words: Positive
     """Smallest number of words in an answer; shorter answers are refused."""
     max_tokens: Positive
@@ -674,11 +682,6 @@ class Train(Section):
     """Whether torch.compile compiles the model.
 
     It needs kernels: trl, full base weights and a C++ compiler. The first steps take minutes.
-    """
-    loader_workers: Workers
-    """Number of processes that prepare batches ahead; 0 prepares them in the training process.
-
-    The number changes neither the batches nor their order.
     """
 
     @model_validator(mode="after")

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
 from bula.models import end_token_ids
 from bula.records import Example, Turn
+from bula.turn_ends import RENDER_ERRORS
 
 SYSTEM_PROMPT = (
     "Você é um assistente de saúde. Responda em português do Brasil, em linguagem simples e "
@@ -29,17 +29,7 @@ TEMPLATE_VARIABLES = {"date_string": DATE, "enable_thinking": False}
 FIXED_CLOCK = "{%- macro strftime_now(format) -%}" + DATE + "{%- endmacro %}"
 # The tokenizer's output takes about 50 KB per example, so lengths are counted in batches.
 LENGTHS_BATCH = 256
-# A template can raise these errors while it is rendered; the sandbox raises TemplateErrors.
-TEMPLATE_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RecursionError,
-    TemplateError,
-    TypeError,
-    ValueError,
-)
+TEMPLATE_ERRORS = RENDER_ERRORS
 # An error message of a template may be as long as the template.
 MESSAGE_CHARACTERS = 300
 # Tokenizers whose decisions are remembered; a stage loads one or two.

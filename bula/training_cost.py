@@ -7,8 +7,10 @@ formulas follow published ones:
   A frozen weight takes 2 forward and 2 for the gradient of its input, a trained weight 2 more for
   its own gradient (Hoffmann et al. 2022, arXiv:2203.15556, appendix F, count these 6).
 - Attention takes 4 x length x width per token and layer (Chowdhery et al. 2022, arXiv:2204.02311,
-  appendix B), half of it under the causal mask, and 2.5 times as much backward (Dao 2023,
-  arXiv:2307.08691, section 4.1).
+  appendix B), half of it where it is causal without a mask in memory, and 2.5 times as much
+  backward (Dao 2023, arXiv:2307.08691, section 4.1).
+- On a CPU, the fused kernels compute the first tokens that all rows share once per batch
+  (bula/shared_prefix.py). Only attention computes complete rows.
 - Activation memory is what autograd keeps of each layer, counted from the functions that run:
   those of bula/lora_kernels.py, or PEFT's layers under autocast. A test compares the bytes with
   the bytes that autograd keeps for a real model.
@@ -36,6 +38,7 @@ from bula.lora import lora_config
 from bula.lora_kernels import LOGITS_CHUNK_ROWS, SOFTMAX_CHUNK_ROWS
 from bula.params import Params, Train
 from bula.rates import assumed
+from bula.shared_prefix import MIN_SHARED_TOKENS
 
 Plan = dict[str, Any]
 # Name and input width of every linear layer with an adapter, of one decoder layer.
@@ -134,6 +137,33 @@ class Rows(NamedTuple):
     """Supervised tokens / all tokens."""
     dev_tokens: float | None
     """Tokens of dev; if None, evaluations on dev are not counted."""
+    shared_tokens: int = 0
+    """Tokens with which every row begins, such as those of the system prompt."""
+
+
+class Batch(NamedTuple):
+    """The shape of a batch whose rows have one length."""
+
+    rows: int
+    """Rows."""
+    length: float
+    """Tokens per row."""
+    shared: int
+    """First tokens of all rows that are computed once; 0 if each row computes its own."""
+
+    @property
+    def tokens(self) -> float:
+        """Return the tokens of the complete rows."""
+        return self.rows * self.length
+
+    @property
+    def computed_tokens(self) -> float:
+        """Return the tokens that the layers around attention compute: P + B (L - P).
+
+        B is the number of rows, L their length and P the shared tokens. Three rows of 10 tokens
+        with 4 shared ones are 4 + 3 x 6 = 22 tokens instead of 30.
+        """
+        return self.shared + self.rows * (self.length - self.shared)
 
 
 # --- the model ---------------------------------------------------------------------------------
@@ -197,6 +227,39 @@ def count_shape(config: Mapping[str, Any], train: Train) -> Shape:
     )
 
 
+# --- batches -----------------------------------------------------------------------------------
+
+
+def make_batch(train: Train, rows: Rows, count: int, length: float, on_cpu: bool) -> Batch:
+    """Return the shape of a batch of `count` rows of `length` tokens.
+
+    The conditions for a shared prefix are those of `can_share_prefix` and `find_shared_prefix`.
+    """
+    is_shared = (
+        on_cpu
+        and train.kernels == "fused"
+        and not train.packing
+        and count > 1
+        and MIN_SHARED_TOKENS <= rows.shared_tokens < length
+    )
+    return Batch(count, length, rows.shared_tokens if is_shared else 0)
+
+
+def has_padding_mask(train: Train, count: int) -> bool:
+    """Return whether SDPA receives a mask of the padding of `count` rows.
+
+    The fused kernels need none, and the trainer drops it where rows are packed.
+    """
+    is_masked = train.kernels == "trl" and train.attention == "sdpa"
+    return is_masked and not train.packing and count > 1
+
+
+def has_mask(train: Train) -> bool:
+    """Return whether SDPA receives a mask in training: of padding, or of packed examples."""
+    is_packed = train.packing and train.attention == "sdpa"
+    return is_packed or has_padding_mask(train, train.batch_size)
+
+
 # --- FLOPs -------------------------------------------------------------------------------------
 
 
@@ -224,26 +287,61 @@ def run_totals(params: Params, rows: Rows, processes: int) -> dict[str, float]:
     }
 
 
-def flops(shape: Shape, train: Train, rows: Rows, totals: Mapping[str, float]) -> dict[str, float]:
+def attention_flops(shape: Shape, length: float, masked: bool) -> float:
+    """Return the FLOPs per token of a forward pass's attention in all layers.
+
+    Scores and weighted values take 2 x 2 per pair of tokens and unit of width. Causal attention
+    skips half of the pairs of a row of `length` tokens. With a mask, SDPA computes all of them.
+    """
+    pairs_per_token = length if masked else length / 2
+    return 4.0 * pairs_per_token * shape.queries * shape.layers
+
+
+def train_attention_flops(
+    shape: Shape, train: Train, rows: Rows, totals: Mapping[str, float]
+) -> float:
+    """Return the FLOPs per token of a forward pass's attention in training.
+
+    With packing, FlashAttention computes each example by itself. SDPA computes all pairs of a
+    complete packed row, because its mask keeps examples apart but skips no pair.
+    """
+    masked = has_mask(train)
+    length = rows.tokens_per_row
+    if train.packing and masked:
+        length = totals["tokens"] / totals["rows"]
+    return attention_flops(shape, length, masked)
+
+
+def flops(
+    shape: Shape, train: Train, rows: Rows, totals: Mapping[str, float], on_cpu: bool = False
+) -> dict[str, float]:
     """Return the floating-point operations of a run by part.
 
-    Both kinds of kernels apply the head to supervised tokens only, except TRL's on a CPU, which
-    takes every token; this is not counted here.
+    A shared prefix saves the matmuls of its repetitions, and no attention. Both kinds of kernels
+    apply the head to supervised tokens only, except TRL's on a CPU, which takes every token; this
+    is not counted here.
     """
     tokens = totals["tokens"]
-    # Scores and weighted values take 2 x 2 per pair of tokens, and half of the pairs are masked.
-    attention = 2.0 * rows.tokens_per_row * shape.queries * shape.layers
-    forward = 2.0 * (shape.linear + shape.adapter) + attention
+    dev_tokens = totals["dev_tokens"]
+    batch = make_batch(train, rows, train.batch_size, rows.tokens_per_row, on_cpu)
+    dev_batch = make_batch(train, rows, train.eval_batch_size, rows.tokens_per_row, on_cpu)
+    computed = tokens * batch.computed_tokens / batch.tokens
+    dev_computed = dev_tokens * dev_batch.computed_tokens / dev_batch.tokens
+    attention = train_attention_flops(shape, train, rows, totals)
+    dev_is_masked = has_padding_mask(train, train.eval_batch_size)
+    dev_attention = attention_flops(shape, rows.tokens_per_row, dev_is_masked)
+    weights = 2.0 * (shape.linear + shape.adapter)
     dev_head = 2.0 * shape.head * rows.supervised_share
     # TRL computes the logits again for the gradient.
     head = 4.0 if train.kernels == "fused" else 6.0
+    forward = weights * computed + attention * tokens
     parts = {
-        "base": (4.0 * shape.linear - 2.0 * shape.first_linear) * tokens,
-        "adapter": (6.0 * shape.adapter - 2.0 * shape.first_adapter) * tokens,
+        "base": (4.0 * shape.linear - 2.0 * shape.first_linear) * computed,
+        "adapter": (6.0 * shape.adapter - 2.0 * shape.first_adapter) * computed,
         "attention": 3.5 * attention * tokens,
         "head": head * shape.head * totals["supervised_tokens"],
-        "recomputed": forward * tokens if train.gradient_checkpointing else 0.0,
-        "dev": (forward + dev_head) * totals["dev_tokens"],
+        "recomputed": forward if train.gradient_checkpointing else 0.0,
+        "dev": weights * dev_computed + (dev_attention + dev_head) * dev_tokens,
     }
     return parts | {"total": sum(parts.values())}
 
@@ -274,52 +372,63 @@ def number_bytes(params: Params, on_cpu: bool) -> int:
     return 2 if dtype == "bfloat16" else 4
 
 
-def block_bytes_per_token(shape: Shape, params: Params, length: float, on_cpu: bool) -> float:
-    """Return the bytes per token that autograd keeps of one layer's base.
+def attention_bytes_per_token(shape: Shape, params: Params, length: float, on_cpu: bool) -> float:
+    """Return the bytes per token that autograd keeps of one layer's attention.
 
-    Both norms keep their input and its inverse root mean square. Attention keeps queries, keys,
-    values, output and the logarithms of its sums. SwiGLU keeps gate and up; without `fused` it also
-    keeps the activated gate. `length` is that of the rows.
+    They are queries, keys, values, output and the logarithms of its sums. With a mask, SDPA repeats
+    keys and values for every query head, and keeps the mask in the precision of the queries:
+    `length` numbers per token, the length of a row.
     """
-    train = params.train
     size = number_bytes(params, on_cpu)
-    fused = train.kernels == "fused"
-    norms = 2 * (shape.hidden * (size if fused else 4) + 4)
-    mlp = (2 if fused else 3) * shape.mlp * size
     keys = shape.keys
     mask = 0.0
-    if not fused and train.attention == "sdpa" and train.batch_size > 1:
-        # With a padding mask, keys and values are repeated for every query head.
+    if has_mask(params.train):
         keys = shape.queries
         mask = length * size
-    attention = (2 * shape.queries + 2 * keys) * size + 4 * shape.heads
-    return norms + mask + attention + mlp
+    return (2 * shape.queries + 2 * keys) * size + 4 * shape.heads + mask
 
 
-def inputs_kept_once(adapted: AdaptedLayers) -> int:
+def block_bytes_per_token(shape: Shape, params: Params, on_cpu: bool) -> float:
+    """Return the bytes per token that autograd keeps of one layer's norms and MLP.
+
+    Both norms keep their input and its inverse root mean square. SwiGLU keeps gate and up; without
+    `fused` it also keeps the activated gate.
+    """
+    size = number_bytes(params, on_cpu)
+    fused = params.train.kernels == "fused"
+    norms = 2 * (shape.hidden * (size if fused else 4) + 4)
+    mlp = (2 if fused else 3) * shape.mlp * size
+    return norms + mlp
+
+
+def inputs_kept_once(adapted: AdaptedLayers, shared: bool) -> int:
     """Return the width of the distinct inputs that adapters keep.
 
-    Attention keeps its output itself.
+    Attention keeps its output itself, but with a shared prefix the adapter of `o_proj` receives a
+    copy of it without the repetitions.
     """
     inputs = {INPUTS[name]: width for name, width in adapted}
-    inputs.pop("output", None)
+    if not shared:
+        inputs.pop("output", None)
     return sum(inputs.values())
 
 
-def fused_adapter_bytes(params: Params, adapted: AdaptedLayers, size: int) -> int:
+def fused_adapter_bytes(params: Params, adapted: AdaptedLayers, size: int, shared: bool) -> int:
     """Return the bytes per token that the adapters of `lora_linears` keep.
 
     The adapters of one input keep it once: with dropout, after it, together with the mask.
     """
     low_rank = len(adapted) * params.train.lora.r
-    inputs = inputs_kept_once(adapted)
+    inputs = inputs_kept_once(adapted, shared)
     if params.train.lora.dropout > 0:
         distinct = {INPUTS[name]: width for name, width in adapted}
         inputs = 2 * sum(distinct.values())
     return size * (low_rank + inputs)
 
 
-def peft_adapter_bytes(params: Params, adapted: AdaptedLayers, size: int, on_cpu: bool) -> int:
+def peft_adapter_bytes(
+    params: Params, adapted: AdaptedLayers, size: int, shared: bool, on_cpu: bool
+) -> int:
     """Return the bytes per token that PEFT's adapters keep.
 
     Each adapter keeps a copy of its input if dropout or a conversion makes one.
@@ -327,7 +436,7 @@ def peft_adapter_bytes(params: Params, adapted: AdaptedLayers, size: int, on_cpu
     low_rank = len(adapted) * params.train.lora.r
     every_input = sum(width for _, width in adapted)
     dropout = params.train.lora.dropout > 0
-    inputs = every_input if dropout or size == 2 else inputs_kept_once(adapted)
+    inputs = every_input if dropout or size == 2 else inputs_kept_once(adapted, shared)
     # PEFT computes in its adapters' float32 outside autocast.
     autocast = params.train.kernels == "trl" and size == 2
     adapter_size = size if autocast else 4
@@ -338,38 +447,48 @@ def peft_adapter_bytes(params: Params, adapted: AdaptedLayers, size: int, on_cpu
     return adapter_size * (low_rank + inputs) + mask
 
 
-def layer_bytes_per_token(
-    shape: Shape, params: Params, adapted: AdaptedLayers, length: float, on_cpu: bool
+def layer_bytes(
+    shape: Shape, params: Params, adapted: AdaptedLayers, batch: Batch, on_cpu: bool
 ) -> float:
-    """Return the bytes per token that autograd keeps of one layer."""
+    """Return the bytes that autograd keeps of one layer and one batch.
+
+    Attention keeps complete rows, and everything else the computed tokens.
+    """
     size = number_bytes(params, on_cpu)
-    base = block_bytes_per_token(shape, params, length, on_cpu)
+    shared = batch.shared > 0
     if params.train.kernels == "fused" and params.train.base_weights == "full":
-        return base + fused_adapter_bytes(params, adapted, size)
-    return base + peft_adapter_bytes(params, adapted, size, on_cpu)
+        adapters = fused_adapter_bytes(params, adapted, size, shared)
+    else:
+        adapters = peft_adapter_bytes(params, adapted, size, shared, on_cpu)
+    around_attention = block_bytes_per_token(shape, params, on_cpu) + adapters
+    attention = attention_bytes_per_token(shape, params, batch.length, on_cpu)
+    return around_attention * batch.computed_tokens + attention * batch.tokens
 
 
-def activation_bytes(shape: Shape, params: Params, length: int, on_cpu: bool) -> float:
+def activation_bytes(
+    shape: Shape, params: Params, length: int, on_cpu: bool, shared: int = 0
+) -> float:
     """Return the bytes that autograd keeps of one batch.
 
-    All rows have the same length. Under checkpointing these are one layer and the inputs of all.
+    All rows have `length` tokens, and the first `shared` ones are computed once. Under
+    checkpointing the bytes are those of one layer and the inputs of all.
     """
     train = params.train
+    batch = Batch(train.batch_size, length, shared)
     size = number_bytes(params, on_cpu)
-    layers = [
-        layer_bytes_per_token(shape, params, adapted, length, on_cpu) for adapted in shape.adapted
-    ]
+    layers = [layer_bytes(shape, params, adapted, batch, on_cpu) for adapted in shape.adapted]
     if train.gradient_checkpointing:
-        per_token = max(layers) + size * shape.hidden * shape.layers
+        inputs = size * shape.hidden * shape.layers * batch.computed_tokens
+        kept = max(layers) + inputs
     elif train.activation_offload:
         # The current layer, and the layer in transfer.
-        per_token = 2 * max(layers)
+        kept = 2 * max(layers)
     else:
-        per_token = sum(layers)
+        kept = sum(layers)
     # Autocast keeps a bfloat16 copy of the adapter.
     autocast = train.kernels == "trl" and size == 2
     casts = size * shape.adapter if autocast else 0
-    return per_token * train.batch_size * length + casts
+    return kept + casts
 
 
 def matmul_bytes(size: int, on_cpu: bool) -> int:
@@ -378,7 +497,7 @@ def matmul_bytes(size: int, on_cpu: bool) -> int:
     return matmul_dtype(dtype, "cpu" if on_cpu else "cuda").itemsize
 
 
-def fused_head_bytes(shape: Shape, size: int, wide: int, tokens: int, supervised: float) -> float:
+def fused_head_bytes(shape: Shape, size: int, wide: int, tokens: float, supervised: float) -> float:
     """Return the temporary bytes of `fused_linear_cross_entropy`.
 
     `size` and `wide` are bytes per number, of the model and of its matmuls. The parts are a chunk
@@ -394,7 +513,7 @@ def fused_head_bytes(shape: Shape, size: int, wide: int, tokens: int, supervised
     return logits * shape.vocabulary + hidden_states + copy
 
 
-def fused_mlp_copies(shape: Shape, params: Params, size: int, wide: int, tokens: int) -> int:
+def fused_mlp_copies(shape: Shape, params: Params, size: int, wide: int, tokens: float) -> float:
     """Return the bytes of the MLP's copies for wider matmuls.
 
     The copies are the gradients of gate and up, their input and its gradient, and one weight.
@@ -406,7 +525,9 @@ def fused_mlp_copies(shape: Shape, params: Params, size: int, wide: int, tokens:
     return wide * (2 * tokens * (shape.mlp + shape.hidden) + shape.mlp * shape.hidden)
 
 
-def trl_head_bytes(shape: Shape, size: int, tokens: int, supervised: float, on_cpu: bool) -> float:
+def trl_head_bytes(
+    shape: Shape, size: int, tokens: float, supervised: float, on_cpu: bool
+) -> float:
     """Return the temporary bytes of TRL's head."""
     positions = min(supervised, TRL_TILE_POSITIONS)
     tile = positions * min(shape.vocabulary, TRL_TILE_VOCABULARY)
@@ -416,9 +537,11 @@ def trl_head_bytes(shape: Shape, size: int, tokens: int, supervised: float, on_c
 
 
 def scratch_bytes(
-    shape: Shape, params: Params, tokens: int, supervised: float, on_cpu: bool
+    shape: Shape, params: Params, tokens: float, supervised: float, on_cpu: bool
 ) -> float:
     """Return the temporary bytes at the peak of a step.
+
+    `tokens` are those that the layers around attention compute.
 
     The peak is in the head, or in the backward pass of the last layer's MLP. The backward pass of
     its attention takes less, and begins when the activations of the MLP are freed.
@@ -457,21 +580,22 @@ def memory(
     """
     train = params.train
     longest = params.preprocess.max_tokens if train.packing else rows.tokens_longest
-    tokens = train.batch_size * longest
-    supervised = tokens * rows.supervised_share
+    batch = make_batch(train, rows, train.batch_size, longest, on_cpu)
+    supervised = batch.tokens * rows.supervised_share
     place = "cpu" if on_cpu else "gpu"
     distribution = str(launch["distributed_type"])
     shares = int(launch["num_processes"]) if distribution == "FSDP" else 1
     adapter = shape.adapter / shares
     gradient_copies = 2 if distribution.startswith("MULTI") else 1
-    activations = activation_bytes(shape, params, longest, on_cpu)
+    activations = activation_bytes(shape, params, longest, on_cpu, batch.shared)
+    scratch = scratch_bytes(shape, params, batch.computed_tokens, supervised, on_cpu)
     parts = {
         "base_weights": weight_bytes(shape, params, launch, on_cpu),
         "adapter": 4 * adapter,
         "gradients": 4 * adapter * gradient_copies,
         "adamw_moments": 8 * adapter,
         "activations": activations,
-        "head_and_scratch": scratch_bytes(shape, params, tokens, supervised, on_cpu),
+        "head_and_scratch": scratch,
         "heap": HEAP_LOSS[place] * activations,
         "runtime": RUNTIME_BYTES[place],
     }
@@ -541,23 +665,24 @@ def make_plan(
     """Return the plan of train as plain data.
 
     `config` is the source and the content of a config.json. `utilisation` is the share of its rate
-    that a device reaches: compute hours = FLOPs / (devices x FLOP/s x utilisation).
+    that a device reaches: compute hours = FLOPs / (devices x FLOP/s x utilisation). The FLOPs by
+    part are those on the device of params.yaml.
     """
     source, base_config = config
     shape = count_shape(base_config, params.train)
     processes = int(launch["num_processes"])
     totals = run_totals(params, rows, processes)
-    flops_by_part = flops(shape, params.train, rows, totals)
     launches = kernel_launches(shape, params, rows, totals)
-    memory_by_kind = {
-        kind: memory(shape, params, rows, launch, on_cpu=kind == "cpu")
-        for kind in dict.fromkeys(map(device_kind, devices))
-    }
-    work = Work(flops_by_part["total"], launches, utilisation)
-    planned = {
-        name: plan_device(device, processes, work, memory_by_kind[device_kind(name)]["total"])
-        for name, device in devices.items()
-    }
+    own_device_is_cpu = device_kind(params.device) == "cpu"
+    memory_by_kind = {}
+    planned = {}
+    for name, device in devices.items():
+        kind = device_kind(name)
+        on_cpu = kind == "cpu"
+        memory_by_kind[kind] = memory(shape, params, rows, launch, on_cpu)
+        device_flops = flops(shape, params.train, rows, totals, on_cpu)
+        work = Work(device_flops["total"], launches, utilisation)
+        planned[name] = plan_device(device, processes, work, memory_by_kind[kind]["total"])
     return {
         "model": describe_model(source, shape),
         "rows": rows._asdict(),
@@ -567,7 +692,7 @@ def make_plan(
             **totals,
             "kernel_launches": launches,
         },
-        "flops": flops_by_part,
+        "flops": flops(shape, params.train, rows, totals, own_device_is_cpu),
         "memory_bytes": memory_by_kind,
         "utilisation": utilisation,
         "devices": planned,

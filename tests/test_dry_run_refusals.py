@@ -10,7 +10,8 @@ from bench.clones import ROOT
 from bula.errors import UserError
 from bula.models import load_config, load_tokenizer
 from bula.params import DirectoryModel, Params, load_params
-from stages.ingest import dry_run
+from stages.dry_run.__main__ import try_base
+from stages.dry_run.template import encode_trials
 
 
 def params_of(base: Path) -> Params:
@@ -46,9 +47,9 @@ def test_a_base_whose_chat_llama_cpp_splits_into_other_tokens_is_refused(swallow
     # Only tokens beside the end of a turn change.
     assert len(tokenizer.encode(f"{end}\n", add_special_tokens=False)) == 1
     with pytest.raises(UserError) as raised:
-        dry_run.try_base(swallowing, params_of(swallowing))
+        try_base(swallowing, params_of(swallowing))
     assert raised.value.where == str(swallowing)
-    prompt = dry_run.encode_trials(tokenizer, load_config(swallowing))[0].prompt
+    prompt = encode_trials(tokenizer, load_config(swallowing))[0].prompt
     # The system prompt and its end are equal; llama.cpp continues with a line break.
     place = prompt.index(tokenizer.eos_token_id) + 2
     assert raised.value.what == (

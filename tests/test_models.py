@@ -148,3 +148,11 @@ def test_training_does_not_resume_a_checkpoint_of_another_precision(
         fingerprint_on(False, torch.float32),
     }
     assert len(fingerprints) == (2 if torch.cuda.is_available() else 3)
+
+
+def test_training_resumes_with_another_number_of_loader_workers() -> None:
+    params = load_params()
+    compute = params.compute.model_copy(update={"loader_workers": 2})
+    changed = params.model_copy(update={"compute": compute})
+    assert changed.compute.loader_workers != params.compute.loader_workers
+    assert fingerprint(changed, []) == fingerprint(params, [])

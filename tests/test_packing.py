@@ -210,7 +210,7 @@ def test_loader_workers_change_no_byte_of_the_outputs(ready: Path) -> None:
     set_train(ready, max_steps=5, eval_steps=5, save_steps=5)
     train.main()
     alone = hash_outputs(ready)
-    set_train(ready, loader_workers=2)
+    edit_params(ready / "params.yaml", lambda params: params["compute"].update(loader_workers=2))
     train.main()
     assert hash_outputs(ready) == alone
 

@@ -614,9 +614,9 @@ def test_gpu_layers_are_a_number_or_all(section: str) -> None:
 
 def test_loader_workers_are_at_most_256() -> None:
     for workers in (0, 256):
-        parse_params(changed({"train.loader_workers": workers}), "some.yaml")
+        parse_params(changed({"compute.loader_workers": workers}), "some.yaml")
     for workers in (-1, 257):
-        assert "train.loader_workers" in complaint({"train.loader_workers": workers})
+        assert "compute.loader_workers" in complaint({"compute.loader_workers": workers})
 
 
 @pytest.mark.parametrize("key", ["generate.gpu_layers", "judge.gpu_layers"])

@@ -182,6 +182,18 @@ def test_an_unfit_row_goes_to_quarantine_with_its_reason(
     assert len(result.kept["train"]) == 1
 
 
+def test_a_follow_up_may_be_shorter_than_a_first_question(tiny: Path, tmp_path: Path) -> None:
+    first = {"question": QUESTION, "answer": ANSWER}
+    follow_up = row("E hoje?", OTHER) | {"history": [first]}
+    no_words = row("?!", OTHER) | {"history": [first]}
+    result = deduplicate_rows([follow_up, row("E hoje?", ANSWER), no_words], tiny, tmp_path)
+    [kept] = result.kept["train"]
+    assert kept["question"] == "E hoje?"
+    assert kept["history"] == [first]
+    reasons = [refused["reason"] for refused in result.refused]
+    assert reasons == ["question shorter than 3 words", "question has no words"]
+
+
 def test_an_unreadable_row_goes_to_quarantine_with_ingests_reason(
     tiny: Path, tmp_path: Path
 ) -> None:

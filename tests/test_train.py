@@ -571,11 +571,14 @@ def test_the_rows_that_the_template_makes_are_measured(finished: Path) -> None:
     encoded = [encode(tokenizer, item) for item in examples]
     supervised = sum(len(item.completion) for item in encoded)
     tokens = sum(len(item.input_ids) for item in encoded)
+    columns = zip(*(item.input_ids for item in encoded), strict=False)
+    shared = next(place for place, ids in enumerate(columns) if len(set(ids)) > 1)
     figures = metrics(finished, "template")
     del figures["sample_sha256"]
     assert figures.pop("supervised_share") == pytest.approx(supervised / tokens, rel=1e-5)
     assert figures == {
         "rows": len(examples),
+        "shared_tokens": shared,
         "bos_tokens_at_start": 1,
         "rows_truncated": 0,
         "rows_without_supervised_token": 0,

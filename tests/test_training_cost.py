@@ -646,6 +646,7 @@ def test_base_and_metrics_of_the_same_parameters_are_used() -> None:
         "tokens_longest": 400,
         "supervised_share": 0.6,
         "dev_tokens": 500.0,
+        "shared_tokens": 0,
     }
 
 

@@ -116,11 +116,16 @@ def find_config(params: Params, root: Path, model: Path | None) -> tuple[str, di
 
 
 def rows_of_options(
-    params: Params, tokens_per_row: float, supervised_share: float | None, dev_rows: int | None
+    params: Params,
+    tokens_per_row: float,
+    supervised_share: float | None,
+    dev_rows: int | None,
+    shared_tokens: int | None,
 ) -> "Rows":
     """Return the training rows that the command line describes.
 
-    The longest row has preprocess.max_tokens. Without a share, all tokens count as supervised.
+    The longest row has preprocess.max_tokens. Without a share, all tokens count as supervised, and
+    without a number of shared tokens, rows share none.
     """
     from bula.training_cost import Rows
 
@@ -131,20 +136,25 @@ def rows_of_options(
         tokens_longest=params.preprocess.max_tokens,
         supervised_share=1.0 if supervised_share is None else supervised_share,
         dev_tokens=None if dev_rows is None else dev_rows * tokens_per_row,
+        shared_tokens=shared_tokens or 0,
     )
 
 
-def measured_supervised_share(root: Path) -> float:
-    """Return the supervised share in metrics/, or 1 if unknown."""
-    template = root / "metrics/template.json"
-    if not template.exists():
-        return 1.0
-    share: float = json.loads(template.read_text(encoding="utf-8"))["supervised_share"]
-    return share
+def read_template_figures(root: Path) -> dict[str, Any]:
+    """Return metrics/template.json of the last training run, or {} before the first."""
+    file = root / "metrics/template.json"
+    if not file.exists():
+        return {}
+    figures: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return figures
 
 
-def rows_of_metrics(params: Params, root: Path, supervised_share: float | None) -> "Rows":
+def rows_of_metrics(
+    params: Params, root: Path, supervised_share: float | None, shared_tokens: int | None
+) -> "Rows":
     """Return the training rows that metrics/ describe.
+
+    Before the first training run, all tokens count as supervised, and rows share none.
 
     Metrics that are missing or belong to other parameters are a UserError.
     """
@@ -161,8 +171,11 @@ def rows_of_metrics(params: Params, root: Path, supervised_share: float | None) 
         raise UserError("metrics/preprocess.json", what, fix)
     counts = json.loads(file.read_text(encoding="utf-8"))
     train = counts["train"]
+    template = read_template_figures(root)
     if supervised_share is None:
-        supervised_share = measured_supervised_share(root)
+        supervised_share = template.get("supervised_share", 1.0)
+    if shared_tokens is None:
+        shared_tokens = template.get("shared_tokens", 0)
     return Rows(
         source="metrics/preprocess.json",
         examples=train["examples"],
@@ -170,6 +183,7 @@ def rows_of_metrics(params: Params, root: Path, supervised_share: float | None) 
         tokens_longest=train["tokens_longest"],
         supervised_share=supervised_share,
         dev_tokens=float(counts["dev"]["tokens"]),
+        shared_tokens=shared_tokens,
     )
 
 
@@ -286,6 +300,7 @@ def format_counts(plan: Mapping[str, Any]) -> list[str]:
         f"rows             {run['rows']:>16,} = {steps} ({format_epochs(plan)})",
         f"tokens           {run['tokens']:>16,.0f}, {rows['tokens_per_row']:.1f} per row, {share}",
         f"longest row      {rows['tokens_longest']:>16,} tokens",
+        f"shared by rows   {rows['shared_tokens']:>16,} tokens",
         dev,
     ]
 
@@ -406,6 +421,9 @@ def plan(
     dev_rows: Annotated[
         int | None, typer.Option(help="Number of dev rows; used with --tokens-per-row.")
     ] = None,
+    shared_tokens: Annotated[
+        int | None, typer.Option(help="Tokens that begin every row, instead of metrics/.")
+    ] = None,
     params: Annotated[Path, typer.Option(help="Parameter file.")] = Path("params.yaml"),
     model: Annotated[
         Path | None, typer.Option(help="Model directory, instead of the base of params.yaml.")
@@ -419,9 +437,9 @@ def plan(
     values = load_params(params)
     root = Path()
     rows = (
-        rows_of_metrics(values, root, supervised_share)
+        rows_of_metrics(values, root, supervised_share, shared_tokens)
         if tokens_per_row is None
-        else rows_of_options(values, tokens_per_row, supervised_share, dev_rows)
+        else rows_of_options(values, tokens_per_row, supervised_share, dev_rows, shared_tokens)
     )
     check_utilisation(utilisation)
     config = find_config(values, root, model)

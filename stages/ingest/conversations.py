@@ -21,15 +21,24 @@ def read_turns(cell: object) -> list[Row] | str:
     for message in cell:
         if reason := _unusable_message(message):
             return reason
-    roles = [message["role"] for message in cell]
-    texts = [message["content"] for message in cell]
-    if roles[:1] == ["system"]:
-        del roles[0], texts[0]
+    messages = _without_system(cell)
+    roles = [message["role"] for message in messages]
     if not roles or roles != list(ROLES) * (len(roles) // 2):
         return "user and assistant do not alternate up to an answer"
+    return _pair_messages(messages)
+
+
+def _without_system(messages: list[Row]) -> list[Row]:
+    """Return the messages after a system message at the start."""
+    has_system = bool(messages) and messages[0]["role"] == "system"
+    return messages[1:] if has_system else messages
+
+
+def _pair_messages(messages: list[Row]) -> list[Row]:
+    """Return the turns of alternating messages of user and assistant."""
     turns = []
-    for question, answer in zip(texts[::2], texts[1::2], strict=True):
-        turns.append({"question": question, "answer": answer})
+    for question, answer in zip(messages[::2], messages[1::2], strict=True):
+        turns.append({"question": question["content"], "answer": answer["content"]})
     return turns
 
 

@@ -22,7 +22,7 @@ from bula.prompts import (
 )
 from bula.trial_example import TRIAL
 from stages.models.downloads import locate_model
-from stages.models.own_template import name_end_of_turn, read_template
+from stages.models.own_template import name_end_of_turn, name_unknown_end, read_template
 from stages.models.template import Chat, check_template
 
 # Keys of a generation configuration that do not change an answer.
@@ -49,6 +49,7 @@ def fetch_base(
         tokenizer = load_tokenizer(found, read_template(template))
         name_end_of_turn(tokenizer, template)
         try_template(tokenizer, str(found), limits.template_seconds)
+        name_unknown_end(tokenizer)
         model = load_model(found, dtype)
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
             what = "its tokenizer has more tokens than it has embeddings"

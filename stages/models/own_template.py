@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
 from bula.models import END_TOKENS
+from bula.turn_ends import rendered_end
 
-# The variable by which a template writes the tokenizer's EOS token.
-EOS_VARIABLE = "eos_token"
+FIX = "end each turn with eos_token or another special token of the base model"
 
 
 def read_template(file: str) -> str:
@@ -29,18 +29,24 @@ def read_template(file: str) -> str:
 def name_end_of_turn(tokenizer: PreTrainedTokenizerBase, file: str) -> None:
     """Make the token with which a template file ends a turn the tokenizer's EOS token.
 
-    Without a file, or if the template writes `eos_token` and no other end-of-turn token, the
-    tokenizer keeps its EOS token. Raise UserError if the template names no token that ends turns.
+    Without a file, the tokenizer keeps its EOS token. Raise UserError if the template ends turns
+    without a special token.
     """
     if not file:
         return
-    text = str(tokenizer.chat_template)
-    vocabulary = tokenizer.get_vocab()
-    named = [token for token in END_TOKENS if token in text and token in vocabulary]
-    if not named and EOS_VARIABLE in text:
-        named = [str(tokenizer.eos_token)]
-    if not named:
+    end = rendered_end(tokenizer)
+    if end is None:
         what = "it names no end-of-turn token of the base model's vocabulary"
-        known = ", ".join([EOS_VARIABLE, *END_TOKENS])
-        raise UserError(file, what, f"end each turn with one of {known}")
-    tokenizer.eos_token = max(named, key=text.rfind)
+        raise UserError(file, what, FIX)
+    tokenizer.eos_token = end
+
+
+def name_unknown_end(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make an end of turn that llama.cpp does not know the tokenizer's EOS token.
+
+    The base's own template may end turns with such a token, and llama.cpp then stops at the EOS
+    token alone.
+    """
+    end = rendered_end(tokenizer)
+    if end is not None and end not in END_TOKENS:
+        tokenizer.eos_token = end

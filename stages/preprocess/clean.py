@@ -4,8 +4,6 @@ A row becomes an Example, or it is refused with a reason.
 """
 
 from collections import Counter
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -65,14 +63,13 @@ def clean_row(row: Row, settings: Settings, counts: Counter[str]) -> Example | s
     if "refused" in row:
         return f"unreadable: {row['refused']}"
     turns = row_turns(row)
-    if reason := _first_reason(turns, _unusable_fields):
+    if reason := _first_reason([_unusable_fields(turn) for turn in turns]):
         return reason
     repaired = [_repair_fields(turn, counts) for turn in turns]
     kinds = _redact_turns(repaired, counts)
     if kinds and (reason := _apply_privacy_rule(row, kinds, settings.privacy)):
         return reason
-    unfit = partial(_unfit_text, params=settings.preprocess)
-    if reason := _first_reason(repaired, unfit):
+    if reason := _first_reason(_unfit_turns(repaired, settings.preprocess)):
         return reason
     return _to_example(row, repaired, settings.preprocess)
 
@@ -93,14 +90,14 @@ def refuse(row: Row, reason: str, excerpt: str | None = None) -> Row:
     }
 
 
-def _first_reason(turns: list[Row], check: Callable[[Row], str]) -> str:
-    """Return the first reason that `check` returns for a turn.
+def _first_reason(reasons: list[str]) -> str:
+    """Return the first reason in a list with one text per turn.
 
     The reason names the number of an earlier turn.
     """
-    for number, turn in enumerate(turns, start=1):
-        if reason := check(turn):
-            return reason if number == len(turns) else f"{reason} (turn {number})"
+    for number, reason in enumerate(reasons, start=1):
+        if reason:
+            return reason if number == len(reasons) else f"{reason} (turn {number})"
     return ""
 
 
@@ -172,11 +169,23 @@ def _apply_privacy_rule(row: Row, kinds: list[str], privacy: Privacy) -> str:
     return found if privacy.rows == "quarantine" else ""
 
 
-def _unfit_text(turn: Fields, params: Preprocess) -> str:
+def _unfit_turns(turns: list[Fields], params: Preprocess) -> list[str]:
+    """Return for each repaired turn why it is unfit for training.
+
+    Only the first question needs `min_question_words`: a follow-up such as "E à noite?" is short.
+    """
+    reasons = []
+    for number, turn in enumerate(turns):
+        min_words = 1 if number else params.min_question_words
+        reasons.append(_unfit_text(turn, min_words, params))
+    return reasons
+
+
+def _unfit_text(turn: Fields, min_question_words: int, params: Preprocess) -> str:
     """Return why a repaired turn is unfit for training."""
     question = turn["question"]
     answer = turn["answer"]
-    reason = _unfit_field("question", question, params.min_question_words, params)
+    reason = _unfit_field("question", question, min_question_words, params)
     reason = reason or _unfit_field("answer", answer, params.min_answer_words, params)
     if not reason and comparison_key(question) == comparison_key(answer):
         return "answer equals the question"

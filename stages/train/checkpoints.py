@@ -43,6 +43,7 @@ BULA_MODULES = (
     "records",
     "scoring",
     "shared_prefix",
+    "turn_ends",
 )
 # The code that shapes the adapter: a run of other code must not resume its checkpoints.
 CODE = [*sorted(STAGE_FOLDER.glob("*.py")), *(BULA_FOLDER / f"{name}.py" for name in BULA_MODULES)]

@@ -169,6 +169,7 @@ def template_figures(
         "sample_sha256": sha256_values(tokenizer.decode(inputs[0])),
         "bos_tokens_at_start": max(bos_counts),
         "supervised_share": sum(supervised) / sum(map(len, inputs)),
+        "shared_tokens": _count_shared(inputs),
         "end_of_turn_supervised": all(_ends_turns(row, end_ids) for row in labels),
         "rows_truncated": sum(truncated),
         "rows_without_supervised_token": supervised.count(0),
@@ -178,6 +179,17 @@ def template_figures(
     if tokenizer.bos_token_id is not None:
         _refuse_bos_counts(bos_counts)
     return figures
+
+
+def _count_shared(rows: list[list[int]]) -> int:
+    """Return the number of tokens with which every row begins."""
+    # Tokens that the first and the last row in sorted order share are shared by all between them.
+    first = min(rows)
+    last = max(rows)
+    for place, (one, other) in enumerate(zip(first, last, strict=False)):
+        if one != other:
+            return place
+    return len(first)
 
 
 def _refuse_unsupervised_rows(figures: dict[str, Any]) -> None:

@@ -278,7 +278,9 @@ def configure(params: Params, folder: Path) -> SFTConfig:
         # The fused kernels keep the base's precision; autocast would convert at every step.
         bf16=compute_dtype(params.dtype) == "bfloat16" and train.kernels == "trl",
         use_cpu=on_cpu,
-        **_speed_options(train, on_cpu),
+        dataloader_num_workers=params.compute.loader_workers,
+        dataloader_pin_memory=not on_cpu,
+        **_compiler_options(train),
         # preprocess refuses examples that are too long; packing fills rows to this length.
         max_length=params.preprocess.max_tokens if train.packing else None,
         report_to=params.compute.tracker,
@@ -287,14 +289,12 @@ def configure(params: Params, folder: Path) -> SFTConfig:
     )
 
 
-def _speed_options(train: Train, on_cpu: bool) -> dict[str, Any]:
-    """Return the settings of compiler and data loader."""
+def _compiler_options(train: Train) -> dict[str, Any]:
+    """Return the settings of torch.compile."""
     return {
         "torch_compile": train.compile,
         # With torch.compile, transformers would round float32 matmuls to TF32.
         "tf32": False if train.compile else None,
-        "dataloader_num_workers": train.loader_workers,
-        "dataloader_pin_memory": not on_cpu,
     }
 
 
