@@ -25,6 +25,7 @@ from bula.prompts import (
 from bula.records import Example, Row, Turn, example_id, read_examples, read_rows
 from stages.compare.report import side_by_side
 from stages.dry_run import template as dry_run
+from stages.dry_run.trial import Trial
 from stages.ingest import sources
 from stages.train import report
 from stages.train.trainer import tokenise
@@ -137,12 +138,12 @@ def test_the_dry_run_refuses_such_a_template_if_a_source_has_conversations(tiny:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     other = set_template(tiny, THINKING)
     config = load_config(tiny)
-    dry_run.try_conversation(dry_run.Trial("base", params, config, other, [], tiny))
+    dry_run.try_conversation(Trial("base", params, config, other, [], tiny))
     chats = HubSource.model_validate(HUB_SOURCE)
     ingest = params.ingest.model_copy(update={"sources": [chats]})
     with_chats = params.model_copy(update={"ingest": ingest})
     with pytest.raises(UserError, match="a conversation of two turns: its chat template writes"):
-        dry_run.try_conversation(dry_run.Trial("base", with_chats, config, other, [], tiny))
+        dry_run.try_conversation(Trial("base", with_chats, config, other, [], tiny))
 
 
 def test_an_id_covers_the_history() -> None:

@@ -4,25 +4,20 @@ import errno
 import json
 import shutil
 from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
-import sentencepiece
 import torch
 from openai import OpenAIError
-from sentencepiece import sentencepiece_model_pb2 as proto
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    GemmaTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
-from transformers.tokenization_utils_base import generate_merges
 
 from bench import llama as llama_parts
 from bench.clones import ROOT, edit_params
@@ -43,6 +38,7 @@ from stages.dry_run.trial import step
 from stages.models.base import fetch_base
 from stages.train.trainer import make_trainer
 from tests.conftest import leftovers, validation_examples
+from tests.pieces import piece_tokenizer
 
 SMALL = {
     "hidden_size": 256,
@@ -179,32 +175,8 @@ GEMMA_TEMPLATE = """\
 
 
 def gemma_tokenizer() -> PreTrainedTokenizerBase:
-    """Return a tokenizer as Gemma's: SentencePiece, and turns end with another token than <eos>."""
-    texts = [row["answer"] for row in read_rows(ROOT / "data/demo/dev.jsonl")]
-    written = BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(texts),
-        model_writer=written,
-        vocab_size=600,
-        model_type="bpe",
-        byte_fallback=True,
-        pad_id=0,
-        eos_id=1,
-        bos_id=2,
-        unk_id=3,
-        bos_piece="<bos>",
-        eos_piece="<eos>",
-        minloglevel=2,
-        user_defined_symbols=["<start_of_turn>", "<end_of_turn>"],
-    )
-    model = proto.ModelProto.FromString(written.getvalue())  # type: ignore[attr-defined]
-    vocabulary = {piece.piece: number for number, piece in enumerate(model.pieces)}
-    scores = {piece.piece: piece.score for piece in model.pieces}
-    merges = generate_merges(vocabulary, scores)
-    tokenizer = GemmaTokenizer(vocab=vocabulary, merges=merges, chat_template=GEMMA_TEMPLATE)
-    turns = ["<start_of_turn>", "<end_of_turn>"]
-    tokenizer.add_special_tokens({"additional_special_tokens": turns})
-    return tokenizer
+    """Return a tokenizer as Gemma's: turns end with another token than <eos>."""
+    return piece_tokenizer(GEMMA_TEMPLATE, ("<start_of_turn>", "<end_of_turn>"))
 
 
 def test_a_gemma_3_without_a_system_role_passes(tmp_path: Path) -> None:

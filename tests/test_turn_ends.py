@@ -11,7 +11,7 @@ from bula.models import end_token_ids
 from bula.prompts import encode, encode_turns, token_lengths
 from bula.records import Example, Turn
 from bula.turn_ends import rendered_end
-from stages.ingest.own_template import name_end_of_turn, name_unknown_end
+from stages.models.own_template import name_end_of_turn, name_unknown_end
 
 EXAMPLE = Example(
     id="0" * 16,
