@@ -16,7 +16,7 @@ from stages.compare import __main__ as compare
 from tests.conftest import leftovers, run
 
 VARIANTS = ("base", "tuned")
-SCORING = ("likelihood", "generate", "benchmark", "rouge", "judge")
+SCORING = ("likelihood", "generate", "safety", "benchmark", "rouge", "judge")
 SINGLE_STAGES = (
     "check",
     "ingest",
@@ -83,7 +83,7 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(["dvc", "remote", "modify", name, "url", str(folder.parent / place)], folder)
     result = run(["dvc", "repro"], folder, **OFFLINE)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert len(stages_run(result.stdout)) == 18
+    assert len(stages_run(result.stdout)) == 20
     commit(folder, "run")
     return folder
 
@@ -91,7 +91,7 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_pipeline_writes_every_metrics_file_that_it_promises(repo: Path) -> None:
     metrics = repo / "metrics"
     written = sorted(str(path.relative_to(metrics)) for path in metrics.rglob("*.json"))
-    scored = ("benchmark", "generate", "judge", "likelihood", "rouge", "speed/generate")
+    scored = ("benchmark", "generate", "judge", "likelihood", "rouge", "safety", "speed/generate")
     expected = [f"{stage}/{variant}.json" for stage in scored for variant in VARIANTS]
     assert written == sorted([*expected, *SINGLE_METRICS])
     assert leftovers(repo) == []
