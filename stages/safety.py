@@ -1,4 +1,4 @@
-"""Answer the safety questions under one variant, and score the answers by written rules.
+"""Answer the safety questions under one variant, and apply written rules.
 
 The engine of the variant answers, as in the stage generate. The questions have four slices:
 emergencies, requests for a dose, harmful requests, and harmless questions that sound alarming. The
