@@ -95,9 +95,10 @@ def _shrink_scoring(params: dict[str, Any]) -> None:
     params["quantize"].update(check_items=2, types=["q8_0"])
     params["generate"].update(items_per_set=2, max_new_tokens=8)
     params["benchmark"].update(limit=4, task_limits={})
+    params["safety"].update(items_per_slice=2, max_new_tokens=8)
     params["judge"].update(items_per_set=1, reason_characters=20)
     params["calibrate"]["items"] = 3
-    for section in ("rouge", "compare", "calibrate"):
+    for section in ("rouge", "compare", "calibrate", "safety"):
         params[section]["resamples"] = 50
 
 

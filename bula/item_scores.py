@@ -80,6 +80,14 @@ class VerdictRow(ItemRow):
     failed: Text | None = None
 
 
+class SafetyRow(ItemRow):
+    """Whether one answer to a safety question passed, and whether it is a refusal."""
+
+    slice: Text
+    passed: bool
+    refuses: bool
+
+
 class SampleRow(BaseModel):
     """The scores of one benchmark item."""
 
@@ -240,6 +248,21 @@ def _benchmark_scores(data: Path, variant: str) -> Measures:
         metric = next(iter(row.scores))
         values = found.setdefault(f"{row.task}_{metric}", {})
         values[row.document] = row.scores[metric]
+    return found
+
+
+def read_safety_scores(data: Path, variant: str) -> Measures:
+    """Return 1 for each safety question that one variant passed and 0 for each other one.
+
+    There is one measure per slice, `safety_SLICE`. `safety_over_refusal` is 1 for each harmless
+    question that the variant refused.
+    """
+    found: Measures = {}
+    path = data / "safety" / f"{variant}.jsonl"
+    for row in read_checked(path, f"safety@{variant}", SafetyRow):
+        found.setdefault(f"safety_{row.slice}", {})[row.id] = float(row.passed)
+        if row.slice == "harmless":
+            found.setdefault("safety_over_refusal", {})[row.id] = float(row.refuses)
     return found
 
 

@@ -830,6 +830,26 @@ class ApiBackend(Section):
 Backend = Annotated[HfBackend | VllmBackend | ApiBackend, Field(discriminator="kind")]
 
 
+class Safety(Section):
+    """Answers to safety questions, scored by written rules.
+
+    The engine and its other limits are those of `generate`.
+    """
+
+    questions: RepositoryPath
+    """JSON Lines file of questions in four slices."""
+    labels: RepositoryPath
+    """JSON Lines file of answers that the author labelled for each rule."""
+    items_per_slice: Positive
+    """Number of questions answered per slice, the first in file order."""
+    max_new_tokens: Positive
+    """Longest answer in tokens; a longer answer is cut."""
+    resamples: Resamples
+    """Number of bootstrap resamples of labels, for the interval of kappa."""
+    confidence: Coverage
+    """Coverage of the intervals."""
+
+
 class Benchmark(Section):
     """Scoring of benchmark tasks with lm-eval."""
 
@@ -972,6 +992,7 @@ class Params(Section):
     quantize: Quantize
     likelihood: Likelihood
     generate: Generate
+    safety: Safety
     benchmark: Benchmark
     rouge: Rouge
     judge: Judge

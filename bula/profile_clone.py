@@ -27,8 +27,10 @@ SEED_FIGURES = "metrics/seeds.json"
 VARIANT_FILES = (
     *(f"data/{name}/{{}}.jsonl" for name in ("likelihood", "answers", "samples", "scores")),
     "data/verdicts/{}.jsonl",
+    "data/safety/{}.jsonl",
     *(f"metrics/{name}/{{}}.json" for name in ("likelihood", "generate", "benchmark", "rouge")),
     "metrics/judge/{}.json",
+    "metrics/safety/{}.json",
     "metrics/speed/generate/{}.json",
     "plots/rouge/{}.*",
     "plots/judge/{}.json",

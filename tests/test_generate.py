@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from bench.clones import ROOT, Edit, edit_params, small
-from bula import gguf_export, serving
+from bula import answering, gguf_export, serving
+from bula.answering import Answer
 from bula.errors import UserError
 from bula.generation import until_end
 from bula.models import end_token_ids, load_model, load_tokenizer
@@ -20,7 +21,6 @@ from bula.privacy import find_personal_data
 from bula.prompts import encode_prompt
 from bula.records import Row, read_rows, write_rows
 from stages import generate
-from stages.generate import Answer
 from tests.conftest import validation_examples, write_validation_sets
 
 
@@ -92,14 +92,14 @@ def test_an_answer_that_ends_with_an_end_token_has_stopped(smollm2: Path) -> Non
     tokenizer = load_tokenizer(smollm2)
     end = tokenizer.eos_token_id
     ids = tokenizer("Sim.", add_special_tokens=False)["input_ids"]
-    found = generate.to_answer(tokenizer, [*ids, end], [end])
+    found = answering.to_answer(tokenizer, [*ids, end], [end])
     assert found == ("Sim.", "stop", len(ids) + 1)
 
 
 def test_an_answer_without_an_end_token_has_reached_the_limit(smollm2: Path) -> None:
     tokenizer = load_tokenizer(smollm2)
     ids = tokenizer("Sim.", add_special_tokens=False)["input_ids"]
-    found = generate.to_answer(tokenizer, ids, [tokenizer.eos_token_id])
+    found = answering.to_answer(tokenizer, ids, [tokenizer.eos_token_id])
     assert found == ("Sim.", "length", len(ids))
 
 
@@ -120,7 +120,7 @@ def test_batched_answers_equal_single_answers(answered: Path, tiny: Path) -> Non
                 max_new_tokens=8,
             )
         new_ids = output[0, ids.shape[1] :].tolist()
-        found = generate.to_answer(tokenizer, until_end(new_ids, end_ids), end_ids)
+        found = answering.to_answer(tokenizer, until_end(new_ids, end_ids), end_ids)
         assert found.text == row["generated"]
 
 
@@ -174,7 +174,7 @@ def test_answers_of_llama_cpp_do_not_depend_on_parallel_requests(
         """Answer the prompts, in reverse with step -1."""
         changed = settings.model_copy(update={"parallel": parallel, "max_new_tokens": 24})
         asked = prompts[::step]
-        found = generate.answer_by_server(file, serving.serve_llama_cpp, asked, changed)
+        found = answering.answer_by_server(file, serving.serve_llama_cpp, asked, changed)
         return found[::step]
 
     one_at_a_time = answers(1, 1)
@@ -231,7 +231,7 @@ def test_vllm_receives_the_token_ids_and_end_tokens_of_transformers(
     tokenizer = load_tokenizer(tiny)
     questions = ("Dói?", "Posso tomar água?", "Quantos copos de água devo beber por dia?")
     prompts = [encode_prompt(tokenizer, question) for question in questions]
-    answers = generate.answer(tiny, "vllm", load_params(), tokenizer, prompts)
+    answers = answering.answer(tiny, "vllm", load_params(), tokenizer, prompts)
     # The stand-in answers with the length of the prompt, so that the order is seen.
     assert answers == [Answer(str(len(prompt)), "stop", 3) for prompt in prompts]
     asked = list(read_rows(workspace / "requests.jsonl"))
@@ -254,7 +254,7 @@ def test_vllm_receives_the_token_ids_and_end_tokens_of_transformers(
 def test_metrics_name_the_precision_of_vllm_and_the_gpu_layers_of_llama_cpp(
     engine: str, gpu_layers: Any, expected: dict[str, str]
 ) -> None:
-    found = generate.settings(engine, "bfloat16", gpu_layers)
+    found = answering.settings(engine, "bfloat16", gpu_layers)
     assert {"engine": engine, **expected}.items() <= found.items()
 
 
@@ -305,7 +305,7 @@ REPLIES: dict[str, tuple[Reply, str]] = {
 
 def test_a_lost_connection_is_left_to_the_code_that_started_the_server() -> None:
     with client_of(refuse) as client, pytest.raises(openai.APIConnectionError):
-        generate.complete(client, "m", [1], 2)
+        answering.complete(client, "m", [1], 2)
 
 
 @pytest.mark.parametrize(("reply", "message"), REPLIES.values(), ids=REPLIES)
@@ -316,7 +316,7 @@ def test_a_failed_request_is_reported_without_the_words_of_the_server(
         client_of(reply) as client,
         pytest.raises(UserError, match=f"the server of m: ({message})") as caught,
     ):
-        generate.complete(client, "m", [1, 2], 8)
+        answering.complete(client, "m", [1, 2], 8)
     assert "secreta" not in str(caught.value)
 
 
@@ -350,7 +350,7 @@ FOUND = [find_personal_data(text) for text, _, _ in ANSWERS]
 
 
 def test_personal_data_in_answers_is_redacted_and_counted() -> None:
-    redacted = generate.redact_answers("tuned", ANSWERS, FOUND, "redact")
+    redacted = answering.redact_answers("generate@tuned", ANSWERS, FOUND, "redact")
     assert redacted == [("Ligue para [TELEFONE].", "stop", 9), ("Beba água.", "length", 4)]
     figures = generate.summarise(to_rows(redacted, 0.3), FOUND)
     assert figures["personal_data_answers"] == 1
@@ -361,11 +361,11 @@ def test_personal_data_in_answers_is_redacted_and_counted() -> None:
 def test_personal_data_in_answers_stops_the_stage_under_the_rule_fail() -> None:
     message = r"answers of tuned contain personal data \(phone\), and privacy\.answers is fail"
     with pytest.raises(UserError, match=message):
-        generate.redact_answers("tuned", ANSWERS, FOUND, "fail")
+        answering.redact_answers("generate@tuned", ANSWERS, FOUND, "fail")
 
 
 def test_answers_without_personal_data_pass_the_rule_fail() -> None:
-    assert generate.redact_answers("tuned", ANSWERS[1:], FOUND[1:], "fail") == ANSWERS[1:]
+    assert answering.redact_answers("generate@tuned", ANSWERS[1:], FOUND[1:], "fail") == ANSWERS[1:]
 
 
 def test_an_unknown_variant_is_refused_with_the_known_names(validation: Path) -> None:

@@ -7,12 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bula import hardware
+from bula import answering, hardware
 from bula.gguf_export import convert
 from bula.hardware import compute_dtype, has_bfloat16_matmul, matmul_dtype
 from bula.models import load_model
 from bula.params import DirectoryModel, load_params
-from stages import generate
 from stages.models.base import fetch_base
 from stages.train import checkpoints
 from stages.train.checkpoints import fingerprint
@@ -95,7 +94,7 @@ def test_a_plan_for_a_gpu_computes_in_bfloat16(fast_bfloat16: bool) -> None:
 
 
 def test_settings_of_generate_name_both_precisions(fast_bfloat16: bool) -> None:
-    assert generate.settings("transformers", "bfloat16", 0) == {
+    assert answering.settings("transformers", "bfloat16", 0) == {
         "engine": "transformers",
         "dtype": "bfloat16",
         "compute_dtype": "bfloat16" if fast_bfloat16 else "float32",

@@ -435,6 +435,8 @@ STRINGS = [
     "judge.model",
     "judge.base_url",
     "calibrate.gold",
+    "safety.questions",
+    "safety.labels",
     "compare.baseline",
     "variants.base.model",
     "variants.base.engine",

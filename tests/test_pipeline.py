@@ -17,7 +17,7 @@ from tests.conftest import leftovers, run
 from tests.stub_pipeline import STAGES
 
 VARIANTS = ("base", "tuned")
-SCORING = ("likelihood", "generate", "benchmark", "rouge", "judge")
+SCORING = ("likelihood", "generate", "safety", "benchmark", "rouge", "judge")
 SINGLE_STAGES = (
     "check",
     "models",
@@ -90,7 +90,7 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_pipeline_writes_every_metrics_file_that_it_promises(repo: Path) -> None:
     metrics = repo / "metrics"
     written = sorted(str(path.relative_to(metrics)) for path in metrics.rglob("*.json"))
-    scored = ("benchmark", "generate", "judge", "likelihood", "rouge", "speed/generate")
+    scored = ("benchmark", "generate", "judge", "likelihood", "rouge", "safety", "speed/generate")
     expected = [f"{stage}/{variant}.json" for stage in scored for variant in VARIANTS]
     assert written == sorted([*expected, *SINGLE_METRICS])
     assert leftovers(repo) == []

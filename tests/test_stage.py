@@ -246,7 +246,7 @@ def test_a_stage_with_a_path_from_params_yaml_waits_for_the_check(stage: str) ->
 
 
 def test_the_check_runs_again_when_a_path_in_params_yaml_changes() -> None:
-    paths = ["variants", "train.launch", "calibrate.gold"]
+    paths = ["variants", "train.launch", "calibrate.gold", "safety.questions", "safety.labels"]
     assert STAGES["check"]["params"] == [*paths, "dtype", "device"]
 
 
@@ -257,7 +257,7 @@ def test_a_stage_that_was_started_by_hand_watches_no_parent(stub: Path) -> None:
 
 
 def make_hostile(params: dict[str, Any], hostile: str) -> None:
-    """Put one hostile text into 16 values of the parameters."""
+    """Put one hostile text into 18 values of the parameters."""
     ingest = params["ingest"]
     ingest["base"].update(package=hostile, version=hostile, member=hostile)
     ingest["sources"][0].update(name=hostile, path=hostile, license=hostile)
@@ -267,6 +267,7 @@ def make_hostile(params: dict[str, Any], hostile: str) -> None:
     params["benchmark"].update(tasks=[hostile], backend={"kind": hostile})
     params["compare"]["baseline"] = hostile
     params["calibrate"]["gold"] = hostile
+    params["safety"].update(questions=hostile, labels=hostile)
     params["variants"] = {"base": {"model": hostile, "engine": "transformers"}}
 
 
@@ -280,7 +281,7 @@ def test_hostile_parameters_stop_dvc_before_a_stage_writes(tmp_path: Path, hosti
     result = run(["dvc", "repro"], tmp_path, HF_HUB_OFFLINE="1")
     assert result.returncode != 0
     # DVC refuses a dependency outside the repository, and the first stage refuses the others.
-    assert "params.yaml: 16 bad values" in result.stderr or "Running stage" not in result.stdout
+    assert "params.yaml: 18 bad values" in result.stderr or "Running stage" not in result.stdout
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.rglob("pwned"))
     assert not (tmp_path / "data/raw").exists()

@@ -1,0 +1,273 @@
+"""Answer the safety questions under one variant, and apply written rules.
+
+The engine of the variant answers, as in the stage generate. The questions have four slices:
+emergencies, requests for a dose, harmful requests, and harmless questions that sound alarming. The
+rules are in bula/safety.py. The stage also measures them against labels of the corpus's author.
+
+    python -m stages.safety tuned
+"""
+
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bula.answering import Answer, Prompts, answer, redact_answers, settings
+from bula.degeneration import is_degenerate
+from bula.errors import UserError, run_stage
+from bula.hardware import prepare_device, seed_everything
+from bula.models import load_tokenizer
+from bula.params import Params, load_params, variant_of
+from bula.params import Safety as SafetyParams
+from bula.privacy import find_personal_data
+from bula.prompts import encode_prompt, prompt_hash
+from bula.records import Row, read_rows, write_rows
+from bula.reports import Scalar, write_metrics
+from bula.safety import RULES, SLICES, SliceName, apply_rules, passes, wilson_interval
+
+FIX = "see data/demo/safety for the form, and `safety` in params.yaml for the name"
+Text = Annotated[str, Field(min_length=1)]
+# The cells of a table of two judgements: the author's and the rule's.
+CELLS = ((True, True), (True, False), (False, True), (False, False))
+
+
+class SafetyRow(BaseModel):
+    """The base of a row of the two files."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    id: Text
+
+
+class Question(SafetyRow):
+    """One safety question."""
+
+    slice: SliceName
+    question: Text
+    license: Text
+
+
+class Label(SafetyRow):
+    """One answer that the author labelled by hand.
+
+    The rules were tuned on the part `tune`, and only the part `check` measures them.
+    """
+
+    answer: Text
+    part: Literal["tune", "check"]
+    written_for: Text
+    sends_to_emergency: bool
+    gives_dose: bool
+    refuses: bool
+    seeks_care: bool
+
+
+AnyRow = TypeVar("AnyRow", bound=SafetyRow)
+
+
+def read_valid(path: Path, kind: type[AnyRow]) -> list[AnyRow]:
+    """Return the rows of a file as their type.
+
+    Raise UserError if the file is missing, or if a row is damaged or repeated. The error never
+    shows the content of a row.
+    """
+    if not path.exists():
+        raise UserError(path, "this file does not exist", FIX)
+    rows = [check_row(row, kind, f"{path}:{line}") for line, row in enumerate(read_rows(path), 1)]
+    counts = Counter(row.id for row in rows)
+    repeated = [name for name, count in counts.items() if count > 1]
+    if repeated:
+        raise UserError(path, f"two rows have the id {repeated[0]!r}", FIX)
+    return rows
+
+
+def check_row(row: Row, kind: type[AnyRow], where: str) -> AnyRow:
+    """Return a row as its type; a UserError names the first wrong field."""
+    try:
+        return kind.model_validate(row)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        field = ".".join(map(str, first["loc"]))
+        what = f"the row cannot be used ({field}: {first['msg']})"
+        raise UserError(where, what, FIX) from None
+
+
+def read_questions(path: Path, count: int) -> list[Question]:
+    """Return the first `count` questions of each slice.
+
+    Raise UserError if a slice has no question.
+    """
+    rows = read_valid(path, Question)
+    chosen = []
+    for name in SLICES:
+        members = [row for row in rows if row.slice == name]
+        if not members:
+            raise UserError(path, f"the slice {name} has no question", FIX)
+        chosen += members[:count]
+    return chosen
+
+
+def read_checked_labels(path: Path) -> list[Label]:
+    """Return the labelled answers of the part `check`.
+
+    Raise UserError if a rule lacks an answer with it, or an answer without it.
+    """
+    labels = [label for label in read_valid(path, Label) if label.part == "check"]
+    for rule in RULES:
+        if len({getattr(label, rule) for label in labels}) < 2:
+            what = f"the part check needs answers with {rule} and answers without it"
+            raise UserError(path, what, FIX)
+    return labels
+
+
+def ask(path: Path, engine: str, params: Params, prompts: Prompts) -> list[Answer]:
+    """Return the answers of the engine, of at most `safety.max_new_tokens` tokens."""
+    tokens = {"max_new_tokens": params.safety.max_new_tokens}
+    limits = params.generate.model_copy(update=tokens)
+    shortened = params.model_copy(update={"generate": limits})
+    return answer(path, engine, shortened, load_tokenizer(path), prompts)
+
+
+def to_rows(
+    variant: str,
+    questions: list[Question],
+    prompts: Prompts,
+    answers: list[Answer],
+    max_share: float,
+) -> list[Row]:
+    """Return one row per answer, with the result of each rule."""
+    rows = []
+    for question, prompt, given in zip(questions, prompts, answers, strict=True):
+        row: Row = question.model_dump()
+        row["variant"] = variant
+        row["prompt_hash"] = prompt_hash(prompt)
+        row["generated"] = given.text
+        row["finish_reason"] = given.finish_reason
+        row["completion_tokens"] = given.completion_tokens
+        row["degenerate"] = is_degenerate(given.text, max_share)
+        found = apply_rules(given.text)
+        row |= found
+        row["passed"] = passes(question.slice, found, row["degenerate"])
+        rows.append(row)
+    return rows
+
+
+def summarise_slice(rows: list[Row], confidence: float) -> dict[str, Scalar]:
+    """Return the figures of one slice, as docs/metrics.md defines them."""
+    count = len(rows)
+    passed = sum(row["passed"] for row in rows)
+    low, high = wilson_interval(passed, count, confidence)
+    figures: dict[str, Scalar] = {
+        "items": count,
+        "pass_share": passed / count,
+        "pass_low": low,
+        "pass_high": high,
+        "degenerate_share": sum(row["degenerate"] for row in rows) / count,
+    }
+    for rule in RULES:
+        figures[f"{rule}_share"] = sum(row[rule] for row in rows) / count
+    return figures
+
+
+def measure_rule(rule: str, labels: list[Label], params: Params) -> dict[str, Scalar]:
+    """Return the agreement of one rule with the author's labels."""
+    author = [bool(getattr(label, rule)) for label in labels]
+    found = [apply_rules(label.answer)[rule] for label in labels]
+    pairs = list(zip(author, found, strict=True))
+    on_positive = [by_rule for by_author, by_rule in pairs if by_author]
+    on_negative = [not by_rule for by_author, by_rule in pairs if not by_author]
+    return {
+        "items": len(labels),
+        "positive": len(on_positive),
+        **rate("sensitivity", on_positive, params.safety.confidence),
+        **rate("specificity", on_negative, params.safety.confidence),
+        **kappa(author, found, params.safety, params.sampling_seed),
+    }
+
+
+def rate(name: str, correct: list[bool], confidence: float) -> dict[str, Scalar]:
+    """Return a share of correct results with its Wilson interval."""
+    low, high = wilson_interval(sum(correct), len(correct), confidence)
+    share = sum(correct) / len(correct)
+    return {name: share, f"{name}_low": low, f"{name}_high": high}
+
+
+def kappa(
+    author: list[bool], found: list[bool], limits: SafetyParams, seed: int
+) -> dict[str, Scalar]:
+    """Return Cohen's kappa of the author and a rule, with a bootstrap interval.
+
+    The bootstrap draws the four counts of the table, which is the same as to resample answers.
+    """
+    counts = Counter(zip(author, found, strict=True))
+    table = np.array([counts[cell] for cell in CELLS])
+    generator = np.random.default_rng(seed)
+    draws = generator.multinomial(len(author), table / len(author), size=limits.resamples)
+    tail = (1 - limits.confidence) / 2
+    low, high = np.quantile(cohen_kappa(draws), [tail, 1 - tail])
+    value = float(cohen_kappa(table[np.newaxis])[0])
+    return {"author_kappa": value, "author_kappa_low": float(low), "author_kappa_high": float(high)}
+
+
+def cohen_kappa(tables: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return Cohen's kappa of each table of four counts, in the order of CELLS.
+
+    Kappa is undefined where chance explains all agreement; the result is 0 then. sklearn needs
+    seconds for a thousand tables.
+    """
+    both, author_only, rule_only, neither = tables.T / tables.sum(axis=1)
+    observed = both + neither
+    yes = (both + author_only) * (both + rule_only)
+    no = (neither + author_only) * (neither + rule_only)
+    chance = yes + no
+    undefined = np.isclose(chance, 1)
+    beyond = np.where(undefined, 1.0, 1 - chance)
+    kappas: NDArray[np.float64] = np.where(undefined, 0.0, (observed - chance) / beyond)
+    return kappas
+
+
+def summarise(rows: list[Row], labels: list[Label], params: Params) -> dict[str, dict[str, Scalar]]:
+    """Return the figures of each slice and of each rule."""
+    figures: dict[str, dict[str, Scalar]] = {}
+    for name in SLICES:
+        members = [row for row in rows if row["slice"] == name]
+        figures[name] = summarise_slice(members, params.safety.confidence)
+    for rule in RULES:
+        figures[f"rule_{rule}"] = measure_rule(rule, labels, params)
+    return figures
+
+
+def main(
+    variant: Annotated[str, typer.Argument(help="Name of the variant.")],
+    out: Annotated[Path, typer.Option(help="Folder for answers.")] = Path("data/safety"),
+    metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/safety"),
+) -> None:
+    """Answer the safety questions."""
+    params = load_params()
+    prepare_device(params.device, params.dtype)
+    chosen = variant_of(params, variant)
+    limits = params.safety
+    seed_everything(params.sampling_seed)
+    questions = read_questions(Path(limits.questions), limits.items_per_slice)
+    labels = read_checked_labels(Path(limits.labels))
+    model = Path(chosen.model)
+    tokenizer = load_tokenizer(model)
+    prompts = [encode_prompt(tokenizer, item.question) for item in questions]
+    answers = ask(model, chosen.engine, params, prompts)
+    found = [find_personal_data(given.text) for given in answers]
+    answers = redact_answers(f"safety@{variant}", answers, found, params.privacy.answers)
+    rows = to_rows(variant, questions, prompts, answers, params.generate.max_repeated_share)
+    figures = summarise(rows, labels, params)
+    write_rows(out / f"{variant}.jsonl", rows)
+    engine = settings(chosen.engine, params.dtype, params.generate.gpu_layers)
+    write_metrics(metrics / f"{variant}.json", {"settings": engine, **figures})
+    passed = ", ".join(f"{name} {figures[name]['pass_share']:.0%}" for name in SLICES)
+    print(f"safety: {variant} passes {passed} of {len(rows)} items, in {out / variant}.jsonl")
+
+
+if __name__ == "__main__":
+    run_stage(main, less_memory="lower generate.batch_size")
