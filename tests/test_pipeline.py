@@ -26,6 +26,7 @@ SINGLE_STAGES = (
     "quantize",
     "calibrate",
     "compare",
+    "controls",
 )
 SEEDED_STAGES = {
     "train",
@@ -39,6 +40,7 @@ SINGLE_METRICS = (
     "calibrate.json",
     "compare.json",
     "contamination.json",
+    "controls.json",
     "ingest.json",
     "merge.json",
     "preprocess.json",
@@ -83,7 +85,7 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(["dvc", "remote", "modify", name, "url", str(folder.parent / place)], folder)
     result = run(["dvc", "repro"], folder, **OFFLINE)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert len(stages_run(result.stdout)) == 18
+    assert len(stages_run(result.stdout)) == 19
     commit(folder, "run")
     return folder
 
@@ -99,7 +101,7 @@ def test_the_pipeline_writes_every_metrics_file_that_it_promises(repo: Path) -> 
 
 def test_the_report_has_the_table_and_names_what_was_not_measured(repo: Path) -> None:
     report = (repo / "report/report.md").read_text(encoding="utf-8")
-    assert "| | base | tuned |" in report
+    assert "| | base | tuned | stock answer |" in report
     assert "not trustworthy" in report
     assert "was not measured for this run" in report
 
