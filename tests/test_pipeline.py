@@ -149,14 +149,16 @@ def widened(repo: Path) -> Iterator[tuple[Path, str]]:
 
 def test_only_the_stages_that_read_a_changed_parameter_run(widened: tuple[Path, str]) -> None:
     _, output = widened
-    assert sorted(stages_run(output)) == sorted(["rouge@base", "rouge@tuned", "compare"])
+    assert sorted(stages_run(output)) == sorted(
+        ["rouge@base", "rouge@tuned", "controls", "compare"]
+    )
 
 
 def test_the_metrics_diff_shows_the_changed_figures_only(widened: tuple[Path, str]) -> None:
     repo, _ = widened
     diff = json.loads(run(["dvc", "metrics", "diff", "--json"], repo).stdout)
-    files = {"metrics/compare.json", "metrics/rouge/base.json", "metrics/rouge/tuned.json"}
-    assert set(diff) <= files
+    rouge = {"metrics/rouge/base.json", "metrics/rouge/tuned.json"}
+    assert set(diff) <= {"metrics/compare.json", "metrics/controls.json", *rouge}
     assert {key.split(".")[-1] for key in diff["metrics/compare.json"]} <= {"low", "high"}
 
 

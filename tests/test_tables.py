@@ -279,7 +279,7 @@ def test_the_worth_of_the_question_has_an_interval(metrics: Path) -> None:
     label = "| question's worth, bits per character (60 answers) ↑"
     assert f"{label} |  | 0.051 [0.030, 0.072] |" in lines
     # Without the figure, no row mentions it.
-    assert not any("worth" in line for line in variant_lines(metrics, "base"))
+    assert not any("question's worth" in line for line in variant_lines(metrics, "base"))
 
 
 def test_an_incomplete_worth_is_refused(metrics: Path) -> None:
