@@ -759,6 +759,16 @@ class Likelihood(Section):
     """Number of answers scored per validation set, the first in file order; 0 scores all."""
     batch_tokens: Positive
     """Number of tokens per forward pass, padding included."""
+    worth_items_per_set: Natural
+    """Number of scored answers per set that are also scored after another question; 0 is off.
+
+    They are the first in file order, and give the figure of the question's worth. A number above
+    items_per_set takes all scored answers.
+    """
+    resamples: Resamples
+    """Number of bootstrap resamples of the question's worth."""
+    confidence: Coverage
+    """Coverage of its interval."""
 
 
 class Generate(Section):
@@ -890,6 +900,16 @@ class Rouge(Section):
     """Coverage of the interval."""
 
 
+class Controls(Section):
+    """Figures that need no model, for comparison with the variants."""
+
+    stock_answers: Positive
+    """Number of training answers, the first in file order, from which the stock answer is chosen.
+
+    Each of them is compared with all others, so the time grows with the square of this number.
+    """
+
+
 class Judge(Section):
     """The LLM judge."""
 
@@ -995,6 +1015,7 @@ class Params(Section):
     safety: Safety
     benchmark: Benchmark
     rouge: Rouge
+    controls: Controls
     judge: Judge
     calibrate: Calibrate
     compare: Compare

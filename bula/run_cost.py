@@ -143,6 +143,8 @@ def likelihood(run: Run, variant: str) -> StageTime:
     """Return the time in which one variant's reference answers are scored."""
     settings = run.params.likelihood
     per_set = min(settings.items_per_set or run.validation_rows, run.validation_rows)
+    # Some answers are scored a second time, after another question.
+    per_set += min(settings.worth_items_per_set, per_set)
     tokens = len(SET_NAMES) * per_set * run.rows.tokens_per_row
     supervised = tokens * run.rows.supervised_share
     flops = forward_flops(run.shape, tokens, supervised, run.rows.tokens_per_row)

@@ -22,7 +22,25 @@ LOWER = "↓"
 HIGHER = "↑"
 UNKNOWN = "–"
 # The first words of the labels in the README's table.
-HEADLINE = ("degenerate answers", "perplexity", "bits per character", "ROUGE-L", "judge: accuracy")
+HEADLINE = (
+    "degenerate answers",
+    "perplexity",
+    "bits per character",
+    "question's worth",
+    "ROUGE-L",
+    "judge: accuracy",
+)
+# The groups of metrics/controls.json in the tables. No variant's name contains a space.
+ANSWERERS = {
+    "stock": "stock answer",
+    "nearest": "nearest answer",
+    "echo": "echo of the question",
+}
+PREDICTORS = {
+    "ngram": "character 6-gram",
+    "bz2": "bz2 compression",
+    "xz": "xz compression",
+}
 LOWER_IS_BETTER = ("bits_per_character", "degenerate")
 LIKELIHOOD = (
     "items",
@@ -31,6 +49,12 @@ LIKELIHOOD = (
     "perplexity",
     "bits_per_character",
     "token_accuracy",
+)
+WORTH = (
+    "question_worth_items",
+    "question_worth_bits",
+    "question_worth_bits_low",
+    "question_worth_bits_high",
 )
 KINDS = ("rouge1", "rouge2", "rougeL")
 ROUGE = (
@@ -133,41 +157,50 @@ def degenerate_share(folder: Path, variant: str) -> float:
 
 
 def results_table(folder: Path, params: Params) -> str:
-    """Return the Markdown table with a column per variant.
+    """Return the Markdown table with a column per variant and per control.
 
     A mean has its standard error (±) or its bootstrap interval ([low, high]). ROUGE and the
     judge's scores are withheld where too many answers are degenerate
     (`compare.max_degenerate_share`).
     """
-    return _columns_table(_columns(folder, params))
-
-
-def headline_table(folder: Path, params: Params) -> str:
-    """Return the rows of `results_table` that a reader needs first."""
-    short: dict[str, Column] = {}
-    for variant, column in _columns(folder, params).items():
-        labels = [label for label in column if label.startswith(HEADLINE)]
-        short[variant] = {label: column[label] for label in labels}
-    return _columns_table(short)
-
-
-def _columns(folder: Path, params: Params) -> dict[str, Column]:
-    """Return the cells of each variant."""
-    limit = params.compare.max_degenerate_share
-    return {variant: _column(folder, variant, limit) for variant in params.variants}
-
-
-def _columns_table(columns: Mapping[str, Column]) -> str:
-    """Return a Markdown table of columns, whose rows are all labels in order."""
-    labels: dict[str, None] = {}
-    for column in columns.values():
-        labels |= dict.fromkeys(column)
-    lines = ["| | " + " | ".join(columns) + " |"]
-    lines.append("|---|" + "---|" * len(columns))
-    for label in labels:
+    columns = _columns(folder, params)
+    lines = _head(columns)
+    for label in _labels(columns):
         cells = [column.get(label, "") for column in columns.values()]
         lines.append(_line([label, *cells]))
     return "\n".join(lines) + "\n"
+
+
+def headline_table(folder: Path, params: Params) -> str:
+    """Return the figures that a reader needs first, with a row per variant and per control."""
+    columns = _columns(folder, params)
+    labels = [label for label in _labels(columns) if label.startswith(HEADLINE)]
+    lines = _head(labels)
+    for name, column in columns.items():
+        cells = [column.get(label, "") for label in labels]
+        lines.append(_line([name, *cells]))
+    return "\n".join(lines) + "\n"
+
+
+def _columns(folder: Path, params: Params) -> dict[str, Column]:
+    """Return the cells of each variant and of each control."""
+    limit = params.compare.max_degenerate_share
+    columns = {variant: _column(folder, variant, limit) for variant in params.variants}
+    return columns | _control_columns(folder)
+
+
+def _labels(columns: Mapping[str, Column]) -> list[str]:
+    """Return the labels of all columns, in order."""
+    labels: dict[str, None] = {}
+    for column in columns.values():
+        labels |= dict.fromkeys(column)
+    return list(labels)
+
+
+def _head(names: Iterable[str]) -> list[str]:
+    """Return the first two lines of a table whose first column has no name."""
+    names = list(names)
+    return ["| | " + " | ".join(names) + " |", "|---|" + "---|" * len(names)]
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -180,16 +213,78 @@ def _column(folder: Path, variant: str, max_degenerate_share: float) -> Column:
     generate = variant_group(folder, "generate", variant, "", ["items", "degenerate_share"])
     share = generate["degenerate_share"]
     items = generate["items"]
-    label = f"degenerate answers, % ({items} answers) {LOWER}"
+    degenerate = _degenerate_cell(share, items)
     likelihood = _likelihood_cells(folder, variant)
-    rouge = _rouge_cells(folder, variant)
+    rouge = _rouge_cells(variant_group(folder, "rouge", variant, "pooled", ROUGE))
     judge = _judge_cells(folder, variant)
     if share > max_degenerate_share:
         withheld = f"{NOT_MEANINGFUL} ({share * 100:.0f} % loops)"
         rouge = dict.fromkeys(rouge, withheld)
         judge = dict.fromkeys(judge, withheld)
     benchmark = _benchmark_cells(folder, variant)
-    return {label: f"{share * 100:.1f}", **likelihood, **rouge, **benchmark, **judge}
+    return {**degenerate, **likelihood, **rouge, **benchmark, **judge}
+
+
+def _degenerate_cell(share: float, items: int) -> Column:
+    """Return the cell of the share of degenerate answers."""
+    return {f"degenerate answers, % ({items} answers) {LOWER}": f"{share * 100:.1f}"}
+
+
+def _control_columns(folder: Path) -> dict[str, Column]:
+    """Return the cells of each control."""
+    columns = {}
+    for name, title in ANSWERERS.items():
+        figures = control_group(folder, name, [*ROUGE, "degenerate_share"])
+        degenerate = _degenerate_cell(figures["degenerate_share"], figures["items"])
+        columns[title] = degenerate | _rouge_cells(figures)
+    for name, title in PREDICTORS.items():
+        figures = control_group(folder, name, ["bits_per_character"])
+        columns[title] = _bits_cell(figures)
+    return columns
+
+
+def control_group(folder: Path, name: str, needed: Iterable[str]) -> Metrics:
+    """Return the figures of one control."""
+    path = folder / "controls.json"
+    return group(read_figures(path, "controls"), name, needed, path, "controls")
+
+
+def control_note(folder: Path, params: Params) -> str:
+    """Return a sentence per variant that does not beat a control.
+
+    The baseline is not compared, because no training promises that it is better. Answers whose
+    ROUGE is withheld beat nothing.
+    """
+    sentences = []
+    for variant in params.variants:
+        unbeaten = [
+            *_unbeaten_stock(folder, variant, params.compare.max_degenerate_share),
+            *_unbeaten_ngram(folder, variant),
+        ]
+        if unbeaten and variant != params.compare.baseline:
+            sentences.append(f"**{variant} does not beat** {' or '.join(unbeaten)}.")
+    return "\n" + " ".join(sentences) + "\n" if sentences else ""
+
+
+def _unbeaten_stock(folder: Path, variant: str, max_degenerate_share: float) -> list[str]:
+    """Return the comparison with the stock answer, if the variant is not better."""
+    found = variant_group(folder, "rouge", variant, "pooled", ROUGE)["rougeL_f"]
+    stock = control_group(folder, "stock", ROUGE)["rougeL_f"]
+    withheld = degenerate_share(folder, variant) > max_degenerate_share
+    if found > stock and not withheld:
+        return []
+    shown = NOT_MEANINGFUL if withheld else f"{found:.3f}"
+    return [f"the stock answer on ROUGE-L ({shown} against {stock:.3f})"]
+
+
+def _unbeaten_ngram(folder: Path, variant: str) -> list[str]:
+    """Return the comparison with the character n-gram, if the variant is not better."""
+    found = variant_group(folder, "likelihood", variant, "pooled", LIKELIHOOD)
+    bits = found["bits_per_character"]
+    ngram = control_group(folder, "ngram", ["bits_per_character"])["bits_per_character"]
+    if bits < ngram:
+        return []
+    return [f"the {PREDICTORS['ngram']} in bits per character ({bits:.3f} against {ngram:.3f})"]
 
 
 def _interval(figures: Metrics, name: str) -> str:
@@ -213,14 +308,29 @@ def _likelihood_cells(folder: Path, variant: str) -> Column:
     return {
         f"loss, nats per token ({items} answers) {LOWER}": loss,
         f"perplexity {LOWER}": f"{figures['perplexity']:.2f}",
-        f"bits per character {LOWER}": f"{figures['bits_per_character']:.3f}",
+        **_bits_cell(figures),
         f"token accuracy, % {HIGHER}": f"{percent:.1f}",
+        **_worth_cell(folder, variant, figures),
     }
 
 
-def _rouge_cells(folder: Path, variant: str) -> Column:
+def _bits_cell(figures: Metrics) -> Column:
+    """Return the cell of bits per character."""
+    return {f"bits per character {LOWER}": f"{figures['bits_per_character']:.3f}"}
+
+
+def _worth_cell(folder: Path, variant: str, figures: Metrics) -> Column:
+    """Return the cell of the question's worth, if it was measured."""
+    items = figures.get("question_worth_items")
+    if items is None:
+        return {}
+    worth = variant_group(folder, "likelihood", variant, "pooled", WORTH)
+    label = f"question's worth, bits per character ({items} answers) {HIGHER}"
+    return {label: _interval(worth, "question_worth_bits")}
+
+
+def _rouge_cells(figures: Metrics) -> Column:
     """Return the cells of ROUGE."""
-    figures = variant_group(folder, "rouge", variant, "pooled", ROUGE)
     items = figures["items"]
     cells = {}
     for kind in KINDS:

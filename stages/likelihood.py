@@ -1,11 +1,13 @@
 """Score the reference answers of the validation sets under one variant.
 
-The stage computes loss, perplexity, bits, token accuracy and entropy per set and over all sets.
+The stage computes loss, perplexity, bits, token accuracy and entropy per set and over all sets. It
+also scores answers after another question: the difference is the worth of the right question.
 
     python -m stages.likelihood base
 """
 
 import math
+import random
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, NamedTuple
@@ -19,12 +21,13 @@ from transformers import PreTrainedModel
 from bula.errors import run_stage
 from bula.hardware import precision_settings, prepare_device, seed_everything
 from bula.models import load_model, load_tokenizer
-from bula.params import load_params, variant_of
+from bula.params import Params, load_params, variant_of
 from bula.prompts import Encoded, encode
-from bula.records import Example, Row, read_validation_sets, write_rows
+from bula.records import SET_NAMES, Example, Row, read_validation_sets, write_rows
 from bula.reports import write_metrics
 from bula.scoring import batches_by_length, supervised_logits
-from bula.stats import LN2, ratio_standard_error
+from bula.stats import LN2, bootstrap_mean, ratio_standard_error, standard_error
+from bula.text import comparison_key
 
 Figures = dict[str, int | float]
 
@@ -130,6 +133,91 @@ def to_rows(
     return rows
 
 
+def other_questions(examples: list[Example], seed: int) -> dict[str, Example]:
+    """Return for each example, by id, another one whose question replaces its own.
+
+    `examples` is one validation set. The examples are shuffled, and examples with equal questions
+    are placed side by side. Each example takes the question that lies n places further, where n is
+    the number of times that the most frequent question occurs. So every question is used once, and
+    no example gets its own. If n exceeds half of the examples, some examples have no partner.
+    """
+    shuffled = list(examples)
+    random.Random(seed).shuffle(shuffled)
+    by_question: dict[str, list[Example]] = {}
+    for example in shuffled:
+        by_question.setdefault(question_key(example), []).append(example)
+    order = [example for equal in by_question.values() for example in equal]
+    step = max((len(equal) for equal in by_question.values()), default=0)
+    partners = {}
+    for place, example in enumerate(order):
+        partner = order[(place + step) % len(order)]
+        if question_key(partner) != question_key(example):
+            partners[example.id] = partner
+    return partners
+
+
+def question_key(example: Example) -> str:
+    """Return all questions of an example, without case, punctuation and spacing."""
+    return comparison_key(" ".join(turn.question for turn in example.turns))
+
+
+def with_question_of(example: Example, partner: Example) -> Example:
+    """Return an example with the question and the earlier turns of another one."""
+    asked = {"question": partner.question, "history": partner.history}
+    return example.model_copy(update=asked)
+
+
+def with_wrong_questions(examples: list[Example], params: Params) -> list[Example]:
+    """Return the first scored examples of each set with the question of another one.
+
+    `likelihood.worth_items_per_set` is the number per set.
+    """
+    found = []
+    for name in SET_NAMES:
+        members = [example for example in examples if example.split == name]
+        chosen = members[: params.likelihood.worth_items_per_set]
+        partners = other_questions(chosen, params.sampling_seed)
+        for example in chosen:
+            if example.id in partners:
+                found.append(with_question_of(example, partners[example.id]))
+    return found
+
+
+def add_wrong_nats(rows: list[Row], wrong: list[Example], scores: list[Score]) -> None:
+    """Write the nats of each answer after another question into its row."""
+    nats = {}
+    for example, found in zip(wrong, scores, strict=True):
+        nats[example.id] = found.nats
+    for row in rows:
+        if row["id"] in nats:
+            row["wrong_question_nats"] = nats[row["id"]]
+
+
+def question_worth(rows: list[Row], params: Params) -> Figures:
+    """Return the bits per character that the right question saves against a wrong one.
+
+    The figure is a mean over answers. There is none if no answer was scored after another question.
+    """
+    values = []
+    for row in rows:
+        if "wrong_question_nats" in row:
+            saved = row["wrong_question_nats"] - row["nats"]
+            values.append(saved / LN2 / row["characters"])
+    if not values:
+        return {}
+    settings = params.likelihood
+    low, high = bootstrap_mean(
+        values, settings.resamples, settings.confidence, params.sampling_seed
+    )
+    return {
+        "question_worth_items": len(values),
+        "question_worth_bits": sum(values) / len(values),
+        "question_worth_bits_stderr": standard_error(values),
+        "question_worth_bits_low": low,
+        "question_worth_bits_high": high,
+    }
+
+
 def summarise(rows: list[Row]) -> Figures:
     """Return the figures of one set, or of all sets together.
 
@@ -162,13 +250,13 @@ def summarise(rows: list[Row]) -> Figures:
     }
 
 
-def summarise_sets(rows: list[Row], names: Iterable[str]) -> dict[str, Figures]:
+def summarise_sets(rows: list[Row], names: Iterable[str], params: Params) -> dict[str, Figures]:
     """Return the figures of each set, and the pooled figures."""
     figures = {}
     for name in names:
         members = [row for row in rows if row["split"] == name]
-        figures[name] = summarise(members)
-    figures["pooled"] = summarise(rows)
+        figures[name] = summarise(members) | question_worth(members, params)
+    figures["pooled"] = summarise(rows) | question_worth(rows, params)
     return figures
 
 
@@ -188,12 +276,16 @@ def main(
     count = limits.items_per_set or None
     sets = read_validation_sets(clean / "validation")
     examples = [example for items in sets.values() for example in items[:count]]
+    wrong = with_wrong_questions(examples, params)
     tokenizer = load_tokenizer(path)
     encoded = [encode(tokenizer, example) for example in examples]
+    encoded_wrong = [encode(tokenizer, example) for example in wrong]
     model = load_model(path, params.dtype)
     scores = score(model, encoded, limits.batch_tokens, tokenizer.pad_token_id)
+    wrong_scores = score(model, encoded_wrong, limits.batch_tokens, tokenizer.pad_token_id)
     rows = to_rows(examples, encoded, scores, variant)
-    figures = summarise_sets(rows, sets)
+    add_wrong_nats(rows, wrong, wrong_scores)
+    figures = summarise_sets(rows, sets, params)
     write_rows(out / f"{variant}.jsonl", rows)
     settings = precision_settings(params.dtype)
     write_metrics(metrics / f"{variant}.json", {"settings": settings, **figures})

@@ -1,7 +1,6 @@
 """Compare one variant's answers with the references by ROUGE-1, ROUGE-2 and ROUGE-L.
 
-Words keep their Portuguese letters. The tokenizer of rouge_score keeps only a to z, so it would
-split "não" into the words "n" and "o".
+bula/rouge.py defines the scores.
 
     python -m stages.rouge base
 """
@@ -11,8 +10,6 @@ from typing import Annotated
 
 import matplotlib
 import typer
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import Tokenizer
 
 from bula.errors import run_stage
 from bula.files import staged
@@ -20,75 +17,12 @@ from bula.item_scores import AnswerRow, read_checked
 from bula.params import Params, load_params, variant_of
 from bula.records import Row, write_rows
 from bula.reports import write_metrics, write_plot
-from bula.stats import bootstrap_mean, standard_error
-from bula.text import words
+from bula.rouge import TYPES, Figures, score_answers, summarise
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot
 from matplotlib.axes import Axes
-
-# The name of each ROUGE type in rows and metrics, and in plots.
-TYPES = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
-# The name of each part in rows and metrics, and in rouge_score.
-PARTS = {"precision": "precision", "recall": "recall", "f": "fmeasure"}
-Figures = dict[str, int | float]
-
-
-class PortugueseTokenizer(Tokenizer):  # type: ignore[misc]
-    """Words of letters and digits with accents, in the interface of rouge_score."""
-
-    def tokenize(self, text: str) -> list[str]:
-        """Return the lower-case words of `text`."""
-        return words(text)
-
-
-def score(rows: list[Row]) -> list[Row]:
-    """Return one row of scores per answer.
-
-    A row contains id, set, variant, and precision, recall and F1 of each ROUGE type (Lin 2004).
-    """
-    scorer = RougeScorer(list(TYPES), tokenizer=PortugueseTokenizer())
-    scored = []
-    for row in rows:
-        result = scorer.score(row["answer"], row["generated"])
-        scores: Row = {
-            "id": row["id"],
-            "split": row["split"],
-            "variant": row["variant"],
-        }
-        for kind in TYPES:
-            for part, attribute in PARTS.items():
-                value = getattr(result[kind], attribute)
-                scores[f"{kind}_{part}"] = float(value)
-        scored.append(scores)
-    return scored
-
-
-def summarise(rows: list[Row], params: Params) -> Figures:
-    """Return the mean of each score over the answers.
-
-    F1 comes with a bootstrap interval, precision and recall with a standard error.
-    """
-    settings = params.rouge
-    metrics: Figures = {"items": len(rows)}
-    for kind in TYPES:
-        for part in PARTS:
-            name = f"{kind}_{part}"
-            values = [row[name] for row in rows]
-            metrics[name] = sum(values) / len(values)
-            if part == "f":
-                low, high = bootstrap_mean(
-                    values,
-                    settings.resamples,
-                    settings.confidence,
-                    params.sampling_seed,
-                )
-                metrics[f"{name}_low"] = low
-                metrics[f"{name}_high"] = high
-            else:
-                metrics[f"{name}_stderr"] = standard_error(values)
-    return metrics
 
 
 def summarise_sets(rows: list[Row], params: Params) -> dict[str, Figures]:
@@ -169,7 +103,7 @@ def main(
     # An unknown variant has no answers: the message about the variant helps more.
     variant_of(params, variant)
     read = read_checked(answers / f"{variant}.jsonl", f"generate@{variant}", AnswerRow)
-    rows = score([row.model_dump() | {"variant": variant} for row in read])
+    rows = score_answers([row.model_dump() | {"variant": variant} for row in read])
     figures = summarise_sets(rows, params)
     write_rows(out / f"{variant}.jsonl", rows)
     write_metrics(metrics / f"{variant}.json", figures)

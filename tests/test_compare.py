@@ -12,7 +12,7 @@ from bula.records import Row, read_rows, write_rows
 from bula.reports import write_metrics
 from stages.compare import __main__ as stage
 from stages.compare.pairs import Difference, Results, compare, compare_all, mark_meaningful
-from tests.test_tables import fidelity, figures, generate_figures
+from tests.test_tables import control_figures, fidelity, figures, generate_figures
 
 
 def two_variants(params: dict[str, Any]) -> None:
@@ -265,6 +265,7 @@ def write_inputs(workspace: Path) -> None:
             write_metrics(metrics / name / f"{variant}.json", content)
     for name, content in fidelity().items():
         write_metrics(metrics / f"{name}.json", content)
+    write_metrics(metrics / "controls.json", control_figures())
     write_metrics(metrics / "seeds.json", {"seeds": 0})
 
 
@@ -304,9 +305,10 @@ def test_stage_writes_the_figures_of_each_difference(inputs: Path) -> None:
 def test_stage_writes_the_report(inputs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage.main()
     report = read_report(inputs)
-    assert "| degenerate answers, % (30 answers) ↓ | 0.0 | 10.0 |" in report
+    assert "| degenerate answers, % (30 answers) ↓ | 0.0 | 10.0 | " in report
     assert "| tuned − base: degenerate ↓ |" in report
     assert "**tuned** (stop): Tome água, tuned." in report
+    assert "**tuned does not beat** the character 6-gram in bits per character (0.612" in report
     assert "not meaningful" not in report
     assert "compare: 8 paired differences" in capsys.readouterr().out
 
@@ -321,7 +323,7 @@ def degenerate(inputs: Path) -> Path:
 
 def test_report_withholds_figures_of_degenerate_answers(degenerate: Path) -> None:
     report = read_report(degenerate)
-    line = "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | not meaningful (97 % loops) |"
+    line = "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | not meaningful (97 % loops) | "
     assert line in report
     assert "| tuned − base: rouge1_f ↑ | not meaningful | – | 4 | – |" in report
     assert "| tuned − base: judge_style ↑ | not meaningful | – | 1 | – |" in report

@@ -29,6 +29,7 @@ SINGLE_STAGES = (
     "quantize",
     "calibrate",
     "compare",
+    "controls",
 )
 # `bula seeds` repeats the stages from train on.
 SEEDED_STAGES = set(STAGES) - {"preprocess"}
@@ -37,6 +38,7 @@ SINGLE_METRICS = (
     "compare.json",
     "contamination.json",
     "dry_run.json",
+    "controls.json",
     "ingest.json",
     "merge.json",
     "models.json",
@@ -82,7 +84,7 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(["dvc", "remote", "modify", name, "url", str(folder.parent / place)], folder)
     result = run(["dvc", "repro"], folder, **OFFLINE)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert len(stages_run(result.stdout)) == 20
+    assert len(stages_run(result.stdout)) == 23
     commit(folder, "run")
     return folder
 
@@ -98,7 +100,7 @@ def test_the_pipeline_writes_every_metrics_file_that_it_promises(repo: Path) -> 
 
 def test_the_report_has_the_table_and_names_what_was_not_measured(repo: Path) -> None:
     report = (repo / "report/report.md").read_text(encoding="utf-8")
-    assert "| | base | tuned |" in report
+    assert "| | base | tuned | stock answer |" in report
     assert "not trustworthy" in report
     assert "was not measured for this run" in report
 
@@ -146,14 +148,16 @@ def widened(repo: Path) -> Iterator[tuple[Path, str]]:
 
 def test_only_the_stages_that_read_a_changed_parameter_run(widened: tuple[Path, str]) -> None:
     _, output = widened
-    assert sorted(stages_run(output)) == sorted(["rouge@base", "rouge@tuned", "compare"])
+    assert sorted(stages_run(output)) == sorted(
+        ["rouge@base", "rouge@tuned", "controls", "compare"]
+    )
 
 
 def test_the_metrics_diff_shows_the_changed_figures_only(widened: tuple[Path, str]) -> None:
     repo, _ = widened
     diff = json.loads(run(["dvc", "metrics", "diff", "--json"], repo).stdout)
-    files = {"metrics/compare.json", "metrics/rouge/base.json", "metrics/rouge/tuned.json"}
-    assert set(diff) <= files
+    rouge = {"metrics/rouge/base.json", "metrics/rouge/tuned.json"}
+    assert set(diff) <= {"metrics/compare.json", "metrics/controls.json", *rouge}
     assert {key.split(".")[-1] for key in diff["metrics/compare.json"]} <= {"low", "high"}
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from bula.errors import UserError
 from bula.records import SET_NAMES, Row, write_rows
+from bula.rouge import score_answers
 from stages import rouge
 from tests.conftest import leftovers
 
@@ -36,7 +37,7 @@ def answer_rows() -> list[Row]:
 
 
 def test_rouge_of_portuguese_words_equals_a_calculation_by_hand() -> None:
-    [scores] = rouge.score([ROW | {"generated": "não, TOME água e sol"}])
+    [scores] = score_answers([ROW | {"generated": "não, TOME água e sol"}])
     expected = {
         "id": "1",
         "split": "A",
@@ -57,7 +58,7 @@ def test_rouge_of_portuguese_words_equals_a_calculation_by_hand() -> None:
 
 
 def test_an_empty_answer_scores_zero() -> None:
-    [scores] = rouge.score([ROW | {"generated": ""}])
+    [scores] = score_answers([ROW | {"generated": ""}])
     values = [value for name, value in scores.items() if name.startswith("rouge")]
     assert values == [0.0] * 9
 

@@ -95,9 +95,11 @@ def test_likelihood_scores_all_rows_or_the_first() -> None:
     run = run_on(SLOW)
     # 5 sets x 100 rows x 6 tokens, half of them supervised.
     flops = (1200 + 192) * 3000 + 160 * 1500
-    assert run_cost.likelihood(run, "base").card_seconds == flops / 100
-    few = run._replace(params=params_with(likelihood={"items_per_set": 10}))
-    assert run_cost.likelihood(few, "base").card_seconds == flops / 10 / 100
+    for items_per_set, worth, share in ((0, 0, 1), (10, 0, 0.1), (10, 5, 0.15), (10, 20, 0.2)):
+        limits = {"items_per_set": items_per_set, "worth_items_per_set": worth}
+        some = run._replace(params=params_with(likelihood=limits))
+        found = run_cost.likelihood(some, "base").card_seconds
+        assert found == pytest.approx(flops * share / 100)
 
 
 def prompt_seconds() -> float:

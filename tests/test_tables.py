@@ -15,7 +15,20 @@ from bula.commands.results import END, START, with_results
 from bula.errors import UserError
 from bula.params import Params, load_params, parse_params
 from bula.reports import write_metrics
-from bula.tables import differences_table, fidelity_table, headline_table, results_table
+from bula.tables import (
+    control_note,
+    differences_table,
+    fidelity_table,
+    headline_table,
+    results_table,
+)
+
+# The heads of the columns after the variants, and their empty cells.
+CONTROLS = (
+    "stock answer | nearest answer | echo of the question "
+    "| character 6-gram | bz2 compression | xz compression |"
+)
+EMPTY = " |  |  |  |  |  |  |"
 
 
 def figures(variant_number: int) -> dict[str, dict[str, Any]]:
@@ -49,6 +62,30 @@ def figures(variant_number: int) -> dict[str, dict[str, Any]]:
             "style_mean": 2.25,
             "style_stderr": 0.25,
         },
+    }
+
+
+def control_figures() -> dict[str, dict[str, Any]]:
+    """Return small metrics of the controls."""
+    return {
+        "stock": {"items": 40, "degenerate_share": 0.0, **rouge_figures(0.15)},
+        "nearest": {"items": 40, "degenerate_share": 0.025, **rouge_figures(0.13)},
+        "echo": {"items": 40, "degenerate_share": 0.0, **rouge_figures(0.05)},
+        "ngram": {"items": 80, "order": 6, "bits_per_character": 0.61},
+        "gzip": {"items": 80, "bits_per_character": 0.9},
+        "bz2": {"items": 80, "bits_per_character": 0.7},
+        "xz": {"items": 80, "bits_per_character": 0.8},
+    }
+
+
+def worth_figures() -> dict[str, Any]:
+    """Return the figures of the question's worth."""
+    return {
+        "question_worth_items": 60,
+        "question_worth_bits": 0.0512,
+        "question_worth_bits_stderr": 0.01,
+        "question_worth_bits_low": 0.0301,
+        "question_worth_bits_high": 0.0723,
     }
 
 
@@ -107,36 +144,47 @@ def metrics(tmp_path: Path) -> Path:
     """Write the metrics of two variants."""
     for number, variant in enumerate(("base", "tuned"), start=1):
         write_stages(tmp_path / "metrics", variant, figures(number))
+    write_metrics(tmp_path / "metrics/controls.json", control_figures())
     return tmp_path / "metrics"
 
 
-def test_table_has_a_column_per_variant_and_a_row_per_figure(metrics: Path) -> None:
+def variant_lines(metrics: Path, *names: str) -> list[str]:
+    """Return the lines of the table of results, without the columns of the controls."""
+    lines = results_table(metrics, variants(*names)).splitlines()
+    return [" | ".join(line.split(" | ")[: len(names) + 1]) + " |" for line in lines]
+
+
+def test_table_has_a_column_per_variant_and_control(metrics: Path) -> None:
+    others = "| 0.170 [0.160, 0.184] | 0.150 [0.140, 0.165] | 0.070 [0.060, 0.085] |  |  |  |"
     assert results_table(metrics, variants("base", "tuned")).splitlines() == [
-        "| | base | tuned |",
-        "|---|---|---|",
-        "| degenerate answers, % (30 answers) ↓ | 0.0 | 10.0 |",
-        "| loss, nats per token (80 answers) ↓ | 1.346 ± 0.046 | 0.346 ± 0.046 |",
-        "| perplexity ↓ | 10.44 | 5.22 |",
-        "| bits per character ↓ | 0.612 | 0.612 |",
-        "| token accuracy, % ↑ | 65.4 | 65.4 |",
-        "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
-        "| ROUGE-2 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
-        "| ROUGE-L F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] |",
-        "| bula_medmcqa, acc, % (24 items) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8 |",
-        "| bula_squad_completion, contains, % (28 items) ↑ | 50.0 ± 9.6 | 50.0 ± 9.6 |",
+        f"| | base | tuned | {CONTROLS}",
+        "|---|---|---|---|---|---|---|---|---|",
+        "| degenerate answers, % (30 answers) ↓ | 0.0 | 10.0 |  |  |  |  |  |  |",
+        "| loss, nats per token (80 answers) ↓ | 1.346 ± 0.046 | 0.346 ± 0.046" + EMPTY,
+        "| perplexity ↓ | 10.44 | 5.22" + EMPTY,
+        "| bits per character ↓ | 0.612 | 0.612 |  |  |  | 0.610 | 0.700 | 0.800 |",
+        "| token accuracy, % ↑ | 65.4 | 65.4" + EMPTY,
+        *(
+            f"| {kind} F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] {others}"
+            for kind in ("ROUGE-1", "ROUGE-2", "ROUGE-L")
+        ),
+        "| bula_medmcqa, acc, % (24 items) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8" + EMPTY,
+        "| bula_squad_completion, contains, % (28 items) ↑ | 50.0 ± 9.6 | 50.0 ± 9.6" + EMPTY,
         "| judge: accuracy, 1 to 3 (tiny-judge; not trustworthy) ↑ "
-        "| 1.50 ± 0.17 (10 of 10 answers) | 1.50 ± 0.17 (10 of 10 answers) |",
+        "| 1.50 ± 0.17 (10 of 10 answers) | 1.50 ± 0.17 (10 of 10 answers)" + EMPTY,
         "| judge: style, 1 to 3 (tiny-judge; not trustworthy) ↑ "
-        "| 2.25 ± 0.25 (10 of 10 answers) | 2.25 ± 0.25 (10 of 10 answers) |",
+        "| 2.25 ± 0.25 (10 of 10 answers) | 2.25 ± 0.25 (10 of 10 answers)" + EMPTY,
+        "| degenerate answers, % (40 answers) ↓ |  |  | 0.0 | 2.5 | 0.0 |  |  |  |",
     ]
     assert results_table(metrics, variants("base", "tuned")).endswith("|\n")
 
 
 def test_columns_follow_the_order_of_the_variants(metrics: Path) -> None:
     lines = results_table(metrics, variants("tuned", "base")).splitlines()
-    assert lines[0] == "| | tuned | base |"
-    assert lines[4] == "| perplexity ↓ | 5.22 | 10.44 |"
-    assert results_table(metrics, variants("tuned")).splitlines()[4] == "| perplexity ↓ | 5.22 |"
+    assert lines[0] == f"| | tuned | base | {CONTROLS}"
+    assert lines[4] == "| perplexity ↓ | 5.22 | 10.44" + EMPTY
+    alone = results_table(metrics, variants("tuned")).splitlines()
+    assert alone[4] == "| perplexity ↓ | 5.22" + EMPTY
 
 
 def test_figures_over_different_items_have_separate_rows(metrics: Path) -> None:
@@ -149,7 +197,7 @@ def test_figures_over_different_items_have_separate_rows(metrics: Path) -> None:
         "commonest_answer_share": 0.5,
     }
     write_stages(metrics, "tuned", stages)
-    lines = results_table(metrics, variants("base", "tuned")).splitlines()
+    lines = variant_lines(metrics, "base", "tuned")
     assert "| ROUGE-L F1 (40 answers) ↑ | 0.120 [0.110, 0.135] |  |" in lines
     assert "| ROUGE-L F1 (39 answers) ↑ |  | 0.220 [0.210, 0.234] |" in lines
     assert "| extra, acc, % (4 items) ↑ |  | 100.0 ± 0.0 |" in lines
@@ -159,7 +207,7 @@ def test_constant_answers_are_marked_in_the_table(metrics: Path) -> None:
     stages = figures(2)
     stages["benchmark"]["bula_medmcqa"]["commonest_answer_share"] = 1.0
     write_stages(metrics, "tuned", stages)
-    lines = results_table(metrics, variants("base", "tuned")).splitlines()
+    lines = variant_lines(metrics, "base", "tuned")
     assert [line for line in lines if "medmcqa" in line] == [
         "| bula_medmcqa, acc, % (24 items) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8 (one answer to all) |"
     ]
@@ -169,9 +217,9 @@ def test_table_does_not_doubt_a_trustworthy_judge(metrics: Path) -> None:
     stages = figures(1)
     stages["judge"]["trustworthy"] = True
     write_stages(metrics, "base", stages)
-    table = results_table(metrics, variants("base"))
-    assert "| judge: style, 1 to 3 (tiny-judge) ↑ | 2.25 ± 0.25 (10 of 10 answers) |" in table
-    assert "not trustworthy" not in table
+    lines = variant_lines(metrics, "base")
+    assert "| judge: style, 1 to 3 (tiny-judge) ↑ | 2.25 ± 0.25 (10 of 10 answers) |" in lines
+    assert not any("not trustworthy" in line for line in lines)
 
 
 def test_figures_are_shown_at_the_limit_of_degenerate_answers(metrics: Path) -> None:
@@ -182,7 +230,7 @@ def test_figures_are_shown_at_the_limit_of_degenerate_answers(metrics: Path) -> 
 
 def test_rouge_and_judge_are_withheld_above_the_limit_of_degenerate_answers(metrics: Path) -> None:
     write_stages(metrics, "tuned", {"generate": generate_figures(29)})
-    lines = results_table(metrics, variants("base", "tuned")).splitlines()
+    lines = variant_lines(metrics, "base", "tuned")
     assert lines[2] == "| degenerate answers, % (30 answers) ↓ | 0.0 | 96.7 |"
     withheld = [line for line in lines if line.endswith("| not meaningful (97 % loops) |")]
     assert [line[2:8] for line in withheld] == ["ROUGE-", "ROUGE-", "ROUGE-", "judge:", "judge:"]
@@ -191,7 +239,7 @@ def test_rouge_and_judge_are_withheld_above_the_limit_of_degenerate_answers(metr
 
 def test_figures_of_the_other_variant_are_not_withheld(metrics: Path) -> None:
     write_stages(metrics, "tuned", {"generate": generate_figures(29)})
-    lines = results_table(metrics, variants("base", "tuned")).splitlines()
+    lines = variant_lines(metrics, "base", "tuned")
     line = "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | not meaningful (97 % loops) |"
     assert line in lines
 
@@ -213,6 +261,72 @@ def test_error_names_the_missing_file_and_its_stage(metrics: Path, stage: str) -
     message = f"{stage}/tuned.json: the file does not exist. Run `dvc repro {stage}@tuned`"
     with pytest.raises(UserError, match=message):
         results_table(metrics, variants("base", "tuned"))
+
+
+# The question's worth and the controls
+
+
+def write_worth(metrics: Path, variant_number: int, variant: str) -> None:
+    """Write the likelihood of a variant with the question's worth."""
+    content = figures(variant_number)["likelihood"]
+    content["pooled"] |= worth_figures()
+    write_metrics(metrics / f"likelihood/{variant}.json", content)
+
+
+def test_the_worth_of_the_question_has_an_interval(metrics: Path) -> None:
+    write_worth(metrics, 2, "tuned")
+    lines = variant_lines(metrics, "base", "tuned")
+    label = "| question's worth, bits per character (60 answers) ↑"
+    assert f"{label} |  | 0.051 [0.030, 0.072] |" in lines
+    # Without the figure, no row mentions it.
+    assert not any("question's worth" in line for line in variant_lines(metrics, "base"))
+
+
+def test_an_incomplete_worth_is_refused(metrics: Path) -> None:
+    content = figures(2)["likelihood"]
+    content["pooled"] |= {"question_worth_items": 60}
+    write_metrics(metrics / "likelihood/tuned.json", content)
+    message = r"tuned\.json: the number pooled\.question_worth_bits is missing"
+    with pytest.raises(UserError, match=message):
+        results_table(metrics, variants("base", "tuned"))
+
+
+@pytest.mark.parametrize("name", ["stock", "nearest", "echo", "ngram", "bz2", "xz"])
+def test_a_missing_control_is_named_with_its_stage(metrics: Path, name: str) -> None:
+    figures_of_others = control_figures()
+    del figures_of_others[name]
+    write_metrics(metrics / "controls.json", figures_of_others)
+    message = rf"controls\.json: the group '{name}' is missing. Run `dvc repro controls`"
+    with pytest.raises(UserError, match=message):
+        results_table(metrics, variants("base", "tuned"))
+
+
+def test_note_is_empty_if_all_controls_are_beaten(metrics: Path) -> None:
+    # The tuned variant has a ROUGE-L of 0.22 against 0.17, and needs fewer bits than 0.61.
+    content = figures(2)["likelihood"]
+    content["pooled"]["bits_per_character"] = 0.609
+    write_metrics(metrics / "likelihood/tuned.json", content)
+    assert control_note(metrics, variants("base", "tuned")) == ""
+
+
+def test_note_names_the_controls_that_are_not_beaten(metrics: Path) -> None:
+    stages = figures(2)
+    stages["rouge"]["pooled"]["rougeL_f"] = 0.17
+    write_stages(metrics, "tuned", stages)
+    assert control_note(metrics, variants("base", "tuned")) == (
+        "\n**tuned does not beat** the stock answer on ROUGE-L (0.170 against 0.170) or "
+        "the character 6-gram in bits per character (0.612 against 0.610).\n"
+    )
+
+
+def test_answers_that_are_loops_do_not_beat_the_stock_answer(metrics: Path) -> None:
+    write_stages(metrics, "tuned", {"generate": generate_figures(29)})
+    write_stages(metrics, "other", figures(2))
+    note = control_note(metrics, variants("base", "tuned", "other"))
+    assert "the stock answer on ROUGE-L (not meaningful against 0.170)" in note
+    # One paragraph has the sentences of all variants.
+    assert note.count("\n") == 2
+    assert "**other does not beat** the character 6-gram" in note
 
 
 DIFFERENCE = {
@@ -338,15 +452,31 @@ def test_fidelity_table_has_a_row_per_step_in_the_order_of_the_steps(tmp_path: P
 # The README
 
 
-def test_the_readme_gets_five_rows_of_the_table_of_results(metrics: Path) -> None:
-    every = results_table(metrics, variants("base", "tuned")).splitlines()
-    short = headline_table(metrics, variants("base", "tuned")).splitlines()
-    assert short[:2] == every[:2]
-    assert [line for line in every if line in short] == short
-    starts = ["degenerate", "perplexity", "bits per", "ROUGE-L", "judge: accuracy"]
-    assert [
-        line.startswith(f"| {start}") for line, start in zip(short[2:], starts, strict=True)
-    ] == [True] * 5
+def test_the_readme_gets_a_row_per_variant_and_control(metrics: Path) -> None:
+    write_worth(metrics, 2, "tuned")
+    judge = "1.50 ± 0.17 (10 of 10 answers)"
+    heads = [
+        "degenerate answers, % (30 answers) ↓",
+        "perplexity ↓",
+        "bits per character ↓",
+        "ROUGE-L F1 (40 answers) ↑",
+        "judge: accuracy, 1 to 3 (tiny-judge; not trustworthy) ↑",
+        "question's worth, bits per character (60 answers) ↑",
+        "degenerate answers, % (40 answers) ↓",
+    ]
+    assert headline_table(metrics, variants("base", "tuned")).splitlines() == [
+        f"| | {' | '.join(heads)} |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| base | 0.0 | 10.44 | 0.612 | 0.120 [0.110, 0.135] | {judge} |  |  |",
+        f"| tuned | 10.0 | 5.22 | 0.612 | 0.220 [0.210, 0.234] | {judge} "
+        "| 0.051 [0.030, 0.072] |  |",
+        "| stock answer |  |  |  | 0.170 [0.160, 0.184] |  |  | 0.0 |",
+        "| nearest answer |  |  |  | 0.150 [0.140, 0.165] |  |  | 2.5 |",
+        "| echo of the question |  |  |  | 0.070 [0.060, 0.085] |  |  | 0.0 |",
+        "| character 6-gram |  |  | 0.610 |  |  |  |  |",
+        "| bz2 compression |  |  | 0.700 |  |  |  |  |",
+        "| xz compression |  |  | 0.800 |  |  |  |  |",
+    ]
 
 
 README = f"# bula\n\nBefore.\n\n{START}| old |\n|---|\n{END}\n\nAfter.\n"
@@ -375,6 +505,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(ROOT / "params.yaml", tmp_path)
     for variant in load_params(ROOT / "params.yaml").variants:
         write_stages(tmp_path / "metrics", variant, figures(1))
+    write_metrics(tmp_path / "metrics/controls.json", control_figures())
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -390,7 +521,10 @@ def test_bula_results_writes_the_table_into_the_readme(repository: Path) -> None
         0,
         "results: wrote the table of metrics/ into README.md\n",
     )
-    table = headline_table(repository / "metrics", load_params())
+    params = load_params()
+    table = headline_table(repository / "metrics", params)
+    table += control_note(repository / "metrics", params)
+    assert "**quantized does not beat** the stock answer" in table
     assert (repository / "README.md").read_text(encoding="utf-8") == with_results(README, table)
 
 
@@ -400,10 +534,12 @@ def test_bula_results_takes_the_folder_and_the_file_as_options(repository: Path)
     result = CliRunner().invoke(app, ["results", "--metrics", "elsewhere", "--readme", "LEIAME.md"])
     assert result.exit_code == 0
     readme = (repository / "LEIAME.md").read_text(encoding="utf-8")
-    assert "| perplexity ↓ | 10.44 | 10.44 | 10.44 |" in readme
+    assert "| quantized | 0.0 | 10.44 | 0.612 |" in readme
 
 
-@pytest.mark.parametrize("missing", ["metrics/judge/tuned.json", "params.yaml", "README.md"])
+@pytest.mark.parametrize(
+    "missing", ["metrics/controls.json", "metrics/judge/tuned.json", "params.yaml", "README.md"]
+)
 def test_bula_results_names_a_missing_file_and_writes_nothing(
     repository: Path, missing: str
 ) -> None:
@@ -431,6 +567,7 @@ def test_readme_contains_the_figures_of_the_committed_metrics(tmp_path: Path) ->
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(git("show", f"HEAD:{name}"), encoding="utf-8")
     params = parse_params(git("show", "HEAD:params.yaml"), "params.yaml")
-    table = headline_table(tmp_path / "metrics", params)
+    metrics = tmp_path / "metrics"
+    table = headline_table(metrics, params) + control_note(metrics, params)
     readme = git("show", "HEAD:README.md")
     assert with_results(readme, table) == readme

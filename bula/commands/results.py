@@ -11,7 +11,7 @@ import typer
 from bula.commands.generated import replace_section, write_text
 from bula.errors import UserError
 from bula.params import load_params
-from bula.tables import headline_table
+from bula.tables import control_note, headline_table
 
 START = "<!-- results: written by `python -m bula results` -->\n"
 END = "<!-- end of results -->"
@@ -27,7 +27,8 @@ def results(
     readme: Annotated[Path, typer.Option(help="File to write into.")] = Path("README.md"),
 ) -> None:
     """Write the table of results from metrics/ into the README."""
-    table = headline_table(metrics, load_params())
+    params = load_params()
+    table = headline_table(metrics, params) + control_note(metrics, params)
     if not readme.is_file():
         fix = "name a file that has the marks of the table, with --readme"
         raise UserError(readme, "the file does not exist", fix)

@@ -5,7 +5,13 @@ from pathlib import Path
 from bula.escaping import markdown
 from bula.item_scores import ShownAnswer
 from bula.params import Params
-from bula.tables import differences_table, fidelity_table, read_metrics, results_table
+from bula.tables import (
+    control_note,
+    differences_table,
+    fidelity_table,
+    read_metrics,
+    results_table,
+)
 from stages.compare.inputs import Answers
 from stages.compare.pairs import Results
 
@@ -15,7 +21,12 @@ ARROWS = "↓: lower is better; ↑: higher is better."
 def opening(figures: Path, shares: dict[str, float], params: Params) -> str:
     """Return the table of results with its warnings."""
     table = results_table(figures, params)
-    return table + degenerate_note(shares, params) + precision_note(figures, params)
+    notes = [
+        control_note(figures, params),
+        degenerate_note(shares, params),
+        precision_note(figures, params),
+    ]
+    return table + "".join(notes)
 
 
 def report_text(
