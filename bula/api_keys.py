@@ -47,7 +47,7 @@ URL = re.compile(
 
 
 class Address(NamedTuple):
-    """The scheme, host and port of a URL; the port is empty if the URL has none."""
+    """The scheme, host and port of a URL; a missing port is empty."""
 
     scheme: str
     host: str

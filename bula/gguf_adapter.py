@@ -67,7 +67,7 @@ def make_converter(model: Path, file: Path) -> Any:
 
 
 def read_pairs(adapter: Path) -> dict[str, Pair]:
-    """Return the matrices of an adapter in float32, by the name of the adapted weight.
+    """Return an adapter's matrices in float32, by the name of the adapted weight.
 
     Raise a UserError for other tensors, such as those of embeddings.
     """

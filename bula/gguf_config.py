@@ -118,7 +118,7 @@ FAMILIES = {
 
 
 def find_family(file: Path) -> Family:
-    """Return the family of a GGUF file; raise a UserError if it is not readable."""
+    """Return the family of a GGUF file, or raise UserError if unreadable."""
     name = str(check_gguf(file).fields["general.architecture"])
     if name not in FAMILIES:
         known = ", ".join(sorted(FAMILIES))

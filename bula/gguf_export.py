@@ -237,7 +237,7 @@ def _refuse_lost_window(directory: Path, file: Path) -> None:
 
 
 def refuse_other_types(kind: str, file: Path) -> None:
-    """Raise a UserError if a tensor has a type that this kind of file may not contain."""
+    """Raise a UserError if a tensor's type is not allowed in this file."""
     header = check_gguf(file)
     for name, shape in header.tensors.items():
         found = header.types[name]
@@ -247,7 +247,7 @@ def refuse_other_types(kind: str, file: Path) -> None:
 
 
 def _allowed_types(kind: str, shape: Shape) -> set[str]:
-    """Return the types that a tensor may have; its shape starts with the length of a row."""
+    """Return the types that a tensor with rows of this length may have."""
     matrix = MATRIX_TYPES[kind]
     row = shape[0]
     if len(shape) == 1:
@@ -288,7 +288,7 @@ def describe(file: Path) -> dict[str, int | str]:
 
 
 def refuse_divergent(kind: str, kl_nats: float) -> None:
-    """Raise a UserError if a file differs from its reference by more than its limit."""
+    """Raise a UserError if a file differs too much from its reference."""
     limit = SIXTEEN_BIT_LIMIT_NATS if kind == "bf16" else LIMITS_NATS[kind[:2]]
     # A NaN is no number within the limit.
     if not kl_nats <= limit:

@@ -24,23 +24,28 @@ def write_pieces(model: Path, file: Path) -> None:
 
     Nothing is written if the tokenizer was not made by SentencePiece.
     """
-    state = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
-    if state["model"]["type"] != "BPE" or not state["model"].get("byte_fallback"):
+    text_of_state = (model / "tokenizer.json").read_text(encoding="utf-8")
+    state = json.loads(text_of_state)
+    vocabulary = state["model"]
+    is_bpe = vocabulary["type"] == "BPE"
+    if not is_bpe or not vocabulary.get("byte_fallback"):
         return
     pieces = proto.ModelProto()
     pieces.trainer_spec.model_type = proto.TrainerSpec.BPE
     pieces.trainer_spec.byte_fallback = True
     pieces.normalizer_spec.add_dummy_prefix = _adds_space(state)
-    ranks = _merge_ranks(state["model"]["merges"])
+    ranks = _merge_ranks(vocabulary["merges"])
     types = _special_types(state)
-    texts = {number: text for text, number in state["model"]["vocab"].items()}
+    texts = {number: text for text, number in vocabulary["vocab"].items()}
     texts |= {token["id"]: token["content"] for token in state["added_tokens"]}
     for number in range(max(texts) + 1):
         # A piece's place is its id, so an id without a token needs a piece, too.
         text = texts.get(number, f"[PAD{number}]")
         # llama.cpp merges the pair with the highest score first, tokenizers with the lowest rank.
-        score = -float(ranks.get(text, len(ranks)))
-        kind = types.get(text, PIECE.BYTE if BYTE.fullmatch(text) else PIECE.NORMAL)
+        rank = ranks.get(text, len(ranks))
+        score = -float(rank)
+        plain = PIECE.BYTE if BYTE.fullmatch(text) else PIECE.NORMAL
+        kind = types.get(text, plain)
         pieces.pieces.add(piece=text, score=score, type=kind)
     file.write_bytes(pieces.SerializeToString())
 

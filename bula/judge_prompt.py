@@ -45,7 +45,7 @@ CONTROL = re.compile(
 
 class Verdict(BaseModel):
     # The JSON schema contains this docstring, so another one would invalidate the ledger.
-    """What the judge must return; the JSON schema sent with every call is made from this class."""
+    """The judge's reply, from which the JSON schema of every call is made."""
 
     model_config = ConfigDict(extra="forbid")
 

@@ -61,7 +61,7 @@ def targets_in(model: PreTrainedModel, targets: Targets) -> Targets:
 
 
 def _is_module(target: str, names: list[str]) -> bool:
-    """Return whether a target is a module's name or its last parts, as in PEFT."""
+    """Return whether a target is a module's name or its end, as in PEFT."""
     return any(name == target or name.endswith(f".{target}") for name in names)
 
 

@@ -77,7 +77,7 @@ def attend(
     shared_prefix: SharedPrefix | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the output of a layer's attention, and its attention weights if there are any.
+    """Return the output of a layer's attention, and its weights if it has any.
 
     q, k and v have the shape (batch, tokens, heads, width), the output (batch, tokens, width of
     all heads). Without a mask, attention is causal. With a shared prefix, the batch is one packed

@@ -44,7 +44,7 @@ class ModelLicense(NamedTuple):
 
 
 def _llama(name: str, page: str, *, product: str, name_prefix: str) -> ModelLicense:
-    """Return one of Meta's licenses for Llama 3 and later, which differ in names alone."""
+    """Return one of Meta's licenses for Llama 3 and later, with its names."""
     built_with = f"Built with {product}"
     return ModelLicense(
         name=f"{name} Community License",
@@ -162,7 +162,7 @@ def model_license(identifier: str) -> ModelLicense:
 
 
 def refuse_unaccepted_terms(sources: Iterable[JudgeSource]) -> None:
-    """Raise a UserError if a model would be fetched without a consent that its license asks for.
+    """Raise a UserError if a model's license asks for a consent that is missing.
 
     Models that are on this machine, or behind an API, are not fetched.
     """

@@ -211,7 +211,7 @@ def _from_pretrained(path: Path, **options: Any) -> PreTrainedModel:
 
 
 def _choose_attention(config: PreTrainedConfig, options: dict[str, Any]) -> None:
-    """Replace SDPA by eager attention for a class that does not support SDPA, in place.
+    """Replace SDPA by eager attention in place, where a class lacks SDPA.
 
     Gemma 2's soft caps have no place in SDPA, and transformers would refuse the model.
     """
@@ -297,7 +297,7 @@ def _named_ends(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _may_end_turns(tokenizer: PreTrainedTokenizerBase, token: str | None) -> bool:
-    """Return whether a token cannot be padding, because the template may end a turn with it.
+    """Return whether the template may end a turn with a token.
 
     The template is not rendered here, because ingest first tries it in a child process.
     """

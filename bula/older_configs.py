@@ -43,7 +43,7 @@ def add_older_keys(folder: Path) -> bool:
 
 
 def note_newer_form(folder: Path, name: str) -> None:
-    """Say that a model has no older keys: on the console, and in its card if it has one."""
+    """Print that a model has no older keys, and write it into its card."""
     print(f"{name}: {NEWER_FORM}", flush=True)
     card = folder / "README.md"
     if card.exists():

@@ -76,12 +76,16 @@ LONGEST_PART = 255
 
 def _check_signs(path: str) -> str:
     """Return the path; raise ValueError for signs with a special meaning."""
-    if not PATH.fullmatch(path.removeprefix("/")) or len(path) > LONGEST_PATH:
+    signs_are_allowed = PATH.fullmatch(path.removeprefix("/"))
+    is_too_long = len(path) > LONGEST_PATH
+    if is_too_long or not signs_are_allowed:
         raise ValueError(
             "a path may have only letters, digits, spaces and . _ - ( ) + , @ = /, "
             f"and at most {LONGEST_PATH} characters"
         )
-    if any(len(part.encode()) > LONGEST_PART for part in PurePosixPath(path).parts):
+    parts = PurePosixPath(path).parts
+    longest = max((len(part.encode()) for part in parts), default=0)
+    if longest > LONGEST_PART:
         raise ValueError(f"each part of a path has at most {LONGEST_PART} bytes")
     return path
 
@@ -91,7 +95,8 @@ def _check_inside(path: str) -> str:
     parts = PurePosixPath(path).parts
     if path.startswith("/") or ".." in parts:
         raise ValueError("a path starts at the repository and stays inside it: no leading /, no ..")
-    if any(part.startswith(".") for part in parts):
+    hidden = [part for part in parts if part.startswith(".")]
+    if hidden:
         raise ValueError("a path cannot name a hidden file or folder, such as .git or .env")
     return _check_signs(path)
 

@@ -146,7 +146,7 @@ class WheelModel(WheelPart):
 
 
 class WheelsModel(Section):
-    """A GGUF file in parts, one part per PyPI wheel, because the index limits a wheel's size."""
+    """A GGUF file in several PyPI wheels, because the index limits a wheel's size."""
 
     kind: Literal["wheels"]
     hub_id: HubId | Literal[""]
@@ -398,7 +398,7 @@ TaskSource = Annotated[LocalTask | HubTask, Field(discriminator="kind")]
 
 
 class Compute(Section):
-    """How the work is distributed and tracked.
+    """Distribution and tracking of the work.
 
     No stage lists these parameters in dvc.yaml, because they change no byte of an output. A test
     checks this.
@@ -495,7 +495,7 @@ class Ingest(Section):
 
 
 class Privacy(Section):
-    """What happens to personal data.
+    """Treatment of personal data.
 
     bula/privacy.py defines what is found. Findings are counted by kind in every case.
     """

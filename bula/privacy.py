@@ -72,7 +72,7 @@ NATIONAL_DIGITS = 10
 
 
 class Finding(NamedTuple):
-    """One piece of personal data: its kind and its place (a Python slice of the text)."""
+    """The kind and the place of personal data, as a slice of the text."""
 
     kind: str
     start: int

@@ -82,7 +82,7 @@ def _variants(params: Path) -> set[str]:
 
 
 def _set_identity(clone: Path) -> None:
-    """Let git in the clone commit under the user's name, or under a neutral one."""
+    """Let git in the clone commit under the user's or a neutral name."""
     for key, neutral in NOBODY.items():
         known = run_git("config", "--default", neutral, "--get", key).strip()
         run_git("config", key, known, folder=clone)
@@ -104,7 +104,7 @@ def _share_cache(clone: Path) -> None:
 
 
 def _tracked_files(folder: Path) -> set[str]:
-    """Return the files that git tracks in a folder, without those that a run writes."""
+    """Return a folder's tracked files, without the files that a run writes."""
     names = run_git("ls-files", "--cached", "-z", folder=folder).split("\0")
     return {name for name in names if name and not _is_own(name)}
 
@@ -138,7 +138,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _remove(file: Path) -> None:
-    """Delete a file, and the data that belongs to it if it is a .dvc file."""
+    """Delete a file, and the data of a .dvc file."""
     file.unlink(missing_ok=True)
     if file.suffix == ".dvc":
         data = file.with_suffix("")
@@ -148,7 +148,7 @@ def _remove(file: Path) -> None:
 
 
 def _link_state(clone: Path) -> None:
-    """Let the clone use the keys in .env, the checkpoints and the judge's verdicts from here.
+    """Let the clone use this checkout's keys, checkpoints and verdicts of the judge.
 
     Paid verdicts and checkpoints then outlive the clone.
     """

@@ -208,7 +208,7 @@ def encode_turns(tokenizer: PreTrainedTokenizerBase, example: Example) -> Traini
 
 
 def _length_to_end(tokenizer: PreTrainedTokenizerBase, ids: list[int], start: int) -> int:
-    """Return the length of an example up to the end-of-turn token of its last answer.
+    """Return an example's length up to the end-of-turn token of its last answer.
 
     Some templates write a line feed or another end token after that token, as Phi 3's does, and no
     model generates them. Raise UserError if no such token occurs after `start`.

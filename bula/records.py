@@ -58,7 +58,7 @@ class Example(BaseModel):
 
 
 def row_turns(row: Row) -> list[Row]:
-    """Return the turns of a row, oldest first; the row itself is the last turn."""
+    """Return a row's turns, oldest first; the row itself is the last."""
     return [*(row.get("history") or []), row]
 
 

@@ -62,7 +62,7 @@ class StageTime(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What the formulas of all stages need."""
+    """The inputs of the formulas of all stages."""
 
     params: Params
     """All parameters."""
@@ -85,11 +85,13 @@ def forward_flops(shape: Shape, tokens: float, head_tokens: float, length: float
     The head is applied to `head_tokens` of the tokens.
     """
     attention = 2.0 * length * shape.queries * shape.layers
-    return (2.0 * shape.linear + attention) * tokens + 2.0 * shape.head * head_tokens
+    decoder = (2.0 * shape.linear + attention) * tokens
+    head = 2.0 * shape.head * head_tokens
+    return decoder + head
 
 
 def cache_bytes(shape: Shape, tokens: float) -> float:
-    """Return the bytes of the cached keys and values of these tokens, in 16 bit."""
+    """Return the bytes of these tokens' cached keys and values in 16 bit."""
     return 2.0 * 2 * shape.keys * shape.layers * tokens
 
 
@@ -101,7 +103,9 @@ def gguf_bytes(shape: Shape, kind: str) -> float:
     """
     name = kind.upper().removesuffix("_M").removesuffix("_S")
     head_name = "Q6_K" if name.endswith("_K") else name
-    return shape.linear * weight_bytes(name) + shape.head * weight_bytes(head_name)
+    linear = shape.linear * weight_bytes(name)
+    head = shape.head * weight_bytes(head_name)
+    return linear + head
 
 
 def weight_bytes(name: str) -> float:
@@ -148,7 +152,8 @@ def likelihood(run: Run, variant: str) -> StageTime:
     tokens = len(SET_NAMES) * per_set * run.rows.tokens_per_row
     supervised = tokens * run.rows.supervised_share
     flops = forward_flops(run.shape, tokens, supervised, run.rows.tokens_per_row)
-    kernels = forward_kernels(run.shape, math.ceil(tokens / settings.batch_tokens))
+    batches = math.ceil(tokens / settings.batch_tokens)
+    kernels = forward_kernels(run.shape, batches)
     card = max(flops / run.card.flops, kernel_seconds(kernels))
     seconds = assumed("start_seconds") + max(card, launch_seconds(kernels))
     reason = f"{tokens:,.0f} tokens, {flops:.3g} FLOPs"
@@ -183,7 +188,8 @@ def read_prompts(run: Run) -> float:
     """Return the seconds in which the GPU computes all prompts."""
     count = answers_per_variant(run)
     length = prompt_tokens(run)
-    return forward_flops(run.shape, count * length, count, length) / run.card.flops
+    flops = forward_flops(run.shape, count * length, count, length)
+    return flops / run.card.flops
 
 
 def decode_step(run: Run, weights: float, answers: int) -> float:
@@ -192,21 +198,24 @@ def decode_step(run: Run, weights: float, answers: int) -> float:
     The weights are read once for all answers, and each answer's cache at half its final length.
     """
     length = prompt_tokens(run) + run.params.generate.max_new_tokens / 2
-    traffic = weights + answers * cache_bytes(run.shape, length)
-    return traffic / (run.card.bandwidth * assumed("bandwidth_share"))
+    caches = answers * cache_bytes(run.shape, length)
+    bandwidth = run.card.bandwidth * assumed("bandwidth_share")
+    return (weights + caches) / bandwidth
 
 
 def generate_by_vllm(run: Run, stage: str) -> StageTime:
     """Return the time of one vLLM server that batches `parallel` answers."""
-    traffic = decode_step(run, 2.0 * run.shape.base, run.params.generate.parallel)
+    parallel = run.params.generate.parallel
+    traffic = decode_step(run, 2.0 * run.shape.base, parallel)
     step = traffic + assumed("vllm_step_ms") / 1e3
-    return generate_in_steps(run, stage, run.params.generate.parallel, step, "vllm_start_seconds")
+    return generate_in_steps(run, stage, parallel, step, "vllm_start_seconds")
 
 
 def generate_by_transformers(run: Run, stage: str) -> StageTime:
     """Return the time of transformers, whose steps wait for Python."""
     batch_size = run.params.generate.batch_size
-    step = max(python_step(run), decode_step(run, 2.0 * run.shape.base, batch_size))
+    traffic = decode_step(run, 2.0 * run.shape.base, batch_size)
+    step = max(python_step(run), traffic)
     return generate_in_steps(run, stage, batch_size, step, "start_seconds")
 
 
@@ -221,13 +230,15 @@ def generate_in_steps(run: Run, stage: str, batch: int, step: float, start: str)
     `start` names the assumption about the start.
     """
     limits = run.params.generate
-    steps = math.ceil(answers_per_variant(run) / batch) * limits.max_new_tokens
+    batches = math.ceil(answers_per_variant(run) / batch)
+    steps = batches * limits.max_new_tokens
     traffic = decode_step(run, 2.0 * run.shape.base, batch)
     busy = max(traffic, kernel_seconds(forward_kernels(run.shape, 1)))
     prompts = read_prompts(run)
     seconds = assumed(start) + prompts + steps * step
+    card = prompts + steps * min(busy, step)
     reason = f"{steps:,} steps of {batch} answers, {step * 1e3:.1f} ms each"
-    return StageTime(stage, seconds, prompts + steps * min(busy, step), reason)
+    return StageTime(stage, seconds, card, reason)
 
 
 def generate_by_llama_cpp(run: Run, stage: str, weights: float) -> StageTime:
@@ -247,8 +258,9 @@ def generate_by_llama_cpp(run: Run, stage: str, weights: float) -> StageTime:
     servers = min(limits.parallel, limits.gpu_servers) if on_card else 1
     token = max(turn, (turn + host) / servers)
     tokens = answers_per_variant(run) * limits.max_new_tokens
-    card = share * read_prompts(run) + tokens * turn
-    seconds = assumed("start_seconds") + share * read_prompts(run) + tokens * token
+    prompts = share * read_prompts(run)
+    card = prompts + tokens * turn
+    seconds = assumed("start_seconds") + prompts + tokens * token
     reason = f"{tokens:,} tokens by {servers} servers, {token * 1e3:.2f} ms each"
     return StageTime(stage, seconds, card, reason)
 
@@ -270,9 +282,10 @@ def benchmark(run: Run, variant: str) -> StageTime:
         flops += forward_flops(run.shape, requests * (length + new_tokens), requests, length)
         passes += batches
         generation += batches * new_tokens
-    launches = launch_seconds(forward_kernels(run.shape, passes)) + generation * python_step(run)
-    card = kernel_seconds(forward_kernels(run.shape, passes + generation))
-    card = max(flops / run.card.flops, card)
+    launched = forward_kernels(run.shape, passes)
+    launches = launch_seconds(launched) + generation * python_step(run)
+    kernels = forward_kernels(run.shape, passes + generation)
+    card = max(flops / run.card.flops, kernel_seconds(kernels))
     start = assumed("start_seconds") + assumed("lm_eval_start_seconds")
     reason = f"{', '.join(known) or 'no known task'}: {flops:.3g} FLOPs, {generation:,.0f} steps"
     seconds = start + max(card, launches)
@@ -317,7 +330,8 @@ def preprocess(run: Run) -> StageTime:
     """Return the time of preprocess on `compute.workers` cores."""
     rows = hub_rows(run.params) or run.params.preprocess.train_limit
     cores = run.params.compute.workers
-    seconds = assumed("start_seconds") + rows / assumed("preprocess_rows") / cores
+    cleaning = rows / assumed("preprocess_rows") / cores
+    seconds = assumed("start_seconds") + cleaning
     return StageTime("preprocess", seconds, 0.0, f"{rows:,} rows on {cores} cores")
 
 
@@ -334,7 +348,8 @@ def quantize(run: Run) -> StageTime:
     # The rate includes the 16-bit file and q8_0, which the converter writes in seconds.
     searched = [kind for kind in run.params.quantize.types if kind != "q8_0"]
     weights = run.shape.base * len(searched)
-    seconds = assumed("start_seconds") + weights / assumed("quantize_weights") / cores
+    searching = weights / assumed("quantize_weights") / cores
+    seconds = assumed("start_seconds") + searching
     return StageTime("quantize", seconds, 0.0, f"{weights:,} weights on {cores} cores")
 
 

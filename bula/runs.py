@@ -35,11 +35,19 @@ def fetch_run(experiment: str, variants: list[str], folder: Path) -> None:
     try:
         files = DVCFileSystem(rev=experiment)
         for path in paths:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            files.get_file(path, str(folder / path))
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files.get_file(path, str(target))
     except (DvcException, FileNotFoundError) as error:
         fix = f"run `dvc exp remove {experiment}`, then this command again"
         raise UserError(f"the experiment {experiment}", "its results are missing", fix) from error
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    """Return the object in a JSON file."""
+    text = file.read_text(encoding="utf-8")
+    content: dict[str, Any] = json.loads(text)
+    return content
 
 
 def read_run(folder: Path, variants: list[str]) -> tuple[dict[str, float], dict[str, Any]]:
@@ -48,21 +56,23 @@ def read_run(folder: Path, variants: list[str]) -> tuple[dict[str, float], dict[
     All runs of a comparison must have the same conditions. The conditions are the precision of each
     stage, and the hashes of the models and the data.
     """
-    train = json.loads((folder / "metrics/train.json").read_text(encoding="utf-8"))
+    train = _read_json(folder / "metrics/train.json")
     figures = {"train__dev_loss_nats": train["dev"]["loss_nats"]}
     conditions: dict[str, Any] = {"train": train["run"]["compute_dtype"]}
     for name in variants:
-        for measure, mean in means(read_item_scores(folder / "data", name)).items():
+        scores = read_item_scores(folder / "data", name)
+        for measure, mean in means(scores).items():
             figures[f"{name}__{measure}"] = mean
         for stage in SCORING:
-            file = folder / f"metrics/{stage}/{name}.json"
-            settings = json.loads(file.read_text(encoding="utf-8")).get("settings", {})
+            metrics = _read_json(folder / f"metrics/{stage}/{name}.json")
+            precision = metrics.get("settings", {}).get("compute_dtype")
             # A server has its own arithmetic.
-            if settings.get("compute_dtype") in ("bfloat16", "float32"):
-                conditions[f"{stage}@{name}"] = settings["compute_dtype"]
+            if precision in ("bfloat16", "float32"):
+                conditions[f"{stage}@{name}"] = precision
     lock = read_lock(folder)
     for stage in FIRST_STAGES:
-        conditions[f"outputs of {stage}"] = lock.get(stage, {}).get("outs")
+        entry = lock.get(stage, {})
+        conditions[f"outputs of {stage}"] = entry.get("outs")
     return figures, conditions
 
 

@@ -44,7 +44,7 @@ class SharedPrefix(NamedTuple):
 
 
 def find_shared_prefix(batch: Batch) -> SharedPrefix | None:
-    """Return the layout of a batch, or None if its rows share too few tokens.
+    """Return the layout of a batch, or None if rows share too few tokens.
 
     The prefix ends before the first position that predicts a supervised token.
     """

@@ -85,7 +85,7 @@ def ratio_standard_error(totals: Sequence[float], sizes: Sequence[int]) -> float
 
 
 class PairedTest(NamedTuple):
-    """The p-value of a paired test, and the smallest p-value that the test can return."""
+    """The p-value of a paired test, and the smallest possible p-value."""
 
     p: float
     floor: float

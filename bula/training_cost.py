@@ -158,7 +158,7 @@ class Batch(NamedTuple):
 
     @property
     def computed_tokens(self) -> float:
-        """Return the tokens that the layers around attention compute: P + B (L - P).
+        """Return the tokens of the layers around attention: P + B (L - P).
 
         B is the number of rows, L their length and P the shared tokens. Three rows of 10 tokens
         with 4 shared ones are 4 + 3 x 6 = 22 tokens instead of 30.

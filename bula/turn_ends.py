@@ -37,7 +37,7 @@ def rendered_end(tokenizer: PreTrainedTokenizerBase) -> str | None:
 def _find_end(
     tokenizer: PreTrainedTokenizerBase, _template: str, _size: int, _eos: str | None
 ) -> str | None:
-    """Render a chat once; template, vocabulary and EOS token are a part of the cache's key."""
+    """Render a chat once per tokenizer, template, vocabulary and EOS token."""
     chat: Any = [{"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER}]
     try:
         text = tokenizer.apply_chat_template(chat, tokenize=False, enable_thinking=False)

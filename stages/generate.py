@@ -112,6 +112,14 @@ def read_questions(folder: Path, count: int) -> list[Example]:
     return examples
 
 
+def describe_run(file: Path, figures: Figures, speeds: Figures) -> str:
+    """Return the last line of the stage: the counts, the speed and the path."""
+    count = f"{figures['items']} answers of {file.stem}"
+    degenerate = f"{figures['degenerate']} of them degenerate"
+    rate = f"{speeds['tokens_per_second']:.0f} tokens/s"
+    return f"generate: {count}, {degenerate}, at {rate} in {file}"
+
+
 def main(
     variant: Annotated[str, typer.Argument(help="Name of the variant.")],
     clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = Path("data/clean"),
@@ -140,9 +148,7 @@ def main(
     engine = settings(chosen.engine, params.dtype, limits.gpu_layers)
     write_metrics(metrics / f"{variant}.json", {"settings": engine, **figures})
     write_metrics(speed / f"{variant}.json", speeds)
-    counts = f"{len(rows)} answers of {variant}, {figures['degenerate']} of them degenerate"
-    rate = f"{speeds['tokens_per_second']:.0f} tokens/s"
-    print(f"generate: {counts}, at {rate} in {out / variant}.jsonl")
+    print(describe_run(out / f"{variant}.jsonl", figures, speeds))
 
 
 if __name__ == "__main__":

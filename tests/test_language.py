@@ -52,3 +52,37 @@ def test_functions_have_at_most_45_lines(path: Path) -> None:
 def test_comments_and_docstrings_contain_no_dialect(path: Path) -> None:
     found = [part for part in prose(path.read_text(encoding="utf-8")) if DIALECT.search(part)]
     assert found == []
+
+
+# stages/ingest follows these rules in most of its files only.
+STRICT_FILES = [
+    path
+    for path in FILES
+    if path.relative_to(ROOT).parts[0] in ("bula", "stages")
+    and path.relative_to(ROOT).parts[:2] != ("stages", "ingest")
+]
+STRICT_NAMES = [str(path.relative_to(ROOT)) for path in STRICT_FILES]
+MOST_WORDS = 14
+MOST_LINES_OF_MAIN = 30
+
+
+def first_lines(text: str) -> Iterator[str]:
+    """Yield the first line of each docstring of a module."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            docstring = ast.get_docstring(node) or ""
+            yield from docstring.splitlines()[:1]
+
+
+@pytest.mark.parametrize("path", STRICT_FILES, ids=STRICT_NAMES)
+def test_the_first_line_of_a_docstring_is_a_short_sentence(path: Path) -> None:
+    lines = list(first_lines(path.read_text(encoding="utf-8")))
+    assert [line for line in lines if len(line.split()) > MOST_WORDS] == []
+    assert [line for line in lines if line.startswith(("What ", "How ", "Which "))] == []
+
+
+@pytest.mark.parametrize("path", STRICT_FILES, ids=STRICT_NAMES)
+def test_main_has_at_most_30_lines(path: Path) -> None:
+    found = functions(path.read_text(encoding="utf-8"))
+    lengths = [(f.end_lineno or 0) - f.lineno + 1 for f in found if f.name == "main"]
+    assert all(length <= MOST_LINES_OF_MAIN for length in lengths)

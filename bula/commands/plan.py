@@ -431,16 +431,15 @@ def plan(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Predict FLOPs, memory and hours of training, and each stage's time on each GPU."""
-    # Imported here because torch is slow to import and the other commands do not need it.
+    # No other command waits for the import of torch.
     from bula.training_cost import make_plan
 
     values = load_params(params)
     root = Path()
-    rows = (
-        rows_of_metrics(values, root, supervised_share, shared_tokens)
-        if tokens_per_row is None
-        else rows_of_options(values, tokens_per_row, supervised_share, dev_rows, shared_tokens)
-    )
+    if tokens_per_row is None:
+        rows = rows_of_metrics(values, root, supervised_share, shared_tokens)
+    else:
+        rows = rows_of_options(values, tokens_per_row, supervised_share, dev_rows, shared_tokens)
     check_utilisation(utilisation)
     config = find_config(values, root, model)
     launch = find_launch(values, root)

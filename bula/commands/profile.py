@@ -44,7 +44,7 @@ def find_profile(name: str) -> Path:
 
 
 def _wrong_name(name: str) -> str:
-    """Return why a name cannot be the name of a folder and an experiment, or an empty text."""
+    """Return why a name fits no folder or experiment, or an empty text."""
     try:
         TypeAdapter(Name).validate_python(name)
     except ValidationError:
@@ -72,7 +72,7 @@ def _short(value: object) -> str:
 
 
 def describe(name: str, params: Params, clone: Path, results: Path) -> str:
-    """Return where the results of a profile lie, and how to go on with them."""
+    """Return the place of a profile's results, and the commands that use them."""
     terms = model_license(params.ingest.base.license)
     return f"""
 profile {name}: the report is {clone}/report/report.md, the figures are in {results}

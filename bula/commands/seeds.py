@@ -37,7 +37,7 @@ def trained_variants(params: Params) -> list[str]:
 
 
 def refuse_unusable_folder() -> None:
-    """Raise a UserError if DVC's copy of the repository would fail or miss an input."""
+    """Raise a UserError if DVC's copy of the repository would miss an input."""
     if not str(Path.cwd()).isascii():
         fix = "move the repository to a path of plain ASCII letters"
         raise UserError(Path.cwd(), "DVC's experiments do not start in this folder", fix)

@@ -42,7 +42,7 @@ def further_rates(rates: list[float], own: float) -> list[float]:
 
 
 def table(losses: dict[float, float | None]) -> str:
-    """Return the lines of a table of dev losses by rate, and the best rate.
+    """Return a table of dev losses by rate, and the best rate.
 
     A loss of None belongs to a rate whose training failed.
     """

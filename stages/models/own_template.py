@@ -27,7 +27,7 @@ def read_template(file: str) -> str:
 
 
 def name_end_of_turn(tokenizer: PreTrainedTokenizerBase, file: str) -> None:
-    """Make the token with which a template file ends a turn the tokenizer's EOS token.
+    """Make the token that ends a template file's turns the EOS token.
 
     Without a file, the tokenizer keeps its EOS token. Raise UserError if the template ends turns
     without a special token.

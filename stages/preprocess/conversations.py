@@ -79,7 +79,7 @@ def _removable(table: Table, early: Indices, late: Indices) -> Matches:
 
 
 def continued_rows(table: Table, turns: Turns, alive: Flags) -> list[tuple[int, int]]:
-    """Return pairs of a row and a longer conversation of its split that starts with it."""
+    """Return pairs of a row and a conversation of its split that continues it."""
     rows = numpy.flatnonzero(alive & numpy.isin(table.text, turns.text))
     starts = {}
     columns = (rows.tolist(), table.split[rows].tolist(), table.text[rows].tolist())

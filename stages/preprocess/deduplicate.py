@@ -30,7 +30,7 @@ from stages.preprocess.table import Corpus, Flags, Table
 
 
 class Decision(NamedTuple):
-    """Which rows stay, and which items were found in train."""
+    """The rows that stay, and the items that were found in train."""
 
     alive: Flags
     """For each rank, whether the row stays; false for benchmark items."""

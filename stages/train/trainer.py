@@ -278,9 +278,7 @@ def configure(params: Params, folder: Path) -> SFTConfig:
         # The fused kernels keep the base's precision; autocast would convert at every step.
         bf16=compute_dtype(params.dtype) == "bfloat16" and train.kernels == "trl",
         use_cpu=on_cpu,
-        dataloader_num_workers=params.compute.loader_workers,
-        dataloader_pin_memory=not on_cpu,
-        **_compiler_options(train),
+        **_speed_options(params),
         # preprocess refuses examples that are too long; packing fills rows to this length.
         max_length=params.preprocess.max_tokens if train.packing else None,
         report_to=params.compute.tracker,
@@ -289,9 +287,12 @@ def configure(params: Params, folder: Path) -> SFTConfig:
     )
 
 
-def _compiler_options(train: Train) -> dict[str, Any]:
-    """Return the settings of torch.compile."""
+def _speed_options(params: Params) -> dict[str, Any]:
+    """Return the settings of compiler and data loader."""
+    train = params.train
     return {
+        "dataloader_num_workers": params.compute.loader_workers,
+        "dataloader_pin_memory": params.device != "cpu",
         "torch_compile": train.compile,
         # With torch.compile, transformers would round float32 matmuls to TF32.
         "tf32": False if train.compile else None,
