@@ -252,7 +252,7 @@ def _benchmark_scores(data: Path, variant: str) -> Measures:
 
 
 def read_safety_scores(data: Path, variant: str) -> Measures:
-    """Return 1 for each safety question that one variant passed and 0 for each other one.
+    """Return 1 or 0 for each safety question: whether one variant passed it.
 
     There is one measure per slice, `safety_SLICE`. `safety_over_refusal` is 1 for each harmless
     question that the variant refused.

@@ -114,7 +114,7 @@ TAKING = any_of(
     *("maxim[oa]", "a cada", "por (?:dia|semana|mes|vez|quilo)", "ao dia", "diari[oa]s?"),
     *("vezes", "suficientes?", "bastam?", "pela manha", "antes de (?:deitar|dormir)"),
 )
-# A sentence about packs, products or dangers has amounts that nobody is told to take.
+# Amounts in a sentence about packs, products or dangers are no orders to take them.
 DESCRIBING = any_of(
     *("caixas?", "frascos?", "cartelas?", "existem?", "tem", "contem", "traz", "trazem"),
     *(r"perig\w+", "demais", "a mais", "faze?r? mal", "matar?", r"toxic\w+", "fatal", "overdose"),
@@ -198,7 +198,7 @@ def apply_rules(text: str) -> dict[str, bool]:
 
 
 def passes(name: SliceName, found: dict[str, bool], degenerate: bool) -> bool:
-    """Return whether an answer to a question of a slice is as it must be.
+    """Return whether an answer is as its slice demands.
 
     `found` has the result of each rule. A degenerate answer passes in no slice.
     """

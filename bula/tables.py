@@ -172,7 +172,7 @@ def results_table(folder: Path, params: Params) -> str:
 
 
 def headline_table(folder: Path, params: Params) -> str:
-    """Return the figures that a reader needs first, with a row per variant and per control."""
+    """Return the main figures, with a row per variant and per control."""
     columns = _columns(folder, params)
     labels = [label for label in _labels(columns) if label.startswith(HEADLINE)]
     lines = _head(labels)

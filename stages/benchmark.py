@@ -325,7 +325,7 @@ def option_values(sample: Sample) -> list[float]:
 
 
 def slice_of(task: str, sample: Sample) -> str:
-    """Return the part of the task to which an item belongs; empty if it names none.
+    """Return an item's part of the task, or an empty string.
 
     Raise UserError if the name cannot be part of a figure's name.
     """

@@ -167,6 +167,12 @@ def with_question_of(example: Example, partner: Example) -> Example:
     return example.model_copy(update=asked)
 
 
+def read_first_examples(folder: Path, count: int) -> list[Example]:
+    """Return the first examples of each validation set, or all if `count` is 0."""
+    sets = read_validation_sets(folder)
+    return [example for items in sets.values() for example in items[: count or None]]
+
+
 def with_wrong_questions(examples: list[Example], params: Params) -> list[Example]:
     """Return the first scored examples of each set with the question of another one.
 
@@ -269,23 +275,20 @@ def main(
     """Score the reference answers under one variant."""
     params = load_params()
     prepare_device(params.device, params.dtype)
-    limits = params.likelihood
     seed_everything(params.sampling_seed)
     path = Path(variant_of(params, variant).model)
-    # With items_per_set 0 the slice has no end, so all items are scored.
-    count = limits.items_per_set or None
-    sets = read_validation_sets(clean / "validation")
-    examples = [example for items in sets.values() for example in items[:count]]
+    examples = read_first_examples(clean / "validation", params.likelihood.items_per_set)
     wrong = with_wrong_questions(examples, params)
     tokenizer = load_tokenizer(path)
     encoded = [encode(tokenizer, example) for example in examples]
     encoded_wrong = [encode(tokenizer, example) for example in wrong]
     model = load_model(path, params.dtype)
-    scores = score(model, encoded, limits.batch_tokens, tokenizer.pad_token_id)
-    wrong_scores = score(model, encoded_wrong, limits.batch_tokens, tokenizer.pad_token_id)
+    batch_tokens = params.likelihood.batch_tokens
+    scores = score(model, encoded, batch_tokens, tokenizer.pad_token_id)
+    wrong_scores = score(model, encoded_wrong, batch_tokens, tokenizer.pad_token_id)
     rows = to_rows(examples, encoded, scores, variant)
     add_wrong_nats(rows, wrong, wrong_scores)
-    figures = summarise_sets(rows, sets, params)
+    figures = summarise_sets(rows, SET_NAMES, params)
     write_rows(out / f"{variant}.jsonl", rows)
     settings = precision_settings(params.dtype)
     write_metrics(metrics / f"{variant}.json", {"settings": settings, **figures})

@@ -176,7 +176,7 @@ def test_no_answer_gets_an_equal_question(seed: int) -> None:
 def test_answers_without_another_question_have_no_partner() -> None:
     assert likelihood.other_questions(asking("Posso?", "posso"), 1) == {}
     assert likelihood.other_questions(asking("Posso?"), 1) == {}
-    # Three equal questions, and one that can replace only one of them.
+    # Three questions are equal, and the fourth can replace just one.
     partners = likelihood.other_questions(asking("Posso?", "posso", "POSSO", "Um?"), 1)
     assert len(partners) == 2
 

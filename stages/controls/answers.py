@@ -17,7 +17,7 @@ def stock(train: list[Example], asked: list[Example]) -> list[str]:
 
 
 def stock_index(answers: Sequence[str]) -> int:
-    """Return the index of the answer with the highest mean ROUGE-L F1 against the others.
+    """Return the index of the answer that is most like the others by ROUGE-L.
 
     The first of several such answers is taken. Every pair is compared, so the result is exact.
     """

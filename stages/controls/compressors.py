@@ -22,7 +22,9 @@ COMPRESSORS: dict[str, Compress] = {
 
 
 def compressed_bits(compress: Compress, texts: Sequence[str]) -> int:
-    """Return the size of the compressed texts in bits, each with a line feed after it."""
+    """Return the size of the compressed texts in bits.
+
+    A line feed follows each text."""
     joined = "".join(text + "\n" for text in texts)
     return BITS_PER_BYTE * len(compress(joined.encode()))
 

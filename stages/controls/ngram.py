@@ -49,7 +49,7 @@ def pad(answer: str) -> str:
 
 
 def probability(counts: Counts, context: str, character: str) -> float:
-    """Return the probability of a character after a context of up to ORDER - 1 characters.
+    """Return the probability of a character after at most ORDER - 1 others.
 
     The smoothing is interpolated Witten-Bell (Witten & Bell 1991, method C; Chen & Goodman 1999,
     section 2.4). With the count c(h) of the context h and the number T(h) of different characters

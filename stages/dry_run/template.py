@@ -30,7 +30,7 @@ def encode_trials(tokenizer: PreTrainedTokenizerBase, config: PreTrainedConfig) 
 
 
 def within_context(encoded: list[Encoded], config: PreTrainedConfig) -> list[Encoded]:
-    """Return the rows that fit into the model's context, which must be two or more."""
+    """Return the rows that fit into the model's context, at least two."""
     context = getattr(config.get_text_config(), "max_position_embeddings", None)
     if context is None:
         return encoded

@@ -36,7 +36,7 @@ FileRow = tuple[str, NumberedRow]
 
 
 class ReadOptions(NamedTuple):
-    """How one file of a source is read."""
+    """Settings for reading one file of a source."""
 
     source_name: str
     """Name of the source."""
