@@ -37,6 +37,8 @@ HUB_ROWS = {"AKCIT/MedPT": 384_095}
 ROW_BYTES = 1000.0
 # Passes of merge over float32 weights: base, adapter's product, sum, two comparisons, the copy.
 MERGE_PASSES = 6
+# The controls that answer the questions: stock, nearest and echo.
+ANSWERING_CONTROLS = 3
 
 
 class Card(NamedTuple):
@@ -369,10 +371,12 @@ def judge(run: Run) -> StageTime:
 
 
 def scores(run: Run) -> StageTime:
-    """Return the time of the stages rouge and compare."""
-    answers = answers_per_variant(run) * len(run.params.variants)
-    seconds = answers * assumed("rouge_ms") / 1e3 + assumed("compare_seconds")
-    return StageTime("rouge, compare", seconds, 0.0, f"{answers:,} answers on one core")
+    """Return the time of the stages rouge, controls and compare."""
+    answers = answers_per_variant(run) * (len(run.params.variants) + ANSWERING_CONTROLS)
+    seconds = answers * assumed("rouge_ms") / 1e3
+    seconds += assumed("controls_seconds") + assumed("compare_seconds")
+    reason = f"{answers:,} answers on one core"
+    return StageTime("rouge, controls, compare", seconds, 0.0, reason)
 
 
 # --- the run -----------------------------------------------------------------------------------

@@ -51,9 +51,9 @@ def pad(answer: str) -> str:
 def probability(counts: Counts, context: str, character: str) -> float:
     """Return the probability of a character after at most ORDER - 1 others.
 
-    The smoothing is interpolated Witten-Bell (Witten & Bell 1991, method C; Chen & Goodman 1999,
-    section 2.4). With the count c(h) of the context h and the number T(h) of different characters
-    after it,
+    The smoothing is interpolated Witten-Bell (Witten & Bell 1991, method C; as in Chen & Goodman
+    1999). With the count c(h) of the context h and the number T(h) of different characters after
+    it,
 
         p(x | h) = (c(h x) + T(h) p(x | h')) / (c(h) + T(h))
 
