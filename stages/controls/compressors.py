@@ -24,7 +24,8 @@ COMPRESSORS: dict[str, Compress] = {
 def compressed_bits(compress: Compress, texts: Sequence[str]) -> int:
     """Return the size of the compressed texts in bits.
 
-    A line feed follows each text."""
+    A line feed follows each text.
+    """
     joined = "".join(text + "\n" for text in texts)
     return BITS_PER_BYTE * len(compress(joined.encode()))
 
