@@ -64,6 +64,7 @@ def shrink(tiny: Path, judge: Path) -> Edit:
         file = {"kind": "directory", "path": str(judge), "license": "apache-2.0"}
         params["ingest"]["judge"] = file
         del params["variants"]["quantized"]
+        del params["compare"]["pairs"][1]
 
     return edit
 

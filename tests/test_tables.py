@@ -383,6 +383,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_bula_results_writes_the_table_into_the_readme(repository: Path) -> None:
     def two_variants(params: dict[str, Any]) -> None:
         del params["variants"]["tuned"]
+        params["compare"]["pairs"] = []
 
     edit_params(repository / "params.yaml", two_variants)
     result = CliRunner().invoke(app, ["results"])
