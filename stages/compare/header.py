@@ -1,6 +1,6 @@
 """Write the header of the report: which run it describes."""
 
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from bula.errors import UserError
 from bula.escaping import markdown
@@ -30,9 +30,10 @@ def header(figures: Path, params: Params) -> str:
 
 
 def base_name(params: Params) -> str:
-    """Return the hub id of the base model, or else its path or package."""
+    """Return the hub id of the base model, or else its package or the last part of its path."""
     base = params.ingest.base.model_dump()
-    names = (base.get("hub_id"), base.get("id"), base.get("path"), base.get("package"))
+    folder = PurePath(base.get("path", "")).name
+    names = (base.get("hub_id"), base.get("id"), base.get("package"), folder)
     return next((str(name) for name in names if name), "a model without a name")
 
 
