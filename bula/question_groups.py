@@ -1,4 +1,4 @@
-"""Find the examples that ask the same question or share a reference answer.
+"""Find the examples that share a question or a reference answer.
 
 Scores of such examples resemble each other, so statistics must not count them as independent.
 """

@@ -253,7 +253,12 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
             "compare.pairs compares base with itself",
         ),
         (
-            {"compare.pairs": [{"variant": "tuned", "baseline": "base"}] * 2},
+            {
+                "compare.pairs": [
+                    {"variant": "tuned", "baseline": "base"},
+                    {"variant": "tuned", "baseline": "base"},
+                ]
+            },
             "compare.pairs has tuned_minus_base twice",
         ),
         (
