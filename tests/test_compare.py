@@ -354,7 +354,7 @@ def write_inputs(workspace: Path) -> None:
     for name, content in fidelity().items():
         write_metrics(metrics / f"{name}.json", content)
     write_metrics(metrics / "seeds.json", {"seeds": 0})
-    run = {"steps": 30, "epochs": 0.280374, "compute_dtype": "bfloat16"}
+    run: dict[str, float | str] = {"steps": 30, "epochs": 0.280374, "compute_dtype": "bfloat16"}
     write_metrics(metrics / "train.json", {"run": run})
     write_metrics(metrics / "template.json", {"rows": 430})
     write_validation_sets(workspace)

@@ -73,11 +73,11 @@ def test_improvement_is_stated_with_amount_and_certainty(params: Params) -> None
     text = written(params, bits_per_character=ROW | {"difference": -0.371, "p_at_floor": True})
     assert (
         "- **Better**: bits per character of the reference answers changed by -0.371 on 30 items "
-        "(p ≤ 0.0012 after Holm's correction over 1 measures, 95% interval +0.031 to +0.069)."
+        "(p ≤ 0.0012 after Holm's correction, tests: 1, 95% interval +0.031 to +0.069)."
     ) in text
     assert (
         "- **Melhor**: bits por caractere das respostas de referência mudou -0,371 em 30 itens "
-        "(p ≤ 0,0012 após a correção de Holm sobre 1 medidas, intervalo de 95% de +0,031 a +0,069)."
+        "(p ≤ 0,0012 após a correção de Holm, testes: 1, intervalo de 95% de +0,031 a +0,069)."
     ) in text
 
 
@@ -144,7 +144,7 @@ def test_pairs_follow_params(params: Params) -> None:
 @pytest.fixture
 def figures(tmp_path: Path) -> Path:
     """Return a folder with the metrics of a training run."""
-    run = {"steps": 30, "epochs": 0.280374, "compute_dtype": "bfloat16"}
+    run: dict[str, float | str] = {"steps": 30, "epochs": 0.280374, "compute_dtype": "bfloat16"}
     write_metrics(tmp_path / "metrics/train.json", {"run": run})
     write_metrics(tmp_path / "metrics/template.json", {"rows": 430})
     return tmp_path / "metrics"

@@ -8,8 +8,16 @@ from bula.records import Example
 
 def example(number: int, question: str, answer: str, **fields: Any) -> Example:
     """Return an example whose id ends with its number."""
-    values = {"source": "s", "license": "l", "split": "A"}
-    return Example(id=f"{number:016x}", question=question, answer=answer, **values, **fields)
+    row = {
+        "id": f"{number:016x}",
+        "source": "s",
+        "license": "l",
+        "split": "A",
+        "question": question,
+        "answer": answer,
+        **fields,
+    }
+    return Example.model_validate(row)
 
 
 def sizes(*examples: Example) -> list[int]:

@@ -252,7 +252,7 @@ def write_spread(workspace: Path, **groups: tuple[float, float]) -> Path:
     """Write seeds.json with the given first value and range of each figure."""
     file = workspace / "metrics/seeds.json"
     spreads = {name: spread_of(first, width) for name, (first, width) in groups.items()}
-    write_metrics(file, {"seeds": 3} | spreads)
+    write_metrics(file, {"seeds": 3, **spreads})
     return file
 
 

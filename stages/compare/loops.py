@@ -20,7 +20,7 @@ class Loop(NamedTuple):
     """Position of the first repetition."""
     size: int
     """Characters of one repetition."""
-    count: int
+    repeats: int
     """Number of complete repetitions."""
     end: int
     """Position after the last repetition; an incomplete one at the end of the text counts."""
@@ -41,7 +41,7 @@ def cut_loops(text: str) -> str:
             position = found.start() + 1
             continue
         once = text[shown : loop.start + loop.size].rstrip()
-        parts.append(f"{once} (repeats {loop.count} times) ")
+        parts.append(f"{once} (repeats {loop.repeats} times) ")
         shown = loop.end
         position = loop.end
     return "".join([*parts, text[shown:]]).rstrip()

@@ -35,7 +35,7 @@ PORTUGUESE = Language(
         "em quase todos os itens.",
     },
     reach=" Estes itens mostram uma mudança de {detectable} ou mais com probabilidade de {power}.",
-    holm="p {p} após a correção de Holm sobre {tests} medidas",
+    holm="p {p} após a correção de Holm, testes: {tests}",
     interval=", intervalo de {confidence} de {low} a {high}",
     no_seeds="Não se conhece a variação entre sementes de treino para este par; outro treino pode "
     "dar outras diferenças.",

@@ -60,7 +60,7 @@ ENGLISH = Language(
         "nearly all items.",
     },
     reach=" These items show a change of {detectable} or more with a probability of {power}.",
-    holm="p {p} after Holm's correction over {tests} measures",
+    holm="p {p} after Holm's correction, tests: {tests}",
     interval=", {confidence} interval {low} to {high}",
     no_seeds="The spread over training seeds is not known for this pair, so another training run "
     "may give other differences.",
