@@ -96,6 +96,8 @@ class SampleRow(BaseModel):
     task: Text
     document: Text
     variant: str | None = None
+    # Items about one text or guideline share a group, if the task has such groups.
+    group: Text | None = None
     scores: Annotated[dict[str, FiniteFloat], Field(min_length=1)]
 
     @property
@@ -266,6 +268,16 @@ def read_safety_scores(data: Path, variant: str) -> Measures:
     return found
 
 
+def benchmark_groups(data: Path, variant: str) -> dict[str, str]:
+    """Return the group of each benchmark item that has one, by document."""
+    path = data / "samples" / f"{variant}.jsonl"
+    found = {}
+    for row in read_checked(path, f"benchmark@{variant}", SampleRow):
+        if row.group is not None:
+            found[row.document] = f"{row.task}: {row.group}"
+    return found
+
+
 def read_verdicts(data: Path, variant: str) -> list[VerdictRow]:
     """Return the verdicts on the answers of one variant.
 
@@ -294,6 +306,17 @@ def read_judge_scores(data: Path, variant: str) -> Measures:
             accuracy[row.id] = float(row.accuracy)
             style[row.id] = float(row.style)
     return {"judge_accuracy": accuracy, "judge_style": style}
+
+
+def paired(first: Values, second: Values) -> list[str]:
+    """Return the items that two variants share, sorted."""
+    return sorted(first.keys() & second.keys())
+
+
+def mean_difference(first: Values, second: Values) -> float:
+    """Return the mean over shared items of the second value minus the first."""
+    items = paired(first, second)
+    return sum(second[item] - first[item] for item in items) / len(items)
 
 
 def means(found: Measures) -> dict[str, float]:

@@ -953,13 +953,33 @@ class Calibrate(Section):
     """Coverage of the intervals."""
 
 
+class Pair(Section):
+    """Two variants that are compared."""
+
+    variant: VariantName
+    """The variant whose change is measured."""
+    baseline: VariantName
+    """The variant that it is compared with."""
+
+    @property
+    def name(self) -> str:
+        """Return the name of the difference, such as tuned_minus_base."""
+        return f"{self.variant}_minus_{self.baseline}"
+
+
 class Compare(Section):
     """Paired comparison of the variants."""
 
-    baseline: VariantName
-    """The variant that all other variants are compared with."""
+    pairs: list[Pair] = Field(max_length=100)
+    """Pairs of variants, in the order of the report; each pair is one question."""
+    primary: list[TaskName] = Field(min_length=1, max_length=100)
+    """Measures that answer the question, chosen before the run.
+
+    Holm's correction covers these measures of one pair. All other measures are exploratory, and
+    their p-values are not corrected.
+    """
     resamples: Resamples
-    """Number of bootstrap resamples of examples."""
+    """Number of bootstrap resamples of question groups."""
     permutations: Permutations
     """Number of random sign flips of the paired test, where an exact test is too large.
 
@@ -1024,24 +1044,36 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _sections_agree(self) -> Self:
-        baseline = self.compare.baseline
         judge_is_local = self.judge.base_url == "local"
         judge_has_model = self.ingest.judge.kind != "api"
         _refuse(
             {
-                f"compare.baseline is {baseline!r}, which variants does not name": (
-                    baseline not in self.variants
-                ),
                 "judge.items_per_set exceeds generate.items_per_set: there would be no answers to "
                 "judge": self.judge.items_per_set > self.generate.items_per_set,
                 "judge.base_url is local exactly when ingest.judge brings a model (any kind but "
                 "api)": judge_is_local != judge_has_model,
                 **self._problems_of_variants(),
+                **self._problems_of_pairs(),
                 "gpu_layers of generate and judge need device: cuda": self._offloads_on_cpu(),
                 "variants.gold: calibrate uses this name; rename it": "gold" in self.variants,
             }
         )
         return self
+
+    def _problems_of_pairs(self) -> dict[str, bool]:
+        """Return each possible problem of each compared pair, and whether it is present."""
+        problems = {}
+        names = [pair.name for pair in self.compare.pairs]
+        for pair in self.compare.pairs:
+            for name in (pair.variant, pair.baseline):
+                unknown = f"compare.pairs has {name!r}, which variants does not name"
+                problems[unknown] = name not in self.variants
+            same = f"compare.pairs compares {pair.variant} with itself"
+            problems[same] = pair.variant == pair.baseline
+            problems[f"compare.pairs has {pair.name} twice"] = names.count(pair.name) > 1
+        primary = self.compare.primary
+        problems["compare.primary names a measure twice"] = len(set(primary)) < len(primary)
+        return problems
 
     def _offloads_on_cpu(self) -> bool:
         """Return whether llama.cpp must use a GPU that device excludes."""

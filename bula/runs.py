@@ -7,7 +7,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bula.errors import UserError
-from bula.item_scores import ROWS, means, read_item_scores
+from bula.item_scores import ROWS, Measures, mean_difference, means, read_item_scores
+from bula.params import Pair
 
 # The judge is left out because its calls may cost money.
 SCORING = ("likelihood", "generate", "benchmark", "rouge")
@@ -74,6 +75,25 @@ def read_run(folder: Path, variants: list[str]) -> tuple[dict[str, float], dict[
         entry = lock.get(stage, {})
         conditions[f"outputs of {stage}"] = entry.get("outs")
     return figures, conditions
+
+
+def read_differences(folder: Path, pairs: list[Pair], variants: list[str]) -> dict[str, float]:
+    """Return the mean paired difference of each pair and measure in one run.
+
+    `variants` are the variants that the run scored. The other ones do not depend on its training,
+    so their rows in the current folder count.
+    """
+
+    def scores(name: str) -> Measures:
+        return read_item_scores((folder if name in variants else Path()) / "data", name)
+
+    figures = {}
+    for pair in pairs:
+        baseline = scores(pair.baseline)
+        for measure, values in scores(pair.variant).items():
+            key = f"{pair.name}__{measure}"
+            figures[key] = mean_difference(baseline[measure], values)
+    return figures
 
 
 def refuse_other_conditions(run: str, found: dict[str, Any], expected: dict[str, Any]) -> None:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 # The lower and the upper bound.
 Interval = tuple[float, float]
 
@@ -23,6 +24,13 @@ LN2 = math.log(2)
 TOLERANCE = 1e-9
 # Random bytes drawn at once by the sign flips; a batch and its sums take about 20 MB.
 BATCH = 1_000_000
+# Sign flips of so few differences are all counted: 2^20 sums take 8 MB.
+MOST_COUNTED = 20
+# The percentile bootstrap of fewer groups is too narrow, so no interval is shown.
+MIN_BOOTSTRAP = 20
+# The two-sided error of a test, and its chance to find the smallest detectable effect.
+ALPHA = 0.05
+POWER = 0.8
 
 
 def bootstrap_mean(
@@ -84,6 +92,69 @@ def ratio_standard_error(totals: Sequence[float], sizes: Sequence[int]) -> float
     return float(error_of_total / size.sum())
 
 
+def group_totals(values: Sequence[float], groups: Sequence[str]) -> tuple[Floats, Counts]:
+    """Return the sum and the number of the values of each group.
+
+    The groups are in the order of their first value. A sum that differs from 0 only by rounding
+    is 0.
+    """
+    numbers = {name: number for number, name in enumerate(dict.fromkeys(groups))}
+    membership = [numbers[name] for name in groups]
+    data = np.asarray(values, dtype=np.float64)
+    totals: Floats = np.bincount(membership, weights=data).astype(np.float64)
+    sizes: Counts = np.bincount(membership).astype(np.int64)
+    magnitudes = np.bincount(membership, weights=np.abs(data))
+    totals[np.abs(totals) <= TOLERANCE * magnitudes] = 0.0
+    return totals, sizes
+
+
+def clustered_standard_error(values: Sequence[float], groups: Sequence[str]) -> float:
+    """Return the standard error of the mean if the items of a group are not independent.
+
+    The variance is that of independent items, s^2 / n, plus the sum of r_i r_j over all pairs of
+    different items of one group, divided by n^2. r is the difference of a value from the mean
+    (Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640). Groups of one item
+    give `standard_error`. Fewer than two groups have an error of 0.
+    """
+    count = len(values)
+    if len(set(groups)) < 2:
+        return 0.0
+    data = np.asarray(values, dtype=np.float64)
+    residuals = data - data.mean()
+    totals, _ = group_totals(residuals.tolist(), groups)
+    # The same sum, arranged so that rounding cannot make it negative.
+    squares = (totals**2).sum() + (residuals**2).sum() / (count - 1)
+    return math.sqrt(float(squares)) / count
+
+
+def bootstrap_groups(
+    values: Sequence[float],
+    groups: Sequence[str],
+    resamples: int,
+    confidence: float,
+    seed: int,
+) -> Interval:
+    """Return the percentile bootstrap interval of the mean, resampling complete groups.
+
+    Each resample divides the total of its groups by the number of their items. Groups of one item
+    give `bootstrap_mean`.
+    """
+    totals, sizes = group_totals(values, groups)
+    draws = _draw_indices(len(totals), resamples, seed)
+    means = totals[draws].sum(axis=1) / sizes[draws].sum(axis=1)
+    return _percentile_interval(means, confidence)
+
+
+def detectable_effect(error: float) -> float:
+    """Return the smallest difference that a test finds with a probability of `POWER`.
+
+    It is (z(1 - ALPHA / 2) + z(POWER)) standard errors, (1.96 + 0.84) of them (Miller 2024,
+    arXiv:2411.00640).
+    """
+    normal = statistics.NormalDist()
+    return (normal.inv_cdf(1 - ALPHA / 2) + normal.inv_cdf(POWER)) * error
+
+
 class PairedTest(NamedTuple):
     """The p-value of a paired test, and the smallest possible p-value."""
 
@@ -99,8 +170,8 @@ class PairedTest(NamedTuple):
 def paired_permutation(differences: Sequence[float], flips: int, seed: int) -> PairedTest:
     """Test by sign flips whether the mean paired difference is 0.
 
-    The test is two-sided (Fisher 1935) and ignores differences of 0. It is exact if all 2 ** n
-    flips are at most `flips`. Otherwise `flips` random ones are drawn, b of them reach the observed
+    The test is two-sided (Fisher 1935) and ignores differences of 0. Up to `MOST_COUNTED`
+    differences it is exact. Otherwise `flips` random ones are drawn, b of them reach the observed
     sum, and p is (b + 1) / (flips + 1), which is never 0 (Phipson & Smyth 2010).
     """
     data = np.asarray(differences, dtype=np.float64)
@@ -108,17 +179,36 @@ def paired_permutation(differences: Sequence[float], flips: int, seed: int) -> P
     # Equal sums may differ by rounding, and must still count as equal.
     slack = TOLERANCE * np.abs(data).sum()
     observed = abs(data.sum()) - slack
-    possible_flips = 2 ** len(data)
-    if possible_flips <= flips:
+    if len(data) <= MOST_COUNTED:
         reached_exactly = np.abs(_all_flips(data)) >= observed
         p = float(np.mean(reached_exactly))
-        return PairedTest(p, floor=min(1.0, 2.0 / possible_flips))
+        return PairedTest(p, floor=min(1.0, 2.0 / 2 ** len(data)))
     reached = 0
     generator = np.random.default_rng(seed)
     for sums in _drawn_flips(data, flips, generator):
         reached += int(np.sum(np.abs(sums) >= observed))
     p = (reached + 1) / (flips + 1)
     return PairedTest(p, floor=1 / (flips + 1))
+
+
+def grouped_test(
+    before: Sequence[float],
+    after: Sequence[float],
+    groups: Sequence[str],
+    flips: int,
+    seed: int,
+) -> PairedTest:
+    """Test whether the mean paired difference is 0, if only groups are independent.
+
+    All differences of a group change their sign together. Zeros and ones in groups of one item get
+    McNemar's test, which is the same test for any number of items.
+    """
+    is_binary = {*before, *after} <= {0.0, 1.0}
+    if is_binary and len(set(groups)) == len(groups):
+        return mcnemar([value == 1 for value in before], [value == 1 for value in after])
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    totals, _ = group_totals(differences, groups)
+    return paired_permutation(totals.tolist(), flips, seed)
 
 
 def _all_flips(data: Floats) -> Floats:

@@ -98,7 +98,14 @@ FIDELITY_HEAD = (
     f"perplexity {LOWER}",
     "answers",
 )
-DIFFERENCES_HEAD = ("difference", "mean [interval]", "p (Holm)", "items", "seeds")
+DIFFERENCES_HEAD = (
+    "difference",
+    "mean [interval]",
+    "p",
+    "smallest detectable",
+    "items",
+    "mean ± sd over seeds",
+)
 
 
 def read_metrics(folder: Path, stage: str, variant: str) -> Metrics:
@@ -450,34 +457,49 @@ def differences_table(results: Mapping[str, Metrics]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def direction(measure: str) -> str:
+    """Return the arrow that shows which direction of a measure is better."""
+    return LOWER if measure in LOWER_IS_BETTER else HIGHER
+
+
 def _difference_label(name: str) -> str:
     """Return a row label, such as tuned − base: rouge1_f ↑."""
     pair, _, measure = name.partition("__")
     variants = markdown(pair.replace("_minus_", " − "))
-    direction = LOWER if measure in LOWER_IS_BETTER else HIGHER
-    return f"{variants}: {markdown(measure)} {direction}"
+    return f"{variants}: {markdown(measure)} {direction(measure)}"
 
 
 def _difference_cells(row: Metrics) -> list[str]:
-    """Return mean, p-value, items and range over seeds of one difference."""
+    """Return the cells of one difference after its label."""
     items = str(row["items"])
+    if row["groups"] < row["items"]:
+        items = f"{items} in {row['groups']} groups"
     if not row["meaningful"]:
-        return [NOT_MEANINGFUL, UNKNOWN, items, UNKNOWN]
-    mean = f"{row['difference']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
-    return [mean, _p_value(row), items, _seed_range(row)]
+        reason = " (one answer to all)" if row["constant_answers"] else ""
+        return [NOT_MEANINGFUL + reason, UNKNOWN, UNKNOWN, items, UNKNOWN]
+    mean = f"{row['difference']:+.4f}"
+    if "low" in row:
+        mean += f" [{row['low']:+.4f}, {row['high']:+.4f}]"
+    detectable = f"{row['detectable']:.4f}" if "detectable" in row else UNKNOWN
+    return [mean, _p_cell(row), detectable, items, _seeds_cell(row)]
 
 
-def _p_value(row: Metrics) -> str:
-    """Return the corrected p-value, or a bound at the test's floor."""
-    text = f"{row['p_holm']:.3g}"
-    if row["p_at_floor"] and row["p_holm"] < 1:
-        return f"≤ {text}"
-    return text
+def _p_cell(row: Metrics) -> str:
+    """Return the corrected p-value of a primary measure, or the plain one."""
+    if row["primary"]:
+        return f"{p_text(row['p_holm'], row)} (Holm)"
+    return f"{p_text(row['p'], row)} (exploratory)"
 
 
-def _seed_range(row: Metrics) -> str:
-    """Return the range over seeds, with a mark on differences within."""
-    if "seed_range" not in row:
+def p_text(p_value: float, row: Metrics) -> str:
+    """Return a p-value, or a bound where the test reached its floor."""
+    text = f"{p_value:.3g}"
+    return f"≤ {text}" if row["p_at_floor"] and p_value < 1 else text
+
+
+def _seeds_cell(row: Metrics) -> str:
+    """Return the spread over seeds, with a mark on differences within."""
+    if "seeds" not in row:
         return UNKNOWN
-    text = f"{row['seed_range']:.4f}"
+    text = f"{row['seed_mean']:+.4f} ± {row['seed_stdev']:.4f}"
     return f"{text} **within**" if row["within_seed_range"] else text

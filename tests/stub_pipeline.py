@@ -30,7 +30,8 @@ import json, math, os, sys
 from pathlib import Path
 from ruamel.yaml import YAML
 
-stage, root = sys.argv[1], Path(os.environ["STUB_ROOT"])
+stage, _, variant = sys.argv[1].partition("@")
+root = Path(os.environ["STUB_ROOT"])
 params = YAML(typ="safe").load(Path("params.yaml").read_text())
 seed, rate = params["seed"], params["train"]["learning_rate"]
 OWN_RATE = 0.001
@@ -51,7 +52,7 @@ def write(path, value):
 elsewhere = root / "elsewhere"
 here = elsewhere.read_text() if elsewhere.exists() else "float32"
 if stage in ("likelihood", "generate", "benchmark", "rouge"):
-    write(f"metrics/{stage}/tuned.json", {"settings": {"compute_dtype": here}})
+    write(f"metrics/{stage}/{variant}.json", {"settings": {"compute_dtype": here}})
 # 2, 1.99 and 2.015 bits per character.
 bits = {20261122: 2.0, 20261123: 1.99, 20261124: 2.015}[seed]
 if stage == "preprocess":
@@ -65,16 +66,18 @@ elif stage == "merge":
     write("models/merged", int(read("models/adapter")))
 elif stage == "likelihood":
     assert int(read("models/merged")) == seed
-    row = {"id": "a", "nats": 10 * bits * math.log(2), "characters": 10}
-    write("data/likelihood/tuned.jsonl", row)
+    # The base has 2.5 bits per character.
+    found = bits if variant == "tuned" else 2.5
+    row = {"id": "a", "nats": 10 * found * math.log(2), "characters": 10}
+    write(f"data/likelihood/{variant}.jsonl", row)
 elif stage == "generate":
-    write("data/answers/tuned.jsonl", {"id": "a", "degenerate": False})
+    write(f"data/answers/{variant}.jsonl", {"id": "a", "degenerate": False})
 elif stage == "benchmark":
     row = {"task": "t", "document": "a", "scores": {"acc": float(seed % 2)}}
-    write("data/samples/tuned.jsonl", row)
+    write(f"data/samples/{variant}.jsonl", row)
 elif stage == "rouge":
     row = {"id": "a", "rouge1_f": 0.1, "rouge2_f": 0.0, "rougeL_f": 0.1}
-    write("data/scores/tuned.jsonl", row)
+    write(f"data/scores/{variant}.jsonl", row)
 """
 
 
@@ -118,7 +121,7 @@ def write_repository(folder: Path) -> None:
     with (folder / "dvc.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(pipeline(), file)
     (folder / "work.py").write_text(WORK, encoding="utf-8")
-    script = '#!/bin/sh\nexec python work.py "${DVC_STAGE%%@*}"\n'
+    script = '#!/bin/sh\nexec python work.py "$DVC_STAGE"\n'
     (folder / "stage").write_text(script, encoding="utf-8")
     (folder / "stage").chmod(0o755)
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", folder / "params.yaml")

@@ -7,17 +7,27 @@ from typing import Any
 import pytest
 
 from bench.clones import ROOT, edit_params
+from bula.errors import UserError
 from bula.params import load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import write_metrics
 from stages.compare import __main__ as stage
-from stages.compare.pairs import Difference, Results, compare, compare_all, mark_meaningful
-from tests.test_tables import control_figures, fidelity, figures, generate_figures
+from stages.compare.inputs import read_constants
+from stages.compare.pairs import Difference, Results, compare, compare_all, mark_families
+from tests.conftest import write_validation_sets
+from tests.test_tables import (
+    benchmark_figures,
+    control_figures,
+    fidelity,
+    figures,
+    generate_figures,
+)
 
 
 def two_variants(params: dict[str, Any]) -> None:
     """Keep the variants base and tuned."""
     params["variants"].pop("quantized")
+    params["compare"]["pairs"].pop()
 
 
 def by_measure(results: Results) -> Results:
@@ -68,22 +78,38 @@ def sample_row(number: int, shift: float) -> Row:
     return {"task": "t", "document": f"{number:02}", "scores": {"acc": float(correct)}}
 
 
-def compared(workspace: Path, shares: dict[str, float]) -> dict[str, Difference]:
+PRIMARY = ["rouge1_f", "rouge2_f", "t_acc", "bits_per_character"]
+
+
+def primary(params: dict[str, Any]) -> None:
+    """Keep two variants, and choose four primary measures."""
+    two_variants(params)
+    params["compare"]["primary"] = list(PRIMARY)
+
+
+def compared(
+    workspace: Path,
+    shares: dict[str, float],
+    groups: dict[str, str] | None = None,
+    constants: dict[str, set[str]] | None = None,
+) -> dict[str, Difference]:
     """Return the differences of twenty items by measure.
 
     `shares` has the share of degenerate answers of each variant.
     """
-    edit_params(workspace / "params.yaml", two_variants)
+    edit_params(workspace / "params.yaml", primary)
     write_twenty(workspace, "base", 0.0, 1)
     # The items are in another order, so they are paired by their ids.
     write_twenty(workspace, "tuned", 0.1, -1)
     params = load_params()
-    results = compare_all(workspace / "data", params)
-    mark_meaningful(results, shares, params)
+    results = compare_all(workspace / "data", groups or {}, params)
+    mark_families(results, shares, constants or {}, params)
     return by_measure(results)
 
 
 FEW_DEGENERATE = {"base": 0.0, "tuned": 0.0}
+# Items 00 and 01 are one group, 02 and 03 the next one, and so on.
+TENS = {f"{n:02}": f"{n // 2}" for n in range(20)}
 
 
 def test_items_are_paired_by_their_ids(workspace: Path) -> None:
@@ -96,21 +122,33 @@ def test_items_are_paired_by_their_ids(workspace: Path) -> None:
     assert results["bits_per_character"]["high"] == 0.0
 
 
-def test_p_values_are_corrected_over_all_tests(workspace: Path) -> None:
+def test_p_values_of_primary_measures_are_corrected(workspace: Path) -> None:
     results = compared(workspace, FEW_DEGENERATE)
-    smallest = results["rouge1_f"]["p"]
-    second = results["t_acc"]["p"]
-    assert smallest < second
-    corrected = {name: row["p_holm"] for name, row in results.items()}
-    # The smallest of six p-values counts six times, the next one five times.
+    corrected = {name: row["p_holm"] for name, row in results.items() if "p_holm" in row}
+    # The smallest of four p-values counts four times, the next one three times.
     assert corrected == {
-        "degenerate": 1.0,
         "bits_per_character": 1.0,
-        "rouge1_f": pytest.approx(6 * smallest),
+        "rouge1_f": pytest.approx(4 * 2 / 2**20),
         "rouge2_f": 1.0,
-        "rougeL_f": 1.0,
-        "t_acc": pytest.approx(5 * second),
+        "t_acc": pytest.approx(3 * 2 / 2**8),
     }
+    assert {name for name, row in results.items() if row["primary"]} == set(PRIMARY)
+
+
+def test_each_pair_is_a_family_of_its_own(workspace: Path) -> None:
+    for variant, shift in (("base", 0.0), ("tuned", 0.1), ("quantized", 0.2)):
+        write_twenty(workspace, variant, shift, 1)
+    edit_params(workspace / "params.yaml", lambda values: values["compare"].update(primary=PRIMARY))
+    params = load_params()
+    results = compare_all(workspace / "data", {}, params)
+    mark_families(results, FEW_DEGENERATE | {"quantized": 0.0}, {}, params)
+    # The pairs follow params.yaml, and quantized is compared with tuned.
+    pairs = [name.partition("__")[0] for name in results]
+    assert list(dict.fromkeys(pairs)) == ["tuned_minus_base", "quantized_minus_tuned"]
+    for pair in set(pairs):
+        row = results[f"{pair}__rouge1_f"]
+        assert row["difference"] == pytest.approx(0.1)
+        assert row["p_holm"] == pytest.approx(4 * 2 / 2**20)
 
 
 def test_correct_answers_are_compared_by_mcnemar(workspace: Path) -> None:
@@ -122,10 +160,26 @@ def test_correct_answers_are_compared_by_mcnemar(workspace: Path) -> None:
 
 def test_p_value_at_the_floor_of_its_test_is_marked(workspace: Path) -> None:
     results = compared(workspace, FEW_DEGENERATE)
-    # 2 of 2^20 flips reach the sum of twenty equal differences: 200,000 draws may include some.
-    rouge = results["rouge1_f"]
-    assert rouge["p_at_floor"] == (rouge["p"] == 1 / 200_001)
+    assert results["rouge1_f"]["p"] == 2 / 2**20
+    assert results["rouge1_f"]["p_at_floor"] is True
     assert results["rougeL_f"]["p_at_floor"] is True
+
+
+def test_paraphrases_of_a_question_are_one_unit(workspace: Path) -> None:
+    results = compared(workspace, FEW_DEGENERATE, TENS)
+    # Ten groups gain 0.2 each: 2 of 2^10 flips reach the sum, and no interval is shown.
+    rouge = results["rouge1_f"]
+    assert (rouge["items"], rouge["groups"]) == (20, 10)
+    assert rouge["p"] == 2 / 2**10
+    assert "low" not in rouge
+    # The odd items 1 to 15 are gained, one in each of the first eight groups of two. Mean 0.4,
+    # residuals 0.6 and -0.4: eight groups total 0.2, two total -0.8: 8 x 0.04 + 2 x 0.64 = 1.6.
+    # Squares of items: 8 x 0.36 + 12 x 0.16 = 4.8. sqrt(1.6 + 4.8 / 19) / 20 = 0.068056.
+    accuracy = results["t_acc"]
+    assert accuracy["stderr"] == pytest.approx(0.068056, abs=1e-6)
+    assert accuracy["detectable"] == pytest.approx(2.801585 * 0.068056, abs=1e-5)
+    # Sign flips of eight groups that gained one item each.
+    assert accuracy["p"] == 2 / 2**8
 
 
 @pytest.mark.parametrize(
@@ -144,11 +198,44 @@ def test_figures_of_degenerate_answers_are_not_meaningful_and_not_tested(
         "rougeL_f": meaningful,
         "t_acc": True,
     }
-    tested = {name: "p_holm" in row for name, row in results.items()}
-    assert tested == {name: row["meaningful"] for name, row in results.items()}
-    # t_acc has the second smallest of six p-values, or the smallest of three.
-    tests = 5 if meaningful else 3
+    tested = {name for name, row in results.items() if "p_holm" in row}
+    assert tested == {name for name in PRIMARY if results[name]["meaningful"]}
+    # t_acc has the second smallest of four p-values, or the smaller of two.
+    tests = 3 if meaningful else 2
     assert results["t_acc"]["p_holm"] == pytest.approx(tests * 2 / 2**8)
+
+
+def test_constant_answers_of_both_variants_leave_the_family(workspace: Path) -> None:
+    constants = {"base": {"t_acc"}, "tuned": {"t_acc"}}
+    results = compared(workspace, FEW_DEGENERATE, constants=constants)
+    row = results["t_acc"]
+    assert (row["constant_answers"], row["meaningful"]) == (True, False)
+    assert "p_holm" not in row
+    # Three tests are left.
+    assert results["rouge1_f"]["p_holm"] == pytest.approx(3 * 2 / 2**20)
+
+
+def test_constant_answers_of_one_variant_are_compared(workspace: Path) -> None:
+    constants = {"base": {"t_acc"}, "tuned": set[str]()}
+    results = compared(workspace, FEW_DEGENERATE, constants=constants)
+    assert results["t_acc"]["constant_answers"] is False
+    assert results["t_acc"]["meaningful"] is True
+
+
+def test_constant_answers_are_read_from_the_benchmark_figures(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", two_variants)
+    base = benchmark_figures(0.25)
+    base["bula_medmcqa"]["commonest_answer_share"] = 0.95
+    # The share over options replaces the share over answers where both are known.
+    tuned = benchmark_figures(0.25) | {"bula_squad_completion_constant_answer_share": 0.99}
+    tuned["bula_medmcqa"]["commonest_answer_share"] = 0.949
+    for variant, content in (("base", base), ("tuned", tuned)):
+        write_metrics(workspace / f"metrics/benchmark/{variant}.json", content)
+    constants = read_constants(workspace / "metrics", load_params())
+    assert "bula_medmcqa_acc" in constants["base"]
+    assert "bula_medmcqa_acc" not in constants["tuned"]
+    assert "bula_squad_completion_contains" not in constants["base"]
+    assert "bula_squad_completion_contains" in constants["tuned"]
 
 
 # Four items
@@ -200,7 +287,7 @@ def four(workspace: Path) -> Results:
     edit_params(workspace / "params.yaml", two_variants)
     fill(workspace, "base", 0.0)
     fill(workspace, "tuned", 0.1)
-    return compare_all(workspace / "data", load_params())
+    return compare_all(workspace / "data", {}, load_params())
 
 
 def test_every_measure_is_compared_degenerate_answers_first(four: Results) -> None:
@@ -224,16 +311,23 @@ def test_bits_per_character_divide_nats_by_characters(four: Results) -> None:
     assert difference == pytest.approx(-0.0288539)
 
 
-def test_equal_differences_have_an_interval_of_width_0(four: Results) -> None:
-    row = by_measure(four)["rouge1_f"]
-    assert (row["difference"], row["low"], row["high"]) == pytest.approx((0.1, 0.1, 0.1))
+def test_no_interval_is_shown_below_20_items(four: Results) -> None:
+    for row in four.values():
+        assert not row.keys() & {"low", "high"}
 
 
-def test_interval_of_different_differences_contains_their_mean(four: Results) -> None:
+def test_detectable_difference_is_2_8_standard_errors(four: Results) -> None:
     row = by_measure(four)["rougeL_f"]
-    # The differences are 0, 0.1, 0.2 and 0.3.
+    # The differences are 0, 0.1, 0.2 and 0.3: their deviation is 0.129099, over the root of 4.
     assert row["difference"] == pytest.approx(0.15)
-    assert row["low"] < 0.15 < row["high"]
+    assert row["stderr"] == pytest.approx(0.0645497, abs=1e-6)
+    assert row["detectable"] == pytest.approx(0.180842, abs=1e-5)
+
+
+def test_equal_differences_detect_nothing(four: Results) -> None:
+    row = by_measure(four)["bits_per_character"]
+    assert row["stderr"] == 0.0
+    assert "detectable" not in row
 
 
 def test_one_discordant_pair_has_a_p_value_of_1(four: Results) -> None:
@@ -249,7 +343,7 @@ def test_failed_verdict_is_no_pair(four: Results) -> None:
 def test_variants_without_a_shared_item_are_refused() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     with pytest.raises(ValueError, match="share no item"):
-        compare({"a": 1.0}, {"b": 1.0}, params)
+        compare({"a": 1.0}, {"b": 1.0}, {}, params)
 
 
 # The complete stage
@@ -267,6 +361,10 @@ def write_inputs(workspace: Path) -> None:
         write_metrics(metrics / f"{name}.json", content)
     write_metrics(metrics / "controls.json", control_figures())
     write_metrics(metrics / "seeds.json", {"seeds": 0})
+    run: dict[str, float | str] = {"steps": 30, "epochs": 0.280374, "compute_dtype": "bfloat16"}
+    write_metrics(metrics / "train.json", {"run": run})
+    write_metrics(metrics / "template.json", {"rows": 430})
+    write_validation_sets(workspace)
 
 
 @pytest.fixture
@@ -290,14 +388,17 @@ def read_report(folder: Path) -> str:
 
 def test_stage_writes_the_figures_of_each_difference(inputs: Path) -> None:
     stage.main()
-    assert set(read_results(inputs)["tuned_minus_base__rouge1_f"]) == {
+    assert set(read_results(inputs)["tuned_minus_base__rougeL_f"]) == {
         "items",
+        "groups",
         "difference",
-        "low",
-        "high",
+        "stderr",
+        "detectable",
         "p",
         "p_at_floor",
         "p_holm",
+        "primary",
+        "constant_answers",
         "meaningful",
     }
 
@@ -309,7 +410,7 @@ def test_stage_writes_the_report(inputs: Path, capsys: pytest.CaptureFixture[str
     assert "| tuned − base: degenerate ↓ |" in report
     assert "**tuned** (stop): Tome água, tuned." in report
     assert "**tuned does not beat** the character 6-gram in bits per character (0.612" in report
-    assert "not meaningful" not in report
+    assert "| not meaningful" not in report
     assert "compare: 8 paired differences" in capsys.readouterr().out
 
 
@@ -325,14 +426,14 @@ def test_report_withholds_figures_of_degenerate_answers(degenerate: Path) -> Non
     report = read_report(degenerate)
     line = "| ROUGE-1 F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | not meaningful (97 % loops) | "
     assert line in report
-    assert "| tuned − base: rouge1_f ↑ | not meaningful | – | 4 | – |" in report
-    assert "| tuned − base: judge_style ↑ | not meaningful | – | 1 | – |" in report
+    assert "| tuned − base: rouge1_f ↑ | not meaningful | – | – | 4 | – |" in report
+    assert "| tuned − base: judge_style ↑ | not meaningful | – | – | 1 | – |" in report
     assert "mean nothing for tuned (97 % degenerate answers)" in report
 
 
 def test_metrics_keep_figures_of_degenerate_answers(degenerate: Path) -> None:
-    row = read_results(degenerate)["tuned_minus_base__rouge1_f"]
-    assert row["difference"] == pytest.approx(0.1)
+    row = read_results(degenerate)["tuned_minus_base__rougeL_f"]
+    assert row["difference"] == pytest.approx(0.15)
     assert row["meaningful"] is False
     assert "p_holm" not in row
 
@@ -356,3 +457,44 @@ def test_order_of_rows_changes_nothing(inputs: Path) -> None:
         write_rows(file, rows[::-1])
     stage.main()
     assert read_results(inputs) == before
+
+
+def test_unknown_primary_measure_is_refused(inputs: Path) -> None:
+    def unknown(params: dict[str, Any]) -> None:
+        params["compare"]["primary"] = ["rougeL"]
+
+    edit_params(inputs / "params.yaml", unknown)
+    message = "compare.primary has 'rougeL', which tuned was not scored by. Choose among degenerate"
+    with pytest.raises(UserError, match=message):
+        stage.main()
+    assert not (inputs / "report").exists()
+
+
+def test_groups_of_validation_questions_reach_the_figures(inputs: Path) -> None:
+    question = {"question": "Dói?", "source": "s", "license": "l", "split": "A"}
+    ids = [f"{number:016x}" for number in range(4)]
+    # Three answers to one question, and another question with another answer.
+    examples = [question | {"id": name, "answer": f"Resposta {name}."} for name in ids]
+    examples[3]["question"] = "Arde?"
+    write_rows(inputs / "data/clean/validation/A.jsonl", examples)
+    for variant in ("base", "tuned"):
+        for folder in ("answers", "likelihood", "scores"):
+            file = inputs / f"data/{folder}/{variant}.jsonl"
+            rows = list(read_rows(file))
+            write_rows(file, [row | {"id": name} for row, name in zip(rows, ids, strict=True)])
+        file = inputs / f"data/samples/{variant}.jsonl"
+        write_rows(file, [row | {"group": "g"} for row in list(read_rows(file))])
+        file = inputs / f"data/verdicts/{variant}.jsonl"
+        rows = list(read_rows(file))
+        named = [row | {"id": name} for row, name in zip(rows, ids, strict=False)]
+        failed = [{"id": name, "judge": "j", "failed": "x"} for name in ids[2:]]
+        write_rows(file, [*named, *failed])
+    stage.main()
+    results = read_results(inputs)
+    rouge = results["tuned_minus_base__rougeL_f"]
+    assert (rouge["items"], rouge["groups"]) == (4, 2)
+    # Groups gain 0 + 0.1 + 0.2 and 0.3.
+    assert rouge["p"] == 2 / 4
+    assert results["tuned_minus_base__t_acc"]["groups"] == 1
+    assert "4 in 2 groups" in read_report(inputs)
+    assert "Items of one question group count together." in read_report(inputs)

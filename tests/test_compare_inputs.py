@@ -226,6 +226,22 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         missing("metrics/seeds.json"),
         r"metrics/seeds\.json: the file does not exist\. Restore it from git",
     ),
+    "training figures missing": (
+        missing("metrics/train.json"),
+        r"metrics/train\.json: the file does not exist\. Run `dvc repro train`",
+    ),
+    "training without steps": (
+        metric("train.json", lambda m: {"run": {"epochs": 1.0}}),
+        r"metrics/train\.json: the number run\.steps is missing\. Run `dvc repro train`",
+    ),
+    "rows trained missing": (
+        metric("template.json", lambda m: {}),
+        r"metrics/template\.json: the number rows is missing\. Run `dvc repro train`",
+    ),
+    "validation set missing": (
+        missing("data/clean/validation/C.jsonl"),
+        r"data/clean/validation/C\.jsonl: the file does not exist",
+    ),
     "a spread without a range": (
         metric("seeds.json", lambda m: {"seeds": 3, "tuned__rouge1_f": {"first": 0.2}}),
         r"seeds\.json: tuned__rouge1_f lacks",

@@ -15,7 +15,6 @@ from bula.records import read_rows, write_rows
 from bula.reports import write_metrics
 from stages.compare import __main__ as stage
 from stages.compare import report
-from stages.compare.pairs import Difference
 from tests.test_compare import read_report, write_inputs
 from tests.test_tables import figures
 
@@ -80,9 +79,13 @@ def test_percent_has_no_trailing_zeros() -> None:
     assert [report.percent(share) for share in shares] == ["99.5%", "95%", "80%"]
 
 
-def test_interval_note_has_the_coverage_of_the_intervals(workspace: Path) -> None:
+def test_interval_note_has_the_coverage_and_the_primary_measures(workspace: Path) -> None:
     edit_params(workspace / "params.yaml", lambda params: params["compare"].update(confidence=0.8))
-    assert "80% interval" in report.interval_note({}, load_params())
+    note = report.interval_note({}, load_params())
+    assert "80% interval" in note
+    assert "(bits_per_character, rougeL_f, degenerate) is corrected by Holm's method" in note
+    assert "none below 20 groups" in note
+    assert "question group" not in note
 
 
 def test_degenerate_note_names_the_variants_above_the_limit(params: Params) -> None:
@@ -100,10 +103,22 @@ def test_degenerate_note_is_empty_up_to_the_limit(share: float, params: Params) 
     assert report.degenerate_note({"base": share, "tuned": share}, params) == ""
 
 
-def test_seed_note_counts_only_meaningful_differences() -> None:
-    row: Difference = {"difference": 0.1, "within_seed_range": True}
-    results = {"a": row | {"meaningful": True}, "b": row | {"meaningful": False}}
-    assert "marks the 1 of 1 differences" in report.seed_note(results, 3)
+def test_report_starts_with_header_and_conclusion(workspace: Path) -> None:
+    write_inputs(workspace)
+    stage.main()
+    lines = read_report(workspace).splitlines()
+    assert lines[0] == "# What tuning changed"
+    headings = [line for line in lines if line.startswith("## ")]
+    assert headings[:4] == ["## Conclusion", "## Conclusão", "## Results", "## Paired differences"]
+
+
+def test_report_counts_the_repetitions_of_a_loop(workspace: Path) -> None:
+    write_inputs(workspace)
+    file = workspace / "data/answers/tuned.jsonl"
+    loop = "Beba água. " * 20 + "Beb"
+    write_rows(file, [row | {"generated": loop, "degenerate": True} for row in read_rows(file)])
+    stage.main()
+    assert "**tuned** (stop, degenerate): Beba água. (repeats 20 times)\n" in read_report(workspace)
 
 
 # Hostile text
@@ -125,7 +140,7 @@ HOSTILE_ANSWER = {
 }
 HOSTILE_JUDGE = "j <img src=x> | ![x](y) [z](w) \x1b[2J # um"
 # Every tag except those that the report itself has.
-OTHER_TAG = re.compile(r"<(?!/?(h1|h2|h3|p|strong|em|code|table|thead|tbody|tr|th|td|a)\b)")
+OTHER_TAG = re.compile(r"<(?!/?(h1|h2|h3|ul|li|p|strong|em|code|table|thead|tbody|tr|th|td|a)\b)")
 # Controls except the line feed, and marks that reorder text.
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 

@@ -32,6 +32,7 @@ def use(model: Path, engine: str) -> Edit:
         params["dtype"] = "float32"
         # Two dictionaries, because one would be written as a YAML alias, which is refused.
         params["variants"] = {"base": dict(variant), "tuned": dict(variant)}
+        params["compare"]["pairs"] = []
 
     return edit
 

@@ -244,7 +244,27 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"compare.baseline": "bse"}, "compare.baseline is 'bse', which variants does not name"),
+        (
+            {"compare.pairs": [{"variant": "tuned", "baseline": "bse"}]},
+            "compare.pairs has 'bse', which variants does not name",
+        ),
+        (
+            {"compare.pairs": [{"variant": "base", "baseline": "base"}]},
+            "compare.pairs compares base with itself",
+        ),
+        (
+            {
+                "compare.pairs": [
+                    {"variant": "tuned", "baseline": "base"},
+                    {"variant": "tuned", "baseline": "base"},
+                ]
+            },
+            "compare.pairs has tuned_minus_base twice",
+        ),
+        (
+            {"compare.primary": ["rougeL_f", "rougeL_f"]},
+            "compare.primary names a measure twice",
+        ),
         (
             {"judge.items_per_set": 9, "generate.items_per_set": 8},
             "judge.items_per_set exceeds generate.items_per_set",
@@ -305,7 +325,8 @@ def test_contradicting_values_are_refused(changes: dict[str, Any], words: str) -
         {"train.eval_steps": 34, "train.max_steps": 34},
         {"train.packing": True, "train.attention": "sdpa"},
         {"train.compile": True, "train.kernels": "trl", "train.packing": True},
-        {"compare.baseline": "tuned"},
+        {"compare.pairs": [{"variant": "quantized", "baseline": "base"}]},
+        {"compare.pairs": []},
         {"preprocess.dev_share": 0.4, "preprocess.validation_share": 0.1},
     ],
 )
@@ -438,7 +459,9 @@ STRINGS = [
     "calibrate.gold",
     "safety.questions",
     "safety.labels",
-    "compare.baseline",
+    "compare.pairs.0.variant",
+    "compare.pairs.0.baseline",
+    "compare.primary.0",
     "variants.base.model",
     "variants.base.engine",
     "compute.scheduler",

@@ -23,7 +23,7 @@ from bula.records import SET_NAMES, Example, Row, example_id, read_rows
 from bula.text import mask
 from stages.preprocess import __main__ as stage
 from stages.preprocess.report import quarantine_rows
-from stages.preprocess.splits import SPLITS, question_group
+from stages.preprocess.splits import SPLITS
 from stages.preprocess.table import rows_at
 from tests.conftest import write_jsonl
 
@@ -302,14 +302,6 @@ def test_lengths_counted_in_bulk_equal_the_lengths_in_training(
 
 
 # --- splits ---
-
-
-def test_paraphrases_share_a_group() -> None:
-    one = question_group("A febre é alta. Posso dar banho?")
-    other = question_group("posso dar BANHO, febre alta")
-    assert one == other
-    assert question_group("Dói o pé?") != question_group("Dói a mão?")
-    assert question_group("É aí?") == "é aí"
 
 
 def synthetic(count: int, seed: int) -> Iterator[Row]:

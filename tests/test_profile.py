@@ -32,7 +32,7 @@ def other(params: dict[str, Any]) -> None:
     """Turn the default parameters into another profile."""
     params.update(seed=OTHER_SEED, dtype="float32")
     params["variants"] = {"tuned": {"model": "models/merged", "engine": "transformers"}}
-    params["compare"]["baseline"] = "tuned"
+    params["compare"]["pairs"] = []
     rows = {
         "kind": "files",
         "name": "clinic",

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 from bench.clones import ROOT, edit_params
 from bula import hardware
 from bula.__main__ import app
-from bula.commands.seeds import here, trained_variants
+from bula.commands.seeds import fixed_variants, here, seed_pairs, trained_variants
 from bula.errors import UserError
 from bula.params import load_params
 from bula.reports import write_metrics
 from bula.runs import refuse_other_conditions
 from bula.stats import spread
-from stages.compare import pairs, report
+from stages.compare import pairs
+from stages.compare import seeds as marks
 from tests.conftest import run
 from tests.stub_pipeline import SEED, STAGES, log_of, write_repository
 from tests.test_compare import fill, two_variants
@@ -62,9 +63,16 @@ def seeds(repo: Path, count: int) -> tuple[int, str, list[str]]:
 
 
 def stages_of(*numbers: int) -> list[str]:
-    """Return the lines of the log; only the workspace's own run computes the data."""
-    lines = [f"{number} {stage}" for number in numbers for stage in STAGES]
-    return sorted(line for line in lines if "preprocess" not in line or str(SEED) in line)
+    """Return the lines of the log.
+
+    Only the workspace's own run computes the data, and scores the base.
+    """
+    base = [stage.replace("@tuned", "@base") for stage in STAGES if "@" in stage]
+    lines = [f"{number} {stage}" for number in numbers for stage in [*STAGES, *base]]
+    own = ("preprocess", "@base")
+    return sorted(
+        line for line in lines if str(SEED) in line or not any(name in line for name in own)
+    )
 
 
 def test_a_spread_worked_by_hand_as_in_docs_metrics() -> None:
@@ -157,8 +165,14 @@ def assert_spreads(repo: Path) -> None:
     assert written.pop("tuned__bits_per_character") == SPREAD
     # Accuracies 0, 1 and 0: deviations -1/3, 2/3, -1/3, whose squares sum to 2/3.
     assert written.pop("tuned__t_acc")["stdev"] == pytest.approx(0.57735)
+    # Each seed's difference from the base's 2.5 bits: -0.5, -0.51 and -0.485. Their mean is
+    # -1.495 / 3, and the deviations are those of the tuned model.
+    bits = {"first": -0.5, "mean": -0.498333, "lowest": -0.51, "highest": -0.485}
+    assert written.pop("tuned_minus_base__bits_per_character") == SPREAD | bits
     others = ("degenerate", "rouge1_f", "rouge2_f", "rougeL_f")
-    assert set(written) == {f"tuned__{name}" for name in others}
+    expected = {f"tuned__{name}" for name in others}
+    expected |= {f"tuned_minus_base__{name}" for name in (*others, "t_acc")}
+    assert set(written) == expected
 
 
 def seeds_of_a_broken_pipeline(repo: Path) -> list[str]:
@@ -173,7 +187,8 @@ def seeds_of_a_broken_pipeline(repo: Path) -> list[str]:
 
 
 def test_stages_that_finished_before_a_failure_do_not_run_again(repo: Path) -> None:
-    assert run(["dvc", "repro", *STAGES], repo).returncode == 0
+    base = [stage.replace("@tuned", "@base") for stage in STAGES if "@" in stage]
+    assert run(["dvc", "repro", *STAGES, *base], repo).returncode == 0
     (repo / "log").unlink()
     before = seeds_of_a_broken_pipeline(repo)
     assert not (repo / "metrics/seeds.json").exists()
@@ -212,17 +227,39 @@ def test_variants_are_found_by_their_model() -> None:
         trained_variants(only_base)
 
 
+def test_only_differences_that_every_seed_measures_are_spread() -> None:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    found = seed_pairs(params, ["tuned"])
+    # No seed exports the quantized file, so its difference from tuned is unknown.
+    assert [pair.name for pair in found] == ["tuned_minus_base"]
+    assert fixed_variants(found, ["tuned"]) == ["base"]
+    # A second variant of the merged model is scored for each seed, too.
+    variants = params.variants | {"quantized": params.variants["tuned"]}
+    both = params.model_copy(update={"variants": variants})
+    names = [pair.name for pair in seed_pairs(both, ["tuned", "quantized"])]
+    assert names == ["tuned_minus_base", "quantized_minus_tuned"]
+
+
 # What compare makes of it
+
+
+def spread_of(first: float, width: float) -> dict[str, float]:
+    """Return a spread with this first value and range; the first value is the lowest."""
+    return {
+        "first": first,
+        "mean": first + width / 2,
+        "lowest": first,
+        "highest": first + width,
+        "range": width,
+        "stdev": width / 4,
+    }
 
 
 def write_spread(workspace: Path, **groups: tuple[float, float]) -> Path:
     """Write seeds.json with the given first value and range of each figure."""
     file = workspace / "metrics/seeds.json"
-    write_metrics(
-        file,
-        {"seeds": 3}
-        | {name: {"first": first, "range": width} for name, (first, width) in groups.items()},
-    )
+    spreads = {name: spread_of(first, width) for name, (first, width) in groups.items()}
+    write_metrics(file, {"seeds": 3, **spreads})
     return file
 
 
@@ -230,7 +267,8 @@ def write_spread(workspace: Path, **groups: tuple[float, float]) -> Path:
 def three(workspace: Path) -> Path:
     """Rows of base, tuned and quantized.
 
-    The means of tuned are ROUGE-1 0.2 and ROUGE-L 0.35, those of quantized 0.25 and 0.425.
+    The differences of tuned and base are ROUGE-1 0.1 and ROUGE-L 0.15. Those of quantized and tuned
+    are half of them.
     """
     for variant, shift in (("base", 0.0), ("tuned", 0.1), ("quantized", 0.15)):
         fill(workspace, variant, shift)
@@ -239,54 +277,46 @@ def three(workspace: Path) -> Path:
 
 def marked(workspace: Path, file: Path) -> pairs.Results:
     params = load_params()
-    results = pairs.compare_all(workspace / "data", params)
-    pairs.mark_seed_ranges(
-        results,
-        pairs.seed_ranges(json.loads(file.read_text(encoding="utf-8")), workspace / "data", params),
-        params,
-    )
+    results = pairs.compare_all(workspace / "data", {}, params)
+    marks.mark_seeds(results, json.loads(file.read_text(encoding="utf-8")), params)
     return results
 
 
-def test_a_difference_within_the_range_over_seeds_is_marked(three: Path) -> None:
+def test_a_difference_within_its_range_over_seeds_is_marked(three: Path) -> None:
     results = marked(
-        three, write_spread(three, tuned__rouge1_f=(0.2, 0.1), tuned__rougeL_f=(0.35, 0.2))
+        three,
+        write_spread(
+            three,
+            tuned_minus_base__rouge1_f=(0.1, 0.1),
+            tuned_minus_base__rougeL_f=(0.15, 0.14),
+            # The spread of tuned alone says nothing about quantized against tuned.
+            tuned__rouge1_f=(0.2, 0.1),
+        ),
     )
     found = {
-        key: (row["seed_range"], row["within_seed_range"])
+        key: (row["seeds"], row["seed_mean"], row["seed_stdev"], row["within_seed_range"])
         for key, row in results.items()
-        if "seed_range" in row
+        if "seeds" in row
     }
     assert found == {
         # 0.1 within 0.1, whatever the last binary digit says.
-        "tuned_minus_base__rouge1_f": (0.1, True),
-        "tuned_minus_base__rougeL_f": (0.2, True),
-        # No seed trained this variant, so the range of tuned stands for it.
-        "quantized_minus_base__rouge1_f": (0.1, False),
-        "quantized_minus_base__rougeL_f": (0.2, False),
+        "tuned_minus_base__rouge1_f": (3, 0.15, 0.025, True),
+        "tuned_minus_base__rougeL_f": (3, 0.22, 0.035, False),
     }
-    note = report.seed_note(results, 3)
+    note = marks.seed_note(results)
     assert "over 3 runs" in note
-    assert (
-        "marks the 2 of 4 differences that are no larger than that range (0 of them are 0)" in note
-    )
-
-
-def test_a_variant_uses_its_own_seed_range_if_it_has_one(three: Path) -> None:
-    results = marked(
-        three, write_spread(three, tuned__rouge1_f=(0.2, 0.4), quantized__rouge1_f=(0.25, 0.1))
-    )
-    assert results["quantized_minus_base__rouge1_f"]["seed_range"] == 0.1
-    assert results["tuned_minus_base__rouge1_f"]["seed_range"] == 0.4
+    assert "marks the 1 of 2 differences that are no larger than the range" in note
+    assert "(0 of them are 0)" in note
 
 
 def test_the_spread_of_another_run_is_not_used(three: Path) -> None:
     # ROUGE-1 is the same by chance, ROUGE-L is not: none of the two is this run's.
-    results = marked(
-        three, write_spread(three, tuned__rouge1_f=(0.2, 0.1), tuned__rougeL_f=(0.350001, 0.2))
+    file = write_spread(
+        three, tuned_minus_base__rouge1_f=(0.1, 0.1), tuned_minus_base__rougeL_f=(0.150001, 0.2)
     )
-    assert not any("seed_range" in row or "within_seed_range" in row for row in results.values())
-    assert "was not measured for this run" in report.seed_note(results, 3)
+    results = marked(three, file)
+    assert not any("seeds" in row or "within_seed_range" in row for row in results.values())
+    assert "was not measured for this run" in marks.seed_note(results)
 
 
 def test_seed_ranges_are_compared_after_rounding_to_six_digits(workspace: Path) -> None:
@@ -294,14 +324,35 @@ def test_seed_ranges_are_compared_after_rounding_to_six_digits(workspace: Path) 
     fill(workspace, "base", 0.0)
     fill(workspace, "tuned", 1 / 30)
     # The difference is 0.0333333..., and a range of just that was written as 0.0333333.
-    results = marked(workspace, write_spread(workspace, tuned__rouge1_f=(0.133333, 0.0333333)))
-    assert results["tuned_minus_base__rouge1_f"]["within_seed_range"] is True
+    file = write_spread(workspace, tuned_minus_base__rouge1_f=(0.0333333, 0.0333333))
+    assert marked(workspace, file)["tuned_minus_base__rouge1_f"]["within_seed_range"] is True
 
 
 def test_without_seed_runs_no_difference_is_marked(three: Path) -> None:
     file = three / "metrics/seeds.json"
     write_metrics(file, {"seeds": 0})
     results = marked(three, file)
-    assert not any("seed_range" in row for row in results.values())
-    with pytest.raises(FileNotFoundError, match="missing"):
-        marked(three, three / "metrics/missing.json")
+    assert not any("seeds" in row for row in results.values())
+    assert marks.seeds_table(three / "data", {"seeds": 0}, load_params()) == ""
+
+
+def test_seed_note_counts_only_meaningful_differences() -> None:
+    row: pairs.Difference = {"difference": 0.1, "seeds": 3, "within_seed_range": True}
+    results = {"a": row | {"meaningful": True}, "b": row | {"meaningful": False}}
+    assert "marks the 1 of 1 differences" in marks.seed_note(results)
+
+
+def test_seed_note_says_what_another_machine_changes() -> None:
+    machine = "On another kind of CPU, the ROUGE-L F1 of the untrained base moved by 0.012"
+    assert machine in marks.seed_note({})
+
+
+def test_table_shows_the_figures_of_each_variant_over_seeds(three: Path) -> None:
+    file = write_spread(three, tuned__rouge1_f=(0.2, 0.1), tuned__rougeL_f=(0.35, 0.2))
+    spreads = json.loads(file.read_text(encoding="utf-8"))
+    assert marks.seeds_table(three / "data", spreads, load_params()).splitlines() == [
+        "| figure | this run | mean ± standard deviation | lowest to highest |",
+        "|---|---|---|---|",
+        "| tuned: rouge1_f ↑ | 0.2000 | 0.2500 ± 0.0250 | 0.2000 to 0.3000 |",
+        "| tuned: rougeL_f ↑ | 0.3500 | 0.4500 ± 0.0500 | 0.3500 to 0.5500 |",
+    ]

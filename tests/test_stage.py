@@ -265,7 +265,7 @@ def make_hostile(params: dict[str, Any], hostile: str) -> None:
     params["train"]["launch"] = hostile
     params["judge"].update(model=hostile, base_url=hostile)
     params["benchmark"].update(tasks=[hostile], backend={"kind": hostile})
-    params["compare"]["baseline"] = hostile
+    params["compare"]["pairs"] = [{"variant": hostile, "baseline": hostile}]
     params["calibrate"]["gold"] = hostile
     params["safety"].update(questions=hostile, labels=hostile)
     params["variants"] = {"base": {"model": hostile, "engine": "transformers"}}

@@ -8,8 +8,13 @@ import pytest
 from bula import stats
 from bula.stats import (
     PairedTest,
+    bootstrap_groups,
     bootstrap_kappa,
     bootstrap_mean,
+    clustered_standard_error,
+    detectable_effect,
+    group_totals,
+    grouped_test,
     holm,
     mcnemar,
     paired_permutation,
@@ -143,16 +148,19 @@ def test_floor_of_exact_sign_flips_is_2_in_2_to_the_n(
     assert (test.floor, test.at_floor) == (floor, at_floor)
 
 
-def test_flips_of_17_pairs_are_counted() -> None:
-    # 2^17 = 131,072 flips are fewer than 200,000.
-    assert paired_permutation([1.0] * 17, FLIPS, seed=1) == (2 / 2**17, 2 / 2**17)
+def test_flips_of_20_pairs_are_counted() -> None:
+    # 2^20 = 1,048,576 flips, whatever the number of drawn flips would be.
+    assert paired_permutation([1.0] * 20, FLIPS, seed=1) == (2 / 2**20, 2 / 2**20)
+    # 15 or more heads, or 15 or more tails, of 20: 2 x 21,700 / 2^20. A zero does not count.
+    mixed = [1.0] * 15 + [-1.0] * 5 + [0.0]
+    assert paired_permutation(mixed, FLIPS, seed=1).p == 2 * 21_700 / 2**20
 
 
-def test_flips_of_18_pairs_are_drawn() -> None:
-    test = paired_permutation([1.0] * 18, FLIPS, seed=1)
+def test_flips_of_21_pairs_are_drawn() -> None:
+    test = paired_permutation([1.0] * 21, FLIPS, seed=1)
     assert test.floor == 1 / 200_001
-    # Two of 262,144 flips reach the sum: about 1.5 of 200,000.
-    assert test.p <= 10 / 200_001
+    # Two of 2,097,152 flips reach the sum: about 0.2 of 200,000.
+    assert test.p <= 5 / 200_001
 
 
 def test_counted_sums_that_differ_by_rounding_are_equal() -> None:
@@ -263,6 +271,106 @@ def test_floor_of_mcnemar_depends_on_the_discordant_pairs(
 def test_mcnemar_refuses_lists_of_different_lengths() -> None:
     with pytest.raises(ValueError, match="shorter"):
         mcnemar([True, False], [True])
+
+
+# Groups
+
+
+def test_totals_of_groups_follow_their_first_values() -> None:
+    totals, sizes = group_totals([1, 2, 3, 4, 5], ["b", "a", "b", "c", "a"])
+    assert totals.tolist() == [4, 7, 4]
+    assert sizes.tolist() == [2, 2, 1]
+
+
+def test_total_that_differs_from_0_by_rounding_is_0() -> None:
+    # 0.1 + 0.2 - 0.3 is 5.6e-17 in binary.
+    totals, _ = group_totals([0.1, 0.2, -0.3, 1.0], ["a", "a", "a", "b"])
+    assert totals.tolist() == [0.0, 1.0]
+
+
+def test_clustered_standard_error_by_hand() -> None:
+    # Mean 2.5, residuals -1.5, -0.5, 0.5, 1.5. Independent items: 5/3 / 4 = 0.416667. Pairs within
+    # groups: 2 x (0.75 + 0.75) / 16 = 0.1875. The root of the sum 0.604167 is 0.777282.
+    error = clustered_standard_error([1, 2, 3, 4], ["a", "a", "b", "b"])
+    assert error == pytest.approx(0.777282, abs=1e-6)
+    assert error == pytest.approx(math.sqrt(5 / 3 / 4 + 2 * (0.75 + 0.75) / 16))
+
+
+def test_opposite_items_of_a_group_lower_the_clustered_error() -> None:
+    # Pairs within groups: 2 x (-1.5 x 1.5 - 0.5 x 0.5) / 16 = -0.3125. 0.416667 - 0.3125.
+    error = clustered_standard_error([1, 2, 3, 4], ["a", "b", "b", "a"])
+    assert error == pytest.approx(math.sqrt(5 / 12 - 0.3125))
+
+
+def test_clustered_error_of_single_items_is_the_standard_error() -> None:
+    values = [0.1, 0.2, 0.4, 0.1, 0.3]
+    assert clustered_standard_error(values, list("abcde")) == pytest.approx(standard_error(values))
+
+
+def test_clustered_error_of_one_group_is_0() -> None:
+    assert clustered_standard_error([1, 2, 3], ["a", "a", "a"]) == 0.0
+    assert clustered_standard_error([], []) == 0.0
+
+
+def test_copies_of_items_do_not_shrink_the_clustered_error() -> None:
+    values = [math.sin(number) for number in range(50)]
+    names = [str(number) for number in range(50)]
+    once = clustered_standard_error(values, names)
+    # Three equal answers to each question say no more than one.
+    assert clustered_standard_error(values * 3, names * 3) == pytest.approx(once, rel=0.01)
+    assert standard_error(values * 3) == pytest.approx(once / math.sqrt(3), rel=0.02)
+
+
+def test_group_bootstrap_of_single_items_is_the_bootstrap_of_the_mean() -> None:
+    names = [str(number) for number in range(100)]
+    low, high = bootstrap_groups(HUNDRED, names, 500, 0.95, seed=3)
+    assert (low, high) == pytest.approx(bootstrap_mean(HUNDRED, 500, 0.95, seed=3))
+
+
+def test_group_bootstrap_resamples_complete_groups() -> None:
+    # The mean of two draws among the groups {0, 0, 0} and {1} is 0, 1/4 or 1 with probabilities
+    # 1/4, 1/2 and 1/4.
+    values = [0.0, 0.0, 0.0, 1.0]
+    assert bootstrap_groups(values, list("aaab"), 2000, 0.4, seed=1) == (0.25, 0.25)
+    assert bootstrap_groups(values, list("aaab"), 2000, 0.6, seed=1) == (0.0, 1.0)
+
+
+def test_all_items_of_a_group_flip_together() -> None:
+    before = [0.0] * 6
+    after = [1.0, 2.0, 3.0, 4.0, 2.0, 1.0]
+    # Groups a, b and c gain 3, 7 and 3: only the observed signs and their opposites reach 13.
+    test = grouped_test(before, after, list("aabbcc"), FLIPS, seed=1)
+    assert test == (2 / 8, 2 / 8)
+    # Six independent items: 2 / 64.
+    assert grouped_test(before, after, list("abcdef"), FLIPS, seed=1).p == 2 / 64
+
+
+def test_single_zeros_and_ones_get_mcnemars_test() -> None:
+    before = [0.0] * 25 + [1.0] * 5
+    after = [1.0] * 25 + [0.0] * 5
+    names = [str(number) for number in range(30)]
+    test = grouped_test(before, after, names, FLIPS, seed=1)
+    assert test == mcnemar([value == 1 for value in before], [value == 1 for value in after])
+    assert test.floor == 2 / 2**30
+
+
+def test_grouped_zeros_and_ones_get_sign_flips() -> None:
+    # Eight gains in two groups of four are two independent gains: 2 / 4 and not 2 / 256.
+    test = grouped_test([0.0] * 8, [1.0] * 8, list("aaaabbbb"), FLIPS, seed=1)
+    assert test.p == 2 / 4
+
+
+def test_detectable_effect_is_2_8_standard_errors() -> None:
+    # 1.959964 + 0.841621 = 2.801585.
+    assert detectable_effect(0.1) == pytest.approx(0.2801585, abs=1e-7)
+
+
+def test_detectable_effect_is_found_with_its_power() -> None:
+    effect = detectable_effect(1.0)
+    # With a standard error of 1, z = effect + noise exceeds 1.96 in 80 % of trials.
+    draw = random.Random(4)
+    found = sum(draw.gauss(effect, 1.0) > 1.959964 for _ in range(20_000))
+    assert found / 20_000 == pytest.approx(0.8, abs=0.01)
 
 
 # Holm's correction

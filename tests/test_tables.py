@@ -331,22 +331,36 @@ def test_answers_that_are_loops_do_not_beat_the_stock_answer(metrics: Path) -> N
 
 DIFFERENCE = {
     "items": 80,
+    "groups": 80,
     "difference": 0.03125,
+    "stderr": 0.02,
+    "detectable": 0.0560317,
     "low": -0.01,
     "high": 0.0725,
+    "p": 0.0411,
     "p_holm": 0.123456,
     "p_at_floor": False,
+    "primary": True,
+    "constant_answers": False,
     "meaningful": True,
 }
-AT_FLOOR = {
+AT_FLOOR = DIFFERENCE | {
     "items": 24,
+    "groups": 24,
     "difference": -0.5,
     "low": -0.75,
     "high": -0.25,
+    "p": 0.0012,
     "p_holm": 0.0036,
     "p_at_floor": True,
-    "meaningful": True,
 }
+SEEDS = {"seeds": 3, "seed_mean": 0.02, "seed_stdev": 0.01, "seed_range": 0.04}
+INTERVAL = "+0.0312 [-0.0100, +0.0725]"
+
+
+def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return a row without some figures."""
+    return {name: value for name, value in row.items() if name not in names}
 
 
 @pytest.mark.parametrize(
@@ -355,44 +369,63 @@ AT_FLOOR = {
         (
             "tuned_minus_base__bits_per_character",
             DIFFERENCE,
-            "| tuned − base: bits_per_character ↓ | +0.0312 [-0.0100, +0.0725] | 0.123 | 80 | – |",
+            f"| tuned − base: bits_per_character ↓ | {INTERVAL} | 0.123 (Holm) | 0.0560 | 80 | – |",
         ),
         (
             "tuned_minus_base__degenerate",
             AT_FLOOR,
-            "| tuned − base: degenerate ↓ | -0.5000 [-0.7500, -0.2500] | ≤ 0.0036 | 24 | – |",
+            "| tuned − base: degenerate ↓ "
+            "| -0.5000 [-0.7500, -0.2500] | ≤ 0.0036 (Holm) | 0.0560 | 24 | – |",
         ),
         (
             "tuned_minus_base__rougeL_f",
-            DIFFERENCE | {"meaningful": False},
-            "| tuned − base: rougeL_f ↑ | not meaningful | – | 80 | – |",
+            without(DIFFERENCE, "p_holm") | {"meaningful": False},
+            "| tuned − base: rougeL_f ↑ | not meaningful | – | – | 80 | – |",
         ),
         (
             "x_minus_base__a",
-            DIFFERENCE | {"seed_range": 0.04, "within_seed_range": True},
-            "| x − base: a ↑ | +0.0312 [-0.0100, +0.0725] | 0.123 | 80 | 0.0400 **within** |",
+            without(DIFFERENCE, "p_holm") | {"meaningful": False, "constant_answers": True},
+            "| x − base: a ↑ | not meaningful (one answer to all) | – | – | 80 | – |",
+        ),
+        (
+            "x_minus_base__a",
+            DIFFERENCE | SEEDS | {"within_seed_range": True},
+            f"| x − base: a ↑ | {INTERVAL} | 0.123 (Holm) | 0.0560 | 80 "
+            "| +0.0200 ± 0.0100 **within** |",
         ),
         (
             "x_minus_base__b",
-            AT_FLOOR | {"seed_range": 0.04, "within_seed_range": False},
-            "| x − base: b ↑ | -0.5000 [-0.7500, -0.2500] | ≤ 0.0036 | 24 | 0.0400 |",
+            DIFFERENCE | SEEDS | {"within_seed_range": False},
+            f"| x − base: b ↑ | {INTERVAL} | 0.123 (Holm) | 0.0560 | 80 | +0.0200 ± 0.0100 |",
         ),
         # A test whose floor is 1 sets no bound.
         (
             "x_minus_base__c",
             AT_FLOOR | {"p_holm": 1.0},
-            "| x − base: c ↑ | -0.5000 [-0.7500, -0.2500] | 1 | 24 | – |",
+            "| x − base: c ↑ | -0.5000 [-0.7500, -0.2500] | 1 (Holm) | 0.0560 | 24 | – |",
+        ),
+        (
+            "x_minus_base__d",
+            without(AT_FLOOR, "p_holm") | {"primary": False},
+            "| x − base: d ↑ "
+            "| -0.5000 [-0.7500, -0.2500] | ≤ 0.0012 (exploratory) | 0.0560 | 24 | – |",
+        ),
+        # Too few groups for an interval, and no variation.
+        (
+            "x_minus_base__e",
+            without(DIFFERENCE, "low", "high", "detectable") | {"groups": 12},
+            "| x − base: e ↑ | +0.0312 | 0.123 (Holm) | – | 80 in 12 groups | – |",
         ),
     ],
 )
-def test_difference_has_direction_interval_p_value_items_and_seed_range(
+def test_difference_has_direction_interval_p_value_effect_items_and_seeds(
     name: str, row: dict[str, Any], line: str
 ) -> None:
     # The first row shows that the lines keep the order of the results.
     lines = differences_table({"first_minus_base__a": DIFFERENCE, name: row}).splitlines()
     assert lines[:2] == [
-        "| difference | mean [interval] | p (Holm) | items | seeds |",
-        "|---|---|---|---|---|",
+        "| difference | mean [interval] | p | smallest detectable | items | mean ± sd over seeds |",
+        "|---|---|---|---|---|---|",
     ]
     assert lines[2].startswith("| first − base: a ↑ |")
     assert lines[3:] == [line]
@@ -514,6 +547,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_bula_results_writes_the_table_into_the_readme(repository: Path) -> None:
     def two_variants(params: dict[str, Any]) -> None:
         del params["variants"]["tuned"]
+        params["compare"]["pairs"] = []
 
     edit_params(repository / "params.yaml", two_variants)
     result = CliRunner().invoke(app, ["results"])

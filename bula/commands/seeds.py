@@ -1,4 +1,4 @@
-"""Measure the variance of each metric across training seeds.
+"""Measure the variance of each metric and paired difference across training seeds.
 
 Each further seed is one DVC experiment (`dvc exp run --temp -S seed=...`) over the scoring stages
 of the variants that training makes. A stopped measurement resumes: finished experiments are kept,
@@ -16,12 +16,21 @@ import typer
 from bula.errors import UserError
 from bula.experiments import refuse_untracked_inputs, run_dvc
 from bula.files import sha256_values
-from bula.params import Params, load_params
+from bula.params import Pair, Params, load_params
 from bula.reports import write_metrics
-from bula.runs import SCORING, fetch_run, read_lock, read_run, refuse_other_conditions
+from bula.runs import (
+    SCORING,
+    fetch_run,
+    read_differences,
+    read_lock,
+    read_run,
+    refuse_other_conditions,
+)
 from bula.stats import spread
 
 MERGED = "models/merged"
+# Models below these paths come from training.
+TRAINED = (MERGED, "models/adapter", "models/gguf/")
 
 
 def trained_variants(params: Params) -> list[str]:
@@ -34,6 +43,32 @@ def trained_variants(params: Params) -> list[str]:
         what = f"no variant has the model {MERGED}, so no figure depends on the training seed"
         raise UserError("params.yaml", what, "add such a variant")
     return names
+
+
+def seed_pairs(params: Params, variants: list[str]) -> list[Pair]:
+    """Return the compared pairs whose difference is known for each seed.
+
+    One side is scored for each seed. The other side is, too, or does not come from training.
+    """
+    pairs = []
+    for pair in params.compare.pairs:
+        sides = {pair.variant, pair.baseline}
+        others = sides - set(variants)
+        fixed = [name for name in others if not params.variants[name].model.startswith(TRAINED)]
+        if len(others) < len(sides) and len(fixed) == len(others):
+            pairs.append(pair)
+    return pairs
+
+
+def fixed_variants(pairs: list[Pair], variants: list[str]) -> list[str]:
+    """Return the variants of the pairs that no seed changes."""
+    names = dict.fromkeys(name for pair in pairs for name in (pair.variant, pair.baseline))
+    return [name for name in names if name not in variants]
+
+
+def scoring_stages(variants: list[str]) -> list[str]:
+    """Return the stages that score the variants."""
+    return [f"{stage}@{name}" for name in variants for stage in SCORING]
 
 
 def refuse_unusable_folder() -> None:
@@ -99,20 +134,21 @@ def seeds(
     refuse_unusable_folder()
     params = load_params()
     variants = trained_variants(params)
-    scoring = [f"{stage}@{name}" for name in variants for stage in SCORING]
-    stages = ["train", "merge", *scoring]
-    run_dvc("repro", *stages)
+    pairs = seed_pairs(params, variants)
+    stages = ["train", "merge", *scoring_stages(variants)]
+    run_dvc("repro", *stages, *scoring_stages(fixed_variants(pairs, variants)))
     first, conditions = read_run(Path(), variants)
     refuse_other_conditions("metrics", conditions, here(conditions, params))
-    runs = [first]
+    runs = [first | read_differences(Path(), pairs, variants)]
     finished = finished_experiments()
     for label, setting in seed_settings(params.seed, count).items():
         experiment = run_experiment(label, setting, stages, finished)
         with tempfile.TemporaryDirectory() as folder:
             fetch_run(experiment, variants, Path(folder))
             figures, found = read_run(Path(folder), variants)
+            figures |= read_differences(Path(folder), pairs, variants)
         refuse_other_conditions(f"the experiment {experiment}", found, conditions)
         runs.append(figures)
-    spreads = {name: spread([run[name] for run in runs]) for name in first}
+    spreads = {name: spread([run[name] for run in runs]) for name in runs[0]}
     write_metrics(metrics, {"seeds": count, **spreads})
     print(f"seeds: the spread of {len(spreads)} figures over {count} seeds is in {metrics}")

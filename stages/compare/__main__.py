@@ -1,4 +1,4 @@
-"""Compare each variant with the baseline item by item, and report.
+"""Compare the variants in pairs item by item, and report.
 
 python -m stages.compare
 """
@@ -14,9 +14,17 @@ from bula.files import staged
 from bula.params import load_params
 from bula.reports import write_metrics
 from bula.tables import degenerate_share
-from stages.compare.inputs import check_items, check_judges, read_answers, read_spreads
-from stages.compare.pairs import compare_all, mark_meaningful, mark_seed_ranges, seed_ranges
+from stages.compare.inputs import (
+    check_items,
+    check_judges,
+    read_answers,
+    read_constants,
+    read_groups,
+    read_spreads,
+)
+from stages.compare.pairs import compare_all, mark_families
 from stages.compare.report import opening, report_text
+from stages.compare.seeds import mark_seeds, seeds_table
 
 
 def write_report(folder: Path, text: str) -> None:
@@ -38,12 +46,13 @@ def main(
     check_judges(data, params)
     spreads = read_spreads(figures)
     answers = read_answers(data, params)
-    results = compare_all(data, params)
-    mark_seed_ranges(results, seed_ranges(spreads, data, params), params)
+    results = compare_all(data, read_groups(data, params), params)
+    mark_seeds(results, spreads, params)
     shares = {variant: degenerate_share(figures, variant) for variant in params.variants}
-    mark_meaningful(results, shares, params)
+    mark_families(results, shares, read_constants(figures, params), params)
     table = opening(figures, shares, params)
-    text = report_text(figures, table, results, spreads.get("seeds", 0), answers, params)
+    over_seeds = seeds_table(data, spreads, params)
+    text = report_text(figures, table, results, over_seeds, answers, params)
     write_metrics(metrics, results)
     write_report(report, text)
     summary = f"compare: {len(results)} paired differences, report in {report}/report.md"

@@ -7,18 +7,24 @@ from bula.errors import UserError
 from bula.item_scores import (
     ROWS,
     ShownAnswer,
+    benchmark_groups,
     item_ids,
     read_checked,
     read_verdicts,
     rerun_advice,
 )
 from bula.params import Params
-from bula.tables import read_figures
+from bula.question_groups import example_groups
+from bula.records import read_validation_sets
+from bula.tables import Metrics, read_figures, read_metrics
 
 # The answers of each variant, by variant and id.
 Answers = dict[str, dict[str, ShownAnswer]]
 # The content of metrics/seeds.json.
 Spreads = dict[str, Any]
+# From this share of one answer, a benchmark score describes the task and not the model.
+CONSTANT_SHARE = 0.95
+SPREAD = ("first", "mean", "lowest", "highest", "range", "stdev")
 
 
 def check_items(data: Path, params: Params) -> None:
@@ -26,15 +32,15 @@ def check_items(data: Path, params: Params) -> None:
 
     Raise UserError with the file that lacks some items.
     """
-    baseline = params.compare.baseline
+    first, *others = params.variants
     for stage in ROWS:
-        expected = item_ids(data, stage, baseline)
-        for variant in params.variants:
+        expected = item_ids(data, stage, first)
+        for variant in others:
             items = item_ids(data, stage, variant)
-            _check_missing(data, stage, variant, items, baseline, expected)
+            _check_missing(data, stage, variant, items, first, expected)
             # An additional answer is in no comparison, so it does no harm.
             if stage != "generate":
-                _check_missing(data, stage, baseline, expected, variant, items)
+                _check_missing(data, stage, first, expected, variant, items)
 
 
 def _check_missing(
@@ -60,14 +66,14 @@ def check_judges(data: Path, params: Params) -> None:
 
     Raise UserError with the file that names another judge.
     """
-    baseline = params.compare.baseline
-    expected = read_verdicts(data, baseline)[0].judge
-    for variant in (baseline, *params.variants):
+    first = next(iter(params.variants))
+    expected = read_verdicts(data, first)[0].judge
+    for variant in params.variants:
         judges = {row.judge for row in read_verdicts(data, variant)}
         others = judges - {expected}
         if others:
             path = data / "verdicts" / f"{variant}.jsonl"
-            what = f"the judge is {min(others)!r}, but {expected!r} judged {baseline}"
+            what = f"the judge is {min(others)!r}, but {expected!r} judged {first}"
             raise UserError(path, what, rerun_advice(f"judge@{variant}"))
 
 
@@ -79,6 +85,36 @@ def read_answers(data: Path, params: Params) -> Answers:
         rows = read_checked(path, f"generate@{variant}", ShownAnswer)
         answers[variant] = {row.id: row for row in rows}
     return answers
+
+
+def read_groups(data: Path, params: Params) -> dict[str, str]:
+    """Return the group of each validation item, and of each benchmark item that has one."""
+    sets = read_validation_sets(data / "clean/validation")
+    examples = [example for members in sets.values() for example in members]
+    return example_groups(examples) | benchmark_groups(data, next(iter(params.variants)))
+
+
+def read_constants(figures: Path, params: Params) -> dict[str, set[str]]:
+    """Return the benchmark measures to which each variant gave nearly one answer.
+
+    A measure is TASK_METRIC.
+    """
+    constants = {}
+    for variant in params.variants:
+        metrics = read_metrics(figures, "benchmark", variant)
+        found: set[str] = set()
+        for task, group in metrics.items():
+            if isinstance(group, dict) and _constant_share(metrics, task) >= CONSTANT_SHARE:
+                found |= {f"{task}_{name}" for name in group}
+        constants[variant] = found
+    return constants
+
+
+def _constant_share(metrics: Metrics, task: str) -> float:
+    """Return the share of a task's most frequent answer, or 0 where it is unknown."""
+    own = metrics[task].get("commonest_answer_share", 0.0)
+    share = metrics.get(f"{task}_constant_answer_share", own)
+    return float(share) if isinstance(share, int | float) else 0.0
 
 
 def read_spreads(figures: Path) -> Spreads:
@@ -94,13 +130,12 @@ def read_spreads(figures: Path) -> Spreads:
         raise UserError(path, error.what, fix) from error
     for name, spread in spreads.items():
         if name != "seeds" and not _is_spread(spread):
-            raise UserError(path, f"{name} lacks `first` or `range`", "run `make seeds` again")
+            raise UserError(path, f"{name} lacks one of its numbers", "run `make seeds` again")
     return spreads
 
 
 def _is_spread(value: object) -> bool:
-    """Return whether a value has the numbers `first` and `range`."""
+    """Return whether a value has the numbers of a spread."""
     if not isinstance(value, dict):
         return False
-    needed = (value.get("first"), value.get("range"))
-    return all(isinstance(number, int | float) for number in needed)
+    return all(isinstance(value.get(name), int | float) for name in SPREAD)

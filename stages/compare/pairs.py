@@ -1,49 +1,54 @@
-"""Compute the paired differences between each variant and the baseline.
+"""Compute the paired differences between two variants, and their tests.
 
-The interval is a paired bootstrap over items. The test is McNemar's for correct or wrong answers
-and sign flips for other values, with Holm's correction over all meaningful tests. A difference is
-marked if seed variance can explain it.
+Interval, standard error and test treat question groups as the independent units. Holm's correction
+covers the primary measures of one pair.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bula.errors import UserError
 from bula.item_scores import (
     Measures,
     Values,
-    means,
+    mean_difference,
+    paired,
     read_item_scores,
     read_judge_scores,
     rerun_advice,
 )
-from bula.params import Params
-from bula.reports import as_written
-from bula.stats import PairedTest, bootstrap_mean, holm, mcnemar, paired_permutation
-from stages.compare.inputs import Spreads
+from bula.params import Pair, Params
+from bula.stats import (
+    MIN_BOOTSTRAP,
+    bootstrap_groups,
+    clustered_standard_error,
+    detectable_effect,
+    grouped_test,
+    holm,
+)
 
 # The figures of one paired difference.
 Difference = dict[str, float | int | bool]
 # The paired differences by VARIANT_minus_BASELINE__MEASURE.
 Results = dict[str, Difference]
-# The range over seeds, by variant and measure.
-Ranges = dict[str, dict[str, float]]
+# The group of each item; an item without an entry is a group of its own.
+Groups = Mapping[str, str]
+# The measures of each variant whose benchmark answers are nearly all the same option.
+Constants = Mapping[str, set[str]]
 
 
-def compare_all(data: Path, params: Params) -> Results:
-    """Return every measure of every variant against the baseline."""
-    name_of_baseline = params.compare.baseline
-    baseline = measures(data, name_of_baseline)
+def compare_all(data: Path, groups: Groups, params: Params) -> Results:
+    """Return every measure of every pair of `compare.pairs`."""
     results: Results = {}
-    for variant in params.variants:
-        if variant == name_of_baseline:
-            continue
-        found = measures(data, variant)
-        _check_same_measures(found, baseline, data, variant, params)
+    for pair in params.compare.pairs:
+        baseline = measures(data, pair.baseline)
+        found = measures(data, pair.variant)
+        _check_same_measures(found, baseline, data, pair)
+        _check_primary(found, pair, params)
         for measure, values in found.items():
             if _has_pairs(measure, baseline[measure], values):
-                key = _prefix(variant, params) + measure
-                results[key] = compare(baseline[measure], values, params)
+                row = compare(baseline[measure], values, groups, params)
+                results[f"{pair.name}__{measure}"] = row
     return results
 
 
@@ -52,16 +57,22 @@ def measures(data: Path, variant: str) -> Measures:
     return read_item_scores(data, variant) | read_judge_scores(data, variant)
 
 
-def _check_same_measures(
-    found: Measures, baseline: Measures, data: Path, variant: str, params: Params
-) -> None:
-    """Raise UserError if a variant and the baseline have different measures."""
+def _check_same_measures(found: Measures, baseline: Measures, data: Path, pair: Pair) -> None:
+    """Raise UserError if the two variants have different measures."""
     others = sorted(found.keys() ^ baseline.keys())
     if others:
-        both = f"{params.compare.baseline} and {variant}"
+        both = f"{pair.baseline} and {pair.variant}"
         what = f"{both} were not scored by the same metrics ({others[0]})"
-        path = data / "samples" / f"{variant}.jsonl"
-        raise UserError(path, what, rerun_advice(f"benchmark@{variant}"))
+        path = data / "samples" / f"{pair.variant}.jsonl"
+        raise UserError(path, what, rerun_advice(f"benchmark@{pair.variant}"))
+
+
+def _check_primary(found: Measures, pair: Pair, params: Params) -> None:
+    """Raise UserError if a primary measure does not exist."""
+    unknown = [measure for measure in params.compare.primary if measure not in found]
+    if unknown:
+        what = f"compare.primary has {unknown[0]!r}, which {pair.variant} was not scored by"
+        raise UserError("params.yaml", what, f"choose among {', '.join(found)}")
 
 
 def _has_pairs(measure: str, first: Values, second: Values) -> bool:
@@ -72,112 +83,84 @@ def _has_pairs(measure: str, first: Values, second: Values) -> bool:
     return not measure.startswith("judge_") or bool(first.keys() & second.keys())
 
 
-def _prefix(variant: str, params: Params) -> str:
-    """Return the start of the keys of one variant's results."""
-    return f"{variant}_minus_{params.compare.baseline}__"
-
-
-def compare(first: Values, second: Values, params: Params) -> Difference:
+def compare(first: Values, second: Values, groups: Groups, params: Params) -> Difference:
     """Return the paired difference, second minus first, over shared items.
 
-    Raise ValueError if no item is shared.
+    `low` and `high` are absent below `MIN_BOOTSTRAP` groups, and `detectable` where the differences
+    do not vary. Raise ValueError if no item is shared.
     """
-    shared = sorted(first.keys() & second.keys())
-    if not shared:
+    items = paired(first, second)
+    if not items:
         raise ValueError("two variants share no item; they were scored on different data")
-    before = [first[item] for item in shared]
-    after = [second[item] for item in shared]
+    before = [first[item] for item in items]
+    after = [second[item] for item in items]
+    names = [groups.get(item, item) for item in items]
     differences = [b - a for a, b in zip(before, after, strict=True)]
-    settings = params.compare
-    low, high = bootstrap_mean(
-        differences, settings.resamples, settings.confidence, params.sampling_seed
-    )
-    test = _paired_test(before, after, params)
-    return {
-        "items": len(shared),
-        "difference": sum(differences) / len(shared),
-        "low": low,
-        "high": high,
+    flips = params.compare.permutations
+    test = grouped_test(before, after, names, flips, params.sampling_seed)
+    error = clustered_standard_error(differences, names)
+    row: Difference = {
+        "items": len(items),
+        "groups": len(set(names)),
+        "difference": mean_difference(first, second),
+        "stderr": error,
         "p": test.p,
         "p_at_floor": test.at_floor,
     }
+    if error > 0:
+        row["detectable"] = detectable_effect(error)
+    return row | _interval(differences, names, params)
 
 
-def _paired_test(before: list[float], after: list[float], params: Params) -> PairedTest:
-    """Return McNemar's test for zeros and ones, else sign flips."""
-    if {*before, *after} <= {0.0, 1.0}:
-        correct_before = [value == 1 for value in before]
-        correct_after = [value == 1 for value in after]
-        return mcnemar(correct_before, correct_after)
-    differences = [b - a for a, b in zip(before, after, strict=True)]
-    return paired_permutation(differences, params.compare.permutations, params.sampling_seed)
+def _interval(differences: list[float], names: list[str], params: Params) -> Difference:
+    """Return the bootstrap interval, or nothing for too few groups."""
+    if len(set(names)) < MIN_BOOTSTRAP:
+        return {}
+    settings = params.compare
+    low, high = bootstrap_groups(
+        differences,
+        names,
+        settings.resamples,
+        settings.confidence,
+        params.sampling_seed,
+    )
+    return {"low": low, "high": high}
 
 
-def _results_of(variant: str, results: Results, params: Params) -> Iterator[tuple[str, Difference]]:
-    """Yield the measure and the difference of each result of one variant."""
-    prefix = _prefix(variant, params)
+def results_of(pair: Pair, results: Results) -> Iterator[tuple[str, Difference]]:
+    """Yield the measure and the difference of each result of one pair."""
+    prefix = f"{pair.name}__"
     for key, row in results.items():
         if key.startswith(prefix):
             yield key.removeprefix(prefix), row
 
 
-def mark_meaningful(results: Results, shares: dict[str, float], params: Params) -> None:
-    """Write whether each difference is meaningful, and the corrected p-values.
+def mark_families(
+    results: Results, shares: dict[str, float], constants: Constants, params: Params
+) -> None:
+    """Write which differences are primary and meaningful, and the corrected p-values.
 
     `shares` has each variant's share of degenerate answers. Where it is too large, neither the
-    overlap with the references nor a judge's score says anything.
+    overlap with the references nor a judge's score says anything. The same is true of a benchmark
+    if both variants choose one option for nearly all items.
     """
-    limit = params.compare.max_degenerate_share
-    baseline_share = shares[params.compare.baseline]
-    for variant in params.variants:
-        largest_share = max(shares[variant], baseline_share)
-        degenerate = largest_share > limit
-        for measure, row in _results_of(variant, results, params):
-            row["meaningful"] = not (degenerate and rates_answers(measure))
-    family = [row for row in results.values() if row["meaningful"]]
-    corrected = holm([row["p"] for row in family])
-    for row, p_value in zip(family, corrected, strict=True):
-        row["p_holm"] = p_value
+    for pair in params.compare.pairs:
+        largest_share = max(shares[pair.variant], shares[pair.baseline])
+        degenerate = largest_share > params.compare.max_degenerate_share
+        constant = constants.get(pair.variant, set()) & constants.get(pair.baseline, set())
+        family = []
+        for measure, row in results_of(pair, results):
+            row["primary"] = measure in params.compare.primary
+            row["constant_answers"] = measure in constant
+            withheld = degenerate and rates_answers(measure)
+            row["meaningful"] = not (withheld or row["constant_answers"])
+            if row["primary"] and row["meaningful"]:
+                family.append(row)
+        corrected = holm([row["p"] for row in family])
+        for row, p_value in zip(family, corrected, strict=True):
+            row["p_holm"] = p_value
 
 
 def rates_answers(measure: str) -> bool:
     """Return whether a measure rates the text of generated answers."""
     return measure.startswith(("rouge", "judge_"))
-
-
-def seed_ranges(spreads: Spreads, data: Path, params: Params) -> Ranges:
-    """Return the range over seeds of each measure, by variant.
-
-    A variant's spread counts only if it was measured from this run: all its first figures must be
-    equal to the current means.
-    """
-    ranges: Ranges = {}
-    for variant in params.variants:
-        current = means(measures(data, variant))
-        known = {}
-        same_run = True
-        for measure, mean in current.items():
-            spread = spreads.get(f"{variant}__{measure}")
-            if spread is not None:
-                known[measure] = spread["range"]
-                same_run = same_run and spread["first"] == as_written(mean)
-        if known and same_run:
-            ranges[variant] = known
-    return ranges
-
-
-def mark_seed_ranges(results: Results, ranges: Ranges, params: Params) -> None:
-    """Write the range over seeds, and whether each difference is within it.
-
-    Differences without a known range stay as they are. A variant that is not trained for each seed
-    takes the largest range of the measure among the other variants.
-    """
-    for variant in params.variants:
-        own = ranges.get(variant, {})
-        for measure, row in _results_of(variant, results, params):
-            known = [other[measure] for other in ranges.values() if measure in other]
-            if known:
-                seed_range = own.get(measure, max(known))
-                difference = as_written(row["difference"])
-                row["seed_range"] = seed_range
-                row["within_seed_range"] = abs(difference) <= seed_range

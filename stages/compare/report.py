@@ -1,10 +1,11 @@
-"""Write the report: tables, notes, and answers side by side."""
+"""Write the report: header, conclusion, tables, notes, and answers side by side."""
 
 from pathlib import Path
 
 from bula.escaping import markdown
 from bula.item_scores import ShownAnswer
 from bula.params import Params
+from bula.stats import MIN_BOOTSTRAP, POWER
 from bula.tables import (
     control_note,
     differences_table,
@@ -12,8 +13,12 @@ from bula.tables import (
     read_metrics,
     results_table,
 )
+from stages.compare.conclusion import conclusion
+from stages.compare.header import header
 from stages.compare.inputs import Answers
+from stages.compare.loops import cut_loops
 from stages.compare.pairs import Results
+from stages.compare.seeds import seed_note
 
 ARROWS = "↓: lower is better; ↑: higher is better."
 
@@ -33,27 +38,34 @@ def report_text(
     figures: Path,
     table: str,
     results: Results,
-    seeds: int,
+    over_seeds: str,
     answers: Answers,
     params: Params,
 ) -> str:
-    """Return the report, which opens with `table`."""
+    """Return the report.
+
+    `table` has the results of each variant, and `over_seeds` their spread over training seeds.
+    """
     coverage = percent(params.rouge.confidence)
     interval = f"± is a standard error, [ ] a {coverage} bootstrap interval"
     tokens = "Each row compares two models at every supervised token of the validation answers"
-    return "\n".join(
-        [
-            f"# What tuning changed\n\n{table}",
-            f"{interval} over answers. {ARROWS}\n",
-            f"{judge_note(params)}\n## Paired differences\n",
-            interval_note(results, params),
-            seed_note(results, seeds),
-            f"{differences_table(results)}\n## From adapter to quantized file\n",
-            f"{tokens}, in float32 unless a row says otherwise.\n",
-            f"{fidelity_table(figures)}\n## Answers side by side\n",
-            f"Not medical advice.\n\n{side_by_side(answers, params)}",
-        ]
-    )
+    parts = [
+        f"# What tuning changed\n\n{header(figures, params)}",
+        f"{conclusion(results, params)}\n## Results\n\n{table}",
+        f"{interval} over answers. {ARROWS}\n",
+        f"{judge_note(params)}\n## Paired differences\n",
+        interval_note(results, params),
+        seed_note(results),
+        differences_table(results),
+    ]
+    if over_seeds:
+        parts.append(f"## Over training seeds\n\n{over_seeds}")
+    parts += [
+        f"## From adapter to quantized file\n\n{tokens}, in float32 unless a row says otherwise.\n",
+        f"{fidelity_table(figures)}\n## Answers side by side\n",
+        f"Not medical advice.\n\n{side_by_side(answers, params)}",
+    ]
+    return "\n".join(parts)
 
 
 def percent(share: float) -> str:
@@ -128,44 +140,26 @@ def judge_note(params: Params) -> str:
 
 def interval_note(results: Results, params: Params) -> str:
     """Return a note about the intervals and p-values of the differences."""
-    tests = sum(bool(row["meaningful"]) for row in results.values())
+    primary = ", ".join(markdown(measure) for measure in params.compare.primary)
+    grouped = any(row["groups"] < row["items"] for row in results.values())
+    groups = "Items of one question group count together. " if grouped else ""
     coverage = percent(params.compare.confidence)
     return (
         "Each difference compares the same items under both variants. "
-        f"Each {coverage} interval covers its own comparison only, "
-        f"while p is corrected for all {tests} meaningful comparisons (Holm). "
-        "Rely on p where the two disagree or the items are few. "
-        f"≤ marks the smallest p-value that the test can return. {ARROWS}\n"
-    )
-
-
-def seed_note(results: Results, seeds: int) -> str:
-    """Return a note about the column of seeds.
-
-    The note says so if no range was measured for this run.
-    """
-    marked = [row for row in results.values() if "within_seed_range" in row]
-    rows = [row for row in marked if row.get("meaningful", True)]
-    if not rows:
-        return (
-            "The variance of these figures across training seeds "
-            "was not measured for this run. `make seeds N=3` measures it.\n"
-        )
-    within = [row for row in rows if row["within_seed_range"]]
-    zero = sum(row["difference"] == 0 for row in within)
-    return (
-        f"The column `seeds` shows the range of each measure over {seeds} runs that differ only "
-        "in the training seed (`metrics/seeds.json`). "
-        f"**within** marks the {len(within)} of {len(rows)} differences that are no larger than "
-        f"that range ({zero} of them are 0): seed variance can explain them. "
-        "It proves nothing about the others, because a few seeds underestimate the range.\n"
+        f"{groups}p of the primary measures of a pair ({primary}) is corrected by Holm's method. "
+        "All other measures are exploratory, and their p is not corrected. "
+        f"≤ marks the smallest p-value that the test can return. The {coverage} interval covers "
+        f"its own comparison only, and there is none below {MIN_BOOTSTRAP} groups. "
+        "`smallest detectable` is the difference that so many items show with a probability of "
+        f"{percent(POWER)}. {ARROWS}\n"
     )
 
 
 def side_by_side(answers: Answers, params: Params) -> str:
     """Return the first question of each validation set with all answers."""
     firsts: dict[str, ShownAnswer] = {}
-    for row in answers[params.compare.baseline].values():
+    first = next(iter(params.variants))
+    for row in answers[first].values():
         firsts.setdefault(row.split, row)
     parts = []
     for split in sorted(firsts)[: params.compare.examples]:
@@ -191,5 +185,5 @@ def _shown(variant: str, row: ShownAnswer) -> str:
     notes = markdown(row.finish_reason)
     if row.degenerate:
         notes += ", degenerate"
-    text = markdown(row.generated) or "(empty)"
+    text = markdown(cut_loops(row.generated)) or "(empty)"
     return f"**{variant}** ({notes}): {text}\n"

@@ -1,0 +1,46 @@
+"""Write the header of the report: which run it describes."""
+
+from pathlib import Path, PurePath
+
+from bula.errors import UserError
+from bula.escaping import markdown
+from bula.experiments import run_git
+from bula.params import Params
+from bula.tables import group, read_figures
+
+COMMIT_DIGITS = 12
+
+
+def header(figures: Path, params: Params) -> str:
+    """Return a list of the commit, the base model, the training and the machine."""
+    path = figures / "train.json"
+    run = group(read_figures(path, "train"), "run", ["steps", "epochs"], path, "train")
+    path = figures / "template.json"
+    rows = group(read_figures(path, "train"), "", ["rows"], path, "train")["rows"]
+    base = params.ingest.base
+    precision = markdown(str(run.get("compute_dtype", "an unknown precision")))
+    epochs = f"{run['epochs']:.2f} epochs"
+    lines = [
+        *_commit(),
+        f"base model: {markdown(base_name(params))} (license {markdown(base.license)})",
+        f"training: {rows} rows, {run['steps']} steps ({epochs}), seed {params.seed}",
+        f"machine: device {params.device}, training computed in {precision}",
+    ]
+    return "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def base_name(params: Params) -> str:
+    """Return the hub id of the base model, or else its package or the last part of its path."""
+    base = params.ingest.base.model_dump()
+    folder = PurePath(base.get("path", "")).name
+    names = (base.get("hub_id"), base.get("id"), base.get("package"), folder)
+    return next((str(name) for name in names if name), "a model without a name")
+
+
+def _commit() -> list[str]:
+    """Return the line about the commit, or nothing without git or a commit."""
+    try:
+        commit = run_git("rev-parse", "HEAD").strip()
+    except (UserError, FileNotFoundError):
+        return []
+    return [f"commit: `{commit[:COMMIT_DIGITS]}`, the last one before this run"]

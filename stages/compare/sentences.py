@@ -1,0 +1,73 @@
+"""Define the sentences of the conclusion, and write them in English."""
+
+from typing import Literal, NamedTuple
+
+# What one difference shows.
+Verdict = Literal["better", "worse", "seeds", "machine", "unsure", "loops", "constant"]
+
+
+class Language(NamedTuple):
+    """The sentences of one language."""
+
+    title: str
+    measures: dict[str, str]
+    decimal_point: str
+    pair: str
+    counts: dict[str, str]
+    verdict: dict[Verdict, str]
+    reach: str
+    holm: str
+    interval: str
+    no_seeds: str
+    exploratory: str
+    nothing: str
+    better: str
+    worse: str
+    unsaid: str
+
+
+ENGLISH = Language(
+    title="Conclusion",
+    measures={
+        "degenerate": "the share of degenerate answers",
+        "bits_per_character": "bits per character of the reference answers",
+        "rouge1_f": "ROUGE-1 F1",
+        "rouge2_f": "ROUGE-2 F1",
+        "rougeL_f": "ROUGE-L F1",
+        "judge_accuracy": "the judge's score of accuracy",
+        "judge_style": "the judge's score of style",
+    },
+    decimal_point=".",
+    pair="**{variant} against {baseline}.** Primary measures: {counts}.",
+    counts={
+        "better": "{n} better",
+        "worse": "{n} worse",
+        "open": "{n} without a sure change",
+        "none": "{n} not meaningful",
+    },
+    verdict={
+        "better": "**Better**: {name} changed by {change} on {items} items ({sure}).",
+        "worse": "**Worse**: {name} changed by {change} on {items} items ({sure}).",
+        "unsure": "**No sure change**: {name} changed by {change} on {items} items ({sure})."
+        "{reach}",
+        "seeds": "**No sure change**: {name} changed by {change} on {items} items ({sure}), but "
+        "other training seeds move this difference by up to {seed_range}.",
+        "machine": "**No sure change**: {name} changed by {change} on {items} items ({sure}), but "
+        "another kind of CPU moves it by {machine}.",
+        "loops": "**Not meaningful**: {name}, because more than {limit} of the answers of one "
+        "variant are degenerate.",
+        "constant": "**Not meaningful**: {name}, because both variants choose one option for "
+        "nearly all items.",
+    },
+    reach=" These items show a change of {detectable} or more with a probability of {power}.",
+    holm="p {p} after Holm's correction, tests: {tests}",
+    interval=", {confidence} interval {low} to {high}",
+    no_seeds="The spread over training seeds is not known for this pair, so another training run "
+    "may give other differences.",
+    exploratory="Exploratory measures with p below {alpha}, not corrected for their number, so "
+    "they are hints and no results: {found}.",
+    nothing="none",
+    better="{name} (better)",
+    worse="{name} (worse)",
+    unsaid="Exploratory measures that are not meaningful here: {found}.",
+)

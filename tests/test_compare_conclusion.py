@@ -1,0 +1,178 @@
+"""Check the header and the sentences of the report's conclusion."""
+
+from pathlib import Path
+
+import pytest
+
+from bench.clones import ROOT, commit, git
+from bula.params import Params, load_params
+from bula.reports import write_metrics
+from stages.compare.conclusion import conclusion, verdict
+from stages.compare.header import base_name, header
+from stages.compare.pairs import Difference, Results
+
+ROW: Difference = {
+    "items": 30,
+    "groups": 30,
+    "difference": 0.05,
+    "stderr": 0.01,
+    "detectable": 0.0280159,
+    "low": 0.031,
+    "high": 0.069,
+    "p": 0.0004,
+    "p_at_floor": False,
+    "p_holm": 0.0012,
+    "primary": True,
+    "constant_answers": False,
+    "meaningful": True,
+}
+SEEDS: Difference = {"seeds": 3, "seed_range": 0.06, "within_seed_range": True}
+EXPLORATORY: Difference = {**ROW, "primary": False}
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    """Return the default parameters."""
+    return load_params(ROOT / "profiles/smollm2-135m.yaml")
+
+
+@pytest.mark.parametrize(
+    ("measure", "changes", "expected"),
+    [
+        ("rougeL_f", {}, "better"),
+        ("rougeL_f", {"difference": -0.05}, "worse"),
+        # Lower is better for these two.
+        ("bits_per_character", {}, "worse"),
+        ("degenerate", {"difference": -0.5}, "better"),
+        ("rougeL_f", {"p_holm": 0.05}, "unsure"),
+        ("rougeL_f", {"p_holm": 0.0499}, "better"),
+        ("rougeL_f", SEEDS, "seeds"),
+        ("rougeL_f", SEEDS | {"within_seed_range": False}, "better"),
+        # Another kind of CPU moved ROUGE-L by 0.012.
+        ("rougeL_f", {"difference": 0.012}, "machine"),
+        ("rougeL_f", {"difference": 0.0121}, "better"),
+        ("bits_per_character", {"difference": -0.001}, "better"),
+        ("rougeL_f", {"meaningful": False}, "loops"),
+        ("t_acc", {"meaningful": False, "constant_answers": True}, "constant"),
+    ],
+)
+def test_verdict_needs_a_small_p_and_more_than_random_variation(
+    measure: str, changes: Difference, expected: str
+) -> None:
+    assert verdict(measure, ROW | changes) == expected
+
+
+def written(params: Params, **rows: Difference) -> str:
+    """Return the conclusion about tuned and base."""
+    results: Results = {f"tuned_minus_base__{name}": row for name, row in rows.items()}
+    compare = params.compare.model_copy(update={"pairs": params.compare.pairs[:1]})
+    return conclusion(results, params.model_copy(update={"compare": compare}))
+
+
+def test_improvement_is_stated_with_amount_and_certainty(params: Params) -> None:
+    text = written(params, bits_per_character=ROW | {"difference": -0.371, "p_at_floor": True})
+    assert (
+        "- **Better**: bits per character of the reference answers changed by -0.371 on 30 items "
+        "(p ≤ 0.0012 after Holm's correction, tests: 1, 95% interval +0.031 to +0.069)."
+    ) in text
+    assert (
+        "- **Melhor**: bits por caractere das respostas de referência mudou -0,371 em 30 itens "
+        "(p ≤ 0,0012 após a correção de Holm, testes: 1, intervalo de 95% de +0,031 a +0,069)."
+    ) in text
+
+
+def test_unsure_change_is_stated_with_the_detectable_effect(params: Params) -> None:
+    text = written(params, rougeL_f=ROW | {"p_holm": 0.3})
+    assert "- **No sure change**: ROUGE-L F1 changed by +0.05 on 30 items (p = 0.3 after" in text
+    assert "These items show a change of 0.028 or more with a probability of 80%." in text
+    assert "Estes itens mostram uma mudança de 0,028 ou mais com probabilidade de 80%." in text
+
+
+def test_counts_open_the_paragraph_of_each_pair(params: Params) -> None:
+    text = written(
+        params,
+        bits_per_character=ROW,
+        degenerate=ROW | {"difference": -0.5},
+        rougeL_f=ROW | {"meaningful": False},
+    )
+    assert (
+        "**tuned against base.** Primary measures: 1 better, 1 worse, 0 without a sure change, "
+        "1 not meaningful."
+    ) in text
+    assert (
+        "**tuned em comparação com base.** Medidas principais: 1 melhor, 1 pior, "
+        "0 sem mudança segura, 1 sem significado."
+    ) in text
+    assert (
+        "- **Not meaningful**: ROUGE-L F1, because more than 20% of the answers of one variant are "
+        "degenerate."
+    ) in text
+
+
+def test_seed_and_machine_variation_are_named_with_their_size(params: Params) -> None:
+    text = written(params, bits_per_character=ROW | SEEDS)
+    assert "but other training seeds move this difference by up to 0.06." in text
+    assert "spread over training seeds is not known" not in text
+    text = written(params, rougeL_f=ROW | {"difference": 0.01})
+    assert "but another kind of CPU moves it by 0.012." in text
+    assert "spread over training seeds is not known" in text
+
+
+def test_exploratory_measures_are_hints(params: Params) -> None:
+    text = written(
+        params,
+        rougeL_f=ROW,
+        rouge1_f=EXPLORATORY,
+        t_acc=EXPLORATORY | {"difference": -0.1},
+        u_acc=EXPLORATORY | {"p": 0.05},
+        judge_style=EXPLORATORY | {"meaningful": False},
+    )
+    assert "are hints and no results: ROUGE-1 F1 (better), t_acc (worse).\n" in text
+    assert "Exploratory measures that are not meaningful here: the judge's score of style." in text
+    assert "indícios, não resultados: F1 do ROUGE-1 (melhor), t_acc (pior).\n" in text
+
+
+def test_pairs_follow_params(params: Params) -> None:
+    text = conclusion({}, params)
+    order = [text.index("**tuned against base.**"), text.index("**quantized against tuned.**")]
+    assert order == sorted(order)
+
+
+# Header
+
+
+@pytest.fixture
+def figures(tmp_path: Path) -> Path:
+    """Return a folder with the metrics of a training run."""
+    run: dict[str, float | str] = {"steps": 30, "epochs": 0.280374, "compute_dtype": "bfloat16"}
+    write_metrics(tmp_path / "metrics/train.json", {"run": run})
+    write_metrics(tmp_path / "metrics/template.json", {"rows": 430})
+    return tmp_path / "metrics"
+
+
+def test_header_names_base_training_and_machine(
+    figures: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = figures.parent
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(folder.parent))
+    expected = [
+        "- base model: HuggingFaceTB/SmolLM2-135M-Instruct (license apache-2.0)",
+        "- training: 430 rows, 30 steps (0.28 epochs), seed 20261122",
+        "- machine: device cpu, training computed in bfloat16",
+    ]
+    assert header(figures, params).splitlines() == expected
+    git(folder, "init", "--quiet")
+    commit(folder, "start")
+    first = git(folder, "rev-parse", "HEAD").strip()[:12]
+    line = f"- commit: `{first}`, the last one before this run"
+    assert header(figures, params).splitlines() == [line, *expected]
+
+
+@pytest.mark.parametrize("profile", ["llama-3.2-1b", "gemma-3-270m", "smollm2-135m"])
+def test_base_of_each_profile_has_a_name(profile: str) -> None:
+    assert "/" in base_name(load_params(ROOT / f"profiles/{profile}.yaml"))
+
+
+def test_base_from_a_folder_is_named_without_its_path(workspace: Path) -> None:
+    assert base_name(load_params(workspace / "params.yaml")) == "tiny"
