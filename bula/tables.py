@@ -259,16 +259,17 @@ def control_group(folder: Path, name: str, needed: Iterable[str]) -> Metrics:
 def control_note(folder: Path, params: Params) -> str:
     """Return a sentence per variant that does not beat a control.
 
-    The baseline is not compared, because no training promises that it is better. Answers whose
-    ROUGE is withheld beat nothing.
+    Only variants that `compare.pairs` compares with another one are named, because nothing promises
+    that the others are better. Answers whose ROUGE is withheld beat nothing.
     """
     sentences = []
+    compared = {pair.variant for pair in params.compare.pairs}
     for variant in params.variants:
         unbeaten = [
             *_unbeaten_stock(folder, variant, params.compare.max_degenerate_share),
             *_unbeaten_ngram(folder, variant),
         ]
-        if unbeaten and variant != params.compare.baseline:
+        if unbeaten and variant in compared:
             sentences.append(f"**{variant} does not beat** {' or '.join(unbeaten)}.")
     return "\n" + " ".join(sentences) + "\n" if sentences else ""
 
