@@ -162,15 +162,15 @@ def metrics_of(folder: Path) -> dict[str, Any]:
 def items(workspace: Path, tiny: Path) -> Path:
     """Return the workspace with pinned items and a base model.
 
-    The parameters name the tasks with options, and 4 or 6 items each.
+    The parameters name the tasks with options, and 2 or 3 items each.
     """
     pin_items(workspace)
     (workspace / "models/base").symlink_to(tiny)
 
     def edit(params: dict[str, Any]) -> None:
         params["dtype"] = "float32"
-        limits = {"bula_contrast": 6}
-        params["benchmark"].update(tasks=OPTION_TASKS, limit=4, task_limits=limits)
+        limits = {"bula_contrast": 3}
+        params["benchmark"].update(tasks=OPTION_TASKS, limit=2, task_limits=limits)
 
     edit_params(workspace / "params.yaml", edit)
     return workspace
@@ -373,7 +373,7 @@ def test_task_limits_replace_the_limit_of_single_tasks(items: Path) -> None:
     benchmark.main("base")
     rows = rows_of(items)
     counts = [values(rows, "task").count(task) for task in OPTION_TASKS]
-    assert counts == [4, 4, 4, 4, 6]
+    assert counts == [2, 2, 2, 2, 3]
 
 
 def test_metrics_name_the_settings_that_change_scores(scored: Path) -> None:

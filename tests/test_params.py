@@ -301,6 +301,10 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
             "preprocess: dev_share and five times validation_share",
         ),
         (
+            {"benchmark.task_limits": {"bula_contrast": 0, "bula_contrst": 10}},
+            "benchmark: task_limits names bula_contrst, which tasks does not name; remove it there",
+        ),
+        (
             {"ingest.benchmarks.1.name": "bula_medmcqa"},
             "ingest: benchmarks repeat the name bula_medmcqa",
         ),
@@ -352,10 +356,9 @@ def test_a_number_with_an_exponent_and_no_point_is_a_number(written: str, number
 
 def test_no_and_on_are_words_and_not_booleans() -> None:
     # PyYAML implements YAML 1.1, which reads `no` as false.
-    params = parse_params(
-        DEFAULT.replace("    - bula_medmcqa\n", "    - no\n    - on\n    - null_task\n", 1),
-        "some.yaml",
-    )
+    first = "    - bula_medmcqa\n"
+    words = "    - no\n    - on\n    - null_task\n"
+    params = parse_params(DEFAULT.replace(first, words), "some.yaml")
     assert params.benchmark.tasks[:3] == ["no", "on", "null_task"]
 
 

@@ -181,8 +181,20 @@ def test_many_items_with_one_question_do_not_hide_a_validation_question(
         ),
         # The context is part of the text, so it is not repeated.
         (COMPLETION, ("Quando procurar?", COMPLETION["text"])),
+        # The names of slice and license are no text of the item.
+        (
+            {
+                "id": "dose-01",
+                "slice": "dose",
+                "question": "Quanto?",
+                "right": "Uma gota.",
+                "wrong": "Um frasco.",
+                "license": "cc-by-4.0",
+            },
+            ("Quanto?", "Uma gota. Um frasco."),
+        ),
     ],
-    ids=["options in fields", "options in a mapping", "context inside the text"],
+    ids=["options in fields", "options in a mapping", "context inside the text", "contrast pair"],
 )
 def test_the_texts_of_an_item_are_read_in_every_form(item: Row, texts: tuple[str, str]) -> None:
     assert benchmarks.item_texts(item) == texts
@@ -191,8 +203,10 @@ def test_the_texts_of_an_item_are_read_in_every_form(item: Row, texts: tuple[str
 def test_items_with_equal_options_are_found(tmp_path: Path) -> None:
     different = MULTIPLE_CHOICE | {"opc": "Soro"}
     nested: Row = {"question": "q", "choices": {"text": ["a", "A"]}}
-    write_jsonl(tmp_path / "mcq.jsonl", [MULTIPLE_CHOICE, different, nested])
-    assert benchmarks.duplicate_options(tmp_path / "mcq.jsonl") == [1, 3]
+    equal = {"question": "q", "right": "Pode.", "wrong": "pode"}
+    unequal = {"question": "q", "right": "Pode.", "wrong": "Não pode."}
+    write_jsonl(tmp_path / "mcq.jsonl", [MULTIPLE_CHOICE, different, nested, equal, unequal])
+    assert benchmarks.duplicate_options(tmp_path / "mcq.jsonl") == [1, 3, 4]
 
 
 @pytest.fixture(scope="module")
