@@ -30,6 +30,7 @@ VARIANT_FILES = (
     *(f"metrics/{name}/{{}}.json" for name in ("likelihood", "generate", "benchmark", "rouge")),
     "metrics/judge/{}.json",
     "metrics/speed/generate/{}.json",
+    "metrics/speed/judge/{}.json",
     "plots/rouge/{}.*",
     "plots/judge/{}.json",
 )
@@ -157,6 +158,7 @@ def _link_state(clone: Path) -> None:
     _link(checkpoints, clone)
     # The first verdict creates this file.
     _link(Path(".bula/ledger.jsonl"), clone)
+    _link(Path(".bula/judge_failures.jsonl"), clone)
 
 
 def _link(path: Path, clone: Path, *, exists: bool = True) -> None:

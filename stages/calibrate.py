@@ -13,7 +13,8 @@ import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bula.errors import UserError, run_stage
-from bula.judging import verdicts_or_error
+from bula.escaping import terminal
+from bula.judging import count_failures, failure_note, verdicts_or_error
 from bula.params import Params, load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import Scalar, write_metrics
@@ -78,6 +79,7 @@ def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str,
         "items": len(gold),
         "scored": len(pairs),
         "failed": len(gold) - len(pairs),
+        **count_failures(verdicts),
     }
     for part in PARTS:
         author = [answer[part] for answer, _ in pairs]
@@ -111,17 +113,22 @@ def main(
         "data/verdicts/gold.jsonl"
     ),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/calibrate.json"),
+    speed: Annotated[Path, typer.Option(help="File for speed.")] = Path(
+        "metrics/speed/calibrate.json"
+    ),
 ) -> None:
     """Judge the gold answers."""
     params = load_params()
     rows = read_gold(Path(params.calibrate.gold), params.calibrate.items)
-    verdicts = verdicts_or_error(rows, params, judge)
-    write_rows(out, verdicts)
-    figures = summarise(rows, verdicts, params)
+    judged = verdicts_or_error(rows, params, judge)
+    write_rows(out, judged.rows)
+    figures = summarise(rows, judged.rows, params)
     write_metrics(metrics, figures)
+    write_metrics(speed, judged.speed)
     accuracy = figures["author_kappa_accuracy"]
     style = figures["author_kappa_style"]
-    print(f"calibrate: author_kappa {accuracy:.2f} for accuracy, {style:.2f} for style")
+    kappas = f"author_kappa {accuracy:.2f} for accuracy, {style:.2f} for style"
+    print(terminal(f"calibrate: {kappas}{failure_note(judged.failures)}"))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Score the answers of one variant with an LLM judge.
 
 Accuracy and style get 1 to 3 each, with a written reason. A call that fails is counted and never
-scored. Verdicts are appended to .bula/ledger.jsonl as they arrive, so that a stopped run pays for
-no verdict twice.
+scored. Verdicts are appended to .bula/ledger.jsonl as they arrive, and found again in there and in
+data/verdicts, so that no verdict is paid twice.
 
     python -m stages.judge base
 """
@@ -15,7 +15,7 @@ import typer
 from bula.errors import run_stage
 from bula.escaping import terminal
 from bula.item_scores import AnswerRow, read_checked
-from bula.judging import verdicts_or_error
+from bula.judging import count_failures, failure_note, verdicts_or_error
 from bula.params import Judge, load_params, variant_of
 from bula.records import SET_NAMES, Row, write_rows
 from bula.reports import Scalar, write_metrics, write_plot
@@ -58,7 +58,9 @@ def summarise(verdicts: list[Row], settings: Judge) -> dict[str, Scalar]:
         "trustworthy": settings.trustworthy,
         "items": len(verdicts),
         "scored": len(scored),
+        "empty": sum("empty" in row for row in verdicts),
         "failed": len(verdicts) - len(scored),
+        **count_failures(verdicts),
     }
     for part in PARTS:
         scores = [row[part] for row in scored]
@@ -85,6 +87,7 @@ def main(
     judge: Annotated[Path, typer.Option(help="Folder of a local judge.")] = Path("models/judge"),
     out: Annotated[Path, typer.Option(help="Folder for verdicts.")] = Path("data/verdicts"),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/judge"),
+    speed: Annotated[Path, typer.Option(help="Folder for speed.")] = Path("metrics/speed/judge"),
     plots: Annotated[Path, typer.Option(help="Folder for plots.")] = Path("plots/judge"),
 ) -> None:
     """Judge the answers of one variant."""
@@ -92,13 +95,14 @@ def main(
     variant_of(params, variant)
     read = read_checked(answers / f"{variant}.jsonl", f"generate@{variant}", AnswerRow)
     chosen = first_of_each_set(read, params.judge.items_per_set)
-    verdicts = verdicts_or_error([to_judge(row) for row in chosen], params, judge)
-    figures = summarise(verdicts, params.judge)
-    write_rows(out / f"{variant}.jsonl", verdicts)
+    judged = verdicts_or_error([to_judge(row) for row in chosen], params, judge)
+    figures = summarise(judged.rows, params.judge)
+    write_rows(out / f"{variant}.jsonl", judged.rows)
     write_metrics(metrics / f"{variant}.json", figures)
+    write_metrics(speed / f"{variant}.json", judged.speed)
     write_plot(plots / f"{variant}.json", shares(figures))
     counts = f"{figures['scored']} verdicts on {variant}, {figures['failed']} calls failed"
-    print(terminal(f"judge: {counts}, in {out / variant}.jsonl"))
+    print(terminal(f"judge: {counts}, in {out / variant}.jsonl{failure_note(judged.failures)}"))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,9 @@ def test_figures_of_the_verdicts_ignore_failed_calls(workspace: Path) -> None:
         "trustworthy": False,
         "items": 3,
         "scored": 2,
+        "empty": 0,
         "failed": 1,
+        "failed_Timeout": 1,
         "accuracy_mean": 2.0,
         # Scores 3 and 1: the standard deviation is sqrt(2), over sqrt(2).
         "accuracy_stderr": pytest.approx(1.0),
@@ -101,7 +103,7 @@ def test_url_that_refuses_connections_is_an_error_without_output(workspace: Path
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
     point_to(workspace, url)
     write_answers(workspace)
-    message = rf"the judge judge-1 at {url}: all 5 calls failed \(APIConnectionError\)"
+    message = rf"the judge judge-1 at {url}: all 5 calls failed: APIConnectionError 5\."
     with pytest.raises(UserError, match=message):
         judge.main("base")
     assert not (workspace / "data/verdicts").exists()
@@ -112,7 +114,7 @@ def test_url_that_refuses_connections_is_an_error_without_output(workspace: Path
 def test_run_without_a_verdict_is_an_error_without_output(api: StartJudge, workspace: Path) -> None:
     api(["no JSON"])
     write_answers(workspace)
-    with pytest.raises(UserError, match=r"all 5 calls failed \(ValidationError\)"):
+    with pytest.raises(UserError, match=r"all 5 calls failed: ValidationError 5\."):
         judge.main("base")
     assert not (workspace / "metrics").exists()
 
