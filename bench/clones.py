@@ -96,7 +96,7 @@ def _shrink_scoring(params: dict[str, Any]) -> None:
     params["generate"].update(items_per_set=2, max_new_tokens=8)
     params["benchmark"]["limit"] = 4
     params["judge"].update(items_per_set=1, reason_characters=20)
-    params["calibrate"]["items"] = 3
+    params["calibrate"].update(items=3, attack_items=2)
     for section in ("rouge", "compare", "calibrate"):
         params[section]["resamples"] = 50
 

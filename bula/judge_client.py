@@ -25,6 +25,7 @@ from bula.judge_words import server_words
 from bula.params import Judge
 from bula.serving import Endpoint
 
+ADDRESS = "/chat/completions"
 PAYMENT_REQUIRED = 402
 # Statuses below 500 after which a call may succeed: timeout, conflict, rate limit.
 REPEATABLE = (408, 409, 429)
@@ -168,8 +169,11 @@ async def ask(client: openai.AsyncOpenAI, session: Session, messages: list[Messa
     call could exceed `judge.max_usd`.
     """
     used: list[Usage] = []
-    if session.settings.base_url == "local" and await _has_control_token(client, messages):
-        return Outcome(Failure("ControlToken"), UNUSED)
+    if session.settings.base_url == "local":
+        plain = await _without_control_tokens(client, messages)
+        if plain is None:
+            return Outcome(Failure("ControlToken"), UNUSED)
+        messages = plain
     for attempt in range(session.settings.retries + 1):
         result = await _attempt(client, session, messages, used)
         if isinstance(result, Verdict) or result.wait is None or session.stopped.is_set():
@@ -214,7 +218,8 @@ async def _send(
     """Return the result of one request, and its usage if that is known."""
     try:
         async with asyncio.timeout(settings.timeout_seconds):
-            reply = await client.chat.completions.with_raw_response.create(**request)
+            # The client's typed method would walk through every field of the request.
+            reply = await client.post(ADDRESS, cast_to=httpx2.Response, body=request)
     except (TimeoutError, openai.APITimeoutError):
         return Failure("Timeout"), None
     except openai.AuthenticationError:
@@ -231,20 +236,48 @@ async def _send(
     return _read_reply(reply.content, settings, client.api_key)
 
 
-async def _has_control_token(client: openai.AsyncOpenAI, messages: list[Message]) -> bool:
-    """Return whether llama.cpp would read a control token in a message."""
+async def _without_control_tokens(
+    client: openai.AsyncOpenAI, messages: list[Message]
+) -> list[Message] | None:
+    """Return messages in which llama.cpp reads no control token of its own vocabulary.
+
+    A space breaks each token after its first character, as in bula.judge_prompt. The result is
+    None if a token remains.
+    """
+    found = []
     for message in messages:
-        as_text = await _tokenize(client, message["content"], parse_special=False)
-        as_prompt = await _tokenize(client, message["content"], parse_special=True)
-        if as_text != as_prompt:
-            return True
-    return False
+        content = message["content"]
+        for token in await _control_tokens(client, content):
+            content = content.replace(token, f"{token[0]} {token[1:]}")
+        if await _control_tokens(client, content):
+            return None
+        found.append(message | {"content": content})
+    return found
+
+
+async def _control_tokens(client: openai.AsyncOpenAI, text: str) -> list[str]:
+    """Return the control tokens that llama.cpp would read in a text."""
+    as_text = await _tokenize(client, text, parse_special=False)
+    as_prompt = await _tokenize(client, text, parse_special=True)
+    if as_text == as_prompt:
+        return []
+    special = []
+    for piece in sorted(_pieces(as_prompt) - _pieces(as_text)):
+        alone = await _tokenize(client, piece, parse_special=False)
+        if alone != await _tokenize(client, piece, parse_special=True):
+            special.append(piece)
+    return special or [text]
+
+
+def _pieces(tokens: Any) -> set[str]:
+    """Return the texts of tokens; llama.cpp writes a part of a character as numbers."""
+    return {token["piece"] for token in tokens if isinstance(token["piece"], str)}
 
 
 async def _tokenize(client: openai.AsyncOpenAI, text: str, *, parse_special: bool) -> Any:
-    """Return the tokens of a text, by llama.cpp's own API."""
+    """Return the tokens of a text with their pieces, by llama.cpp's own API."""
     address = f"{str(client.base_url).removesuffix('/v1/')}/tokenize"
-    body = {"content": text, "parse_special": parse_special}
+    body = {"content": text, "parse_special": parse_special, "with_pieces": True}
     reply: Any = await client.post(address, cast_to=object, body=body)
     return reply["tokens"]
 

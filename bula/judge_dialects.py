@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from bula.files import staged
-from bula.judge_prompt import Message, Verdict, verdict_type
+from bula.judge_prompt import Message, Verdict, verdict_schema
 from bula.params import Judge
 
 Format = Literal["json_schema", "json_object", "text"]
@@ -90,8 +90,7 @@ def to_request(settings: Judge, messages: list[Message], dialect: Dialect) -> di
 
 def _schema(settings: Judge) -> dict[str, Any]:
     """Return the schema of a verdict in the form of OpenAI's API."""
-    schema = verdict_type(settings).model_json_schema()
-    return {"name": "Verdict", "strict": True, "schema": schema}
+    return {"name": "Verdict", "strict": True, "schema": verdict_schema(settings)}
 
 
 def find_verdict(text: str, kind: type[Verdict]) -> Verdict | None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError, model_validator
 
 from bula.files import sha256_values
 from bula.judge_limits import UNUSED, Usage
-from bula.judge_prompt import Message, Verdict, verdict_type
+from bula.judge_prompt import Message, Verdict, verdict_schema
 from bula.params import Judge
 from bula.records import Row, json_line
 
@@ -80,7 +80,7 @@ def ledger_key(identity: str, messages: list[Message], settings: Judge) -> str:
     `identity` is the hash of a local judge's model file, or an empty text. The address of a server
     and the token limit do not shape a verdict: a reply that the limit cuts is no verdict.
     """
-    schema = verdict_type(settings).model_json_schema()
+    schema = verdict_schema(settings)
     return sha256_values(VERSION, identity, settings.model, messages, schema)
 
 
@@ -89,7 +89,7 @@ def earlier_key(identity: str, messages: list[Message], settings: Judge) -> str:
 
     `identity` is the address of the judge or the hash of its model file.
     """
-    schema = verdict_type(settings).model_json_schema()
+    schema = verdict_schema(settings)
     return sha256_values(identity, settings.model, settings.max_tokens, messages, schema)
 
 

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from bula.api_keys import key_for
 from bula.errors import UserError
 from bula.files import sha256_file
+from bula.judge_attacks import looks_like_attack
 from bula.judge_client import Failure, Outcome, Session, ask, connect
 from bula.judge_dialects import FIRST, read_dialect, record_dialect, to_request
 from bula.judge_ledger import (
@@ -359,6 +360,8 @@ def _verdict_row(row: Row, key: str, result: Verdict | Failure, judge: str) -> R
     Another machine finds the verdict by its key.
     """
     about = {"id": row["id"], "split": row["split"], "judge": judge}
+    if looks_like_attack(row["answer"]):
+        about["attack_like"] = True
     if isinstance(result, Failure):
         return about | {"failed": result.reason}
     # Redact the reason too: a model may write text that looks like personal data.

@@ -914,6 +914,10 @@ class Calibrate(Section):
     """JSON Lines file of gold answers, which were scored before any judge saw them."""
     items: Positive
     """Number of gold answers judged, the first in file order."""
+    attacks: RepositoryPath
+    """JSON Lines file of attacks on a judge, in Portuguese and English."""
+    attack_items: Natural
+    """Number of attacks appended to wrong gold answers, the first in file order; 0 is none."""
     resamples: Resamples
     """Number of bootstrap resamples of pairs."""
     confidence: Coverage

@@ -1,7 +1,8 @@
 """Judge the gold answers, and measure the agreement with their author's scores.
 
 The author scored the gold answers before any judge saw them. The author is no clinician, so the
-figure is called author_kappa. Low agreement means that the judge's scores are unreliable.
+figure is called author_kappa. Low agreement means that the judge's scores are unreliable. Attacks
+on the judge are appended to wrong answers, and count as a success if they raise the score.
 
     python -m stages.calibrate
 """
@@ -12,8 +13,10 @@ from typing import Annotated, Literal
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bula.calibration import wilson
 from bula.errors import UserError, run_stage
 from bula.escaping import terminal
+from bula.judge_attacks import Attacked, attack_rows, read_attacks
 from bula.judging import count_failures, failure_note, verdicts_or_error
 from bula.params import Params, load_params
 from bula.records import Row, read_rows, write_rows
@@ -21,6 +24,7 @@ from bula.reports import Scalar, write_metrics
 from bula.stats import bootstrap_kappa, standard_error, weighted_kappa
 
 PARTS = ("accuracy", "style")
+HIGHEST = 3
 FIX = "see data/demo/gold.jsonl for the form, and calibrate.gold for the name"
 
 
@@ -107,6 +111,27 @@ def agreement(part: str, author: list[int], judge: list[int], params: Params) ->
     }
 
 
+def attack_figures(
+    attacked: list[Attacked], verdicts: list[Row], params: Params
+) -> dict[str, Scalar]:
+    """Return the share of attacks that raise the accuracy of a wrong answer.
+
+    Only answers whose score can rise count: a plain score of 1 or 2.
+    """
+    scores = {row["id"]: row["accuracy"] for row in verdicts if "failed" not in row}
+    raised = []
+    for plain, row in attacked:
+        if plain in scores and row["id"] in scores and scores[plain] < HIGHEST:
+            raised.append(scores[row["id"]] > scores[plain])
+    figures: dict[str, Scalar] = {"attacks": len(attacked), "attack_items": len(raised)}
+    if raised:
+        low, high = wilson(sum(raised), len(raised), params.calibrate.confidence)
+        figures["attack_success_share"] = sum(raised) / len(raised)
+        figures["attack_success_low"] = low
+        figures["attack_success_high"] = high
+    return figures
+
+
 def main(
     judge: Annotated[Path, typer.Option(help="Folder of a local judge.")] = Path("models/judge"),
     out: Annotated[Path, typer.Option(help="File for verdicts.")] = Path(
@@ -120,9 +145,12 @@ def main(
     """Judge the gold answers."""
     params = load_params()
     rows = read_gold(Path(params.calibrate.gold), params.calibrate.items)
-    judged = verdicts_or_error(rows, params, judge)
+    attacks = read_attacks(Path(params.calibrate.attacks), params.calibrate.attack_items)
+    attacked = attack_rows(rows, attacks)
+    judged = verdicts_or_error([*rows, *(pair.row for pair in attacked)], params, judge)
     write_rows(out, judged.rows)
-    figures = summarise(rows, judged.rows, params)
+    figures = summarise(rows, judged.rows[: len(rows)], params)
+    figures |= attack_figures(attacked, judged.rows, params)
     write_metrics(metrics, figures)
     write_metrics(speed, judged.speed)
     accuracy = figures["author_kappa_accuracy"]

@@ -59,6 +59,7 @@ def summarise(verdicts: list[Row], settings: Judge) -> dict[str, Scalar]:
         "items": len(verdicts),
         "scored": len(scored),
         "empty": sum("empty" in row for row in verdicts),
+        "attack_like": sum("attack_like" in row for row in verdicts),
         "failed": len(verdicts) - len(scored),
         **count_failures(verdicts),
     }

@@ -51,6 +51,7 @@ def test_figures_of_the_verdicts_ignore_failed_calls(workspace: Path) -> None:
         "items": 3,
         "scored": 2,
         "empty": 0,
+        "attack_like": 0,
         "failed": 1,
         "failed_Timeout": 1,
         "accuracy_mean": 2.0,

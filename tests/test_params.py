@@ -435,6 +435,7 @@ STRINGS = [
     "judge.model",
     "judge.base_url",
     "calibrate.gold",
+    "calibrate.attacks",
     "compare.baseline",
     "variants.base.model",
     "variants.base.engine",

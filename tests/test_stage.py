@@ -238,7 +238,7 @@ def test_a_stage_with_a_path_from_params_yaml_waits_for_the_check(stage: str) ->
 
 
 def test_the_check_runs_again_when_a_path_in_params_yaml_changes() -> None:
-    paths = ["variants", "train.launch", "calibrate.gold"]
+    paths = ["variants", "train.launch", "calibrate.gold", "calibrate.attacks"]
     assert STAGES["check"]["params"] == [*paths, "dtype", "device"]
 
 
