@@ -4,13 +4,17 @@ The estimator is Rogan and Gladen's (1978). Its interval carries the uncertainty
 answers, as Lee et al. (arXiv 2511.21140) demand.
 """
 
+import json
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import NormalDist
 from typing import NamedTuple
 
+from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 from scipy.stats import binomtest
 
+from bula.errors import UserError
 from bula.stats import Interval
 
 
@@ -27,12 +31,49 @@ class ErrorRates(NamedTuple):
     """Number of wrong answers."""
 
 
+class Agreement(BaseModel):
+    """What metrics/calibrate.json says about the scores of one part, accuracy or style."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    kappa: FiniteFloat
+    low: FiniteFloat
+    high: FiniteFloat
+    rates: ErrorRates | None
+
+
 class Corrected(NamedTuple):
     """A corrected rate with its interval."""
 
     rate: float
     low: float
     high: float
+
+
+def read_agreement(path: Path, part: str) -> Agreement:
+    """Return the agreement of one part, as the calibrate stage wrote it.
+
+    Raise UserError if the file is missing or lacks a figure.
+    """
+    fix = "run `dvc repro calibrate`"
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        rates = {name: figures.get(f"{part}_{name}") for name in ErrorRates._fields}
+        return Agreement(
+            kappa=figures[f"author_kappa_{part}"],
+            low=figures[f"author_kappa_{part}_low"],
+            high=figures[f"author_kappa_{part}_high"],
+            rates=None if None in rates.values() else ErrorRates(**rates),
+        )
+    except FileNotFoundError:
+        raise UserError(path, "the file does not exist", fix) from None
+    except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
+        raise UserError(path, f"the figures of {part} are missing or damaged", fix) from None
+
+
+def withheld_note(kappa: float, low: float, high: float) -> str:
+    """Return the text that a table shows in place of the scores of a weak judge."""
+    return f"withheld: kappa {kappa:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def wilson(successes: int, trials: int, confidence: float) -> Interval:

@@ -39,6 +39,7 @@ from bula.param_types import (
     GpuLayers,
     HubId,
     HubPart,
+    Kappa,
     LanguageCode,
     License,
     ModelName,
@@ -864,6 +865,8 @@ class Judge(Section):
     """OpenAI-compatible address; `local` starts a llama.cpp server for models/judge."""
     trustworthy: bool
     """Whether readers may trust this judge's scores; every metric of the judge records it."""
+    min_kappa: Kappa
+    """Smallest lower bound of the judge's kappa with which tables show its scores; -1 shows all."""
     items_per_set: Positive
     """Number of answers judged per validation set, the first in file order."""
     max_tokens: Positive

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bula.calibration import wilson
+from bula.calibration import error_rates, wilson
 from bula.errors import UserError, run_stage
 from bula.escaping import terminal
 from bula.judge_attacks import Attacked, attack_rows, read_attacks
@@ -93,21 +93,25 @@ def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str,
 
 
 def agreement(part: str, author: list[int], judge: list[int], params: Params) -> dict[str, Scalar]:
-    """Return kappa with its interval, and the share of equal scores.
+    """Return kappa with its interval, the share of equal scores, and the judge's error rates.
 
-    Kappa has quadratic weights, and pairs of scores are resampled for its interval.
+    Kappa has quadratic weights, and pairs of scores are resampled for its interval. Sensitivity
+    and specificity are about the highest score.
     """
     settings = params.calibrate
     low, high = bootstrap_kappa(
         author, judge, settings.resamples, settings.confidence, params.sampling_seed
     )
     equal = [float(a == b) for a, b in zip(author, judge, strict=True)]
+    rates = error_rates([a == HIGHEST for a in author], [b == HIGHEST for b in judge])
+    errors = {} if rates is None else rates._asdict()
     return {
         f"author_kappa_{part}": weighted_kappa(author, judge),
         f"author_kappa_{part}_low": low,
         f"author_kappa_{part}_high": high,
         f"{part}_equal_share": sum(equal) / len(equal),
         f"{part}_equal_stderr": standard_error(equal),
+        **{f"{part}_{name}": value for name, value in errors.items()},
     }
 
 

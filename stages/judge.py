@@ -12,17 +12,19 @@ from typing import Annotated
 
 import typer
 
+from bula.calibration import Agreement, correct_rate, read_agreement
 from bula.errors import run_stage
 from bula.escaping import terminal
 from bula.item_scores import AnswerRow, read_checked
 from bula.judging import count_failures, failure_note, verdicts_or_error
-from bula.params import Judge, load_params, variant_of
+from bula.params import Judge, Params, load_params, variant_of
 from bula.records import SET_NAMES, Row, write_rows
 from bula.reports import Scalar, write_metrics, write_plot
 from bula.stats import standard_error
 
 PARTS = ("accuracy", "style")
 SCORES = (1, 2, 3)
+CALIBRATION = Path("metrics/calibrate.json")
 
 
 def first_of_each_set(rows: list[AnswerRow], count: int) -> list[AnswerRow]:
@@ -72,6 +74,32 @@ def summarise(verdicts: list[Row], settings: Judge) -> dict[str, Scalar]:
     return metrics
 
 
+def calibrated(
+    verdicts: list[Row], part: str, agreement: Agreement, params: Params
+) -> dict[str, Scalar]:
+    """Return what calibration says about the scores of one part.
+
+    They are withheld from tables if the lower bound of kappa is below `judge.min_kappa`. The
+    corrected share of the highest score is absent if the judge is no better than a coin.
+    """
+    figures: dict[str, Scalar] = {
+        f"{part}_kappa": agreement.kappa,
+        f"{part}_kappa_low": agreement.low,
+        f"{part}_kappa_high": agreement.high,
+        f"{part}_withheld": agreement.low < params.judge.min_kappa,
+    }
+    scores = [row[part] for row in verdicts if "failed" not in row]
+    best = scores.count(SCORES[-1])
+    corrected = None
+    if agreement.rates is not None:
+        confidence = params.calibrate.confidence
+        corrected = correct_rate(best, len(scores), agreement.rates, confidence)
+    if corrected is not None:
+        for name, value in zip(("", "_low", "_high"), corrected, strict=True):
+            figures[f"{part}_3_corrected_share{name}"] = value
+    return figures
+
+
 def shares(figures: dict[str, Scalar]) -> list[dict[str, Scalar]]:
     """Return the rows of the plot: the share of each score."""
     rows: list[dict[str, Scalar]] = []
@@ -89,15 +117,19 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for verdicts.")] = Path("data/verdicts"),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/judge"),
     speed: Annotated[Path, typer.Option(help="Folder for speed.")] = Path("metrics/speed/judge"),
+    calibration: Annotated[Path, typer.Option(help="Metrics of calibrate.")] = CALIBRATION,
     plots: Annotated[Path, typer.Option(help="Folder for plots.")] = Path("plots/judge"),
 ) -> None:
     """Judge the answers of one variant."""
     params = load_params()
     variant_of(params, variant)
+    agreements = {part: read_agreement(calibration, part) for part in PARTS}
     read = read_checked(answers / f"{variant}.jsonl", f"generate@{variant}", AnswerRow)
     chosen = first_of_each_set(read, params.judge.items_per_set)
     judged = verdicts_or_error([to_judge(row) for row in chosen], params, judge)
     figures = summarise(judged.rows, params.judge)
+    for part, agreement in agreements.items():
+        figures |= calibrated(judged.rows, part, agreement, params)
     write_rows(out / f"{variant}.jsonl", judged.rows)
     write_metrics(metrics / f"{variant}.json", figures)
     write_metrics(speed / f"{variant}.json", judged.speed)

@@ -87,8 +87,21 @@ def verdict(accuracy: int, style: int) -> str:
     return json.dumps({"reason": "Correta.", "accuracy": accuracy, "style": style})
 
 
+def write_calibration(workspace: Path, **changes: Any) -> None:
+    """Write the figures that the judge stage needs from calibrate."""
+    figures: dict[str, Any] = {}
+    for part in ("accuracy", "style"):
+        figures[f"author_kappa_{part}"] = 0.5
+        figures[f"author_kappa_{part}_low"] = 0.3
+        figures[f"author_kappa_{part}_high"] = 0.7
+    path = workspace / "metrics/calibrate.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(figures | changes), encoding="utf-8")
+
+
 def point_to(workspace: Path, url: str) -> None:
     """Write params.yaml with the judge at `url`, called in sequence."""
+    write_calibration(workspace)
 
     def edit(params: dict[str, Any]) -> None:
         params["ingest"]["judge"] = {"kind": "api", "license": "terms"}

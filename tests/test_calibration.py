@@ -3,20 +3,19 @@
 import numpy as np
 import pytest
 
-from bula.calibration import Corrected, ErrorRates, correct_rate, error_rates, wilson
+from bula.calibration import ErrorRates, correct_rate, error_rates, wilson, withheld_note
 
 
 def test_wilson_by_hand() -> None:
     # z = 1.96: the centre of 8 of 10 is (8 + 1.92) / 13.84 = 0.7168.
-    low, high = wilson(8, 10, 0.95)
-    assert (low, high) == (pytest.approx(0.4902, abs=1e-4), pytest.approx(0.9433, abs=1e-4))
+    assert wilson(8, 10, 0.95) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert wilson(0, 5, 0.95)[0] == 0.0
 
 
 def test_error_rates_by_hand() -> None:
-    labels = [True, True, True, False, False]
-    judged = [True, True, False, False, True]
-    assert error_rates(labels, judged) == ErrorRates(pytest.approx(2 / 3), 3, 0.5, 2)
+    labels = [True, True, True, True, False, False]
+    judged = [True, True, True, False, False, True]
+    assert error_rates(labels, judged) == ErrorRates(0.75, 4, 0.5, 2)
     assert error_rates([True], [True]) is None
     assert error_rates([False], [True]) is None
 
@@ -37,10 +36,7 @@ def test_a_perfect_judge_with_many_labels_keeps_its_rate() -> None:
     found = correct_rate(60, 100, rates, 0.95)
     assert found is not None
     assert found.rate == pytest.approx(0.6)
-    assert (found.low, found.high) == (
-        pytest.approx(0.502, abs=2e-3),
-        pytest.approx(0.69, abs=2e-3),
-    )
+    assert (found.low, found.high) == pytest.approx((0.502, 0.69), abs=2e-3)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +57,7 @@ def test_a_judge_like_a_coin_corrects_nothing() -> None:
 def test_few_labels_tell_nothing() -> None:
     # One label of each kind: with pseudo-counts the judge is at 2/3, and the interval is wide.
     found = correct_rate(6, 10, ErrorRates(1.0, 1, 1.0, 1), 0.95)
-    assert found == Corrected(pytest.approx(0.6), 0.0, 1.0)
+    assert found == pytest.approx((0.6, 0.0, 1.0))
 
 
 @pytest.mark.parametrize("truth", [0.1, 0.5, 0.9])
@@ -81,3 +77,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(truth: float) -> None
         assert found is not None
         covered += found.low <= truth <= found.high
     assert 0.93 <= covered / 1000 <= 0.99
+
+
+def test_note_in_place_of_scores() -> None:
+    assert withheld_note(0.134, -0.19, 0.47) == "withheld: kappa 0.13 [-0.19, 0.47]"

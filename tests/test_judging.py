@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from bench.clones import edit_params
-from bula import gguf_export, judge_client, serving
+from bula import gguf_export, judge_client, judge_dialects, serving
 from bula.errors import UserError
 from bula.judge_ledger import ledger_key
 from bula.judge_prompt import as_data, to_messages, verdict_type
@@ -277,7 +277,7 @@ def test_unusual_control_token_of_the_judge_is_broken(
     write_model_with_token(tiny, ">>TITULO<<", workspace / "falcon")
     write_local_judge(workspace / "falcon", workspace)
     sent: list[str] = []
-    original = judge_client.to_request
+    original = judge_dialects.to_request
 
     def record(*arguments: Any) -> dict[str, Any]:
         request = original(*arguments)

@@ -92,8 +92,7 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_pipeline_writes_every_metrics_file_that_it_promises(repo: Path) -> None:
     metrics = repo / "metrics"
     written = sorted(str(path.relative_to(metrics)) for path in metrics.rglob("*.json"))
-    scored = ("benchmark", "generate", "judge", "likelihood", "rouge")
-    scored += ("speed/generate", "speed/judge")
+    scored = [*SCORING, "speed/generate", "speed/judge"]
     expected = [f"{stage}/{variant}.json" for stage in scored for variant in VARIANTS]
     assert written == sorted([*expected, *SINGLE_METRICS])
     assert leftovers(repo) == []
