@@ -1,4 +1,4 @@
-"""Read the test set of attacks on a judge, and recognise answers that look like one."""
+"""Read attacks on a judge, and recognise answers like them."""
 
 import re
 from collections.abc import Sequence

@@ -13,6 +13,7 @@ from bula.errors import UserError
 from bula.judge_dialects import FIRST, Dialect, find_verdict, next_dialect, to_request
 from bula.judge_limits import (
     UNUSED,
+    OutOfMoneyError,
     Pace,
     Reserve,
     Usage,
@@ -175,7 +176,13 @@ async def ask(client: openai.AsyncOpenAI, session: Session, messages: list[Messa
             return Outcome(Failure("ControlToken"), UNUSED)
         messages = plain
     for attempt in range(session.settings.retries + 1):
-        result = await _attempt(client, session, messages, used)
+        try:
+            result = await _attempt(client, session, messages, used)
+        except OutOfMoneyError:
+            if not used:
+                raise
+            # The requests before this one may be billed, so their usage must reach the ledger.
+            result = Failure("OutOfMoney", is_final=True)
         if isinstance(result, Verdict) or result.wait is None or session.stopped.is_set():
             break
         if attempt < session.settings.retries:

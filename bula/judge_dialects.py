@@ -1,4 +1,4 @@
-"""Find the request fields that a judge's server accepts, and read its verdicts.
+"""Find the fields that a judge accepts, and read its verdicts.
 
 Servers with OpenAI's API differ in the name of the token limit, in sampling fields, and in the ways
 to ask for JSON. A server refuses an unknown field with an error that names it. The fields that

@@ -1,4 +1,7 @@
-"""Show a server's own words about a failure, without keys and without the prompt."""
+"""Show a server's own words about a failure, without secrets.
+
+Keys and the words of the prompt are hidden.
+"""
 
 import re
 from typing import Any

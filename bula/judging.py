@@ -337,7 +337,7 @@ def _stop_if_hopeless(recent: deque[Outcome], settings: Judge) -> None:
     """Raise UserError if the last calls all failed, or if the account is empty."""
     failures = [outcome.result for outcome in recent if isinstance(outcome.result, Failure)]
     if failures and failures[-1] is recent[-1].result and failures[-1].is_final:
-        what = f"the account has no money left: {describe_failures(failures[-1:])}"
+        what = f"no money is left: {describe_failures(failures[-1:])}"
         raise _unusable(what, settings)
     if len(failures) == settings.stop_after_failures:
         what = f"{len(failures)} calls in a row failed: {describe_failures(failures)}"

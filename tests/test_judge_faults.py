@@ -111,7 +111,7 @@ def test_an_account_without_money_stops_at_once(
     _, server = api([verdict(3, 3), lambda request: (status, body)])
     set_judge(workspace, retries=5)
     message = (
-        r'no money left: InsufficientQuota 1 \(the server: "You exceeded your current quota"\)'
+        r'no money is left: InsufficientQuota 1 \(the server: "You exceeded your current quota"\)'
     )
     with pytest.raises(UserError, match=message):
         judge_or_error(with_answers(30))

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 
 from bench.clones import ROOT, edit_params
+from bula import judge_client
 from bula.errors import UserError
+from bula.judge_dialects import FIRST, to_request
 from bula.judge_ledger import LEDGER, read_ledger
 from bula.judge_limits import (
     FRAME_TOKENS,
@@ -22,6 +24,7 @@ from bula.judge_limits import (
     total,
     worst_case,
 )
+from bula.judge_prompt import to_messages
 from bula.judging import judge_rows
 from bula.params import Judge, load_params
 from tests.judge_server import StartJudge, completion, verdict
@@ -140,6 +143,21 @@ def test_stage_stops_before_the_money_runs_out(api: StartJudge, workspace: Path)
     with pytest.raises(UserError, match=r"judge\.max_usd"):
         judge_rows(with_answers(400), load_params(), Path("models/judge"))
     assert len(server.requests) == sent
+
+
+def test_cost_of_a_cut_call_counts_when_its_repetition_is_too_expensive(
+    api: StartJudge, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(judge_client, "FIRST_WAIT", 0.001)
+    params, server = api([None])
+    request = to_request(params.judge, to_messages(with_answers(1)[0]), FIRST)
+    worst = worst_case(request, params.judge)
+    limits = {**PRICES, "max_usd": 1.5 * to_usd(worst, limited()), "retries": 3}
+    edit_params(workspace / "params.yaml", lambda params: params["judge"].update(limits))
+    with pytest.raises(UserError, match=r"no money is left: OutOfMoney 1\."):
+        judge_rows(with_answers(1), load_params(), Path("models/judge"))
+    assert len(server.requests) == 1
+    assert read_ledger(LEDGER, "judge-1").spent == worst
 
 
 def test_speed_has_the_tokens_and_the_money(api: StartJudge, workspace: Path) -> None:
