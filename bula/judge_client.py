@@ -204,6 +204,9 @@ async def _attempt(
         request = to_request(settings, messages, dialect)
         worst = worst_case(request, settings)
         await session.pace(likely_tokens(request, settings))
+        if session.stopped.is_set():
+            # Other calls ended the run while this one waited for its turn.
+            return Failure("Stopped")
         async with session.reserve(worst) as charge:
             result, usage = await _send(client, settings, request)
             used.append(worst if usage is None else usage)

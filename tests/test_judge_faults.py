@@ -95,6 +95,17 @@ def test_failures_in_a_row_stop_the_stage_and_keep_its_verdicts(
     assert judge_or_error(with_answers(40)).speed["known"] == 5
 
 
+def test_calls_that_wait_for_their_turn_are_not_sent_after_the_stop(
+    api: StartJudge, workspace: Path
+) -> None:
+    _, server = api([verdict(3, 3), 403])
+    # 50 ms lie between two requests, and 20 calls wait at the same time.
+    set_judge(workspace, stop_after_failures=1, parallel=20, requests_per_minute=1200)
+    with pytest.raises(UserError, match="1 calls in a row failed"):
+        judge_or_error(with_answers(40))
+    assert len(server.requests) <= 4
+
+
 def test_single_failures_between_verdicts_do_not_stop_the_stage(
     api: StartJudge, workspace: Path
 ) -> None:
