@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx2
 import openai
@@ -10,9 +10,32 @@ from pydantic import BaseModel, Field, ValidationError
 
 from bula.api_keys import LOCAL_KEY, LOOPBACK, hide, host_of, keep_plain_headers
 from bula.errors import UserError
+from bula.judge_dialects import FIRST, Dialect, find_verdict, next_dialect, to_request
+from bula.judge_limits import (
+    UNUSED,
+    OutOfMoneyError,
+    Pace,
+    Reserve,
+    Usage,
+    likely_tokens,
+    total,
+    worst_case,
+)
 from bula.judge_prompt import Message, Verdict, verdict_type
+from bula.judge_words import server_words
 from bula.params import Judge
 from bula.serving import Endpoint
+
+ADDRESS = "/chat/completions"
+PAYMENT_REQUIRED = 402
+# Statuses below 500 after which a call may succeed: timeout, conflict, rate limit.
+REPEATABLE = (408, 409, 429)
+# Errors of a request that may name a field.
+REFUSED_FIELDS = ("BadRequestError", "UnprocessableEntityError")
+# Seconds before the first repetition; each further wait is twice as long.
+FIRST_WAIT = 0.5
+# A server may ask for a wait of any length.
+LONGEST_WAIT = 60.0
 
 
 class ReplyMessage(BaseModel):
@@ -28,10 +51,27 @@ class Choice(BaseModel):
     message: ReplyMessage
 
 
+class ReplyUsage(BaseModel):
+    """The tokens that the server bills."""
+
+    prompt_tokens: int = Field(ge=0)
+    completion_tokens: int = Field(ge=0)
+
+
 class Reply(BaseModel):
     """The part of a chat completion that is used."""
 
     choices: list[Choice] = Field(min_length=1)
+    usage: Any = None
+
+    @property
+    def used(self) -> Usage | None:
+        """Return the usage, or None if the server names none."""
+        try:
+            usage = ReplyUsage.model_validate(self.usage)
+        except ValidationError:
+            return None
+        return Usage(usage.prompt_tokens, usage.completion_tokens)
 
 
 class BoundedStream(httpx2.AsyncByteStream):
@@ -72,8 +112,12 @@ def connect(endpoint: Endpoint, settings: Judge) -> openai.AsyncOpenAI:
         response.headers.pop("content-encoding", None)
         response.stream = BoundedStream(response.stream, settings.max_reply_bytes)
 
+    connections = httpx2.Limits(
+        max_connections=settings.parallel, max_keepalive_connections=settings.parallel
+    )
     http = openai.DefaultAsyncHttpxClient(
         timeout=settings.timeout_seconds,
+        limits=connections,
         follow_redirects=False,
         trust_env=host not in LOOPBACK,
         event_hooks={"request": [before_request], "response": [after_response]},
@@ -81,109 +125,216 @@ def connect(endpoint: Endpoint, settings: Judge) -> openai.AsyncOpenAI:
     return openai.AsyncOpenAI(
         base_url=endpoint.url,
         api_key=endpoint.key,
-        max_retries=settings.retries,
+        # ask() repeats a call, because each repetition counts against the limits.
+        max_retries=0,
         http_client=http,
         default_headers={"Accept-Encoding": "identity"},
     )
 
 
-async def ask(
-    client: openai.AsyncOpenAI, settings: Judge, messages: list[Message]
-) -> Verdict | str:
-    """Return the verdict on one prompt, or the name of the failure.
+class Session(NamedTuple):
+    """What all calls of one run share."""
 
-    Raise UserError for a failure that every later call would share. An error contains no text of
-    the server, which may repeat the key or the prompt.
+    settings: Judge
+    pace: Pace
+    reserve: Reserve
+    stopped: asyncio.Event
+    """Set when no further call may be sent."""
+    dialects: list[Dialect]
+    """Dialects that worked, the current one last; empty before the first reply."""
+
+
+class Failure(NamedTuple):
+    """Why a call has no verdict."""
+
+    reason: str
+    words: str = ""
+    """The server's own words, masked."""
+    wait: float | None = None
+    """Seconds until the call may be repeated; None if repeating does not help."""
+    is_final: bool = False
+    """Whether every later call would fail too."""
+
+
+class Outcome(NamedTuple):
+    """The end of one call, with all its repetitions."""
+
+    result: Verdict | Failure
+    usage: Usage
+
+
+async def ask(client: openai.AsyncOpenAI, session: Session, messages: list[Message]) -> Outcome:
+    """Return the verdict on one prompt, or its failure.
+
+    Raise UserError for a failure that every later call would share, and OutOfMoneyError if the
+    call could exceed `judge.max_usd`.
     """
+    used: list[Usage] = []
+    if session.settings.base_url == "local":
+        plain = await _without_control_tokens(client, messages)
+        if plain is None:
+            return Outcome(Failure("ControlToken"), UNUSED)
+        messages = plain
+    for attempt in range(session.settings.retries + 1):
+        try:
+            result = await _attempt(client, session, messages, used)
+        except OutOfMoneyError:
+            if not used:
+                raise
+            # The requests before this one may be billed, so their usage must reach the ledger.
+            result = Failure("OutOfMoney", is_final=True)
+        if isinstance(result, Verdict) or result.wait is None or session.stopped.is_set():
+            break
+        if attempt < session.settings.retries:
+            await asyncio.sleep(max(result.wait, FIRST_WAIT * 2**attempt))
+    return Outcome(result, total(used))
+
+
+async def _attempt(
+    client: openai.AsyncOpenAI, session: Session, messages: list[Message], used: list[Usage]
+) -> Verdict | Failure:
+    """Send a prompt within the limits, and append the usage of each request to `used`.
+
+    A request that the server refuses because of a field is sent again without this field.
+    """
+    settings = session.settings
+    dialect = session.dialects[-1] if session.dialects else FIRST
+    tried = []
+    while True:
+        request = to_request(settings, messages, dialect)
+        worst = worst_case(request, settings)
+        await session.pace(likely_tokens(request, settings))
+        if session.stopped.is_set():
+            # Other calls ended the run while this one waited for its turn.
+            return Failure("Stopped")
+        async with session.reserve(worst) as charge:
+            result, usage = await _send(client, settings, request)
+            used.append(worst if usage is None else usage)
+            charge(used[-1])
+        tried.append(dialect)
+        if isinstance(result, Failure) and result.reason in REFUSED_FIELDS:
+            other = next_dialect(dialect, result.words)
+            if other is not None and other not in tried:
+                dialect = other
+                continue
+        if isinstance(result, Verdict) and dialect not in session.dialects[-1:]:
+            session.dialects.append(dialect)
+        return result
+
+
+async def _send(
+    client: openai.AsyncOpenAI, settings: Judge, request: dict[str, Any]
+) -> tuple[Verdict | Failure, Usage | None]:
+    """Return the result of one request, and its usage if that is known."""
     try:
         async with asyncio.timeout(settings.timeout_seconds):
-            return await _ask(client, settings, messages)
+            # The client's typed method would walk through every field of the request.
+            reply = await client.post(ADDRESS, cast_to=httpx2.Response, body=request)
     except (TimeoutError, openai.APITimeoutError):
-        return "Timeout"
+        return Failure("Timeout"), None
     except openai.AuthenticationError:
         raise _key_refused(client) from None
     except openai.APIStatusError as error:
         if 300 <= error.status_code < 400:
             raise _redirected(client, error.status_code) from None
-        return type(error).__name__
+        return _status_failure(error, client.api_key, request["messages"]), UNUSED
     except openai.APIConnectionError as error:
         if settings.base_url == "local":
             # The judge's own process stopped, and serve_llama_cpp reports why.
             raise
-        return type(error).__name__
+        return Failure(type(error).__name__, wait=FIRST_WAIT), None
+    return _read_reply(reply.content, settings, client.api_key)
 
 
-async def _ask(
-    client: openai.AsyncOpenAI, settings: Judge, messages: list[Message]
-) -> Verdict | str:
-    """Return the verdict on one prompt, or the name of the failure.
+async def _without_control_tokens(
+    client: openai.AsyncOpenAI, messages: list[Message]
+) -> list[Message] | None:
+    """Return messages in which llama.cpp reads no control token of its own vocabulary.
 
-    Errors of the client pass through.
+    A space breaks each token after its first character, as in bula.judge_prompt. The result is
+    None if a token remains.
     """
-    if settings.base_url == "local" and await _has_control_token(client, messages):
-        return "ControlToken"
-    request = to_request(settings, messages)
-    reply = await client.chat.completions.with_raw_response.create(**request)
-    verdict = _read_reply(reply.content, settings)
-    if isinstance(verdict, Verdict):
-        verdict.reason = hide(verdict.reason, client.api_key)
-    return verdict
-
-
-def to_request(settings: Judge, messages: list[Message]) -> dict[str, Any]:
-    """Return the arguments of one call.
-
-    OpenAI's API and llama.cpp both accept them.
-    """
-    schema = {
-        "name": "Verdict",
-        "strict": True,
-        "schema": verdict_type(settings).model_json_schema(),
-    }
-    return {
-        "model": settings.model,
-        "messages": messages,
-        "response_format": {"type": "json_schema", "json_schema": schema},
-        "max_tokens": settings.max_tokens,
-        "temperature": 0,
-        "seed": 0,
-    }
-
-
-async def _has_control_token(client: openai.AsyncOpenAI, messages: list[Message]) -> bool:
-    """Return whether llama.cpp would read a control token in a message."""
+    found = []
     for message in messages:
-        as_text = await _tokenize(client, message["content"], parse_special=False)
-        as_prompt = await _tokenize(client, message["content"], parse_special=True)
-        if as_text != as_prompt:
-            return True
-    return False
+        content = message["content"]
+        for token in await _control_tokens(client, content):
+            content = content.replace(token, f"{token[0]} {token[1:]}")
+        if await _control_tokens(client, content):
+            return None
+        found.append(message | {"content": content})
+    return found
+
+
+async def _control_tokens(client: openai.AsyncOpenAI, text: str) -> list[str]:
+    """Return the control tokens that llama.cpp would read in a text."""
+    as_text = await _tokenize(client, text, parse_special=False)
+    as_prompt = await _tokenize(client, text, parse_special=True)
+    if as_text == as_prompt:
+        return []
+    special = []
+    for piece in sorted(_pieces(as_prompt) - _pieces(as_text)):
+        alone = await _tokenize(client, piece, parse_special=False)
+        if alone != await _tokenize(client, piece, parse_special=True):
+            special.append(piece)
+    return special or [text]
+
+
+def _pieces(tokens: Any) -> set[str]:
+    """Return the texts of tokens; llama.cpp writes a part of a character as numbers."""
+    return {token["piece"] for token in tokens if isinstance(token["piece"], str)}
 
 
 async def _tokenize(client: openai.AsyncOpenAI, text: str, *, parse_special: bool) -> Any:
-    """Return the tokens of a text, by llama.cpp's own API."""
+    """Return the tokens of a text with their pieces, by llama.cpp's own API."""
     address = f"{str(client.base_url).removesuffix('/v1/')}/tokenize"
-    body = {"content": text, "parse_special": parse_special}
+    body = {"content": text, "parse_special": parse_special, "with_pieces": True}
     reply: Any = await client.post(address, cast_to=object, body=body)
     return reply["tokens"]
 
 
-def _read_reply(content: bytes, settings: Judge) -> Verdict | str:
-    """Return the verdict in a chat completion, or the failure's name."""
+def _read_reply(
+    content: bytes, settings: Judge, key: str
+) -> tuple[Verdict | Failure, Usage | None]:
+    """Return the result in a chat completion, and its usage if the server names it."""
     if len(content) > settings.max_reply_bytes:
-        return "ReplyTooLong"
+        return Failure("ReplyTooLong"), None
     try:
-        choice = Reply.model_validate_json(content).choices[0]
+        reply = Reply.model_validate_json(content)
     except ValidationError:
-        return "InvalidReply"
+        return Failure("InvalidReply"), None
+    return _read_choice(reply.choices[0], settings, key), reply.used
+
+
+def _read_choice(choice: Choice, settings: Judge, key: str) -> Verdict | Failure:
+    """Return the verdict in one reply of the judge, or its failure."""
     if choice.finish_reason == "length":
-        return "LengthFinishReasonError"
+        return Failure("LengthFinishReasonError")
     if choice.message.content is None:
-        return "Refusal"
+        return Failure("Refusal")
+    verdict = find_verdict(choice.message.content, verdict_type(settings))
+    if verdict is None:
+        return Failure("ValidationError")
+    return verdict.model_copy(update={"reason": hide(verdict.reason, key)})
+
+
+def _status_failure(error: openai.APIStatusError, key: str, messages: list[Message]) -> Failure:
+    """Return the failure of a reply with an HTTP status of an error."""
+    status = error.status_code
+    words = server_words(error.body, key, messages)
+    if status == PAYMENT_REQUIRED or error.code == "insufficient_quota":
+        return Failure("InsufficientQuota", words, is_final=True)
+    can_repeat = status in REPEATABLE or status >= 500
+    reason = f"HTTP{status}" if type(error) is openai.APIStatusError else type(error).__name__
+    return Failure(reason, words, wait=_retry_after(error) if can_repeat else None)
+
+
+def _retry_after(error: openai.APIStatusError) -> float:
+    """Return the seconds that a server asks to wait, at most LONGEST_WAIT."""
     try:
-        return verdict_type(settings).model_validate_json(choice.message.content)
-    except ValidationError:
-        return "ValidationError"
+        seconds = float(error.response.headers.get("retry-after", ""))
+    except ValueError:
+        return FIRST_WAIT
+    return min(max(seconds, FIRST_WAIT), LONGEST_WAIT)
 
 
 def _key_refused(client: openai.AsyncOpenAI) -> UserError:

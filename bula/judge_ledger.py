@@ -1,62 +1,228 @@
-"""Store each verdict in a ledger, so no call is paid twice."""
+"""Store each verdict in a ledger, so no call is paid twice.
 
+Two files lie side by side: verdicts, and the cost of calls that failed. A failure is never read as
+a verdict, so a later run asks again.
+"""
+
+import asyncio
 import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ValidationError, model_validator
 
-from bula.errors import UserError
 from bula.files import sha256_values
-from bula.judge_prompt import Message, Verdict, verdict_type
+from bula.judge_limits import UNUSED, Usage
+from bula.judge_prompt import Message, Verdict, verdict_schema
 from bula.params import Judge
-from bula.records import append_row
+from bula.records import Row, json_line
 
 LEDGER = Path(".bula/ledger.jsonl")
+FAILURES = "judge_failures.jsonl"
+DIALECTS = "judge_dialects.json"
+VERSION = 2
+
+Verdicts = dict[str, Verdict]
+Write = Callable[[Path, Row], None]
 
 
 class Entry(BaseModel):
-    """The fields of a ledger line that a later run needs."""
+    """The fields of a ledger line that a later run needs.
+
+    Lines of version 1 have neither a version nor a usage, and keys of `earlier_key`.
+    """
+
+    version: Literal[1, 2] = 1
+    key: str
+    judge: str
+    verdict: Verdict
+    usage: Usage = UNUSED
+
+
+class FailedCall(BaseModel):
+    """The cost of a call without a verdict."""
+
+    judge: str
+    usage: Usage
+
+
+class PulledVerdict(BaseModel):
+    """The fields of a row of data/verdicts that form a verdict."""
 
     key: str
-    verdict: Verdict
+    reason: str
+    accuracy: Literal[1, 2, 3]
+    style: Literal[1, 2, 3]
+
+    @model_validator(mode="after")
+    def _has_reason(self) -> Self:
+        if not self.reason:
+            raise ValueError("the verdict has no reason")
+        return self
+
+
+class Known(NamedTuple):
+    """What earlier runs left in the ledger."""
+
+    verdicts: Verdicts
+    """Verdicts by key."""
+    spent: Usage
+    """Tokens of all recorded calls to this judge."""
+    skipped: int
+    """Lines that could not be read."""
 
 
 def ledger_key(identity: str, messages: list[Message], settings: Judge) -> str:
-    """Return the hash of everything that influences a verdict.
+    """Return the hash of everything that shapes a verdict, and of nothing else.
 
-    `identity` is the URL of the judge or the hash of its model file.
+    `identity` is the hash of a local judge's model file, or an empty text. The address of a server
+    and the token limit do not shape a verdict: a reply that the limit cuts is no verdict.
     """
-    schema = verdict_type(settings).model_json_schema()
+    schema = verdict_schema(settings)
+    return sha256_values(VERSION, identity, settings.model, messages, schema)
+
+
+def earlier_key(identity: str, messages: list[Message], settings: Judge) -> str:
+    """Return the key of ledger version 1.
+
+    `identity` is the address of the judge or the hash of its model file.
+    """
+    schema = verdict_schema(settings)
     return sha256_values(identity, settings.model, settings.max_tokens, messages, schema)
 
 
-def append_verdict(path: Path, key: str, judge: str, verdict: Verdict) -> None:
-    """Append one verdict to the ledger."""
-    append_row(path, {"key": key, "judge": judge, "verdict": verdict.model_dump()})
+def verdict_line(key: str, judge: str, verdict: Verdict, usage: Usage) -> Row:
+    """Return the ledger line of one verdict."""
+    return {
+        "version": VERSION,
+        "key": key,
+        "judge": judge,
+        "verdict": verdict.model_dump(),
+        "usage": usage,
+    }
 
 
-def read_ledger(path: Path) -> dict[str, Verdict]:
-    """Return the verdicts in the ledger by key.
+def failure_line(key: str, judge: str, reason: str, usage: Usage) -> Row:
+    """Return the line of one failed call, without any text of the server."""
+    return {"version": VERSION, "key": key, "judge": judge, "failed": reason, "usage": usage}
 
-    A last line that a full disk cut short is removed. Raise UserError if another line is damaged.
+
+def read_ledger(path: Path, judge: str) -> Known:
+    """Return what the ledger knows.
+
+    Lines that are damaged or of another schema are skipped and counted. The spent tokens are those
+    of `judge`.
     """
-    if not path.exists():
-        return {}
-    *lines, incomplete = path.read_bytes().split(b"\n")
-    if incomplete:
-        os.truncate(path, path.stat().st_size - len(incomplete))
     verdicts = {}
-    for number, line in enumerate(lines, start=1):
-        entry = _read_entry(f"{path}:{number}", line)
+    spent = UNUSED
+    skipped = 0
+    for line in _read_lines(path):
+        try:
+            entry = Entry.model_validate_json(line)
+        except ValidationError:
+            skipped += 1
+            continue
         verdicts[entry.key] = entry.verdict
+        if entry.judge == judge:
+            spent = _add(spent, entry.usage)
+    return Known(verdicts, _add(spent, _read_failures(path.with_name(FAILURES), judge)), skipped)
+
+
+def _add(first: Usage, second: Usage) -> Usage:
+    """Return the sum of two usages."""
+    return Usage(
+        first.input_tokens + second.input_tokens, first.output_tokens + second.output_tokens
+    )
+
+
+def _read_failures(path: Path, judge: str) -> Usage:
+    """Return the tokens of all failed calls to a judge."""
+    spent = UNUSED
+    for line in _read_lines(path):
+        try:
+            call = FailedCall.model_validate_json(line)
+        except ValidationError:
+            continue
+        if call.judge == judge:
+            spent = _add(spent, call.usage)
+    return spent
+
+
+def _read_lines(path: Path) -> list[bytes]:
+    """Return the lines of a file; a missing file has none."""
+    if not path.exists():
+        return []
+    return path.read_bytes().splitlines()
+
+
+def read_pulled(folder: Path) -> Verdicts:
+    """Return the verdicts in the pipeline's outputs, which another machine may have paid.
+
+    Rows without a verdict are skipped: failed calls, and rows of earlier versions.
+    """
+    verdicts = {}
+    for path in sorted(folder.glob("*.jsonl")):
+        for line in _read_lines(path):
+            try:
+                row = PulledVerdict.model_validate_json(line)
+            except ValidationError:
+                continue
+            verdicts[row.key] = Verdict(reason=row.reason, accuracy=row.accuracy, style=row.style)
     return verdicts
 
 
-def _read_entry(where: str, line: bytes) -> Entry:
-    """Return one line of the ledger as its type."""
+@asynccontextmanager
+async def ledger_writer() -> AsyncIterator[Write]:
+    """Yield a function that appends a line to a file without blocking the calls.
+
+    A thread writes and fsyncs the lines that have arrived. All lines are on the disk when the
+    block ends. A failed write is raised by the next line, so that no further call is paid.
+    """
+    queue: asyncio.Queue[tuple[Path, Row] | None] = asyncio.Queue()
+    writing = asyncio.create_task(_write_lines(queue))
+
+    def write(path: Path, row: Row) -> None:
+        if writing.done():
+            writing.result()
+        queue.put_nowait((path, row))
+
     try:
-        return Entry.model_validate_json(line)
-    except ValidationError:
-        what = "this line contains no verdict"
-        fix = "delete the line; its verdict will be requested again"
-        raise UserError(where, what, fix) from None
+        yield write
+    finally:
+        queue.put_nowait(None)
+        await writing
+
+
+async def _write_lines(queue: "asyncio.Queue[tuple[Path, Row] | None]") -> None:
+    """Write the lines of a queue until it contains None."""
+    ended = False
+    while not ended:
+        items = [await queue.get()]
+        while not queue.empty():
+            items.append(queue.get_nowait())
+        ended = None in items
+        by_path: dict[Path, list[Row]] = {}
+        for item in items:
+            if item is not None:
+                by_path.setdefault(item[0], []).append(item[1])
+        for path, rows in by_path.items():
+            await asyncio.to_thread(append_rows, path, rows)
+
+
+def append_rows(path: Path, rows: list[Row]) -> None:
+    """Append objects to a JSON Lines file in one write, and fsync it.
+
+    A last line that a full disk cut short is ended first, so that it damages no further line.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = "".join(json_line(row) for row in rows)
+    with path.open("a+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size:
+            file.seek(size - 1)
+            if file.read(1) != b"\n":
+                text = "\n" + text
+        file.write(text.encode())
+        os.fsync(file.fileno())

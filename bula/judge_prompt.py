@@ -4,8 +4,9 @@ Both are part of every ledger key: if one changes, every verdict is requested an
 """
 
 import re
+from functools import cache
 from hashlib import sha256
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
@@ -62,8 +63,25 @@ def verdict_type(settings: Judge) -> type[Verdict]:
     """
     if settings.base_url != "local":
         return Verdict
-    reason = Field(max_length=settings.reason_characters)
+    return _limited_verdict(settings.reason_characters)
+
+
+@cache
+def _limited_verdict(characters: int) -> type[Verdict]:
+    """Return the type of verdicts whose reason has a limit."""
+    reason = Field(max_length=characters)
     return create_model("Verdict", __base__=Verdict, reason=(str, reason))
+
+
+def verdict_schema(settings: Judge) -> dict[str, Any]:
+    """Return the JSON schema that the judge must follow."""
+    return _schema_of(verdict_type(settings))
+
+
+@cache
+def _schema_of(kind: type[Verdict]) -> dict[str, Any]:
+    """Return the JSON schema of a type; making it takes longer than the rest of a call."""
+    return kind.model_json_schema()
 
 
 def to_messages(row: Row) -> list[Message]:

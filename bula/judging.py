@@ -1,85 +1,206 @@
 """Ask an LLM judge about rows, and return one verdict per row."""
 
 import asyncio
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import openai
 from tqdm import tqdm
 
 from bula.api_keys import key_for
 from bula.errors import UserError
 from bula.files import sha256_file
-from bula.judge_client import ask, connect
-from bula.judge_ledger import LEDGER, append_verdict, ledger_key, read_ledger
+from bula.judge_attacks import looks_like_attack
+from bula.judge_client import Failure, Outcome, Session, ask, connect
+from bula.judge_dialects import FIRST, read_dialect, record_dialect, to_request
+from bula.judge_ledger import (
+    DIALECTS,
+    FAILURES,
+    LEDGER,
+    Known,
+    earlier_key,
+    failure_line,
+    ledger_key,
+    ledger_writer,
+    read_ledger,
+    read_pulled,
+    verdict_line,
+)
+from bula.judge_limits import (
+    OutOfMoneyError,
+    likely_tokens,
+    make_budget,
+    make_pace,
+    to_usd,
+    total,
+)
 from bula.judge_prompt import Message, Verdict, to_messages
 from bula.params import Judge, Params
 from bula.privacy import find_personal_data, redact
 from bula.records import Row
+from bula.reports import Scalar
 from bula.serving import Endpoint, Placement, serve_llama_cpp
 
 # Messages by the ledger key of their verdict.
 Prompts = dict[str, list[Message]]
-# Verdicts, or the names of failures, by ledger key.
-Results = dict[str, Verdict | str]
+# Verdicts or failures by ledger key.
+Results = dict[str, Verdict | Failure]
+# Prompts that wait for a call.
+Todo = deque[tuple[str, list[Message]]]
+Receive = Callable[[str, Outcome], None]
 
+VERDICTS = Path("data/verdicts")
 # Enough for the rubric, three texts of 110 words and the verdict, in an English vocabulary.
 CONTEXT_TOKENS = 2048
-# Failures that probably repeat with every later call.
-PERSISTENT_FAILURES = {"APIConnectionError", "PermissionDeniedError", "NotFoundError"}
-# A run stops after this many persistent failures without a verdict.
-CALLS_BEFORE_STOP = 10
+# An answer without a letter needs no judge.
+EMPTY = Verdict(reason="A resposta está vazia.", accuracy=1, style=1)
+KEPT = "the verdicts so far are kept, and a later run asks only for the rest"
 
 
-def verdicts_or_error(rows: list[Row], params: Params, folder: Path) -> list[Row]:
+class Judged(NamedTuple):
+    """The verdict rows, and what the calls took."""
+
+    rows: list[Row]
+    failures: list[Failure]
+    speed: dict[str, Scalar]
+    """Figures that two runs cannot repeat, for metrics/speed."""
+
+
+def verdicts_or_error(rows: list[Row], params: Params, folder: Path) -> Judged:
     """Return one verdict row per row.
 
-    Raise UserError if every call failed.
+    Raise UserError if the share of failed calls exceeds `judge.max_failed_share`, so that no mean
+    of the other verdicts is written.
     """
-    verdicts = judge_rows(rows, params, folder)
-    if all("failed" in verdict for verdict in verdicts):
-        what = f"all {len(verdicts)} calls failed ({verdicts[0]['failed']})"
+    judged = judge_rows(rows, params, folder)
+    failed = sum("failed" in row for row in judged.rows)
+    if failed and failed >= len(rows):
+        what = f"all {len(rows)} calls failed: {describe_failures(judged.failures)}"
         raise _unusable(what, params.judge)
-    return verdicts
+    if failed / len(rows) > params.judge.max_failed_share:
+        what = (
+            f"{failed} of {len(rows)} calls failed, more than judge.max_failed_share allows: "
+            f"{describe_failures(judged.failures)}"
+        )
+        raise _unusable(what, params.judge)
+    return judged
 
 
-def judge_rows(rows: list[Row], params: Params, folder: Path, ledger: Path = LEDGER) -> list[Row]:
+def describe_failures(failures: list[Failure]) -> str:
+    """Return the number of failures by reason, with an example of the server's words."""
+    counts = Counter(failure.reason for failure in failures)
+    parts = []
+    for reason, count in counts.most_common():
+        said = [failure.words for failure in failures if failure.reason == reason]
+        words = next(filter(None, said), "")
+        example = f' (the server: "{words}")' if words else ""
+        parts.append(f"{reason} {count}{example}")
+    return ", ".join(parts)
+
+
+def count_failures(verdicts: list[Row]) -> dict[str, int]:
+    """Return the number of failed calls by reason, as keys of the metrics."""
+    counts = Counter(row["failed"] for row in verdicts if "failed" in row)
+    return {f"failed_{reason}": count for reason, count in counts.items()}
+
+
+def failure_note(failures: list[Failure]) -> str:
+    """Return the end of a stage's last line: the failed calls, if there are any."""
+    return f". Failed calls: {describe_failures(failures)}" if failures else ""
+
+
+def judge_rows(
+    rows: list[Row],
+    params: Params,
+    folder: Path,
+    ledger: Path = LEDGER,
+    pulled: Path = VERDICTS,
+) -> Judged:
     """Return one verdict row per row (id, split, question, reference, answer).
 
-    A verdict row contains the scores, or `failed` with the reason. Equal prompts are sent once.
-    `folder` contains the local judge. Raise UserError if the judge cannot be used.
+    A verdict row contains the scores, or `failed` with the reason. Equal prompts are sent once,
+    and empty answers never. `folder` contains the local judge, and `pulled` the outputs of earlier
+    runs. Raise UserError if the judge cannot be used.
     """
-    known = read_ledger(ledger)
-    with _endpoints(params.judge, folder) as (endpoints, identity):
-        keys = []
-        prompts = {}
-        for row in rows:
-            messages = to_messages(row)
-            key = ledger_key(identity, messages, params.judge)
-            keys.append(key)
-            prompts[key] = messages
-        found: Results = {key: known[key] for key in prompts if key in known}
-        new = {key: messages for key, messages in prompts.items() if key not in known}
-
-        def keep(key: str, verdict: Verdict) -> None:
-            append_verdict(ledger, key, params.judge.model, verdict)
-
-        trusted = bool(found)
-        answered = asyncio.run(_ask_all(endpoints, new, params.judge, keep, trusted=trusted))
-    results = found | answered
-    return [
-        _verdict_row(row, results[key], params.judge.model)
+    settings = params.judge
+    known = read_ledger(ledger, settings.model)
+    with _endpoints(settings, folder) as (endpoints, identity):
+        prompts, keys = _prompts(rows, settings, identity)
+        found = _look_up(prompts, known, read_pulled(pulled), settings, identity)
+        new = {key: messages for key, messages in prompts.items() if key not in found}
+        started = time.perf_counter()
+        answered = asyncio.run(_ask_all(endpoints, new, settings, known, ledger))
+        seconds = time.perf_counter() - started
+    results = found | {key: outcome.result for key, outcome in answered.items()}
+    written = [
+        _verdict_row(row, key, results[key] if key else EMPTY, settings.model)
         for row, key in zip(rows, keys, strict=True)
     ]
+    failures = [result for key in keys if isinstance(result := results.get(key), Failure)]
+    speed = _speed(list(answered.values()), known, seconds, settings)
+    return Judged(written, failures, {**speed, "known": len(found)})
+
+
+def _prompts(rows: list[Row], settings: Judge, identity: str) -> tuple[Prompts, list[str]]:
+    """Return the prompts by key, and the key of each row; an empty answer has no key."""
+    prompts = {}
+    keys = []
+    for row in rows:
+        if not row["answer"].strip():
+            keys.append("")
+            continue
+        messages = to_messages(row)
+        key = ledger_key(identity, messages, settings)
+        keys.append(key)
+        prompts[key] = messages
+    return prompts, keys
+
+
+def _look_up(
+    prompts: Prompts,
+    known: Known,
+    pulled: dict[str, Verdict],
+    settings: Judge,
+    identity: str,
+) -> Results:
+    """Return the verdicts that need no call: from the ledger, or from pulled outputs."""
+    found: Results = {}
+    for key, messages in prompts.items():
+        earlier = earlier_key(identity or settings.base_url, messages, settings)
+        verdict = known.verdicts.get(key) or known.verdicts.get(earlier) or pulled.get(key)
+        if verdict is not None:
+            found[key] = verdict
+    return found
+
+
+def _speed(
+    outcomes: list[Outcome], known: Known, seconds: float, settings: Judge
+) -> dict[str, Scalar]:
+    """Return the figures of the calls, which differ between runs."""
+    usage = total([outcome.usage for outcome in outcomes])
+    all_runs = total([known.spent, usage])
+    return {
+        "seconds": seconds,
+        "calls": len(outcomes),
+        "calls_per_second": len(outcomes) / seconds,
+        "input_tokens": usage.input_tokens,
+        "output_tokens": usage.output_tokens,
+        "usd": to_usd(usage, settings),
+        "usd_all_runs": to_usd(all_runs, settings),
+        "ledger_lines_skipped": known.skipped,
+    }
 
 
 @contextmanager
 def _endpoints(settings: Judge, folder: Path) -> Iterator[tuple[list[Endpoint], str]]:
     """Yield the endpoints and the identity of the judge.
 
-    The identity is the URL, or the hash of a local judge's model file.
+    The identity is the hash of a local judge's model file, or an empty text. Each server of a local
+    judge answers one prompt at a time.
     """
     if settings.base_url == "local":
         file = folder / "judge.gguf"
@@ -89,64 +210,101 @@ def _endpoints(settings: Judge, folder: Path) -> Iterator[tuple[list[Endpoint], 
         ) as endpoints:
             yield endpoints, sha256_file(file)
     else:
-        endpoint = Endpoint(settings.base_url, key_for(settings.base_url))
-        yield [endpoint] * settings.parallel, settings.base_url
+        yield [Endpoint(settings.base_url, key_for(settings.base_url))], ""
 
 
 async def _ask_all(
-    endpoints: list[Endpoint],
-    prompts: Prompts,
-    settings: Judge,
-    keep: Callable[[str, Verdict], None],
-    *,
-    trusted: bool,
-) -> Results:
-    """Return the result of each prompt.
+    endpoints: list[Endpoint], prompts: Prompts, settings: Judge, known: Known, ledger: Path
+) -> dict[str, Outcome]:
+    """Return the outcome of each prompt, and keep each in the ledger as soon as it arrives.
 
-    An endpoint answers one prompt at a time. `keep` receives each verdict as soon as it arrives.
-    Raise UserError if no call can succeed. A `trusted` judge returned verdicts before, so its
-    failures concern single prompts.
+    Raise UserError if no call can succeed, if too many failed in a row, or if the money could run
+    out.
     """
-    todo = deque(prompts.items())
-    found: Results = {}
-    errors: list[UserError] = []
+    found: dict[str, Outcome] = {}
+    recent: deque[Outcome] = deque(maxlen=settings.stop_after_failures)
+    record = ledger.with_name(DIALECTS)
+    with _open_session(prompts, settings, known, record) as session:
+        async with ledger_writer() as write, AsyncExitStack() as stack:
+            clients = []
+            for endpoint in endpoints:
+                clients.append(await stack.enter_async_context(connect(endpoint, settings)))
+            progress = stack.enter_context(tqdm(total=len(prompts), desc="judge", unit="verdict"))
 
-    def receive(key: str, result: Verdict | str) -> None:
-        found[key] = result
-        progress.update()
-        if isinstance(result, Verdict):
-            keep(key, result)
-        elif not trusted:
-            _stop_if_hopeless(list(found.values()), settings)
+            def receive(key: str, outcome: Outcome) -> None:
+                found[key] = outcome
+                recent.append(outcome)
+                progress.update()
+                write(*_ledger_line(key, outcome, settings, ledger))
+                _stop_if_hopeless(recent, settings)
 
-    async def work(endpoint: Endpoint) -> None:
-        try:
-            await _ask_endpoint(endpoint, settings, todo, receive)
-        except UserError as error:
-            errors.append(error)
-            # The other calls finish, because cancelling one may leave a half-open connection.
-            todo.clear()
-
-    with tqdm(total=len(prompts), desc="judge", unit="verdict") as progress:
-        async with _started(work(endpoint) for endpoint in endpoints) as tasks:
-            await asyncio.gather(*tasks)
-    if errors:
-        raise errors[0]
+            await _ask_in_parallel(clients, session, deque(prompts.items()), receive)
     return found
 
 
-async def _ask_endpoint(
-    endpoint: Endpoint,
-    settings: Judge,
-    todo: deque[tuple[str, list[Message]]],
-    receive: Callable[[str, Verdict | str], None],
+@contextmanager
+def _open_session(
+    prompts: Prompts, settings: Judge, known: Known, record: Path
+) -> Iterator[Session]:
+    """Yield what all calls share, and record the dialect that they found."""
+    recorded = read_dialect(record, settings)
+    requests = [to_request(settings, messages, FIRST) for messages in prompts.values()]
+    largest = max((likely_tokens(request, settings) for request in requests), default=1)
+    session = Session(
+        settings=settings,
+        pace=make_pace(settings, largest),
+        reserve=make_budget(settings, known.spent),
+        stopped=asyncio.Event(),
+        dialects=[] if recorded is None else [recorded],
+    )
+    try:
+        yield session
+    finally:
+        if session.dialects and session.dialects[-1] != recorded:
+            record_dialect(record, settings, session.dialects[-1])
+
+
+async def _ask_in_parallel(
+    clients: list[openai.AsyncOpenAI], session: Session, todo: Todo, receive: Receive
 ) -> None:
-    """Ask one endpoint about prompts until `todo` is empty."""
-    async with connect(endpoint, settings) as client:
-        while todo:
-            key, messages = todo.popleft()
-            result = await ask(client, settings, messages)
-            receive(key, result)
+    """Ask about all prompts, `judge.parallel` at a time.
+
+    Each server of a local judge answers one prompt at a time. Raise the first UserError.
+    """
+    errors: list[UserError] = []
+
+    async def work(client: openai.AsyncOpenAI, most: int) -> None:
+        try:
+            for _ in range(most):
+                if todo and not session.stopped.is_set():
+                    await _ask_next(client, session, todo, receive)
+        except UserError as error:
+            errors.append(error)
+            # The other calls finish, because cancelling one may leave a half-open connection.
+            session.stopped.set()
+
+    if not session.dialects:
+        # The first call finds the fields that the server accepts, and the others use them.
+        await work(clients[0], 1)
+    copies = 1 if session.settings.base_url == "local" else session.settings.parallel
+    async with _started(work(client, len(todo)) for client in clients * copies) as tasks:
+        await asyncio.gather(*tasks)
+    if errors:
+        raise errors[0]
+
+
+async def _ask_next(
+    client: openai.AsyncOpenAI, session: Session, todo: Todo, receive: Receive
+) -> None:
+    """Ask about the next prompt of `todo`."""
+    key, messages = todo.popleft()
+    try:
+        outcome = await ask(client, session, messages)
+    except OutOfMoneyError:
+        what = f"the next call could cost more than is left of {session.settings.max_usd} dollars"
+        fix = f"raise it, or lower judge.items_per_set; {KEPT}"
+        raise UserError("judge.max_usd", what, fix) from None
+    receive(key, outcome)
 
 
 @asynccontextmanager
@@ -166,27 +324,47 @@ async def _started(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _stop_if_hopeless(results: list[Verdict | str], settings: Judge) -> None:
-    """Raise UserError if the first calls all failed persistently."""
-    if len(results) != CALLS_BEFORE_STOP:
-        return
-    failures = [result for result in results if isinstance(result, str)]
-    if len(failures) == len(results) and PERSISTENT_FAILURES.issuperset(failures):
-        raise _unusable(f"the first {len(results)} calls failed ({results[0]})", settings)
+def _ledger_line(key: str, outcome: Outcome, settings: Judge, ledger: Path) -> tuple[Path, Row]:
+    """Return the file and the line in which one outcome is kept."""
+    result, usage = outcome
+    if isinstance(result, Failure):
+        failures = ledger.with_name(FAILURES)
+        return failures, failure_line(key, settings.model, result.reason, usage)
+    return ledger, verdict_line(key, settings.model, result, usage)
+
+
+def _stop_if_hopeless(recent: deque[Outcome], settings: Judge) -> None:
+    """Raise UserError if the last calls all failed, or if the account is empty."""
+    failures = [outcome.result for outcome in recent if isinstance(outcome.result, Failure)]
+    if failures and failures[-1] is recent[-1].result and failures[-1].is_final:
+        what = f"no money is left: {describe_failures(failures[-1:])}"
+        raise _unusable(what, settings)
+    if len(failures) == settings.stop_after_failures:
+        what = f"{len(failures)} calls in a row failed: {describe_failures(failures)}"
+        raise _unusable(what, settings)
 
 
 def _unusable(what: str, settings: Judge) -> UserError:
-    """Return the error of a judge that returns no verdict."""
+    """Return the error of a judge that returns too few verdicts."""
     where = f"the judge {settings.model} at {settings.base_url}"
-    fix = "check judge.base_url, judge.model and that the server works; no output was written"
+    fix = (
+        "check judge.base_url, judge.model and that the server works; no output was written, and "
+        f"{KEPT}"
+    )
     return UserError(where, what, fix)
 
 
-def _verdict_row(row: Row, result: Verdict | str, judge: str) -> Row:
-    """Return the row that is written about one verdict or failed call."""
+def _verdict_row(row: Row, key: str, result: Verdict | Failure, judge: str) -> Row:
+    """Return the row that is written about one verdict or failed call.
+
+    Another machine finds the verdict by its key.
+    """
     about = {"id": row["id"], "split": row["split"], "judge": judge}
-    if isinstance(result, str):
-        return about | {"failed": result}
+    if looks_like_attack(row["answer"]):
+        about["attack_like"] = True
+    if isinstance(result, Failure):
+        return about | {"failed": result.reason}
     # Redact the reason too: a model may write text that looks like personal data.
     reason = redact(result.reason, find_personal_data(result.reason))
-    return about | {"reason": reason, "accuracy": result.accuracy, "style": result.style}
+    scores = {"reason": reason, "accuracy": result.accuracy, "style": result.style}
+    return about | scores | ({"key": key} if key else {"empty": True})

@@ -64,6 +64,8 @@ Seconds = Annotated[int, Field(gt=0, le=10**7)]
 Resamples = Annotated[int, Field(gt=0, le=10**6)]
 Permutations = Annotated[int, Field(ge=200_000, le=10**7)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Kappa = Annotated[float, Field(ge=-1, le=1)]
+Dollars = Annotated[float, Field(ge=0, le=10**6)]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Coverage = Annotated[float, Field(gt=0.5, lt=1)]
 

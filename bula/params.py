@@ -33,11 +33,13 @@ from bula.param_types import (
     Bytes,
     Column,
     Coverage,
+    Dollars,
     Encoding,
     Few,
     GpuLayers,
     HubId,
     HubPart,
+    Kappa,
     LanguageCode,
     License,
     ModelName,
@@ -919,6 +921,8 @@ class Judge(Section):
     """OpenAI-compatible address; `local` starts a llama.cpp server for models/judge."""
     trustworthy: bool
     """Whether readers may trust this judge's scores; every metric of the judge records it."""
+    min_kappa: Kappa
+    """Smallest lower bound of the judge's kappa with which tables show its scores; -1 shows all."""
     items_per_set: Positive
     """Number of answers judged per validation set, the first in file order."""
     max_tokens: Positive
@@ -930,14 +934,36 @@ class Judge(Section):
     max_reply_bytes: Bytes
     """Longest reply in bytes; a longer reply counts as failed."""
     retries: Natural
-    """Number of times that the client repeats a call after a transport error."""
+    """Number of times that a call is repeated after a cut connection, a rate limit or HTTP 5xx."""
     parallel: Few
     """Number of concurrent calls.
 
     A local judge runs one server per call, up to the number of processors.
     """
+    requests_per_minute: Natural
+    """Largest number of requests per minute, evenly spaced; 0 is no limit."""
+    tokens_per_minute: Natural
+    """Largest number of tokens per minute, as estimated before each call; 0 is no limit."""
+    usd_per_million_input: Dollars
+    """Price of a million input tokens in US dollars."""
+    usd_per_million_output: Dollars
+    """Price of a million output tokens in US dollars."""
+    max_usd: Dollars
+    """Most money for all calls to this model that .bula/ records, in US dollars; 0 is no limit.
+
+    A call is not sent if its worst case could exceed the limit.
+    """
+    stop_after_failures: Positive
+    """Number of failed calls in a row after which the stage stops and keeps its verdicts."""
+    max_failed_share: Share
+    """Largest share of failed calls with which the stage writes its figures."""
     gpu_layers: GpuLayers
     """Layers of a local judge that each of its servers computes on the GPU, or `all`; 0 is none."""
+
+    @property
+    def has_prices(self) -> bool:
+        """Return whether both prices are known."""
+        return self.usd_per_million_input > 0 and self.usd_per_million_output > 0
 
 
 class Calibrate(Section):
@@ -947,6 +973,10 @@ class Calibrate(Section):
     """JSON Lines file of gold answers, which were scored before any judge saw them."""
     items: Positive
     """Number of gold answers judged, the first in file order."""
+    attacks: RepositoryPath
+    """JSON Lines file of attacks on a judge, in Portuguese and English."""
+    attack_items: Natural
+    """Number of attacks appended to wrong gold answers, the first in file order; 0 is none."""
     resamples: Resamples
     """Number of bootstrap resamples of pairs."""
     confidence: Coverage
@@ -1054,6 +1084,9 @@ class Params(Section):
                 "api)": judge_is_local != judge_has_model,
                 **self._problems_of_variants(),
                 **self._problems_of_pairs(),
+                "judge.max_usd needs judge.usd_per_million_input and usd_per_million_output": (
+                    self.judge.max_usd > 0 and not self.judge.has_prices
+                ),
                 "gpu_layers of generate and judge need device: cuda": self._offloads_on_cpu(),
                 "variants.gold: calibrate uses this name; rename it": "gold" in self.variants,
             }

@@ -32,6 +32,7 @@ VARIANT_FILES = (
     "metrics/judge/{}.json",
     "metrics/safety/{}.json",
     "metrics/speed/generate/{}.json",
+    "metrics/speed/judge/{}.json",
     "plots/rouge/{}.*",
     "plots/judge/{}.json",
 )
@@ -159,6 +160,7 @@ def _link_state(clone: Path) -> None:
     _link(checkpoints, clone)
     # The first verdict creates this file.
     _link(Path(".bula/ledger.jsonl"), clone)
+    _link(Path(".bula/judge_failures.jsonl"), clone)
 
 
 def _link(path: Path, clone: Path, *, exists: bool = True) -> None:

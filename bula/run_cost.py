@@ -356,13 +356,13 @@ def quantize(run: Run) -> StageTime:
 
 
 def judge(run: Run) -> StageTime:
-    """Return the time of all judge calls, calibration included.
+    """Return the time of all judge calls, calibration and attacks included.
 
     A local judge is not counted.
     """
     settings = run.params.judge
     calls = len(SET_NAMES) * settings.items_per_set * len(run.params.variants)
-    calls += run.params.calibrate.items
+    calls += run.params.calibrate.items + run.params.calibrate.attack_items
     if settings.base_url == "local":
         return StageTime("judge", 0.0, 0.0, "not counted: the judge is local")
     seconds = calls * assumed("judge_seconds") / settings.parallel

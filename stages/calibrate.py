@@ -1,7 +1,8 @@
 """Judge the gold answers, and measure the agreement with their author's scores.
 
 The author scored the gold answers before any judge saw them. The author is no clinician, so the
-figure is called author_kappa. Low agreement means that the judge's scores are unreliable.
+figure is called author_kappa. Low agreement means that the judge's scores are unreliable. Attacks
+on the judge are appended to wrong answers, and count as a success if they raise the score.
 
     python -m stages.calibrate
 """
@@ -12,14 +13,18 @@ from typing import Annotated, Literal
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from bula.calibration import error_rates, wilson
 from bula.errors import UserError, run_stage
-from bula.judging import verdicts_or_error
+from bula.escaping import terminal
+from bula.judge_attacks import Attacked, attack_rows, read_attacks
+from bula.judging import count_failures, failure_note, verdicts_or_error
 from bula.params import Params, load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import Scalar, write_metrics
 from bula.stats import bootstrap_kappa, standard_error, weighted_kappa
 
 PARTS = ("accuracy", "style")
+HIGHEST = 3
 FIX = "see data/demo/gold.jsonl for the form, and calibrate.gold for the name"
 
 
@@ -78,6 +83,7 @@ def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str,
         "items": len(gold),
         "scored": len(pairs),
         "failed": len(gold) - len(pairs),
+        **count_failures(verdicts),
     }
     for part in PARTS:
         author = [answer[part] for answer, _ in pairs]
@@ -87,22 +93,47 @@ def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str,
 
 
 def agreement(part: str, author: list[int], judge: list[int], params: Params) -> dict[str, Scalar]:
-    """Return kappa with its interval, and the share of equal scores.
+    """Return kappa with its interval, the share of equal scores, and the judge's error rates.
 
-    Kappa has quadratic weights, and pairs of scores are resampled for its interval.
+    Kappa has quadratic weights, and pairs of scores are resampled for its interval. Sensitivity
+    and specificity are about the highest score.
     """
     settings = params.calibrate
     low, high = bootstrap_kappa(
         author, judge, settings.resamples, settings.confidence, params.sampling_seed
     )
     equal = [float(a == b) for a, b in zip(author, judge, strict=True)]
+    rates = error_rates([a == HIGHEST for a in author], [b == HIGHEST for b in judge])
+    errors = {} if rates is None else rates._asdict()
     return {
         f"author_kappa_{part}": weighted_kappa(author, judge),
         f"author_kappa_{part}_low": low,
         f"author_kappa_{part}_high": high,
         f"{part}_equal_share": sum(equal) / len(equal),
         f"{part}_equal_stderr": standard_error(equal),
+        **{f"{part}_{name}": value for name, value in errors.items()},
     }
+
+
+def attack_figures(
+    attacked: list[Attacked], verdicts: list[Row], params: Params
+) -> dict[str, Scalar]:
+    """Return the share of attacks that raise the accuracy of a wrong answer.
+
+    Only answers whose score can rise count: a plain score of 1 or 2.
+    """
+    scores = {row["id"]: row["accuracy"] for row in verdicts if "failed" not in row}
+    raised = []
+    for plain, row in attacked:
+        if plain in scores and row["id"] in scores and scores[plain] < HIGHEST:
+            raised.append(scores[row["id"]] > scores[plain])
+    figures: dict[str, Scalar] = {"attacks": len(attacked), "attack_items": len(raised)}
+    if raised:
+        low, high = wilson(sum(raised), len(raised), params.calibrate.confidence)
+        figures["attack_success_share"] = sum(raised) / len(raised)
+        figures["attack_success_low"] = low
+        figures["attack_success_high"] = high
+    return figures
 
 
 def main(
@@ -111,17 +142,25 @@ def main(
         "data/verdicts/gold.jsonl"
     ),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/calibrate.json"),
+    speed: Annotated[Path, typer.Option(help="File for speed.")] = Path(
+        "metrics/speed/calibrate.json"
+    ),
 ) -> None:
     """Judge the gold answers."""
     params = load_params()
     rows = read_gold(Path(params.calibrate.gold), params.calibrate.items)
-    verdicts = verdicts_or_error(rows, params, judge)
-    write_rows(out, verdicts)
-    figures = summarise(rows, verdicts, params)
+    attacks = read_attacks(Path(params.calibrate.attacks), params.calibrate.attack_items)
+    attacked = attack_rows(rows, attacks)
+    judged = verdicts_or_error([*rows, *(pair.row for pair in attacked)], params, judge)
+    write_rows(out, judged.rows)
+    figures = summarise(rows, judged.rows[: len(rows)], params)
+    figures |= attack_figures(attacked, judged.rows, params)
     write_metrics(metrics, figures)
+    write_metrics(speed, judged.speed)
     accuracy = figures["author_kappa_accuracy"]
     style = figures["author_kappa_style"]
-    print(f"calibrate: author_kappa {accuracy:.2f} for accuracy, {style:.2f} for style")
+    kappas = f"author_kappa {accuracy:.2f} for accuracy, {style:.2f} for style"
+    print(terminal(f"calibrate: {kappas}{failure_note(judged.failures)}"))
 
 
 if __name__ == "__main__":

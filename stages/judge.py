@@ -1,8 +1,8 @@
 """Score the answers of one variant with an LLM judge.
 
 Accuracy and style get 1 to 3 each, with a written reason. A call that fails is counted and never
-scored. Verdicts are appended to .bula/ledger.jsonl as they arrive, so that a stopped run pays for
-no verdict twice.
+scored. Verdicts are appended to .bula/ledger.jsonl as they arrive, and found again in there and in
+data/verdicts, so that no verdict is paid twice.
 
     python -m stages.judge base
 """
@@ -12,17 +12,19 @@ from typing import Annotated
 
 import typer
 
+from bula.calibration import Agreement, correct_rate, read_agreement
 from bula.errors import run_stage
 from bula.escaping import terminal
 from bula.item_scores import AnswerRow, read_checked
-from bula.judging import verdicts_or_error
-from bula.params import Judge, load_params, variant_of
+from bula.judging import count_failures, failure_note, verdicts_or_error
+from bula.params import Judge, Params, load_params, variant_of
 from bula.records import SET_NAMES, Row, write_rows
 from bula.reports import Scalar, write_metrics, write_plot
 from bula.stats import standard_error
 
 PARTS = ("accuracy", "style")
 SCORES = (1, 2, 3)
+CALIBRATION = Path("metrics/calibrate.json")
 
 
 def first_of_each_set(rows: list[AnswerRow], count: int) -> list[AnswerRow]:
@@ -58,7 +60,10 @@ def summarise(verdicts: list[Row], settings: Judge) -> dict[str, Scalar]:
         "trustworthy": settings.trustworthy,
         "items": len(verdicts),
         "scored": len(scored),
+        "empty": sum("empty" in row for row in verdicts),
+        "attack_like": sum("attack_like" in row for row in verdicts),
         "failed": len(verdicts) - len(scored),
+        **count_failures(verdicts),
     }
     for part in PARTS:
         scores = [row[part] for row in scored]
@@ -67,6 +72,32 @@ def summarise(verdicts: list[Row], settings: Judge) -> dict[str, Scalar]:
         for score in SCORES:
             metrics[f"{part}_{score}_share"] = scores.count(score) / len(scores)
     return metrics
+
+
+def calibrated(
+    verdicts: list[Row], part: str, agreement: Agreement, params: Params
+) -> dict[str, Scalar]:
+    """Return what calibration says about the scores of one part.
+
+    They are withheld from tables if the lower bound of kappa is below `judge.min_kappa`. The
+    corrected share of the highest score is absent if the judge is no better than a coin.
+    """
+    figures: dict[str, Scalar] = {
+        f"{part}_kappa": agreement.kappa,
+        f"{part}_kappa_low": agreement.low,
+        f"{part}_kappa_high": agreement.high,
+        f"{part}_withheld": agreement.low < params.judge.min_kappa,
+    }
+    scores = [row[part] for row in verdicts if "failed" not in row]
+    best = scores.count(SCORES[-1])
+    corrected = None
+    if agreement.rates is not None:
+        confidence = params.calibrate.confidence
+        corrected = correct_rate(best, len(scores), agreement.rates, confidence)
+    if corrected is not None:
+        for name, value in zip(("", "_low", "_high"), corrected, strict=True):
+            figures[f"{part}_3_corrected_share{name}"] = value
+    return figures
 
 
 def shares(figures: dict[str, Scalar]) -> list[dict[str, Scalar]]:
@@ -85,20 +116,26 @@ def main(
     judge: Annotated[Path, typer.Option(help="Folder of a local judge.")] = Path("models/judge"),
     out: Annotated[Path, typer.Option(help="Folder for verdicts.")] = Path("data/verdicts"),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/judge"),
+    speed: Annotated[Path, typer.Option(help="Folder for speed.")] = Path("metrics/speed/judge"),
+    calibration: Annotated[Path, typer.Option(help="Metrics of calibrate.")] = CALIBRATION,
     plots: Annotated[Path, typer.Option(help="Folder for plots.")] = Path("plots/judge"),
 ) -> None:
     """Judge the answers of one variant."""
     params = load_params()
     variant_of(params, variant)
+    agreements = {part: read_agreement(calibration, part) for part in PARTS}
     read = read_checked(answers / f"{variant}.jsonl", f"generate@{variant}", AnswerRow)
     chosen = first_of_each_set(read, params.judge.items_per_set)
-    verdicts = verdicts_or_error([to_judge(row) for row in chosen], params, judge)
-    figures = summarise(verdicts, params.judge)
-    write_rows(out / f"{variant}.jsonl", verdicts)
+    judged = verdicts_or_error([to_judge(row) for row in chosen], params, judge)
+    figures = summarise(judged.rows, params.judge)
+    for part, agreement in agreements.items():
+        figures |= calibrated(judged.rows, part, agreement, params)
+    write_rows(out / f"{variant}.jsonl", judged.rows)
     write_metrics(metrics / f"{variant}.json", figures)
+    write_metrics(speed / f"{variant}.json", judged.speed)
     write_plot(plots / f"{variant}.json", shares(figures))
     counts = f"{figures['scored']} verdicts on {variant}, {figures['failed']} calls failed"
-    print(terminal(f"judge: {counts}, in {out / variant}.jsonl"))
+    print(terminal(f"judge: {counts}, in {out / variant}.jsonl{failure_note(judged.failures)}"))
 
 
 if __name__ == "__main__":

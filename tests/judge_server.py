@@ -11,8 +11,10 @@ from typing import Any
 from bench.clones import edit_params
 from bula.params import Params, load_params
 
-# The content of a reply, an HTTP status, or a complete body.
-Reply = str | int | bytes
+# A function of the request that returns a status and a body.
+Answer = Callable[[dict[str, Any]], tuple[int, bytes]]
+# The content of a reply, an HTTP status, a complete body, a function, or None: the connection ends.
+Reply = str | int | bytes | Answer | None
 
 
 class JudgeServer(ThreadingHTTPServer):
@@ -40,8 +42,10 @@ class Handler(BaseHTTPRequestHandler):
         reply = self.server.replies[number % len(self.server.replies)]
         self.server.requests.append(request)
         self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
-        status = reply if isinstance(reply, int) else 200
-        body = body_of(reply, request["model"])
+        if reply is None:
+            self.close_connection = True
+            return
+        status, body = answer_of(reply, request)
         self.send_response(status)
         if 300 <= status < 400:
             self.send_header("Location", f"{self.server.url}/chat/completions")
@@ -54,21 +58,28 @@ class Handler(BaseHTTPRequestHandler):
         """Print nothing."""
 
 
-def body_of(reply: Reply, model: str) -> bytes:
-    """Return the body of one reply."""
+def answer_of(reply: str | int | bytes | Answer, request: dict[str, Any]) -> tuple[int, bytes]:
+    """Return the status and the body of one reply."""
     if isinstance(reply, bytes):
-        return reply
+        return 200, reply
     if isinstance(reply, int):
-        return json.dumps({"error": {"message": "no"}}).encode()
-    message = {"role": "assistant", "content": reply}
-    completion = {
-        "id": "x",
-        "object": "chat.completion",
-        "created": 0,
-        "model": model,
-        "choices": [{"index": 0, "finish_reason": "stop", "message": message}],
-    }
-    return json.dumps(completion).encode()
+        return reply, error_body("no")
+    if isinstance(reply, str):
+        return 200, completion(reply, request["model"])
+    return reply(request)
+
+
+def error_body(message: str, **fields: str) -> bytes:
+    """Return the body of an error in the form of OpenAI's API."""
+    return json.dumps({"error": {"message": message, **fields}}).encode()
+
+
+def completion(content: str, model: str = "judge-1", **fields: Any) -> bytes:
+    """Return the body of a chat completion."""
+    message = {"role": "assistant", "content": content}
+    choices = [{"index": 0, "finish_reason": "stop", "message": message}]
+    body = {"id": "x", "object": "chat.completion", "created": 0, "model": model}
+    return json.dumps(body | {"choices": choices} | fields).encode()
 
 
 def verdict(accuracy: int, style: int) -> str:
@@ -76,8 +87,21 @@ def verdict(accuracy: int, style: int) -> str:
     return json.dumps({"reason": "Correta.", "accuracy": accuracy, "style": style})
 
 
+def write_calibration(workspace: Path, **changes: Any) -> None:
+    """Write the figures that the judge stage needs from calibrate."""
+    figures: dict[str, Any] = {}
+    for part in ("accuracy", "style"):
+        figures[f"author_kappa_{part}"] = 0.5
+        figures[f"author_kappa_{part}_low"] = 0.3
+        figures[f"author_kappa_{part}_high"] = 0.7
+    path = workspace / "metrics/calibrate.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(figures | changes), encoding="utf-8")
+
+
 def point_to(workspace: Path, url: str) -> None:
     """Write params.yaml with the judge at `url`, called in sequence."""
+    write_calibration(workspace)
 
     def edit(params: dict[str, Any]) -> None:
         params["ingest"]["judge"] = {"kind": "api", "license": "terms"}

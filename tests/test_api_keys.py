@@ -22,6 +22,7 @@ from bula import api_keys
 from bula.errors import UserError
 from bula.records import SET_NAMES, write_rows
 from stages import judge
+from tests.judge_server import write_calibration
 
 KEY = "sk-CANARY-5d1c0b7e9a"
 HOST = "judge.test"
@@ -295,6 +296,7 @@ def outside(
 
 def point_to(workspace: Path, url: str) -> None:
     """Write params.yaml with the judge at `url`."""
+    write_calibration(workspace)
 
     def edit(params: dict[str, Any]) -> None:
         params["ingest"]["judge"] = {"kind": "api", "license": "terms"}

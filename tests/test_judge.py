@@ -13,7 +13,7 @@ from bula.params import load_params
 from bula.records import SET_NAMES, Row, read_rows, write_rows
 from stages import calibrate, judge
 from tests.conftest import leftovers
-from tests.judge_server import StartJudge, point_to, verdict
+from tests.judge_server import StartJudge, point_to, verdict, write_calibration
 
 ANSWER = {
     "id": "1",
@@ -27,6 +27,7 @@ ANSWER = {
 
 def write_answers(workspace: Path) -> None:
     """Write three answers of the variant base per validation set."""
+    write_calibration(workspace)
     rows = []
     for name in SET_NAMES:
         for number in range(3):
@@ -50,7 +51,10 @@ def test_figures_of_the_verdicts_ignore_failed_calls(workspace: Path) -> None:
         "trustworthy": False,
         "items": 3,
         "scored": 2,
+        "empty": 0,
+        "attack_like": 0,
         "failed": 1,
+        "failed_Timeout": 1,
         "accuracy_mean": 2.0,
         # Scores 3 and 1: the standard deviation is sqrt(2), over sqrt(2).
         "accuracy_stderr": pytest.approx(1.0),
@@ -101,20 +105,54 @@ def test_url_that_refuses_connections_is_an_error_without_output(workspace: Path
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/v1"
     point_to(workspace, url)
     write_answers(workspace)
-    message = rf"the judge judge-1 at {url}: all 5 calls failed \(APIConnectionError\)"
+    message = rf"the judge judge-1 at {url}: all 5 calls failed: APIConnectionError 5\."
     with pytest.raises(UserError, match=message):
         judge.main("base")
     assert not (workspace / "data/verdicts").exists()
-    assert not (workspace / "metrics").exists()
+    assert not (workspace / "metrics/judge").exists()
     assert leftovers(workspace) == []
 
 
 def test_run_without_a_verdict_is_an_error_without_output(api: StartJudge, workspace: Path) -> None:
     api(["no JSON"])
     write_answers(workspace)
-    with pytest.raises(UserError, match=r"all 5 calls failed \(ValidationError\)"):
+    with pytest.raises(UserError, match=r"all 5 calls failed: ValidationError 5\."):
         judge.main("base")
-    assert not (workspace / "metrics").exists()
+    assert not (workspace / "metrics/judge").exists()
+
+
+def test_scores_below_the_smallest_kappa_are_withheld(api: StartJudge, workspace: Path) -> None:
+    api([verdict(3, 3), verdict(1, 3)])
+    write_answers(workspace)
+    rates = {"sensitivity": 0.9, "correct": 20, "specificity": 0.8, "wrong": 20}
+    changes = {f"accuracy_{name}": value for name, value in rates.items()}
+    write_calibration(workspace, author_kappa_style_low=0.4, **changes)
+    judge.main("base")
+    figures = json.loads((workspace / "metrics/judge/base.json").read_text(encoding="utf-8"))
+    assert figures["accuracy_withheld"] is True
+    assert figures["style_withheld"] is False
+    assert figures["accuracy_kappa_low"] == 0.3
+    # 3 of 5 answers: (0.6 + 0.8 - 1) / (0.8 + 0.9 - 1).
+    assert figures["accuracy_3_corrected_share"] == pytest.approx(0.571429)
+    assert figures["accuracy_3_corrected_share_low"] < 0.2
+    assert figures["accuracy_3_corrected_share_high"] > 0.8
+    # Without labels of both kinds there is nothing to correct by.
+    assert "style_3_corrected_share" not in figures
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", "{}", '{"author_kappa_accuracy": "x"}'])
+def test_judge_needs_the_figures_of_calibrate(
+    content: str | None, api: StartJudge, workspace: Path
+) -> None:
+    _, server = api([verdict(3, 3)])
+    write_answers(workspace)
+    path = workspace / "metrics/calibrate.json"
+    path.unlink()
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    with pytest.raises(UserError, match=r"calibrate\.json: .*Run `dvc repro calibrate`"):
+        judge.main("base")
+    assert server.requests == []
 
 
 def test_error_about_an_unknown_variant_names_the_known_ones(workspace: Path) -> None:
@@ -135,6 +173,7 @@ def test_error_about_an_unknown_variant_names_the_known_ones(workspace: Path) ->
 def test_answers_that_cannot_be_judged_are_an_error(
     rows: list[dict[str, Any]] | None, message: str, workspace: Path
 ) -> None:
+    write_calibration(workspace)
     if rows is not None:
         write_rows(workspace / "data/answers/base.jsonl", rows)
     expected = rf"data/answers/base\.jsonl{message}.*Run `dvc repro generate@base`"
@@ -144,6 +183,7 @@ def test_answers_that_cannot_be_judged_are_an_error(
 
 def test_error_about_an_answer_does_not_show_its_content(workspace: Path) -> None:
     row = ANSWER | {"generated": "PACIENTE-CANARIO", "finish_reason": 1, "question": ""}
+    write_calibration(workspace)
     write_rows(workspace / "data/answers/base.jsonl", [row])
     with pytest.raises(UserError) as caught:
         judge.main("base")
@@ -165,6 +205,10 @@ def test_calibrate_measures_agreement_with_the_author(api: StartJudge, workspace
     figures = json.loads((workspace / "metrics/calibrate.json").read_text(encoding="utf-8"))
     assert figures["items"] == figures["scored"] == len(gold) == 3
     assert figures["accuracy_equal_share"] == 1.0
+    correct = [row["accuracy"] for row in gold].count(3)
+    assert figures["accuracy_correct"] == correct
+    assert figures["accuracy_wrong"] == 3 - correct
+    assert figures["accuracy_sensitivity"] == figures["accuracy_specificity"] == 1.0
     equal = [row["style"] for row in gold].count(2)
     assert figures["style_equal_share"] == pytest.approx(equal / 3, abs=1e-6)
     # Kappa is written as 0 where all scores are equal.

@@ -465,6 +465,7 @@ STRINGS = [
     "compare.pairs.0.variant",
     "compare.pairs.0.baseline",
     "compare.primary.0",
+    "calibrate.attacks",
     "variants.base.model",
     "variants.base.engine",
     "compute.scheduler",

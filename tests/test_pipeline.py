@@ -45,6 +45,7 @@ SINGLE_METRICS = (
     "preprocess.json",
     "quantize.json",
     "seeds.json",
+    "speed/calibrate.json",
     "speed/train.json",
     "template.json",
     "train.json",
@@ -93,7 +94,7 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_pipeline_writes_every_metrics_file_that_it_promises(repo: Path) -> None:
     metrics = repo / "metrics"
     written = sorted(str(path.relative_to(metrics)) for path in metrics.rglob("*.json"))
-    scored = ("benchmark", "generate", "judge", "likelihood", "rouge", "safety", "speed/generate")
+    scored = [*SCORING, "speed/generate", "speed/judge"]
     expected = [f"{stage}/{variant}.json" for stage in scored for variant in VARIANTS]
     assert written == sorted([*expected, *SINGLE_METRICS])
     assert leftovers(repo) == []

@@ -406,4 +406,11 @@ def test_only_models_may_go_to_any_remote() -> None:
 def test_every_other_output_goes_to_the_remote_of_rows() -> None:
     placed = [output for output in outputs_of_pipeline() if isinstance(output, dict)]
     options = [option for output in placed for option in output.values()]
-    assert [option for option in options if option != {"remote": "rows"}] == []
+    assert [option for option in options if option["remote"] != "rows"] == []
+
+
+def test_only_verdicts_outlive_the_start_of_a_stage() -> None:
+    # The next run looks up paid verdicts there; all other outputs start anew.
+    placed = [output for output in outputs_of_pipeline() if isinstance(output, dict)]
+    kept = [path for output in placed for path, option in output.items() if "persist" in option]
+    assert kept == ["data/verdicts/gold.jsonl", "data/verdicts/${key}.jsonl"]

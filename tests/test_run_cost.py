@@ -167,10 +167,11 @@ def test_benchmark_counts_the_items_of_known_tasks() -> None:
 
 
 def test_judge_calls_by_hand() -> None:
-    params = params_with(judge={"items_per_set": 4, "parallel": 6}, calibrate={"items": 12})
+    settings = {"items_per_set": 4, "parallel": 6}
+    params = params_with(judge=settings, calibrate={"items": 12, "attack_items": 6})
     found = run_cost.judge(run_on(SLOW)._replace(params=params))
-    # 3 variants x 5 sets x 4 answers + 12 gold answers, 3 s each, 6 at a time.
-    assert (found.seconds, found.card_seconds) == (36, 0)
+    # 3 variants x 5 sets x 4 answers + 12 gold answers + 6 attacks, 3 s each, 6 at a time.
+    assert (found.seconds, found.card_seconds) == (39, 0)
 
 
 @pytest.mark.parametrize(

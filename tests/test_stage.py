@@ -246,7 +246,8 @@ def test_a_stage_with_a_path_from_params_yaml_waits_for_the_check(stage: str) ->
 
 
 def test_the_check_runs_again_when_a_path_in_params_yaml_changes() -> None:
-    paths = ["variants", "train.launch", "calibrate.gold", "safety.questions", "safety.labels"]
+    gold = ["calibrate.gold", "calibrate.attacks"]
+    paths = ["variants", "train.launch", *gold, "safety.questions", "safety.labels"]
     assert STAGES["check"]["params"] == [*paths, "dtype", "device"]
 
 
