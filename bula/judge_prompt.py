@@ -46,7 +46,7 @@ CONTROL = re.compile(
 
 class Verdict(BaseModel):
     # The JSON schema contains this docstring, so another one would invalidate the ledger.
-    """The judge's reply, from which the JSON schema of every call is made."""
+    """What the judge must return; the JSON schema sent with every call is made from this class."""
 
     model_config = ConfigDict(extra="forbid")
 
