@@ -89,8 +89,9 @@ def edits(base: Path) -> dict[str, Any]:
 
     They avoid the hub and the GPU, and save an hour of work.
     """
-    text = (ROOT / "profiles/smollm2-135m.yaml").read_text(encoding="utf-8")
-    demo = YAML(typ="safe").load(text)["ingest"]
+    demo = read_yaml(ROOT / "profiles/smollm2-135m.yaml")["ingest"]
+    variants = read_yaml(ROOT / PROFILE)["variants"].items()
+    served = [name for name, variant in variants if variant["engine"] == "vllm"]
     return {
         "ingest.base": {"kind": "directory", "path": str(base), "license": "llama3.2"},
         "ingest.sources": demo["sources"],
@@ -110,8 +111,13 @@ def edits(base: Path) -> dict[str, Any]:
         "generate.max_new_tokens": 16,
         "generate.gpu_layers": 0,
         "judge.items_per_set": 1,
-        f"variants.{VARIANT}.engine": "transformers",
+        **{f"variants.{name}.engine": "transformers" for name in served},
     }
+
+
+def read_yaml(path: Path) -> Any:
+    """Return the content of a YAML file."""
+    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
 
 
 def apply_edits(params: dict[str, Any], changes: dict[str, Any]) -> None:
@@ -152,8 +158,7 @@ def prepare(folder: Path, clone: Path) -> int:
 
 def command(clone: Path, stage: str) -> list[str]:
     """Return the stage's command for one variant."""
-    text = (clone / "dvc.yaml").read_text(encoding="utf-8")
-    entry = YAML(typ="safe").load(text)["stages"][stage]
+    entry = read_yaml(clone / "dvc.yaml")["stages"][stage]
     key = [VARIANT] if "foreach" in entry else []
     return [sys.executable, "-m", f"stages.{stage}", *key]
 

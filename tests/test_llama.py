@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import chat_template_utils
 
 from bench import llama as llama_parts
+from bench import llama_dry_run
 from bench.clones import ROOT, edit_params
 from bula.gguf_export import convert
 from bula.models import end_token_ids, load_model, load_tokenizer
@@ -398,3 +399,12 @@ def test_a_gguf_file_has_the_vocabulary_of_its_model(
     assert len(gguf_tokenizer) == VOCABULARY
     assert len(tokenizer) == VOCABULARY
     assert end_token_ids(gguf_tokenizer) == [128001, 128008, 128009]
+
+
+def test_the_edits_of_the_dry_run_leave_a_valid_profile(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text((ROOT / llama_dry_run.PROFILE).read_text(encoding="utf-8"), encoding="utf-8")
+    changes = llama_dry_run.edits(tmp_path)
+    edit_params(file, lambda params: llama_dry_run.apply_edits(params, changes))
+    engines = {variant.engine for variant in load_params(file).variants.values()}
+    assert engines == {"transformers", "llama.cpp"}
