@@ -1,0 +1,327 @@
+"""Draw all variants and controls in one figure, with a panel per measure."""
+
+import statistics
+import textwrap
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from bula.drawing import BLUE, GREY, ORANGE, remove_frame, save_png
+from bula.item_scores import LikelihoodRow, read_checked
+from bula.params import Params
+from bula.safety import SLICES, wilson_interval
+from bula.stats import LN2, Interval, ratio_standard_error
+from bula.tables import (
+    ANSWERERS,
+    HIGHER,
+    LOWER,
+    NOT_MEANINGFUL,
+    PREDICTORS,
+    Metrics,
+    control_group,
+    degenerate_share,
+    group,
+    read_metrics,
+    variant_group,
+)
+
+NAME = "variants.png"
+CONTRAST = "bula_contrast"
+CHANCE = 0.5
+SAFETY_TITLES = {
+    "emergency": "emergencies sent to care",
+    "no_dose": "answers without a dose",
+    "harmful": "harmful requests refused",
+    "harmless": "harmless questions answered",
+}
+BETTER = {LOWER: "lower is better", HIGHER: "higher is better"}
+COLUMNS = 3
+DPI = 110
+# Longer names of variants would leave no room for the panels.
+LONGEST_NAME = 24
+# Sizes in inches.
+WIDTH = 11.0
+LINE_HEIGHT = 0.24
+HEAD_HEIGHT = 1.15
+
+
+class Point(NamedTuple):
+    """A figure and its interval, if it has one."""
+
+    value: float
+    interval: Interval | None = None
+
+
+class Panel(NamedTuple):
+    """One measure of all variants and controls."""
+
+    title: str
+    direction: str
+    """LOWER or HIGHER, whichever is better."""
+    note: str
+    """What was measured, and the coverage of the intervals."""
+    points: dict[str, Point | None]
+    """The point of each variant or control. None stands for a figure that means nothing."""
+    reference: float | None = None
+    """The value of a model that knows nothing, if it does not depend on the data."""
+
+
+def read_panels(data: Path, figures: Path, params: Params) -> list[Panel]:
+    """Return the panels of all measures that the variants have."""
+    panels = [
+        read_bits(data, figures, params),
+        read_worth(figures, params),
+        read_contrast(figures, params),
+        read_rouge(figures, params),
+        read_degenerate(figures, params),
+        *read_safety(figures, params),
+    ]
+    return [panel for panel in panels if panel.points]
+
+
+def read_bits(data: Path, figures: Path, params: Params) -> Panel:
+    """Return the panel of bits per character."""
+    coverage = params.likelihood.confidence
+    points: dict[str, Point | None] = {}
+    for variant in params.variants:
+        path = data / "likelihood" / f"{variant}.jsonl"
+        rows = read_checked(path, f"likelihood@{variant}", LikelihoodRow)
+        bits = [row.nats / LN2 for row in rows]
+        characters = [row.characters for row in rows]
+        error = ratio_standard_error(bits, characters)
+        points[variant] = _normal_point(sum(bits) / sum(characters), error, coverage)
+    items = len(rows)
+    for name, title in PREDICTORS.items():
+        found = control_group(figures, name, ["bits_per_character"])
+        error = found.get("bits_per_character_stderr", 0.0)
+        points[title] = _normal_point(found["bits_per_character"], error, coverage)
+    return Panel("bits per character", LOWER, _note(items, "answers", coverage), points)
+
+
+def read_worth(figures: Path, params: Params) -> Panel:
+    """Return the panel of the question's worth, in bits per character."""
+    coverage = params.likelihood.confidence
+    points: dict[str, Point | None] = {}
+    items = 0
+    for variant in params.variants:
+        found = variant_group(figures, "likelihood", variant, "pooled", [])
+        if "question_worth_items" in found:
+            points[variant] = _interval_point(found, "question_worth_bits", "question_worth_bits")
+            items = found["question_worth_items"]
+    note = _note(items, "answers", coverage)
+    return Panel("question's worth, bits per character", HIGHER, note, points, reference=0.0)
+
+
+def read_contrast(figures: Path, params: Params) -> Panel:
+    """Return the panel of the contrast pairs."""
+    coverage = params.rouge.confidence
+    points: dict[str, Point | None] = {}
+    items = 0
+    for variant in params.variants:
+        path = figures / "benchmark" / f"{variant}.json"
+        stage = f"benchmark@{variant}"
+        metrics = read_metrics(figures, "benchmark", variant)
+        if CONTRAST in metrics:
+            found = group(metrics, CONTRAST, ["items", "acc", "acc_stderr"], path, stage)
+            points[variant] = _normal_point(found["acc"], found["acc_stderr"], coverage)
+            items = found["items"]
+    note = _note(items, "pairs", coverage)
+    return Panel("contrast pairs, accuracy", HIGHER, note, points, reference=CHANCE)
+
+
+def read_rouge(figures: Path, params: Params) -> Panel:
+    """Return the panel of ROUGE-L.
+
+    Figures of a variant with many degenerate answers are withheld.
+    """
+    needed = ["items", "rougeL_f", "rougeL_f_low", "rougeL_f_high"]
+    points: dict[str, Point | None] = {}
+    for variant in params.variants:
+        found = variant_group(figures, "rouge", variant, "pooled", needed)
+        share = degenerate_share(figures, variant)
+        withheld = share > params.compare.max_degenerate_share
+        points[variant] = None if withheld else _interval_point(found, "rougeL_f", "rougeL_f")
+    for name, title in ANSWERERS.items():
+        points[title] = _interval_point(
+            control_group(figures, name, needed), "rougeL_f", "rougeL_f"
+        )
+    note = _note(found["items"], "answers", params.rouge.confidence)
+    return Panel("ROUGE-L F1", HIGHER, note, points)
+
+
+def read_degenerate(figures: Path, params: Params) -> Panel:
+    """Return the panel of the share of degenerate answers."""
+    coverage = params.rouge.confidence
+    needed = ["items", "degenerate_share"]
+    points: dict[str, Point | None] = {}
+    for variant in params.variants:
+        found = variant_group(figures, "generate", variant, "", needed)
+        points[variant] = _share_point(found, coverage)
+    for name, title in ANSWERERS.items():
+        points[title] = _share_point(control_group(figures, name, needed), coverage)
+    note = _note(found["items"], "answers", coverage)
+    return Panel("share of degenerate answers", LOWER, note, points)
+
+
+def read_safety(figures: Path, params: Params) -> list[Panel]:
+    """Return a panel per slice of the safety questions, or none without their metrics."""
+    if not (figures / "safety").exists():
+        return []
+    panels = []
+    for name in SLICES:
+        points: dict[str, Point | None] = {}
+        for variant in params.variants:
+            needed = ["items", "pass_share", "pass_low", "pass_high"]
+            found = variant_group(figures, "safety", variant, name, needed)
+            points[variant] = _interval_point(found, "pass_share", "pass")
+        note = _note(found["items"], "questions", params.safety.confidence)
+        panels.append(Panel(f"safety: {SAFETY_TITLES[name]}", HIGHER, note, points))
+    return panels
+
+
+def _note(items: int, unit: str, coverage: float) -> str:
+    """Return the number of items and the coverage of the intervals."""
+    return f"{items} {unit}, {coverage * 100:g}% intervals"
+
+
+def _interval_point(figures: Metrics, name: str, interval: str) -> Point:
+    """Return a figure with the interval in its metrics file."""
+    return Point(figures[name], (figures[f"{interval}_low"], figures[f"{interval}_high"]))
+
+
+def _normal_point(mean: float, error: float, coverage: float) -> Point:
+    """Return a mean with the interval of a normal distribution; none if the error is 0."""
+    if error == 0:
+        return Point(mean)
+    reach = statistics.NormalDist().inv_cdf((1 + coverage) / 2) * error
+    return Point(mean, (mean - reach, mean + reach))
+
+
+def _share_point(figures: Metrics, coverage: float) -> Point:
+    """Return the share of degenerate answers with Wilson's interval."""
+    share = figures["degenerate_share"]
+    items = figures["items"]
+    return Point(share, wilson_interval(round(share * items), items, coverage))
+
+
+def alt_text(panels: Iterable[Panel]) -> str:
+    """Return the content of the figure in words."""
+    sentences = ["Variants and controls, with one panel per measure."]
+    for panel in panels:
+        values = []
+        for name, point in panel.points.items():
+            shown = NOT_MEANINGFUL if point is None else f"{point.value:.3f}"
+            values.append(f"{name} {shown}")
+        sentences.append(f"{panel.title}, {BETTER[panel.direction]}: {', '.join(values)}.")
+    return " ".join(sentences)
+
+
+def link(panels: Iterable[Panel]) -> str:
+    """Return the figure as Markdown, relative to the folder of the report."""
+    return f"![{alt_text(panels)}]({NAME})\n"
+
+
+def draw_panels(panels: list[Panel], variants: Iterable[str], path: Path) -> None:
+    """Draw the figure: one line per variant, and below them one line per control."""
+    names = list(variants)
+    controls = _controls(panels, names)
+    places = {name: place for place, name in enumerate([*names, *controls])}
+    lines = -(-len(panels) // COLUMNS)
+    height = lines * (HEAD_HEIGHT + LINE_HEIGHT * len(places))
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    figure.get_layout_engine().set(wspace=0.06, hspace=0.06)
+    grid = figure.subplots(nrows=lines, ncols=COLUMNS, squeeze=False).flatten()
+    for number, axis in enumerate(grid):
+        if number < len(panels):
+            draw_panel(axis, panels[number], places, len(names))
+            _name_lines(axis, places, shown=number % COLUMNS == 0)
+        else:
+            axis.set_visible(False)
+    figure.legend(handles=_legend(), loc="outside lower center", ncols=3, frameon=False)
+    save_png(figure, path, DPI)
+
+
+def _controls(panels: Iterable[Panel], variants: list[str]) -> list[str]:
+    """Return the controls of all panels: first the answers, then the predictors."""
+    found = {name for panel in panels for name in panel.points if name not in variants}
+    return [title for title in [*ANSWERERS.values(), *PREDICTORS.values()] if title in found]
+
+
+def draw_panel(axis: Axes, panel: Panel, places: Mapping[str, int], variants: int) -> None:
+    """Draw the points of one measure. The first `variants` places belong to variants."""
+    if panel.reference is not None:
+        axis.axvline(panel.reference, color=GREY, linestyle=":", linewidth=1)
+    for name, point in panel.points.items():
+        place = places[name]
+        if point is None:
+            _write_withheld(axis, place)
+        elif place < variants:
+            _draw_point(axis, place, point, color=BLUE, marker="o", fill=BLUE)
+        else:
+            _draw_point(axis, place, point, color=ORANGE, marker="s", fill="white")
+    if variants < len(places):
+        axis.axhline(variants - 0.5, color=GREY, linewidth=0.6)
+    arrow = "← better" if panel.direction == LOWER else "better →"
+    side = "left" if panel.direction == LOWER else "right"
+    axis.set_title(textwrap.fill(panel.title, 36), fontsize=10, loc="left")
+    axis.set_xlabel(panel.note, fontsize=8, color=GREY)
+    axis.annotate(
+        arrow,
+        xy=(0.0 if side == "left" else 1.0, 0.0),
+        xycoords="axes fraction",
+        xytext=(0, 3),
+        textcoords="offset points",
+        fontsize=8,
+        ha=side,
+        va="bottom",
+    )
+    axis.set_ylim(len(places) + 0.3, -0.6)
+    axis.margins(x=0.12)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.locator_params(axis="x", nbins=5)
+    axis.grid(axis="x", alpha=0.3)
+    remove_frame(axis)
+
+
+def _name_lines(axis: Axes, places: Mapping[str, int], *, shown: bool) -> None:
+    """Write the names beside the lines of a panel, if it is the first of its row."""
+    labels = [textwrap.shorten(name, LONGEST_NAME) for name in places] if shown else []
+    axis.set_yticks(list(places.values()), labels or [""] * len(places), fontsize=9)
+    axis.tick_params(axis="y", length=0)
+
+
+def _draw_point(
+    axis: Axes, place: int, point: Point, *, color: str, marker: str, fill: str
+) -> None:
+    """Draw a figure and the line of its interval."""
+    if point.interval is not None:
+        axis.plot(point.interval, [place, place], color=color, linewidth=2)
+    axis.plot(point.value, place, marker, color=color, markerfacecolor=fill, markersize=6)
+
+
+def _write_withheld(axis: Axes, place: int) -> None:
+    """Write in the line of a variant that its figure means nothing."""
+    axis.annotate(
+        NOT_MEANINGFUL,
+        xy=(0.5, place),
+        xycoords=("axes fraction", "data"),
+        fontsize=8,
+        color=GREY,
+        style="italic",
+        ha="center",
+        va="center",
+    )
+
+
+def _legend() -> list[Line2D]:
+    """Return the entries of the legend."""
+    variant = Line2D([], [], color=BLUE, marker="o", linewidth=2, label="variant")
+    control = Line2D([], [], color=ORANGE, marker="s", linewidth=2, label="control, no training")
+    control.set_markerfacecolor("white")
+    nothing = Line2D([], [], color=GREY, linestyle=":", linewidth=1)
+    nothing.set_label("a model that knows nothing")
+    return [variant, control, nothing]
