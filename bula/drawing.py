@@ -1,4 +1,4 @@
-"""Set the style of figures, and write each figure with the same bytes on every run."""
+"""Set the style of figures, and write them with reproducible bytes."""
 
 from pathlib import Path
 

@@ -1,8 +1,7 @@
 """Draw all variants and controls in one figure, with a panel per measure."""
 
 import statistics
-import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from bula.drawing import BLUE, GREY, ORANGE, remove_frame, save_png
+from bula.escaping import markdown
 from bula.item_scores import LikelihoodRow, read_checked
 from bula.params import Params
 from bula.safety import SLICES, wilson_interval
@@ -46,7 +46,8 @@ LONGEST_NAME = 24
 # Sizes in inches.
 WIDTH = 11.0
 LINE_HEIGHT = 0.24
-HEAD_HEIGHT = 1.15
+HEAD_HEIGHT = 1.1
+LEGEND_HEIGHT = 0.3
 
 
 class Point(NamedTuple):
@@ -71,13 +72,16 @@ class Panel(NamedTuple):
 
 
 def read_panels(data: Path, figures: Path, params: Params) -> list[Panel]:
-    """Return the panels of all measures that the variants have."""
+    """Return the panels of all measures that the variants have.
+
+    The measures that controls have too come first.
+    """
     panels = [
         read_bits(data, figures, params),
-        read_worth(figures, params),
-        read_contrast(figures, params),
         read_rouge(figures, params),
         read_degenerate(figures, params),
+        read_worth(figures, params),
+        read_contrast(figures, params),
         *read_safety(figures, params),
     ]
     return [panel for panel in panels if panel.points]
@@ -215,7 +219,7 @@ def alt_text(panels: Iterable[Panel]) -> str:
         values = []
         for name, point in panel.points.items():
             shown = NOT_MEANINGFUL if point is None else f"{point.value:.3f}"
-            values.append(f"{name} {shown}")
+            values.append(f"{markdown(name)} {shown}")
         sentences.append(f"{panel.title}, {BETTER[panel.direction]}: {', '.join(values)}.")
     return " ".join(sentences)
 
@@ -225,53 +229,83 @@ def link(panels: Iterable[Panel]) -> str:
     return f"![{alt_text(panels)}]({NAME})\n"
 
 
-def draw_panels(panels: list[Panel], variants: Iterable[str], path: Path) -> None:
-    """Draw the figure: one line per variant, and below them one line per control."""
+def draw_panels(panels: Sequence[Panel], variants: Iterable[str], path: Path) -> None:
+    """Draw the figure, three panels side by side.
+
+    The panels of a row share their lines: one per variant, and below them one per control.
+    """
+    rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
     names = list(variants)
-    controls = _controls(panels, names)
-    places = {name: place for place, name in enumerate([*names, *controls])}
-    lines = -(-len(panels) // COLUMNS)
-    height = lines * (HEAD_HEIGHT + LINE_HEIGHT * len(places))
-    figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.06, hspace=0.06)
-    grid = figure.subplots(nrows=lines, ncols=COLUMNS, squeeze=False).flatten()
-    for number, axis in enumerate(grid):
-        if number < len(panels):
-            draw_panel(axis, panels[number], places, len(names))
-            _name_lines(axis, places, shown=number % COLUMNS == 0)
-        else:
-            axis.set_visible(False)
-    figure.legend(handles=_legend(), loc="outside lower center", ncols=3, frameon=False)
+    lines = [[*names, *_controls(row, names)] for row in rows]
+    heights = [HEAD_HEIGHT + LINE_HEIGHT * len(row_lines) for row_lines in lines]
+    figure = Figure(figsize=(WIDTH, sum(heights) + LEGEND_HEIGHT), layout="constrained")
+    grid = figure.subplots(len(rows), COLUMNS, squeeze=False, height_ratios=heights)
+    for axes, row, row_lines in zip(grid, rows, lines, strict=True):
+        _draw_row(axes, row, row_lines, len(names))
+    figure.legend(
+        handles=_legend(panels, names), loc="outside lower center", ncols=3, frameon=False
+    )
     save_png(figure, path, DPI)
 
 
-def _controls(panels: Iterable[Panel], variants: list[str]) -> list[str]:
-    """Return the controls of all panels: first the answers, then the predictors."""
+def _controls(panels: Iterable[Panel], variants: Sequence[str]) -> list[str]:
+    """Return the controls of some panels: first the answers, then the predictors."""
     found = {name for panel in panels for name in panel.points if name not in variants}
     return [title for title in [*ANSWERERS.values(), *PREDICTORS.values()] if title in found]
 
 
-def draw_panel(axis: Axes, panel: Panel, places: Mapping[str, int], variants: int) -> None:
-    """Draw the points of one measure. The first `variants` places belong to variants."""
+def _draw_row(
+    axes: Sequence[Axes], row: Sequence[Panel], lines: Sequence[str], variants: int
+) -> None:
+    """Draw the panels of one row, with the names of the lines beside the first panel."""
+    for axis in axes[len(row) :]:
+        axis.set_visible(False)
+    for axis, panel in zip(axes, row, strict=False):
+        draw_panel(axis, panel, lines, variants)
+        axis.set_yticks(range(len(lines)), [""] * len(lines), fontsize=9)
+    axes[0].set_yticklabels([_shorten(name) for name in lines])
+
+
+def _shorten(name: str) -> str:
+    """Return the start of a long name."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
+
+
+def draw_panel(axis: Axes, panel: Panel, lines: Sequence[str], variants: int) -> None:
+    """Draw the points of one measure. The first `variants` lines belong to variants."""
     if panel.reference is not None:
         axis.axvline(panel.reference, color=GREY, linestyle=":", linewidth=1)
     for name, point in panel.points.items():
-        place = places[name]
+        place = lines.index(name)
         if point is None:
             _write_withheld(axis, place)
         elif place < variants:
             _draw_point(axis, place, point, color=BLUE, marker="o", fill=BLUE)
         else:
             _draw_point(axis, place, point, color=ORANGE, marker="s", fill="white")
-    if variants < len(places):
+    if variants < len(lines):
         axis.axhline(variants - 0.5, color=GREY, linewidth=0.6)
-    arrow = "← better" if panel.direction == LOWER else "better →"
-    side = "left" if panel.direction == LOWER else "right"
-    axis.set_title(textwrap.fill(panel.title, 36), fontsize=10, loc="left")
+    axis.set_title(panel.title, fontsize=10, loc="left")
     axis.set_xlabel(panel.note, fontsize=8, color=GREY)
+    _mark_direction(axis, panel.direction)
+    # The first line is at the top, and the direction has a line of its own at the bottom.
+    axis.set_ylim(len(lines) + 0.3, -0.6)
+    axis.margins(x=0.12)
+    axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", labelsize=8)
+    axis.locator_params(axis="x", nbins=5)
+    axis.grid(axis="x", alpha=0.3)
+    remove_frame(axis)
+
+
+def _mark_direction(axis: Axes, direction: str) -> None:
+    """Write at the bottom of a panel which side is better."""
+    text, side, edge = ("← better", "left", 0.0)
+    if direction == HIGHER:
+        text, side, edge = ("better →", "right", 1.0)
     axis.annotate(
-        arrow,
-        xy=(0.0 if side == "left" else 1.0, 0.0),
+        text,
+        xy=(edge, 0.0),
         xycoords="axes fraction",
         xytext=(0, 3),
         textcoords="offset points",
@@ -279,19 +313,6 @@ def draw_panel(axis: Axes, panel: Panel, places: Mapping[str, int], variants: in
         ha=side,
         va="bottom",
     )
-    axis.set_ylim(len(places) + 0.3, -0.6)
-    axis.margins(x=0.12)
-    axis.tick_params(axis="x", labelsize=8)
-    axis.locator_params(axis="x", nbins=5)
-    axis.grid(axis="x", alpha=0.3)
-    remove_frame(axis)
-
-
-def _name_lines(axis: Axes, places: Mapping[str, int], *, shown: bool) -> None:
-    """Write the names beside the lines of a panel, if it is the first of its row."""
-    labels = [textwrap.shorten(name, LONGEST_NAME) for name in places] if shown else []
-    axis.set_yticks(list(places.values()), labels or [""] * len(places), fontsize=9)
-    axis.tick_params(axis="y", length=0)
 
 
 def _draw_point(
@@ -317,11 +338,15 @@ def _write_withheld(axis: Axes, place: int) -> None:
     )
 
 
-def _legend() -> list[Line2D]:
-    """Return the entries of the legend."""
-    variant = Line2D([], [], color=BLUE, marker="o", linewidth=2, label="variant")
-    control = Line2D([], [], color=ORANGE, marker="s", linewidth=2, label="control, no training")
-    control.set_markerfacecolor("white")
-    nothing = Line2D([], [], color=GREY, linestyle=":", linewidth=1)
-    nothing.set_label("a model that knows nothing")
-    return [variant, control, nothing]
+def _legend(panels: Sequence[Panel], variants: Sequence[str]) -> list[Line2D]:
+    """Return the entries of the legend for the marks that the panels contain."""
+    entries = [Line2D([], [], color=BLUE, marker="o", linewidth=2, label="variant")]
+    if _controls(panels, variants):
+        control = Line2D([], [], color=ORANGE, marker="s", linewidth=2, label="control")
+        control.set_markerfacecolor("white")
+        entries.append(control)
+    if any(panel.reference is not None for panel in panels):
+        nothing = Line2D([], [], color=GREY, linestyle=":", linewidth=1)
+        nothing.set_label("a model that knows nothing")
+        entries.append(nothing)
+    return entries
