@@ -112,11 +112,13 @@ def draw_points(axis: Axes, place: int, values: Sequence[float]) -> None:
 
 def draw_box(axis: Axes, place: int, values: Sequence[float]) -> None:
     """Draw the quartiles as a box, and the lowest and the highest value as whiskers."""
-    axis.boxplot(
-        [values],
+    lowest, lower, median, upper, highest = np.quantile(values, list(QUANTILES.values()))
+    box = {"whislo": lowest, "q1": lower, "med": median, "q3": upper, "whishi": highest}
+    axis.bxp(
+        [box],
         positions=[place],
         widths=WIDTH,
-        whis=(0, 100),
+        showfliers=False,
         patch_artist=True,
         boxprops={"facecolor": BLUE, "alpha": 0.35},
         medianprops={"color": "black"},
