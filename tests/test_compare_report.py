@@ -140,7 +140,8 @@ HOSTILE_ANSWER = {
 }
 HOSTILE_JUDGE = "j <img src=x> | ![x](y) [z](w) \x1b[2J # um"
 # Every tag except those that the report itself has.
-OTHER_TAG = re.compile(r"<(?!/?(h1|h2|h3|ul|li|p|strong|em|code|table|thead|tbody|tr|th|td|a)\b)")
+OWN_TAGS = r"(h1|h2|h3|ul|li|p|strong|em|code|table|thead|tbody|tr|th|td|a)\b"
+OTHER_TAG = re.compile(rf'<(?!/?{OWN_TAGS}|img src="variants\.png")')
 # Controls except the line feed, and marks that reorder text.
 CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 

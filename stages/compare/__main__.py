@@ -11,9 +11,10 @@ import typer
 from bula.errors import run_stage
 from bula.escaping import terminal
 from bula.files import staged
-from bula.params import load_params
+from bula.params import Params, load_params
 from bula.reports import write_metrics
 from bula.tables import degenerate_share
+from stages.compare.figure import NAME, Panel, draw_panels, link, read_panels
 from stages.compare.inputs import (
     check_items,
     check_judges,
@@ -27,11 +28,12 @@ from stages.compare.report import opening, report_text
 from stages.compare.seeds import mark_seeds, seeds_table
 
 
-def write_report(folder: Path, text: str) -> None:
-    """Write the report as the only file of its folder."""
+def write_report(folder: Path, text: str, panels: list[Panel], params: Params) -> None:
+    """Write the report and its figure as the only files of its folder."""
     with staged(folder) as temporary:
         temporary.mkdir()
         (temporary / "report.md").write_text(text, encoding="utf-8")
+        draw_panels(panels, params.variants, temporary / NAME)
 
 
 def main(
@@ -52,9 +54,10 @@ def main(
     mark_families(results, shares, read_constants(figures, params), params)
     table = opening(figures, shares, params)
     over_seeds = seeds_table(data, spreads, params)
-    text = report_text(figures, table, results, over_seeds, answers, params)
+    panels = read_panels(data, figures, params)
+    text = report_text(figures, table, results, over_seeds, answers, params, link(panels))
     write_metrics(metrics, results)
-    write_report(report, text)
+    write_report(report, text, panels, params)
     summary = f"compare: {len(results)} paired differences, report in {report}/report.md"
     print(terminal(f"{summary}\n\n{table}", lines=True))
 

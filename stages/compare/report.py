@@ -41,10 +41,12 @@ def report_text(
     over_seeds: str,
     answers: Answers,
     params: Params,
+    picture: str,
 ) -> str:
     """Return the report.
 
-    `table` has the results of each variant, and `over_seeds` their spread over training seeds.
+    `table` has the results of each variant, `over_seeds` their spread over training seeds, and
+    `picture` the link to the figure.
     """
     coverage = percent(params.rouge.confidence)
     interval = f"± is a standard error, [ ] a {coverage} bootstrap interval"
@@ -53,6 +55,7 @@ def report_text(
         f"# What tuning changed\n\n{header(figures, params)}",
         f"{conclusion(results, params)}\n## Results\n\n{table}",
         f"{interval} over answers. {ARROWS}\n",
+        picture,
         f"{judge_note(params)}\n## Paired differences\n",
         interval_note(results, params),
         seed_note(results),
