@@ -12,7 +12,13 @@ from bula.records import Row, read_rows, write_rows
 from bula.reports import write_metrics
 from stages.compare import __main__ as stage
 from stages.compare.pairs import Difference, Results, compare, compare_all, mark_meaningful
-from tests.test_tables import control_figures, fidelity, figures, generate_figures
+from tests.test_tables import (
+    control_bertscores,
+    control_figures,
+    fidelity,
+    figures,
+    generate_figures,
+)
 
 
 def two_variants(params: dict[str, Any]) -> None:
@@ -266,6 +272,7 @@ def write_inputs(workspace: Path) -> None:
     for name, content in fidelity().items():
         write_metrics(metrics / f"{name}.json", content)
     write_metrics(metrics / "controls.json", control_figures())
+    write_metrics(metrics / "bertscore_controls.json", control_bertscores())
     write_metrics(metrics / "seeds.json", {"seeds": 0})
 
 
