@@ -556,6 +556,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variant in load_params(ROOT / "params.yaml").variants:
         write_stages(tmp_path / "metrics", variant, figures(1))
     write_metrics(tmp_path / "metrics/controls.json", control_figures())
+    write_metrics(tmp_path / "metrics/bertscore_controls.json", control_bertscores())
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
