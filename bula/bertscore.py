@@ -129,7 +129,7 @@ def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) ->
 
 
 def encode_text(encoder: Encoder, text: str) -> Encoded:
-    """Return the ids of a text between a first and a last special token.
+    """Return the ids of a text between two special tokens.
 
     For BERT these are [CLS] and [SEP]; a decoder has its BOS and EOS tokens in their place. A text
     that is too long loses its end.
@@ -185,7 +185,7 @@ def embed(encoder: Encoder, texts: list[Encoded]) -> list[Tensor]:
 
 
 def match(answer: Tensor, reference: Tensor) -> Score:
-    """Return precision, recall and F1 of two texts by greedy matching of their tokens.
+    """Return precision, recall and F1 of two texts by greedy matching.
 
     Each text is a tensor of shape (tokens, width) whose first and last rows are special tokens. The
     library gets one pair at a time: in a batch, its padding would count as a cosine of 0.

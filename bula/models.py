@@ -278,7 +278,7 @@ def load_encoder(path: Path) -> PreTrainedModel:
 
 
 def load_plain_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """Load the tokenizer of a model directory without any need of a chat template.
+    """Load the tokenizer of a model directory, chat template or not.
 
     Raise a UserError if it is broken.
     """

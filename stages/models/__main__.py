@@ -1,4 +1,4 @@
-"""Fetch the base model, the judge and the encoder, check them, and write them.
+"""Fetch base model, judge and encoder, check them, and write them.
 
 Each of them is pinned by a checksum or a revision.
 
