@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
+    AutoModel,
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
@@ -248,6 +249,43 @@ def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
     refuse_other_adapter(model, adapter, shapes)
     # Dropout would hide a wrong merge.
     return model.eval()
+
+
+def load_encoder(path: Path) -> PreTrainedModel:
+    """Load an encoder directory in float32, on the device.
+
+    The heads of other tasks and the pooler are left out, because no hidden state needs them. Raise
+    a UserError if the files are broken, incomplete or not finite, or of an encoder-decoder model.
+    """
+    if load_config(path).is_encoder_decoder:
+        fix = "name a model that is only an encoder, such as BERT, in bertscore.encoder"
+        raise UserError(path, "it is an encoder-decoder model", fix)
+    with library_errors(path):
+        model, report = AutoModel.from_pretrained(
+            **_location(path),
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    missing = [name for name in report["missing_keys"] if not name.startswith("pooler.")]
+    refuse_incomplete(path, report | {"missing_keys": missing, "unexpected_keys": []})
+    if hasattr(model, "pooler"):
+        model.pooler = None
+    model.to(device())
+    refuse_broken(model, path)
+    return model.eval()
+
+
+def load_plain_tokenizer(path: Path) -> PreTrainedTokenizerBase:
+    """Load the tokenizer of a model directory, chat template or not.
+
+    Raise a UserError if it is broken.
+    """
+    check_model(path)
+    with library_errors(path):
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(path))
+    return tokenizer
 
 
 def load_tokenizer(path: Path, template: str = "") -> PreTrainedTokenizerBase:

@@ -57,6 +57,7 @@ Encoding = Literal["utf-8", "latin-1", "cp1252"]
 Positive = Annotated[int, Field(gt=0, le=10**9)]
 Natural = Annotated[int, Field(ge=0, le=10**9)]
 Few = Annotated[int, Field(gt=0, le=256)]
+Layer = Annotated[int, Field(ge=0, le=1000)]
 Workers = Annotated[int, Field(ge=0, le=256)]
 GpuLayers = Literal["all"] | Natural
 Bytes = Annotated[int, Field(gt=0, le=2**40)]

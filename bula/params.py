@@ -41,6 +41,7 @@ from bula.param_types import (
     HubPart,
     Kappa,
     LanguageCode,
+    Layer,
     License,
     ModelName,
     Module,
@@ -76,9 +77,10 @@ UNIONS = {
     ("ingest", "sources"),
     ("ingest", "benchmarks"),
     ("benchmark", "backend"),
+    ("bertscore", "encoder"),
 }
 UNION_TAGS = {
-    *("wheel", "wheels", "hub", "directory", "api"),
+    *("wheel", "wheels", "hub", "directory", "api", "base"),
     *("demo", "files", "url"),
     *("hf", "vllm", "openai"),
     *("pairs", "chats"),
@@ -902,6 +904,36 @@ class Rouge(Section):
     """Coverage of the interval."""
 
 
+class BaseEncoder(Section):
+    """The base model as the encoder.
+
+    It is a decoder, so the hidden state of a token knows only the text before the token.
+    """
+
+    kind: Literal["base"]
+
+
+Encoder = Annotated[BaseEncoder | HubModel | DirectoryModel, Field(discriminator="kind")]
+
+
+class Bertscore(Section):
+    """BERTScore of the answers and its intervals."""
+
+    encoder: Encoder
+    """The model whose hidden states are compared.
+
+    `base` is the base model itself. An encoder of another kind is fetched by the stage models.
+    """
+    layer: Layer
+    """The layer whose hidden states are compared; 0 is the embeddings."""
+    batch_size: Positive
+    """Number of answers that are encoded at once, each with its reference."""
+    resamples: Resamples
+    """Number of bootstrap resamples of examples."""
+    confidence: Coverage
+    """Coverage of the intervals."""
+
+
 class Controls(Section):
     """Figures that need no model, for comparison with the variants."""
 
@@ -1065,6 +1097,7 @@ class Params(Section):
     safety: Safety
     benchmark: Benchmark
     rouge: Rouge
+    bertscore: Bertscore
     controls: Controls
     judge: Judge
     calibrate: Calibrate
@@ -1128,6 +1161,11 @@ class Params(Section):
             )
             on_cpu = f"variants.{name}: engine vllm needs device: cuda"
             problems[on_cpu] = variant.engine == "vllm" and self.device == "cpu"
+            same_rows = (
+                f"variants.bert-{name}: data/scores/bert-{name}.jsonl has the rows of "
+                f"bertscore@{name}; rename it"
+            )
+            problems[same_rows] = f"bert-{name}" in self.variants
             needs_llama_cpp = model.endswith(".gguf")
             problems[wrong_engine] = needs_llama_cpp != (variant.engine == "llama.cpp")
         return problems

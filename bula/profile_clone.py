@@ -26,9 +26,11 @@ SEED_FIGURES = "metrics/seeds.json"
 # Files of one variant, which no stage deletes when the variant leaves params.yaml.
 VARIANT_FILES = (
     *(f"data/{name}/{{}}.jsonl" for name in ("likelihood", "answers", "samples", "scores")),
+    "data/scores/bert-{}.jsonl",
     "data/verdicts/{}.jsonl",
     "data/safety/{}.jsonl",
     *(f"metrics/{name}/{{}}.json" for name in ("likelihood", "generate", "benchmark", "rouge")),
+    "metrics/bertscore/{}.json",
     "metrics/judge/{}.json",
     "metrics/safety/{}.json",
     "metrics/speed/generate/{}.json",

@@ -1,11 +1,12 @@
-"""Score answers against their references by ROUGE-1, ROUGE-2 and ROUGE-L.
+"""Score answers against their references by ROUGE-1, ROUGE-2, ROUGE-L and chrF.
 
 Words keep their Portuguese letters. The tokenizer of rouge_score keeps only a to z, so it would
-split "não" into the words "n" and "o".
+split "não" into the words "n" and "o". chrF reads characters and needs no words.
 """
 
 from rouge_score.rouge_scorer import RougeScorer
 from rouge_score.tokenizers import Tokenizer
+from sacrebleu.metrics.chrf import CHRF
 
 from bula.params import Params
 from bula.records import Row
@@ -30,9 +31,12 @@ class PortugueseTokenizer(Tokenizer):  # type: ignore[misc]
 def score_answers(rows: list[Row]) -> list[Row]:
     """Return one row of scores per answer.
 
-    A row contains id, set, variant, and precision, recall and F1 of each ROUGE type (Lin 2004).
+    A row contains id, set, variant, precision, recall and F1 of each ROUGE type (Lin 2004), and
+    chrF (Popović 2015).
     """
     scorer = RougeScorer(list(TYPES), tokenizer=PortugueseTokenizer())
+    # The defaults of sacrebleu: character 6-grams, beta 2, mixed case, no spaces.
+    chrf = CHRF()
     scored = []
     for row in rows:
         result = scorer.score(row["answer"], row["generated"])
@@ -45,6 +49,8 @@ def score_answers(rows: list[Row]) -> list[Row]:
             for part, attribute in PARTS.items():
                 value = getattr(result[kind], attribute)
                 scores[f"{kind}_{part}"] = float(value)
+        # sacrebleu counts in percent.
+        scores["chrf"] = chrf.sentence_score(row["generated"], [row["answer"]]).score / 100
         scored.append(scores)
     return scored
 
@@ -52,9 +58,9 @@ def score_answers(rows: list[Row]) -> list[Row]:
 def summarise(rows: list[Row], params: Params) -> Figures:
     """Return the mean of each score over the answers.
 
-    F1 comes with a bootstrap interval, precision and recall with a standard error.
+    F1 comes with a bootstrap interval, precision and recall with a standard error, and chrF with
+    both.
     """
-    settings = params.rouge
     metrics: Figures = {"items": len(rows)}
     for kind in TYPES:
         for part in PARTS:
@@ -62,14 +68,19 @@ def summarise(rows: list[Row], params: Params) -> Figures:
             values = [row[name] for row in rows]
             metrics[name] = sum(values) / len(values)
             if part == "f":
-                low, high = bootstrap_mean(
-                    values,
-                    settings.resamples,
-                    settings.confidence,
-                    params.sampling_seed,
-                )
-                metrics[f"{name}_low"] = low
-                metrics[f"{name}_high"] = high
+                metrics |= interval_of(name, values, params)
             else:
                 metrics[f"{name}_stderr"] = standard_error(values)
-    return metrics
+    values = [row["chrf"] for row in rows]
+    metrics["chrf"] = sum(values) / len(values)
+    metrics["chrf_stderr"] = standard_error(values)
+    return metrics | interval_of("chrf", values, params)
+
+
+def interval_of(name: str, values: list[float], params: Params) -> Figures:
+    """Return the bootstrap interval of the mean of one score."""
+    settings = params.rouge
+    low, high = bootstrap_mean(
+        values, settings.resamples, settings.confidence, params.sampling_seed
+    )
+    return {f"{name}_low": low, f"{name}_high": high}

@@ -68,7 +68,11 @@ ROUGE = (
     "rougeL_f",
     "rougeL_f_low",
     "rougeL_f_high",
+    "chrf",
+    "chrf_low",
+    "chrf_high",
 )
+BERTSCORE = ("items", "bertscore_f", "bertscore_f_low", "bertscore_f_high")
 PARTS = ("accuracy", "style")
 JUDGE = (
     "trustworthy",
@@ -223,13 +227,14 @@ def _column(folder: Path, variant: str, max_degenerate_share: float) -> Column:
     degenerate = _degenerate_cell(share, items)
     likelihood = _likelihood_cells(folder, variant)
     rouge = _rouge_cells(variant_group(folder, "rouge", variant, "pooled", ROUGE))
+    overlap = rouge | _bertscore_cells(folder, variant)
     judge = _judge_cells(folder, variant)
     if share > max_degenerate_share:
         withheld = f"{NOT_MEANINGFUL} ({share * 100:.0f} % loops)"
-        rouge = dict.fromkeys(rouge, withheld)
+        overlap = dict.fromkeys(overlap, withheld)
         judge = dict.fromkeys(judge, withheld)
     benchmark = _benchmark_cells(folder, variant)
-    return {**degenerate, **likelihood, **rouge, **benchmark, **judge}
+    return {**degenerate, **likelihood, **overlap, **benchmark, **judge}
 
 
 def _degenerate_cell(share: float, items: int) -> Column:
@@ -243,7 +248,7 @@ def _control_columns(folder: Path) -> dict[str, Column]:
     for name, title in ANSWERERS.items():
         figures = control_group(folder, name, [*ROUGE, "degenerate_share"])
         degenerate = _degenerate_cell(figures["degenerate_share"], figures["items"])
-        columns[title] = degenerate | _rouge_cells(figures)
+        columns[title] = degenerate | _rouge_cells(figures) | _control_bertscore(folder, name)
     for name, title in PREDICTORS.items():
         figures = control_group(folder, name, ["bits_per_character"])
         columns[title] = _bits_cell(figures)
@@ -338,14 +343,39 @@ def _worth_cell(folder: Path, variant: str, figures: Metrics) -> Column:
 
 
 def _rouge_cells(figures: Metrics) -> Column:
-    """Return the cells of ROUGE."""
+    """Return the cells of ROUGE and chrF."""
     items = figures["items"]
     cells = {}
     for kind in KINDS:
         name = kind.replace("rouge", "ROUGE-")
         label = f"{name} F1 ({items} answers) {HIGHER}"
         cells[label] = _interval(figures, f"{kind}_f")
+    cells[f"chrF ({items} answers) {HIGHER}"] = _interval(figures, "chrf")
     return cells
+
+
+def _bertscore_cells(folder: Path, variant: str) -> Column:
+    """Return the cell of BERTScore of one variant."""
+    path = folder / "bertscore" / f"{variant}.json"
+    return _bertscore_cell(path, f"bertscore@{variant}", "pooled")
+
+
+def _control_bertscore(folder: Path, control: str) -> Column:
+    """Return the cell of BERTScore of one control."""
+    return _bertscore_cell(folder / "bertscore_controls.json", "bertscore_controls", control)
+
+
+def _bertscore_cell(path: Path, stage: str, name: str) -> Column:
+    """Return the cell of BERTScore of one group; its label names the encoder.
+
+    Scores of two encoders cannot be compared, so they never share a row.
+    """
+    content = read_figures(path, stage)
+    figures = group(content, name, BERTSCORE, path, stage)
+    settings = group(content, "settings", ["layer"], path, stage)
+    encoder = f"{markdown(str(settings.get('encoder', UNKNOWN)))}, layer {settings['layer']}"
+    label = f"BERTScore F1 ({encoder}; {figures['items']} answers) {HIGHER}"
+    return {label: _interval(figures, "bertscore_f")}
 
 
 def _benchmark_cells(folder: Path, variant: str) -> Column:

@@ -1,4 +1,4 @@
-"""Compare one variant's answers with the references by ROUGE-1, ROUGE-2 and ROUGE-L.
+"""Compare one variant's answers with the references by ROUGE and chrF.
 
 bula/rouge.py defines the scores.
 

@@ -17,6 +17,7 @@ from stages.compare.pairs import Difference, Results, compare, compare_all, mark
 from tests.conftest import write_validation_sets
 from tests.test_tables import (
     benchmark_figures,
+    control_bertscores,
     control_figures,
     fidelity,
     figures,
@@ -360,6 +361,7 @@ def write_inputs(workspace: Path) -> None:
     for name, content in fidelity().items():
         write_metrics(metrics / f"{name}.json", content)
     write_metrics(metrics / "controls.json", control_figures())
+    write_metrics(metrics / "bertscore_controls.json", control_bertscores())
     write_metrics(metrics / "seeds.json", {"seeds": 0})
     run: dict[str, float | str] = {"steps": 30, "epochs": 0.280374, "compute_dtype": "bfloat16"}
     write_metrics(metrics / "train.json", {"run": run})

@@ -406,7 +406,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise UserError(where, "no network", "nothing")
 
     monkeypatch.setattr(downloads, "_run_download", refuse)
-    monkeypatch.setattr(downloads, "_hub_size", lambda source: refuse(source.id))
+    monkeypatch.setattr(downloads, "_hub_size", lambda source, _: refuse(source.id))
     monkeypatch.delenv("BULA_ACCEPT_GEMMA_TERMS", raising=False)
     return started
 
@@ -470,12 +470,16 @@ def test_the_stage_writes_both_models_and_their_figures(
     stage.main()
     assert load_tokenizer(workspace / "models/base").eos_token == load_tokenizer(tiny).eos_token
     assert (workspace / "models/judge/README.md").exists()
+    assert "base model" in (workspace / "models/encoder/README.md").read_text(encoding="utf-8")
     assert json.loads((workspace / "metrics/models.json").read_text(encoding="utf-8")) == {
         "model_base": {"kind": "directory", "license": "apache-2.0"},
         "model_judge": {"kind": "api", "license": "terms"},
     }
     printed = capsys.readouterr().out.splitlines()
-    assert printed[-1] == "models: base model in models/base, judge in models/judge"
+    assert (
+        printed[-1]
+        == "models: base model in models/base, judge in models/judge, encoder in models/encoder"
+    )
     assert leftovers(workspace) == []
 
 

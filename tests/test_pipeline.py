@@ -17,7 +17,7 @@ from tests.conftest import leftovers, run
 from tests.stub_pipeline import STAGES
 
 VARIANTS = ("base", "tuned")
-SCORING = ("likelihood", "generate", "safety", "benchmark", "rouge", "judge")
+SCORING = ("likelihood", "generate", "safety", "benchmark", "rouge", "bertscore", "judge")
 SINGLE_STAGES = (
     "check",
     "models",
@@ -30,6 +30,7 @@ SINGLE_STAGES = (
     "calibrate",
     "compare",
     "controls",
+    "bertscore_controls",
 )
 # `bula seeds` repeats the stages from train on.
 SEEDED_STAGES = set(STAGES) - {"preprocess"}
@@ -38,6 +39,7 @@ SINGLE_METRICS = (
     "compare.json",
     "contamination.json",
     "dry_run.json",
+    "bertscore_controls.json",
     "controls.json",
     "ingest.json",
     "merge.json",
@@ -86,7 +88,7 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(["dvc", "remote", "modify", name, "url", str(folder.parent / place)], folder)
     result = run(["dvc", "repro"], folder, **OFFLINE)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert len(stages_run(result.stdout)) == 23
+    assert len(stages_run(result.stdout)) == 26
     commit(folder, "run")
     return folder
 

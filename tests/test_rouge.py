@@ -54,13 +54,21 @@ def test_rouge_of_portuguese_words_equals_a_calculation_by_hand() -> None:
         "rougeL_recall": 3 / 3,
         "rougeL_f": 3 / 4,
     }
+    del scores["chrf"]
     assert scores == pytest.approx(expected)
+
+
+def test_chrf_equals_a_calculation_by_hand() -> None:
+    [scores] = score_answers([ROW | {"answer": "abc", "generated": "ab"}])
+    # 1-grams: precision 2 / 2, recall 2 / 3. 2-grams: 1 / 1 and 1 / 2. The answer has no 3-gram,
+    # so two orders count: precision 1, recall 7 / 12. With beta 2, F is 5 P R / (4 P + R) = 7 / 11.
+    assert scores["chrf"] == pytest.approx(7 / 11)
 
 
 def test_an_empty_answer_scores_zero() -> None:
     [scores] = score_answers([ROW | {"generated": ""}])
-    values = [value for name, value in scores.items() if name.startswith("rouge")]
-    assert values == [0.0] * 9
+    values = [value for name, value in scores.items() if name.startswith(("rouge", "chrf"))]
+    assert values == [0.0] * 10
 
 
 def test_rouge_never_imports_torch() -> None:
@@ -75,6 +83,9 @@ def test_rouge_writes_figures_per_set_with_intervals(workspace: Path) -> None:
     assert figures["A"]["items"] == 4
     assert figures["pooled"]["items"] == 20
     assert figures["A"]["rouge1_f_low"] <= figures["A"]["rouge1_f"] <= figures["A"]["rouge1_f_high"]
+    chrf = [figures["pooled"][f"chrf{end}"] for end in ("_low", "", "_high")]
+    assert chrf == sorted(chrf)
+    assert figures["pooled"]["chrf_stderr"] > 0
     assert leftovers(workspace) == []
 
 

@@ -50,6 +50,10 @@ def figures(variant_number: int) -> dict[str, dict[str, Any]]:
             },
         },
         "rouge": {"pooled": {"items": 40, **rouge_figures(0.1 * variant_number)}},
+        "bertscore": {
+            "settings": {"encoder": "models/base", "layer": 20},
+            "pooled": bertscore_figures(0.5 + 0.1 * variant_number),
+        },
         "benchmark": benchmark_figures(0.25 * variant_number),
         "judge": {
             "judge": "tiny-judge",
@@ -106,7 +110,28 @@ def rouge_figures(level: float) -> dict[str, float]:
         found[f"{kind}_f"] = level + 0.02
         found[f"{kind}_f_low"] = level + 0.01
         found[f"{kind}_f_high"] = level + 0.0345
+    found |= {"chrf": level + 0.03, "chrf_low": level + 0.02, "chrf_high": level + 0.04}
     return found
+
+
+def bertscore_figures(level: float) -> dict[str, float]:
+    """Return the F1 of BERTScore of 40 answers and its interval."""
+    return {
+        "items": 40,
+        "bertscore_f": level,
+        "bertscore_f_low": level - 0.01,
+        "bertscore_f_high": level + 0.01,
+    }
+
+
+def control_bertscores() -> dict[str, dict[str, Any]]:
+    """Return the BERTScore of the controls."""
+    return {
+        "settings": {"encoder": "models/base", "layer": 20},
+        "stock": bertscore_figures(0.75),
+        "nearest": bertscore_figures(0.72),
+        "echo": bertscore_figures(0.65),
+    }
 
 
 def benchmark_figures(accuracy: float) -> dict[str, Any]:
@@ -145,6 +170,7 @@ def metrics(tmp_path: Path) -> Path:
     for number, variant in enumerate(("base", "tuned"), start=1):
         write_stages(tmp_path / "metrics", variant, figures(number))
     write_metrics(tmp_path / "metrics/controls.json", control_figures())
+    write_metrics(tmp_path / "metrics/bertscore_controls.json", control_bertscores())
     return tmp_path / "metrics"
 
 
@@ -168,6 +194,11 @@ def test_table_has_a_column_per_variant_and_control(metrics: Path) -> None:
             f"| {kind} F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] {others}"
             for kind in ("ROUGE-1", "ROUGE-2", "ROUGE-L")
         ),
+        "| chrF (40 answers) ↑ | 0.130 [0.120, 0.140] | 0.230 [0.220, 0.240] "
+        "| 0.180 [0.170, 0.190] | 0.160 [0.150, 0.170] | 0.080 [0.070, 0.090] |  |  |  |",
+        "| BERTScore F1 (models/base, layer 20; 40 answers) ↑ "
+        "| 0.600 [0.590, 0.610] | 0.700 [0.690, 0.710] | 0.750 [0.740, 0.760] "
+        "| 0.720 [0.710, 0.730] | 0.650 [0.640, 0.660] |  |  |  |",
         "| bula_medmcqa, acc, % (24 items) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8" + EMPTY,
         "| bula_squad_completion, contains, % (28 items) ↑ | 50.0 ± 9.6 | 50.0 ± 9.6" + EMPTY,
         "| judge: accuracy, 1 to 3 (tiny-judge; not trustworthy) ↑ "
@@ -233,8 +264,9 @@ def test_rouge_and_judge_are_withheld_above_the_limit_of_degenerate_answers(metr
     lines = variant_lines(metrics, "base", "tuned")
     assert lines[2] == "| degenerate answers, % (30 answers) ↓ | 0.0 | 96.7 |"
     withheld = [line for line in lines if line.endswith("| not meaningful (97 % loops) |")]
-    assert [line[2:8] for line in withheld] == ["ROUGE-", "ROUGE-", "ROUGE-", "judge:", "judge:"]
-    assert sum("not meaningful" in line for line in lines) == 5
+    starts = [line[2:8] for line in withheld]
+    assert starts == ["ROUGE-", "ROUGE-", "ROUGE-", "chrF (", "BERTSc", "judge:", "judge:"]
+    assert sum("not meaningful" in line for line in lines) == 7
 
 
 def test_figures_of_the_other_variant_are_not_withheld(metrics: Path) -> None:
@@ -255,7 +287,25 @@ def test_hostile_judge_name_adds_no_cell_and_no_markup(metrics: Path) -> None:
         assert page.count(tag) == plain.count(tag)
 
 
-@pytest.mark.parametrize("stage", ["generate", "likelihood", "rouge", "benchmark", "judge"])
+def test_scores_of_two_encoders_share_no_row(metrics: Path) -> None:
+    other = control_bertscores() | {"settings": {"encoder": "a/b", "layer": 9}}
+    write_metrics(metrics / "bertscore_controls.json", other)
+    lines = results_table(metrics, variants("base", "tuned")).splitlines()
+    assert sum(line.startswith("| BERTScore F1 (a/b, layer 9; 40 answers) ↑ |") for line in lines)
+    [own] = [line for line in lines if line.startswith("| BERTScore F1 (models/base")]
+    assert own.endswith("| 0.700 [0.690, 0.710] |  |  |  |  |  |  |")
+
+
+def test_missing_scores_of_the_controls_are_named_with_their_stage(metrics: Path) -> None:
+    (metrics / "bertscore_controls.json").unlink()
+    with pytest.raises(UserError, match=r"bertscore_controls\.json: .*repro bertscore_controls`"):
+        results_table(metrics, variants("base"))
+
+
+TABLE_STAGES = ("generate", "likelihood", "rouge", "bertscore", "benchmark", "judge")
+
+
+@pytest.mark.parametrize("stage", TABLE_STAGES)
 def test_error_names_the_missing_file_and_its_stage(metrics: Path, stage: str) -> None:
     (metrics / stage / "tuned.json").unlink()
     message = f"{stage}/tuned.json: the file does not exist. Run `dvc repro {stage}@tuned`"
@@ -539,6 +589,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variant in load_params(ROOT / "params.yaml").variants:
         write_stages(tmp_path / "metrics", variant, figures(1))
     write_metrics(tmp_path / "metrics/controls.json", control_figures())
+    write_metrics(tmp_path / "metrics/bertscore_controls.json", control_bertscores())
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path

