@@ -246,7 +246,11 @@ def request_fields(engine: str, params: Params, end_ids: list[int]) -> Fields:
         fields |= llama_cpp_rules(rules)
 
     def of_prompt(prompt: list[int]) -> dict[str, Any]:
-        return fields | {"seed": draw_seed(params.sampling_seed, [prompt])}
+        own = {"seed": draw_seed(params.sampling_seed, [prompt])}
+        if engine == "llama.cpp":
+            # Every token of prompt and answer, where llama.cpp's default is the last 64.
+            own["repeat_last_n"] = len(prompt) + limits.max_new_tokens
+        return fields | own
 
     return of_prompt
 
@@ -257,8 +261,6 @@ def llama_cpp_rules(rules: Decoding) -> dict[str, Any]:
     A GGUF file can contain other rules (`general.sampling.*`), so each of them is switched off.
     """
     return {
-        # Every token of prompt and answer, where llama.cpp's default is the last 64.
-        "repeat_last_n": -1,
         "repeat_penalty": rules.repetition_penalty,
         "presence_penalty": 0,
         "frequency_penalty": 0,

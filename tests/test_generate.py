@@ -4,6 +4,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +49,13 @@ def with_generate(changes: dict[str, Any]) -> Params:
     return params.model_copy(update={"generate": changed, "dtype": "float32"})
 
 
-def by_llama_cpp(file: Path, prompts: list[list[int]], params: Params) -> list[Answer]:
+def by_llama_cpp(
+    file: Path, prompts: list[list[int]], params: Params, *, float32: bool = False
+) -> list[Answer]:
     """Return the answers of llama.cpp servers, in the order of the prompts."""
     longest = max(map(len, prompts))
     servers = answering.servers_of(file, "llama.cpp", params, longest, len(prompts))
+    servers = servers._replace(start=partial(servers.start, float32=float32))
     fields = answering.request_fields("llama.cpp", params, [])
     return answering.answer_by_server(servers, prompts, fields, lambda prompts, answers: None)
 
@@ -219,9 +223,9 @@ def test_both_engines_apply_the_same_repetition_penalty(
 
     def answers(penalty: float) -> tuple[list[Answer], list[Answer]]:
         decoding = Decoding(temperature=0, repetition_penalty=penalty, no_repeat_ngram=0)
-        params = with_generate({"decoding": decoding, "max_new_tokens": 24, "parallel": 1})
+        params = with_generate({"decoding": decoding, "max_new_tokens": 16, "parallel": 1})
         mine, _ = answering.answer("generate@t", tiny, "transformers", params, tokenizer, prompts)
-        return mine, by_llama_cpp(file, prompts, params)
+        return mine, by_llama_cpp(file, prompts, params, float32=True)
 
     plain, plain_by_llama_cpp = answers(1.0)
     mine, by_other = answers(1.2)
