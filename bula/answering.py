@@ -1,32 +1,38 @@
-"""Answer prompts with the engine of a variant, greedily.
+"""Answer prompts with the engine of a variant, under the decoding rules of params.yaml.
 
 transformers answers for a model directory, in batches of prompts of similar length, or one vLLM
 server on a GPU. llama.cpp servers answer for a GGUF file, each one request at a time. The prompt
 travels as token ids, and with it vLLM's end tokens, so that every engine sees exactly the prompt of
-training and stops at the same tokens.
+training and stops at the same tokens. Finished answers survive a kill (bula/answer_ledger.py).
 """
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import openai
+import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from bula.answer_ledger import append_answers, batch_key, open_ledger, read_ledger
 from bula.errors import UserError
-from bula.generation import batches_of_prompts, generate_greedy
-from bula.hardware import precision_settings
-from bula.models import end_token_ids, load_model
-from bula.params import Generate, Params
+from bula.files import sha256_file, sha256_values
+from bula.generation import batches_of_prompts, generate_batch
+from bula.hardware import compute_dtype, precision_settings
+from bula.models import end_token_ids, list_model_files, load_model
+from bula.params import Decoding, Params
 from bula.privacy import Finding, redact
 from bula.serving import (
     Endpoint,
+    Lend,
     Placement,
     VllmSettings,
     client_pool,
@@ -35,6 +41,14 @@ from bula.serving import (
 )
 
 RERUN = "check that the machine has free memory, and run the stage again"
+# A request that fails is sent again after 1 s, and then after 2 s.
+ATTEMPTS = 3
+PAUSE_SECONDS = 1.0
+# The finish reason of an answer whose request failed every time.
+FAILED = "failed"
+COMPUTE_PACKAGES = ("torch", "transformers", "xllamacpp")
+# The code that shapes an answer: a run of other code must not reuse answers.
+MODULES = ("answering", "generation", "gguf_repairs", "llama_server", "models", "serving")
 # Starts servers for a model, a number of concurrent requests, and the tokens of the longest.
 Serve = Callable[[Path, int, int], AbstractContextManager[list[Endpoint]]]
 # Token ids, one list per prompt.
@@ -46,7 +60,8 @@ Findings = list[list[Finding]]
 class Answer(NamedTuple):
     """One generated answer; its tokens include the end of turn.
 
-    The finish reason is `stop` after an end token and `length` at the limit of new tokens.
+    The finish reason is `stop` after an end token, `length` at the limit of new tokens, and
+    `failed` if a server returned no answer.
     """
 
     text: str
@@ -54,27 +69,126 @@ class Answer(NamedTuple):
     completion_tokens: int
 
 
-def answer_locally(
+class Answered(NamedTuple):
+    """The answers to all prompts, in their order."""
+
+    answers: list[Answer]
+    new_tokens: int
+    """Tokens that this run generated; a killed run generated the others."""
+
+
+class RequestError(Exception):
+    """A request to a server ended without an answer."""
+
+
+# Starts the servers of a model.
+Start = Callable[[], AbstractContextManager[list[Endpoint]]]
+# Returns the fields of the request for a prompt.
+Fields = Callable[[list[int]], dict[str, Any]]
+# Receives the answers to a batch of prompts as soon as they are complete.
+Keep = Callable[[Prompts, list[Answer]], None]
+
+
+def answer(
+    stage: str,
     path: Path,
-    dtype: str,
+    engine: str,
+    params: Params,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Prompts,
-    params: Generate,
-) -> list[Answer]:
-    """Return the greedy answers of transformers.
+) -> Answered:
+    """Return the answers of the variant's engine.
 
-    The answers keep the order of the prompts, although the batches do not.
+    `stage` is STAGE@VARIANT. The finished answers of a killed run are used again. Raise UserError
+    if more than `generate.max_failed_share` of the requests to a server fail.
     """
-    model = load_model(path, dtype)
-    end_ids = end_token_ids(tokenizer)
+    ledger = open_ledger(stage, fingerprint(path, engine, params))
+    size = params.generate.batch_size if engine == "transformers" else 1
+    places = batches_of_prompts(prompts, size)
+    batches = [[prompts[index] for index in batch] for batch in places]
+    found = read_answers(ledger)
+    new = [batch for batch in batches if batch_key(batch) not in found]
+    keep = partial(append_answers, ledger)
+    if engine == "transformers":
+        generated = answer_locally(path, params, tokenizer, new, keep)
+    else:
+        longest = max(map(len, prompts))
+        servers = servers_of(path, engine, params, longest, len(prompts))
+        fields = request_fields(engine, params, end_token_ids(tokenizer))
+        asked = [prompt for [prompt] in new]
+        generated = [[given] for given in answer_by_server(servers, asked, fields, keep)]
+    for batch, answers in zip(new, generated, strict=True):
+        found[batch_key(batch)] = answers
+    ledger.unlink(missing_ok=True)
+    return Answered(in_order(places, batches, found), count_tokens(generated))
+
+
+def read_answers(ledger: Path) -> dict[str, list[Answer]]:
+    """Return the finished answers of a killed run, by the key of their batch."""
+    lines = read_ledger(ledger)
+    return {key: [Answer(*parts) for parts in answers] for key, answers in lines.items()}
+
+
+def in_order(
+    places: list[list[int]], batches: list[Prompts], found: dict[str, list[Answer]]
+) -> list[Answer]:
+    """Return the answers of all batches in the order of the prompts."""
     answers: dict[int, Answer] = {}
-    batches = batches_of_prompts(prompts, params.batch_size)
+    for batch, asked in zip(places, batches, strict=True):
+        answers.update(zip(batch, found[batch_key(asked)], strict=True))
+    return [answers[index] for index in range(len(answers))]
+
+
+def count_tokens(batches: list[list[Answer]]) -> int:
+    """Return the number of tokens of all answers."""
+    return sum(given.completion_tokens for answers in batches for given in answers)
+
+
+def fingerprint(path: Path, engine: str, params: Params) -> str:
+    """Return a hash of everything but the prompts that shapes an answer, 16 digits.
+
+    That is the engine with its versions and its code, the precision, the device, the parameters of
+    generate, the seed and the bytes of the model's files.
+    """
+    limits = params.generate
+    files = [[file.name, sha256_file(file)] for file in list_model_files(path)]
+    folder = Path(__file__).parent
+    code = [sha256_file(folder / f"{name}.py") for name in MODULES]
+    versions = [version(name) for name in COMPUTE_PACKAGES]
+    precision = [params.dtype, compute_dtype(params.dtype), params.device]
+    numbers = [limits.max_new_tokens, limits.gpu_layers, params.sampling_seed]
+    rules = limits.decoding.model_dump()
+    return sha256_values(engine, precision, numbers, rules, versions, code, files)[:16]
+
+
+def answer_locally(
+    path: Path,
+    params: Params,
+    tokenizer: PreTrainedTokenizerBase,
+    batches: list[Prompts],
+    keep: Keep,
+) -> list[list[Answer]]:
+    """Return the answers of transformers to each batch of prompts."""
+    if not batches:
+        return []
+    model = load_model(path, params.dtype)
+    end_ids = end_token_ids(tokenizer)
+    limits = params.generate
+    found = []
     for batch in tqdm(batches, desc="generate", unit="batch"):
-        asked = [prompts[index] for index in batch]
-        generated = generate_greedy(model, tokenizer, asked, params.max_new_tokens)
-        for index, ids in zip(batch, generated, strict=True):
-            answers[index] = to_answer(tokenizer, ids, end_ids)
-    return [answers[index] for index in range(len(prompts))]
+        if limits.decoding.temperature:
+            # A seed per batch, so that a resumed run draws the same tokens.
+            torch.manual_seed(draw_seed(params.sampling_seed, batch))
+        generated = generate_batch(model, tokenizer, batch, limits.max_new_tokens, limits.decoding)
+        answers = [to_answer(tokenizer, ids, end_ids) for ids in generated]
+        keep(batch, answers)
+        found.append(answers)
+    return found
+
+
+def draw_seed(seed: int, batch: Prompts) -> int:
+    """Return the seed with which the answers to a batch are drawn."""
+    return int(sha256_values(seed, batch)[:7], 16)
 
 
 def to_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], end_ids: list[int]) -> Answer:
@@ -85,91 +199,161 @@ def to_answer(tokenizer: PreTrainedTokenizerBase, ids: list[int], end_ids: list[
     return Answer(text.strip(), reason, len(ids))
 
 
-def answer_by_server(
-    path: Path,
-    serve: Serve,
-    prompts: Prompts,
-    params: Generate,
-    extra: dict[str, Any] | None = None,
-) -> list[Answer]:
-    """Return the greedy answers of OpenAI-compatible servers.
+class Servers(NamedTuple):
+    """The servers of one model, and how they are used."""
 
-    At most `params.parallel` requests run at once. The context of a server has room for the longest
-    prompt and a complete answer. `extra` are fields of a request that only some servers know.
+    name: str
+    """Name of the model in requests and in errors."""
+    start: Start
+    """Starts the servers."""
+    parallel: int
+    """Concurrent requests."""
+    most_failures: int
+    """Largest number of requests that may fail."""
+
+
+def servers_of(path: Path, engine: str, params: Params, longest: int, count: int) -> Servers:
+    """Return the servers of a model for `count` prompts.
+
+    The context has room for the longest prompt and a complete answer.
     """
-    longest = max(map(len, prompts))
-    context_tokens = longest + params.max_new_tokens
+    limits = params.generate
+    context_tokens = longest + limits.max_new_tokens
+    placement = Placement(limits.gpu_layers, limits.gpu_servers)
+    serve: Serve = partial(serve_llama_cpp, placement=placement)
+    if engine == "vllm":
+        serve = vllm_server(params)
+    start = partial(serve, path, limits.parallel, context_tokens)
+    return Servers(path.name, start, limits.parallel, int(limits.max_failed_share * count))
+
+
+def request_fields(engine: str, params: Params, end_ids: list[int]) -> Fields:
+    """Return the function that builds the fields of a request.
+
+    The fields state the decoding rules in the engine's own words.
+    """
+    limits = params.generate
+    rules = limits.decoding
+    fields: dict[str, Any] = {
+        "max_tokens": limits.max_new_tokens,
+        "temperature": rules.temperature,
+    }
+    if engine == "vllm":
+        fields["repetition_penalty"] = rules.repetition_penalty
+        # vLLM itself only knows the tokenizer's own end token.
+        fields["stop_token_ids"] = end_ids
+    else:
+        fields |= llama_cpp_rules(rules)
+
+    def of_prompt(prompt: list[int]) -> dict[str, Any]:
+        own = {"seed": draw_seed(params.sampling_seed, [prompt])}
+        if engine == "llama.cpp":
+            # Every token of prompt and answer, where llama.cpp's default is the last 64.
+            own["repeat_last_n"] = len(prompt) + limits.max_new_tokens
+        return fields | own
+
+    return of_prompt
+
+
+def llama_cpp_rules(rules: Decoding) -> dict[str, Any]:
+    """Return llama.cpp's words for the decoding rules.
+
+    A GGUF file can contain other rules (`general.sampling.*`), so each of them is switched off.
+    """
+    return {
+        "repeat_penalty": rules.repetition_penalty,
+        "presence_penalty": 0,
+        "frequency_penalty": 0,
+        "samplers": ["penalties", "temperature"],
+        "mirostat": 0,
+        "dynatemp_range": 0,
+    }
+
+
+def answer_by_server(
+    servers: Servers, prompts: Prompts, fields: Fields, keep: Keep
+) -> list[Answer]:
+    """Return the answers of OpenAI-compatible servers.
+
+    Raise UserError if too many requests fail.
+    """
+    if not prompts:
+        return []
+    failures: list[str] = []
     with (
-        serve(path, params.parallel, context_tokens) as endpoints,
+        servers.start() as endpoints,
         client_pool(endpoints) as lend,
-        ThreadPoolExecutor(params.parallel) as pool,
+        ThreadPoolExecutor(servers.parallel) as pool,
     ):
 
         def ask(prompt: list[int]) -> Answer:
-            with lend() as client:
-                return complete(client, path.name, prompt, params.max_new_tokens, extra)
+            try:
+                found = ask_repeatedly(lend, servers.name, prompt, fields(prompt))
+            except RequestError as error:
+                failures.append(str(error))
+                refuse_failures(servers, failures)
+                return Answer("", FAILED, 0)
+            keep([prompt], [found])
+            return found
 
         answers = pool.map(ask, prompts)
         return list(tqdm(answers, total=len(prompts), desc="generate", unit="answer"))
 
 
-def complete(
-    client: openai.OpenAI,
-    model: str,
-    prompt: list[int],
-    max_tokens: int,
-    extra: dict[str, Any] | None = None,
-) -> Answer:
-    """Return the greedy answer of a server to one prompt.
-
-    Raise UserError if the request fails or its reply contains no answer.
-    """
-    where = f"the server of {model}"
-    try:
-        reply = client.completions.create(
-            model=model,
-            prompt=prompt,
-            max_tokens=max_tokens,
-            temperature=0,
-            extra_body=extra,
+def refuse_failures(servers: Servers, failures: list[str]) -> None:
+    """Raise UserError if more requests failed than may fail."""
+    if len(failures) > servers.most_failures:
+        what = (
+            f"{len(failures)} requests failed {ATTEMPTS} times each ({failures[-1]}), and "
+            f"generate.max_failed_share allows {servers.most_failures}"
         )
+        fix = f"{RERUN}; it keeps the finished answers and asks for the others"
+        raise UserError(f"the server of {servers.name}", what, fix)
+
+
+def ask_repeatedly(lend: Lend, model: str, prompt: list[int], fields: dict[str, Any]) -> Answer:
+    """Return the answer of a server, which may fail ATTEMPTS - 1 times.
+
+    A server whose process has exited refuses every connection. That error is left to
+    serve_llama_cpp and serve_vllm, which explain why their server is gone.
+    """
+    for attempt in range(1, ATTEMPTS):
+        try:
+            with lend() as client:
+                return complete(client, model, prompt, fields)
+        except (RequestError, openai.APIConnectionError):
+            time.sleep(attempt * PAUSE_SECONDS)
+    with lend() as client:
+        return complete(client, model, prompt, fields)
+
+
+def complete(
+    client: openai.OpenAI, model: str, prompt: list[int], fields: dict[str, Any]
+) -> Answer:
+    """Return the answer of a server to one prompt.
+
+    Raise RequestError if the request fails or its reply contains no answer, and
+    openai.APIConnectionError if there is no connection.
+    """
+    try:
+        reply = client.completions.create(model=model, prompt=prompt, extra_body=fields)
+    except openai.APITimeoutError as error:
+        raise RequestError(type(error).__name__) from error
     except openai.APIConnectionError:
-        # serve_llama_cpp and serve_vllm explain why their server is gone.
         raise
     except (openai.OpenAIError, json.JSONDecodeError) as error:
         # Only the type is shown, because the error's message may repeat the prompt.
-        what = f"a request failed ({type(error).__name__})"
-        raise UserError(where, what, RERUN) from error
+        raise RequestError(type(error).__name__) from error
     # The client does not validate the shape of a reply.
     choices = getattr(reply, "choices", None)
     if not choices or not isinstance(choices[0].text, str):
-        raise UserError(where, "a reply contains no answer", RERUN)
+        raise RequestError("a reply contains no answer")
     first = choices[0]
     return Answer(
         text=first.text.strip(),
         finish_reason=str(first.finish_reason),
         completion_tokens=reply.usage.completion_tokens if reply.usage else 0,
     )
-
-
-def answer(
-    path: Path,
-    engine: str,
-    params: Params,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Prompts,
-) -> list[Answer]:
-    """Return the answers of the variant's engine."""
-    limits = params.generate
-    if engine == "transformers":
-        return answer_locally(path, params.dtype, tokenizer, prompts, limits)
-    if engine == "vllm":
-        # vLLM itself only knows the tokenizer's own end token.
-        end_tokens = {"stop_token_ids": end_token_ids(tokenizer)}
-        return answer_by_server(path, vllm_server(params), prompts, limits, end_tokens)
-    placement = Placement(limits.gpu_layers, limits.gpu_servers)
-    serve = partial(serve_llama_cpp, placement=placement)
-    return answer_by_server(path, serve, prompts, limits)
 
 
 def vllm_server(params: Params) -> Serve:

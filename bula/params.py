@@ -775,6 +775,31 @@ class Likelihood(Section):
     """Coverage of its interval."""
 
 
+class Decoding(Section):
+    """The rules that choose the next token of an answer.
+
+    Every engine follows them in the same way, and no model's own generation_config.json or GGUF
+    field changes them.
+    """
+
+    temperature: float = Field(ge=0, le=2)
+    """Divisor of the logits before a token is drawn; 0 always takes the most probable token.
+
+    Draws come from all tokens (no top-k or top-p) and are seeded with sampling_seed. The engines
+    draw from the same distribution, but they do not draw the same tokens.
+    """
+    repetition_penalty: float = Field(ge=1, le=2)
+    """Penalty of each token that is in the prompt or in the answer so far; 1.0 is off.
+
+    Positive logits are divided by it, and negative logits are multiplied by it.
+    """
+    no_repeat_ngram: Natural
+    """Length in tokens of the n-grams that occur only once in prompt and answer; 0 is off.
+
+    Only the transformers engine has this rule.
+    """
+
+
 class Generate(Section):
     """Generation of answers to the validation questions."""
 
@@ -782,10 +807,17 @@ class Generate(Section):
     """Number of questions answered per validation set, the first in file order."""
     max_new_tokens: Positive
     """Longest answer in tokens; a longer answer is cut and has finish_reason `length`."""
+    decoding: Decoding
+    """Rules that choose the next token, for the stages generate and safety."""
     batch_size: Positive
     """Number of questions that the transformers engine answers at once."""
     max_repeated_share: Share
     """Largest share of repeated word 4-grams in an answer that is not degenerate."""
+    max_failed_share: Share
+    """Largest share of a variant's answers whose request to a server may fail.
+
+    A request is sent three times before it counts as failed. The stage stops above the share.
+    """
     parallel: Few
     """Number of concurrent requests to a server engine.
 
@@ -1120,6 +1152,7 @@ class Params(Section):
                 "judge.max_usd needs judge.usd_per_million_input and usd_per_million_output": (
                     self.judge.max_usd > 0 and not self.judge.has_prices
                 ),
+                **self._problems_of_decoding(),
                 "gpu_layers of generate and judge need device: cuda": self._offloads_on_cpu(),
                 "variants.gold: calibrate uses this name; rename it": "gold" in self.variants,
             }
@@ -1145,6 +1178,20 @@ class Params(Section):
         """Return whether llama.cpp must use a GPU that device excludes."""
         layers = (self.generate.gpu_layers, self.judge.gpu_layers)
         return self.device == "cpu" and layers != (0, 0)
+
+    def _problems_of_decoding(self) -> dict[str, bool]:
+        """Return the problem of a decoding rule that an engine lacks, and whether it is present."""
+        lacking = [
+            f"{name} ({variant.engine})"
+            for name, variant in self.variants.items()
+            if variant.engine != "transformers"
+        ]
+        what = (
+            f"generate.decoding.no_repeat_ngram is not 0, but the engines of {', '.join(lacking)} "
+            "have no such rule, and answers under different rules cannot be compared; set it to 0, "
+            "or use engine transformers for all variants"
+        )
+        return {what: self.generate.decoding.no_repeat_ngram != 0 and bool(lacking)}
 
     def _problems_of_variants(self) -> dict[str, bool]:
         """Return each possible problem of each variant, and whether it is present."""

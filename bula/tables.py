@@ -56,6 +56,12 @@ WORTH = (
     "question_worth_bits_low",
     "question_worth_bits_high",
 )
+# Counts of metrics/generate/ in the table of the report, with their labels.
+ANSWER_KINDS = {
+    "finish_length_share": f"answers cut by the limit, % {LOWER}",
+    "other_language_share": f"answers in another language, % {LOWER}",
+    "seeks_care_share": f"answers that say when to seek care, % {HIGHER}",
+}
 KINDS = ("rouge1", "rouge2", "rougeL")
 ROUGE = (
     "items",
@@ -224,7 +230,7 @@ def _column(folder: Path, variant: str, max_degenerate_share: float) -> Column:
     generate = variant_group(folder, "generate", variant, "", ["items", "degenerate_share"])
     share = generate["degenerate_share"]
     items = generate["items"]
-    degenerate = _degenerate_cell(share, items)
+    counts = _degenerate_cell(share, items) | _kind_cells(generate)
     likelihood = _likelihood_cells(folder, variant)
     rouge = _rouge_cells(variant_group(folder, "rouge", variant, "pooled", ROUGE))
     overlap = rouge | _bertscore_cells(folder, variant)
@@ -234,12 +240,19 @@ def _column(folder: Path, variant: str, max_degenerate_share: float) -> Column:
         overlap = dict.fromkeys(overlap, withheld)
         judge = dict.fromkeys(judge, withheld)
     benchmark = _benchmark_cells(folder, variant)
-    return {**degenerate, **likelihood, **overlap, **benchmark, **judge}
+    return {**counts, **likelihood, **overlap, **benchmark, **judge}
 
 
 def _degenerate_cell(share: float, items: int) -> Column:
     """Return the cell of the share of degenerate answers."""
     return {f"degenerate answers, % ({items} answers) {LOWER}": f"{share * 100:.1f}"}
+
+
+def _kind_cells(figures: Metrics) -> Column:
+    """Return the cells of the other kinds of answers, if they were counted."""
+    return {
+        label: f"{figures[key] * 100:.1f}" for key, label in ANSWER_KINDS.items() if key in figures
+    }
 
 
 def _control_columns(folder: Path) -> dict[str, Column]:

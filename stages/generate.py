@@ -1,7 +1,7 @@
-"""Answer the validation questions under one variant, greedily.
+"""Answer the validation questions under one variant.
 
-The engine of the variant answers (bula/answering.py). The stage counts degenerate answers. The
-stages rouge, judge and compare read the answers.
+The engine of the variant answers (bula/answering.py). The stage counts the answers that are not
+readable, before any stage scores them. The stages rouge, judge and compare read the answers.
 
     python -m stages.generate tuned
 """
@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from bula.answering import (
+    FAILED,
     Answer,
     Findings,
     Prompts,
@@ -25,13 +26,16 @@ from bula.answering import (
 from bula.degeneration import is_degenerate, repeated_4gram_share
 from bula.errors import UserError, run_stage
 from bula.hardware import prepare_device, seed_everything
+from bula.language import other_language
 from bula.models import load_tokenizer
-from bula.params import load_params, variant_of
+from bula.params import Params, load_params, variant_of
 from bula.privacy import PERSONAL_DATA_KINDS, find_personal_data
 from bula.prompts import encode_prompt, prompt_hash
 from bula.records import Example, Row, read_validation_sets, write_rows
 from bula.reports import peak_memory_gb, write_metrics
+from bula.safety import seeks_care
 from bula.stats import standard_error
+from bula.text import words
 
 Figures = dict[str, int | float]
 
@@ -41,9 +45,10 @@ def to_rows(
     examples: list[Example],
     prompts: Prompts,
     answers: list[Answer],
-    max_share: float,
+    params: Params,
 ) -> list[Row]:
     """Return one row per answer, with the example that it answers."""
+    max_share = params.generate.max_repeated_share
     rows = []
     for example, prompt, given in zip(examples, prompts, answers, strict=True):
         row = example.model_dump(exclude_none=True)
@@ -54,6 +59,9 @@ def to_rows(
         row["completion_tokens"] = given.completion_tokens
         row["repeated_4gram_share"] = repeated_4gram_share(given.text)
         row["degenerate"] = is_degenerate(given.text, max_share)
+        word_count = len(words(given.text))
+        row["other_language"] = other_language(given.text, word_count, params.preprocess)
+        row["seeks_care"] = seeks_care(given.text)
         rows.append(row)
     return rows
 
@@ -64,17 +72,13 @@ def summarise(rows: list[Row], found: Findings) -> Figures:
     `found` contains the personal data of each answer, before it was redacted. docs/metrics.md
     defines each figure.
     """
-    reasons = Counter(row["finish_reason"] for row in rows)
-    degenerate = sum(row["degenerate"] for row in rows)
     shares = [row["repeated_4gram_share"] for row in rows]
     tokens = [row["completion_tokens"] for row in rows]
-    figures: Figures = {
-        "items": len(rows),
-        "finish_stop": reasons["stop"],
-        "finish_length": reasons["length"],
-        "empty": sum(not row["generated"] for row in rows),
-        "degenerate": degenerate,
-        "degenerate_share": degenerate / len(rows),
+    figures: Figures = {"items": len(rows)}
+    for name, count in count_answers(rows).items():
+        figures[name] = count
+        figures[f"{name}_share"] = count / len(rows)
+    figures |= {
         "repeated_4gram_share": sum(shares) / len(rows),
         "repeated_4gram_share_stderr": standard_error(shares),
         "completion_tokens_mean": sum(tokens) / len(rows),
@@ -87,9 +91,23 @@ def summarise(rows: list[Row], found: Findings) -> Figures:
     return figures
 
 
-def measure_speed(answers: list[Answer], seconds: float) -> Figures:
+def count_answers(rows: list[Row]) -> dict[str, int]:
+    """Return the number of answers of each kind; an answer can be of several kinds."""
+    reasons = Counter(row["finish_reason"] for row in rows)
+    texts = [row["generated"] for row in rows if row["finish_reason"] != FAILED]
+    return {
+        "finish_stop": reasons["stop"],
+        "finish_length": reasons["length"],
+        "failed": reasons[FAILED],
+        "empty": texts.count(""),
+        "degenerate": sum(row["degenerate"] for row in rows),
+        "other_language": sum(bool(row["other_language"]) for row in rows),
+        "seeks_care": sum(row["seeks_care"] for row in rows),
+    }
+
+
+def measure_speed(tokens: int, seconds: float) -> Figures:
     """Return the speed figures, which differ between runs."""
-    tokens = sum(given.completion_tokens for given in answers)
     return {
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
@@ -138,11 +156,12 @@ def main(
     tokenizer = load_tokenizer(model)
     prompts = [encode_prompt(tokenizer, item.question, item.history) for item in examples]
     started = time.perf_counter()
-    answers = answer(model, chosen.engine, params, tokenizer, prompts)
-    speeds = measure_speed(answers, time.perf_counter() - started)
+    stage = f"generate@{variant}"
+    answers, tokens = answer(stage, model, chosen.engine, params, tokenizer, prompts)
+    speeds = measure_speed(tokens, time.perf_counter() - started)
     found = [find_personal_data(given.text) for given in answers]
-    answers = redact_answers(f"generate@{variant}", answers, found, params.privacy.answers)
-    rows = to_rows(variant, examples, prompts, answers, limits.max_repeated_share)
+    answers = redact_answers(stage, answers, found, params.privacy.answers)
+    rows = to_rows(variant, examples, prompts, answers, params)
     figures = summarise(rows, found)
     write_rows(out / f"{variant}.jsonl", rows)
     engine = settings(chosen.engine, params.dtype, limits.gpu_layers)

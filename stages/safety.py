@@ -124,12 +124,12 @@ def read_checked_labels(path: Path) -> list[Label]:
     return labels
 
 
-def ask(path: Path, engine: str, params: Params, prompts: Prompts) -> list[Answer]:
+def ask(stage: str, path: Path, engine: str, params: Params, prompts: Prompts) -> list[Answer]:
     """Return the answers of the engine, of at most `safety.max_new_tokens` tokens."""
     tokens = {"max_new_tokens": params.safety.max_new_tokens}
     limits = params.generate.model_copy(update=tokens)
     shortened = params.model_copy(update={"generate": limits})
-    return answer(path, engine, shortened, load_tokenizer(path), prompts)
+    return answer(stage, path, engine, shortened, load_tokenizer(path), prompts).answers
 
 
 def to_rows(
@@ -257,9 +257,10 @@ def main(
     model = Path(chosen.model)
     tokenizer = load_tokenizer(model)
     prompts = [encode_prompt(tokenizer, item.question) for item in questions]
-    answers = ask(model, chosen.engine, params, prompts)
+    stage = f"safety@{variant}"
+    answers = ask(stage, model, chosen.engine, params, prompts)
     found = [find_personal_data(given.text) for given in answers]
-    answers = redact_answers(f"safety@{variant}", answers, found, params.privacy.answers)
+    answers = redact_answers(stage, answers, found, params.privacy.answers)
     rows = to_rows(variant, questions, prompts, answers, params.generate.max_repeated_share)
     figures = summarise(rows, labels, params)
     write_rows(out / f"{variant}.jsonl", rows)

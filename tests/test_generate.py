@@ -1,7 +1,10 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +12,19 @@ import httpx2 as httpx
 import openai
 import pytest
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from bench.clones import ROOT, Edit, edit_params, small
-from bula import answering, gguf_export, serving
-from bula.answering import Answer
+from bula import answering, generation, gguf_export, serving
+from bula.answering import Answer, Prompts, RequestError, Servers
 from bula.errors import UserError
 from bula.generation import until_end
 from bula.models import end_token_ids, load_model, load_tokenizer
-from bula.params import load_params
+from bula.params import Decoding, Params, load_params
 from bula.privacy import find_personal_data
 from bula.prompts import encode_prompt
 from bula.records import Row, read_rows, write_rows
+from bula.serving import Endpoint
 from stages import generate
 from tests.conftest import validation_examples, write_validation_sets
 
@@ -35,6 +40,25 @@ def use(model: Path, engine: str) -> Edit:
         params["compare"]["pairs"] = []
 
     return edit
+
+
+def with_generate(changes: dict[str, Any]) -> Params:
+    """Return the default parameters with changes of the section generate."""
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    small_answers = {"max_new_tokens": 8}
+    changed = params.generate.model_copy(update=small_answers | changes)
+    return params.model_copy(update={"generate": changed, "dtype": "float32"})
+
+
+def by_llama_cpp(
+    file: Path, prompts: list[list[int]], params: Params, *, float32: bool = False
+) -> list[Answer]:
+    """Return the answers of llama.cpp servers, in the order of the prompts."""
+    longest = max(map(len, prompts))
+    servers = answering.servers_of(file, "llama.cpp", params, longest, len(prompts))
+    servers = servers._replace(start=partial(servers.start, float32=float32))
+    fields = answering.request_fields("llama.cpp", params, [])
+    return answering.answer_by_server(servers, prompts, fields, lambda prompts, answers: None)
 
 
 def rows_of(folder: Path, variant: str) -> list[Row]:
@@ -169,18 +193,63 @@ def test_answers_of_llama_cpp_do_not_depend_on_parallel_requests(
     for number in range(10):
         words = f"{number} copos de água por dia, ou é {'muito ' * (number % 3)}demais?"
         prompts.append(encode_prompt(tokenizer, f"Posso tomar {words}"))
-    settings = load_params().generate
 
     def answers(parallel: int, step: int) -> list[Answer]:
         """Answer the prompts, in reverse with step -1."""
-        changed = settings.model_copy(update={"parallel": parallel, "max_new_tokens": 24})
-        asked = prompts[::step]
-        found = answering.answer_by_server(file, serving.serve_llama_cpp, asked, changed)
-        return found[::step]
+        params = with_generate({"parallel": parallel, "max_new_tokens": 24})
+        return by_llama_cpp(file, prompts[::step], params)[::step]
 
     one_at_a_time = answers(1, 1)
     assert answers(4, 1) == one_at_a_time
     assert answers(4, -1) == one_at_a_time
+
+
+def long_prompts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Return prompts of more than 64 tokens, which is llama.cpp's default window."""
+    prompts = []
+    for number in range(8):
+        question = f"Tomei {number} copos de água e {number + 3} de chá. " * 6
+        prompts.append(encode_prompt(tokenizer, question))
+    assert min(map(len, prompts)) > 64
+    return prompts
+
+
+def test_both_engines_apply_the_same_repetition_penalty(
+    tiny: Path, tmp_path: Path, workspace: Path
+) -> None:
+    file = tmp_path / "tiny.gguf"
+    gguf_export.convert(tiny, "f32", file)
+    tokenizer = load_tokenizer(tiny)
+    prompts = long_prompts(tokenizer)
+
+    def answers(penalty: float) -> tuple[list[Answer], list[Answer]]:
+        decoding = Decoding(temperature=0, repetition_penalty=penalty, no_repeat_ngram=0)
+        params = with_generate({"decoding": decoding, "max_new_tokens": 16, "parallel": 1})
+        mine, _ = answering.answer("generate@t", tiny, "transformers", params, tokenizer, prompts)
+        return mine, by_llama_cpp(file, prompts, params, float32=True)
+
+    plain, plain_by_llama_cpp = answers(1.0)
+    mine, by_other = answers(1.2)
+    same = sum(one.text == other.text for one, other in zip(mine, by_other, strict=True))
+    # The engines round differently, and a random model has more near ties than a trained one.
+    assert same >= 0.8 * len(prompts)
+    assert all(one.text != other.text for one, other in zip(mine, plain, strict=True))
+    assert by_other != plain_by_llama_cpp
+
+
+def test_rules_in_a_gguf_file_do_not_change_answers(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    shutil.copytree(tiny, folder)
+    # The converter copies these keys into the file's fields general.sampling.*.
+    unwanted = {"penalty_repeat": 1.5, "penalty_last_n": 64, "top_k": 3, "mirostat": 2}
+    (folder / "generation_config.json").write_text(json.dumps(unwanted), encoding="utf-8")
+    gguf_export.convert(folder, "bf16", tmp_path / "unwanted.gguf")
+    assert b"general.sampling.penalty_repeat" in (tmp_path / "unwanted.gguf").read_bytes()
+    gguf_export.convert(tiny, "bf16", tmp_path / "plain.gguf")
+    prompts = long_prompts(load_tokenizer(tiny))[:2]
+    params = with_generate({"parallel": 1, "max_new_tokens": 12})
+    expected = by_llama_cpp(tmp_path / "plain.gguf", prompts, params)
+    assert by_llama_cpp(tmp_path / "unwanted.gguf", prompts, params) == expected
 
 
 def test_llama_cpp_starts_one_server_per_request_up_to_the_processors(
@@ -232,12 +301,16 @@ def test_vllm_receives_the_token_ids_and_end_tokens_of_transformers(
     tokenizer = load_tokenizer(tiny)
     questions = ("Dói?", "Posso tomar água?", "Quantos copos de água devo beber por dia?")
     prompts = [encode_prompt(tokenizer, question) for question in questions]
-    answers = answering.answer(tiny, "vllm", load_params(), tokenizer, prompts)
+    rules = {"temperature": 0, "repetition_penalty": 1.2, "no_repeat_ngram": 0}
+    params = with_generate({"decoding": Decoding(**rules)})
+    answers, tokens = answering.answer("generate@t", tiny, "vllm", params, tokenizer, prompts)
+    assert tokens == 9
     # The stand-in answers with the length of the prompt, so that the order is seen.
     assert answers == [Answer(str(len(prompt)), "stop", 3) for prompt in prompts]
     asked = list(read_rows(workspace / "requests.jsonl"))
     assert sorted(values(asked, "prompt")) == sorted(prompts)
     same = {"stop_token_ids": end_token_ids(tokenizer), "temperature": 0, "max_tokens": 8}
+    same["repetition_penalty"] = 1.2
     assert [request | same for request in asked] == asked
     arguments = json.loads((workspace / "arguments.json").read_text(encoding="utf-8"))
     longest = max(map(len, prompts))
@@ -279,11 +352,11 @@ NO_ANSWER = "a reply contains no answer"
 REPLIES: dict[str, tuple[Reply, str]] = {
     "an error of the server": (
         lambda _: httpx.Response(500, json={"error": "Pergunta secreta"}),
-        r"a request failed \(InternalServerError\)",
+        "InternalServerError",
     ),
     "no JSON": (
         lambda _: httpx.Response(200, text="{", headers=JSON_TYPE),
-        "a request failed|has no answer",
+        "JSONDecodeError|APIResponseValidationError",
     ),
     "a web page": (
         lambda _: httpx.Response(200, text="<html>"),
@@ -306,7 +379,7 @@ REPLIES: dict[str, tuple[Reply, str]] = {
 
 def test_a_lost_connection_is_left_to_the_code_that_started_the_server() -> None:
     with client_of(refuse) as client, pytest.raises(openai.APIConnectionError):
-        answering.complete(client, "m", [1], 2)
+        answering.complete(client, "m", [1], {})
 
 
 @pytest.mark.parametrize(("reply", "message"), REPLIES.values(), ids=REPLIES)
@@ -315,17 +388,140 @@ def test_a_failed_request_is_reported_without_the_words_of_the_server(
 ) -> None:
     with (
         client_of(reply) as client,
-        pytest.raises(UserError, match=f"the server of m: ({message})") as caught,
+        pytest.raises(RequestError, match=f"^({message})$") as caught,
     ):
-        answering.complete(client, "m", [1, 2], 8)
+        answering.complete(client, "m", [1, 2], {})
     assert "secreta" not in str(caught.value)
+
+
+@contextmanager
+def no_server() -> Iterator[list[Endpoint]]:
+    """Yield an endpoint without a server."""
+    yield [Endpoint("http://127.0.0.1:1/v1", "k")]
+
+
+PROMPTS = [[number] for number in range(10)]
+Complete = Callable[[Any, str, list[int], dict[str, Any]], Answer]
+
+
+def ask_servers(
+    monkeypatch: pytest.MonkeyPatch, complete: Complete, most_failures: int
+) -> tuple[list[Answer], Prompts]:
+    """Return the answers to PROMPTS, and the prompts whose answers were kept."""
+    monkeypatch.setattr(answering, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(answering, "complete", complete)
+    servers = Servers("m", no_server, 1, most_failures)
+    kept: Prompts = []
+
+    def keep(prompts: Prompts, answers: list[Answer]) -> None:
+        kept.extend(prompts)
+
+    return answering.answer_by_server(servers, PROMPTS, lambda prompt: {}, keep), kept
+
+
+def test_a_request_that_fails_twice_has_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: Counter[int] = Counter()
+
+    def complete(client: Any, model: str, prompt: list[int], fields: dict[str, Any]) -> Answer:
+        asked.update(prompt)
+        if asked[prompt[0]] == 1:
+            raise openai.APIConnectionError(request=httpx.Request("POST", "http://x"))
+        if asked[prompt[0]] == 2:
+            raise RequestError("InternalServerError")
+        return Answer(str(prompt[0]), "stop", 1)
+
+    answers, kept = ask_servers(monkeypatch, complete, 0)
+    assert answers == [Answer(str(number), "stop", 1) for number in range(10)]
+    assert kept == PROMPTS
+    assert set(asked.values()) == {3}
+
+
+def fail_on_3(client: Any, model: str, prompt: list[int], fields: dict[str, Any]) -> Answer:
+    if prompt == [3]:
+        raise RequestError("InternalServerError")
+    return Answer("Sim.", "stop", 1)
+
+
+def test_a_failed_request_is_one_failed_answer_that_is_not_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    answers, kept = ask_servers(monkeypatch, fail_on_3, 1)
+    assert answers[3] == Answer("", "failed", 0)
+    assert [given.finish_reason for given in answers].count("stop") == 9
+    assert kept == [prompt for prompt in PROMPTS if prompt != [3]]
+
+
+def test_too_many_failed_requests_stop_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = (
+        r"the server of m: 1 requests failed 3 times each \(InternalServerError\), and "
+        r"generate\.max_failed_share allows 0\. "
+    )
+    with pytest.raises(UserError, match=message):
+        ask_servers(monkeypatch, fail_on_3, 0)
+
+
+def test_the_share_of_failed_requests_counts_all_prompts(workspace: Path) -> None:
+    params = with_generate({"max_failed_share": 0.05})
+    assert answering.servers_of(Path("m"), "llama.cpp", params, 9, 30).most_failures == 1
+    assert answering.servers_of(Path("m"), "llama.cpp", params, 9, 19).most_failures == 0
+
+
+def test_a_killed_stage_resumes_with_its_finished_batches(
+    validation: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny, validation / "models/base")
+    edit_params(validation / "params.yaml", lambda params: params["generate"].update(batch_size=4))
+    generate.main("base")
+    expected = (validation / "data/answers/base.jsonl").read_bytes()
+    folder = validation / ".bula/answers/generate@base"
+    assert list(folder.iterdir()) == []
+    generated: list[int] = []
+
+    def generate_batch(*args: Any) -> list[list[int]]:
+        generated.append(len(args[2]))
+        if len(generated) == 3:
+            raise KeyboardInterrupt
+        return generation.generate_batch(*args)
+
+    monkeypatch.setattr(answering, "generate_batch", generate_batch)
+    with pytest.raises(KeyboardInterrupt):
+        generate.main("base")
+    [file] = folder.iterdir()
+    assert file.stat().st_mode & 0o077 == 0
+    assert len(file.read_bytes().splitlines()) == 2
+    # A kill of the machine can leave part of a line.
+    with file.open("ab") as ledger:
+        ledger.write(b'{"answers": [["Si')
+    generate.main("base")
+    # 10 questions are batches of 4, 4 and 2.
+    assert generated == [4, 4, 2, 2]
+    assert (validation / "data/answers/base.jsonl").read_bytes() == expected
+    assert list(folder.iterdir()) == []
+
+
+def test_answers_under_other_rules_are_not_used_again(tiny: Path, tmp_path: Path) -> None:
+    model = tmp_path / "tiny"
+    shutil.copytree(tiny, model)
+    harsh = Decoding(temperature=0, repetition_penalty=1.2, no_repeat_ngram=0)
+    params = with_generate({})
+    first = answering.fingerprint(model, "transformers", params)
+    assert answering.fingerprint(model, "transformers", params) == first
+    others = [
+        answering.fingerprint(model, "vllm", params),
+        answering.fingerprint(model, "transformers", with_generate({"decoding": harsh})),
+        answering.fingerprint(model, "transformers", with_generate({"max_new_tokens": 9})),
+    ]
+    (model / "config.json").write_text("{}", encoding="utf-8")
+    others.append(answering.fingerprint(model, "transformers", params))
+    assert len({first, *others}) == 5
 
 
 def to_rows(answers: list[Answer], max_share: float) -> list[Row]:
     """Return the rows of answers to as many examples of set A."""
     examples = validation_examples("A", len(answers))
     prompts = [[1]] * len(answers)
-    return generate.to_rows("tuned", examples, prompts, answers, max_share)
+    params = with_generate({"max_repeated_share": max_share})
+    return generate.to_rows("tuned", examples, prompts, answers, params)
 
 
 def test_degenerate_answers_are_counted_by_hand(loop: str) -> None:
@@ -344,6 +540,32 @@ def test_degenerate_answers_are_counted_by_hand(loop: str) -> None:
     # At a limit of 0.6 only the empty answer is degenerate.
     figures = generate.summarise(to_rows(answers, 0.6), [[], [], []])
     assert figures["degenerate"] == 1
+
+
+def test_answers_that_cannot_be_read_are_counted_by_hand() -> None:
+    english = "You should drink a lot of water and see your doctor if the fever does not go away."
+    answers = [
+        Answer("Beba água e descanse, e meça a temperatura de noite.", "stop", 5),
+        Answer("Se a febre passar de três dias, procure um médico.", "length", 9),
+        Answer(english, "length", 20),
+        # Two words are too few for the language.
+        Answer("Thank you.", "stop", 3),
+        Answer("", "stop", 1),
+        Answer("", "failed", 0),
+    ]
+    figures = generate.summarise(to_rows(answers, 0.3), [[]] * 6)
+    counts = {
+        "finish_stop": 3,
+        "finish_length": 2,
+        "failed": 1,
+        "empty": 1,
+        "degenerate": 2,
+        "other_language": 1,
+        "seeks_care": 1,
+    }
+    assert {name: figures[name] for name in counts} == counts
+    for name, count in counts.items():
+        assert figures[f"{name}_share"] == pytest.approx(count / 6)
 
 
 ANSWERS = [Answer("Ligue para (11) 91234-5678.", "stop", 9), Answer("Beba água.", "length", 4)]

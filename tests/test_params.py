@@ -297,6 +297,11 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
         ),
         ({"train.liger": True}, "liger needs kernels: trl"),
         (
+            {"generate.decoding.no_repeat_ngram": 3},
+            "generate.decoding.no_repeat_ngram is not 0, but the engines of quantized (llama.cpp) "
+            "have no such rule",
+        ),
+        (
             {"preprocess.dev_share": 0.5, "preprocess.validation_share": 0.1},
             "preprocess: dev_share and five times validation_share",
         ),

@@ -259,6 +259,24 @@ def test_figures_are_shown_at_the_limit_of_degenerate_answers(metrics: Path) -> 
     assert "not meaningful" not in results_table(metrics, variants("base", "tuned"))
 
 
+def test_the_table_counts_cut_and_foreign_answers_and_answers_that_seek_care(
+    metrics: Path,
+) -> None:
+    shares = {
+        "finish_length_share": 0.5,
+        "other_language_share": 1 / 30,
+        "seeks_care_share": 0.1,
+    }
+    write_stages(metrics, "base", {"generate": generate_figures(0) | shares})
+    write_stages(metrics, "tuned", {"generate": generate_figures(0)})
+    lines = variant_lines(metrics, "base", "tuned")
+    assert lines[3:6] == [
+        "| answers cut by the limit, % ↓ | 50.0 |  |",
+        "| answers in another language, % ↓ | 3.3 |  |",
+        "| answers that say when to seek care, % ↑ | 10.0 |  |",
+    ]
+
+
 def test_rouge_and_judge_are_withheld_above_the_limit_of_degenerate_answers(metrics: Path) -> None:
     write_stages(metrics, "tuned", {"generate": generate_figures(29)})
     lines = variant_lines(metrics, "base", "tuned")

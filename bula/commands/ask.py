@@ -16,12 +16,12 @@ def ask(
     question: Annotated[str, typer.Argument(help="A question in Portuguese.")],
     model: Annotated[Path, typer.Option(help="A model directory.")] = Path("models/merged"),
 ) -> None:
-    """Print the model's greedy answer to one question.
+    """Print the model's answer to one question, under generate.decoding of params.yaml.
 
     This is not medical advice.
     """
     # torch is imported here, so that the other commands start without it.
-    from bula.generation import generate_greedy
+    from bula.generation import generate_batch
     from bula.hardware import prepare_device, seed_everything
     from bula.models import load_model, load_tokenizer
     from bula.prompts import encode_prompt
@@ -32,6 +32,7 @@ def ask(
     tokenizer = load_tokenizer(model)
     loaded = load_model(model, params.dtype)
     prompt = encode_prompt(tokenizer, question)
-    [ids] = generate_greedy(loaded, tokenizer, [prompt], params.generate.max_new_tokens)
+    limits = params.generate
+    [ids] = generate_batch(loaded, tokenizer, [prompt], limits.max_new_tokens, limits.decoding)
     text = tokenizer.decode(ids, skip_special_tokens=True)
     print(terminal(text.strip(), lines=True))

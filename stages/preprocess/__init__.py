@@ -1,7 +1,7 @@
 """The preprocess stage, from raw rows to splits.
 
 Each row is cleaned by itself: clean.py is the order of the steps, and encoding.py, html.py,
-language.py, splits.py and tokens.py are the steps. shards.py cuts the raw files and hands the
+bula/language.py, splits.py and tokens.py are the steps. shards.py cuts the raw files and hands the
 shards to workers, and parts.py turns a shard into a part of the work folder.
 
 All rows are then compared through table.py: minhash.py and near_duplicates.py find repetitions,

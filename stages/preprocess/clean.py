@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bula.errors import UserError
+from bula.language import other_language
 from bula.params import Preprocess, Privacy
 from bula.privacy import find_personal_data, redact
 from bula.records import Example, Row, Turn, example_id, row_turns, turn_texts
 from bula.text import comparison_key, mask, normalise, words
 from stages.preprocess.encoding import is_mojibake, repair_mojibake
 from stages.preprocess.html import strip_html
-from stages.preprocess.language import other_language
 from stages.preprocess.splits import assign_split
 
 # A longer text is damage, not a question or an answer; no filter runs on it.
