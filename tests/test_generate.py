@@ -19,7 +19,7 @@ from bula import answering, generation, gguf_export, serving
 from bula.answering import Answer, Prompts, RequestError, Servers
 from bula.errors import UserError
 from bula.generation import until_end
-from bula.models import end_token_ids, load_model, load_tokenizer
+from bula.models import end_token_ids, load_model, load_tokenizer, save_model
 from bula.params import Decoding, Params, load_params
 from bula.privacy import find_personal_data
 from bula.prompts import encode_prompt
@@ -56,7 +56,8 @@ def by_llama_cpp(
     """Return the answers of llama.cpp servers, in the order of the prompts."""
     longest = max(map(len, prompts))
     servers = answering.servers_of(file, "llama.cpp", params, longest, len(prompts))
-    servers = servers._replace(start=partial(servers.start, float32=float32))
+    start: Any = servers.start
+    servers = servers._replace(start=partial(start, float32=float32))
     fields = answering.request_fields("llama.cpp", params, [])
     return answering.answer_by_server(servers, prompts, fields, lambda prompts, answers: None)
 
@@ -214,26 +215,41 @@ def long_prompts(tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     return prompts
 
 
+@pytest.fixture
+def few_words(tiny: Path, tmp_path: Path) -> Path:
+    """Return a model that answers with 40 different tokens, so that it must repeat some."""
+    model = load_model(tiny, "float32")
+    head = model.get_output_embeddings()
+    weight = torch.zeros_like(head.weight)
+    weight[1000:1040] = head.weight[1000:1040]
+    head.weight = torch.nn.Parameter(weight.detach())
+    model.config.tie_word_embeddings = False
+    save_model(model, load_tokenizer(tiny), tmp_path / "few_words")
+    return tmp_path / "few_words"
+
+
 def test_both_engines_apply_the_same_repetition_penalty(
-    tiny: Path, tmp_path: Path, workspace: Path
+    few_words: Path, tmp_path: Path, workspace: Path
 ) -> None:
-    file = tmp_path / "tiny.gguf"
-    gguf_export.convert(tiny, "f32", file)
-    tokenizer = load_tokenizer(tiny)
+    file = tmp_path / "few_words.gguf"
+    gguf_export.convert(few_words, "f32", file)
+    tokenizer = load_tokenizer(few_words)
     prompts = long_prompts(tokenizer)
 
     def answers(penalty: float) -> tuple[list[Answer], list[Answer]]:
         decoding = Decoding(temperature=0, repetition_penalty=penalty, no_repeat_ngram=0)
         params = with_generate({"decoding": decoding, "max_new_tokens": 16, "parallel": 1})
-        mine, _ = answering.answer("generate@t", tiny, "transformers", params, tokenizer, prompts)
+        mine, _ = answering.answer(
+            "generate@t", few_words, "transformers", params, tokenizer, prompts
+        )
         return mine, by_llama_cpp(file, prompts, params, float32=True)
 
     plain, plain_by_llama_cpp = answers(1.0)
     mine, by_other = answers(1.2)
     same = sum(one.text == other.text for one, other in zip(mine, by_other, strict=True))
     # The engines round differently, and a random model has more near ties than a trained one.
-    assert same >= 0.8 * len(prompts)
-    assert all(one.text != other.text for one, other in zip(mine, plain, strict=True))
+    assert same >= 0.8 * len(prompts), (same, mine, by_other)
+    assert mine != plain
     assert by_other != plain_by_llama_cpp
 
 
@@ -301,8 +317,8 @@ def test_vllm_receives_the_token_ids_and_end_tokens_of_transformers(
     tokenizer = load_tokenizer(tiny)
     questions = ("Dói?", "Posso tomar água?", "Quantos copos de água devo beber por dia?")
     prompts = [encode_prompt(tokenizer, question) for question in questions]
-    rules = {"temperature": 0, "repetition_penalty": 1.2, "no_repeat_ngram": 0}
-    params = with_generate({"decoding": Decoding(**rules)})
+    rules = Decoding(temperature=0, repetition_penalty=1.2, no_repeat_ngram=0)
+    params = with_generate({"decoding": rules})
     answers, tokens = answering.answer("generate@t", tiny, "vllm", params, tokenizer, prompts)
     assert tokens == 9
     # The stand-in answers with the length of the prompt, so that the order is seen.
