@@ -93,7 +93,7 @@ def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str,
 
 
 def agreement(part: str, author: list[int], judge: list[int], params: Params) -> dict[str, Scalar]:
-    """Return kappa with its interval, the share of equal scores, and the judge's error rates.
+    """Return kappa with its interval, the share of equal scores, and error rates.
 
     Kappa has quadratic weights, and pairs of scores are resampled for its interval. Sensitivity
     and specificity are about the highest score.

@@ -88,7 +88,7 @@ def read_answers(data: Path, params: Params) -> Answers:
 
 
 def read_groups(data: Path, params: Params) -> dict[str, str]:
-    """Return the group of each validation item, and of each benchmark item that has one."""
+    """Return the group of each validation item and each grouped benchmark item."""
     sets = read_validation_sets(data / "clean/validation")
     examples = [example for members in sets.values() for example in members]
     return example_groups(examples) | benchmark_groups(data, next(iter(params.variants)))
@@ -111,7 +111,7 @@ def read_constants(figures: Path, params: Params) -> dict[str, set[str]]:
 
 
 def _constant_share(metrics: Metrics, task: str) -> float:
-    """Return the share of a task's most frequent answer, or 0 where it is unknown."""
+    """Return the share of a task's most frequent answer, or else 0."""
     own = metrics[task].get("commonest_answer_share", 0.0)
     share = metrics.get(f"{task}_constant_answer_share", own)
     return float(share) if isinstance(share, int | float) else 0.0

@@ -31,7 +31,7 @@ from bula.stats import (
 Difference = dict[str, float | int | bool]
 # The paired differences by VARIANT_minus_BASELINE__MEASURE.
 Results = dict[str, Difference]
-# The group of each item; an item without an entry is a group of its own.
+# The group of each item. Items without an entry are groups of one item.
 Groups = Mapping[str, str]
 # The measures of each variant whose benchmark answers are nearly all the same option.
 Constants = Mapping[str, set[str]]
