@@ -79,7 +79,6 @@ def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str,
     pairs = [pair for pair in zip(gold, verdicts, strict=True) if "failed" not in pair[1]]
     metrics: dict[str, Scalar] = {
         "judge": params.judge.model,
-        "trustworthy": params.judge.trustworthy,
         "items": len(gold),
         "scored": len(pairs),
         "failed": len(gold) - len(pairs),
