@@ -365,8 +365,7 @@ def control_note(folder: Path, params: Params, differences: Mapping[str, Metrics
 
 def compared_variants(params: Params) -> list[str]:
     """Return the variants that `compare.pairs` compares with a baseline."""
-    compared = {pair.variant for pair in params.compare.pairs}
-    return [variant for variant in params.variants if variant in compared]
+    return list(dict.fromkeys(pair.variant for pair in params.compare.pairs))
 
 
 def stock_key(variant: str) -> str:
