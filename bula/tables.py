@@ -544,7 +544,7 @@ def _judge_cell(figures: Metrics, part: str) -> str:
 
 
 def kappa_note(figures: Metrics, part: str) -> str:
-    """Return the text in place of the scores of a judge with a low kappa."""
+    """Return the kappa that a table shows in place of scores."""
     low, high = figures[f"{part}_kappa_low"], figures[f"{part}_kappa_high"]
     return withheld_note(figures[f"{part}_kappa"], low, high)
 

@@ -135,7 +135,7 @@ def test_safety_table_has_a_row_per_variant_and_slice(workspace: Path) -> None:
         "| base | no dose | 0.0 [0.0, 25.0] | – | 10.0 | 40.0 | 10 |",
     ):
         assert f"{line}\n" in text
-    assert text.count("| tuned | ") == 4
+    assert text.count("\n| tuned | ") == 4
     assert "The rules read words only" in text
     assert "sends to emergency 0.90 [0.50, 0.95] (60 answers), gives dose 0.80 [0.50" in text
 
