@@ -19,7 +19,7 @@ from bula.stats import Interval
 
 
 class ErrorRates(NamedTuple):
-    """How a judge decides about answers with a label."""
+    """Errors of a judge on labelled answers."""
 
     sensitivity: float
     """Share of correct answers that the judge calls correct."""
@@ -32,7 +32,7 @@ class ErrorRates(NamedTuple):
 
 
 class Agreement(BaseModel):
-    """What metrics/calibrate.json says about the scores of one part, accuracy or style."""
+    """Figures of metrics/calibrate.json about one part, accuracy or style."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,7 +72,7 @@ def read_agreement(path: Path, part: str) -> Agreement:
 
 
 def withheld_note(kappa: float, low: float, high: float) -> str:
-    """Return the text that a table shows in place of the scores of a weak judge."""
+    """Return the table cell that replaces the scores of a weak judge."""
     return f"withheld: kappa {kappa:.2f} [{low:.2f}, {high:.2f}]"
 
 

@@ -15,6 +15,7 @@ from bula.records import Row, SetName, Turn, read_rows
 from bula.stats import LN2
 
 ROUGE = ("rouge1_f", "rouge2_f", "rougeL_f")
+STOCK_SCORES = Path("controls/scores_stock.jsonl")
 # One measure of one variant: a value per item.
 Values = dict[str, float]
 Measures = dict[str, Values]
@@ -61,6 +62,8 @@ class LikelihoodRow(ItemRow):
 
     nats: Annotated[FiniteFloat, Field(ge=0)]
     characters: Annotated[int, Field(gt=0)]
+    # The nats after another item's question, where the stage measured them.
+    wrong_question_nats: Annotated[FiniteFloat, Field(ge=0)] | None = None
 
 
 class ScoreRow(ItemRow):
@@ -81,7 +84,7 @@ class VerdictRow(ItemRow):
 
 
 class SafetyRow(ItemRow):
-    """Whether one answer to a safety question passed, and whether it is a refusal."""
+    """Whether one answer to a safety question passed, and whether it refuses."""
 
     slice: Text
     passed: bool
@@ -115,6 +118,7 @@ ROWS: dict[str, tuple[str, type[CheckedRow]]] = {
     "rouge": ("scores", ScoreRow),
     "benchmark": ("samples", SampleRow),
     "judge": ("verdicts", VerdictRow),
+    "safety": ("safety", SafetyRow),
 }
 
 
@@ -124,7 +128,7 @@ def rerun_advice(stage: str) -> str:
 
 
 def read_checked(path: Path, stage: str, kind: type[AnyRow]) -> list[AnyRow]:
-    """Return the rows of a file that `stage` (STAGE@VARIANT) wrote.
+    """Return the rows of a file that `stage` (STAGE@VARIANT, or STAGE) wrote.
 
     Raise UserError if the file is missing, empty or damaged, if a row lacks a field or belongs to
     another variant, or if two rows are about one item.
@@ -134,7 +138,7 @@ def read_checked(path: Path, stage: str, kind: type[AnyRow]) -> list[AnyRow]:
     for line, content in _read_lines(path, stage):
         where = f"{path}:{line}"
         row = _check_fields(kind, content, where, stage)
-        if row.variant not in (variant, None):
+        if variant and row.variant not in (variant, None):
             what = f"the row is about the variant {row.variant!r}, not {variant!r}"
             raise UserError(where, what, rerun_advice(stage))
         rows.append(row)
@@ -199,14 +203,14 @@ def item_ids(data: Path, stage: str, variant: str) -> dict[str, None]:
 
 
 def read_item_scores(data: Path, variant: str) -> Measures:
-    """Return every measure of one variant except the judge's scores.
+    """Return every measure of one variant that `bula seeds` repeats.
 
-    The measures are degenerate answers, bits per character, ROUGE, and the first metric of each
-    benchmark task.
+    The measures are degenerate answers, bits per character, the question's worth, ROUGE, and the
+    first metric of each benchmark task.
     """
     return {
         "degenerate": _degenerate_answers(data, variant),
-        "bits_per_character": _bits_per_character(data, variant),
+        **_likelihood_scores(data, variant),
         **_rouge_scores(data, variant),
         **_benchmark_scores(data, variant),
     }
@@ -219,23 +223,52 @@ def _degenerate_answers(data: Path, variant: str) -> Values:
     return {row.id: float(row.degenerate) for row in rows}
 
 
-def _bits_per_character(data: Path, variant: str) -> Values:
+def _likelihood_scores(data: Path, variant: str) -> Measures:
+    """Return the bits per character and the question's worth of each reference."""
+    path = data / "likelihood" / f"{variant}.jsonl"
+    rows = read_checked(path, f"likelihood@{variant}", LikelihoodRow)
+    worth = _question_worth(rows)
+    found = {"bits_per_character": _bits_per_character(rows)}
+    return found | ({"question_worth": worth} if worth else {})
+
+
+def _bits_per_character(rows: Sequence[LikelihoodRow]) -> Values:
     """Return the bits per character of each reference.
 
     Each value divides by the mean length of all references. So the mean over items is the pooled
     figure: total bits over total characters.
     """
-    path = data / "likelihood" / f"{variant}.jsonl"
-    rows = read_checked(path, f"likelihood@{variant}", LikelihoodRow)
     characters = sum(row.characters for row in rows)
     mean_characters = characters / len(rows)
     return {row.id: row.nats / LN2 / mean_characters for row in rows}
 
 
+def _question_worth(rows: Sequence[LikelihoodRow]) -> Values:
+    """Return the bits per character that the right question saves each reference.
+
+    Only references count that were also scored after a wrong question.
+    """
+    found = {}
+    for row in rows:
+        if row.wrong_question_nats is not None:
+            saved = row.wrong_question_nats - row.nats
+            found[row.id] = saved / LN2 / row.characters
+    return found
+
+
 def _rouge_scores(data: Path, variant: str) -> Measures:
     """Return the F1 scores of each answer."""
     path = data / "scores" / f"{variant}.jsonl"
-    rows = read_checked(path, f"rouge@{variant}", ScoreRow)
+    return _f1_scores(read_checked(path, f"rouge@{variant}", ScoreRow))
+
+
+def read_stock_scores(data: Path) -> Measures:
+    """Return the F1 scores of the stock answer."""
+    return _f1_scores(read_checked(data / STOCK_SCORES, "controls", ScoreRow))
+
+
+def _f1_scores(rows: Sequence[ScoreRow]) -> Measures:
+    """Return the F1 of each type of ROUGE, by item."""
     found: Measures = {}
     for kind in ROUGE:
         found[kind] = {row.id: getattr(row, kind) for row in rows}
@@ -254,7 +287,7 @@ def _benchmark_scores(data: Path, variant: str) -> Measures:
 
 
 def read_safety_scores(data: Path, variant: str) -> Measures:
-    """Return 1 or 0 for each safety question: whether one variant passed it.
+    """Return 1 for each safety question that one variant passed, else 0.
 
     There is one measure per slice, `safety_SLICE`. `safety_over_refusal` is 1 for each harmless
     question that the variant refused.

@@ -133,7 +133,7 @@ def connect(endpoint: Endpoint, settings: Judge) -> openai.AsyncOpenAI:
 
 
 class Session(NamedTuple):
-    """What all calls of one run share."""
+    """Objects that all calls of one run share."""
 
     settings: Judge
     pace: Pace
@@ -193,7 +193,7 @@ async def ask(client: openai.AsyncOpenAI, session: Session, messages: list[Messa
 async def _attempt(
     client: openai.AsyncOpenAI, session: Session, messages: list[Message], used: list[Usage]
 ) -> Verdict | Failure:
-    """Send a prompt within the limits, and append the usage of each request to `used`.
+    """Send a prompt within the limits, and append each request's usage to `used`.
 
     A request that the server refuses because of a field is sent again without this field.
     """
@@ -249,7 +249,7 @@ async def _send(
 async def _without_control_tokens(
     client: openai.AsyncOpenAI, messages: list[Message]
 ) -> list[Message] | None:
-    """Return messages in which llama.cpp reads no control token of its own vocabulary.
+    """Return messages in which llama.cpp reads no control token.
 
     A space breaks each token after its first character, as in bula.judge_prompt. The result is
     None if a token remains.
@@ -280,7 +280,10 @@ async def _control_tokens(client: openai.AsyncOpenAI, text: str) -> list[str]:
 
 
 def _pieces(tokens: Any) -> set[str]:
-    """Return the texts of tokens; llama.cpp writes a part of a character as numbers."""
+    """Return the texts of tokens.
+
+    llama.cpp writes a part of a character as numbers.
+    """
     return {token["piece"] for token in tokens if isinstance(token["piece"], str)}
 
 
@@ -295,7 +298,7 @@ async def _tokenize(client: openai.AsyncOpenAI, text: str, *, parse_special: boo
 def _read_reply(
     content: bytes, settings: Judge, key: str
 ) -> tuple[Verdict | Failure, Usage | None]:
-    """Return the result in a chat completion, and its usage if the server names it."""
+    """Return the result in a chat completion, and its usage if known."""
     if len(content) > settings.max_reply_bytes:
         return Failure("ReplyTooLong"), None
     try:

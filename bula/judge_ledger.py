@@ -64,7 +64,7 @@ class PulledVerdict(BaseModel):
 
 
 class Known(NamedTuple):
-    """What earlier runs left in the ledger."""
+    """Verdicts and usage of earlier runs in the ledger."""
 
     verdicts: Verdicts
     """Verdicts by key."""

@@ -80,7 +80,10 @@ def verdict_schema(settings: Judge) -> dict[str, Any]:
 
 @cache
 def _schema_of(kind: type[Verdict]) -> dict[str, Any]:
-    """Return the JSON schema of a type; making it takes longer than the rest of a call."""
+    """Return the JSON schema of a type.
+
+    The result is kept, because making it takes longer than the rest of a call.
+    """
     return kind.model_json_schema()
 
 

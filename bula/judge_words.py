@@ -40,7 +40,7 @@ def server_words(body: Any, key: str, messages: list[Message]) -> str:
 
 
 def _explanation(body: Any) -> str:
-    """Return the message in the body of an error, and the field that it names."""
+    """Return the message in an error's body, and the field that it names."""
     if isinstance(body, str):
         return body
     if isinstance(body, list):

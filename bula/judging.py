@@ -109,7 +109,7 @@ def count_failures(verdicts: list[Row]) -> dict[str, int]:
 
 
 def failure_note(failures: list[Failure]) -> str:
-    """Return the end of a stage's last line: the failed calls, if there are any."""
+    """Return the end of a stage's last line with its failed calls."""
     return f". Failed calls: {describe_failures(failures)}" if failures else ""
 
 
@@ -146,7 +146,10 @@ def judge_rows(
 
 
 def _prompts(rows: list[Row], settings: Judge, identity: str) -> tuple[Prompts, list[str]]:
-    """Return the prompts by key, and the key of each row; an empty answer has no key."""
+    """Return the prompts by key, and the key of each row.
+
+    An empty answer has no key.
+    """
     prompts = {}
     keys = []
     for row in rows:
@@ -216,7 +219,7 @@ def _endpoints(settings: Judge, folder: Path) -> Iterator[tuple[list[Endpoint], 
 async def _ask_all(
     endpoints: list[Endpoint], prompts: Prompts, settings: Judge, known: Known, ledger: Path
 ) -> dict[str, Outcome]:
-    """Return the outcome of each prompt, and keep each in the ledger as soon as it arrives.
+    """Return the outcome of each prompt, and append each to the ledger.
 
     Raise UserError if no call can succeed, if too many failed in a row, or if the money could run
     out.

@@ -983,8 +983,6 @@ class Judge(Section):
     """Name of the model that is sent to the server."""
     base_url: Literal["local"] | Url
     """OpenAI-compatible address; `local` starts a llama.cpp server for models/judge."""
-    trustworthy: bool
-    """Whether readers may trust this judge's scores; every metric of the judge records it."""
     min_kappa: Kappa
     """Smallest lower bound of the judge's kappa with which tables show its scores; -1 shows all."""
     items_per_set: Positive

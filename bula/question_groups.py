@@ -30,7 +30,9 @@ def question_group(question: str) -> str:
 
 
 def example_groups(examples: Iterable[Example]) -> dict[str, str]:
-    """Return the group of each example by id; the name of a group is the id of its first example.
+    """Return the group of each example by id.
+
+    The name of a group is the id of its first example.
 
     Two examples are in one group if their first questions have one `question_group`, or if their
     answers are equal without case, punctuation and spacing. Groups that share an example are one
@@ -51,7 +53,10 @@ def example_groups(examples: Iterable[Example]) -> dict[str, str]:
 
 
 def _components(edges: list[tuple[int, int]], examples: int, keys: int) -> list[int]:
-    """Return the connected component of each example; an edge joins an example and a key."""
+    """Return the connected component of each example.
+
+    An edge joins an example and a key.
+    """
     size = examples + keys
     if not size:
         return []

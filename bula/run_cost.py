@@ -4,7 +4,7 @@ A stage on the GPU takes the longest of three times: FLOPs at the reached rate, 
 memory bandwidth, and kernels at the time that the host needs to launch one. Time that the host or
 the network needs alone is added. The GPU has work while kernels run: it idles between small ones
 that the host launches more slowly. bula/rates.py names each rate; no GPU rate was measured
-here. Answers count with generate.max_new_tokens each, which is an upper bound.
+here. Answers count with `max_new_tokens` of their stage each, which is an upper bound.
 
 bula/training_cost.py predicts the stage train. docs/gpu.md shows a plan.
 
@@ -21,6 +21,7 @@ from bula.errors import UserError
 from bula.params import HubSource, Params, Variant
 from bula.rates import assumed
 from bula.records import SET_NAMES
+from bula.safety import SLICES
 from bula.training_cost import Rows, Shape
 
 # The GPU profile's tasks: items, options, tokens per request (an assumption), generated tokens.
@@ -61,6 +62,17 @@ class StageTime(NamedTuple):
     """The part in which kernels run on the GPU."""
     reason: str
     """What the time consists of."""
+
+
+class Asked(NamedTuple):
+    """The questions that a variant answers in one stage."""
+
+    stage: str
+    """Stage, with its variant after an @."""
+    answers: int
+    """Number of questions."""
+    tokens: int
+    """Most tokens of an answer."""
 
 
 class Run(NamedTuple):
@@ -163,13 +175,29 @@ def likelihood(run: Run, variant: str) -> StageTime:
 
 
 def generate(run: Run, name: str, variant: Variant) -> StageTime:
-    """Return the time in which one variant answers the questions."""
-    stage = f"generate@{name}"
+    """Return the time in which one variant answers the validation questions."""
+    tokens = run.params.generate.max_new_tokens
+    asked = Asked(f"generate@{name}", answers_per_variant(run), tokens)
+    return answer_questions(run, asked, variant)
+
+
+def safety(run: Run, name: str, variant: Variant) -> StageTime:
+    """Return the time in which one variant answers the safety questions.
+
+    The questions count as long as validation questions, which is an upper bound.
+    """
+    settings = run.params.safety
+    count = len(SLICES) * settings.items_per_slice
+    return answer_questions(run, Asked(f"safety@{name}", count, settings.max_new_tokens), variant)
+
+
+def answer_questions(run: Run, asked: Asked, variant: Variant) -> StageTime:
+    """Return the time in which the engine of a variant answers questions."""
     if variant.engine == "vllm":
-        return generate_by_vllm(run, stage)
+        return generate_by_vllm(run, asked)
     if variant.engine == "transformers":
-        return generate_by_transformers(run, stage)
-    return generate_by_llama_cpp(run, stage, variant_bytes(run, variant.model))
+        return generate_by_transformers(run, asked)
+    return generate_by_llama_cpp(run, asked, variant_bytes(run, variant.model))
 
 
 def variant_bytes(run: Run, model: str) -> float:
@@ -186,39 +214,38 @@ def variant_bytes(run: Run, model: str) -> float:
     return float(file.stat().st_size)
 
 
-def read_prompts(run: Run) -> float:
-    """Return the seconds in which the GPU computes all prompts."""
-    count = answers_per_variant(run)
+def read_prompts(run: Run, count: int) -> float:
+    """Return the seconds in which the GPU computes the prompts of `count` questions."""
     length = prompt_tokens(run)
     flops = forward_flops(run.shape, count * length, count, length)
     return flops / run.card.flops
 
 
-def decode_step(run: Run, weights: float, answers: int) -> float:
+def decode_step(run: Run, asked: Asked, weights: float, answers: int) -> float:
     """Return the seconds of memory traffic for one token of several answers.
 
     The weights are read once for all answers, and each answer's cache at half its final length.
     """
-    length = prompt_tokens(run) + run.params.generate.max_new_tokens / 2
+    length = prompt_tokens(run) + asked.tokens / 2
     caches = answers * cache_bytes(run.shape, length)
     bandwidth = run.card.bandwidth * assumed("bandwidth_share")
     return (weights + caches) / bandwidth
 
 
-def generate_by_vllm(run: Run, stage: str) -> StageTime:
+def generate_by_vllm(run: Run, asked: Asked) -> StageTime:
     """Return the time of one vLLM server that batches `parallel` answers."""
     parallel = run.params.generate.parallel
-    traffic = decode_step(run, 2.0 * run.shape.base, parallel)
+    traffic = decode_step(run, asked, 2.0 * run.shape.base, parallel)
     step = traffic + assumed("vllm_step_ms") / 1e3
-    return generate_in_steps(run, stage, parallel, step, "vllm_start_seconds")
+    return generate_in_steps(run, asked, parallel, step, "vllm_start_seconds")
 
 
-def generate_by_transformers(run: Run, stage: str) -> StageTime:
+def generate_by_transformers(run: Run, asked: Asked) -> StageTime:
     """Return the time of transformers, whose steps wait for Python."""
     batch_size = run.params.generate.batch_size
-    traffic = decode_step(run, 2.0 * run.shape.base, batch_size)
+    traffic = decode_step(run, asked, 2.0 * run.shape.base, batch_size)
     step = max(python_step(run), traffic)
-    return generate_in_steps(run, stage, batch_size, step, "start_seconds")
+    return generate_in_steps(run, asked, batch_size, step, "start_seconds")
 
 
 def python_step(run: Run) -> float:
@@ -226,24 +253,23 @@ def python_step(run: Run) -> float:
     return run.shape.layers * assumed("transformers_layer_ms") / 1e3
 
 
-def generate_in_steps(run: Run, stage: str, batch: int, step: float, start: str) -> StageTime:
+def generate_in_steps(run: Run, asked: Asked, batch: int, step: float, start: str) -> StageTime:
     """Return the time of batches that take `step` seconds per token.
 
     `start` names the assumption about the start.
     """
-    limits = run.params.generate
-    batches = math.ceil(answers_per_variant(run) / batch)
-    steps = batches * limits.max_new_tokens
-    traffic = decode_step(run, 2.0 * run.shape.base, batch)
+    batches = math.ceil(asked.answers / batch)
+    steps = batches * asked.tokens
+    traffic = decode_step(run, asked, 2.0 * run.shape.base, batch)
     busy = max(traffic, kernel_seconds(forward_kernels(run.shape, 1)))
-    prompts = read_prompts(run)
+    prompts = read_prompts(run, asked.answers)
     seconds = assumed(start) + prompts + steps * step
     card = prompts + steps * min(busy, step)
     reason = f"{steps:,} steps of {batch} answers, {step * 1e3:.1f} ms each"
-    return StageTime(stage, seconds, card, reason)
+    return StageTime(asked.stage, seconds, card, reason)
 
 
-def generate_by_llama_cpp(run: Run, stage: str, weights: float) -> StageTime:
+def generate_by_llama_cpp(run: Run, asked: Asked, weights: float) -> StageTime:
     """Return the time of llama.cpp servers that answer one question each.
 
     The servers take turns on the GPU, and one server's host work overlaps with another's turn.
@@ -254,17 +280,17 @@ def generate_by_llama_cpp(run: Run, stage: str, weights: float) -> StageTime:
     on_card = layers if limits.gpu_layers == "all" else min(limits.gpu_layers, layers)
     share = on_card / layers
     kernels = kernel_seconds(on_card * assumed("llama_cpp_kernels"))
-    turn = share * decode_step(run, weights, 1) + kernels
+    turn = share * decode_step(run, asked, weights, 1) + kernels
     host = (1 - share) * weights / (assumed("host_bandwidth_gb") * 1e9)
     host += assumed("llama_cpp_host_ms") / 1e3
     servers = min(limits.parallel, limits.gpu_servers) if on_card else 1
     token = max(turn, (turn + host) / servers)
-    tokens = answers_per_variant(run) * limits.max_new_tokens
-    prompts = share * read_prompts(run)
+    tokens = asked.answers * asked.tokens
+    prompts = share * read_prompts(run, asked.answers)
     card = prompts + tokens * turn
     seconds = assumed("start_seconds") + prompts + tokens * token
     reason = f"{tokens:,} tokens by {servers} servers, {token * 1e3:.2f} ms each"
-    return StageTime(stage, seconds, card, reason)
+    return StageTime(asked.stage, seconds, card, reason)
 
 
 def benchmark(run: Run, variant: str) -> StageTime:
@@ -396,6 +422,7 @@ def stage_times(run: Run, train_time: StageTime) -> list[StageTime]:
     times += [train_time, merge(run), quantize(run)]
     times += [likelihood(run, name) for name in variants]
     times += [generate(run, name, variant) for name, variant in variants.items()]
+    times += [safety(run, name, variant) for name, variant in variants.items()]
     times += [benchmark(run, name) for name in variants]
     times += [judge(run), scores(run)]
     return times

@@ -22,7 +22,7 @@ Interval = tuple[float, float]
 LN2 = math.log(2)
 # Two sums are equal if they differ by less than this share of their terms: rounding does that.
 TOLERANCE = 1e-9
-# Random bytes drawn at once by the sign flips; a batch and its sums take about 20 MB.
+# A batch of so many random bytes and its sums take about 20 MB.
 BATCH = 1_000_000
 # Sign flips of so few differences are all counted: 2^20 sums take 8 MB.
 MOST_COUNTED = 20
@@ -109,12 +109,13 @@ def group_totals(values: Sequence[float], groups: Sequence[str]) -> tuple[Floats
 
 
 def clustered_standard_error(values: Sequence[float], groups: Sequence[str]) -> float:
-    """Return the standard error of the mean if the items of a group are not independent.
+    """Return the standard error of the mean of items in groups.
 
-    The variance is that of independent items, s^2 / n, plus the sum of r_i r_j over all pairs of
-    different items of one group, divided by n^2. r is the difference of a value from the mean
-    (Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640). Groups of one item
-    give `standard_error`. Fewer than two groups have an error of 0.
+    The items of a group are not independent. The variance is that of independent items, s^2 / n,
+    plus the sum of r_i r_j over all pairs of different items of one group, divided by n^2. r is the
+    difference of a value from the mean (Miller 2024, "Adding Error Bars to Evals",
+    arXiv:2411.00640). Groups of one item give `standard_error`. Fewer than two groups have an error
+    of 0.
     """
     count = len(values)
     if len(set(groups)) < 2:

@@ -5,14 +5,17 @@ into the README.
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from bula.calibration import withheld_note
 from bula.errors import UserError
 from bula.escaping import markdown
 from bula.item_scores import rerun_advice
 from bula.params import Params
+from bula.stats import ALPHA
 
 Metrics = dict[str, Any]
 # The cells of one variant, by the label of their row.
@@ -21,6 +24,7 @@ NOT_MEANINGFUL = "not meaningful"
 LOWER = "↓"
 HIGHER = "↑"
 UNKNOWN = "–"
+BITS_LABEL = f"bits per character {LOWER}"
 # The first words of the labels in the README's table.
 HEADLINE = (
     "degenerate answers",
@@ -28,8 +32,11 @@ HEADLINE = (
     "bits per character",
     "question's worth",
     "ROUGE-L",
+    "bula_contrast,",
     "judge: accuracy",
 )
+# The first words of the labels of figures that rate the text of answers.
+RATES_ANSWERS = ("ROUGE-", "chrF", "BERTScore", "judge:")
 # The groups of metrics/controls.json in the tables. No variant's name contains a space.
 ANSWERERS = {
     "stock": "stock answer",
@@ -41,7 +48,11 @@ PREDICTORS = {
     "bz2": "bz2 compression",
     "xz": "xz compression",
 }
-LOWER_IS_BETTER = ("bits_per_character", "degenerate")
+# The name of the stock answer in metrics/compare.json.
+STOCK = "stock_answer"
+LOWER_IS_BETTER = ("bits_per_character", "degenerate", "safety_over_refusal")
+# Metrics files have six digits, so equal figures may differ in the last one.
+SEED_TOLERANCE = 1e-5
 LIKELIHOOD = (
     "items",
     "loss_nats",
@@ -80,14 +91,15 @@ ROUGE = (
 )
 BERTSCORE = ("items", "bertscore_f", "bertscore_f_low", "bertscore_f_high")
 PARTS = ("accuracy", "style")
+KAPPA = ("kappa", "kappa_low", "kappa_high", "withheld")
 JUDGE = (
-    "trustworthy",
     "items",
     "scored",
     "accuracy_mean",
     "accuracy_stderr",
     "style_mean",
     "style_stderr",
+    *(f"{part}_{name}" for part in PARTS for name in KAPPA),
 )
 LOGITS = (
     "logit_difference_largest",
@@ -116,6 +128,21 @@ DIFFERENCES_HEAD = (
     "items",
     "mean ± sd over seeds",
 )
+
+
+class Seeded(NamedTuple):
+    """One figure of a variant that may have a spread over seeds."""
+
+    measure: str
+    """Name of the measure in metrics/seeds.json."""
+    label: str
+    """Label of its row in the table of results."""
+    value: float
+    """The figure of this run."""
+    scale: int
+    """Factor of the table: 100 for percent."""
+    digits: int
+    """Digits after the point in the table."""
 
 
 def read_metrics(folder: Path, stage: str, variant: str) -> Metrics:
@@ -178,7 +205,8 @@ def results_table(folder: Path, params: Params) -> str:
 
     A mean has its standard error (±) or its bootstrap interval ([low, high]). ROUGE and the
     judge's scores are withheld where too many answers are degenerate
-    (`compare.max_degenerate_share`).
+    (`compare.max_degenerate_share`). A trained variant has a second column with the mean and the
+    standard deviation over seeds, if metrics/seeds.json belongs to this run.
     """
     columns = _columns(folder, params)
     lines = _head(columns)
@@ -201,8 +229,10 @@ def headline_table(folder: Path, params: Params) -> str:
 
 def _columns(folder: Path, params: Params) -> dict[str, Column]:
     """Return the cells of each variant and of each control."""
-    limit = params.compare.max_degenerate_share
-    columns = {variant: _column(folder, variant, limit) for variant in params.variants}
+    columns = {}
+    for variant in params.variants:
+        columns[variant] = _column(folder, variant, params)
+        columns |= _seed_column(folder, variant, params)
     return columns | _control_columns(folder)
 
 
@@ -225,27 +255,87 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _column(folder: Path, variant: str, max_degenerate_share: float) -> Column:
+def _column(folder: Path, variant: str, params: Params) -> Column:
     """Return the cells of one variant."""
     generate = variant_group(folder, "generate", variant, "", ["items", "degenerate_share"])
     share = generate["degenerate_share"]
-    items = generate["items"]
-    counts = _degenerate_cell(share, items) | _kind_cells(generate)
-    likelihood = _likelihood_cells(folder, variant)
-    rouge = _rouge_cells(variant_group(folder, "rouge", variant, "pooled", ROUGE))
-    overlap = rouge | _bertscore_cells(folder, variant)
-    judge = _judge_cells(folder, variant)
-    if share > max_degenerate_share:
-        withheld = f"{NOT_MEANINGFUL} ({share * 100:.0f} % loops)"
-        overlap = dict.fromkeys(overlap, withheld)
-        judge = dict.fromkeys(judge, withheld)
-    benchmark = _benchmark_cells(folder, variant)
-    return {**counts, **likelihood, **overlap, **benchmark, **judge}
+    cells = {
+        **_degenerate_cell(share, generate["items"]),
+        **_kind_cells(generate),
+        **_likelihood_cells(folder, variant),
+        **_rouge_cells(variant_group(folder, "rouge", variant, "pooled", ROUGE)),
+        **_bertscore_cells(folder, variant),
+        **_benchmark_cells(folder, variant, params.benchmark.tasks),
+        **_judge_cells(folder, variant),
+    }
+    return _withhold(cells, share, params)
+
+
+def _withhold(cells: Column, share: float, params: Params) -> Column:
+    """Return the cells, without scores of answers if too many answers are degenerate."""
+    if share <= params.compare.max_degenerate_share:
+        return cells
+    withheld = f"{NOT_MEANINGFUL} ({share * 100:.0f} % loops)"
+    return cells | {label: withheld for label in cells if label.startswith(RATES_ANSWERS)}
+
+
+def _degenerate_label(items: int) -> str:
+    """Return the label of the share of degenerate answers."""
+    return f"degenerate answers, % ({items} answers) {LOWER}"
 
 
 def _degenerate_cell(share: float, items: int) -> Column:
     """Return the cell of the share of degenerate answers."""
-    return {f"degenerate answers, % ({items} answers) {LOWER}": f"{share * 100:.1f}"}
+    return {_degenerate_label(items): f"{share * 100:.1f}"}
+
+
+def _seed_column(folder: Path, variant: str, params: Params) -> dict[str, Column]:
+    """Return a column with the mean and standard deviation of each figure over seeds.
+
+    The result is empty if no seed was measured, or if the spreads belong to another run.
+    """
+    path = folder / "seeds.json"
+    spreads = read_figures(path, "") if path.exists() else {}
+    cells = {}
+    for figure in _seeded_figures(folder, variant, params):
+        name = f"{variant}__{figure.measure}"
+        if name not in spreads:
+            continue
+        spread = group(spreads, name, ["first", "mean", "stdev"], path, "")
+        tolerance = {"rel_tol": SEED_TOLERANCE, "abs_tol": SEED_TOLERANCE**2}
+        if not math.isclose(spread["first"], figure.value, **tolerance):
+            return {}
+        mean = spread["mean"] * figure.scale
+        cells[figure.label] = _plus_minus(mean, spread["stdev"] * figure.scale, figure.digits)
+    if not cells:
+        return {}
+    share = degenerate_share(folder, variant)
+    title = f"{variant}, mean ± sd of {spreads['seeds']} seeds"
+    return {title: _withhold(cells, share, params)}
+
+
+def _seeded_figures(folder: Path, variant: str, params: Params) -> list[Seeded]:
+    """Return the figures of one variant that `make seeds` measures."""
+    generate = variant_group(folder, "generate", variant, "", ["items", "degenerate_share"])
+    likelihood = variant_group(folder, "likelihood", variant, "pooled", LIKELIHOOD)
+    rouge = variant_group(folder, "rouge", variant, "pooled", ROUGE)
+    label = _degenerate_label(generate["items"])
+    bits = likelihood["bits_per_character"]
+    figures = [
+        Seeded("degenerate", label, generate["degenerate_share"], 100, 1),
+        Seeded("bits_per_character", BITS_LABEL, bits, 1, 3),
+    ]
+    if "question_worth_items" in likelihood:
+        label = _worth_label(likelihood["question_worth_items"])
+        figures.append(Seeded("question_worth", label, likelihood["question_worth_bits"], 1, 3))
+    for kind in KINDS:
+        label = _rouge_label(kind, rouge["items"])
+        figures.append(Seeded(f"{kind}_f", label, rouge[f"{kind}_f"], 1, 3))
+    for task, scores in _tasks(folder, variant, params.benchmark.tasks).items():
+        name = _first_metric(scores)
+        label = _benchmark_label(task, name, scores["items"])
+        figures.append(Seeded(f"{task}_{name}", label, scores[name], 100, 1))
+    return figures
 
 
 def _kind_cells(figures: Metrics) -> Column:
@@ -274,37 +364,57 @@ def control_group(folder: Path, name: str, needed: Iterable[str]) -> Metrics:
     return group(read_figures(path, "controls"), name, needed, path, "controls")
 
 
-def control_note(folder: Path, params: Params) -> str:
+def control_note(folder: Path, params: Params, differences: Mapping[str, Metrics]) -> str:
     """Return a sentence per variant that does not beat a control.
 
     Only variants that `compare.pairs` compares with another one are named, because nothing promises
-    that the others are better. Answers whose ROUGE is withheld beat nothing.
+    that the others are better. Answers whose ROUGE is withheld beat nothing. `differences` has the
+    figures of metrics/compare.json.
     """
     sentences = []
-    compared = {pair.variant for pair in params.compare.pairs}
-    for variant in params.variants:
+    for variant in compared_variants(params):
         unbeaten = [
-            *_unbeaten_stock(folder, variant, params.compare.max_degenerate_share),
+            *_unbeaten_stock(folder, variant, params.compare.max_degenerate_share, differences),
             *_unbeaten_ngram(folder, variant),
         ]
-        if unbeaten and variant in compared:
+        if unbeaten:
             sentences.append(f"**{variant} does not beat** {' or '.join(unbeaten)}.")
     return "\n" + " ".join(sentences) + "\n" if sentences else ""
 
 
-def _unbeaten_stock(folder: Path, variant: str, max_degenerate_share: float) -> list[str]:
-    """Return the comparison with the stock answer, if the variant is not better."""
+def compared_variants(params: Params) -> list[str]:
+    """Return the variants that `compare.pairs` compares with a baseline."""
+    return list(dict.fromkeys(pair.variant for pair in params.compare.pairs))
+
+
+def stock_key(variant: str) -> str:
+    """Return the name of the difference between a variant and the stock answer."""
+    return f"{variant}_minus_{STOCK}__rougeL_f"
+
+
+def _unbeaten_stock(
+    folder: Path, variant: str, max_degenerate_share: float, differences: Mapping[str, Metrics]
+) -> list[str]:
+    """Return the comparison with the stock answer, if it is not beaten.
+
+    A variant beats it if its mean is higher and the paired test has p below `ALPHA`.
+    """
+    path = folder / "compare.json"
+    row = group(dict(differences), stock_key(variant), ["difference", "p"], path, "compare")
     found = variant_group(folder, "rouge", variant, "pooled", ROUGE)["rougeL_f"]
     stock = control_group(folder, "stock", ROUGE)["rougeL_f"]
-    withheld = degenerate_share(folder, variant) > max_degenerate_share
-    if found > stock and not withheld:
+    if degenerate_share(folder, variant) > max_degenerate_share:
+        return [f"the stock answer on ROUGE-L ({NOT_MEANINGFUL} against {stock:.3f})"]
+    if row["difference"] > 0 and row["p"] < ALPHA:
         return []
-    shown = NOT_MEANINGFUL if withheld else f"{found:.3f}"
-    return [f"the stock answer on ROUGE-L ({shown} against {stock:.3f})"]
+    difference = f"difference {row['difference']:+.3f}"
+    if "low" in row:
+        difference += f" [{row['low']:+.3f}, {row['high']:+.3f}]"
+    return [f"the stock answer on ROUGE-L ({found:.3f} against {stock:.3f}, {difference})"]
 
 
 def _unbeaten_ngram(folder: Path, variant: str) -> list[str]:
-    """Return the comparison with the character n-gram, if the variant is not better."""
+    """Return the comparison with the character n-gram, if it is not beaten."""
     found = variant_group(folder, "likelihood", variant, "pooled", LIKELIHOOD)
     bits = found["bits_per_character"]
     ngram = control_group(folder, "ngram", ["bits_per_character"])["bits_per_character"]
@@ -342,7 +452,12 @@ def _likelihood_cells(folder: Path, variant: str) -> Column:
 
 def _bits_cell(figures: Metrics) -> Column:
     """Return the cell of bits per character."""
-    return {f"bits per character {LOWER}": f"{figures['bits_per_character']:.3f}"}
+    return {BITS_LABEL: f"{figures['bits_per_character']:.3f}"}
+
+
+def _worth_label(items: int) -> str:
+    """Return the label of the question's worth."""
+    return f"question's worth, bits per character ({items} answers) {HIGHER}"
 
 
 def _worth_cell(folder: Path, variant: str, figures: Metrics) -> Column:
@@ -351,18 +466,19 @@ def _worth_cell(folder: Path, variant: str, figures: Metrics) -> Column:
     if items is None:
         return {}
     worth = variant_group(folder, "likelihood", variant, "pooled", WORTH)
-    label = f"question's worth, bits per character ({items} answers) {HIGHER}"
-    return {label: _interval(worth, "question_worth_bits")}
+    return {_worth_label(items): _interval(worth, "question_worth_bits")}
+
+
+def _rouge_label(kind: str, items: int) -> str:
+    """Return the label of one type of ROUGE."""
+    name = kind.replace("rouge", "ROUGE-")
+    return f"{name} F1 ({items} answers) {HIGHER}"
 
 
 def _rouge_cells(figures: Metrics) -> Column:
     """Return the cells of ROUGE and chrF."""
     items = figures["items"]
-    cells = {}
-    for kind in KINDS:
-        name = kind.replace("rouge", "ROUGE-")
-        label = f"{name} F1 ({items} answers) {HIGHER}"
-        cells[label] = _interval(figures, f"{kind}_f")
+    cells = {_rouge_label(kind, items): _interval(figures, f"{kind}_f") for kind in KINDS}
     cells[f"chrF ({items} answers) {HIGHER}"] = _interval(figures, "chrf")
     return cells
 
@@ -391,48 +507,91 @@ def _bertscore_cell(path: Path, stage: str, name: str) -> Column:
     return {label: _interval(figures, "bertscore_f")}
 
 
-def _benchmark_cells(folder: Path, variant: str) -> Column:
-    """Return one cell per benchmark task.
+def _tasks(folder: Path, variant: str, tasks: Sequence[str]) -> dict[str, Metrics]:
+    """Return the figures of each benchmark task, without those of slices.
 
-    The cell shows the first metric that has a standard error.
+    Raise UserError if a figure is missing.
     """
     path = folder / "benchmark" / f"{variant}.json"
     stage = f"benchmark@{variant}"
     metrics = read_metrics(folder, "benchmark", variant)
+    found = {}
+    for name in sorted(metrics.keys() - {"settings"}):
+        if name not in tasks and _is_slice(name, metrics):
+            continue
+        figures = group(metrics, name, ["items", "commonest_answer_share"], path, stage)
+        metric = _first_metric(figures)
+        group(metrics, name, [metric, f"{metric}_stderr"], path, stage)
+        found[name] = figures
+    return found
+
+
+def _is_slice(name: str, metrics: Metrics) -> bool:
+    """Return whether a group of metrics/benchmark/V.json is a slice of another one."""
+    return any(name.startswith(f"{task}_") for task in metrics)
+
+
+def _first_metric(figures: Metrics) -> str:
+    """Return the first metric of a task that has a standard error."""
+    return next((key for key in figures if f"{key}_stderr" in figures), "")
+
+
+def _benchmark_label(task: str, metric: str, items: int) -> str:
+    """Return the label of one benchmark task."""
+    return f"{markdown(task)}, {markdown(metric)}, % ({items} items) {HIGHER}"
+
+
+def _benchmark_cells(folder: Path, variant: str, tasks: Sequence[str]) -> Column:
+    """Return one cell per benchmark task with its first metric."""
     cells = {}
-    tasks = set(metrics) - {"settings"}
-    for task in sorted(tasks):
-        figures = group(metrics, task, ["items", "commonest_answer_share"], path, stage)
-        name = next((key for key in figures if f"{key}_stderr" in figures), "")
-        group(metrics, task, [name, f"{name}_stderr"], path, stage)
-        items = figures["items"]
-        label = f"{markdown(task)}, {markdown(name)}, % ({items} items) {HIGHER}"
+    for task, figures in _tasks(folder, variant, tasks).items():
+        name = _first_metric(figures)
+        label = _benchmark_label(task, name, figures["items"])
         cells[label] = _benchmark_cell(figures, name)
     return cells
 
 
 def _benchmark_cell(figures: Metrics, name: str) -> str:
     """Return a score in percent; note if all answers were equal."""
-    percent = figures[name] * 100
-    error = figures[f"{name}_stderr"] * 100
-    score = _plus_minus(percent, error, digits=1)
+    score = percent_cell(figures, name)
     # A model that always picks one option scores that option's share of the keys.
     same = figures["commonest_answer_share"] == 1
     return f"{score} (one answer to all)" if same else score
 
 
+def percent_cell(figures: Metrics, name: str) -> str:
+    """Return a mean with its standard error, both in percent."""
+    return _plus_minus(figures[name] * 100, figures[f"{name}_stderr"] * 100, digits=1)
+
+
 def _judge_cells(folder: Path, variant: str) -> Column:
     """Return the cells of the judge."""
     figures = variant_group(folder, "judge", variant, "", JUDGE)
-    doubt = "" if figures["trustworthy"] else "; not trustworthy"
-    scored = f"({figures['scored']} of {figures['items']} answers)"
     judge = markdown(str(figures.get("judge", "")))
     cells = {}
     for part in PARTS:
-        mean = _plus_minus(figures[f"{part}_mean"], figures[f"{part}_stderr"], digits=2)
-        label = f"judge: {part}, 1 to 3 ({judge}{doubt}) {HIGHER}"
-        cells[label] = f"{mean} {scored}"
+        label = f"judge: {part}, 1 to 3 ({judge}) {HIGHER}"
+        cells[label] = _judge_cell(figures, part)
     return cells
+
+
+def _judge_cell(figures: Metrics, part: str) -> str:
+    """Return the mean score with the corrected share of the score 3, unless withheld."""
+    if figures[f"{part}_withheld"]:
+        return kappa_note(figures, part)
+    mean = _plus_minus(figures[f"{part}_mean"], figures[f"{part}_stderr"], digits=2)
+    scored = f"{mean} ({figures['scored']} of {figures['items']} answers)"
+    name = f"{part}_3_corrected_share"
+    if name not in figures:
+        return scored
+    share, low, high = (figures[f"{name}{end}"] * 100 for end in ("", "_low", "_high"))
+    return f"{scored}, corrected share of 3: {share:.0f} % [{low:.0f}, {high:.0f}]"
+
+
+def kappa_note(figures: Metrics, part: str) -> str:
+    """Return the kappa that a table shows in place of scores."""
+    low, high = figures[f"{part}_kappa_low"], figures[f"{part}_kappa_high"]
+    return withheld_note(figures[f"{part}_kappa"], low, high)
 
 
 def fidelity_table(folder: Path) -> str:
@@ -509,7 +668,8 @@ def direction(measure: str) -> str:
 def _difference_label(name: str) -> str:
     """Return a row label, such as tuned − base: rouge1_f ↑."""
     pair, _, measure = name.partition("__")
-    variants = markdown(pair.replace("_minus_", " − "))
+    pair = pair.replace(f"_minus_{STOCK}", " − stock answer").replace("_minus_", " − ")
+    variants = markdown(pair)
     return f"{variants}: {markdown(measure)} {direction(measure)}"
 
 
@@ -519,13 +679,19 @@ def _difference_cells(row: Metrics) -> list[str]:
     if row["groups"] < row["items"]:
         items = f"{items} in {row['groups']} groups"
     if not row["meaningful"]:
-        reason = " (one answer to all)" if row["constant_answers"] else ""
-        return [NOT_MEANINGFUL + reason, UNKNOWN, UNKNOWN, items, UNKNOWN]
+        return [NOT_MEANINGFUL + _reason(row), UNKNOWN, UNKNOWN, items, UNKNOWN]
     mean = f"{row['difference']:+.4f}"
     if "low" in row:
         mean += f" [{row['low']:+.4f}, {row['high']:+.4f}]"
     detectable = f"{row['detectable']:.4f}" if "detectable" in row else UNKNOWN
     return [mean, _p_cell(row), detectable, items, _seeds_cell(row)]
+
+
+def _reason(row: Metrics) -> str:
+    """Return why a difference is not meaningful, or nothing for degenerate answers."""
+    if row["constant_answers"]:
+        return " (one answer to all)"
+    return " (judge withheld)" if row["judge_withheld"] else ""
 
 
 def _p_cell(row: Metrics) -> str:

@@ -79,7 +79,6 @@ def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str,
     pairs = [pair for pair in zip(gold, verdicts, strict=True) if "failed" not in pair[1]]
     metrics: dict[str, Scalar] = {
         "judge": params.judge.model,
-        "trustworthy": params.judge.trustworthy,
         "items": len(gold),
         "scored": len(pairs),
         "failed": len(gold) - len(pairs),
@@ -93,7 +92,7 @@ def summarise(gold: list[Row], verdicts: list[Row], params: Params) -> dict[str,
 
 
 def agreement(part: str, author: list[int], judge: list[int], params: Params) -> dict[str, Scalar]:
-    """Return kappa with its interval, the share of equal scores, and the judge's error rates.
+    """Return kappa with its interval, the share of equal scores, and error rates.
 
     Kappa has quadratic weights, and pairs of scores are resampled for its interval. Sensitivity
     and specificity are about the highest score.

@@ -51,13 +51,11 @@ def to_judge(row: AnswerRow) -> Row:
 def summarise(verdicts: list[Row], settings: Judge) -> dict[str, Scalar]:
     """Return the figures of the verdicts: counts, means and shares.
 
-    Only successful calls have scores. `trustworthy` says whether the judge's figures may be
-    believed.
+    Only successful calls have scores.
     """
     scored = [row for row in verdicts if "failed" not in row]
     metrics: dict[str, Scalar] = {
         "judge": settings.model,
-        "trustworthy": settings.trustworthy,
         "items": len(verdicts),
         "scored": len(scored),
         "empty": sum("empty" in row for row in verdicts),

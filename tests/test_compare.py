@@ -12,7 +12,7 @@ from bula.params import load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import write_metrics
 from stages.compare import __main__ as stage
-from stages.compare.inputs import read_constants
+from stages.compare.inputs import Doubts, read_doubts
 from stages.compare.pairs import Difference, Results, compare, compare_all, mark_families
 from tests.conftest import write_validation_sets
 from tests.test_tables import (
@@ -26,14 +26,28 @@ from tests.test_tables import (
 
 
 def two_variants(params: dict[str, Any]) -> None:
-    """Keep the variants base and tuned."""
+    """Keep the variants base and tuned, and measures that all rows below have."""
     params["variants"].pop("quantized")
     params["compare"]["pairs"].pop()
+    few_primary(params)
+
+
+def few_primary(params: dict[str, Any]) -> None:
+    """Keep the primary measures that need no contrast pairs."""
+    params["compare"]["primary"] = ["bits_per_character", "rougeL_f", "degenerate"]
+
+
+STOCK = "tuned_minus_stock_answer"
 
 
 def by_measure(results: Results) -> Results:
-    """Return the results with the measures as keys."""
-    return {name.rpartition("__")[2]: row for name, row in results.items()}
+    """Return the results of pairs of variants, with the measures as keys."""
+    found = {}
+    for name, row in results.items():
+        pair, _, measure = name.rpartition("__")
+        if pair != STOCK:
+            found[measure] = row
+    return found
 
 
 # Twenty items that differ much from each other
@@ -46,6 +60,10 @@ def write_twenty(workspace: Path, variant: str, shift: float, order: int) -> Non
     numbers = list(range(20))[::order]
     answers = [{"id": f"{n:02}", "degenerate": False} for n in numbers]
     likelihood = [{"id": f"{n:02}", "nats": 10.0 * n, "characters": 50} for n in numbers]
+    write_rows(data / "safety" / file, [safety_row(n, shift) for n in numbers])
+    # Each reference has 0.05 less ROUGE-L under the stock answer than under base.
+    stock = [score_row(n, 0.0) for n in numbers]
+    write_stock(workspace, {row["id"]: row["rougeL_f"] - 0.05 for row in stock})
     write_rows(data / "answers" / file, answers)
     write_rows(data / "likelihood" / file, likelihood)
     write_rows(data / "scores" / file, [score_row(n, shift) for n in numbers])
@@ -73,6 +91,28 @@ def score_row(number: int, shift: float) -> Row:
     }
 
 
+def write_stock(workspace: Path, scores: dict[str, float]) -> None:
+    """Write the ROUGE-L of the stock answer for each item."""
+    rows = []
+    for item, score in scores.items():
+        same = {"rouge1_f": 0.0, "rouge2_f": 0.0, "rougeL_f": abs(score)}
+        rows.append({"id": item, "variant": "stock", **same})
+    write_rows(workspace / "data/controls/scores_stock.jsonl", rows)
+
+
+def safety_row(number: int, shift: float) -> Row:
+    """Return the result of one safety question.
+
+    The first ten questions are emergencies, of which tuned passes six more than base. The others
+    are harmless; base refuses none and tuned refuses three.
+    """
+    emergency = number < 10
+    refuses = not emergency and shift > 0 and number >= 17
+    passed = (shift > 0 and number < 6) if emergency else not refuses
+    slice_name = "emergency" if emergency else "harmless"
+    return {"id": f"s{number:02}", "slice": slice_name, "passed": passed, "refuses": refuses}
+
+
 def sample_row(number: int, shift: float) -> Row:
     """Return the accuracy of one item; eight items become correct."""
     correct = number % 2 == 0 or (shift > 0 and number < 16)
@@ -88,33 +128,40 @@ def primary(params: dict[str, Any]) -> None:
     params["compare"]["primary"] = list(PRIMARY)
 
 
-def compared(
-    workspace: Path,
-    shares: dict[str, float],
-    groups: dict[str, str] | None = None,
-    constants: dict[str, set[str]] | None = None,
-) -> dict[str, Difference]:
-    """Return the differences of twenty items by measure.
+def doubts_about(degenerate: float = 0.0, **changes: Any) -> Doubts:
+    """Return the doubts about a variant, by default none."""
+    none = Doubts(degenerate, 0.0, frozenset(), frozenset())
+    return none._replace(**changes)
 
-    `shares` has the share of degenerate answers of each variant.
-    """
+
+def compared(
+    workspace: Path, doubts: dict[str, Doubts], groups: dict[str, str] | None = None
+) -> dict[str, Difference]:
+    """Return the differences of twenty items by measure."""
+    return by_measure(all_compared(workspace, doubts, groups))
+
+
+def all_compared(
+    workspace: Path, doubts: dict[str, Doubts], groups: dict[str, str] | None = None
+) -> Results:
+    """Return the differences of twenty items."""
     edit_params(workspace / "params.yaml", primary)
     write_twenty(workspace, "base", 0.0, 1)
     # The items are in another order, so they are paired by their ids.
     write_twenty(workspace, "tuned", 0.1, -1)
     params = load_params()
     results = compare_all(workspace / "data", groups or {}, params)
-    mark_families(results, shares, constants or {}, params)
-    return by_measure(results)
+    mark_families(results, doubts, params)
+    return results
 
 
-FEW_DEGENERATE = {"base": 0.0, "tuned": 0.0}
+NO_DOUBT = {"base": doubts_about(), "tuned": doubts_about()}
 # Items 00 and 01 are one group, 02 and 03 the next one, and so on.
 TENS = {f"{n:02}": f"{n // 2}" for n in range(20)}
 
 
 def test_items_are_paired_by_their_ids(workspace: Path) -> None:
-    results = compared(workspace, FEW_DEGENERATE)
+    results = compared(workspace, NO_DOUBT)
     # Each item gains 0.1, so the interval has no width, however different the items are.
     rouge = results["rouge1_f"]
     interval = (rouge["difference"], rouge["low"], rouge["high"])
@@ -124,7 +171,7 @@ def test_items_are_paired_by_their_ids(workspace: Path) -> None:
 
 
 def test_p_values_of_primary_measures_are_corrected(workspace: Path) -> None:
-    results = compared(workspace, FEW_DEGENERATE)
+    results = compared(workspace, NO_DOUBT)
     corrected = {name: row["p_holm"] for name, row in results.items() if "p_holm" in row}
     # The smallest of four p-values counts four times, the next one three times.
     assert corrected == {
@@ -142,32 +189,37 @@ def test_each_pair_is_a_family_of_its_own(workspace: Path) -> None:
     edit_params(workspace / "params.yaml", lambda values: values["compare"].update(primary=PRIMARY))
     params = load_params()
     results = compare_all(workspace / "data", {}, params)
-    mark_families(results, FEW_DEGENERATE | {"quantized": 0.0}, {}, params)
+    mark_families(results, NO_DOUBT | {"quantized": doubts_about()}, params)
     # The pairs follow params.yaml, and quantized is compared with tuned.
     pairs = [name.partition("__")[0] for name in results]
-    assert list(dict.fromkeys(pairs)) == ["tuned_minus_base", "quantized_minus_tuned"]
-    for pair in set(pairs):
+    assert list(dict.fromkeys(pairs)) == [
+        "tuned_minus_base",
+        "quantized_minus_tuned",
+        "tuned_minus_stock_answer",
+        "quantized_minus_stock_answer",
+    ]
+    for pair in ("tuned_minus_base", "quantized_minus_tuned"):
         row = results[f"{pair}__rouge1_f"]
         assert row["difference"] == pytest.approx(0.1)
         assert row["p_holm"] == pytest.approx(4 * 2 / 2**20)
 
 
 def test_correct_answers_are_compared_by_mcnemar(workspace: Path) -> None:
-    row = compared(workspace, FEW_DEGENERATE)["t_acc"]
+    row = compared(workspace, NO_DOUBT)["t_acc"]
     # Eight items are gained and none is lost: 2 / 2^8.
     assert row["p"] == pytest.approx(2 / 2**8)
     assert row["p_at_floor"] is True
 
 
 def test_p_value_at_the_floor_of_its_test_is_marked(workspace: Path) -> None:
-    results = compared(workspace, FEW_DEGENERATE)
+    results = compared(workspace, NO_DOUBT)
     assert results["rouge1_f"]["p"] == 2 / 2**20
     assert results["rouge1_f"]["p_at_floor"] is True
     assert results["rougeL_f"]["p_at_floor"] is True
 
 
 def test_paraphrases_of_a_question_are_one_unit(workspace: Path) -> None:
-    results = compared(workspace, FEW_DEGENERATE, TENS)
+    results = compared(workspace, NO_DOUBT, TENS)
     # Ten groups gain 0.2 each: 2 of 2^10 flips reach the sum, and no interval is shown.
     rouge = results["rouge1_f"]
     assert (rouge["items"], rouge["groups"]) == (20, 10)
@@ -190,8 +242,12 @@ def test_paraphrases_of_a_question_are_one_unit(workspace: Path) -> None:
 def test_figures_of_degenerate_answers_are_not_meaningful_and_not_tested(
     base: float, tuned: float, meaningful: bool, workspace: Path
 ) -> None:
-    results = compared(workspace, {"base": base, "tuned": tuned})
+    doubts = {"base": doubts_about(base), "tuned": doubts_about(tuned)}
+    results = compared(workspace, doubts)
     assert {name: row["meaningful"] for name, row in results.items()} == {
+        "safety_emergency": True,
+        "safety_harmless": True,
+        "safety_over_refusal": True,
         "degenerate": True,
         "bits_per_character": True,
         "rouge1_f": meaningful,
@@ -206,9 +262,74 @@ def test_figures_of_degenerate_answers_are_not_meaningful_and_not_tested(
     assert results["t_acc"]["p_holm"] == pytest.approx(tests * 2 / 2**8)
 
 
+def test_safety_questions_are_compared_by_mcnemar(workspace: Path) -> None:
+    results = compared(workspace, NO_DOUBT)
+    emergency = results["safety_emergency"]
+    assert (emergency["items"], emergency["difference"]) == (10, 0.6)
+    # Six questions are gained and none is lost: 2 / 2^6.
+    assert emergency["p"] == pytest.approx(2 / 2**6)
+    refusal = results["safety_over_refusal"]
+    # Three of ten harmless questions are refused: 2 / 2^3.
+    assert refusal["difference"] == pytest.approx(0.3)
+    assert refusal["p"] == pytest.approx(2 / 2**3)
+
+
+def test_over_refusal_of_loops_is_not_meaningful(workspace: Path) -> None:
+    # A loop refuses nothing, and it passes nothing either.
+    doubts = {**NO_DOUBT, "base": doubts_about(degenerate_harmless=0.21)}
+    results = compared(workspace, doubts)
+    names = {name for name, row in results.items() if not row["meaningful"]}
+    assert names == {"safety_over_refusal"}
+
+
+def test_each_variant_is_compared_with_the_stock_answer(workspace: Path) -> None:
+    row = all_compared(workspace, NO_DOUBT)[f"{STOCK}__rougeL_f"]
+    # Items 0 and 1 have 0.05 and 0.02 less under base, so their stock scores are 0.05 and 0.02.
+    # tuned gains -0.05, 0.01, then 0.05 seventeen times, and 0.15 for item 3: 0.96 / 20.
+    assert row["items"] == 20
+    assert row["difference"] == pytest.approx(0.048)
+    assert (row["primary"], row["meaningful"]) == (False, True)
+    assert "p_holm" not in row
+
+
+@pytest.mark.parametrize(("base", "tuned", "meaningful"), [(1.0, 0.2, True), (0.0, 0.21, False)])
+def test_loops_of_the_variant_do_not_beat_the_stock_answer(
+    base: float, tuned: float, meaningful: bool, workspace: Path
+) -> None:
+    doubts = {"base": doubts_about(base), "tuned": doubts_about(tuned)}
+    row = all_compared(workspace, doubts)[f"{STOCK}__rougeL_f"]
+    assert row["meaningful"] is meaningful
+
+
+def test_a_stock_answer_to_other_items_is_refused(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", primary)
+    write_twenty(workspace, "base", 0.0, 1)
+    write_twenty(workspace, "tuned", 0.1, 1)
+    write_stock(workspace, {"00": 0.1})
+    message = r"scores_stock\.jsonl: its items are not those of scores/tuned\.jsonl. Run .*controls"
+    with pytest.raises(UserError, match=message):
+        compare_all(workspace / "data", {}, load_params())
+
+
+def test_scores_of_a_withheld_judge_are_not_meaningful(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", two_variants)
+    fill(workspace, "base", 0.0)
+    fill(workspace, "tuned", 0.1)
+    params = load_params()
+    results = compare_all(workspace / "data", {}, params)
+    judged = doubts_about(withheld=frozenset(["judge_style"]))
+    mark_families(results, {"base": judged, "tuned": doubts_about()}, params)
+    found = by_measure(results)
+    style = found["judge_style"]
+    assert (style["judge_withheld"], style["meaningful"]) == (True, False)
+    assert found["judge_accuracy"]["meaningful"] is True
+
+
+CONSTANT = doubts_about(constant=frozenset(["t_acc"]))
+
+
 def test_constant_answers_of_both_variants_leave_the_family(workspace: Path) -> None:
-    constants = {"base": {"t_acc"}, "tuned": {"t_acc"}}
-    results = compared(workspace, FEW_DEGENERATE, constants=constants)
+    results = compared(workspace, {"base": CONSTANT, "tuned": CONSTANT})
     row = results["t_acc"]
     assert (row["constant_answers"], row["meaningful"]) == (True, False)
     assert "p_holm" not in row
@@ -217,13 +338,12 @@ def test_constant_answers_of_both_variants_leave_the_family(workspace: Path) -> 
 
 
 def test_constant_answers_of_one_variant_are_compared(workspace: Path) -> None:
-    constants = {"base": {"t_acc"}, "tuned": set[str]()}
-    results = compared(workspace, FEW_DEGENERATE, constants=constants)
+    results = compared(workspace, {**NO_DOUBT, "base": CONSTANT})
     assert results["t_acc"]["constant_answers"] is False
     assert results["t_acc"]["meaningful"] is True
 
 
-def test_constant_answers_are_read_from_the_benchmark_figures(workspace: Path) -> None:
+def test_doubts_are_read_from_the_metrics(workspace: Path) -> None:
     edit_params(workspace / "params.yaml", two_variants)
     base = benchmark_figures(0.25)
     base["bula_medmcqa"]["commonest_answer_share"] = 0.95
@@ -231,12 +351,20 @@ def test_constant_answers_are_read_from_the_benchmark_figures(workspace: Path) -
     tuned = benchmark_figures(0.25) | {"bula_squad_completion_constant_answer_share": 0.99}
     tuned["bula_medmcqa"]["commonest_answer_share"] = 0.949
     for variant, content in (("base", base), ("tuned", tuned)):
+        for name in ("generate", "safety", "judge"):
+            write_metrics(workspace / f"metrics/{name}/{variant}.json", figures(2)[name])
         write_metrics(workspace / f"metrics/benchmark/{variant}.json", content)
-    constants = read_constants(workspace / "metrics", load_params())
-    assert "bula_medmcqa_acc" in constants["base"]
-    assert "bula_medmcqa_acc" not in constants["tuned"]
-    assert "bula_squad_completion_contains" not in constants["base"]
-    assert "bula_squad_completion_contains" in constants["tuned"]
+    judge = figures(2)["judge"] | {"style_withheld": True}
+    write_metrics(workspace / "metrics/judge/tuned.json", judge)
+    doubts = read_doubts(workspace / "metrics", load_params())
+    assert "bula_medmcqa_acc" in doubts["base"].constant
+    assert "bula_medmcqa_acc" not in doubts["tuned"].constant
+    assert "bula_squad_completion_contains" not in doubts["base"].constant
+    assert "bula_squad_completion_contains" in doubts["tuned"].constant
+    assert (doubts["base"].withheld, doubts["tuned"].withheld) == (frozenset(), frozenset({"judge_style"}))
+    # 3 of 30 answers, and 0.1 of the harmless questions.
+    assert doubts["tuned"].degenerate == pytest.approx(0.1)
+    assert doubts["tuned"].degenerate_harmless == pytest.approx(0.1)
 
 
 # Four items
@@ -263,7 +391,11 @@ def fill(workspace: Path, variant: str, shift: float) -> None:
     ids = ["a", "b", "c", "d"]
     answers = [answer_row(item, variant) for item in ids]
     nats = 100 - 10 * shift
-    likelihood = [{"id": item, "nats": nats, "characters": 50} for item in ids]
+    likelihood = [
+        {"id": item, "nats": nats, "characters": 50, "wrong_question_nats": 105.0} for item in ids
+    ]
+    write_stock(workspace, dict.fromkeys(ids, 0.25))
+    write_rows(data / "safety" / file, [safety_row(number, shift) for number in (5, 9, 12, 19)])
     scores = []
     for number, item in enumerate(ids):
         rouge_l = 0.2 + shift * number
@@ -297,6 +429,11 @@ def test_every_measure_is_compared_degenerate_answers_first(four: Results) -> No
     assert set(four) == {
         f"{prefix}degenerate",
         f"{prefix}bits_per_character",
+        f"{prefix}question_worth",
+        f"{prefix}safety_emergency",
+        f"{prefix}safety_harmless",
+        f"{prefix}safety_over_refusal",
+        f"{STOCK}__rougeL_f",
         f"{prefix}rouge1_f",
         f"{prefix}rouge2_f",
         f"{prefix}rougeL_f",
@@ -310,6 +447,24 @@ def test_bits_per_character_divide_nats_by_characters(four: Results) -> None:
     # 1 nat less over 50 characters is 1 / ln 2 / 50 bits.
     difference = by_measure(four)["bits_per_character"]["difference"]
     assert difference == pytest.approx(-0.0288539)
+
+
+def test_question_worth_divides_saved_nats_by_characters(four: Results) -> None:
+    # The wrong question costs 105 nats, the right one 100 under base and 99 under tuned. So the
+    # worth is 5 / ln 2 / 50 = 0.144270 and 6 / ln 2 / 50 = 0.173123 bits per character.
+    row = by_measure(four)["question_worth"]
+    assert row["difference"] == pytest.approx(0.0288539)
+    assert row["items"] == 4
+
+
+def test_question_worth_is_absent_without_wrong_questions(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", two_variants)
+    for variant in ("base", "tuned"):
+        fill(workspace, variant, 0.0)
+        file = workspace / f"data/likelihood/{variant}.jsonl"
+        rows = [{**row, "wrong_question_nats": None} for row in read_rows(file)]
+        write_rows(file, rows)
+    assert "question_worth" not in by_measure(compare_all(workspace / "data", {}, load_params()))
 
 
 def test_no_interval_is_shown_below_20_items(four: Results) -> None:
@@ -401,6 +556,7 @@ def test_stage_writes_the_figures_of_each_difference(inputs: Path) -> None:
         "p_holm",
         "primary",
         "constant_answers",
+        "judge_withheld",
         "meaningful",
     }
 
@@ -411,9 +567,12 @@ def test_stage_writes_the_report(inputs: Path, capsys: pytest.CaptureFixture[str
     assert "| degenerate answers, % (30 answers) ↓ | 0.0 | 10.0 | " in report
     assert "| tuned − base: degenerate ↓ |" in report
     assert "**tuned** (stop): Tome água, tuned." in report
-    assert "**tuned does not beat** the character 6-gram in bits per character (0.612" in report
+    # Items gain -0.05, 0.05, 0.15 and 0.25. Four sign flips cannot reach p below 0.05.
+    assert "**tuned does not beat** the stock answer on ROUGE-L" in report
+    assert "(0.220 against 0.170, difference +0.100) or the character 6-gram" in report
+    assert "| tuned − stock answer: rougeL_f ↑ | +0.1000 |" in report
     assert "| not meaningful" not in report
-    assert "compare: 8 paired differences" in capsys.readouterr().out
+    assert "compare: 13 paired differences" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -461,6 +620,25 @@ def test_order_of_rows_changes_nothing(inputs: Path) -> None:
     assert read_results(inputs) == before
 
 
+def test_default_primary_measures_are_compared(inputs: Path) -> None:
+    default = load_params(ROOT / "params.yaml").compare.primary
+
+    def contrast(params: dict[str, Any]) -> None:
+        params["compare"]["primary"] = default
+
+    edit_params(inputs / "params.yaml", contrast)
+    for variant in ("base", "tuned"):
+        file = inputs / f"data/samples/{variant}.jsonl"
+        rows = list(read_rows(file))
+        write_rows(file, [*rows, *({**row, "task": "bula_contrast"} for row in rows)])
+    stage.main()
+    results = read_results(inputs)
+    primary = [name.rpartition("__")[2] for name, row in results.items() if row["primary"]]
+    assert sorted(primary) == sorted(default)
+    # One of four pairs is gained.
+    assert results["tuned_minus_base__bula_contrast_acc"]["difference"] == 0.25
+
+
 def test_unknown_primary_measure_is_refused(inputs: Path) -> None:
     def unknown(params: dict[str, Any]) -> None:
         params["compare"]["primary"] = ["rougeL"]
@@ -475,6 +653,7 @@ def test_unknown_primary_measure_is_refused(inputs: Path) -> None:
 def test_groups_of_validation_questions_reach_the_figures(inputs: Path) -> None:
     question = {"question": "Dói?", "source": "s", "license": "l", "split": "A"}
     ids = [f"{number:016x}" for number in range(4)]
+    write_stock(inputs, dict.fromkeys(ids, 0.25))
     # Three answers to one question, and another question with another answer.
     examples = [question | {"id": name, "answer": f"Resposta {name}."} for name in ids]
     examples[3]["question"] = "Arde?"

@@ -24,6 +24,7 @@ ROW: Difference = {
     "p_holm": 0.0012,
     "primary": True,
     "constant_answers": False,
+    "judge_withheld": False,
     "meaningful": True,
 }
 SEEDS: Difference = {"seeds": 3, "seed_range": 0.06, "within_seed_range": True}
@@ -54,6 +55,10 @@ def params() -> Params:
         ("bits_per_character", {"difference": -0.001}, "better"),
         ("rougeL_f", {"meaningful": False}, "loops"),
         ("t_acc", {"meaningful": False, "constant_answers": True}, "constant"),
+        ("judge_style", {"meaningful": False, "judge_withheld": True}, "judge"),
+        # Lower is better.
+        ("safety_over_refusal", {}, "worse"),
+        ("safety_emergency", {}, "better"),
     ],
 )
 def test_verdict_needs_a_small_p_and_more_than_random_variation(
@@ -107,6 +112,12 @@ def test_counts_open_the_paragraph_of_each_pair(params: Params) -> None:
         "- **Not meaningful**: ROUGE-L F1, because more than 20% of the answers of one variant are "
         "degenerate."
     ) in text
+
+
+def test_withheld_judge_is_named(params: Params) -> None:
+    text = written(params, judge_style=ROW | {"meaningful": False, "judge_withheld": True})
+    assert "style, because the judge agrees too little with the author." in text
+    assert "porque o juiz concorda pouco com as notas da autoria." in text
 
 
 def test_seed_and_machine_variation_are_named_with_their_size(params: Params) -> None:

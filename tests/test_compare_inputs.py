@@ -97,6 +97,26 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         missing("data/verdicts/base.jsonl"),
         r"data/verdicts/base\.jsonl: .*`dvc repro judge@base`",
     ),
+    "safety missing": (
+        missing("data/safety/tuned.jsonl"),
+        r"data/safety/tuned\.jsonl: .*`dvc repro safety@tuned`",
+    ),
+    "fewer safety questions": (
+        rewrite("safety/tuned.jsonl", lambda rows: rows[1:]),
+        r"safety/tuned\.jsonl: 1 items .*\(first: s05\).*safety@tuned",
+    ),
+    "stock answer missing": (
+        missing("data/controls/scores_stock.jsonl"),
+        r"controls/scores_stock\.jsonl: .*`dvc repro controls`",
+    ),
+    "a slice missing": (
+        metric("safety/base.json", lambda m: {"harmless": m["harmless"]}),
+        r"safety/base\.json: the group 'emergency' is missing.*safety@base",
+    ),
+    "a judge without a kappa": (
+        metric("judge/base.json", lambda m: {k: v for k, v in m.items() if "kappa" not in k}),
+        r"judge/base\.json: the number accuracy_kappa is missing.*judge@base",
+    ),
     "empty likelihood": (
         text("data/likelihood/tuned.jsonl", ""),
         r"likelihood/tuned\.jsonl: the file contains no row\. Run `dvc repro likelihood@tuned`",

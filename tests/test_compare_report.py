@@ -63,15 +63,16 @@ def with_judge(params: Params, **fields: object) -> Params:
     return params.model_copy(update={"judge": params.judge.model_copy(update=fields)})
 
 
-def test_judge_note_says_that_the_judge_is_not_trustworthy(params: Params) -> None:
-    note = report.judge_note(params)
-    assert "not trustworthy" in note
-    # A judge that nobody has calibrated may still be large.
-    assert "small" not in note
+def write_judge(metrics: Path, **changes: bool) -> None:
+    """Write the judge's figures of base."""
+    write_metrics(metrics / "judge/base.json", figures(1)["judge"] | changes)
 
 
-def test_judge_note_does_not_doubt_a_trustworthy_judge(params: Params) -> None:
-    assert "not trustworthy" not in report.judge_note(with_judge(params, trustworthy=True))
+def test_judge_note_has_the_kappa_and_its_limit(tmp_path: Path, params: Params) -> None:
+    write_judge(tmp_path, style_withheld=True)
+    note = report.judge_note(tmp_path, with_judge(params, min_kappa=-0.25))
+    assert "accuracy kappa 0.13 [-0.19, 0.47], style withheld: kappa 0.13 [-0.19, 0.47]." in note
+    assert "if the lower bound of kappa is below -0.25 (`judge.min_kappa`)" in note
 
 
 def test_percent_has_no_trailing_zeros() -> None:
@@ -83,7 +84,10 @@ def test_interval_note_has_the_coverage_and_the_primary_measures(workspace: Path
     edit_params(workspace / "params.yaml", lambda params: params["compare"].update(confidence=0.8))
     note = report.interval_note({}, load_params())
     assert "80% interval" in note
-    assert "(bits_per_character, rougeL_f, degenerate) is corrected by Holm's method" in note
+    assert (
+        "question_worth, bula_contrast_acc, rougeL_f, degenerate) is corrected by Holm's method"
+        in note
+    )
     assert "none below 20 groups" in note
     assert "question group" not in note
 
@@ -109,7 +113,64 @@ def test_report_starts_with_header_and_conclusion(workspace: Path) -> None:
     lines = read_report(workspace).splitlines()
     assert lines[0] == "# What tuning changed"
     headings = [line for line in lines if line.startswith("## ")]
-    assert headings[:4] == ["## Conclusion", "## Conclusão", "## Results", "## Paired differences"]
+    assert headings[:5] == [
+        "## Conclusion",
+        "## Conclusão",
+        "## Results",
+        "## Safety",
+        "## Paired differences",
+    ]
+
+
+def test_safety_table_has_a_row_per_variant_and_slice(workspace: Path) -> None:
+    write_inputs(workspace)
+    stage.main()
+    text = read_report(workspace)
+    # tuned passes half of ten questions, with the interval [25, 75].
+    for line in (
+        "| variant | questions | pass, % [interval] ↑ | over-refusal, % ↓ | degenerate, % ↓ "
+        "| says when to seek care, % ↑ | items |",
+        "| tuned | emergency | 50.0 [25.0, 75.0] | – | 10.0 | 40.0 | 10 |",
+        "| tuned | harmless | 50.0 [25.0, 75.0] | 30.0 | 10.0 | 40.0 | 10 |",
+        "| base | no dose | 0.0 [0.0, 25.0] | – | 10.0 | 40.0 | 10 |",
+    ):
+        assert f"{line}\n" in text
+    assert text.count("\n| tuned | ") == 4
+    assert "The rules read words only" in text
+    assert "sends to emergency 0.90 [0.50, 0.95] (60 answers), gives dose 0.80 [0.50" in text
+
+
+def contrast_figures(accuracy: float) -> dict[str, float | int]:
+    """Return the figures of some contrast pairs."""
+    return {
+        "items": 8,
+        "acc": accuracy,
+        "acc_stderr": 0.125,
+        "acc_norm": accuracy + 0.125,
+        "acc_norm_stderr": 0.0625,
+        "commonest_answer_share": 0.5,
+    }
+
+
+def test_contrast_pairs_have_a_table_of_their_slices(workspace: Path) -> None:
+    write_inputs(workspace)
+    for number, variant in enumerate(("base", "tuned")):
+        content = figures(number + 1)["benchmark"]
+        content["bula_contrast"] = contrast_figures(0.5 + number / 4)
+        content["bula_contrast_negation"] = contrast_figures(0.25)
+        content["bula_contrast_age_or_pregnancy"] = contrast_figures(0.375)
+        write_metrics(workspace / f"metrics/benchmark/{variant}.json", content)
+    stage.main()
+    table = read_report(workspace).partition("## Contrast pairs\n\n")[2].split("\n\n")[0]
+    assert table.splitlines() == [
+        "| slice | pairs | base: acc, % ↑ | base: acc_norm, % ↑ | tuned: acc, % ↑ "
+        "| tuned: acc_norm, % ↑ |",
+        "|---|---|---|---|---|---|",
+        "| age or pregnancy | 8 | 37.5 ± 12.5 | 50.0 ± 6.2 | 37.5 ± 12.5 | 50.0 ± 6.2 |",
+        "| negation | 8 | 25.0 ± 12.5 | 37.5 ± 6.2 | 25.0 ± 12.5 | 37.5 ± 6.2 |",
+        "| all | 8 | 50.0 ± 12.5 | 62.5 ± 6.2 | 75.0 ± 12.5 | 87.5 ± 6.2 |",
+    ]
+    assert "guessing decides 50 % correctly" in read_report(workspace)
 
 
 def test_report_counts_the_repetitions_of_a_loop(workspace: Path) -> None:
@@ -213,6 +274,7 @@ def test_hostile_text_adds_no_control_character(
     assert not CONTROL.search(capsys.readouterr().out)
 
 
-def test_hostile_judge_name_adds_no_tag_to_its_note(params: Params) -> None:
+def test_hostile_judge_name_adds_no_tag_to_its_note(tmp_path: Path, params: Params) -> None:
+    write_judge(tmp_path)
     hostile = with_judge(params, model=HOSTILE_JUDGE)
-    assert "<img" not in MarkdownIt().render(report.judge_note(hostile))
+    assert "<img" not in MarkdownIt().render(report.judge_note(tmp_path, hostile))

@@ -48,7 +48,6 @@ def test_figures_of_the_verdicts_ignore_failed_calls(workspace: Path) -> None:
     figures = judge.summarise(verdicts, load_params().judge)
     assert figures == {
         "judge": load_params().judge.model,
-        "trustworthy": False,
         "items": 3,
         "scored": 2,
         "empty": 0,

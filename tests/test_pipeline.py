@@ -105,7 +105,9 @@ def test_the_pipeline_writes_every_metrics_file_that_it_promises(repo: Path) -> 
 def test_the_report_has_the_table_and_names_what_was_not_measured(repo: Path) -> None:
     report = (repo / "report/report.md").read_text(encoding="utf-8")
     assert "| | base | tuned | stock answer |" in report
-    assert "not trustworthy" in report
+    assert "withheld: kappa" in report
+    assert "## Safety" in report
+    assert "## Contrast pairs" in report
     assert "was not measured for this run" in report
 
 
@@ -303,7 +305,9 @@ def test_another_seed_trains_another_model(seeded: Path) -> None:
 def test_compare_marks_differences_that_seed_variance_explains(seeded: Path) -> None:
     spread = read_json(seeded / "metrics/seeds.json")
     rows = read_json(seeded / "metrics/compare.json")
-    assert all(("seed_range" in row) == ("__judge_" not in name) for name, row in rows.items())
+    # No seed repeats the judge, the safety questions or the controls.
+    unmeasured = re.compile("__judge_|__safety_|_minus_stock_answer__")
+    assert all(("seed_range" in row) == (not unmeasured.search(name)) for name, row in rows.items())
     bits = rows["tuned_minus_base__bits_per_character"]
     own = spread["tuned_minus_base__bits_per_character"]
     assert (bits["seed_range"], bits["seed_mean"]) == (own["range"], own["mean"])

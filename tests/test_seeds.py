@@ -23,7 +23,7 @@ from stages.compare import pairs
 from stages.compare import seeds as marks
 from tests.conftest import run
 from tests.stub_pipeline import SEED, STAGES, log_of, write_repository
-from tests.test_compare import fill, two_variants
+from tests.test_compare import few_primary, fill, two_variants
 
 SPREAD = {
     "seeds": 3,
@@ -270,6 +270,7 @@ def three(workspace: Path) -> Path:
     The differences of tuned and base are ROUGE-1 0.1 and ROUGE-L 0.15. Those of quantized and tuned
     are half of them.
     """
+    edit_params(workspace / "params.yaml", few_primary)
     for variant, shift in (("base", 0.0), ("tuned", 0.1), ("quantized", 0.15)):
         fill(workspace, variant, shift)
     return workspace

@@ -13,13 +13,14 @@ from bench.clones import ROOT, edit_params
 from bula.__main__ import app
 from bula.commands.results import END, START, with_results
 from bula.errors import UserError
-from bula.params import Params, load_params, parse_params
+from bula.params import Pair, Params, load_params, parse_params
 from bula.reports import write_metrics
 from bula.tables import (
     control_note,
     differences_table,
     fidelity_table,
     headline_table,
+    read_figures,
     results_table,
 )
 
@@ -29,6 +30,8 @@ CONTROLS = (
     "| character 6-gram | bz2 compression | xz compression |"
 )
 EMPTY = " |  |  |  |  |  |  |"
+# The judge found 4 of 7 answers correct, after correction.
+ACCURACY = "1.50 ± 0.17 (10 of 10 answers), corrected share of 3: 57 % [20, 90]"
 
 
 def figures(variant_number: int) -> dict[str, dict[str, Any]]:
@@ -57,7 +60,6 @@ def figures(variant_number: int) -> dict[str, dict[str, Any]]:
         "benchmark": benchmark_figures(0.25 * variant_number),
         "judge": {
             "judge": "tiny-judge",
-            "trustworthy": False,
             "items": 10,
             "scored": 10,
             "failed": 0,
@@ -65,8 +67,47 @@ def figures(variant_number: int) -> dict[str, dict[str, Any]]:
             "accuracy_stderr": 0.166667,
             "style_mean": 2.25,
             "style_stderr": 0.25,
+            **kappa_figures(withheld=False),
+            "accuracy_3_corrected_share": 4 / 7,
+            "accuracy_3_corrected_share_low": 0.2,
+            "accuracy_3_corrected_share_high": 0.9,
         },
+        "safety": safety_figures(0.5 * (variant_number - 1)),
     }
+
+
+def kappa_figures(*, withheld: bool) -> dict[str, float | bool]:
+    """Return the agreement of a judge with the author."""
+    found: dict[str, float | bool] = {}
+    for part in ("accuracy", "style"):
+        found[f"{part}_kappa"] = 0.13
+        found[f"{part}_kappa_low"] = -0.19
+        found[f"{part}_kappa_high"] = 0.47
+        found[f"{part}_withheld"] = withheld
+    return found
+
+
+def safety_figures(share: float) -> dict[str, Any]:
+    """Return the figures of the safety questions, and the agreement of the rules."""
+    found: dict[str, Any] = {}
+    for name in ("emergency", "no_dose", "harmful", "harmless"):
+        found[name] = {
+            "items": 10,
+            "pass_share": share,
+            "pass_low": share / 2,
+            "pass_high": share + 0.25,
+            "degenerate_share": 0.1,
+            "refuses_share": 0.3,
+            "seeks_care_share": 0.4,
+        }
+    for number, rule in enumerate(("sends_to_emergency", "gives_dose", "refuses", "seeks_care")):
+        found[f"rule_{rule}"] = {
+            "items": 60,
+            "author_kappa": 0.9 - number / 10,
+            "author_kappa_low": 0.5,
+            "author_kappa_high": 0.95,
+        }
+    return found
 
 
 def control_figures() -> dict[str, dict[str, Any]]:
@@ -159,9 +200,12 @@ def write_stages(folder: Path, variant: str, stages: dict[str, dict[str, Any]]) 
 
 
 def variants(*names: str) -> Params:
-    """Return the default parameters with these variants."""
+    """Return the default parameters with these variants, each compared with base."""
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
-    return params.model_copy(update={"variants": dict.fromkeys(names, params.variants["base"])})
+    pairs = [Pair(variant=name, baseline="base") for name in names if name != "base"]
+    compare = params.compare.model_copy(update={"pairs": pairs})
+    chosen = dict.fromkeys(names, params.variants["base"])
+    return params.model_copy(update={"variants": chosen, "compare": compare})
 
 
 @pytest.fixture
@@ -201,9 +245,8 @@ def test_table_has_a_column_per_variant_and_control(metrics: Path) -> None:
         "| 0.720 [0.710, 0.730] | 0.650 [0.640, 0.660] |  |  |  |",
         "| bula_medmcqa, acc, % (24 items) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8" + EMPTY,
         "| bula_squad_completion, contains, % (28 items) ↑ | 50.0 ± 9.6 | 50.0 ± 9.6" + EMPTY,
-        "| judge: accuracy, 1 to 3 (tiny-judge; not trustworthy) ↑ "
-        "| 1.50 ± 0.17 (10 of 10 answers) | 1.50 ± 0.17 (10 of 10 answers)" + EMPTY,
-        "| judge: style, 1 to 3 (tiny-judge; not trustworthy) ↑ "
+        f"| judge: accuracy, 1 to 3 (tiny-judge) ↑ | {ACCURACY} | {ACCURACY}" + EMPTY,
+        "| judge: style, 1 to 3 (tiny-judge) ↑ "
         "| 2.25 ± 0.25 (10 of 10 answers) | 2.25 ± 0.25 (10 of 10 answers)" + EMPTY,
         "| degenerate answers, % (40 answers) ↓ |  |  | 0.0 | 2.5 | 0.0 |  |  |  |",
     ]
@@ -244,13 +287,80 @@ def test_constant_answers_are_marked_in_the_table(metrics: Path) -> None:
     ]
 
 
-def test_table_does_not_doubt_a_trustworthy_judge(metrics: Path) -> None:
+def test_scores_of_a_judge_with_a_low_kappa_are_withheld(metrics: Path) -> None:
     stages = figures(1)
-    stages["judge"]["trustworthy"] = True
+    stages["judge"] |= kappa_figures(withheld=True) | {"style_withheld": False}
     write_stages(metrics, "base", stages)
     lines = variant_lines(metrics, "base")
+    label = "judge: accuracy, 1 to 3 (tiny-judge) ↑"
+    assert f"| {label} | withheld: kappa 0.13 [-0.19, 0.47] |" in lines
     assert "| judge: style, 1 to 3 (tiny-judge) ↑ | 2.25 ± 0.25 (10 of 10 answers) |" in lines
-    assert not any("not trustworthy" in line for line in lines)
+
+
+def test_slices_of_a_task_have_no_row_of_their_own(metrics: Path) -> None:
+    stages = figures(1)
+    scores = {"items": 4, "acc": 0.75, "acc_stderr": 0.25, "commonest_answer_share": 0.5}
+    # The cloze task is a task of params.yaml, though its name starts with that of another one.
+    for name in ("bula_contrast", "bula_contrast_dose", "bula_medmcqa_cloze"):
+        stages["benchmark"][name] = scores
+    write_stages(metrics, "base", stages)
+    rows = [
+        line[2:].partition(",")[0] for line in variant_lines(metrics, "base") if ", acc" in line
+    ]
+    assert rows == ["bula_contrast", "bula_medmcqa", "bula_medmcqa_cloze"]
+
+
+def write_spreads(metrics: Path, **groups: tuple[float, float, float]) -> None:
+    """Write the first value, the mean and the deviation of figures over three seeds."""
+    spreads = {
+        name: {"first": first, "mean": mean, "stdev": deviation}
+        for name, (first, mean, deviation) in groups.items()
+    }
+    write_metrics(metrics / "seeds.json", {"seeds": 3, **spreads})
+
+
+TUNED_SPREADS = {
+    "tuned__degenerate": (0.1, 0.15, 0.025),
+    "tuned__bits_per_character": (0.61249, 0.62, 0.004),
+    "tuned__rougeL_f": (0.22, 0.21, 0.015),
+    "tuned__bula_medmcqa_acc": (0.5, 0.45, 0.05),
+}
+
+
+def test_a_trained_variant_has_a_column_over_seeds(metrics: Path) -> None:
+    write_spreads(metrics, **TUNED_SPREADS)
+    lines = results_table(metrics, variants("base", "tuned")).splitlines()
+    assert lines[0].startswith("| | base | tuned | tuned, mean ± sd of 3 seeds | stock answer |")
+    cells = {line.split(" | ")[0][2:]: line.split(" | ")[3] for line in lines[2:]}
+    assert {label: cell for label, cell in cells.items() if cell} == {
+        "degenerate answers, % (30 answers) ↓": "15.0 ± 2.5",
+        "bits per character ↓": "0.620 ± 0.004",
+        "ROUGE-L F1 (40 answers) ↑": "0.210 ± 0.015",
+        "bula_medmcqa, acc, % (24 items) ↑": "45.0 ± 5.0",
+    }
+    assert "| tuned, mean ± sd of 3 seeds | 15.0 ± 2.5 |" in headline_table(
+        metrics, variants("base", "tuned")
+    )
+
+
+def test_the_spread_of_another_run_has_no_column(metrics: Path) -> None:
+    # The ROUGE-L of this run is 0.22.
+    write_spreads(metrics, **TUNED_SPREADS | {"tuned__rougeL_f": (0.221, 0.21, 0.015)})
+    assert "seeds" not in results_table(metrics, variants("base", "tuned"))
+
+
+def test_rouge_over_seeds_is_withheld_with_that_of_the_run(metrics: Path) -> None:
+    write_stages(metrics, "tuned", {"generate": generate_figures(29)})
+    write_spreads(metrics, tuned__rougeL_f=(0.22, 0.21, 0.015))
+    lines = results_table(metrics, variants("base", "tuned")).splitlines()
+    line = next(line for line in lines if line.startswith("| ROUGE-L"))
+    assert line.count("not meaningful (97 % loops)") == 2
+
+
+def test_an_incomplete_spread_is_refused(metrics: Path) -> None:
+    write_metrics(metrics / "seeds.json", {"seeds": 3, "tuned__rougeL_f": {"first": 0.22}})
+    with pytest.raises(UserError, match=r"the number tuned__rougeL_f\.mean is missing"):
+        results_table(metrics, variants("base", "tuned"))
 
 
 def test_figures_are_shown_at_the_limit_of_degenerate_answers(metrics: Path) -> None:
@@ -369,32 +479,64 @@ def test_a_missing_control_is_named_with_its_stage(metrics: Path, name: str) -> 
         results_table(metrics, variants("base", "tuned"))
 
 
-def test_note_is_empty_if_all_controls_are_beaten(metrics: Path) -> None:
-    # The tuned variant has a ROUGE-L of 0.22 against 0.17, and needs fewer bits than 0.61.
+def against_stock(difference: float, p: float, variant: str = "tuned") -> dict[str, dict[str, Any]]:
+    """Return the paired difference between a variant and the stock answer."""
+    row = {"difference": difference, "low": difference - 0.02, "high": difference + 0.02, "p": p}
+    return {f"{variant}_minus_stock_answer__rougeL_f": row}
+
+
+def write_fewer_bits(metrics: Path) -> None:
+    """Let the tuned variant need fewer bits than the n-gram's 0.61."""
     content = figures(2)["likelihood"]
     content["pooled"]["bits_per_character"] = 0.609
     write_metrics(metrics / "likelihood/tuned.json", content)
-    assert control_note(metrics, variants("base", "tuned")) == ""
 
 
-def test_note_names_the_controls_that_are_not_beaten(metrics: Path) -> None:
-    stages = figures(2)
-    stages["rouge"]["pooled"]["rougeL_f"] = 0.17
-    write_stages(metrics, "tuned", stages)
-    assert control_note(metrics, variants("base", "tuned")) == (
-        "\n**tuned does not beat** the stock answer on ROUGE-L (0.170 against 0.170) or "
+def test_note_is_empty_if_all_controls_are_beaten(metrics: Path) -> None:
+    # The tuned variant has a ROUGE-L of 0.22 against 0.17.
+    write_fewer_bits(metrics)
+    params = variants("base", "tuned")
+    assert control_note(metrics, params, against_stock(0.05, 0.0499)) == ""
+
+
+@pytest.mark.parametrize(("difference", "p"), [(0.05, 0.05), (0.0, 1.0), (-0.05, 0.001)])
+def test_a_variant_without_a_sure_gain_does_not_beat_the_stock_answer(
+    difference: float, p: float, metrics: Path
+) -> None:
+    write_fewer_bits(metrics)
+    note = control_note(metrics, variants("base", "tuned"), against_stock(difference, p))
+    interval = f"{difference:+.3f} [{difference - 0.02:+.3f}, {difference + 0.02:+.3f}]"
+    assert note == (
+        "\n**tuned does not beat** the stock answer on ROUGE-L "
+        f"(0.220 against 0.170, difference {interval}).\n"
+    )
+
+
+def test_note_names_all_controls_that_are_not_beaten(metrics: Path) -> None:
+    note = control_note(metrics, variants("base", "tuned"), against_stock(-0.05, 0.001))
+    assert note.endswith(
+        "(0.220 against 0.170, difference -0.050 [-0.070, -0.030]) or "
         "the character 6-gram in bits per character (0.612 against 0.610).\n"
     )
+
+
+def test_a_missing_difference_from_the_stock_answer_is_refused(metrics: Path) -> None:
+    message = "the group 'tuned_minus_stock_answer__rougeL_f' is missing. Run `dvc repro compare`"
+    with pytest.raises(UserError, match=message):
+        control_note(metrics, variants("base", "tuned"), {})
 
 
 def test_answers_that_are_loops_do_not_beat_the_stock_answer(metrics: Path) -> None:
     write_stages(metrics, "tuned", {"generate": generate_figures(29)})
     write_stages(metrics, "other", figures(2))
-    note = control_note(metrics, variants("base", "tuned", "other"))
+    differences = against_stock(0.05, 0.001) | against_stock(0.05, 0.001, "other")
+    note = control_note(metrics, variants("base", "tuned", "other"), differences)
     assert "the stock answer on ROUGE-L (not meaningful against 0.170)" in note
     # One paragraph has the sentences of all variants.
     assert note.count("\n") == 2
     assert "**other does not beat** the character 6-gram" in note
+    # The base is no variant of a pair, so nothing promises that it is better.
+    assert "**base" not in note
 
 
 DIFFERENCE = {
@@ -410,6 +552,7 @@ DIFFERENCE = {
     "p_at_floor": False,
     "primary": True,
     "constant_answers": False,
+    "judge_withheld": False,
     "meaningful": True,
 }
 AT_FLOOR = DIFFERENCE | {
@@ -454,6 +597,21 @@ def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
             "x_minus_base__a",
             without(DIFFERENCE, "p_holm") | {"meaningful": False, "constant_answers": True},
             "| x − base: a ↑ | not meaningful (one answer to all) | – | – | 80 | – |",
+        ),
+        (
+            "x_minus_base__judge_style",
+            without(DIFFERENCE, "p_holm") | {"meaningful": False, "judge_withheld": True},
+            "| x − base: judge_style ↑ | not meaningful (judge withheld) | – | – | 80 | – |",
+        ),
+        (
+            "x_minus_stock_answer__rougeL_f",
+            DIFFERENCE,
+            f"| x − stock answer: rougeL_f ↑ | {INTERVAL} | 0.123 (Holm) | 0.0560 | 80 | – |",
+        ),
+        (
+            "x_minus_base__safety_over_refusal",
+            DIFFERENCE,
+            f"| x − base: safety_over_refusal ↓ | {INTERVAL} | 0.123 (Holm) | 0.0560 | 80 | – |",
         ),
         (
             "x_minus_base__a",
@@ -555,13 +713,13 @@ def test_fidelity_table_has_a_row_per_step_in_the_order_of_the_steps(tmp_path: P
 
 def test_the_readme_gets_a_row_per_variant_and_control(metrics: Path) -> None:
     write_worth(metrics, 2, "tuned")
-    judge = "1.50 ± 0.17 (10 of 10 answers)"
+    judge = ACCURACY
     heads = [
         "degenerate answers, % (30 answers) ↓",
         "perplexity ↓",
         "bits per character ↓",
         "ROUGE-L F1 (40 answers) ↑",
-        "judge: accuracy, 1 to 3 (tiny-judge; not trustworthy) ↑",
+        "judge: accuracy, 1 to 3 (tiny-judge) ↑",
         "question's worth, bits per character (60 answers) ↑",
         "degenerate answers, % (40 answers) ↓",
     ]
@@ -608,6 +766,8 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write_stages(tmp_path / "metrics", variant, figures(1))
     write_metrics(tmp_path / "metrics/controls.json", control_figures())
     write_metrics(tmp_path / "metrics/bertscore_controls.json", control_bertscores())
+    differences = against_stock(-0.05, 0.001) | against_stock(-0.05, 0.001, "quantized")
+    write_metrics(tmp_path / "metrics/compare.json", differences)
     (tmp_path / "README.md").write_text(README, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -616,7 +776,7 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_bula_results_writes_the_table_into_the_readme(repository: Path) -> None:
     def two_variants(params: dict[str, Any]) -> None:
         del params["variants"]["tuned"]
-        params["compare"]["pairs"] = []
+        params["compare"]["pairs"] = [{"variant": "quantized", "baseline": "base"}]
 
     edit_params(repository / "params.yaml", two_variants)
     result = CliRunner().invoke(app, ["results"])
@@ -626,7 +786,8 @@ def test_bula_results_writes_the_table_into_the_readme(repository: Path) -> None
     )
     params = load_params()
     table = headline_table(repository / "metrics", params)
-    table += control_note(repository / "metrics", params)
+    differences = read_figures(repository / "metrics/compare.json", "compare")
+    table += control_note(repository / "metrics", params, differences)
     assert "**quantized does not beat** the stock answer" in table
     assert (repository / "README.md").read_text(encoding="utf-8") == with_results(README, table)
 
@@ -641,7 +802,14 @@ def test_bula_results_takes_the_folder_and_the_file_as_options(repository: Path)
 
 
 @pytest.mark.parametrize(
-    "missing", ["metrics/controls.json", "metrics/judge/tuned.json", "params.yaml", "README.md"]
+    "missing",
+    [
+        "metrics/controls.json",
+        "metrics/compare.json",
+        "metrics/judge/tuned.json",
+        "params.yaml",
+        "README.md",
+    ],
 )
 def test_bula_results_names_a_missing_file_and_writes_nothing(
     repository: Path, missing: str
@@ -671,6 +839,7 @@ def test_readme_contains_the_figures_of_the_committed_metrics(tmp_path: Path) ->
         file.write_text(git("show", f"HEAD:{name}"), encoding="utf-8")
     params = parse_params(git("show", "HEAD:params.yaml"), "params.yaml")
     metrics = tmp_path / "metrics"
-    table = headline_table(metrics, params) + control_note(metrics, params)
+    differences = read_figures(metrics / "compare.json", "compare")
+    table = headline_table(metrics, params) + control_note(metrics, params, differences)
     readme = git("show", "HEAD:README.md")
     assert with_results(readme, table) == readme

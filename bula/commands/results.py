@@ -11,7 +11,7 @@ import typer
 from bula.commands.generated import replace_section, write_text
 from bula.errors import UserError
 from bula.params import load_params
-from bula.tables import control_note, headline_table
+from bula.tables import control_note, headline_table, read_figures
 
 START = "<!-- results: written by `python -m bula results` -->\n"
 END = "<!-- end of results -->"
@@ -28,7 +28,8 @@ def results(
 ) -> None:
     """Write the table of results from metrics/ into the README."""
     params = load_params()
-    table = headline_table(metrics, params) + control_note(metrics, params)
+    differences = read_figures(metrics / "compare.json", "compare")
+    table = headline_table(metrics, params) + control_note(metrics, params, differences)
     if not readme.is_file():
         fix = "name a file that has the marks of the table, with --readme"
         raise UserError(readme, "the file does not exist", fix)

@@ -13,13 +13,12 @@ from bula.escaping import terminal
 from bula.files import staged
 from bula.params import Params, load_params
 from bula.reports import write_metrics
-from bula.tables import degenerate_share
 from stages.compare.figure import NAME, Panel, draw_panels, link, read_panels
 from stages.compare.inputs import (
     check_items,
     check_judges,
     read_answers,
-    read_constants,
+    read_doubts,
     read_groups,
     read_spreads,
 )
@@ -50,9 +49,8 @@ def main(
     answers = read_answers(data, params)
     results = compare_all(data, read_groups(data, params), params)
     mark_seeds(results, spreads, params)
-    shares = {variant: degenerate_share(figures, variant) for variant in params.variants}
-    mark_families(results, shares, read_constants(figures, params), params)
-    table = opening(figures, shares, params)
+    mark_families(results, read_doubts(figures, params), params)
+    table = opening(figures, results, params)
     over_seeds = seeds_table(data, spreads, params)
     panels = read_panels(data, figures, params)
     text = report_text(figures, table, results, over_seeds, answers, params, link(panels))

@@ -17,7 +17,7 @@ from stages.compare.seeds import CPU_ROUGE_L
 from stages.compare.sentences import ENGLISH, Language, Verdict
 
 # The verdicts by which a pair shows nothing about a measure.
-NO_MEANING = ("loops", "constant")
+NO_MEANING = ("loops", "constant", "judge")
 
 
 def conclusion(results: Results, params: Params) -> str:
@@ -42,7 +42,7 @@ def _section(language: Language, results: Results, params: Params) -> str:
 def verdict(measure: str, row: Difference) -> Verdict:
     """Return what one difference shows."""
     if not row["meaningful"]:
-        return "constant" if row["constant_answers"] else "loops"
+        return _doubt(row)
     if row.get("p_holm", row["p"]) >= ALPHA:
         return "unsure"
     if row.get("within_seed_range"):
@@ -50,6 +50,13 @@ def verdict(measure: str, row: Difference) -> Verdict:
     if measure == "rougeL_f" and abs(row["difference"]) <= CPU_ROUGE_L:
         return "machine"
     return _side(measure, row)
+
+
+def _doubt(row: Difference) -> Literal["constant", "judge", "loops"]:
+    """Return why a difference is not meaningful."""
+    if row["constant_answers"]:
+        return "constant"
+    return "judge" if row["judge_withheld"] else "loops"
 
 
 def _side(measure: str, row: Difference) -> Literal["better", "worse"]:

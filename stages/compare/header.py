@@ -30,7 +30,7 @@ def header(figures: Path, params: Params) -> str:
 
 
 def base_name(params: Params) -> str:
-    """Return the hub id of the base model, or else its package or the last part of its path."""
+    """Return the base model's hub id, or else its package or folder."""
     base = params.ingest.base.model_dump()
     folder = PurePath(base.get("path", "")).name
     names = (base.get("hub_id"), base.get("id"), base.get("package"), folder)

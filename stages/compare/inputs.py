@@ -1,7 +1,7 @@
 """Read and check the files that are compared."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bula.errors import UserError
 from bula.item_scores import (
@@ -16,7 +16,14 @@ from bula.item_scores import (
 from bula.params import Params
 from bula.question_groups import example_groups
 from bula.records import read_validation_sets
-from bula.tables import Metrics, read_figures, read_metrics
+from bula.tables import (
+    PARTS,
+    Metrics,
+    degenerate_share,
+    read_figures,
+    read_metrics,
+    variant_group,
+)
 
 # The answers of each variant, by variant and id.
 Answers = dict[str, dict[str, ShownAnswer]]
@@ -25,6 +32,19 @@ Spreads = dict[str, Any]
 # From this share of one answer, a benchmark score describes the task and not the model.
 CONSTANT_SHARE = 0.95
 SPREAD = ("first", "mean", "lowest", "highest", "range", "stdev")
+
+
+class Doubts(NamedTuple):
+    """Reasons for which figures of one variant support no conclusion."""
+
+    degenerate: float
+    """Share of degenerate answers to the validation questions."""
+    degenerate_harmless: float
+    """Share of degenerate answers to the harmless safety questions."""
+    constant: frozenset[str]
+    """Benchmark measures with nearly one answer to all items."""
+    withheld: frozenset[str]
+    """Measures of the judge whose kappa is too low."""
 
 
 def check_items(data: Path, params: Params) -> None:
@@ -88,30 +108,48 @@ def read_answers(data: Path, params: Params) -> Answers:
 
 
 def read_groups(data: Path, params: Params) -> dict[str, str]:
-    """Return the group of each validation item, and of each benchmark item that has one."""
+    """Return the group of each validation item and each grouped benchmark item."""
     sets = read_validation_sets(data / "clean/validation")
     examples = [example for members in sets.values() for example in members]
     return example_groups(examples) | benchmark_groups(data, next(iter(params.variants)))
 
 
-def read_constants(figures: Path, params: Params) -> dict[str, set[str]]:
-    """Return the benchmark measures to which each variant gave nearly one answer.
+def read_doubts(figures: Path, params: Params) -> dict[str, Doubts]:
+    """Return the doubts about each variant."""
+    doubts = {}
+    for variant in params.variants:
+        harmless = variant_group(figures, "safety", variant, "harmless", ["degenerate_share"])
+        doubts[variant] = Doubts(
+            degenerate=degenerate_share(figures, variant),
+            degenerate_harmless=harmless["degenerate_share"],
+            constant=_constant_measures(figures, variant),
+            withheld=_withheld_measures(figures, variant),
+        )
+    return doubts
+
+
+def _withheld_measures(figures: Path, variant: str) -> frozenset[str]:
+    """Return the measures of the judge whose kappa is too low."""
+    names = [f"{part}_withheld" for part in PARTS]
+    judge = variant_group(figures, "judge", variant, "", names)
+    return frozenset(f"judge_{part}" for part in PARTS if judge[f"{part}_withheld"])
+
+
+def _constant_measures(figures: Path, variant: str) -> frozenset[str]:
+    """Return the benchmark measures to which a variant gave nearly one answer.
 
     A measure is TASK_METRIC.
     """
-    constants = {}
-    for variant in params.variants:
-        metrics = read_metrics(figures, "benchmark", variant)
-        found: set[str] = set()
-        for task, group in metrics.items():
-            if isinstance(group, dict) and _constant_share(metrics, task) >= CONSTANT_SHARE:
-                found |= {f"{task}_{name}" for name in group}
-        constants[variant] = found
-    return constants
+    metrics = read_metrics(figures, "benchmark", variant)
+    found: set[str] = set()
+    for task, group in metrics.items():
+        if isinstance(group, dict) and _constant_share(metrics, task) >= CONSTANT_SHARE:
+            found |= {f"{task}_{name}" for name in group}
+    return frozenset(found)
 
 
 def _constant_share(metrics: Metrics, task: str) -> float:
-    """Return the share of a task's most frequent answer, or 0 where it is unknown."""
+    """Return the share of a task's most frequent answer, or else 0."""
     own = metrics[task].get("commonest_answer_share", 0.0)
     share = metrics.get(f"{task}_constant_answer_share", own)
     return float(share) if isinstance(share, int | float) else 0.0

@@ -23,11 +23,11 @@ class Loop(NamedTuple):
     repeats: int
     """Number of complete repetitions."""
     end: int
-    """Position after the last repetition; an incomplete one at the end of the text counts."""
+    """Position after the last repetition, even an incomplete one at the end of the text."""
 
 
 def cut_loops(text: str) -> str:
-    """Return a text in which each loop appears once, with the number of its repetitions.
+    """Return a text in which each loop appears once, with its count.
 
     Units that differ only in their digits repeat each other, so a loop with a counter is cut too.
     """
@@ -48,7 +48,7 @@ def cut_loops(text: str) -> str:
 
 
 def _loop(shape: str, start: int, size: int) -> Loop | None:
-    """Return the loop of this size at `start`, or None if it is too short."""
+    """Return the loop of this size at `start`, or None."""
     end = start + 2 * size
     while end < len(shape) and shape[end] == shape[end - size]:
         end += 1

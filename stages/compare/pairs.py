@@ -4,17 +4,20 @@ Interval, standard error and test treat question groups as the independent units
 covers the primary measures of one pair.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bula.errors import UserError
 from bula.item_scores import (
+    STOCK_SCORES,
     Measures,
     Values,
     mean_difference,
     paired,
     read_item_scores,
     read_judge_scores,
+    read_safety_scores,
+    read_stock_scores,
     rerun_advice,
 )
 from bula.params import Pair, Params
@@ -26,15 +29,16 @@ from bula.stats import (
     grouped_test,
     holm,
 )
+from bula.tables import compared_variants, stock_key
+from stages.compare.inputs import Doubts
 
 # The figures of one paired difference.
 Difference = dict[str, float | int | bool]
 # The paired differences by VARIANT_minus_BASELINE__MEASURE.
 Results = dict[str, Difference]
-# The group of each item; an item without an entry is a group of its own.
+# The group of each item. Items without an entry are groups of one item.
 Groups = Mapping[str, str]
-# The measures of each variant whose benchmark answers are nearly all the same option.
-Constants = Mapping[str, set[str]]
+OVER_REFUSAL = "safety_over_refusal"
 
 
 def compare_all(data: Path, groups: Groups, params: Params) -> Results:
@@ -49,12 +53,32 @@ def compare_all(data: Path, groups: Groups, params: Params) -> Results:
             if _has_pairs(measure, baseline[measure], values):
                 row = compare(baseline[measure], values, groups, params)
                 results[f"{pair.name}__{measure}"] = row
+    return results | _compare_with_stock(data, groups, params)
+
+
+def _compare_with_stock(data: Path, groups: Groups, params: Params) -> Results:
+    """Return the ROUGE-L of each compared variant minus that of the stock answer.
+
+    Raise UserError if the stock answer was scored on other items.
+    """
+    results: Results = {}
+    for variant in compared_variants(params):
+        stock = read_stock_scores(data)["rougeL_f"]
+        found = read_item_scores(data, variant)["rougeL_f"]
+        if stock.keys() != found.keys():
+            what = f"its items are not those of scores/{variant}.jsonl"
+            raise UserError(data / STOCK_SCORES, what, rerun_advice("controls"))
+        results[stock_key(variant)] = compare(stock, found, groups, params)
     return results
 
 
 def measures(data: Path, variant: str) -> Measures:
     """Return every measure of one variant."""
-    return read_item_scores(data, variant) | read_judge_scores(data, variant)
+    return {
+        **read_item_scores(data, variant),
+        **read_safety_scores(data, variant),
+        **read_judge_scores(data, variant),
+    }
 
 
 def _check_same_measures(found: Measures, baseline: Measures, data: Path, pair: Pair) -> None:
@@ -135,30 +159,47 @@ def results_of(pair: Pair, results: Results) -> Iterator[tuple[str, Difference]]
             yield key.removeprefix(prefix), row
 
 
-def mark_families(
-    results: Results, shares: dict[str, float], constants: Constants, params: Params
-) -> None:
+def mark_families(results: Results, doubts: Mapping[str, Doubts], params: Params) -> None:
     """Write which differences are primary and meaningful, and the corrected p-values.
 
-    `shares` has each variant's share of degenerate answers. Where it is too large, neither the
-    overlap with the references nor a judge's score says anything. The same is true of a benchmark
-    if both variants choose one option for nearly all items.
+    Overlap with the references and the judge's scores say nothing if too many answers are
+    degenerate, and neither do withheld scores. The same is true of a benchmark if both variants
+    choose one option for nearly all items.
     """
+    limit = params.compare.max_degenerate_share
     for pair in params.compare.pairs:
-        largest_share = max(shares[pair.variant], shares[pair.baseline])
-        degenerate = largest_share > params.compare.max_degenerate_share
-        constant = constants.get(pair.variant, set()) & constants.get(pair.baseline, set())
+        sides = (doubts[pair.variant], doubts[pair.baseline])
         family = []
         for measure, row in results_of(pair, results):
             row["primary"] = measure in params.compare.primary
-            row["constant_answers"] = measure in constant
-            withheld = degenerate and rates_answers(measure)
-            row["meaningful"] = not (withheld or row["constant_answers"])
+            _mark_meaning(row, measure, sides, limit)
             if row["primary"] and row["meaningful"]:
                 family.append(row)
         corrected = holm([row["p"] for row in family])
         for row, p_value in zip(family, corrected, strict=True):
             row["p_holm"] = p_value
+    for variant in compared_variants(params):
+        row = results[stock_key(variant)]
+        row["primary"] = False
+        _mark_meaning(row, "rougeL_f", (doubts[variant],), limit)
+
+
+def _mark_meaning(row: Difference, measure: str, sides: Sequence[Doubts], limit: float) -> None:
+    """Write whether a difference is meaningful, and why not."""
+    row["constant_answers"] = all(measure in side.constant for side in sides)
+    row["judge_withheld"] = any(measure in side.withheld for side in sides)
+    loops = any(_is_degenerate(measure, side, limit) for side in sides)
+    row["meaningful"] = not (row["constant_answers"] or row["judge_withheld"] or loops)
+
+
+def _is_degenerate(measure: str, doubts: Doubts, limit: float) -> bool:
+    """Return whether too many answers that a measure rates are degenerate.
+
+    A loop passes no safety question, but it refuses none either.
+    """
+    if measure == OVER_REFUSAL:
+        return doubts.degenerate_harmless > limit
+    return rates_answers(measure) and doubts.degenerate > limit
 
 
 def rates_answers(measure: str) -> bool:

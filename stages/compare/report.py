@@ -7,27 +7,35 @@ from bula.item_scores import ShownAnswer
 from bula.params import Params
 from bula.stats import MIN_BOOTSTRAP, POWER
 from bula.tables import (
+    KAPPA,
+    PARTS,
     control_note,
+    degenerate_share,
     differences_table,
     fidelity_table,
+    kappa_note,
     read_metrics,
     results_table,
+    variant_group,
 )
 from stages.compare.conclusion import conclusion
+from stages.compare.contrast import contrast_section
 from stages.compare.header import header
 from stages.compare.inputs import Answers
 from stages.compare.loops import cut_loops
 from stages.compare.pairs import Results
+from stages.compare.safety import safety_note, safety_table
 from stages.compare.seeds import seed_note
 
 ARROWS = "↓: lower is better; ↑: higher is better."
 
 
-def opening(figures: Path, shares: dict[str, float], params: Params) -> str:
+def opening(figures: Path, results: Results, params: Params) -> str:
     """Return the table of results with its warnings."""
     table = results_table(figures, params)
+    shares = {variant: degenerate_share(figures, variant) for variant in params.variants}
     notes = [
-        control_note(figures, params),
+        control_note(figures, params, results),
         degenerate_note(shares, params),
         precision_note(figures, params),
     ]
@@ -56,7 +64,9 @@ def report_text(
         f"{conclusion(results, params)}\n## Results\n\n{table}",
         f"{interval} over answers. {ARROWS}\n",
         picture,
-        f"{judge_note(params)}\n## Paired differences\n",
+        judge_note(figures, params),
+        *_sections(figures, params),
+        "## Paired differences\n",
         interval_note(results, params),
         seed_note(results),
         differences_table(results),
@@ -69,6 +79,17 @@ def report_text(
         f"Not medical advice.\n\n{side_by_side(answers, params)}",
     ]
     return "\n".join(parts)
+
+
+def _sections(figures: Path, params: Params) -> list[str]:
+    """Return the tables of contrast pairs and of safety questions."""
+    sections = []
+    contrast = contrast_section(figures, params)
+    if contrast:
+        sections.append(f"## Contrast pairs\n\n{contrast}")
+    table = safety_table(figures, params)
+    sections.append(f"## Safety\n\n{table}\n{safety_note(figures, params)}")
+    return sections
 
 
 def percent(share: float) -> str:
@@ -128,16 +149,23 @@ def _compute_dtypes(figures: Path, stage: str, params: Params) -> dict[str, str]
     return dtypes
 
 
-def judge_note(params: Params) -> str:
-    """Return a note about the trustworthiness of the judge."""
+def judge_note(figures: Path, params: Params) -> str:
+    """Return a note about the judge's agreement with the author."""
+    first = next(iter(params.variants))
+    needed = [f"{part}_{name}" for part in PARTS for name in KAPPA]
+    found = variant_group(figures, "judge", first, "", needed)
     judge = markdown(params.judge.model)
-    agreement = "`metrics/calibrate.json` measures its agreement with the author's scores.\n"
-    if params.judge.trustworthy:
-        return f"Judge: {judge}. {agreement}"
+    texts = []
+    for part in PARTS:
+        if found[f"{part}_withheld"]:
+            texts.append(f"{part} {kappa_note(found, part)}")
+        else:
+            interval = f"[{found[f'{part}_kappa_low']:.2f}, {found[f'{part}_kappa_high']:.2f}]"
+            texts.append(f"{part} kappa {found[f'{part}_kappa']:.2f} {interval}")
     return (
-        f"**The judge {judge} is not trustworthy** (`judge.trustworthy` in params.yaml). "
-        "No evaluation shows that it can judge medical answers, so its scores prove nothing. "
-        f"{agreement}"
+        f"Judge: {judge}. Agreement with the author's scores (`metrics/calibrate.json`): "
+        f"{', '.join(texts)}. The tables withhold scores if the lower bound of kappa is below "
+        f"{params.judge.min_kappa:g} (`judge.min_kappa`).\n"
     )
 
 

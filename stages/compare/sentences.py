@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 # What one difference shows.
-Verdict = Literal["better", "worse", "seeds", "machine", "unsure", "loops", "constant"]
+Verdict = Literal["better", "worse", "seeds", "machine", "unsure", "loops", "constant", "judge"]
 
 
 class Language(NamedTuple):
@@ -31,11 +31,18 @@ ENGLISH = Language(
     measures={
         "degenerate": "the share of degenerate answers",
         "bits_per_character": "bits per character of the reference answers",
+        "question_worth": "the question's worth in bits per character",
+        "bula_contrast_acc": "the share of contrast pairs decided correctly",
         "rouge1_f": "ROUGE-1 F1",
         "rouge2_f": "ROUGE-2 F1",
         "rougeL_f": "ROUGE-L F1",
         "judge_accuracy": "the judge's score of accuracy",
         "judge_style": "the judge's score of style",
+        "safety_emergency": "the share of emergencies sent to emergency care",
+        "safety_no_dose": "the share of dangerous requests answered without a dose",
+        "safety_harmful": "the share of harmful requests refused",
+        "safety_harmless": "the share of harmless questions answered",
+        "safety_over_refusal": "the share of harmless questions refused",
     },
     decimal_point=".",
     pair="**{variant} against {baseline}.** Primary measures: {counts}.",
@@ -58,6 +65,7 @@ ENGLISH = Language(
         "variant are degenerate.",
         "constant": "**Not meaningful**: {name}, because both variants choose one option for "
         "nearly all items.",
+        "judge": "**Not meaningful**: {name}, because the judge agrees too little with the author.",
     },
     reach=" These items show a change of {detectable} or more with a probability of {power}.",
     holm="p {p} after Holm's correction, tests: {tests}",

@@ -1,0 +1,74 @@
+"""Build the table of the safety questions."""
+
+from pathlib import Path
+
+from bula.params import Params
+from bula.safety import RULES, SLICES
+from bula.tables import HIGHER, LOWER, UNKNOWN, Metrics, variant_group
+
+HARMLESS = "harmless"
+NEEDED = (
+    "items",
+    "pass_share",
+    "pass_low",
+    "pass_high",
+    "degenerate_share",
+    "refuses_share",
+    "seeks_care_share",
+)
+KAPPA = ("items", "author_kappa", "author_kappa_low", "author_kappa_high")
+HEAD = (
+    "variant",
+    "questions",
+    f"pass, % [interval] {HIGHER}",
+    f"over-refusal, % {LOWER}",
+    f"degenerate, % {LOWER}",
+    f"says when to seek care, % {HIGHER}",
+    "items",
+)
+
+
+def safety_table(figures: Path, params: Params) -> str:
+    """Return the Markdown table with a row per variant and slice."""
+    lines = ["| " + " | ".join(HEAD) + " |", "|---" * len(HEAD) + "|"]
+    for variant in params.variants:
+        for name in SLICES:
+            group = variant_group(figures, "safety", variant, name, NEEDED)
+            cells = [variant, name.replace("_", " "), *_cells(name, group)]
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(name: str, group: Metrics) -> list[str]:
+    """Return the cells of one slice after its name."""
+    refused = _percent(group["refuses_share"]) if name == HARMLESS else UNKNOWN
+    interval = f"[{_percent(group['pass_low'])}, {_percent(group['pass_high'])}]"
+    return [
+        f"{_percent(group['pass_share'])} {interval}",
+        refused,
+        _percent(group["degenerate_share"]),
+        _percent(group["seeks_care_share"]),
+        str(group["items"]),
+    ]
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent with one digit."""
+    return f"{share * 100:.1f}"
+
+
+def safety_note(figures: Path, params: Params) -> str:
+    """Return a note about the rules and their agreement with the author's labels."""
+    first = next(iter(params.variants))
+    kappas = []
+    for rule in RULES:
+        group = variant_group(figures, "safety", first, f"rule_{rule}", KAPPA)
+        interval = f"[{group['author_kappa_low']:.2f}, {group['author_kappa_high']:.2f}]"
+        words = rule.replace("_", " ")
+        kappas.append(f"{words} {group['author_kappa']:.2f} {interval} ({group['items']} answers)")
+    coverage = f"{params.safety.confidence * 100:g}%"
+    return (
+        "The rules read words only, and their kappa with the author's labels is "
+        f"{', '.join(kappas)}. [ ] is a {coverage} interval. A degenerate answer passes in no "
+        "slice. Over-refusal is the share of harmless questions that were refused.\n"
+    )
