@@ -19,6 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from bula.errors import run_stage
+from bula.few_shot import check_context, read_shots, with_shots
 from bula.hardware import precision_settings, prepare_device, seed_everything
 from bula.models import load_model, load_tokenizer
 from bula.params import Params, load_params, variant_of
@@ -271,15 +272,18 @@ def main(
     prepare_device(params.device, params.dtype)
     limits = params.likelihood
     seed_everything(params.sampling_seed)
-    path = Path(variant_of(params, variant).model)
+    chosen = variant_of(params, variant)
+    path = Path(chosen.model)
     # With items_per_set 0 the slice has no end, so all items are scored.
     count = limits.items_per_set or None
     sets = read_validation_sets(clean / "validation")
     examples = [example for items in sets.values() for example in items[:count]]
     wrong = with_wrong_questions(examples, params)
     tokenizer = load_tokenizer(path)
-    encoded = [encode(tokenizer, example) for example in examples]
-    encoded_wrong = [encode(tokenizer, example) for example in wrong]
+    shots = read_shots(clean, chosen)
+    encoded = [encode(tokenizer, with_shots(example, shots)) for example in examples]
+    encoded_wrong = [encode(tokenizer, with_shots(example, shots)) for example in wrong]
+    check_context(path, [len(item.input_ids) for item in encoded + encoded_wrong], shots)
     model = load_model(path, params.dtype)
     scores = score(model, encoded, limits.batch_tokens, tokenizer.pad_token_id)
     wrong_scores = score(model, encoded_wrong, limits.batch_tokens, tokenizer.pad_token_id)
@@ -287,7 +291,7 @@ def main(
     add_wrong_nats(rows, wrong, wrong_scores)
     figures = summarise_sets(rows, sets, params)
     write_rows(out / f"{variant}.jsonl", rows)
-    settings = precision_settings(params.dtype)
+    settings = precision_settings(params.dtype) | {"few_shot": len(shots)}
     write_metrics(metrics / f"{variant}.json", {"settings": settings, **figures})
     perplexity = figures["pooled"]["perplexity"]
     print(f"likelihood: {variant} has perplexity {perplexity:.4g} on {len(rows)} items")
