@@ -939,7 +939,7 @@ class Benchmark(Section):
     backend: Backend
     """Program that computes the log-likelihoods."""
     limit: Natural
-    """Number of items per task, the first in order; 0 takes all."""
+    """Number of items per task, drawn by `sampling_seed`; 0 takes all."""
     task_limits: dict[TaskName, Natural]
     """Number of items of the named tasks, in place of `limit`; 0 takes all."""
     batch_size: Positive

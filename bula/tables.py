@@ -348,6 +348,7 @@ def _benchmark_cells(folder: Path, variant: str) -> Column:
     path = folder / "benchmark" / f"{variant}.json"
     stage = f"benchmark@{variant}"
     metrics = read_metrics(folder, "benchmark", variant)
+    settings: Any = metrics.get("settings", {})
     cells = {}
     tasks = set(metrics) - {"settings"}
     for task in sorted(tasks):
@@ -355,7 +356,8 @@ def _benchmark_cells(folder: Path, variant: str) -> Column:
         name = next((key for key in figures if f"{key}_stderr" in figures), "")
         group(metrics, task, [name, f"{name}_stderr"], path, stage)
         items = figures["items"]
-        label = f"{markdown(task)}, {markdown(name)}, % ({items} items) {HIGHER}"
+        doubt = "" if settings.get(f"{task}_pinned", 1) else ", not pinned"
+        label = f"{markdown(task)}, {markdown(name)}, % ({items} items{doubt}) {HIGHER}"
         cells[label] = _benchmark_cell(figures, name)
     return cells
 
