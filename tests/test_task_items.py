@@ -34,7 +34,7 @@ PROTOCOL = {
     "perguntas": ["É verdadeira ou falsa? Há febre.", "É verdadeira ou falsa? Não há febre."],
 }
 SUITE = ["bula_healthqa_br", "bula_revalida", "bula_enamed", "bula_pcdt_qa"]
-FORGETTING = ["bula_general_pt", "bula_general_en"]
+FORGETTING = {"bula_general_pt": "Pergunta", "bula_general_en": "Question"}
 
 
 def task_of(path: Path, columns: dict[str, Any], name: str = "bula_revalida") -> LocalTask:
@@ -209,7 +209,7 @@ def test_statements_are_answered_in_words(tmp_path: Path, monkeypatch: pytest.Mo
     assert task.doc_to_choice(false)[task.doc_to_target(false)] == "falsa"
 
 
-@pytest.mark.parametrize(("name", "prompt"), zip(FORGETTING, ["Pergunta", "Question"], strict=True))
+@pytest.mark.parametrize(("name", "prompt"), FORGETTING.items())
 def test_tasks_of_forgetting_ask_in_their_own_language(
     name: str, prompt: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
