@@ -25,7 +25,7 @@ def read_shots(clean: Path, variant: Variant) -> list[Turn]:
     examples = read_examples(path)
     if len(examples) < variant.few_shot:
         what = f"it has {len(examples)} examples, and few_shot asks for {variant.few_shot}"
-        raise UserError(path, what, f"{FEWER}, or raise preprocess.max_prompt_tokens")
+        raise UserError(path, what, f"{FEWER}, or add rows to train")
     return [example.turns[-1] for example in examples[: variant.few_shot]]
 
 

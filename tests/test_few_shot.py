@@ -21,7 +21,15 @@ SHOT = Turn(question="Posso tomar café?", answer="Pode, com moderação.")
 
 
 def train_row(number: int, specialty: str | None = None) -> Row:
-    return {"id": f"{number:016x}", "question": "Dói?", "answer": "Não.", "specialty": specialty}
+    return {
+        "id": f"{number:016x}",
+        "source": "s",
+        "license": "l",
+        "split": "train",
+        "question": "Dói?",
+        "answer": "Não.",
+        "specialty": specialty,
+    }
 
 
 def chosen(folder: Path, rows: list[Row], tokens: list[int] | None = None) -> list[Row]:
@@ -43,7 +51,10 @@ def asked(workspace: Path, tiny: Path) -> Path:
     """Return the workspace with a prompted variant, questions and few-shot examples."""
     (workspace / "models/base").symlink_to(tiny)
     write_validation_sets(workspace)
-    examples = [example.model_dump() for example in validation_examples("train", 3)]
+    examples = []
+    for number in range(3):
+        texts = {"question": f"Posso comer {number}?", "answer": f"Pode comer {number}."}
+        examples.append(train_row(number) | texts)
     write_jsonl(workspace / "data/clean/few_shot.jsonl", examples)
     edit_params(workspace / "params.yaml", prompted)
     return workspace
@@ -92,11 +103,11 @@ def test_a_new_row_of_train_replaces_at_most_one_example(workspace: Path) -> Non
 
 
 def test_long_rows_and_conversations_are_no_examples(workspace: Path) -> None:
-    limit = load_params().preprocess.max_prompt_tokens
-    rows = [train_row(number) for number in range(3)]
-    rows[2]["history"] = [SHOT.model_dump()]
-    found = chosen(workspace, rows, [limit + 1, limit, 10])
-    assert [row["id"] for row in found] == [rows[1]["id"]]
+    rows = [train_row(number) for number in range(5)]
+    rows[4]["history"] = [SHOT.model_dump()]
+    # The median of 10, 20, 30, 40 and 50 is 30.
+    found = chosen(workspace, rows, [20, 40, 30, 50, 10])
+    assert {row["id"] for row in found} == {rows[0]["id"], rows[2]["id"]}
 
 
 def test_preprocess_writes_examples_of_train(ready: Path) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import heapq
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 
 from bula.params import Params
 from bula.records import FEW_SHOT_FILE, MOST_SHOTS, Row, read_rows, write_rows
@@ -29,12 +30,13 @@ def write_few_shot(clean: Path, tokens: list[int], params: Params) -> None:
 
 
 def draw(train: Path, tokens: list[int], params: Params) -> Iterator[Drawn]:
-    """Yield the rows that can be examples: one turn, and a short text.
+    """Yield the rows that can be examples: one turn, and no more tokens than the median row.
 
-    Question, answer and system prompt have at most `preprocess.max_prompt_tokens` tokens.
+    Their prompts have at most `preprocess.max_prompt_tokens` tokens, as in all rows of train.
     """
+    longest = median(tokens)
     for row, length in zip(read_rows(train), tokens, strict=True):
-        if length <= params.preprocess.max_prompt_tokens and not row.get("history"):
+        if length <= longest and not row.get("history"):
             seeded = f"{params.sampling_seed} {row['id']}"
             yield hashlib.sha256(seeded.encode()).hexdigest(), row
 
