@@ -93,15 +93,12 @@ def backend(model: Path, params: Params) -> Iterator[dict[str, Any]]:
     """Yield the arguments of simple_evaluate that name the model.
 
     All arguments are chosen here, so that no text of params.yaml can name another model or make
-    lm-eval run code. Raise UserError if the backend cannot read a GGUF file.
+    lm-eval run code.
     """
     chosen = params.benchmark.backend
     if chosen.kind == "hf":
         yield hf_backend(model, params)
         return
-    if model.suffix == ".gguf":
-        what = f"benchmark.backend {chosen.kind} cannot score the GGUF file {model}"
-        raise UserError("params.yaml", what, "set benchmark.backend to {kind: hf}")
     if chosen.kind == "openai":
         yield {"model": "local-completions", "model_args": api_arguments(model, params, chosen)}
         return
@@ -112,6 +109,13 @@ def backend(model: Path, params: Params) -> Iterator[dict[str, Any]]:
             "model_args": vllm_arguments(model, params, chosen, endpoint),
             "gen_kwargs": {"stop_token_ids": end_ids},
         }
+
+
+def refuse_gguf_file(model: Path, chosen: Backend) -> None:
+    """Raise UserError if the backend cannot read a GGUF file."""
+    if chosen.kind != "hf" and model.suffix == ".gguf":
+        what = f"benchmark.backend {chosen.kind} cannot score the GGUF file {model}"
+        raise UserError("params.yaml", what, "set benchmark.backend to {kind: hf}")
 
 
 def completions_arguments(model: Path, params: Params) -> dict[str, Any]:
@@ -229,6 +233,7 @@ def refuse_replacing(names: set[str], folder: Path) -> None:
 def evaluate(model: Path, tasks: Path, params: Params) -> Scored:
     """Return lm-eval's logged samples per task, zero-shot."""
     settings = params.benchmark
+    refuse_gguf_file(model, settings.backend)
     manager = find_tasks(tasks, settings.tasks)
     # datasets copies local files into its cache, where a later run could find a stale copy. The
     # folder must exist until all items are scored.
