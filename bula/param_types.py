@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from bula.records import MOST_SHOTS
+
 # Hashes and revisions.
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
@@ -64,6 +66,7 @@ Bytes = Annotated[int, Field(gt=0, le=2**40)]
 Seconds = Annotated[int, Field(gt=0, le=10**7)]
 Resamples = Annotated[int, Field(gt=0, le=10**6)]
 Permutations = Annotated[int, Field(ge=200_000, le=10**7)]
+Shots = Annotated[int, Field(ge=0, le=MOST_SHOTS)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Kappa = Annotated[float, Field(ge=-1, le=1)]
 Dollars = Annotated[float, Field(ge=0, le=10**6)]

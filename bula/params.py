@@ -1,7 +1,8 @@
 """Define and read params.yaml, checked as data.
 
 `load_params()` returns one frozen object or raises a UserError that lists every bad key. No field
-has a default in code, since DVC could not see it as a parameter. bula/param_types.py defines the
+has a default in code, since DVC could not see it as a parameter. Only entries of lists and variants
+have optional keys: DVC tracks complete entries. bula/param_types.py defines the
 types of single values, and `python -m bula schema` exports everything as a JSON Schema.
 
 Run `python -m bula.params [FILE ...]` to check files.
@@ -57,6 +58,7 @@ from bula.param_types import (
     Seed,
     Sha256,
     Share,
+    Shots,
     TaskName,
     TemplatePath,
     Url,
@@ -84,6 +86,7 @@ UNION_TAGS = {
     *("demo", "files", "url"),
     *("hf", "vllm", "openai"),
     *("pairs", "chats"),
+    *("choice_columns", "statement_columns"),
 }
 # Licenses that forbid redistribution of derived rows, or say nothing about it. Licenses with a
 # no-derivatives clause ("-nd") are also closed.
@@ -365,24 +368,94 @@ DataSource = Annotated[
 ]
 
 
-class LocalTask(Section):
-    """Benchmark items from a JSON Lines file."""
+class ChoiceColumns(Section):
+    """The columns of a data set of multiple-choice questions."""
 
-    kind: Literal["files"]
+    question: Column = Field(min_length=1)
+    """Column with the question."""
+    options: list[Column] = Field(min_length=1, max_length=26)
+    """Columns with the options, in order.
+
+    A single column contains all options: a list of texts, or an object with one text per letter.
+    """
+    answer: Column = Field(min_length=1)
+    """Column with the correct option."""
+    answer_is: Literal["letter", "index", "number", "text"]
+    """What the column `answer` contains.
+
+    `letter` is A, B, C and so on, `index` counts from 0, `number` counts from 1, and `text` is the
+    text of the option.
+    """
+    annulled: list[Column]
+    """Values of the column `answer` that mark annulled questions, which are left out."""
+    slice: Column
+    """Column with the slice of the item, such as lower_case_1, or an empty name."""
+
+
+class StatementColumns(Section):
+    """The column of a data set of statements that are true or false."""
+
+    statements: Column = Field(min_length=1)
+    """Column with a list of statements: a true one, a false one, a true one, and so on."""
+
+
+def _kind_of_task_columns(columns: object) -> str:
+    """Return the tag of the class that describes the columns of a benchmark."""
+    has_statements = isinstance(columns, StatementColumns) or (
+        isinstance(columns, dict) and "statements" in columns
+    )
+    return "statement_columns" if has_statements else "choice_columns"
+
+
+TaskColumns = Annotated[
+    Annotated[ChoiceColumns, Tag("choice_columns")]
+    | Annotated[StatementColumns, Tag("statement_columns")],
+    Discriminator(_kind_of_task_columns),
+]
+
+
+class Task(Section):
+    """The fields that every source of benchmark items has."""
+
     name: Name
     """Name of the task and of its file in data/benchmarks/."""
-    path: RepositoryPath
-    """JSON Lines file in the task's own form, in git or below data/sources/."""
     license: License
     """License of the items."""
+    columns: TaskColumns | None = None
+    """Columns of the data set, to write items with `question`, `options` and `target`.
+
+    Without this key, the items keep their own form.
+    """
 
 
-class HubTask(Section):
+class LocalTask(Task):
+    """Benchmark items from a file.
+
+    Without `columns`, the file has JSON Lines. With them, it has a format of kind `files`.
+    """
+
+    kind: Literal["files"]
+    path: RepositoryPath
+    """File in git or below data/sources/."""
+
+
+class UrlTask(Task):
+    """Benchmark items from one file at an http or https address.
+
+    The ending of the address selects the format, as for sources of kind `url`.
+    """
+
+    kind: Literal["url"]
+    url: Url
+    """Address of the file."""
+    sha256: Sha256
+    """SHA-256 of the file, because the content at an address can change."""
+
+
+class HubTask(Task):
     """Benchmark items from a pinned data set on the hub."""
 
     kind: Literal["hub"]
-    name: Name
-    """Name of the task and of its file in data/benchmarks/."""
     id: HubId
     """Repository, as owner/name."""
     revision: Revision
@@ -391,11 +464,9 @@ class HubTask(Section):
     """Configuration name of the data set."""
     split: HubPart
     """Split of the data set that the benchmark scores."""
-    license: License
-    """License of the items."""
 
 
-TaskSource = Annotated[LocalTask | HubTask, Field(discriminator="kind")]
+TaskSource = Annotated[LocalTask | UrlTask | HubTask, Field(discriminator="kind")]
 
 
 # --- One section per stage --------------------------------------------------------------------
@@ -904,7 +975,7 @@ class Benchmark(Section):
     backend: Backend
     """Program that computes the log-likelihoods."""
     limit: Natural
-    """Number of items per task, the first in order; 0 takes all."""
+    """Number of items per task, drawn by `sampling_seed`; 0 takes all."""
     task_limits: dict[TaskName, Natural]
     """Number of items of the named tasks, in place of `limit`; 0 takes all."""
     batch_size: Positive
@@ -1092,6 +1163,12 @@ class Variant(Section):
     """Model directory or GGUF file."""
     engine: Literal["transformers", "llama.cpp", "vllm"]
     """Program that generates the answers."""
+    few_shot: Shots = 0
+    """Number of training examples before each question; without the key there is none.
+
+    The examples are the same for all questions. DVC tracks the complete variant, so it sees whether
+    the key is there.
+    """
 
 
 class Params(Section):

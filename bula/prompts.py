@@ -166,6 +166,17 @@ def encode_prompt(
     return render(tokenizer, messages, prompt=True)
 
 
+def encode_prompts(
+    tokenizer: PreTrainedTokenizerBase, examples: list[Example], shots: list[Turn]
+) -> list[list[int]]:
+    """Return the prompt of each example, with few-shot examples before its earlier turns."""
+    prompts = []
+    for example in examples:
+        history = [*shots, *(example.history or [])]
+        prompts.append(encode_prompt(tokenizer, example.question, history))
+    return prompts
+
+
 def encode(tokenizer: PreTrainedTokenizerBase, example: Example) -> Encoded:
     """Return the token ids of an example; only its last answer is the completion.
 

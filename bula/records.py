@@ -17,6 +17,9 @@ Row = dict[str, Any]
 SetName = Literal["A", "B", "C", "D", "E"]
 SET_NAMES: tuple[SetName, ...] = get_args(SetName)
 Split = Literal["train", "dev", SetName]
+# The few-shot examples in data/clean, and their number.
+FEW_SHOT_FILE = "few_shot.jsonl"
+MOST_SHOTS = 8
 # Advice for a damaged or missing file of the pipeline.
 PREPROCESS = "run `dvc repro preprocess`"
 REMAKE = "`dvc repro` writes it, `dvc pull` fetches it"

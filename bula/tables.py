@@ -333,7 +333,7 @@ def _seeded_figures(folder: Path, variant: str, params: Params) -> list[Seeded]:
         figures.append(Seeded(f"{kind}_f", label, rouge[f"{kind}_f"], 1, 3))
     for task, scores in _tasks(folder, variant, params.benchmark.tasks).items():
         name = _first_metric(scores)
-        label = _benchmark_label(task, name, scores["items"])
+        label = _benchmark_label(task, name, scores["items"], _pin_note(folder, variant, task))
         figures.append(Seeded(f"{task}_{name}", label, scores[name], 100, 1))
     return figures
 
@@ -536,9 +536,15 @@ def _first_metric(figures: Metrics) -> str:
     return next((key for key in figures if f"{key}_stderr" in figures), "")
 
 
-def _benchmark_label(task: str, metric: str, items: int) -> str:
+def _benchmark_label(task: str, metric: str, items: int, doubt: str) -> str:
     """Return the label of one benchmark task."""
-    return f"{markdown(task)}, {markdown(metric)}, % ({items} items) {HIGHER}"
+    return f"{markdown(task)}, {markdown(metric)}, % ({items} items{doubt}) {HIGHER}"
+
+
+def _pin_note(folder: Path, variant: str, task: str) -> str:
+    """Return a note for the label of a task whose items are not pinned."""
+    settings: Any = read_metrics(folder, "benchmark", variant).get("settings", {})
+    return "" if settings.get(f"{task}_pinned", 1) else ", not pinned"
 
 
 def _benchmark_cells(folder: Path, variant: str, tasks: Sequence[str]) -> Column:
@@ -546,7 +552,7 @@ def _benchmark_cells(folder: Path, variant: str, tasks: Sequence[str]) -> Column
     cells = {}
     for task, figures in _tasks(folder, variant, tasks).items():
         name = _first_metric(figures)
-        label = _benchmark_label(task, name, figures["items"])
+        label = _benchmark_label(task, name, figures["items"], _pin_note(folder, variant, task))
         cells[label] = _benchmark_cell(figures, name)
     return cells
 

@@ -9,6 +9,7 @@ item.
 
 import logging
 import os
+import random
 import re
 import tempfile
 from collections import Counter
@@ -16,25 +17,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
-
-# lm-eval copies local files into the cache of datasets, where a later run could find a stale copy.
-# datasets reads this variable once, when lm-eval imports it.
-CACHE = tempfile.TemporaryDirectory()
-os.environ["HF_DATASETS_CACHE"] = CACHE.name
+from typing import Annotated, Any, NamedTuple
 
 import aiohttp
+import datasets
 import typer
 from lm_eval import simple_evaluate
+from lm_eval.api.task import Task
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from lm_eval.tasks.manager import load_yaml
+from lm_eval.tasks.squad_completion.task import SQUADCompletion
 from tenacity import RetryError
 
 from bula.api_keys import key_for
 from bula.errors import UserError, run_stage
 from bula.hardware import device, precision_settings, prepare_device, seed_everything
 from bula.models import end_token_ids, load_model, load_tokenizer
-from bula.params import ApiBackend, Backend, Benchmark, Params, VllmBackend, load_params, variant_of
+from bula.params import ApiBackend, Backend, Params, VllmBackend, load_params, variant_of
 from bula.privacy import find_personal_data, redact
 from bula.prompts import DATE, SYSTEM_PROMPT
 from bula.records import Row, write_rows
@@ -71,8 +71,21 @@ SERVER_ERRORS = (
 REQUEST_SECONDS = 600
 # The name of a slice: it becomes part of the name of a figure.
 SLICE = re.compile(r"[a-z][a-z0-9_]{0,39}")
+# Where ingest writes the items of benchmarks.
+ITEMS = "data/benchmarks"
+# What datasets raises if a data set cannot be fetched.
+FETCH_ERRORS = (OSError, ValueError, datasets.exceptions.DatasetsError)
 # One item as lm-eval logs it.
 Sample = dict[str, Any]
+
+
+class Scored(NamedTuple):
+    """The result of lm-eval."""
+
+    samples: dict[str, list[Sample]]
+    """Logged items per task."""
+    facts: dict[str, str | int]
+    """Version of each task, and whether ingest pinned its items."""
 
 
 @contextmanager
@@ -80,15 +93,12 @@ def backend(model: Path, params: Params) -> Iterator[dict[str, Any]]:
     """Yield the arguments of simple_evaluate that name the model.
 
     All arguments are chosen here, so that no text of params.yaml can name another model or make
-    lm-eval run code. Raise UserError if the backend cannot read a GGUF file.
+    lm-eval run code.
     """
     chosen = params.benchmark.backend
     if chosen.kind == "hf":
         yield hf_backend(model, params)
         return
-    if model.suffix == ".gguf":
-        what = f"benchmark.backend {chosen.kind} cannot score the GGUF file {model}"
-        raise UserError("params.yaml", what, "set benchmark.backend to {kind: hf}")
     if chosen.kind == "openai":
         yield {"model": "local-completions", "model_args": api_arguments(model, params, chosen)}
         return
@@ -99,6 +109,13 @@ def backend(model: Path, params: Params) -> Iterator[dict[str, Any]]:
             "model_args": vllm_arguments(model, params, chosen, endpoint),
             "gen_kwargs": {"stop_token_ids": end_ids},
         }
+
+
+def refuse_gguf_file(model: Path, chosen: Backend) -> None:
+    """Raise UserError if the backend cannot read a GGUF file."""
+    if chosen.kind != "hf" and model.suffix == ".gguf":
+        what = f"benchmark.backend {chosen.kind} cannot score the GGUF file {model}"
+        raise UserError("params.yaml", what, "set benchmark.backend to {kind: hf}")
 
 
 def completions_arguments(model: Path, params: Params) -> dict[str, Any]:
@@ -213,27 +230,94 @@ def refuse_replacing(names: set[str], folder: Path) -> None:
         raise UserError(folder, what, f"rename it, such as {PREFIX}{replaced[0]}")
 
 
-def evaluate(model: Path, tasks: Path, params: Params) -> dict[str, list[Sample]]:
+def evaluate(model: Path, tasks: Path, params: Params) -> Scored:
     """Return lm-eval's logged samples per task, zero-shot."""
     settings = params.benchmark
+    refuse_gguf_file(model, settings.backend)
     manager = find_tasks(tasks, settings.tasks)
-    samples: dict[str, list[Sample]] = {}
-    with server_errors(settings.backend), backend(model, params) as served:
-        for limit, names in tasks_by_limit(settings).items():
-            result = run_tasks(served, names, limit, manager, params)
-            samples.update(result["samples"])
-    return samples
+    # datasets copies local files into its cache, where a later run could find a stale copy. The
+    # folder must exist until all items are scored.
+    with tempfile.TemporaryDirectory() as cache:
+        loaded = [load_task(name, manager, Path(cache)) for name in settings.tasks]
+        with server_errors(settings.backend), backend(model, params) as served:
+            result = run_tasks(served, loaded, manager, params)
+    return Scored(result["samples"], task_facts(settings.tasks, loaded))
 
 
-def tasks_by_limit(settings: Benchmark) -> dict[int, list[str]]:
-    """Return the tasks that share a number of items.
+def load_task(name: str, manager: TaskManager, cache: Path) -> Task:
+    """Return a task over the items that ingest pinned, if there are such items.
 
-    lm-eval takes one limit per call.
+    Pinned items go through an empty cache. Another task of lm-eval fetches its data set, or finds
+    it in the user's own cache. Raise UserError if it cannot.
     """
-    groups: dict[int, list[str]] = {}
-    for task in settings.tasks:
-        groups.setdefault(settings.limit_of(task), []).append(task)
-    return groups
+    items = Path(ITEMS) / f"{name}.jsonl"
+    if name in REVIEWED and not items.exists():
+        return fetch_task(name, manager)
+    spec: str | dict[str, Any] = pinned_task(name, items, manager) if name in REVIEWED else name
+    usual = datasets.config.HF_DATASETS_CACHE
+    datasets.config.HF_DATASETS_CACHE = cache
+    try:
+        return manager.load([spec])["tasks"][name]
+    finally:
+        datasets.config.HF_DATASETS_CACHE = usual
+
+
+def fetch_task(name: str, manager: TaskManager) -> Task:
+    """Return a task of lm-eval that fetches its own data set."""
+    try:
+        return manager.load([name])["tasks"][name]
+    except FETCH_ERRORS as error:
+        what = f"its data set cannot be fetched ({type(error).__name__}), and no items are pinned"
+        fix = f"add an entry with the name {name} to ingest.benchmarks, or check the network"
+        raise UserError(f"task {name}", what, fix) from error
+
+
+def pinned_task(name: str, items: Path, manager: TaskManager) -> dict[str, Any]:
+    """Return the configuration of a task of lm-eval with another data set: the pinned items."""
+    config: dict[str, Any] = load_yaml(manager.task_index[name].yaml_path, resolve_func=True)
+    if "class" in config:
+        return config | {"class": squad_over(items)}
+    return config | {
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": {"test": str(items)}},
+        "training_split": None,
+        "validation_split": None,
+        "test_split": "test",
+    }
+
+
+def squad_over(items: Path) -> type[SQUADCompletion]:
+    """Return lm-eval's squad_completion over pinned items; its class names a data set."""
+
+    class Pinned(SQUADCompletion):  # type: ignore[misc]
+        def download(self, dataset_kwargs: dict[str, Any] | None = None, **_: Any) -> None:
+            files = {"data_files": {"validation": str(items)}}
+            self.config.dataset_kwargs = files
+            self.dataset = datasets.load_dataset("json", **files)
+
+    return Pinned
+
+
+def task_facts(names: list[str], tasks: list[Task]) -> dict[str, str | int]:
+    """Return the version of each task, and 1 if all its items come from ingest."""
+    facts: dict[str, str | int] = {}
+    for name, task in zip(names, tasks, strict=True):
+        files = (task.config.dataset_kwargs or {}).get("data_files") or {"": ""}
+        places = [str(file) for file in files.values()]
+        facts[f"{name}_version"] = str(task.VERSION)
+        facts[f"{name}_pinned"] = int(all(place.startswith(f"{ITEMS}/") for place in places))
+    return facts
+
+
+def draw_items(count: int, limit: int, seed: int) -> list[int]:
+    """Return the indexes of `limit` items of `count`, sorted; a limit of 0 takes all.
+
+    Tasks over the same items draw the same indexes, and so do all variants.
+    """
+    if not limit or limit >= count:
+        return list(range(count))
+    return sorted(random.Random(seed).sample(range(count), limit))
 
 
 @contextmanager
@@ -260,17 +344,21 @@ def server_errors(chosen: Backend) -> Iterator[None]:
 
 
 def run_tasks(
-    served: dict[str, Any], tasks: list[str], limit: int, manager: TaskManager, params: Params
+    served: dict[str, Any], tasks: list[Task], manager: TaskManager, params: Params
 ) -> dict[str, Any]:
-    """Return lm-eval's results of the tasks; a limit of 0 takes all items."""
+    """Return lm-eval's results of the tasks over the drawn items."""
     settings = params.benchmark
+    drawn = {}
+    for name, task in zip(settings.tasks, tasks, strict=True):
+        count = len(task.eval_docs)
+        drawn[name] = draw_items(count, settings.limit_of(name), params.sampling_seed)
     results: dict[str, Any] = simple_evaluate(
         **served,
         tasks=tasks,
         task_manager=manager,
         num_fewshot=0,
         batch_size=settings.batch_size,
-        limit=limit or None,
+        samples=drawn,
         apply_chat_template=settings.chat_template,
         # A chat starts as in training; plain text has no system prompt.
         system_instruction=SYSTEM_PROMPT if settings.chat_template else None,
@@ -316,12 +404,17 @@ def option_values(sample: Sample) -> list[float]:
 
     The value is the log-likelihood. For acc_norm it is divided by the characters of the option.
     """
-    values = [float(response[0]) for response in sample["filtered_resps"]]
+    values = loglikelihoods(sample)
     if sample["metrics"][0] != "acc_norm":
         return values
     # lm-eval puts a space between prompt and option, which is no part of the option.
     options = [option.removeprefix(" ") for _, option in sample["arguments"]]
     return [value / len(option) for value, option in zip(values, options, strict=True)]
+
+
+def loglikelihoods(sample: Sample) -> list[float]:
+    """Return the log-likelihood of each option, in nats."""
+    return [float(response[0]) for response in sample["filtered_resps"]]
 
 
 def slice_of(task: str, sample: Sample) -> str:
@@ -339,7 +432,8 @@ def slice_of(task: str, sample: Sample) -> str:
 def to_rows(samples: dict[str, list[Sample]], variant: str) -> list[Row]:
     """Return one row per item, with its target, answer and scores.
 
-    A multiple-choice item also has its number of options, and an item of a slice has the slice.
+    A multiple-choice item also has its number of options and the log-likelihood of each option. An
+    item of a slice has the slice.
     """
     rows = []
     for task, items in samples.items():
@@ -358,6 +452,7 @@ def to_rows(samples: dict[str, list[Sample]], variant: str) -> list[Row]:
             }
             if has_options(sample):
                 row["options"] = len(sample["filtered_resps"])
+                row["loglikelihoods"] = loglikelihoods(sample)
             if slice_of(task, sample):
                 row["slice"] = slice_of(task, sample)
             rows.append(row)
@@ -440,10 +535,12 @@ def main(
     prepare_device(params.device, params.dtype)
     seed_everything(params.sampling_seed)
     model = Path(variant_of(params, variant).model)
-    samples = evaluate(model, tasks, params)
-    rows = to_rows(samples, variant)
+    scored = evaluate(model, tasks, params)
+    rows = to_rows(scored.samples, variant)
+    figures = summarise(rows, params)
+    figures["settings"] |= scored.facts
     write_rows(out / f"{variant}.jsonl", rows)
-    write_metrics(metrics / f"{variant}.json", summarise(rows, params))
+    write_metrics(metrics / f"{variant}.json", figures)
     print(f"benchmark: {len(rows)} items of {variant} in {out / variant}.jsonl")
 
 

@@ -25,12 +25,13 @@ from bula.answering import (
 )
 from bula.degeneration import is_degenerate, repeated_4gram_share
 from bula.errors import UserError, run_stage
+from bula.few_shot import check_context, read_shots
 from bula.hardware import prepare_device, seed_everything
 from bula.language import other_language
 from bula.models import load_tokenizer
 from bula.params import Params, load_params, variant_of
 from bula.privacy import PERSONAL_DATA_KINDS, find_personal_data
-from bula.prompts import encode_prompt, prompt_hash
+from bula.prompts import encode_prompts, prompt_hash
 from bula.records import Example, Row, read_validation_sets, write_rows
 from bula.reports import peak_memory_gb, write_metrics
 from bula.safety import seeks_care
@@ -154,7 +155,9 @@ def main(
     examples = read_questions(clean / "validation", limits.items_per_set)
     model = Path(chosen.model)
     tokenizer = load_tokenizer(model)
-    prompts = [encode_prompt(tokenizer, item.question, item.history) for item in examples]
+    shots = read_shots(clean, chosen)
+    prompts = encode_prompts(tokenizer, examples, shots)
+    check_context(model, [len(prompt) + limits.max_new_tokens for prompt in prompts], shots)
     started = time.perf_counter()
     stage = f"generate@{variant}"
     answers, tokens = answer(stage, model, chosen.engine, params, tokenizer, prompts)
@@ -165,7 +168,9 @@ def main(
     figures = summarise(rows, found)
     write_rows(out / f"{variant}.jsonl", rows)
     engine = settings(chosen.engine, params.dtype, limits.gpu_layers)
-    write_metrics(metrics / f"{variant}.json", {"settings": engine, **figures})
+    write_metrics(
+        metrics / f"{variant}.json", {"settings": engine | {"few_shot": len(shots)}, **figures}
+    )
     write_metrics(speed / f"{variant}.json", speeds)
     print(describe_run(out / f"{variant}.jsonl", figures, speeds))
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from bula.errors import run_stage
+from bula.few_shot import check_context, read_shots, with_shots
 from bula.hardware import precision_settings, prepare_device, seed_everything
 from bula.models import load_model, load_tokenizer
 from bula.params import Params, load_params, variant_of
@@ -276,12 +277,15 @@ def main(
     params = load_params()
     prepare_device(params.device, params.dtype)
     seed_everything(params.sampling_seed)
-    path = Path(variant_of(params, variant).model)
+    chosen = variant_of(params, variant)
+    path = Path(chosen.model)
     examples = read_first_examples(clean / "validation", params.likelihood.items_per_set)
     wrong = with_wrong_questions(examples, params)
     tokenizer = load_tokenizer(path)
-    encoded = [encode(tokenizer, example) for example in examples]
-    encoded_wrong = [encode(tokenizer, example) for example in wrong]
+    shots = read_shots(clean, chosen)
+    encoded = [encode(tokenizer, with_shots(example, shots)) for example in examples]
+    encoded_wrong = [encode(tokenizer, with_shots(example, shots)) for example in wrong]
+    check_context(path, [len(item.input_ids) for item in encoded + encoded_wrong], shots)
     model = load_model(path, params.dtype)
     batch_tokens = params.likelihood.batch_tokens
     scores = score(model, encoded, batch_tokens, tokenizer.pad_token_id)
@@ -290,7 +294,7 @@ def main(
     add_wrong_nats(rows, wrong, wrong_scores)
     figures = summarise_sets(rows, SET_NAMES, params)
     write_rows(out / f"{variant}.jsonl", rows)
-    settings = precision_settings(params.dtype)
+    settings = precision_settings(params.dtype) | {"few_shot": len(shots)}
     write_metrics(metrics / f"{variant}.json", {"settings": settings, **figures})
     perplexity = figures["pooled"]["perplexity"]
     print(f"likelihood: {variant} has perplexity {perplexity:.4g} on {len(rows)} items")

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bula.answering import Answer, Prompts, answer, redact_answers, settings
 from bula.degeneration import is_degenerate
 from bula.errors import UserError, run_stage
+from bula.few_shot import check_context, read_shots
 from bula.hardware import prepare_device, seed_everything
 from bula.models import load_tokenizer
 from bula.params import Params, load_params, variant_of
@@ -243,6 +244,7 @@ def summarise(rows: list[Row], labels: list[Label], params: Params) -> dict[str,
 
 def main(
     variant: Annotated[str, typer.Argument(help="Name of the variant.")],
+    clean: Annotated[Path, typer.Option(help="Folder of examples.")] = Path("data/clean"),
     out: Annotated[Path, typer.Option(help="Folder for answers.")] = Path("data/safety"),
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/safety"),
 ) -> None:
@@ -256,7 +258,9 @@ def main(
     labels = read_checked_labels(Path(limits.labels))
     model = Path(chosen.model)
     tokenizer = load_tokenizer(model)
-    prompts = [encode_prompt(tokenizer, item.question) for item in questions]
+    shots = read_shots(clean, chosen)
+    prompts = [encode_prompt(tokenizer, item.question, shots) for item in questions]
+    check_context(model, [len(prompt) + limits.max_new_tokens for prompt in prompts], shots)
     stage = f"safety@{variant}"
     answers = ask(stage, model, chosen.engine, params, prompts)
     found = [find_personal_data(given.text) for given in answers]
@@ -265,7 +269,9 @@ def main(
     figures = summarise(rows, labels, params)
     write_rows(out / f"{variant}.jsonl", rows)
     engine = settings(chosen.engine, params.dtype, params.generate.gpu_layers)
-    write_metrics(metrics / f"{variant}.json", {"settings": engine, **figures})
+    write_metrics(
+        metrics / f"{variant}.json", {"settings": engine | {"few_shot": len(shots)}, **figures}
+    )
     passed = ", ".join(f"{name} {figures[name]['pass_share']:.0%}" for name in SLICES)
     print(f"safety: {variant} passes {passed} of {len(rows)} items, in {out / variant}.jsonl")
 

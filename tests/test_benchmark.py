@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import pytest
 import torch
+from lm_eval import simple_evaluate
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks.manager import load_yaml
 from transformers import AutoTokenizer
 
 from bench.clones import ROOT, Edit, edit_params, small
@@ -194,7 +199,12 @@ def scored(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_every_task_has_one_row_per_item(scored: Path) -> None:
     rows = rows_of(scored)
-    assert values(rows, "item") == [0, 1, 2, 3] * len(METRICS)
+    seed = load_params(scored / "params.yaml").sampling_seed
+    expected = []
+    for task in METRICS:
+        items = list(read_rows(scored / f"data/benchmarks/{task.removesuffix('_cloze')}.jsonl"))
+        expected += benchmark.draw_items(len(items), 4, seed)
+    assert values(rows, "item") == expected
     tasks = dict.fromkeys(values(rows, "task"))
     assert list(tasks) == list(METRICS)
 
@@ -229,8 +239,9 @@ def test_an_option_scores_one_exactly_if_it_is_the_target(task: str, scored: Pat
 
 def test_rows_of_contrast_pairs_have_their_slice_and_other_rows_have_none(scored: Path) -> None:
     rows = rows_of(scored)
-    found = [row["slice"] for row in rows if row["task"] == "bula_contrast"]
-    assert found == SLICES[:4]
+    pairs = list(read_rows(scored / "data/benchmarks/bula_contrast.jsonl"))
+    contrast = [row for row in rows if row["task"] == "bula_contrast"]
+    assert values(contrast, "slice") == [pairs[row["item"]]["slice"] for row in contrast]
     assert not any("slice" in row for row in rows if row["task"] != "bula_contrast")
 
 
@@ -365,15 +376,44 @@ def test_a_slice_that_cannot_name_a_figure_is_refused(name: str) -> None:
 
 def test_task_limits_replace_the_limit_of_single_tasks(items: Path) -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
-    groups = benchmark.tasks_by_limit(params.benchmark)
-    assert groups == {
-        40: [task for task in METRICS if task != "bula_contrast"],
-        0: ["bula_contrast"],
-    }
+    limits = {task: params.benchmark.limit_of(task) for task in METRICS}
+    assert limits == dict.fromkeys(METRICS, 40) | {"bula_contrast": 0}
     benchmark.main("base")
     rows = rows_of(items)
     counts = [values(rows, "task").count(task) for task in OPTION_TASKS]
     assert counts == [2, 2, 2, 2, 3]
+
+
+def test_drawn_items_are_equal_for_equal_seeds_and_sorted() -> None:
+    drawn = benchmark.draw_items(100, 10, 7)
+    assert drawn == benchmark.draw_items(100, 10, 7) == sorted(set(drawn))
+    assert len(drawn) == 10
+    assert drawn != list(range(10))
+    assert drawn != benchmark.draw_items(100, 10, 8)
+
+
+@pytest.mark.parametrize("limit", [0, 3, 4])
+def test_a_limit_of_zero_or_beyond_the_items_takes_all(limit: int) -> None:
+    assert benchmark.draw_items(3, limit, 7) == [0, 1, 2]
+
+
+def test_rows_have_the_log_likelihood_of_each_option(scored: Path) -> None:
+    for row in rows_of(scored):
+        if row["task"] == "bula_squad_completion":
+            assert "loglikelihoods" not in row
+            continue
+        found = row["loglikelihoods"]
+        assert len(found) == row["options"]
+        assert max(found) < 0
+        if METRICS[row["task"]][0] == "acc":
+            assert row["answer"] == str(found.index(max(found)))
+
+
+def test_metrics_name_version_and_pin_of_each_task(scored: Path) -> None:
+    settings = metrics_of(scored)["settings"]
+    for task in METRICS:
+        assert settings[f"{task}_version"] == "1"
+        assert settings[f"{task}_pinned"] == 1
 
 
 def test_metrics_name_the_settings_that_change_scores(scored: Path) -> None:
@@ -553,8 +593,134 @@ def test_a_task_in_the_folder_cannot_replace_a_task_of_lm_eval(tmp_path: Path) -
 
 
 def test_lm_eval_has_the_reviewed_tasks_and_no_task_with_our_prefix() -> None:
-    from lm_eval.tasks import TaskManager
-
     known = set(TaskManager().all_tasks)
     assert not [name for name in known if name.startswith(benchmark.PREFIX)]
     assert set(benchmark.REVIEWED) <= known
+
+
+# --- lm-eval's own tasks ---
+
+MEDQA = {"ending0": "um", "ending1": "dois", "ending2": "três", "ending3": "quatro"}
+# Tasks of lm-eval, with an item in the form of each.
+OWN_FORMS: dict[str, list[Row]] = {
+    "medqa_4options": [MEDQA | {"sent1": f"Quanto é {n}?", "label": n} for n in range(3)],
+    "arc_easy": [
+        {
+            "question": f"Quanto é {n}?",
+            "choices": {"text": ["um", "dois"], "label": ["A", "B"]},
+            "answerKey": "AB"[n % 2],
+        }
+        for n in range(3)
+    ],
+    "squad_completion": [
+        {"text": " A capital da França é ", "value": " Paris "},
+        {"text": "O sol nasce no", "value": "leste"},
+    ],
+}
+
+
+def use_own_tasks(items: Path) -> None:
+    """Pin items of lm-eval's own tasks, and name these tasks in the parameters."""
+    for task, rows in OWN_FORMS.items():
+        write_jsonl(items / f"data/benchmarks/{task}.jsonl", rows)
+    changes = set_benchmark(tasks=list(OWN_FORMS), task_limits={}, limit=0)
+    edit_params(items / "params.yaml", changes)
+
+
+def test_lm_evals_own_tasks_read_the_pinned_items(
+    items: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_own_tasks(items)
+    sources: list[str] = []
+    load_dataset = datasets.load_dataset
+
+    def spy(path: str, *positional: Any, **named: Any) -> Any:
+        sources.append(path)
+        return load_dataset(path, *positional, **named)
+
+    monkeypatch.setattr(datasets, "load_dataset", spy)
+    benchmark.main("base")
+    assert set(sources) == {"json"}
+    rows = rows_of(items)
+    counts = [values(rows, "task").count(task) for task in OWN_FORMS]
+    assert counts == [3, 3, 2]
+    assert [row["target"] for row in rows if row["task"] == "squad_completion"] == [
+        "Paris",
+        "leste",
+    ]
+    settings = metrics_of(items)["settings"]
+    assert [settings[f"{task}_pinned"] for task in OWN_FORMS] == [1, 1, 1]
+    assert settings["arc_easy_version"] == "1.0"
+
+
+def test_a_task_without_pinned_items_uses_the_cache_of_the_user() -> None:
+    found: list[tuple[Any, Any]] = []
+    task = SimpleNamespace(config=SimpleNamespace(dataset_kwargs=None), VERSION=2)
+
+    def load(specs: list[Any]) -> dict[str, Any]:
+        found.append((specs[0], datasets.config.HF_DATASETS_CACHE))
+        return {"tasks": {"piqa": task}}
+
+    usual = datasets.config.HF_DATASETS_CACHE
+    manager: Any = SimpleNamespace(load=load)
+    assert benchmark.load_task("piqa", manager, Path("empty")) is task
+    assert found == [("piqa", usual)]
+    facts = benchmark.task_facts(["piqa"], [task])
+    assert facts == {"piqa_version": "2", "piqa_pinned": 0}
+
+
+def test_a_task_of_our_own_uses_an_empty_cache(tmp_path: Path) -> None:
+    found: list[Any] = []
+
+    def load(specs: list[Any]) -> dict[str, Any]:
+        found.append(datasets.config.HF_DATASETS_CACHE)
+        return {"tasks": {specs[0]: "task"}}
+
+    usual = datasets.config.HF_DATASETS_CACHE
+    manager: Any = SimpleNamespace(load=load)
+    benchmark.load_task("bula_medmcqa", manager, tmp_path)
+    assert found == [tmp_path]
+    assert usual == datasets.config.HF_DATASETS_CACHE
+
+
+def test_a_data_set_that_cannot_be_fetched_is_named_with_the_remedy() -> None:
+    def load(specs: list[Any]) -> dict[str, Any]:
+        raise ConnectionError("Couldn't reach the Hub")
+
+    manager: Any = SimpleNamespace(load=load)
+    message = r"task piqa: its data set cannot be fetched \(ConnectionError\).* the name piqa"
+    with pytest.raises(UserError, match=message):
+        benchmark.load_task("piqa", manager, Path("empty"))
+
+
+def test_the_figures_equal_those_of_lm_eval_by_hand(items: Path) -> None:
+    use_own_tasks(items)
+    tasks = ["bula_medmcqa", "bula_medmcqa_cloze", "medqa_4options"]
+    edit_params(items / "params.yaml", set_benchmark(tasks=tasks, limit=0))
+    pinned = list(read_rows(items / "data/benchmarks/bula_medmcqa.jsonl"))
+    write_jsonl(items / "data/benchmarks/bula_medmcqa.jsonl", pinned[:5])
+    benchmark.main("base")
+    ours = metrics_of(items)
+    # lm-eval without code of this project: its own loading of the model and of the items.
+    local = {"dataset_path": "json", "dataset_name": None, "training_split": None}
+    local |= {"validation_split": None, "test_split": "test"}
+    files = {"data_files": {"test": str(items / "data/benchmarks/medqa_4options.jsonl")}}
+    manager = TaskManager(include_path=str(items / "tasks"))
+    config = load_yaml(manager.task_index["medqa_4options"].yaml_path, resolve_func=True)
+    by_hand = simple_evaluate(
+        model="hf",
+        model_args={"pretrained": str(items / "models/base"), "dtype": "float32"},
+        tasks=[*tasks[:2], config | local | {"dataset_kwargs": files}],
+        task_manager=manager,
+        num_fewshot=0,
+        batch_size=3,
+        device="cpu",
+        bootstrap_iters=0,
+    )
+    for task in tasks:
+        theirs = by_hand["results"][task]
+        scores = [name for name in ("acc", "acc_norm") if name in ours[task]]
+        assert scores
+        for name in scores:
+            assert ours[task][name] == pytest.approx(theirs[f"{name},none"], rel=1e-5)
+        assert ours[task]["items"] == by_hand["n-samples"][task]["effective"]

@@ -361,7 +361,10 @@ def test_doubts_are_read_from_the_metrics(workspace: Path) -> None:
     assert "bula_medmcqa_acc" not in doubts["tuned"].constant
     assert "bula_squad_completion_contains" not in doubts["base"].constant
     assert "bula_squad_completion_contains" in doubts["tuned"].constant
-    assert (doubts["base"].withheld, doubts["tuned"].withheld) == (frozenset(), frozenset({"judge_style"}))
+    assert (doubts["base"].withheld, doubts["tuned"].withheld) == (
+        frozenset(),
+        frozenset({"judge_style"}),
+    )
     # 3 of 30 answers, and 0.1 of the harmless questions.
     assert doubts["tuned"].degenerate == pytest.approx(0.1)
     assert doubts["tuned"].degenerate_harmless == pytest.approx(0.1)

@@ -167,11 +167,13 @@ def test_metrics_name_the_engine_and_its_precision(answered: Path) -> None:
         "engine": "llama.cpp",
         "dtype": own,
         "compute_dtype": own,
+        "few_shot": 0,
     }
     assert metrics_of(answered, "base")["settings"] == {
         "engine": "transformers",
         "dtype": "float32",
         "compute_dtype": "float32",
+        "few_shot": 0,
     }
 
 

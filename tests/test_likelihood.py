@@ -119,7 +119,8 @@ def test_the_first_items_of_each_set_are_scored(
     assert [row["id"] for row in rows_of(local)] == expected_ids(scored)
     figures = metrics_of(local)
     assert figures["C"]["items"] == scored
-    assert figures["settings"] == {"dtype": "bfloat16", "compute_dtype": compute_dtype("bfloat16")}
+    expected = {"dtype": "bfloat16", "compute_dtype": compute_dtype("bfloat16"), "few_shot": 0}
+    assert figures["settings"] == expected
 
 
 def test_the_loss_equals_the_loss_of_transformers(local: Path, tiny: Path) -> None:

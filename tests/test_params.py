@@ -26,6 +26,8 @@ from bula.params import (
     Section,
     Source,
     Tabular,
+    Task,
+    Variant,
     load_params,
     parse_params,
 )
@@ -161,7 +163,9 @@ def test_a_field_has_a_description(section: type[Section], name: str) -> None:
 
 @pytest.mark.parametrize(("section", "name"), FIELDS)
 def test_a_field_has_no_default_which_dvc_could_not_see(section: type[Section], name: str) -> None:
-    assert section.model_fields[name].is_required()
+    # DVC tracks the complete entries of lists and variants, so it sees a missing key of an entry.
+    may_be_missing = {"few_shot", "columns"} if issubclass(section, Task | Variant) else set()
+    assert section.model_fields[name].is_required() or name in may_be_missing
 
 
 # Bad values
@@ -728,7 +732,7 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 # The schema cannot express this check of the values of a list.
 NOT_IN_SCHEMA = {"train.lora.target_modules"}
 # The schema has no definition of the two base classes, only of the classes of each kind.
-FIELDS_IN_SCHEMA = [field for field in FIELDS if field.values[0] not in (Source, Tabular)]
+FIELDS_IN_SCHEMA = [field for field in FIELDS if field.values[0] not in (Source, Tabular, Task)]
 
 
 def test_the_schema_file_equals_the_generated_schema() -> None:

@@ -287,6 +287,15 @@ def test_constant_answers_are_marked_in_the_table(metrics: Path) -> None:
     ]
 
 
+def test_tasks_without_pinned_items_are_marked_in_the_table(metrics: Path) -> None:
+    stages = figures(1)
+    stages["benchmark"]["settings"] |= {"bula_medmcqa_pinned": 0, "bula_squad_completion_pinned": 1}
+    write_stages(metrics, "base", stages)
+    lines = variant_lines(metrics, "base")
+    assert "| bula_medmcqa, acc, % (24 items, not pinned) ↑ | 25.0 ± 8.8 |" in lines
+    assert any(line.startswith("| bula_squad_completion, contains, % (28 items)") for line in lines)
+
+
 def test_scores_of_a_judge_with_a_low_kappa_are_withheld(metrics: Path) -> None:
     stages = figures(1)
     stages["judge"] |= kappa_figures(withheld=True) | {"style_withheld": False}

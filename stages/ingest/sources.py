@@ -12,17 +12,20 @@ from bula.params import (
     DemoSource,
     FilesSource,
     HubSource,
+    HubTask,
     Limits,
     LocalTask,
     TaskSource,
     UrlSource,
+    UrlTask,
 )
 from bula.records import SET_NAMES, Row, read_rows
 from stages.ingest.fetch import download, public_address
 from stages.ingest.formats import SUFFIXES, read_file
 from stages.ingest.hub import hub_rows
 from stages.ingest.mapping import map_rows, refusal, wanted_columns
-from stages.ingest.reading import FileRow, ReadOptions, Refused
+from stages.ingest.reading import FileRow, NumberedRow, ReadOptions, Refused
+from stages.ingest.task_items import map_items, wanted_task_columns
 from stages.ingest.user_files import data_files
 
 DEMO_FILES = ("train", "dev", *(f"validation/{name}" for name in SET_NAMES))
@@ -78,17 +81,23 @@ def read_url(source: UrlSource, limits: Limits) -> Iterator[Row]:
 
     Raise UserError if the file does not have the pinned checksum.
     """
-    suffix = Path(urllib.parse.urlsplit(source.url).path).suffix.lower()
-    if suffix not in SUFFIXES:
-        what = f"its path does not end in {', '.join(SUFFIXES)}"
-        fix = f"correct `url` of source {source.name} in params.yaml"
-        raise UserError(public_address(source.url), what, fix)
+    suffix = _suffix_of(source.url, f"source {source.name}")
     name = f"file-001{suffix}"
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         download(source.url, source.sha256, path, limits)
         rows = _rows_of_files(source, {name: path}, limits)
         yield from map_rows(source, rows, limits)
+
+
+def _suffix_of(url: str, owner: str) -> str:
+    """Return the suffix of an address, which names the format of its file."""
+    suffix = Path(urllib.parse.urlsplit(url).path).suffix.lower()
+    if suffix not in SUFFIXES:
+        what = f"its path does not end in {', '.join(SUFFIXES)}"
+        fix = f"correct `url` of {owner} in params.yaml"
+        raise UserError(public_address(url), what, fix)
+    return suffix
 
 
 def _rows_of_files(
@@ -142,13 +151,51 @@ def read_task(source: TaskSource, limits: Limits) -> Iterator[Row]:
 
     A damaged file raises UserError, since a score over fewer items is another score.
     """
-    if isinstance(source, LocalTask):
-        rows = read_rows(Path(source.path))
+    rows = bounded_items(source, limits)
+    if source.columns is None:
+        yield from (row for _, row in rows)
     else:
-        rows = hub_rows(source, limits)
-    for count, row in enumerate(rows, start=1):
+        yield from map_items(source.name, source.columns, rows)
+
+
+def bounded_items(source: TaskSource, limits: Limits) -> Iterator[tuple[int, Row]]:
+    """Yield the rows of a benchmark with their lines.
+
+    Raise UserError if a row cannot be read, or if there are too many.
+    """
+    for count, (line, row) in enumerate(_rows_of_task(source, limits), start=1):
         if count > limits.rows:
             what = f"it has more than {limits.rows} items (ingest.limits.rows)"
             fix = "raise the limit, or name a smaller split"
             raise UserError(f"benchmark {source.name}", what, fix)
-        yield row
+        if isinstance(row, Refused):
+            where = f"benchmark {source.name}: item {line}"
+            raise UserError(where, f"it cannot be read: {row.reason}", "repair the file")
+        yield line, row
+
+
+def _rows_of_task(source: TaskSource, limits: Limits) -> Iterator[NumberedRow]:
+    """Return the rows of a benchmark by the reader of its kind."""
+    if isinstance(source, UrlTask):
+        return _task_at_address(source, limits)
+    if isinstance(source, HubTask):
+        return enumerate(hub_rows(source, limits), start=1)
+    path = Path(source.path)
+    if source.columns is None:
+        return enumerate(read_rows(path), start=1)
+    return read_file(path, _task_options(source, limits))
+
+
+def _task_at_address(source: UrlTask, limits: Limits) -> Iterator[NumberedRow]:
+    """Yield the rows of a benchmark's file behind an address."""
+    suffix = _suffix_of(source.url, f"benchmark {source.name}")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"items{suffix}"
+        download(source.url, source.sha256, path, limits)
+        yield from read_file(path, _task_options(source, limits))
+
+
+def _task_options(source: LocalTask | UrlTask, limits: Limits) -> ReadOptions:
+    """Return how the file of a benchmark is read."""
+    columns = [] if source.columns is None else wanted_task_columns(source.columns)
+    return ReadOptions(source.name, "items", "utf-8", columns, limits)

@@ -18,6 +18,7 @@ from stages.preprocess.card import Figures, data_set_card, split_path
 from stages.preprocess.clean import refuse
 from stages.preprocess.contamination import nearest_rows
 from stages.preprocess.deduplicate import Decision
+from stages.preprocess.few_shot import write_few_shot
 from stages.preprocess.minhash import Indices
 from stages.preprocess.parts import full_text
 from stages.preprocess.splits import SPLITS
@@ -69,6 +70,7 @@ def write_clean(
     metrics["train"]["beyond_limit"] = _rows_beyond_limit(table, decision, kept)
     with staged(clean) as temporary:
         _write_splits(temporary, table, work, kept, sources)
+        write_few_shot(temporary, table.tokens[kept["train"]].tolist(), params)
         _write_evidence(temporary, decision, tasks)
         overlaps = _write_overlaps(temporary, params.preprocess.overlap_items)
         for name, overlap in overlaps.items():
