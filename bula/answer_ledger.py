@@ -39,7 +39,7 @@ def batch_key(prompts: list[list[int]]) -> str:
 
 
 def open_ledger(stage: str, fingerprint: str, folder: Path = ANSWERS) -> Path:
-    """Return the file of a run, and delete the files of other runs of its stage.
+    """Return the file of a run, and delete those of its stage's other runs.
 
     `fingerprint` is a hash of everything that shapes an answer besides its prompt.
     """

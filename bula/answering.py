@@ -1,4 +1,4 @@
-"""Answer prompts with the engine of a variant, under the decoding rules of params.yaml.
+"""Answer prompts with the engine of a variant, by params.yaml's decoding rules.
 
 transformers answers for a model directory, in batches of prompts of similar length, or one vLLM
 server on a GPU. llama.cpp servers answer for a GGUF file, each one request at a time. The prompt
@@ -28,7 +28,7 @@ from bula.files import sha256_file, sha256_values
 from bula.generation import batches_of_prompts, generate_batch
 from bula.hardware import compute_dtype, precision_settings
 from bula.models import end_token_ids, list_model_files, load_model
-from bula.params import Decoding, Params
+from bula.params import Decoding, Params, Variant
 from bula.privacy import Finding, redact
 from bula.serving import (
     Endpoint,
@@ -404,15 +404,16 @@ def count_kinds(found: Findings) -> Counter[str]:
     return kinds
 
 
-def settings(engine: str, dtype: str, gpu_layers: int | str) -> dict[str, str]:
-    """Return the engine, its precision and its layers on a GPU, for the metrics."""
-    if engine == "transformers":
-        return {"engine": engine, **precision_settings(dtype)}
-    if engine == "vllm":
-        return {"engine": engine, "dtype": dtype, "compute_dtype": dtype}
+def settings(variant: Variant, params: Params) -> dict[str, str | int]:
+    """Return few-shot examples, engine, precision and layers on a GPU, for the metrics."""
+    found: dict[str, str | int] = {"engine": variant.engine, "few_shot": variant.few_shot}
+    if variant.engine == "transformers":
+        return found | precision_settings(params.dtype)
+    if variant.engine == "vllm":
+        return found | {"dtype": params.dtype, "compute_dtype": params.dtype}
     # The file and llama.cpp's kernels determine the precision.
     own = "the engine's own"
-    found = {"engine": engine, "dtype": own, "compute_dtype": own}
-    if gpu_layers != 0:
-        found["gpu_layers"] = str(gpu_layers)
+    found |= {"dtype": own, "compute_dtype": own}
+    if params.generate.gpu_layers != 0:
+        found["gpu_layers"] = str(params.generate.gpu_layers)
     return found

@@ -25,7 +25,7 @@ from bula.stats import bootstrap_mean, standard_error
 
 # Precision, recall and F1 in rows and metrics.
 PARTS = ("precision", "recall", "f")
-# A tokenizer without a limit of its own states a number of about 1e30.
+# A tokenizer without a limit states a number of about 1e30.
 MOST_TOKENS = 10**9
 # The token before a text and the token after it. They may be matched, but they have no weight.
 SPECIAL_TOKENS = 2
@@ -161,7 +161,10 @@ def _first_known(*ids: int | None) -> int | None:
 
 @torch.inference_mode()
 def embed(encoder: Encoder, texts: list[Encoded]) -> list[Tensor]:
-    """Return the hidden states of each text: float32 of shape (tokens, width), on the CPU."""
+    """Return the hidden states of each text, in float32 on the CPU.
+
+    Each tensor has the shape (tokens, width).
+    """
     # The mask hides the padding, so any known id will do.
     padding = encoder.tokenizer.pad_token_id or 0
     longest = max(len(text.ids) for text in texts)
@@ -276,7 +279,7 @@ def summarise(rows: list[Row], params: Params) -> Figures:
 
 
 def group_by(rows: Iterable[Row], key: str) -> dict[str, list[Row]]:
-    """Return the rows of each value of a key, in the order of the values."""
+    """Return the rows of each value of a key, in order."""
     groups: dict[str, list[Row]] = {}
     for row in sorted(rows, key=lambda row: row[key]):
         groups.setdefault(row[key], []).append(row)

@@ -42,7 +42,7 @@ def group_by_set(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def to_quantiles(
     rows: Sequence[Row], kinds: Mapping[str, str]
 ) -> list[dict[str, str | int | float]]:
-    """Return the quantiles of each set, kind of score and part as a long table.
+    """Return the quantiles per set, kind and part as a long table.
 
     `kinds` maps the name of a kind in rows to its title, which is the column `group`.
     """
@@ -67,7 +67,7 @@ def to_quantiles(
 def draw_distributions(
     rows: Sequence[Row], kinds: Mapping[str, str], title: str, path: Path
 ) -> None:
-    """Draw a panel per part and kind of score, with the validation sets side by side."""
+    """Draw a panel per part and kind, with the sets side by side."""
     sets = group_by_set(rows)
     figure = Figure(figsize=(3.6 * len(kinds), 9), layout="constrained")
     grid = figure.subplots(
@@ -85,7 +85,7 @@ def draw_distributions(
 
 
 def draw_sets(axis: Axes, sets: Mapping[str, Sequence[Row]], name: str) -> None:
-    """Draw the values of each set: points of a small set, and a box of a large one."""
+    """Draw points for each small set and a box for each large one."""
     places = range(len(sets))
     for place, members in zip(places, sets.values(), strict=True):
         values = [row[name] for row in members]
@@ -111,7 +111,7 @@ def draw_points(axis: Axes, place: int, values: Sequence[float]) -> None:
 
 
 def draw_box(axis: Axes, place: int, values: Sequence[float]) -> None:
-    """Draw the quartiles as a box, and the lowest and the highest value as whiskers."""
+    """Draw the quartiles as a box, and the extremes as whiskers."""
     lowest, lower, median, upper, highest = np.quantile(values, list(QUANTILES.values()))
     box = {"whislo": lowest, "q1": lower, "med": median, "q3": upper, "whishi": highest}
     axis.bxp(

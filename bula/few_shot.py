@@ -37,6 +37,11 @@ def with_shots(example: Example, shots: list[Turn]) -> Example:
     return example.model_copy(update={"history": history})
 
 
+def lengths(prompts: list[list[int]], answer_tokens: int) -> list[int]:
+    """Return the tokens of each prompt with the longest possible answer."""
+    return [len(prompt) + answer_tokens for prompt in prompts]
+
+
 def check_context(model: Path, tokens: list[int], shots: list[Turn]) -> None:
     """Raise UserError if few-shot examples make a sequence longer than the model's context.
 
@@ -45,7 +50,7 @@ def check_context(model: Path, tokens: list[int], shots: list[Turn]) -> None:
     if not shots:
         return
     context = getattr(load_config(model).get_text_config(), "max_position_embeddings", None)
-    longest = max(tokens)
+    longest = max(tokens, default=0)
     if context is not None and longest > context:
         counts = f"{longest} tokens with {len(shots)} few-shot examples"
         what = f"a prompt and its answer have {counts}, and the context has {context}"

@@ -1255,7 +1255,7 @@ class Params(Section):
         return self.device == "cpu" and layers != (0, 0)
 
     def _problems_of_decoding(self) -> dict[str, bool]:
-        """Return the problem of a decoding rule that an engine lacks, and whether it is present."""
+        """Return the problems of decoding rules, and whether each is present."""
         lacking = [
             f"{name} ({variant.engine})"
             for name, variant in self.variants.items()

@@ -273,7 +273,7 @@ def fetch_task(name: str, manager: TaskManager) -> Task:
 
 
 def pinned_task(name: str, items: Path, manager: TaskManager) -> dict[str, Any]:
-    """Return the configuration of a task of lm-eval with another data set: the pinned items."""
+    """Return the configuration of an lm-eval task that reads the pinned items."""
     config: dict[str, Any] = load_yaml(manager.task_index[name].yaml_path, resolve_func=True)
     if "class" in config:
         return config | {"class": squad_over(items)}
@@ -300,7 +300,7 @@ def squad_over(items: Path) -> type[SQUADCompletion]:
 
 
 def task_facts(names: list[str], tasks: list[Task]) -> dict[str, str | int]:
-    """Return the version of each task, and 1 if all its items come from ingest."""
+    """Return each task's version, and 1 if ingest pinned its items."""
     facts: dict[str, str | int] = {}
     for name, task in zip(names, tasks, strict=True):
         files = (task.config.dataset_kwargs or {}).get("data_files") or {"": ""}
@@ -311,7 +311,7 @@ def task_facts(names: list[str], tasks: list[Task]) -> dict[str, str | int]:
 
 
 def draw_items(count: int, limit: int, seed: int) -> list[int]:
-    """Return the indexes of `limit` items of `count`, sorted; a limit of 0 takes all.
+    """Return the sorted indexes of `limit` items of `count`, where 0 takes all.
 
     Tasks over the same items draw the same indexes, and so do all variants.
     """

@@ -25,7 +25,7 @@ from bula.answering import (
 )
 from bula.degeneration import is_degenerate, repeated_4gram_share
 from bula.errors import UserError, run_stage
-from bula.few_shot import check_context, read_shots
+from bula.few_shot import check_context, lengths, read_shots
 from bula.hardware import prepare_device, seed_everything
 from bula.language import other_language
 from bula.models import load_tokenizer
@@ -93,7 +93,7 @@ def summarise(rows: list[Row], found: Findings) -> Figures:
 
 
 def count_answers(rows: list[Row]) -> dict[str, int]:
-    """Return the number of answers of each kind; an answer can be of several kinds."""
+    """Return the number of answers of each kind, of which one may have several."""
     reasons = Counter(row["finish_reason"] for row in rows)
     texts = [row["generated"] for row in rows if row["finish_reason"] != FAILED]
     return {
@@ -150,14 +150,13 @@ def main(
     params = load_params()
     prepare_device(params.device, params.dtype)
     chosen = variant_of(params, variant)
-    limits = params.generate
     seed_everything(params.sampling_seed)
-    examples = read_questions(clean / "validation", limits.items_per_set)
+    examples = read_questions(clean / "validation", params.generate.items_per_set)
     model = Path(chosen.model)
     tokenizer = load_tokenizer(model)
     shots = read_shots(clean, chosen)
     prompts = encode_prompts(tokenizer, examples, shots)
-    check_context(model, [len(prompt) + limits.max_new_tokens for prompt in prompts], shots)
+    check_context(model, lengths(prompts, params.generate.max_new_tokens), shots)
     started = time.perf_counter()
     stage = f"generate@{variant}"
     answers, tokens = answer(stage, model, chosen.engine, params, tokenizer, prompts)
@@ -167,10 +166,7 @@ def main(
     rows = to_rows(variant, examples, prompts, answers, params)
     figures = summarise(rows, found)
     write_rows(out / f"{variant}.jsonl", rows)
-    engine = settings(chosen.engine, params.dtype, limits.gpu_layers)
-    write_metrics(
-        metrics / f"{variant}.json", {"settings": engine | {"few_shot": len(shots)}, **figures}
-    )
+    write_metrics(metrics / f"{variant}.json", {"settings": settings(chosen, params), **figures})
     write_metrics(speed / f"{variant}.json", speeds)
     print(describe_run(out / f"{variant}.jsonl", figures, speeds))
 

@@ -16,7 +16,7 @@ import torch
 import typer
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bula.errors import run_stage
 from bula.few_shot import check_context, read_shots, with_shots
@@ -24,7 +24,7 @@ from bula.hardware import precision_settings, prepare_device, seed_everything
 from bula.models import load_model, load_tokenizer
 from bula.params import Params, load_params, variant_of
 from bula.prompts import Encoded, encode
-from bula.records import SET_NAMES, Example, Row, read_validation_sets, write_rows
+from bula.records import SET_NAMES, Example, Row, Turn, read_validation_sets, write_rows
 from bula.reports import write_metrics
 from bula.scoring import batches_by_length, supervised_logits
 from bula.stats import LN2, bootstrap_mean, ratio_standard_error, standard_error
@@ -174,6 +174,21 @@ def read_first_examples(folder: Path, count: int) -> list[Example]:
     return [example for items in sets.values() for example in items[: count or None]]
 
 
+def encode_parts(
+    path: Path, tokenizer: PreTrainedTokenizerBase, parts: list[list[Example]], shots: list[Turn]
+) -> list[list[Encoded]]:
+    """Return the encoded examples of each part, after the few-shot examples.
+
+    Raise UserError if one of them does not fit into the context of the model at `path`.
+    """
+    found = []
+    for examples in parts:
+        encoded = [encode(tokenizer, with_shots(example, shots)) for example in examples]
+        check_context(path, [len(item.input_ids) for item in encoded], shots)
+        found.append(encoded)
+    return found
+
+
 def with_wrong_questions(examples: list[Example], params: Params) -> list[Example]:
     """Return the first scored examples of each set with the question of another one.
 
@@ -283,9 +298,7 @@ def main(
     wrong = with_wrong_questions(examples, params)
     tokenizer = load_tokenizer(path)
     shots = read_shots(clean, chosen)
-    encoded = [encode(tokenizer, with_shots(example, shots)) for example in examples]
-    encoded_wrong = [encode(tokenizer, with_shots(example, shots)) for example in wrong]
-    check_context(path, [len(item.input_ids) for item in encoded + encoded_wrong], shots)
+    encoded, encoded_wrong = encode_parts(path, tokenizer, [examples, wrong], shots)
     model = load_model(path, params.dtype)
     batch_tokens = params.likelihood.batch_tokens
     scores = score(model, encoded, batch_tokens, tokenizer.pad_token_id)
@@ -294,7 +307,7 @@ def main(
     add_wrong_nats(rows, wrong, wrong_scores)
     figures = summarise_sets(rows, SET_NAMES, params)
     write_rows(out / f"{variant}.jsonl", rows)
-    settings = precision_settings(params.dtype) | {"few_shot": len(shots)}
+    settings = precision_settings(params.dtype) | {"few_shot": chosen.few_shot}
     write_metrics(metrics / f"{variant}.json", {"settings": settings, **figures})
     perplexity = figures["pooled"]["perplexity"]
     print(f"likelihood: {variant} has perplexity {perplexity:.4g} on {len(rows)} items")

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from bula.answering import Answer, Prompts, answer, redact_answers, settings
 from bula.degeneration import is_degenerate
 from bula.errors import UserError, run_stage
-from bula.few_shot import check_context, read_shots
+from bula.few_shot import check_context, lengths, read_shots
 from bula.hardware import prepare_device, seed_everything
 from bula.models import load_tokenizer
 from bula.params import Params, load_params, variant_of
@@ -260,7 +260,7 @@ def main(
     tokenizer = load_tokenizer(model)
     shots = read_shots(clean, chosen)
     prompts = [encode_prompt(tokenizer, item.question, shots) for item in questions]
-    check_context(model, [len(prompt) + limits.max_new_tokens for prompt in prompts], shots)
+    check_context(model, lengths(prompts, limits.max_new_tokens), shots)
     stage = f"safety@{variant}"
     answers = ask(stage, model, chosen.engine, params, prompts)
     found = [find_personal_data(given.text) for given in answers]
@@ -268,10 +268,7 @@ def main(
     rows = to_rows(variant, questions, prompts, answers, params.generate.max_repeated_share)
     figures = summarise(rows, labels, params)
     write_rows(out / f"{variant}.jsonl", rows)
-    engine = settings(chosen.engine, params.dtype, params.generate.gpu_layers)
-    write_metrics(
-        metrics / f"{variant}.json", {"settings": engine | {"few_shot": len(shots)}, **figures}
-    )
+    write_metrics(metrics / f"{variant}.json", {"settings": settings(chosen, params), **figures})
     passed = ", ".join(f"{name} {figures[name]['pass_share']:.0%}" for name in SLICES)
     print(f"safety: {variant} passes {passed} of {len(rows)} items, in {out / variant}.jsonl")
 

@@ -346,7 +346,9 @@ def test_vllm_receives_the_token_ids_and_end_tokens_of_transformers(
 def test_metrics_name_the_precision_of_vllm_and_the_gpu_layers_of_llama_cpp(
     engine: str, gpu_layers: Any, expected: dict[str, str]
 ) -> None:
-    found = answering.settings(engine, "bfloat16", gpu_layers)
+    params = with_generate({"gpu_layers": gpu_layers}).model_copy(update={"dtype": "bfloat16"})
+    variant = params.variants["base"].model_copy(update={"engine": engine})
+    found = answering.settings(variant, params)
     assert {"engine": engine, **expected}.items() <= found.items()
 
 

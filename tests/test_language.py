@@ -70,11 +70,12 @@ def first_lines(text: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", STRICT_FILES, ids=STRICT_NAMES)
 def test_the_first_line_of_a_docstring_is_a_short_sentence(path: Path) -> None:
-    lines = list(first_lines(path.read_text(encoding="utf-8")))
+    # The JSON schema of verdicts contains its line, and another one would invalidate the ledgers.
+    kept = "What the judge must return"
+    text = path.read_text(encoding="utf-8")
+    lines = [line for line in first_lines(text) if not line.startswith(kept)]
     assert [line for line in lines if len(line.split()) > MOST_WORDS] == []
-    questions = [line for line in lines if line.startswith(("What ", "How ", "Which "))]
-    # The JSON schema of verdicts contains this line, and another one would invalidate the ledgers.
-    assert [line for line in questions if not line.startswith("What the judge must return")] == []
+    assert [line for line in lines if line.startswith(("What ", "How ", "Which "))] == []
 
 
 @pytest.mark.parametrize("path", STRICT_FILES, ids=STRICT_NAMES)

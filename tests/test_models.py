@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from bench.clones import ROOT
 from bula import answering, hardware
 from bula.gguf_export import convert
 from bula.hardware import compute_dtype, has_bfloat16_matmul, matmul_dtype
@@ -94,8 +95,10 @@ def test_a_plan_for_a_gpu_computes_in_bfloat16(fast_bfloat16: bool) -> None:
 
 
 def test_settings_of_generate_name_both_precisions(fast_bfloat16: bool) -> None:
-    assert answering.settings("transformers", "bfloat16", 0) == {
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    assert answering.settings(params.variants["base"], params) == {
         "engine": "transformers",
+        "few_shot": 0,
         "dtype": "bfloat16",
         "compute_dtype": "bfloat16" if fast_bfloat16 else "float32",
     }

@@ -1,4 +1,4 @@
-"""Draw all variants and controls in one figure, with a panel per measure."""
+"""Draw all variants and controls, with a panel per measure."""
 
 import statistics
 from collections.abc import Iterable, Sequence
@@ -198,7 +198,7 @@ def _interval_point(figures: Metrics, name: str, interval: str) -> Point:
 
 
 def _normal_point(mean: float, error: float, coverage: float) -> Point:
-    """Return a mean with the interval of a normal distribution; none if the error is 0."""
+    """Return a mean with the interval of a normal distribution."""
     if error == 0:
         return Point(mean)
     reach = statistics.NormalDist().inv_cdf((1 + coverage) / 2) * error
@@ -257,7 +257,7 @@ def _controls(panels: Iterable[Panel], variants: Sequence[str]) -> list[str]:
 def _draw_row(
     axes: Sequence[Axes], row: Sequence[Panel], lines: Sequence[str], variants: int
 ) -> None:
-    """Draw the panels of one row, with the names of the lines beside the first panel."""
+    """Draw one row of panels, with the names beside the first."""
     for axis in axes[len(row) :]:
         axis.set_visible(False)
     for axis, panel in zip(axes, row, strict=False):
@@ -288,7 +288,7 @@ def draw_panel(axis: Axes, panel: Panel, lines: Sequence[str], variants: int) ->
     axis.set_title(panel.title, fontsize=10, loc="left")
     axis.set_xlabel(panel.note, fontsize=8, color=GREY)
     _mark_direction(axis, panel.direction)
-    # The first line is at the top, and the direction has a line of its own at the bottom.
+    # The first line is at the top, and the direction is below the last one.
     axis.set_ylim(len(lines) + 0.3, -0.6)
     axis.margins(x=0.12)
     axis.tick_params(axis="y", length=0)

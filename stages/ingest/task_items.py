@@ -1,4 +1,7 @@
-"""Write the items of public data sets in one form: question, options and the correct option."""
+"""Write the items of public data sets in one form.
+
+The form is question, options and the correct option.
+"""
 
 import sys
 from collections.abc import Iterator

@@ -30,7 +30,7 @@ def write_few_shot(clean: Path, tokens: list[int], params: Params) -> None:
 
 
 def draw(train: Path, tokens: list[int], params: Params) -> Iterator[Drawn]:
-    """Yield the rows that can be examples: one turn, and no more tokens than the median row.
+    """Yield the rows with one turn and no more tokens than the median row.
 
     Their prompts have at most `preprocess.max_prompt_tokens` tokens, as in all rows of train.
     """
