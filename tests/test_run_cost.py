@@ -245,8 +245,7 @@ def test_the_profile_takes_at_most_90_minutes_on_paper(profile_on_h100: list[Sta
     seconds = sum(time.seconds for time in profile_on_h100)
     busy = sum(time.card_seconds for time in profile_on_h100)
     assert seconds <= 90 * 60
-    # vLLM starts again for the few safety questions, and the GPU idles meanwhile.
-    assert busy > 0.45 * seconds
+    assert busy > 0.5 * seconds
     assert all(time.card_seconds <= time.seconds for time in profile_on_h100)
 
 

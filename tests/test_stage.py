@@ -248,7 +248,7 @@ def test_a_stage_with_a_path_from_params_yaml_waits_for_the_check(stage: str) ->
 def test_the_check_runs_again_when_a_path_in_params_yaml_changes() -> None:
     gold = ["calibrate.gold", "calibrate.attacks"]
     paths = ["variants", "train.launch", *gold, "safety.questions", "safety.labels"]
-    assert STAGES["check"]["params"] == [*paths, "dtype", "device"]
+    assert STAGES["check"]["params"] == [*paths, "generate.decoding", "dtype", "device"]
 
 
 def test_a_stage_that_was_started_by_hand_watches_no_parent(stub: Path) -> None:
@@ -258,7 +258,7 @@ def test_a_stage_that_was_started_by_hand_watches_no_parent(stub: Path) -> None:
 
 
 def make_hostile(params: dict[str, Any], hostile: str) -> None:
-    """Put one hostile text into 18 values of the parameters."""
+    """Put one hostile text into 19 values of the parameters."""
     ingest = params["ingest"]
     ingest["base"].update(package=hostile, version=hostile, member=hostile)
     ingest["sources"][0].update(name=hostile, path=hostile, license=hostile)
@@ -267,7 +267,7 @@ def make_hostile(params: dict[str, Any], hostile: str) -> None:
     params["judge"].update(model=hostile, base_url=hostile)
     params["benchmark"].update(tasks=[hostile], backend={"kind": hostile})
     params["compare"]["pairs"] = [{"variant": hostile, "baseline": hostile}]
-    params["calibrate"]["gold"] = hostile
+    params["calibrate"].update(gold=hostile, attacks=hostile)
     params["safety"].update(questions=hostile, labels=hostile)
     params["variants"] = {"base": {"model": hostile, "engine": "transformers"}}
 
@@ -281,8 +281,9 @@ def test_hostile_parameters_stop_dvc_before_a_stage_writes(tmp_path: Path, hosti
     edit_params(tmp_path / "params.yaml", lambda params: make_hostile(params, hostile))
     result = run(["dvc", "repro"], tmp_path, HF_HUB_OFFLINE="1")
     assert result.returncode != 0
+    # One more: bula_contrast of benchmark.task_limits is no longer a task.
     # DVC refuses a dependency outside the repository, and the first stage refuses the others.
-    assert "params.yaml: 18 bad values" in result.stderr or "Running stage" not in result.stdout
+    assert "params.yaml: 20 bad values" in result.stderr or "Running stage" not in result.stdout
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.rglob("pwned"))
     assert not (tmp_path / "data/raw").exists()
