@@ -1375,9 +1375,10 @@ def _dotted_path(location: tuple[int | str, ...]) -> str:
 
     pydantic inserts the `kind` that selected a class into a location, but the file has no such key.
     """
-    in_union = location[:2] in UNIONS
-    parts = [str(part) for part in location if not (in_union and part in UNION_TAGS)]
-    return ".".join(parts)
+    if location[:2] not in UNIONS:
+        return ".".join(map(str, location))
+    inner = [part for part in location[2:] if part not in UNION_TAGS]
+    return ".".join(map(str, [*location[:2], *inner]))
 
 
 def _short(value: object) -> str:

@@ -55,6 +55,8 @@ ASSUMPTIONS: dict[str, tuple[float, str]] = {
     "preprocess_rows": (870, "rows per second and core, measured on two cores (docs/data.md)"),
     "quantize_weights": (1.5e6, "weights per second and core, measured (docs/gpu.md)"),
     "rouge_ms": (2.8, "milliseconds per answer, measured on one core"),
+    "bertscore_ms": (3, "milliseconds per answer in which BERTScore matches tokens on the host"),
+    "encoder_parameters": (1.1e8, "parameters of BERTScore's encoder, as BERTimbau's base model"),
     "controls_seconds": (120, "seconds of stock answer, n-gram and compressors, 48,000 answers"),
     "compare_seconds": (120, "seconds of the permutation tests and the report"),
 }

@@ -396,9 +396,28 @@ def judge(run: Run) -> StageTime:
     return StageTime("judge, calibrate", seconds, 0.0, reason)
 
 
+def answers_to_score(run: Run) -> int:
+    """Return the number of answers of all variants and controls."""
+    return answers_per_variant(run) * (len(run.params.variants) + ANSWERING_CONTROLS)
+
+
+def bertscore(run: Run) -> StageTime:
+    """Return the time in which an encoder of BERT's size scores all answers.
+
+    An answer and its reference count as long as a training row each.
+    """
+    answers = answers_to_score(run)
+    flops = 2 * assumed("encoder_parameters") * 2 * run.rows.tokens_per_row * answers
+    # The controls are scored by one stage.
+    starts = (len(run.params.variants) + 1) * assumed("start_seconds")
+    seconds = starts + answers * assumed("bertscore_ms") / 1e3
+    card = min(seconds, flops / run.card.flops)
+    return StageTime("bertscore, bertscore_controls", seconds, card, f"{flops:.3g} FLOPs")
+
+
 def scores(run: Run) -> StageTime:
     """Return the time of the stages rouge, controls and compare."""
-    answers = answers_per_variant(run) * (len(run.params.variants) + ANSWERING_CONTROLS)
+    answers = answers_to_score(run)
     seconds = answers * assumed("rouge_ms") / 1e3
     seconds += assumed("controls_seconds") + assumed("compare_seconds")
     reason = f"{answers:,} answers on one core"
@@ -424,5 +443,5 @@ def stage_times(run: Run, train_time: StageTime) -> list[StageTime]:
     times += [generate(run, name, variant) for name, variant in variants.items()]
     times += [safety(run, name, variant) for name, variant in variants.items()]
     times += [benchmark(run, name) for name in variants]
-    times += [judge(run), scores(run)]
+    times += [bertscore(run), judge(run), scores(run)]
     return times

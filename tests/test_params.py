@@ -96,7 +96,8 @@ def test_there_are_three_profiles() -> None:
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: str(path.stem))
 def test_loading_a_profile_adds_drops_and_converts_nothing(path: Path) -> None:
-    assert load_params(path).model_dump() == read_yaml(path)
+    # Keys that a file may leave out, such as few_shot, are not in the dump.
+    assert load_params(path).model_dump(exclude_unset=True) == read_yaml(path)
 
 
 @pytest.mark.parametrize("path", PROFILES, ids=lambda path: str(path.stem))

@@ -659,8 +659,8 @@ def test_the_rows_of_the_smallest_validation_set_are_scored(here: Path) -> None:
     write_json(here / "metrics/preprocess.json", counts)
     stages = json.loads(call("--json", "--gpus", "h100")[1])["stages"]["h100"]
     [base] = [stage for stage in stages if stage["stage"] == "likelihood@base"]
-    # 5 sets x 7 rows x 250 tokens.
-    assert base["reason"].startswith("8,750 tokens")
+    # 5 sets x 7 rows x 250 tokens, each after its own question and after another one.
+    assert base["reason"].startswith("17,500 tokens")
 
 
 @pytest.mark.usefixtures("run_before")
