@@ -410,7 +410,7 @@ def test_every_other_output_goes_to_the_remote_of_rows() -> None:
 
 
 def test_only_verdicts_outlive_the_start_of_a_stage() -> None:
-    # The next run looks up paid verdicts there; all other outputs start anew.
+    # The next run looks up paid verdicts there; all other outputs start again.
     placed = [output for output in outputs_of_pipeline() if isinstance(output, dict)]
     kept = [path for output in placed for path, option in output.items() if "persist" in option]
     assert kept == ["data/verdicts/gold.jsonl", "data/verdicts/${key}.jsonl"]
