@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from stages.compare import __main__ as stage
 from stages.compare import figure
 from stages.compare.figure import Panel, Point
 from tests.test_compare import read_report, write_inputs
-from tests.test_tables import generate_figures, worth_figures
+from tests.test_tables import generate_figures, safety_figures, worth_figures
 
 LIMIT_PLOTS_BYTES = 300_000
 LIMIT_PICTURE_BYTES = 60_000
@@ -160,10 +161,9 @@ def add_optional_metrics(folder: Path) -> None:
     for variant in ("base", "tuned"):
         change(folder / f"metrics/likelihood/{variant}.json", **worth_figures())
         pairs = {"items": 100, "acc": 0.5, "acc_stderr": 0.05, "commonest_answer_share": 0.5}
+        pairs |= {"acc_norm": 0.5, "acc_norm_stderr": 0.05}
         change(folder / f"metrics/benchmark/{variant}.json", bula_contrast=pairs)
-        slice_figures = {"items": 40, "pass_share": 0.25, "pass_low": 0.14, "pass_high": 0.4}
-        slices = dict.fromkeys(("emergency", "no_dose", "harmful", "harmless"), slice_figures)
-        write_metrics(folder / f"metrics/safety/{variant}.json", slices)
+        write_metrics(folder / f"metrics/safety/{variant}.json", safety_figures(0.25))
 
 
 def read_panels(folder: Path) -> dict[str, Panel]:
@@ -173,18 +173,24 @@ def read_panels(folder: Path) -> dict[str, Panel]:
 
 
 def test_figure_has_the_measures_that_exist(inputs: Path) -> None:
-    always = ["bits per character", "ROUGE-L F1", "share of degenerate answers"]
+    shutil.rmtree(inputs / "metrics/safety")
+    always = ["bits per character", "ROUGE-L F1", "degenerate answers"]
     assert list(read_panels(inputs)) == always
     add_optional_metrics(inputs)
     assert list(read_panels(inputs)) == [
         *always,
         "question's worth, bits per character",
-        "contrast pairs, accuracy",
-        "safety: emergencies sent to care",
-        "safety: answers without a dose",
-        "safety: harmful requests refused",
-        "safety: harmless questions answered",
+        "contrast pairs: accuracy",
+        "emergency: sent to care, and no loop",
+        "dose questions: no dose and no loop",
+        "harmful requests: refused",
+        "harmless questions: neither refused nor a loop",
     ]
+
+
+def point_near(value: float, low: float, high: float) -> Any:
+    """Return a point in percent that equals another within the digits written here."""
+    return (pytest.approx(value, abs=0.01), pytest.approx((low, high), abs=0.01))
 
 
 def test_points_and_intervals_equal_the_metrics(inputs: Path) -> None:
@@ -194,30 +200,64 @@ def test_points_and_intervals_equal_the_metrics(inputs: Path) -> None:
     assert stock == Point(0.17, (0.16, 0.1845))
     worth = panels["question's worth, bits per character"]
     assert worth.points["tuned"] == Point(0.0512, (0.0301, 0.0723))
-    emergency = panels["safety: emergencies sent to care"]
-    assert emergency.points["base"] == Point(0.25, (0.14, 0.4))
+    emergency = panels["emergency: sent to care, and no loop"]
+    assert emergency.points["base"] == point_near(25.0, 12.5, 50.0)
     # 1.96 standard errors of 0.05.
-    contrast = panels["contrast pairs, accuracy"].points["base"]
-    assert contrast is not None
-    assert contrast.interval == pytest.approx((0.402, 0.598), abs=1e-4)
+    contrast = panels["contrast pairs: accuracy"].points["base"]
+    assert contrast == point_near(50.0, 40.2, 59.8)
     # Four answers with 99 nats over 50 characters, and a compressor without an error.
     bits = panels["bits per character"].points
     tuned = bits["tuned"]
-    assert tuned is not None
+    assert isinstance(tuned, Point)
     assert tuned.value == pytest.approx(99 / math.log(2) / 50)
     assert tuned.interval is None
     assert bits["bz2 compression"] == Point(0.7)
     # Wilson's interval of 3 of 30.
-    degenerate = panels["share of degenerate answers"].points["tuned"]
-    assert degenerate is not None
-    assert degenerate.interval == pytest.approx((0.0346, 0.2562), abs=1e-4)
+    degenerate = panels["degenerate answers"].points["tuned"]
+    assert degenerate == point_near(10.0, 3.46, 25.62)
 
 
 def test_rouge_of_degenerate_answers_is_withheld(inputs: Path) -> None:
     write_metrics(inputs / "metrics/generate/tuned.json", generate_figures(29))
     points = read_panels(inputs)["ROUGE-L F1"].points
-    assert points["tuned"] is None
-    assert points["base"] is not None
+    # 29 of 30 answers.
+    assert points["tuned"] == "not meaningful (97 % loops)"
+    assert isinstance(points["base"], Point)
+
+
+def test_slices_passed_by_omission_are_withheld_for_loops(inputs: Path) -> None:
+    add_optional_metrics(inputs)
+    path = inputs / "metrics/safety/tuned.json"
+    slices = json.loads(path.read_text(encoding="utf-8"))
+    for content in slices.values():
+        content["degenerate_share"] = 0.9
+    write_metrics(path, slices)
+    panels = read_panels(inputs)
+    words = "not meaningful (90 % loops)"
+    for title in (
+        "dose questions: no dose and no loop",
+        "harmless questions: neither refused nor a loop",
+    ):
+        assert panels[title].points["tuned"] == words
+        assert isinstance(panels[title].points["base"], Point)
+    for title in ("emergency: sent to care, and no loop", "harmful requests: refused"):
+        assert isinstance(panels[title].points["tuned"], Point)
+
+
+def test_measure_that_a_variant_lacks_is_not_measured(inputs: Path) -> None:
+    add_optional_metrics(inputs)
+    for stage_name in ("likelihood", "benchmark"):
+        path = inputs / f"metrics/{stage_name}/tuned.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content.pop("bula_contrast", None)
+        for key in worth_figures():
+            content.get("pooled", content).pop(key, None)
+        write_metrics(path, content)
+    panels = read_panels(inputs)
+    for title in ("question's worth, bits per character", "contrast pairs: accuracy"):
+        assert isinstance(panels[title].points["base"], Point)
+        assert panels[title].points["tuned"] == "not measured"
+        assert "tuned not measured" in figure.alt_text([panels[title]])
 
 
 def test_report_shows_the_figure_with_alt_text(inputs: Path) -> None:
@@ -225,7 +265,8 @@ def test_report_shows_the_figure_with_alt_text(inputs: Path) -> None:
     report = read_report(inputs)
     [alt] = re.findall(r"!\[(.*)\]\(variants\.png\)", report)
     assert "ROUGE-L F1, higher is better: base 0.120, tuned 0.220, stock answer 0.170" in alt
-    assert "share of degenerate answers, lower is better: base 0.000, tuned 0.100" in alt
+    assert "degenerate answers, lower is better: base 0.0 %, tuned 10.0 %" in alt
+    assert alt.endswith(figure.CAUTION)
     names = sorted(path.name for path in (inputs / "report").iterdir())
     assert names == ["report.md", "variants.png"]
 
@@ -250,7 +291,7 @@ PANEL = Panel(
     "measure",
     "↓",
     "4 answers",
-    {"base": Point(1.0, (0.5, 1.5)), "tuned": None, "stock answer": Point(0.2)},
+    {"base": Point(1.0, (0.5, 1.5)), "tuned": "not meaningful", "stock answer": Point(0.2)},
     reference=0.0,
 )
 
@@ -264,21 +305,58 @@ def test_variants_and_controls_differ_in_colour_and_shape() -> None:
     assert marks["s"].get_markerfacecolor() == "white"
 
 
-def test_withheld_figure_is_written_and_not_drawn() -> None:
+def words_at(axis: Any, place: int) -> list[str]:
+    """Return the words at the left edge of a line."""
+    texts = [text for text in axis.texts if text.get_style() == "italic"]
+    return [text.get_text() for text in texts if text.xy == (0.0, place)]
+
+
+def test_withheld_figure_is_written_at_the_left_and_not_drawn() -> None:
     axis = drawn(PANEL, ["base", "tuned", "stock answer"])
-    assert "not meaningful" in [text.get_text() for text in axis.texts]
+    assert words_at(axis, 1) == ["not meaningful"]
     assert not [line for line in axis.lines if list(line.get_ydata()) == [1]]
 
 
+def test_control_that_does_not_apply_is_a_dash() -> None:
+    axis = drawn(PANEL, ["base", "tuned", "stock answer", "xz compression"])
+    assert words_at(axis, 2) == []
+    assert words_at(axis, 3) == ["–"]
+
+
+def test_shares_of_all_panels_have_one_range_in_percent(inputs: Path) -> None:
+    add_optional_metrics(inputs)
+    shares = [panel for panel in read_panels(inputs).values() if panel.percent]
+    assert len(shares) == 6
+    for panel in shares:
+        axis = drawn(panel, list(panel.points))
+        assert axis.get_xlim() == figure.PERCENT_RANGE
+        labels = [label.get_text() for label in axis.get_xticklabels()]
+        assert labels == ["0 %", "20 %", "40 %", "60 %", "80 %", "100 %"]
+
+
 @pytest.mark.parametrize(("direction", "text"), [("↓", "← better"), ("↑", "better →")])
-def test_panel_marks_the_direction_of_better(direction: str, text: str) -> None:
+def test_panel_marks_the_direction_of_better_above_it(direction: str, text: str) -> None:
     axis = drawn(PANEL._replace(direction=direction), ["base", "tuned", "stock answer"])
-    assert text in [found.get_text() for found in axis.texts]
+    [found] = [found for found in axis.texts if found.get_text() == text]
+    # 1 is the upper edge. The labels of the ticks are at the lower edge.
+    assert found.xy[1] == 1.0
+
+
+def test_caution_about_intervals_is_under_the_panels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(figure, "save_png", lambda drawing, *_: figures.append(drawing))
+    figure.draw_panels([PANEL], ["base", "tuned"], tmp_path / "x.png")
+    [legend] = figures[0].legends
+    assert legend.get_title().get_text() == figure.CAUTION
+    entries = [text.get_text() for text in legend.get_texts()]
+    assert entries == ["variant", "control", "does not apply", "a model that knows nothing"]
 
 
 def test_long_names_and_many_variants_leave_room_for_the_panels(tmp_path: Path) -> None:
     names = [f"variant-{number}-" + "x" * 60 for number in range(12)]
-    points: dict[str, Point | None] = {name: Point(0.5, (0.4, 0.6)) for name in names}
+    points: figure.Points = {name: Point(0.5, (0.4, 0.6)) for name in names}
     panels = [PANEL._replace(points=points, reference=None)] * 4
     figure.draw_panels(panels, names, tmp_path / "x.png")
     with Image.open(tmp_path / "x.png") as image:

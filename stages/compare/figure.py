@@ -8,6 +8,7 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
 
 from bula.drawing import BLUE, GREY, ORANGE, remove_frame, save_png
 from bula.escaping import markdown
@@ -21,6 +22,7 @@ from bula.tables import (
     LOWER,
     NOT_MEANINGFUL,
     PREDICTORS,
+    UNKNOWN,
     Metrics,
     control_group,
     degenerate_share,
@@ -31,13 +33,17 @@ from bula.tables import (
 
 NAME = "variants.png"
 CONTRAST = "bula_contrast"
-CHANCE = 0.5
+CHANCE = 50.0
+NOT_MEASURED = "not measured"
 SAFETY_TITLES = {
-    "emergency": "emergencies sent to care",
-    "no_dose": "answers without a dose",
-    "harmful": "harmful requests refused",
-    "harmless": "harmless questions answered",
+    "emergency": "emergency: sent to care, and no loop",
+    "no_dose": "dose questions: no dose and no loop",
+    "harmful": "harmful requests: refused",
+    "harmless": "harmless questions: neither refused nor a loop",
 }
+# An answer passes these slices by what it leaves out, so loops say nothing about them.
+PASSED_BY_OMISSION = ("no_dose", "harmless")
+CAUTION = "Differences are tested item by item; overlapping intervals do not mean equal values."
 BETTER = {LOWER: "lower is better", HIGHER: "higher is better"}
 COLUMNS = 3
 DPI = 110
@@ -47,7 +53,9 @@ LONGEST_NAME = 24
 WIDTH = 11.0
 LINE_HEIGHT = 0.24
 HEAD_HEIGHT = 1.1
-LEGEND_HEIGHT = 0.3
+LEGEND_HEIGHT = 0.5
+# The range of all shares in percent, with room for a mark at each end.
+PERCENT_RANGE = (-2.5, 102.5)
 
 
 class Point(NamedTuple):
@@ -55,6 +63,9 @@ class Point(NamedTuple):
 
     value: float
     interval: Interval | None = None
+
+
+Points = dict[str, Point | str]
 
 
 class Panel(NamedTuple):
@@ -65,14 +76,16 @@ class Panel(NamedTuple):
     """LOWER or HIGHER, whichever is better."""
     note: str
     """What was measured, and the coverage of the intervals."""
-    points: dict[str, Point | None]
-    """The point of each variant or control. None stands for a figure that means nothing."""
+    points: Points
+    """The point of each variant or control, or the words in its place."""
     reference: float | None = None
     """The value of a model that knows nothing, if it does not depend on the data."""
+    percent: bool = False
+    """Whether the points are shares in percent."""
 
 
 def read_panels(data: Path, figures: Path, params: Params) -> list[Panel]:
-    """Return the panels of all measures that the variants have.
+    """Return the panels of all measures that at least one variant has.
 
     The measures that controls have too come first.
     """
@@ -84,13 +97,13 @@ def read_panels(data: Path, figures: Path, params: Params) -> list[Panel]:
         read_contrast(figures, params),
         *read_safety(figures, params),
     ]
-    return [panel for panel in panels if panel.points]
+    return [panel for panel in panels if set(panel.points.values()) != {NOT_MEASURED}]
 
 
 def read_bits(data: Path, figures: Path, params: Params) -> Panel:
     """Return the panel of bits per character."""
     coverage = params.likelihood.confidence
-    points: dict[str, Point | None] = {}
+    points: Points = {}
     for variant in params.variants:
         path = data / "likelihood" / f"{variant}.jsonl"
         rows = read_checked(path, f"likelihood@{variant}", LikelihoodRow)
@@ -109,10 +122,11 @@ def read_bits(data: Path, figures: Path, params: Params) -> Panel:
 def read_worth(figures: Path, params: Params) -> Panel:
     """Return the panel of the question's worth, in bits per character."""
     coverage = params.likelihood.confidence
-    points: dict[str, Point | None] = {}
+    points: Points = {}
     items = 0
     for variant in params.variants:
         found = variant_group(figures, "likelihood", variant, "pooled", [])
+        points[variant] = NOT_MEASURED
         if "question_worth_items" in found:
             points[variant] = _interval_point(found, "question_worth_bits", "question_worth_bits")
             items = found["question_worth_items"]
@@ -123,18 +137,20 @@ def read_worth(figures: Path, params: Params) -> Panel:
 def read_contrast(figures: Path, params: Params) -> Panel:
     """Return the panel of the contrast pairs."""
     coverage = params.rouge.confidence
-    points: dict[str, Point | None] = {}
+    points: Points = {}
     items = 0
     for variant in params.variants:
         path = figures / "benchmark" / f"{variant}.json"
         stage = f"benchmark@{variant}"
         metrics = read_metrics(figures, "benchmark", variant)
+        points[variant] = NOT_MEASURED
         if CONTRAST in metrics:
             found = group(metrics, CONTRAST, ["items", "acc", "acc_stderr"], path, stage)
-            points[variant] = _normal_point(found["acc"], found["acc_stderr"], coverage)
+            share = _normal_point(found["acc"], found["acc_stderr"], coverage)
+            points[variant] = _percent(share)
             items = found["items"]
     note = _note(items, "pairs", coverage)
-    return Panel("contrast pairs, accuracy", HIGHER, note, points, reference=CHANCE)
+    return Panel("contrast pairs: accuracy", HIGHER, note, points, CHANCE, percent=True)
 
 
 def read_rouge(figures: Path, params: Params) -> Panel:
@@ -143,12 +159,12 @@ def read_rouge(figures: Path, params: Params) -> Panel:
     Figures of a variant with many degenerate answers are withheld.
     """
     needed = ["items", "rougeL_f", "rougeL_f_low", "rougeL_f_high"]
-    points: dict[str, Point | None] = {}
+    points: Points = {}
     for variant in params.variants:
         found = variant_group(figures, "rouge", variant, "pooled", needed)
         share = degenerate_share(figures, variant)
-        withheld = share > params.compare.max_degenerate_share
-        points[variant] = None if withheld else _interval_point(found, "rougeL_f", "rougeL_f")
+        point = _interval_point(found, "rougeL_f", "rougeL_f")
+        points[variant] = _withhold(point, share, params)
     for name, title in ANSWERERS.items():
         points[title] = _interval_point(
             control_group(figures, name, needed), "rougeL_f", "rougeL_f"
@@ -161,14 +177,14 @@ def read_degenerate(figures: Path, params: Params) -> Panel:
     """Return the panel of the share of degenerate answers."""
     coverage = params.rouge.confidence
     needed = ["items", "degenerate_share"]
-    points: dict[str, Point | None] = {}
+    points: Points = {}
     for variant in params.variants:
         found = variant_group(figures, "generate", variant, "", needed)
         points[variant] = _share_point(found, coverage)
     for name, title in ANSWERERS.items():
         points[title] = _share_point(control_group(figures, name, needed), coverage)
     note = _note(found["items"], "answers", coverage)
-    return Panel("share of degenerate answers", LOWER, note, points)
+    return Panel("degenerate answers", LOWER, note, points, percent=True)
 
 
 def read_safety(figures: Path, params: Params) -> list[Panel]:
@@ -177,14 +193,32 @@ def read_safety(figures: Path, params: Params) -> list[Panel]:
         return []
     panels = []
     for name in SLICES:
-        points: dict[str, Point | None] = {}
+        points: Points = {}
         for variant in params.variants:
-            needed = ["items", "pass_share", "pass_low", "pass_high"]
+            needed = ["items", "pass_share", "pass_low", "pass_high", "degenerate_share"]
             found = variant_group(figures, "safety", variant, name, needed)
-            points[variant] = _interval_point(found, "pass_share", "pass")
+            point = _percent(_interval_point(found, "pass_share", "pass"))
+            loops = found["degenerate_share"] if name in PASSED_BY_OMISSION else 0.0
+            points[variant] = _withhold(point, loops, params)
         note = _note(found["items"], "questions", params.safety.confidence)
-        panels.append(Panel(f"safety: {SAFETY_TITLES[name]}", HIGHER, note, points))
+        panels.append(Panel(SAFETY_TITLES[name], HIGHER, note, points, percent=True))
     return panels
+
+
+def _withhold(point: Point, loops: float, params: Params) -> Point | str:
+    """Return the point, or the reason against it if too many answers are loops."""
+    if loops > params.compare.max_degenerate_share:
+        return f"{NOT_MEANINGFUL} ({loops * 100:.0f} % loops)"
+    return point
+
+
+def _percent(share: Point) -> Point:
+    """Return a share in percent."""
+    value = share.value * 100
+    if share.interval is None:
+        return Point(value)
+    low, high = share.interval
+    return Point(value, (low * 100, high * 100))
 
 
 def _note(items: int, unit: str, coverage: float) -> str:
@@ -206,10 +240,10 @@ def _normal_point(mean: float, error: float, coverage: float) -> Point:
 
 
 def _share_point(figures: Metrics, coverage: float) -> Point:
-    """Return the share of degenerate answers with Wilson's interval."""
+    """Return the percentage of degenerate answers with Wilson's interval."""
     share = figures["degenerate_share"]
     items = figures["items"]
-    return Point(share, wilson_interval(round(share * items), items, coverage))
+    return _percent(Point(share, wilson_interval(round(share * items), items, coverage)))
 
 
 def alt_text(panels: Iterable[Panel]) -> str:
@@ -218,10 +252,16 @@ def alt_text(panels: Iterable[Panel]) -> str:
     for panel in panels:
         values = []
         for name, point in panel.points.items():
-            shown = NOT_MEANINGFUL if point is None else f"{point.value:.3f}"
-            values.append(f"{markdown(name)} {shown}")
+            values.append(f"{markdown(name)} {_value_text(point, percent=panel.percent)}")
         sentences.append(f"{panel.title}, {BETTER[panel.direction]}: {', '.join(values)}.")
-    return " ".join(sentences)
+    return " ".join([*sentences, CAUTION])
+
+
+def _value_text(point: Point | str, *, percent: bool) -> str:
+    """Return a value with the digits of the tables, or the words in its place."""
+    if isinstance(point, str):
+        return point
+    return f"{point.value:.1f} %" if percent else f"{point.value:.3f}"
 
 
 def link(panels: Iterable[Panel]) -> str:
@@ -243,7 +283,12 @@ def draw_panels(panels: Sequence[Panel], variants: Iterable[str], path: Path) ->
     for axes, row, row_lines in zip(grid, rows, lines, strict=True):
         _draw_row(axes, row, row_lines, len(names))
     figure.legend(
-        handles=_legend(panels, names), loc="outside lower center", ncols=3, frameon=False
+        handles=_legend(panels, names),
+        loc="outside lower center",
+        ncols=4,
+        frameon=False,
+        title=CAUTION,
+        title_fontsize=9,
     )
     save_png(figure, path, DPI)
 
@@ -275,37 +320,48 @@ def draw_panel(axis: Axes, panel: Panel, lines: Sequence[str], variants: int) ->
     """Draw the points of one measure. The first `variants` lines belong to variants."""
     if panel.reference is not None:
         axis.axvline(panel.reference, color=GREY, linestyle=":", linewidth=1)
-    for name, point in panel.points.items():
-        place = lines.index(name)
-        if point is None:
-            _write_withheld(axis, place)
+    for place, name in enumerate(lines):
+        # A control without a point does not apply to the measure.
+        point = panel.points.get(name, UNKNOWN)
+        if isinstance(point, str):
+            _write_words(axis, place, point)
         elif place < variants:
             _draw_point(axis, place, point, color=BLUE, marker="o", fill=BLUE)
         else:
             _draw_point(axis, place, point, color=ORANGE, marker="s", fill="white")
     if variants < len(lines):
         axis.axhline(variants - 0.5, color=GREY, linewidth=0.6)
-    axis.set_title(panel.title, fontsize=10, loc="left")
-    axis.set_xlabel(panel.note, fontsize=8, color=GREY)
+    # The direction stands between the title and the panel.
+    axis.set_title(panel.title, fontsize=9, loc="left", pad=16)
     _mark_direction(axis, panel.direction)
-    # The first line is at the top, and the direction is below the last one.
-    axis.set_ylim(len(lines) + 0.3, -0.6)
-    axis.margins(x=0.12)
-    axis.tick_params(axis="y", length=0)
-    axis.tick_params(axis="x", labelsize=8)
-    axis.locator_params(axis="x", nbins=5)
+    axis.set_xlabel(panel.note, fontsize=8, color=GREY)
+    _set_scales(axis, len(lines), percent=panel.percent)
     axis.grid(axis="x", alpha=0.3)
     remove_frame(axis)
 
 
+def _set_scales(axis: Axes, lines: int, *, percent: bool) -> None:
+    """Set the range and the ticks of both axes. The first line is at the top."""
+    axis.set_ylim(lines - 0.4, -0.6)
+    axis.tick_params(axis="y", length=0)
+    axis.tick_params(axis="x", labelsize=8)
+    if percent:
+        axis.set_xlim(PERCENT_RANGE)
+        axis.set_xticks(range(0, 101, 20))
+        axis.xaxis.set_major_formatter(PercentFormatter(decimals=0, symbol=" %"))
+    else:
+        axis.margins(x=0.12)
+        axis.locator_params(axis="x", nbins=5)
+
+
 def _mark_direction(axis: Axes, direction: str) -> None:
-    """Write at the bottom of a panel which side is better."""
+    """Write above a panel which side is better, far from the labels of the ticks."""
     text, side, edge = ("← better", "left", 0.0)
     if direction == HIGHER:
         text, side, edge = ("better →", "right", 1.0)
     axis.annotate(
         text,
-        xy=(edge, 0.0),
+        xy=(edge, 1.0),
         xycoords="axes fraction",
         xytext=(0, 3),
         textcoords="offset points",
@@ -324,16 +380,18 @@ def _draw_point(
     axis.plot(point.value, place, marker, color=color, markerfacecolor=fill, markersize=6)
 
 
-def _write_withheld(axis: Axes, place: int) -> None:
-    """Write in the line of a variant that its figure means nothing."""
+def _write_words(axis: Axes, place: int, words: str) -> None:
+    """Write words at the left edge of a line that has no point."""
     axis.annotate(
-        NOT_MEANINGFUL,
-        xy=(0.5, place),
+        words,
+        xy=(0.0, place),
         xycoords=("axes fraction", "data"),
+        xytext=(6, 0),
+        textcoords="offset points",
         fontsize=8,
         color=GREY,
         style="italic",
-        ha="center",
+        ha="left",
         va="center",
     )
 
@@ -345,6 +403,9 @@ def _legend(panels: Sequence[Panel], variants: Sequence[str]) -> list[Line2D]:
         control = Line2D([], [], color=ORANGE, marker="s", linewidth=2, label="control")
         control.set_markerfacecolor("white")
         entries.append(control)
+        absent = Line2D([], [], color=GREY, linestyle="", marker=f"${UNKNOWN}$")
+        absent.set_label("does not apply")
+        entries.append(absent)
     if any(panel.reference is not None for panel in panels):
         nothing = Line2D([], [], color=GREY, linestyle=":", linewidth=1)
         nothing.set_label("a model that knows nothing")
