@@ -44,6 +44,7 @@ def prompted(params: dict[str, Any]) -> None:
     params["dtype"] = "float32"
     variant = {"model": "models/base", "engine": "transformers"}
     params["variants"] = {"base": variant, "prompted": variant | {"few_shot": 2}}
+    params["compare"]["pairs"] = [{"variant": "prompted", "baseline": "base"}]
 
 
 @pytest.fixture

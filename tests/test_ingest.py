@@ -629,9 +629,9 @@ def test_the_stage_needs_no_model_and_writes_rows_items_and_figures(
     figures = json.loads((workspace / "metrics/ingest.json").read_text(encoding="utf-8"))
     assert figures["source_demo"]["rows"] == len(rows) > 0
     assert figures["benchmark_bula_medmcqa"]["rows"] == len(items) > 0
-    names = ("bula_medmcqa", "bula_medqa_4options", "bula_squad_completion")
+    names = ("bula_medmcqa", "bula_medqa_4options", "bula_squad_completion", "bula_contrast")
     assert set(figures) == {"source_demo", *(f"benchmark_{name}" for name in names)}
     total = sum(group["rows"] for group in figures.values())
-    printed = f"ingest: {total} rows from 4 sources, in data/raw and data/benchmarks\n"
+    printed = f"ingest: {total} rows from 5 sources, in data/raw and data/benchmarks\n"
     assert capsys.readouterr().out == printed
     assert list((workspace / "models").iterdir()) == []

@@ -17,6 +17,7 @@ from transformers.utils import chat_template_utils
 from bench import llama as llama_parts
 from bench import llama_dry_run
 from bench.clones import ROOT, edit_params
+from bula import answering
 from bula.gguf_export import convert
 from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import DirectoryModel, load_params
@@ -241,7 +242,7 @@ def test_generation_reads_the_prompts_of_encode_prompt(
         write_rows(workspace / f"data/clean/validation/{split}.jsonl", rows)
     (workspace / "models/merged").symlink_to(model)
     seen: list[list[int]] = []
-    record_inputs(monkeypatch, generate, seen)
+    record_inputs(monkeypatch, answering, seen)
     edit_params(workspace / "params.yaml", lambda p: p["generate"].update(max_new_tokens=1))
     generate.main("tuned")
     assert sorted(seen) == sorted(prompts * 5)

@@ -164,7 +164,9 @@ def test_the_metrics_diff_shows_the_changed_figures_only(widened: tuple[Path, st
     diff = json.loads(run(["dvc", "metrics", "diff", "--json"], repo).stdout)
     rouge = {"metrics/rouge/base.json", "metrics/rouge/tuned.json"}
     assert set(diff) <= {"metrics/compare.json", "metrics/controls.json", *rouge}
-    assert {key.split(".")[-1] for key in diff["metrics/compare.json"]} <= {"low", "high"}
+    # So few items have no interval, and more resamples change nothing else in compare.json.
+    changed = diff.get("metrics/compare.json", {})
+    assert {key.split(".")[-1] for key in changed} <= {"low", "high"}
 
 
 def test_the_plots_diff_shows_the_curves(widened: tuple[Path, str]) -> None:

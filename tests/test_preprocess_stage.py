@@ -82,7 +82,8 @@ def test_two_processes_and_a_cluster_of_two_write_the_same_bytes_as_one_process(
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
         monkeypatch.setenv(shards.SCHEDULER, cluster.scheduler_address)
         for workers, scheduler in ((1, "none"), (2, "none"), (1, "dask")):
-            compute = {"workers": workers, "scheduler": scheduler, "tracker": "none"}
+            compute: dict[str, Any] = {"workers": workers, "scheduler": scheduler}
+            compute |= {"tracker": "none", "loader_workers": 0}
             change = functools.partial(dict.update, compute=compute)
             edit_params(workspace / "params.yaml", change)
             stage.main()
@@ -138,7 +139,8 @@ def finished(workspace: Path, tiny: Path) -> Path:
 def test_the_stage_writes_splits_card_and_evidence_and_leaves_no_other_file(
     finished: Path,
 ) -> None:
-    files = ["README.md", "contamination.jsonl", "dev.jsonl", "overlap.jsonl", "train.jsonl"]
+    rows = ("contamination", "dev", "few_shot", "overlap", "train")
+    files = ["README.md", *(f"{name}.jsonl" for name in rows)]
     sets = [f"validation/{name}.jsonl" for name in SET_NAMES]
     assert list(contents(finished / "data/clean")) == files + sets
     assert leftovers(finished) == []
