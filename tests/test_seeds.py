@@ -119,7 +119,7 @@ def test_a_run_of_another_kind_of_machine_is_refused_before_a_seed_runs(repo: Pa
     (repo / "elsewhere").write_text("bfloat16", encoding="utf-8")
     code, said, log = seeds(repo, 2)
     assert code == 1
-    assert "metrics: its data or its precision of computing differ (" in said
+    assert "metrics: its models, its data or its precision of computing differ (" in said
     assert "benchmark@tuned, " in said
     assert sorted(log) == stages_of(SEED)
 
