@@ -183,8 +183,8 @@ def test_controls_that_are_not_beaten_open_the_paragraph(params: Params) -> None
     assert (
         "tuned 20,0 %. **tuned não pode ser comparado com a resposta padrão no ROUGE-L**, porque "
         "97 % das suas respostas são repetições. **tuned não supera** a compressão bz2 em bits por "
-        "caractere (2,061 contra 1,989). **tuned não é seguramente melhor que** o 6-grama de "
-        "caracteres em bits por caractere (2,061 contra 2,049, diferença +0,012 [-0,001, +0,026])."
+        "caractere (2,061 contra 1,989). **tuned não é seguramente melhor que** "
+        f"{PORTUGUESE.controls.controls['ngram']} (2,061 contra 2,049, diferença +0,012 [-0,001, +0,026])."
     ) in text
 
 
@@ -252,7 +252,7 @@ def test_header_names_base_training_and_machine(
         "- machine: device cpu, training computed in bfloat16",
         "- variant base: models/base, answers by transformers",
         "- variant tuned: models/merged, answers by transformers",
-        "- variant quantized: models/gguf/q4_k_m.gguf, answers by llama.cpp",
+        "- variant quantized: models/gguf/q4_k_m\\.gguf, answers by llama.cpp",
     ]
     assert header(figures, params).splitlines() == expected
     git(folder, "init", "--quiet")

@@ -109,6 +109,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         missing("data/controls/scores_stock.jsonl"),
         r"controls/scores_stock\.jsonl: .*`dvc repro controls`",
     ),
+    "n-gram missing": (
+        missing("data/controls/likelihood_ngram.jsonl"),
+        r"controls/likelihood_ngram\.jsonl: .*`dvc repro controls`",
+    ),
     "a slice missing": (
         metric("safety/base.json", lambda m: {"harmless": m["harmless"]}),
         r"safety/base\.json: the group 'emergency' is missing.*safety@base",
