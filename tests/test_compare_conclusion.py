@@ -184,7 +184,8 @@ def test_controls_that_are_not_beaten_open_the_paragraph(params: Params) -> None
         "tuned 20,0 %. **tuned não pode ser comparado com a resposta padrão no ROUGE-L**, porque "
         "97 % das suas respostas são repetições. **tuned não supera** a compressão bz2 em bits por "
         "caractere (2,061 contra 1,989). **tuned não é seguramente melhor que** "
-        f"{PORTUGUESE.controls.controls['ngram']} (2,061 contra 2,049, diferença +0,012 [-0,001, +0,026])."
+        f"{PORTUGUESE.controls.controls['ngram']} (2,061 contra 2,049, "
+        "diferença +0,012 [-0,001, +0,026])."
     ) in text
 
 

@@ -115,7 +115,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "a slice missing": (
         metric("safety/base.json", lambda m: {"harmless": m["harmless"]}),
-        r"safety/base\.json: the group 'emergency' is missing.*safety@base",
+        r"safety/base\.json: the group 'no_dose' is missing.*safety@base",
     ),
     "a judge without a kappa": (
         metric("judge/base.json", lambda m: {k: v for k, v in m.items() if "kappa" not in k}),
