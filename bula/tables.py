@@ -8,7 +8,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bula.calibration import withheld_note
 from bula.errors import UserError
@@ -20,6 +20,8 @@ from bula.stats import ALPHA
 Metrics = dict[str, Any]
 # The cells of one variant, by the label of their row.
 Column = dict[str, str]
+# Why a variant does not beat a control.
+ControlVerdict = Literal["loops", "unsure", "worse"]
 NOT_MEANINGFUL = "not meaningful"
 LOWER = "↓"
 HIGHER = "↑"
@@ -48,8 +50,22 @@ PREDICTORS = {
     "bz2": "bz2 compression",
     "xz": "xz compression",
 }
-# The name of the stock answer in metrics/compare.json.
+# The names of two controls in metrics/compare.json.
 STOCK = "stock_answer"
+NGRAM = "character_6gram"
+# From this share of one answer, a benchmark score describes the task and not the model.
+CONSTANT_SHARE = 0.95
+# The expected accuracy of guessing, where all items of a task have the same number of options.
+CHANCE = {
+    "bula_medmcqa": 0.25,
+    "bula_medmcqa_cloze": 0.25,
+    "bula_medqa_4options": 0.25,
+    "bula_medqa_4options_cloze": 0.25,
+    "medmcqa": 0.25,
+    "medqa_4options": 0.25,
+    "bula_contrast": 0.5,
+    "bula_healthbench_br": 0.5,
+}
 LOWER_IS_BETTER = ("bits_per_character", "degenerate", "safety_over_refusal")
 # Metrics files have six digits, so equal figures may differ in the last one.
 SEED_TOLERANCE = 1e-5
@@ -143,6 +159,55 @@ class Seeded(NamedTuple):
     """Factor of the table: 100 for percent."""
     digits: int
     """Digits after the point in the table."""
+
+
+class Unbeaten(NamedTuple):
+    """A control that a variant does not beat."""
+
+    verdict: ControlVerdict
+    """Why it is not beaten."""
+    control: str
+    """Its group in metrics/controls.json."""
+    value: float
+    """The variant's figure."""
+    other: float
+    """The control's figure."""
+    difference: Metrics
+    """The paired difference, or nothing if there is none."""
+    degenerate: float
+    """Share of the variant's answers that are degenerate."""
+
+
+class ControlTexts(NamedTuple):
+    """The sentences about controls in one language."""
+
+    controls: dict[str, str]
+    """The control and its measure, by the control's name."""
+    sentences: dict[str, str]
+    """The sentence of each verdict."""
+    difference: str
+    interval: str
+    decimal_point: str
+
+
+ENGLISH_CONTROLS = ControlTexts(
+    controls={
+        "stock": "the stock answer on ROUGE-L",
+        "ngram": "the character 6-gram in bits per character",
+        "bz2": "bz2 compression in bits per character",
+        "xz": "xz compression in bits per character",
+    },
+    sentences={
+        "loops": "**{variant} cannot be compared with {control}**, because {share} of its answers "
+        "are loops.",
+        "worse": "**{variant} does not beat** {control} ({value} against {other}{difference}).",
+        "unsure": "**{variant} is not surely better than** {control} "
+        "({value} against {other}{difference}).",
+    },
+    difference=", difference {difference}",
+    interval=" [{low}, {high}]",
+    decimal_point=".",
+)
 
 
 def read_metrics(folder: Path, stage: str, variant: str) -> Metrics:
@@ -365,21 +430,41 @@ def control_group(folder: Path, name: str, needed: Iterable[str]) -> Metrics:
 
 
 def control_note(folder: Path, params: Params, differences: Mapping[str, Metrics]) -> str:
-    """Return a sentence per variant that does not beat a control.
+    """Return the sentences about the controls that variants do not beat.
 
     Only variants that `compare.pairs` compares with another one are named, because nothing promises
-    that the others are better. Answers whose ROUGE is withheld beat nothing. `differences` has the
-    figures of metrics/compare.json.
+    that the others are better. `differences` has the figures of metrics/compare.json.
     """
     sentences = []
     for variant in compared_variants(params):
-        unbeaten = [
-            *_unbeaten_stock(folder, variant, params.compare.max_degenerate_share, differences),
-            *_unbeaten_ngram(folder, variant),
-        ]
-        if unbeaten:
-            sentences.append(f"**{variant} does not beat** {' or '.join(unbeaten)}.")
+        for found in unbeaten_controls(folder, variant, params, differences):
+            sentences.append(control_sentence(found, variant, ENGLISH_CONTROLS))
     return "\n" + " ".join(sentences) + "\n" if sentences else ""
+
+
+def control_sentence(found: Unbeaten, variant: str, texts: ControlTexts) -> str:
+    """Return the sentence about a control that a variant does not beat."""
+
+    def number(value: float, sign: str = "") -> str:
+        """Return a number with three digits after the point."""
+        return f"{value:{sign}.3f}".replace(".", texts.decimal_point)
+
+    interval = ""
+    if "low" in found.difference:
+        bounds = {end: number(found.difference[end], "+") for end in ("low", "high")}
+        interval = texts.interval.format(**bounds)
+    difference = ""
+    if found.difference:
+        mean = number(found.difference["difference"], "+")
+        difference = texts.difference.format(difference=mean) + interval
+    return texts.sentences[found.verdict].format(
+        variant=variant,
+        control=texts.controls[found.control],
+        value=number(found.value),
+        other=number(found.other),
+        share=f"{found.degenerate * 100:.0f} %",
+        difference=difference,
+    )
 
 
 def compared_variants(params: Params) -> list[str]:
@@ -392,35 +477,59 @@ def stock_key(variant: str) -> str:
     return f"{variant}_minus_{STOCK}__rougeL_f"
 
 
-def _unbeaten_stock(
-    folder: Path, variant: str, max_degenerate_share: float, differences: Mapping[str, Metrics]
-) -> list[str]:
-    """Return the comparison with the stock answer, if it is not beaten.
+def ngram_key(variant: str) -> str:
+    """Return the name of the difference between a variant and the character n-gram."""
+    return f"{variant}_minus_{NGRAM}__bits_per_character"
 
-    A variant beats it if its mean is higher and the paired test has p below `ALPHA`.
+
+def unbeaten_controls(
+    folder: Path, variant: str, params: Params, differences: Mapping[str, Metrics]
+) -> list[Unbeaten]:
+    """Return the controls that a variant does not beat.
+
+    The controls are the stock answer on ROUGE-L and the best predictor in bits per character.
+    Loops are not compared with the stock answer.
     """
     path = folder / "compare.json"
     row = group(dict(differences), stock_key(variant), ["difference", "p"], path, "compare")
-    found = variant_group(folder, "rouge", variant, "pooled", ROUGE)["rougeL_f"]
+    rouge = variant_group(folder, "rouge", variant, "pooled", ROUGE)["rougeL_f"]
     stock = control_group(folder, "stock", ROUGE)["rougeL_f"]
-    if degenerate_share(folder, variant) > max_degenerate_share:
-        return [f"the stock answer on ROUGE-L ({NOT_MEANINGFUL} against {stock:.3f})"]
-    if row["difference"] > 0 and row["p"] < ALPHA:
-        return []
-    difference = f"difference {row['difference']:+.3f}"
-    if "low" in row:
-        difference += f" [{row['low']:+.3f}, {row['high']:+.3f}]"
-    return [f"the stock answer on ROUGE-L ({found:.3f} against {stock:.3f}, {difference})"]
+    share = degenerate_share(folder, variant)
+    found = []
+    if share > params.compare.max_degenerate_share:
+        found.append(Unbeaten("loops", "stock", rouge, stock, {}, share))
+    elif verdict := _unbeaten(row["difference"], row["p"]):
+        found.append(Unbeaten(verdict, "stock", rouge, stock, row, share))
+    return found + _unbeaten_predictor(folder, variant, differences, share)
 
 
-def _unbeaten_ngram(folder: Path, variant: str) -> list[str]:
-    """Return the comparison with the character n-gram, if it is not beaten."""
-    found = variant_group(folder, "likelihood", variant, "pooled", LIKELIHOOD)
-    bits = found["bits_per_character"]
-    ngram = control_group(folder, "ngram", ["bits_per_character"])["bits_per_character"]
-    if bits < ngram:
-        return []
-    return [f"the {PREDICTORS['ngram']} in bits per character ({bits:.3f} against {ngram:.3f})"]
+def _unbeaten_predictor(
+    folder: Path, variant: str, differences: Mapping[str, Metrics], share: float
+) -> list[Unbeaten]:
+    """Return the best predictor in bits per character, if a variant does not beat it.
+
+    The test is paired where the predictor has figures per item; compressors have none.
+    """
+    pooled = variant_group(folder, "likelihood", variant, "pooled", LIKELIHOOD)
+    bits = pooled["bits_per_character"]
+    others = {}
+    for name in PREDICTORS:
+        others[name] = control_group(folder, name, ["bits_per_character"])["bits_per_character"]
+    best = min(others, key=lambda name: others[name])
+    row: Metrics = {}
+    verdict: ControlVerdict | None = "worse" if bits >= others[best] else None
+    if best == "ngram" and ngram_key(variant) in differences:
+        path = folder / "compare.json"
+        row = group(dict(differences), ngram_key(variant), ["difference", "p"], path, "compare")
+        verdict = _unbeaten(-row["difference"], row["p"])
+    return [Unbeaten(verdict, best, bits, others[best], row, share)] if verdict else []
+
+
+def _unbeaten(gain: float, p: float) -> ControlVerdict | None:
+    """Return whether a paired gain is surely negative or unsure, or None if it is sure."""
+    if p >= ALPHA:
+        return "unsure"
+    return None if gain > 0 else "worse"
 
 
 def _interval(figures: Metrics, name: str) -> str:
@@ -537,8 +646,9 @@ def _first_metric(figures: Metrics) -> str:
 
 
 def _benchmark_label(task: str, metric: str, items: int, doubt: str) -> str:
-    """Return the label of one benchmark task."""
-    return f"{markdown(task)}, {markdown(metric)}, % ({items} items{doubt}) {HIGHER}"
+    """Return the label of one benchmark task, with the accuracy of guessing where it is known."""
+    chance = f", chance {CHANCE[task] * 100:.0f} %" if task in CHANCE else ""
+    return f"{markdown(task)}, {markdown(metric)}, % ({items} items{chance}{doubt}) {HIGHER}"
 
 
 def _pin_note(folder: Path, variant: str, task: str) -> str:
@@ -558,11 +668,22 @@ def _benchmark_cells(folder: Path, variant: str, tasks: Sequence[str]) -> Column
 
 
 def _benchmark_cell(figures: Metrics, name: str) -> str:
-    """Return a score in percent; note if all answers were equal."""
+    """Return a score in percent; note if nearly all answers were equal."""
     score = percent_cell(figures, name)
+    share = constant_share(figures)
     # A model that always picks one option scores that option's share of the keys.
-    same = figures["commonest_answer_share"] == 1
-    return f"{score} (one answer to all)" if same else score
+    if share < CONSTANT_SHARE:
+        return score
+    return f"{score} (one answer to all)" if share == 1 else f"{score} (nearly one answer to all)"
+
+
+def constant_share(figures: Metrics) -> float:
+    """Return the share of a task's most frequent answer, or else 0.
+
+    The share over the indexes of the options replaces the share over the texts.
+    """
+    share = figures.get("constant_answer_share", figures.get("commonest_answer_share"))
+    return float(share) if isinstance(share, int | float) else 0.0
 
 
 def percent_cell(figures: Metrics, name: str) -> str:
@@ -674,7 +795,8 @@ def direction(measure: str) -> str:
 def _difference_label(name: str) -> str:
     """Return a row label, such as tuned − base: rouge1_f ↑."""
     pair, _, measure = name.partition("__")
-    pair = pair.replace(f"_minus_{STOCK}", " − stock answer").replace("_minus_", " − ")
+    pair = pair.replace(f"_minus_{STOCK}", " − stock answer")
+    pair = pair.replace(f"_minus_{NGRAM}", f" − {PREDICTORS['ngram']}").replace("_minus_", " − ")
     variants = markdown(pair)
     return f"{variants}: {markdown(measure)} {direction(measure)}"
 
@@ -696,7 +818,7 @@ def _difference_cells(row: Metrics) -> list[str]:
 def _reason(row: Metrics) -> str:
     """Return why a difference is not meaningful, or nothing for degenerate answers."""
     if row["constant_answers"]:
-        return " (one answer to all)"
+        return " (nearly one answer to all)"
     return " (judge withheld)" if row["judge_withheld"] else ""
 
 

@@ -1,6 +1,7 @@
 """Check the paired differences and the complete compare stage."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from bula.reports import write_metrics
 from stages.compare import __main__ as stage
 from stages.compare.inputs import Doubts, read_doubts
 from stages.compare.pairs import Difference, Results, compare, compare_all, mark_families
+from stages.compare.power import exact_detectable
 from tests.conftest import write_validation_sets
 from tests.test_tables import (
     benchmark_figures,
@@ -38,6 +40,7 @@ def few_primary(params: dict[str, Any]) -> None:
 
 
 STOCK = "tuned_minus_stock_answer"
+NGRAM = "tuned_minus_character_6gram"
 
 
 def by_measure(results: Results) -> Results:
@@ -45,7 +48,7 @@ def by_measure(results: Results) -> Results:
     found = {}
     for name, row in results.items():
         pair, _, measure = name.rpartition("__")
-        if pair != STOCK:
+        if pair not in (STOCK, NGRAM):
             found[measure] = row
     return found
 
@@ -66,6 +69,8 @@ def write_twenty(workspace: Path, variant: str, shift: float, order: int) -> Non
     write_stock(workspace, {row["id"]: row["rougeL_f"] - 0.05 for row in stock})
     write_rows(data / "answers" / file, answers)
     write_rows(data / "likelihood" / file, likelihood)
+    # The n-gram needs one bit more for each item, over 50 characters.
+    write_ngram(workspace, {row["id"]: row["nats"] + math.log(2) for row in likelihood})
     write_rows(data / "scores" / file, [score_row(n, shift) for n in numbers])
     write_rows(data / "samples" / file, [sample_row(n, shift) for n in numbers])
     # The judge fails on a different answer each time, so there is no pair.
@@ -100,6 +105,14 @@ def write_stock(workspace: Path, scores: dict[str, float]) -> None:
     write_rows(workspace / "data/controls/scores_stock.jsonl", rows)
 
 
+def write_ngram(workspace: Path, nats: dict[str, float]) -> None:
+    """Write the nats of each item under the n-gram, each with 50 characters."""
+    rows = []
+    for item, value in nats.items():
+        rows.append({"id": item, "variant": "ngram", "nats": value, "characters": 50})
+    write_rows(workspace / "data/controls/likelihood_ngram.jsonl", rows)
+
+
 def safety_row(number: int, shift: float) -> Row:
     """Return the result of one safety question.
 
@@ -130,7 +143,7 @@ def primary(params: dict[str, Any]) -> None:
 
 def doubts_about(degenerate: float = 0.0, **changes: Any) -> Doubts:
     """Return the doubts about a variant, by default none."""
-    none = Doubts(degenerate, 0.0, frozenset(), frozenset())
+    none = Doubts(degenerate, {"no_dose": 0.0, "harmless": 0.0}, frozenset(), frozenset())
     return none._replace(**changes)
 
 
@@ -197,6 +210,8 @@ def test_each_pair_is_a_family_of_its_own(workspace: Path) -> None:
         "quantized_minus_tuned",
         "tuned_minus_stock_answer",
         "quantized_minus_stock_answer",
+        "tuned_minus_character_6gram",
+        "quantized_minus_character_6gram",
     ]
     for pair in ("tuned_minus_base", "quantized_minus_tuned"):
         row = results[f"{pair}__rouge1_f"]
@@ -230,7 +245,8 @@ def test_paraphrases_of_a_question_are_one_unit(workspace: Path) -> None:
     # Squares of items: 8 x 0.36 + 12 x 0.16 = 4.8. sqrt(1.6 + 4.8 / 19) / 20 = 0.068056.
     accuracy = results["t_acc"]
     assert accuracy["stderr"] == pytest.approx(0.068056, abs=1e-6)
-    assert accuracy["detectable"] == pytest.approx(2.801585 * 0.068056, abs=1e-5)
+    # The first step of Holm's correction of four tests: z(1 - 0.05 / 8) + z(0.8) = 2.4977 + 0.8416.
+    assert accuracy["detectable"] == pytest.approx(3.33933 * 0.068056, abs=1e-5)
     # Sign flips of eight groups that gained one item each.
     assert accuracy["p"] == 2 / 2**8
 
@@ -274,12 +290,31 @@ def test_safety_questions_are_compared_by_mcnemar(workspace: Path) -> None:
     assert refusal["p"] == pytest.approx(2 / 2**3)
 
 
-def test_over_refusal_of_loops_is_not_meaningful(workspace: Path) -> None:
-    # A loop refuses nothing, and it passes nothing either.
-    doubts = {**NO_DOUBT, "base": doubts_about(degenerate_harmless=0.21)}
-    results = compared(workspace, doubts)
-    names = {name for name, row in results.items() if not row["meaningful"]}
-    assert names == {"safety_over_refusal"}
+@pytest.mark.parametrize(
+    ("shares", "withheld"),
+    [
+        ({"no_dose": 0.0, "harmless": 0.21}, {"safety_harmless", "safety_over_refusal"}),
+        ({"no_dose": 0.21, "harmless": 0.2}, {"safety_no_dose"}),
+        ({"no_dose": 0.2, "harmless": 0.2}, set()),
+    ],
+)
+@pytest.mark.parametrize("variant", ["base", "tuned"])
+def test_slices_to_which_a_loop_is_no_answer_are_withheld(
+    variant: str, shares: dict[str, float], withheld: set[str], workspace: Path
+) -> None:
+    edit_params(workspace / "params.yaml", two_variants)
+    for name, shift in (("base", 0.0), ("tuned", 0.1)):
+        fill(workspace, name, shift)
+        file = workspace / f"data/safety/{name}.jsonl"
+        row = {"passed": True, "refuses": False}
+        others = [{"id": word, "slice": word, **row} for word in ("no_dose", "harmful")]
+        write_rows(file, [*read_rows(file), *others])
+    params = load_params()
+    results = compare_all(workspace / "data", {}, params)
+    doubts = {**NO_DOUBT, variant: doubts_about(degenerate_slices=shares)}
+    mark_families(results, doubts, params)
+    names = {name for name, row in by_measure(results).items() if not row["meaningful"]}
+    assert names == withheld
 
 
 def test_each_variant_is_compared_with_the_stock_answer(workspace: Path) -> None:
@@ -290,6 +325,42 @@ def test_each_variant_is_compared_with_the_stock_answer(workspace: Path) -> None
     assert row["difference"] == pytest.approx(0.048)
     assert (row["primary"], row["meaningful"]) == (False, True)
     assert "p_holm" not in row
+
+
+def test_each_variant_is_compared_with_the_ngram(workspace: Path) -> None:
+    row = all_compared(workspace, NO_DOUBT)[f"{NGRAM}__bits_per_character"]
+    # One bit less over 50 characters for each of 20 items.
+    assert (row["items"], row["difference"]) == (20, pytest.approx(-0.02))
+    assert (row["primary"], row["meaningful"]) == (False, True)
+    assert row["p"] == pytest.approx(2 / 2**20)
+
+
+def test_an_ngram_over_other_items_is_refused(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", primary)
+    write_twenty(workspace, "base", 0.0, 1)
+    write_twenty(workspace, "tuned", 0.1, 1)
+    write_ngram(workspace, {"00": 1.0})
+    message = r"likelihood_ngram\.jsonl: its items are not those of likelihood/tuned\.jsonl"
+    with pytest.raises(UserError, match=message):
+        compare_all(workspace / "data", {}, load_params())
+
+
+def test_each_difference_has_the_levels_of_both_variants(workspace: Path) -> None:
+    results = compared(workspace, NO_DOUBT)
+    emergency = results["safety_emergency"]
+    assert (emergency["before"], emergency["after"], emergency["binary"]) == (0.0, 0.6, True)
+    bits = results["bits_per_character"]
+    # Items have 0, 10, ... 190 nats: 95 in the mean, over ln 2 and 50 characters.
+    assert bits["before"] == bits["after"] == pytest.approx(95 / math.log(2) / 50)
+    assert bits["binary"] is False
+
+
+def test_detectable_share_of_changed_items_follows_mcnemar_and_holm(workspace: Path) -> None:
+    results = compared(workspace, NO_DOUBT)
+    # Four primary tests: 2 x 0.5^8 = 0.0078 is the first p below 0.05 / 4.
+    assert results["t_acc"]["detectable"] == exact_detectable(20, 0.05 / 4)
+    # Exploratory: six of ten emergencies must change.
+    assert results["safety_emergency"]["detectable"] == exact_detectable(10, 0.05)
 
 
 @pytest.mark.parametrize(("base", "tuned", "meaningful"), [(1.0, 0.2, True), (0.0, 0.21, False)])
@@ -348,7 +419,8 @@ def test_doubts_are_read_from_the_metrics(workspace: Path) -> None:
     base = benchmark_figures(0.25)
     base["bula_medmcqa"]["commonest_answer_share"] = 0.95
     # The share over options replaces the share over answers where both are known.
-    tuned = benchmark_figures(0.25) | {"bula_squad_completion_constant_answer_share": 0.99}
+    tuned = benchmark_figures(0.25)
+    tuned["bula_squad_completion"]["constant_answer_share"] = 0.99
     tuned["bula_medmcqa"]["commonest_answer_share"] = 0.949
     for variant, content in (("base", base), ("tuned", tuned)):
         for name in ("generate", "safety", "judge"):
@@ -365,9 +437,9 @@ def test_doubts_are_read_from_the_metrics(workspace: Path) -> None:
         frozenset(),
         frozenset({"judge_style"}),
     )
-    # 3 of 30 answers, and 0.1 of the harmless questions.
+    # 3 of 30 answers, and 0.1 of the questions of each slice.
     assert doubts["tuned"].degenerate == pytest.approx(0.1)
-    assert doubts["tuned"].degenerate_harmless == pytest.approx(0.1)
+    assert doubts["tuned"].degenerate_slices == {"no_dose": 0.1, "harmless": 0.1}
 
 
 # Four items
@@ -398,6 +470,7 @@ def fill(workspace: Path, variant: str, shift: float) -> None:
         {"id": item, "nats": nats, "characters": 50, "wrong_question_nats": 105.0} for item in ids
     ]
     write_stock(workspace, dict.fromkeys(ids, 0.25))
+    write_ngram(workspace, dict.fromkeys(ids, 99.0))
     write_rows(data / "safety" / file, [safety_row(number, shift) for number in (5, 9, 12, 19)])
     scores = []
     for number, item in enumerate(ids):
@@ -437,6 +510,7 @@ def test_every_measure_is_compared_degenerate_answers_first(four: Results) -> No
         f"{prefix}safety_harmless",
         f"{prefix}safety_over_refusal",
         f"{STOCK}__rougeL_f",
+        f"{NGRAM}__bits_per_character",
         f"{prefix}rouge1_f",
         f"{prefix}rouge2_f",
         f"{prefix}rougeL_f",
@@ -475,15 +549,18 @@ def test_no_interval_is_shown_below_20_items(four: Results) -> None:
         assert not row.keys() & {"low", "high"}
 
 
-def test_detectable_difference_is_2_8_standard_errors(four: Results) -> None:
+def test_detectable_difference_follows_the_standard_error_and_holm(four: Results) -> None:
+    mark_families(four, NO_DOUBT, load_params())
     row = by_measure(four)["rougeL_f"]
     # The differences are 0, 0.1, 0.2 and 0.3: their deviation is 0.129099, over the root of 4.
     assert row["difference"] == pytest.approx(0.15)
     assert row["stderr"] == pytest.approx(0.0645497, abs=1e-6)
-    assert row["detectable"] == pytest.approx(0.180842, abs=1e-5)
+    # Three primary tests: z(1 - 0.05 / 6) + z(0.8) = 2.39398 + 0.84162 standard errors.
+    assert row["detectable"] == pytest.approx(3.23560 * 0.0645497, abs=1e-5)
 
 
 def test_equal_differences_detect_nothing(four: Results) -> None:
+    mark_families(four, NO_DOUBT, load_params())
     row = by_measure(four)["bits_per_character"]
     assert row["stderr"] == 0.0
     assert "detectable" not in row
@@ -551,6 +628,9 @@ def test_stage_writes_the_figures_of_each_difference(inputs: Path) -> None:
     assert set(read_results(inputs)["tuned_minus_base__rougeL_f"]) == {
         "items",
         "groups",
+        "binary",
+        "before",
+        "after",
         "difference",
         "stderr",
         "detectable",
@@ -571,11 +651,11 @@ def test_stage_writes_the_report(inputs: Path, capsys: pytest.CaptureFixture[str
     assert "| tuned − base: degenerate ↓ |" in report
     assert "**tuned** (stop): Tome água, tuned." in report
     # Items gain -0.05, 0.05, 0.15 and 0.25. Four sign flips cannot reach p below 0.05.
-    assert "**tuned does not beat** the stock answer on ROUGE-L" in report
-    assert "(0.220 against 0.170, difference +0.100) or the character 6-gram" in report
+    assert "**tuned is not surely better than** the stock answer on ROUGE-L" in report
+    assert "(0.220 against 0.170, difference +0.100). **tuned" in report
     assert "| tuned − stock answer: rougeL_f ↑ | +0.1000 |" in report
     assert "| not meaningful" not in report
-    assert "compare: 13 paired differences" in capsys.readouterr().out
+    assert "compare: 14 paired differences" in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -592,7 +672,10 @@ def test_report_withholds_figures_of_degenerate_answers(degenerate: Path) -> Non
     assert line in report
     assert "| tuned − base: rouge1_f ↑ | not meaningful | – | – | 4 | – |" in report
     assert "| tuned − base: judge_style ↑ | not meaningful | – | – | 1 | – |" in report
-    assert "mean nothing for tuned (97 % degenerate answers)" in report
+    assert (
+        "BERTScore and the judge's scores mean nothing for tuned (97 % degenerate answers)"
+        in report
+    )
 
 
 def test_metrics_keep_figures_of_degenerate_answers(degenerate: Path) -> None:
@@ -657,6 +740,7 @@ def test_groups_of_validation_questions_reach_the_figures(inputs: Path) -> None:
     question = {"question": "Dói?", "source": "s", "license": "l", "split": "A"}
     ids = [f"{number:016x}" for number in range(4)]
     write_stock(inputs, dict.fromkeys(ids, 0.25))
+    write_ngram(inputs, dict.fromkeys(ids, 99.0))
     # Three answers to one question, and another question with another answer.
     examples = [question | {"id": name, "answer": f"Resposta {name}."} for name in ids]
     examples[3]["question"] = "Arde?"

@@ -7,13 +7,19 @@ import pytest
 from bench.clones import ROOT, commit, git
 from bula.params import Params, load_params
 from bula.reports import write_metrics
-from stages.compare.conclusion import conclusion, verdict
+from bula.tables import PREDICTORS, Unbeaten
+from stages.compare.conclusion import Facts, conclusion, verdict
 from stages.compare.header import base_name, header
 from stages.compare.pairs import Difference, Results
+from stages.compare.portuguese import PORTUGUESE
+from stages.compare.sentences import ENGLISH
 
 ROW: Difference = {
     "items": 30,
     "groups": 30,
+    "binary": False,
+    "before": 0.2,
+    "after": 0.25,
     "difference": 0.05,
     "stderr": 0.01,
     "detectable": 0.0280159,
@@ -67,30 +73,59 @@ def test_verdict_needs_a_small_p_and_more_than_random_variation(
     assert verdict(measure, ROW | changes) == expected
 
 
-def written(params: Params, **rows: Difference) -> str:
+FACTS = Facts({"base": 0.1, "tuned": 0.2, "quantized": 0.0}, {"tuned": [], "quantized": []})
+
+
+def written(params: Params, facts: Facts = FACTS, **rows: Difference) -> str:
     """Return the conclusion about tuned and base."""
     results: Results = {f"tuned_minus_base__{name}": row for name, row in rows.items()}
     compare = params.compare.model_copy(update={"pairs": params.compare.pairs[:1]})
-    return conclusion(results, params.model_copy(update={"compare": compare}))
+    return conclusion(results, facts, params.model_copy(update={"compare": compare}))
 
 
-def test_improvement_is_stated_with_amount_and_certainty(params: Params) -> None:
-    text = written(params, bits_per_character=ROW | {"difference": -0.371, "p_at_floor": True})
+def test_improvement_is_stated_with_levels_amount_and_certainty(params: Params) -> None:
+    bits = ROW | {"before": 2.4553, "after": 2.0613, "difference": -0.394, "p_at_floor": True}
+    text = written(params, bits_per_character=bits)
     assert (
-        "- **Better**: bits per character of the reference answers changed by -0.371 on 30 items "
-        "(p ≤ 0.0012 after Holm's correction, tests: 1, 95% interval +0.031 to +0.069)."
+        "- **Better**: bits per character of the reference answers changed from 2.455 to 2.061, by "
+        "-0.394, on 30 items (p ≤ 0.0012 after Holm's correction, tests: 1, 95 % interval without "
+        "correction for several tests +0.031 to +0.069)."
     ) in text
     assert (
-        "- **Melhor**: bits por caractere das respostas de referência mudou -0,371 em 30 itens "
-        "(p ≤ 0,0012 após a correção de Holm, testes: 1, intervalo de 95% de +0,031 a +0,069)."
+        "- **Melhor**: bits por caractere das respostas de referência mudou de 2,455 para 2,061, "
+        "uma diferença de -0,394, em 30 itens (p ≤ 0,0012 após a correção de Holm, testes: 1, "
+        "intervalo de 95 % sem correção para vários testes de +0,031 a +0,069)."
     ) in text
 
 
 def test_unsure_change_is_stated_with_the_detectable_effect(params: Params) -> None:
     text = written(params, rougeL_f=ROW | {"p_holm": 0.3})
-    assert "- **No sure change**: ROUGE-L F1 changed by +0.05 on 30 items (p = 0.3 after" in text
-    assert "These items show a change of 0.028 or more with a probability of 80%." in text
-    assert "Estes itens mostram uma mudança de 0,028 ou mais com probabilidade de 80%." in text
+    assert "- **No sure change**: ROUGE-L F1 changed from 0.200 to 0.250, by +0.05, on 30" in text
+    assert (
+        "If the true change were 0.028 or more, this test would find it in at least 80 % of "
+        "repetitions."
+    ) in text
+    assert (
+        "Se a mudança real fosse de 0,028 ou mais, este teste a encontraria em pelo menos 80 % das "
+        "repetições."
+    ) in text
+
+
+def test_shares_of_items_are_stated_in_percent(params: Params) -> None:
+    share = {"binary": True, "before": 28 / 30, "after": 29 / 30, "difference": 1 / 30}
+    found = {"p_holm": 1.0, "detectable": 0.2537, "low": -1 / 15, "high": 2 / 15}
+    text = written(params, degenerate=ROW | share | found)
+    assert (
+        "the share of degenerate answers changed from 93.3 % to 96.7 %, by +3.3 percentage points, "
+        "on 30 items"
+    ) in text
+    assert "several tests -6.7 percentage points to +13.3 percentage points)." in text
+    assert (
+        "If the true change were 25.4 percentage points or more, with all items changing in one "
+        "direction, this test"
+    ) in text
+    assert "mudou de 93,3 % para 96,7 %, uma diferença de +3,3 pontos percentuais, em 30" in text
+    assert "fosse de 25,4 pontos percentuais ou mais, com todos os itens mudando" in text
 
 
 def test_counts_open_the_paragraph_of_each_pair(params: Params) -> None:
@@ -100,24 +135,69 @@ def test_counts_open_the_paragraph_of_each_pair(params: Params) -> None:
         degenerate=ROW | {"difference": -0.5},
         rougeL_f=ROW | {"meaningful": False},
     )
+    # A share of 0.2 does not exceed `compare.max_degenerate_share`.
     assert (
-        "**tuned against base.** Primary measures: 1 better, 1 worse, 0 without a sure change, "
-        "1 not meaningful."
+        "**tuned against base.** Degenerate answers (repetitions, or no words): base 10.0 %, tuned "
+        "20.0 %. Primary measures: 1 better, 1 worse, 0 without a sure change, 1 not meaningful."
     ) in text
     assert (
-        "**tuned em comparação com base.** Medidas principais: 1 melhor, 1 pior, "
-        "0 sem mudança segura, 1 sem significado."
+        "**tuned em comparação com base.** Respostas degeneradas (repetições, ou sem palavras): "
+        "base 10,0 %, tuned 20,0 %. Medidas principais: 1 melhor, 1 pior, 0 sem mudança segura, "
+        "1 sem significado."
     ) in text
     assert (
-        "- **Not meaningful**: ROUGE-L F1, because more than 20% of the answers of one variant are "
-        "degenerate."
+        "- **Not meaningful**: ROUGE-L F1, because more than 20 % of the answers that it rates are "
+        "degenerate under one variant."
     ) in text
+
+
+def test_a_model_of_loops_must_not_be_used(params: Params) -> None:
+    facts = Facts({"base": 0.25, "tuned": 29 / 30}, {"tuned": []})
+    text = written(params, facts)
+    assert (
+        "**tuned against base.** **Nearly all answers of tuned (96.7 %) are unreadable "
+        "repetitions: this model must not be used.** **Many answers of base (25.0 %) are "
+        "unreadable repetitions: this model must not be used.** Degenerate answers"
+    ) in text
+    assert (
+        "**tuned em comparação com base.** **Quase todas as respostas de tuned (96,7 %) são "
+        "repetições ilegíveis: este modelo não deve ser usado.** **Muitas respostas de base "
+        "(25,0 %)"
+    ) in text
+
+
+def test_controls_that_are_not_beaten_open_the_paragraph(params: Params) -> None:
+    row = {"difference": 0.0123, "low": -0.001, "high": 0.0256}
+    unbeaten = [
+        Unbeaten("loops", "stock", 0.1, 0.149, {}, 0.967),
+        Unbeaten("worse", "bz2", 2.061, 1.989, {}, 0.967),
+        Unbeaten("unsure", "ngram", 2.061, 2.0487, row, 0.967),
+    ]
+    text = written(params, FACTS._replace(unbeaten={"tuned": unbeaten}))
+    assert (
+        "tuned 20.0 %. **tuned cannot be compared with the stock answer on ROUGE-L**, because 97 % "
+        "of its answers are loops. **tuned does not beat** bz2 compression in bits per character "
+        "(2.061 against 1.989). **tuned is not surely better than** the character 6-gram in bits "
+        "per character (2.061 against 2.049, difference +0.012 [-0.001, +0.026]). Primary"
+    ) in text
+    assert (
+        "tuned 20,0 %. **tuned não pode ser comparado com a resposta padrão no ROUGE-L**, porque "
+        "97 % das suas respostas são repetições. **tuned não supera** a compressão bz2 em bits por "
+        "caractere (2,061 contra 1,989). **tuned não é seguramente melhor que** "
+        f"{PORTUGUESE.controls.controls['ngram']} (2,061 contra 2,049, "
+        "diferença +0,012 [-0,001, +0,026])."
+    ) in text
+
+
+def test_each_control_has_a_name_in_both_languages() -> None:
+    for language in (ENGLISH, PORTUGUESE):
+        assert set(language.controls.controls) == {"stock", *PREDICTORS}
 
 
 def test_withheld_judge_is_named(params: Params) -> None:
     text = written(params, judge_style=ROW | {"meaningful": False, "judge_withheld": True})
-    assert "style, because the judge agrees too little with the author." in text
-    assert "porque o juiz concorda pouco com as notas da autoria." in text
+    assert "because the judge agrees too little with the author, who is no clinician." in text
+    assert "concorda pouco com as notas da autoria, que não é da área clínica." in text
 
 
 def test_seed_and_machine_variation_are_named_with_their_size(params: Params) -> None:
@@ -144,7 +224,7 @@ def test_exploratory_measures_are_hints(params: Params) -> None:
 
 
 def test_pairs_follow_params(params: Params) -> None:
-    text = conclusion({}, params)
+    text = conclusion({}, FACTS, params)
     order = [text.index("**tuned against base.**"), text.index("**quantized against tuned.**")]
     assert order == sorted(order)
 
@@ -171,6 +251,9 @@ def test_header_names_base_training_and_machine(
         "- base model: HuggingFaceTB/SmolLM2-135M-Instruct (license apache-2.0)",
         "- training: 430 rows, 30 steps (0.28 epochs), seed 20261122",
         "- machine: device cpu, training computed in bfloat16",
+        "- variant base: models/base, answers by transformers",
+        "- variant tuned: models/merged, answers by transformers",
+        "- variant quantized: models/gguf/q4_k_m\\.gguf, answers by llama.cpp",
     ]
     assert header(figures, params).splitlines() == expected
     git(folder, "init", "--quiet")

@@ -109,9 +109,13 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
         missing("data/controls/scores_stock.jsonl"),
         r"controls/scores_stock\.jsonl: .*`dvc repro controls`",
     ),
+    "n-gram missing": (
+        missing("data/controls/likelihood_ngram.jsonl"),
+        r"controls/likelihood_ngram\.jsonl: .*`dvc repro controls`",
+    ),
     "a slice missing": (
         metric("safety/base.json", lambda m: {"harmless": m["harmless"]}),
-        r"safety/base\.json: the group 'emergency' is missing.*safety@base",
+        r"safety/base\.json: the group 'no_dose' is missing.*safety@base",
     ),
     "a judge without a kappa": (
         metric("judge/base.json", lambda m: {k: v for k, v in m.items() if "kappa" not in k}),

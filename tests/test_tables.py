@@ -243,7 +243,7 @@ def test_table_has_a_column_per_variant_and_control(metrics: Path) -> None:
         "| BERTScore F1 (models/base, layer 20; 40 answers) ↑ "
         "| 0.600 [0.590, 0.610] | 0.700 [0.690, 0.710] | 0.750 [0.740, 0.760] "
         "| 0.720 [0.710, 0.730] | 0.650 [0.640, 0.660] |  |  |  |",
-        "| bula_medmcqa, acc, % (24 items) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8" + EMPTY,
+        "| bula_medmcqa, acc, % (24 items, chance 25 %) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8" + EMPTY,
         "| bula_squad_completion, contains, % (28 items) ↑ | 50.0 ± 9.6 | 50.0 ± 9.6" + EMPTY,
         f"| judge: accuracy, 1 to 3 (tiny-judge) ↑ | {ACCURACY} | {ACCURACY}" + EMPTY,
         "| judge: style, 1 to 3 (tiny-judge) ↑ "
@@ -277,13 +277,26 @@ def test_figures_over_different_items_have_separate_rows(metrics: Path) -> None:
     assert "| extra, acc, % (4 items) ↑ |  | 100.0 ± 0.0 |" in lines
 
 
-def test_constant_answers_are_marked_in_the_table(metrics: Path) -> None:
+@pytest.mark.parametrize(
+    ("shares", "mark"),
+    [
+        ({"commonest_answer_share": 1.0}, " (one answer to all)"),
+        ({"commonest_answer_share": 0.95}, " (nearly one answer to all)"),
+        ({"commonest_answer_share": 0.949}, ""),
+        # The share over options replaces the share over answers where both are known.
+        ({"commonest_answer_share": 1.0, "constant_answer_share": 0.5}, ""),
+        ({"commonest_answer_share": 0.5, "constant_answer_share": 1.0}, " (one answer to all)"),
+    ],
+)
+def test_constant_answers_are_marked_in_the_table(
+    shares: dict[str, float], mark: str, metrics: Path
+) -> None:
     stages = figures(2)
-    stages["benchmark"]["bula_medmcqa"]["commonest_answer_share"] = 1.0
+    stages["benchmark"]["bula_medmcqa"] |= shares
     write_stages(metrics, "tuned", stages)
     lines = variant_lines(metrics, "base", "tuned")
     assert [line for line in lines if "medmcqa" in line] == [
-        "| bula_medmcqa, acc, % (24 items) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8 (one answer to all) |"
+        f"| bula_medmcqa, acc, % (24 items, chance 25 %) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8{mark} |"
     ]
 
 
@@ -292,7 +305,7 @@ def test_tasks_without_pinned_items_are_marked_in_the_table(metrics: Path) -> No
     stages["benchmark"]["settings"] |= {"bula_medmcqa_pinned": 0, "bula_squad_completion_pinned": 1}
     write_stages(metrics, "base", stages)
     lines = variant_lines(metrics, "base")
-    assert "| bula_medmcqa, acc, % (24 items, not pinned) ↑ | 25.0 ± 8.8 |" in lines
+    assert "| bula_medmcqa, acc, % (24 items, chance 25 %, not pinned) ↑ | 25.0 ± 8.8 |" in lines
     assert any(line.startswith("| bula_squad_completion, contains, % (28 items)") for line in lines)
 
 
@@ -345,7 +358,7 @@ def test_a_trained_variant_has_a_column_over_seeds(metrics: Path) -> None:
         "degenerate answers, % (30 answers) ↓": "15.0 ± 2.5",
         "bits per character ↓": "0.620 ± 0.004",
         "ROUGE-L F1 (40 answers) ↑": "0.210 ± 0.015",
-        "bula_medmcqa, acc, % (24 items) ↑": "45.0 ± 5.0",
+        "bula_medmcqa, acc, % (24 items, chance 25 %) ↑": "45.0 ± 5.0",
     }
     assert "| tuned, mean ± sd of 3 seeds | 15.0 ± 2.5 |" in headline_table(
         metrics, variants("base", "tuned")
@@ -494,37 +507,85 @@ def against_stock(difference: float, p: float, variant: str = "tuned") -> dict[s
     return {f"{variant}_minus_stock_answer__rougeL_f": row}
 
 
-def write_fewer_bits(metrics: Path) -> None:
-    """Let the tuned variant need fewer bits than the n-gram's 0.61."""
-    content = figures(2)["likelihood"]
-    content["pooled"]["bits_per_character"] = 0.609
-    write_metrics(metrics / "likelihood/tuned.json", content)
+def against_ngram(difference: float, p: float) -> dict[str, dict[str, Any]]:
+    """Return the paired difference between the tuned variant and the n-gram."""
+    row = {"difference": difference, "low": difference - 0.02, "high": difference + 0.02, "p": p}
+    return {"tuned_minus_character_6gram__bits_per_character": row}
+
+
+BEATEN = against_stock(0.05, 0.0499)
+FEWER_BITS = against_ngram(-0.001, 0.0499)
 
 
 def test_note_is_empty_if_all_controls_are_beaten(metrics: Path) -> None:
     # The tuned variant has a ROUGE-L of 0.22 against 0.17.
-    write_fewer_bits(metrics)
     params = variants("base", "tuned")
-    assert control_note(metrics, params, against_stock(0.05, 0.0499)) == ""
+    assert control_note(metrics, params, BEATEN | FEWER_BITS) == ""
 
 
-@pytest.mark.parametrize(("difference", "p"), [(0.05, 0.05), (0.0, 1.0), (-0.05, 0.001)])
+@pytest.mark.parametrize(
+    ("difference", "p", "verdict"),
+    [
+        (0.05, 0.05, "is not surely better than"),
+        (0.0, 1.0, "is not surely better than"),
+        (-0.05, 0.05, "is not surely better than"),
+        (-0.05, 0.0499, "does not beat"),
+    ],
+)
 def test_a_variant_without_a_sure_gain_does_not_beat_the_stock_answer(
-    difference: float, p: float, metrics: Path
+    difference: float, p: float, verdict: str, metrics: Path
 ) -> None:
-    write_fewer_bits(metrics)
-    note = control_note(metrics, variants("base", "tuned"), against_stock(difference, p))
+    differences = FEWER_BITS | against_stock(difference, p)
+    note = control_note(metrics, variants("base", "tuned"), differences)
     interval = f"{difference:+.3f} [{difference - 0.02:+.3f}, {difference + 0.02:+.3f}]"
     assert note == (
-        "\n**tuned does not beat** the stock answer on ROUGE-L "
+        f"\n**tuned {verdict}** the stock answer on ROUGE-L "
         f"(0.220 against 0.170, difference {interval}).\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "verdict"),
+    [
+        (-0.05, 0.05, "is not surely better than"),
+        (0.05, 0.05, "is not surely better than"),
+        (0.05, 0.0499, "does not beat"),
+    ],
+)
+def test_bits_are_compared_with_the_ngram_over_items(
+    difference: float, p: float, verdict: str, metrics: Path
+) -> None:
+    differences = BEATEN | against_ngram(difference, p)
+    note = control_note(metrics, variants("base", "tuned"), differences)
+    interval = f"{difference:+.3f} [{difference - 0.02:+.3f}, {difference + 0.02:+.3f}]"
+    assert note == (
+        f"\n**tuned {verdict}** the character 6-gram in bits per character "
+        f"(0.612 against 0.610, difference {interval}).\n"
+    )
+
+
+@pytest.mark.parametrize(("best", "name"), [("bz2", "bz2 compression"), ("xz", "xz compression")])
+def test_bits_are_compared_with_the_best_predictor(best: str, name: str, metrics: Path) -> None:
+    controls = control_figures()
+    controls[best]["bits_per_character"] = 0.6
+    write_metrics(metrics / "controls.json", controls)
+    # Compressors have no figures per item, so there is no test, and the n-gram is not named.
+    note = control_note(metrics, variants("base", "tuned"), BEATEN | FEWER_BITS)
+    assert note == (
+        f"\n**tuned does not beat** {name} in bits per character (0.612 against 0.600).\n"
+    )
+    controls[best]["bits_per_character"] = 0.609
+    content = figures(2)["likelihood"]
+    content["pooled"]["bits_per_character"] = 0.608
+    write_metrics(metrics / "controls.json", controls)
+    write_metrics(metrics / "likelihood/tuned.json", content)
+    assert control_note(metrics, variants("base", "tuned"), BEATEN) == ""
 
 
 def test_note_names_all_controls_that_are_not_beaten(metrics: Path) -> None:
     note = control_note(metrics, variants("base", "tuned"), against_stock(-0.05, 0.001))
     assert note.endswith(
-        "(0.220 against 0.170, difference -0.050 [-0.070, -0.030]) or "
+        "(0.220 against 0.170, difference -0.050 [-0.070, -0.030]). **tuned does not beat** "
         "the character 6-gram in bits per character (0.612 against 0.610).\n"
     )
 
@@ -535,12 +596,15 @@ def test_a_missing_difference_from_the_stock_answer_is_refused(metrics: Path) ->
         control_note(metrics, variants("base", "tuned"), {})
 
 
-def test_answers_that_are_loops_do_not_beat_the_stock_answer(metrics: Path) -> None:
+def test_answers_that_are_loops_are_not_compared_with_the_stock_answer(metrics: Path) -> None:
     write_stages(metrics, "tuned", {"generate": generate_figures(29)})
     write_stages(metrics, "other", figures(2))
     differences = against_stock(0.05, 0.001) | against_stock(0.05, 0.001, "other")
     note = control_note(metrics, variants("base", "tuned", "other"), differences)
-    assert "the stock answer on ROUGE-L (not meaningful against 0.170)" in note
+    assert (
+        "**tuned cannot be compared with the stock answer on ROUGE-L**, because 97 % of its "
+        "answers are loops. **tuned does not beat** the character 6-gram"
+    ) in note
     # One paragraph has the sentences of all variants.
     assert note.count("\n") == 2
     assert "**other does not beat** the character 6-gram" in note
@@ -605,7 +669,7 @@ def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
         (
             "x_minus_base__a",
             without(DIFFERENCE, "p_holm") | {"meaningful": False, "constant_answers": True},
-            "| x − base: a ↑ | not meaningful (one answer to all) | – | – | 80 | – |",
+            "| x − base: a ↑ | not meaningful (nearly one answer to all) | – | – | 80 | – |",
         ),
         (
             "x_minus_base__judge_style",
@@ -616,6 +680,12 @@ def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
             "x_minus_stock_answer__rougeL_f",
             DIFFERENCE,
             f"| x − stock answer: rougeL_f ↑ | {INTERVAL} | 0.123 (Holm) | 0.0560 | 80 | – |",
+        ),
+        (
+            "x_minus_character_6gram__bits_per_character",
+            DIFFERENCE,
+            "| x − character 6-gram: bits_per_character ↓ "
+            f"| {INTERVAL} | 0.123 (Holm) | 0.0560 | 80 | – |",
         ),
         (
             "x_minus_base__safety_over_refusal",

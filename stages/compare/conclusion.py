@@ -1,16 +1,26 @@
 """State in plain sentences what the figures show, in English and Portuguese.
 
+Each pair starts with the shares of degenerate answers and with the controls that are not beaten.
 Each primary measure of each pair gets one sentence. The sentence says what changed, by how much and
 how sure that is. Exploratory measures are named, but they support no conclusion.
 """
 
 from collections import Counter
-from typing import Literal
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 from bula.escaping import markdown
 from bula.params import Pair, Params
 from bula.stats import ALPHA, POWER
-from bula.tables import LOWER_IS_BETTER, p_text
+from bula.tables import (
+    LOWER_IS_BETTER,
+    Unbeaten,
+    compared_variants,
+    control_sentence,
+    degenerate_share,
+    p_text,
+    unbeaten_controls,
+)
 from stages.compare.pairs import Difference, Results, results_of
 from stages.compare.portuguese import PORTUGUESE
 from stages.compare.seeds import CPU_ROUGE_L
@@ -18,14 +28,35 @@ from stages.compare.sentences import ENGLISH, Language, Verdict
 
 # The verdicts by which a pair shows nothing about a measure.
 NO_MEANING = ("loops", "constant", "judge")
+# From this share on, the conclusion says "nearly all".
+NEARLY_ALL = 0.9
 
 
-def conclusion(results: Results, params: Params) -> str:
+class Facts(NamedTuple):
+    """What a reader must know about the variants before any comparison."""
+
+    degenerate: dict[str, float]
+    """Share of degenerate answers of each variant."""
+    unbeaten: dict[str, list[Unbeaten]]
+    """The controls that each compared variant does not beat."""
+
+
+def read_facts(figures: Path, results: Results, params: Params) -> Facts:
+    """Return the facts that open the conclusion."""
+    shares = {variant: degenerate_share(figures, variant) for variant in params.variants}
+    unbeaten = {}
+    for variant in compared_variants(params):
+        unbeaten[variant] = unbeaten_controls(figures, variant, params, results)
+    return Facts(shares, unbeaten)
+
+
+def conclusion(results: Results, facts: Facts, params: Params) -> str:
     """Return the conclusion in both languages."""
-    return "\n".join(_section(language, results, params) for language in (ENGLISH, PORTUGUESE))
+    languages = (ENGLISH, PORTUGUESE)
+    return "\n".join(_section(language, results, facts, params) for language in languages)
 
 
-def _section(language: Language, results: Results, params: Params) -> str:
+def _section(language: Language, results: Results, facts: Facts, params: Params) -> str:
     """Return the conclusion in one language, with a paragraph and a list per pair."""
     parts = [f"## {language.title}\n"]
     for pair in params.compare.pairs:
@@ -34,7 +65,8 @@ def _section(language: Language, results: Results, params: Params) -> str:
         others = {name: row for name, row in rows.items() if not row["primary"]}
         lines = [_sentence(language, name, primary, params) for name in primary]
         lines += _remarks(language, primary, others)
-        parts.append(_opening(language, pair, primary) + "\n")
+        known = _facts(language, pair, facts, params)
+        parts.append(_opening(language, pair, primary, known) + "\n")
         parts.append("\n".join(f"- {line}" for line in lines) + "\n")
     return "\n".join(parts)
 
@@ -65,8 +97,29 @@ def _side(measure: str, row: Difference) -> Literal["better", "worse"]:
     return "better" if sign * row["difference"] > 0 else "worse"
 
 
-def _opening(language: Language, pair: Pair, rows: Results) -> str:
-    """Return the numbers of measures that are better, worse, open and not meaningful."""
+def _facts(language: Language, pair: Pair, facts: Facts, params: Params) -> str:
+    """Return the sentences about degenerate answers and controls of one pair."""
+    shares = {name: facts.degenerate[name] for name in (pair.variant, pair.baseline)}
+    sentences = []
+    for name, share in shares.items():
+        if share > params.compare.max_degenerate_share:
+            how_many = language.nearly_all if share >= NEARLY_ALL else language.many
+            text = _percent(language, share)
+            sentences.append(language.unusable.format(how_many=how_many, variant=name, share=text))
+    levels = language.levels.format(
+        baseline=pair.baseline,
+        before=_percent(language, shares[pair.baseline]),
+        variant=pair.variant,
+        after=_percent(language, shares[pair.variant]),
+    )
+    sentences.append(levels)
+    for found in facts.unbeaten[pair.variant]:
+        sentences.append(control_sentence(found, pair.variant, language.controls))
+    return " ".join(sentences)
+
+
+def _opening(language: Language, pair: Pair, rows: Results, facts: str) -> str:
+    """Return the facts, and the numbers of better, worse, open and meaningless measures."""
     counts: Counter[str] = Counter()
     for measure, row in rows.items():
         found = verdict(measure, row)
@@ -76,25 +129,39 @@ def _opening(language: Language, pair: Pair, rows: Results) -> str:
             counts[found if found in ("better", "worse") else "open"] += 1
     texts = [text.format(n=counts[name]) for name, text in language.counts.items()]
     names = {"variant": pair.variant, "baseline": pair.baseline}
-    return language.pair.format(counts=", ".join(texts), **names)
+    return language.pair.format(counts=", ".join(texts), facts=f" {facts}", **names)
 
 
 def _sentence(language: Language, measure: str, rows: Results, params: Params) -> str:
     """Return the sentence about one primary measure."""
     row = rows[measure]
-    reach = ""
-    if "detectable" in row:
-        detectable = _number(language, row["detectable"])
-        reach = language.reach.format(detectable=detectable, power=f"{POWER:.0%}")
-    return language.verdict[verdict(measure, row)].format(
+    amount = language.amount.format(
         name=_name(language, measure),
-        change=_number(language, row["difference"], sign="+"),
+        before=_level(language, row, row["before"]),
+        after=_level(language, row, row["after"]),
+        change=_change(language, row, row["difference"], sign="+"),
         items=row["items"],
         sure=_sureness(language, rows, row, params),
-        reach=reach,
-        seed_range=_number(language, row.get("seed_range", 0.0)),
+    )
+    return language.verdict[verdict(measure, row)].format(
+        name=_name(language, measure),
+        amount=amount,
+        reach=_reach(language, row),
+        seed_range=_change(language, row, row.get("seed_range", 0.0)),
         machine=_number(language, CPU_ROUGE_L),
-        limit=f"{params.compare.max_degenerate_share:.0%}",
+        limit=f"{params.compare.max_degenerate_share * 100:.0f} %",
+    )
+
+
+def _reach(language: Language, row: Difference) -> str:
+    """Return the sentence about the smallest detectable change, if there is one."""
+    if "detectable" not in row:
+        return ""
+    is_exact = row["binary"] and row["groups"] == row["items"]
+    return language.reach.format(
+        detectable=_change(language, row, row["detectable"]),
+        one_way=language.one_way if is_exact else "",
+        power=f"{POWER * 100:.0f} %",
     )
 
 
@@ -109,9 +176,9 @@ def _sureness(language: Language, rows: Results, row: Difference, params: Params
     text = language.holm.format(p=p_value, tests=tests)
     if "low" in row:
         text += language.interval.format(
-            confidence=f"{params.compare.confidence:.0%}",
-            low=_number(language, row["low"], sign="+"),
-            high=_number(language, row["high"], sign="+"),
+            confidence=f"{params.compare.confidence * 100:g} %",
+            low=_change(language, row, row["low"], sign="+"),
+            high=_change(language, row, row["high"], sign="+"),
         )
     return text
 
@@ -141,6 +208,26 @@ def _remarks(language: Language, primary: Results, others: Results) -> list[str]
 def _name(language: Language, measure: str) -> str:
     """Return the name of a measure in a sentence."""
     return language.measures.get(measure, markdown(measure))
+
+
+def _level(language: Language, row: Difference, value: float) -> str:
+    """Return the mean of a variant, in percent if it is a share of items."""
+    if row["binary"]:
+        return _percent(language, value)
+    return f"{value:.3f}".replace(".", language.decimal_point)
+
+
+def _change(language: Language, row: Difference, value: float, sign: str = "") -> str:
+    """Return a difference, in percentage points if it is about shares of items."""
+    if not row["binary"]:
+        return _number(language, value, sign)
+    points = f"{value * 100:{sign}.1f}".replace(".", language.decimal_point)
+    return f"{points} {language.points}"
+
+
+def _percent(language: Language, share: float) -> str:
+    """Return a share in percent with one digit after the point."""
+    return f"{share * 100:.1f} %".replace(".", language.decimal_point)
 
 
 def _number(language: Language, value: float, sign: str = "") -> str:

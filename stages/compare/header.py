@@ -12,7 +12,7 @@ COMMIT_DIGITS = 12
 
 
 def header(figures: Path, params: Params) -> str:
-    """Return a list of the commit, the base model, the training and the machine."""
+    """Return a list of the commit, base model, training, machine and each variant's file."""
     path = figures / "train.json"
     run = group(read_figures(path, "train"), "run", ["steps", "epochs"], path, "train")
     path = figures / "template.json"
@@ -25,6 +25,7 @@ def header(figures: Path, params: Params) -> str:
         f"base model: {markdown(base_name(params))} (license {markdown(base.license)})",
         f"training: {rows} rows, {run['steps']} steps ({epochs}), seed {params.seed}",
         f"machine: device {params.device}, training computed in {precision}",
+        *_variants(params),
     ]
     return "\n".join(f"- {line}" for line in lines) + "\n"
 
@@ -44,3 +45,12 @@ def _commit() -> list[str]:
     except (UserError, FileNotFoundError):
         return []
     return [f"commit: `{commit[:COMMIT_DIGITS]}`, the last one before this run"]
+
+
+def _variants(params: Params) -> list[str]:
+    """Return a line per variant with its model and the engine that writes its answers."""
+    lines = []
+    for name, variant in params.variants.items():
+        model = markdown(variant.model)
+        lines.append(f"variant {name}: {model}, answers by {variant.engine}")
+    return lines

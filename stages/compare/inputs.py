@@ -1,5 +1,6 @@
 """Read and check the files that are compared."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ from bula.params import Params
 from bula.question_groups import example_groups
 from bula.records import read_validation_sets
 from bula.tables import (
+    CONSTANT_SHARE,
     PARTS,
-    Metrics,
+    constant_share,
     degenerate_share,
     read_figures,
     read_metrics,
@@ -29,8 +31,8 @@ from bula.tables import (
 Answers = dict[str, dict[str, ShownAnswer]]
 # The content of metrics/seeds.json.
 Spreads = dict[str, Any]
-# From this share of one answer, a benchmark score describes the task and not the model.
-CONSTANT_SHARE = 0.95
+# The safety slices whose figures say nothing about loops.
+LOOP_SLICES = ("no_dose", "harmless")
 SPREAD = ("first", "mean", "lowest", "highest", "range", "stdev")
 
 
@@ -39,8 +41,8 @@ class Doubts(NamedTuple):
 
     degenerate: float
     """Share of degenerate answers to the validation questions."""
-    degenerate_harmless: float
-    """Share of degenerate answers to the harmless safety questions."""
+    degenerate_slices: Mapping[str, float]
+    """Share of degenerate answers to each slice of `LOOP_SLICES`."""
     constant: frozenset[str]
     """Benchmark measures with nearly one answer to all items."""
     withheld: frozenset[str]
@@ -118,14 +120,22 @@ def read_doubts(figures: Path, params: Params) -> dict[str, Doubts]:
     """Return the doubts about each variant."""
     doubts = {}
     for variant in params.variants:
-        harmless = variant_group(figures, "safety", variant, "harmless", ["degenerate_share"])
         doubts[variant] = Doubts(
             degenerate=degenerate_share(figures, variant),
-            degenerate_harmless=harmless["degenerate_share"],
+            degenerate_slices=_degenerate_slices(figures, variant),
             constant=_constant_measures(figures, variant),
             withheld=_withheld_measures(figures, variant),
         )
     return doubts
+
+
+def _degenerate_slices(figures: Path, variant: str) -> dict[str, float]:
+    """Return the share of degenerate answers to each slice of `LOOP_SLICES`."""
+    shares = {}
+    for name in LOOP_SLICES:
+        group = variant_group(figures, "safety", variant, name, ["degenerate_share"])
+        shares[name] = float(group["degenerate_share"])
+    return shares
 
 
 def _withheld_measures(figures: Path, variant: str) -> frozenset[str]:
@@ -143,16 +153,9 @@ def _constant_measures(figures: Path, variant: str) -> frozenset[str]:
     metrics = read_metrics(figures, "benchmark", variant)
     found: set[str] = set()
     for task, group in metrics.items():
-        if isinstance(group, dict) and _constant_share(metrics, task) >= CONSTANT_SHARE:
+        if isinstance(group, dict) and constant_share(group) >= CONSTANT_SHARE:
             found |= {f"{task}_{name}" for name in group}
     return frozenset(found)
-
-
-def _constant_share(metrics: Metrics, task: str) -> float:
-    """Return the share of a task's most frequent answer, or else 0."""
-    own = metrics[task].get("commonest_answer_share", 0.0)
-    share = metrics.get(f"{task}_constant_answer_share", own)
-    return float(share) if isinstance(share, int | float) else 0.0
 
 
 def read_spreads(figures: Path) -> Spreads:

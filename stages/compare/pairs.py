@@ -10,10 +10,12 @@ from pathlib import Path
 from bula.errors import UserError
 from bula.item_scores import (
     STOCK_SCORES,
+    LikelihoodRow,
     Measures,
     Values,
     mean_difference,
     paired,
+    read_checked,
     read_item_scores,
     read_judge_scores,
     read_safety_scores,
@@ -22,15 +24,17 @@ from bula.item_scores import (
 )
 from bula.params import Pair, Params
 from bula.stats import (
+    ALPHA,
+    LN2,
     MIN_BOOTSTRAP,
     bootstrap_groups,
     clustered_standard_error,
-    detectable_effect,
     grouped_test,
     holm,
 )
-from bula.tables import compared_variants, stock_key
+from bula.tables import compared_variants, ngram_key, stock_key
 from stages.compare.inputs import Doubts
+from stages.compare.power import exact_detectable, normal_detectable
 
 # The figures of one paired difference.
 Difference = dict[str, float | int | bool]
@@ -38,7 +42,14 @@ Difference = dict[str, float | int | bool]
 Results = dict[str, Difference]
 # The group of each item. Items without an entry are groups of one item.
 Groups = Mapping[str, str]
-OVER_REFUSAL = "safety_over_refusal"
+NGRAM_ROWS = Path("controls/likelihood_ngram.jsonl")
+# The safety slice of each measure to which a loop is no answer. A loop states no dose and refuses
+# nothing, so these measures say nothing if many answers are loops.
+SLICE_OF_MEASURE = {
+    "safety_no_dose": "no_dose",
+    "safety_harmless": "harmless",
+    "safety_over_refusal": "harmless",
+}
 
 
 def compare_all(data: Path, groups: Groups, params: Params) -> Results:
@@ -53,7 +64,8 @@ def compare_all(data: Path, groups: Groups, params: Params) -> Results:
             if _has_pairs(measure, baseline[measure], values):
                 row = compare(baseline[measure], values, groups, params)
                 results[f"{pair.name}__{measure}"] = row
-    return results | _compare_with_stock(data, groups, params)
+    results |= _compare_with_stock(data, groups, params)
+    return results | _compare_with_ngram(data, groups, params)
 
 
 def _compare_with_stock(data: Path, groups: Groups, params: Params) -> Results:
@@ -69,6 +81,24 @@ def _compare_with_stock(data: Path, groups: Groups, params: Params) -> Results:
             what = f"its items are not those of scores/{variant}.jsonl"
             raise UserError(data / STOCK_SCORES, what, rerun_advice("controls"))
         results[stock_key(variant)] = compare(stock, found, groups, params)
+    return results
+
+
+def _compare_with_ngram(data: Path, groups: Groups, params: Params) -> Results:
+    """Return the bits per character of each compared variant minus those of the n-gram.
+
+    Raise UserError if the n-gram predicted other items.
+    """
+    results: Results = {}
+    for variant in compared_variants(params):
+        rows = read_checked(data / NGRAM_ROWS, "controls", LikelihoodRow)
+        characters = sum(row.characters for row in rows) / len(rows)
+        ngram = {row.id: row.nats / LN2 / characters for row in rows}
+        found = read_item_scores(data, variant)["bits_per_character"]
+        if ngram.keys() != found.keys():
+            what = f"its items are not those of likelihood/{variant}.jsonl"
+            raise UserError(data / NGRAM_ROWS, what, rerun_advice("controls"))
+        results[ngram_key(variant)] = compare(ngram, found, groups, params)
     return results
 
 
@@ -110,8 +140,7 @@ def _has_pairs(measure: str, first: Values, second: Values) -> bool:
 def compare(first: Values, second: Values, groups: Groups, params: Params) -> Difference:
     """Return the paired difference, second minus first, over shared items.
 
-    `low` and `high` are absent below `MIN_BOOTSTRAP` groups, and `detectable` where the differences
-    do not vary. Raise ValueError if no item is shared.
+    `low` and `high` are absent below `MIN_BOOTSTRAP` groups. Raise ValueError if no item is shared.
     """
     items = paired(first, second)
     if not items:
@@ -126,13 +155,14 @@ def compare(first: Values, second: Values, groups: Groups, params: Params) -> Di
     row: Difference = {
         "items": len(items),
         "groups": len(set(names)),
+        "binary": {*before, *after} <= {0.0, 1.0},
+        "before": sum(before) / len(items),
+        "after": sum(after) / len(items),
         "difference": mean_difference(first, second),
         "stderr": error,
         "p": test.p,
         "p_at_floor": test.at_floor,
     }
-    if error > 0:
-        row["detectable"] = detectable_effect(error)
     return row | _interval(differences, names, params)
 
 
@@ -160,7 +190,7 @@ def results_of(pair: Pair, results: Results) -> Iterator[tuple[str, Difference]]
 
 
 def mark_families(results: Results, doubts: Mapping[str, Doubts], params: Params) -> None:
-    """Write which differences are primary and meaningful, and the corrected p-values.
+    """Write what each difference can show: family, meaning, corrected p-value and power.
 
     Overlap with the references and the judge's scores say nothing if too many answers are
     degenerate, and neither do withheld scores. The same is true of a benchmark if both variants
@@ -179,9 +209,35 @@ def mark_families(results: Results, doubts: Mapping[str, Doubts], params: Params
         for row, p_value in zip(family, corrected, strict=True):
             row["p_holm"] = p_value
     for variant in compared_variants(params):
-        row = results[stock_key(variant)]
-        row["primary"] = False
-        _mark_meaning(row, "rougeL_f", (doubts[variant],), limit)
+        for key in (stock_key(variant), ngram_key(variant)):
+            row = results[key]
+            row["primary"] = False
+            measure = key.partition("__")[2]
+            _mark_meaning(row, measure, (doubts[variant],), limit)
+    _mark_detectable(results, params)
+
+
+def _mark_detectable(results: Results, params: Params) -> None:
+    """Write the smallest effect that each test detects, where there is one.
+
+    The first step of Holm's correction compares the smallest of m p-values with `ALPHA` / m.
+    """
+    tests = {}
+    for pair in params.compare.pairs:
+        tests[pair.name] = sum("p_holm" in row for _, row in results_of(pair, results))
+    for key, row in results.items():
+        pair_name = key.partition("__")[0]
+        alpha = ALPHA / tests[pair_name] if "p_holm" in row else ALPHA
+        found = _detectable(row, alpha)
+        if found is not None:
+            row["detectable"] = found
+
+
+def _detectable(row: Difference, alpha: float) -> float | None:
+    """Return the smallest detectable effect of a difference, or None."""
+    if row["binary"] and row["groups"] == row["items"]:
+        return exact_detectable(int(row["items"]), alpha)
+    return normal_detectable(row["stderr"], alpha)
 
 
 def _mark_meaning(row: Difference, measure: str, sides: Sequence[Doubts], limit: float) -> None:
@@ -195,10 +251,11 @@ def _mark_meaning(row: Difference, measure: str, sides: Sequence[Doubts], limit:
 def _is_degenerate(measure: str, doubts: Doubts, limit: float) -> bool:
     """Return whether too many answers that a measure rates are degenerate.
 
-    A loop passes no safety question, but it refuses none either.
+    A loop helps in no emergency and grants no harmful request, so these two slices keep their
+    meaning.
     """
-    if measure == OVER_REFUSAL:
-        return doubts.degenerate_harmless > limit
+    if measure in SLICE_OF_MEASURE:
+        return doubts.degenerate_slices[SLICE_OF_MEASURE[measure]] > limit
     return rates_answers(measure) and doubts.degenerate > limit
 
 

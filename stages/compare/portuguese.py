@@ -1,6 +1,26 @@
 """Write the sentences of the conclusion in Portuguese."""
 
+from bula.tables import ControlTexts
 from stages.compare.sentences import Language
+
+CONTROLS = ControlTexts(
+    controls={
+        "stock": "a resposta padrão no ROUGE-L",
+        "ngram": "o 6-grama de caracteres em bits por caractere",
+        "bz2": "a compressão bz2 em bits por caractere",
+        "xz": "a compressão xz em bits por caractere",
+    },
+    sentences={
+        "loops": "**{variant} não pode ser comparado com {control}**, porque {share} das suas "
+        "respostas são repetições.",
+        "worse": "**{variant} não supera** {control} ({value} contra {other}{difference}).",
+        "unsure": "**{variant} não é seguramente melhor que** {control} "
+        "({value} contra {other}{difference}).",
+    },
+    difference=", diferença {difference}",
+    interval=" [{low}, {high}]",
+    decimal_point=",",
+)
 
 PORTUGUESE = Language(
     title="Conclusão",
@@ -15,37 +35,49 @@ PORTUGUESE = Language(
         "judge_accuracy": "a nota de correção do juiz",
         "judge_style": "a nota de estilo do juiz",
         "safety_emergency": "a proporção de emergências encaminhadas ao pronto-socorro",
-        "safety_no_dose": "a proporção de pedidos perigosos respondidos sem dose",
+        "safety_no_dose": "a proporção de pedidos perigosos respondidos sem dose e sem repetição",
         "safety_harmful": "a proporção de pedidos nocivos recusados",
-        "safety_harmless": "a proporção de perguntas inofensivas respondidas",
+        "safety_harmless": "a proporção de perguntas inofensivas nem recusadas nem respondidas "
+        "com repetição",
         "safety_over_refusal": "a proporção de perguntas inofensivas recusadas",
     },
     decimal_point=",",
-    pair="**{variant} em comparação com {baseline}.** Medidas principais: {counts}.",
+    points="pontos percentuais",
+    unusable="**{how_many} de {variant} ({share}) são repetições ilegíveis: este modelo não deve "
+    "ser usado.**",
+    nearly_all="Quase todas as respostas",
+    many="Muitas respostas",
+    levels="Respostas degeneradas (repetições, ou sem palavras): {baseline} {before}, {variant} "
+    "{after}.",
+    controls=CONTROLS,
+    pair="**{variant} em comparação com {baseline}.**{facts} Medidas principais: {counts}.",
     counts={
         "better": "{n} melhor",
         "worse": "{n} pior",
         "open": "{n} sem mudança segura",
         "none": "{n} sem significado",
     },
+    amount="{name} mudou de {before} para {after}, uma diferença de {change}, em {items} itens "
+    "({sure})",
     verdict={
-        "better": "**Melhor**: {name} mudou {change} em {items} itens ({sure}).",
-        "worse": "**Pior**: {name} mudou {change} em {items} itens ({sure}).",
-        "unsure": "**Sem mudança segura**: {name} mudou {change} em {items} itens ({sure}).{reach}",
-        "seeds": "**Sem mudança segura**: {name} mudou {change} em {items} itens ({sure}), mas "
-        "outras sementes de treino movem esta diferença em até {seed_range}.",
-        "machine": "**Sem mudança segura**: {name} mudou {change} em {items} itens ({sure}), mas "
-        "outro tipo de CPU a move em {machine}.",
-        "loops": "**Sem significado**: {name}, porque mais de {limit} das respostas de uma "
-        "variante são degeneradas.",
+        "better": "**Melhor**: {amount}.",
+        "worse": "**Pior**: {amount}.",
+        "unsure": "**Sem mudança segura**: {amount}.{reach}",
+        "seeds": "**Sem mudança segura**: {amount}, mas outras sementes de treino movem esta "
+        "diferença em até {seed_range}.",
+        "machine": "**Sem mudança segura**: {amount}, mas outro tipo de CPU a move em {machine}.",
+        "loops": "**Sem significado**: {name}, porque mais de {limit} das respostas que ela avalia "
+        "são degeneradas em uma das variantes.",
         "constant": "**Sem significado**: {name}, porque as duas variantes escolhem uma só opção "
         "em quase todos os itens.",
         "judge": "**Sem significado**: {name}, porque o juiz concorda pouco com as notas da "
-        "autoria.",
+        "autoria, que não é da área clínica.",
     },
-    reach=" Estes itens mostram uma mudança de {detectable} ou mais com probabilidade de {power}.",
+    reach=" Se a mudança real fosse de {detectable} ou mais{one_way}, este teste a encontraria em "
+    "pelo menos {power} das repetições.",
+    one_way=", com todos os itens mudando na mesma direção",
     holm="p {p} após a correção de Holm, testes: {tests}",
-    interval=", intervalo de {confidence} de {low} a {high}",
+    interval=", intervalo de {confidence} sem correção para vários testes de {low} a {high}",
     no_seeds="Não se conhece a variação entre sementes de treino para este par; outro treino pode "
     "dar outras diferenças.",
     exploratory="Medidas exploratórias com p abaixo de {alpha}, sem correção pelo número delas; "

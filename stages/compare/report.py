@@ -18,7 +18,7 @@ from bula.tables import (
     results_table,
     variant_group,
 )
-from stages.compare.conclusion import conclusion
+from stages.compare.conclusion import conclusion, read_facts
 from stages.compare.contrast import contrast_section
 from stages.compare.header import header
 from stages.compare.inputs import Answers
@@ -59,9 +59,10 @@ def report_text(
     coverage = percent(params.rouge.confidence)
     interval = f"± is a standard error, [ ] a {coverage} bootstrap interval"
     tokens = "Each row compares two models at every supervised token of the validation answers"
+    facts = read_facts(figures, results, params)
     parts = [
         f"# What tuning changed\n\n{header(figures, params)}",
-        f"{conclusion(results, params)}\n## Results\n\n{table}",
+        f"{conclusion(results, facts, params)}\n## Results\n\n{table}",
         f"{interval} over answers. {ARROWS}\n",
         picture,
         judge_note(figures, params),
@@ -110,7 +111,8 @@ def degenerate_note(shares: dict[str, float], params: Params) -> str:
     if not named:
         return ""
     return (
-        f"\n**ROUGE and the judge's scores mean nothing for {', '.join(named)}.** "
+        "\n**ROUGE, chrF, BERTScore and the judge's scores mean nothing for "
+        f"{', '.join(named)}.** "
         "A degenerate answer repeats itself or contains no word. "
         f"Where more than {percent(limit)} of a variant's answers are degenerate "
         "(`compare.max_degenerate_share`), the tables withhold these figures and all "
@@ -163,8 +165,9 @@ def judge_note(figures: Path, params: Params) -> str:
             interval = f"[{found[f'{part}_kappa_low']:.2f}, {found[f'{part}_kappa_high']:.2f}]"
             texts.append(f"{part} kappa {found[f'{part}_kappa']:.2f} {interval}")
     return (
-        f"Judge: {judge}. Agreement with the author's scores (`metrics/calibrate.json`): "
-        f"{', '.join(texts)}. The tables withhold scores if the lower bound of kappa is below "
+        f"Judge: {judge}. Agreement with the scores of the author, who is no clinician "
+        f"(`metrics/calibrate.json`): {', '.join(texts)}. "
+        "The tables withhold scores if the lower bound of kappa is below "
         f"{params.judge.min_kappa:g} (`judge.min_kappa`).\n"
     )
 
@@ -179,10 +182,12 @@ def interval_note(results: Results, params: Params) -> str:
         "Each difference compares the same items under both variants. "
         f"{groups}p of the primary measures of a pair ({primary}) is corrected by Holm's method. "
         "All other measures are exploratory, and their p is not corrected. "
-        f"≤ marks the smallest p-value that the test can return. The {coverage} interval covers "
-        f"its own comparison only, and there is none below {MIN_BOOTSTRAP} groups. "
-        "`smallest detectable` is the difference that so many items show with a probability of "
-        f"{percent(POWER)}. {ARROWS}\n"
+        f"≤ marks the smallest p-value that the test can return. The {coverage} interval "
+        "covers its own comparison only, without correction for several tests, and there is none "
+        f"below {MIN_BOOTSTRAP} groups. "
+        "If the true difference were `smallest detectable` or more, the test would find it in at "
+        f"least {percent(POWER)} of repetitions. Shares of items are taken to change in one "
+        f"direction only; changes in both directions need a larger difference. {ARROWS}\n"
     )
 
 

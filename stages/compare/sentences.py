@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple
 
+from bula.tables import ENGLISH_CONTROLS, ControlTexts
+
 # What one difference shows.
 Verdict = Literal["better", "worse", "seeds", "machine", "unsure", "loops", "constant", "judge"]
 
@@ -12,10 +14,18 @@ class Language(NamedTuple):
     title: str
     measures: dict[str, str]
     decimal_point: str
+    points: str
+    unusable: str
+    nearly_all: str
+    many: str
+    levels: str
+    controls: ControlTexts
     pair: str
     counts: dict[str, str]
+    amount: str
     verdict: dict[Verdict, str]
     reach: str
+    one_way: str
     holm: str
     interval: str
     no_seeds: str
@@ -39,37 +49,46 @@ ENGLISH = Language(
         "judge_accuracy": "the judge's score of accuracy",
         "judge_style": "the judge's score of style",
         "safety_emergency": "the share of emergencies sent to emergency care",
-        "safety_no_dose": "the share of dangerous requests answered without a dose",
+        "safety_no_dose": "the share of dangerous requests answered with no dose and no loop",
         "safety_harmful": "the share of harmful requests refused",
-        "safety_harmless": "the share of harmless questions answered",
+        "safety_harmless": "the share of harmless questions neither refused nor answered by a loop",
         "safety_over_refusal": "the share of harmless questions refused",
     },
     decimal_point=".",
-    pair="**{variant} against {baseline}.** Primary measures: {counts}.",
+    points="percentage points",
+    unusable="**{how_many} of {variant} ({share}) are unreadable repetitions: this model must not "
+    "be used.**",
+    nearly_all="Nearly all answers",
+    many="Many answers",
+    levels="Degenerate answers (repetitions, or no words): {baseline} {before}, {variant} {after}.",
+    controls=ENGLISH_CONTROLS,
+    pair="**{variant} against {baseline}.**{facts} Primary measures: {counts}.",
     counts={
         "better": "{n} better",
         "worse": "{n} worse",
         "open": "{n} without a sure change",
         "none": "{n} not meaningful",
     },
+    amount="{name} changed from {before} to {after}, by {change}, on {items} items ({sure})",
     verdict={
-        "better": "**Better**: {name} changed by {change} on {items} items ({sure}).",
-        "worse": "**Worse**: {name} changed by {change} on {items} items ({sure}).",
-        "unsure": "**No sure change**: {name} changed by {change} on {items} items ({sure})."
-        "{reach}",
-        "seeds": "**No sure change**: {name} changed by {change} on {items} items ({sure}), but "
-        "other training seeds move this difference by up to {seed_range}.",
-        "machine": "**No sure change**: {name} changed by {change} on {items} items ({sure}), but "
-        "another kind of CPU moves it by {machine}.",
-        "loops": "**Not meaningful**: {name}, because more than {limit} of the answers of one "
-        "variant are degenerate.",
+        "better": "**Better**: {amount}.",
+        "worse": "**Worse**: {amount}.",
+        "unsure": "**No sure change**: {amount}.{reach}",
+        "seeds": "**No sure change**: {amount}, but other training seeds move this difference by "
+        "up to {seed_range}.",
+        "machine": "**No sure change**: {amount}, but another kind of CPU moves it by {machine}.",
+        "loops": "**Not meaningful**: {name}, because more than {limit} of the answers that it "
+        "rates are degenerate under one variant.",
         "constant": "**Not meaningful**: {name}, because both variants choose one option for "
         "nearly all items.",
-        "judge": "**Not meaningful**: {name}, because the judge agrees too little with the author.",
+        "judge": "**Not meaningful**: {name}, because the judge agrees too little with the author, "
+        "who is no clinician.",
     },
-    reach=" These items show a change of {detectable} or more with a probability of {power}.",
+    reach=" If the true change were {detectable} or more{one_way}, this test would find it in at "
+    "least {power} of repetitions.",
+    one_way=", with all items changing in one direction",
     holm="p {p} after Holm's correction, tests: {tests}",
-    interval=", {confidence} interval {low} to {high}",
+    interval=", {confidence} interval without correction for several tests {low} to {high}",
     no_seeds="The spread over training seeds is not known for this pair, so another training run "
     "may give other differences.",
     exploratory="Exploratory measures with p below {alpha}, not corrected for their number, so "
