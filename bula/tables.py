@@ -506,7 +506,7 @@ def unbeaten_controls(
 def _unbeaten_predictor(
     folder: Path, variant: str, differences: Mapping[str, Metrics], share: float
 ) -> list[Unbeaten]:
-    """Return the best predictor in bits per character, if a variant does not beat it.
+    """Return the best predictor, if a variant does not beat it.
 
     The test is paired where the predictor has figures per item; compressors have none.
     """
@@ -526,7 +526,7 @@ def _unbeaten_predictor(
 
 
 def _unbeaten(gain: float, p: float) -> ControlVerdict | None:
-    """Return whether a paired gain is surely negative or unsure, or None if it is sure."""
+    """Return how a paired gain fails to be sure, or None."""
     if p >= ALPHA:
         return "unsure"
     return None if gain > 0 else "worse"
@@ -646,7 +646,7 @@ def _first_metric(figures: Metrics) -> str:
 
 
 def _benchmark_label(task: str, metric: str, items: int, doubt: str) -> str:
-    """Return the label of one benchmark task, with the accuracy of guessing where it is known."""
+    """Return the label of one benchmark task, with its known guess level."""
     chance = f", chance {CHANCE[task] * 100:.0f} %" if task in CHANCE else ""
     return f"{markdown(task)}, {markdown(metric)}, % ({items} items{chance}{doubt}) {HIGHER}"
 

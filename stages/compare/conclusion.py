@@ -33,7 +33,7 @@ NEARLY_ALL = 0.9
 
 
 class Facts(NamedTuple):
-    """What a reader must know about the variants before any comparison."""
+    """Facts about the variants that a reader needs before any comparison."""
 
     degenerate: dict[str, float]
     """Share of degenerate answers of each variant."""
@@ -211,7 +211,7 @@ def _name(language: Language, measure: str) -> str:
 
 
 def _level(language: Language, row: Difference, value: float) -> str:
-    """Return the mean of a variant, in percent if it is a share of items."""
+    """Return a variant's mean, in percent if it is a share."""
     if row["binary"]:
         return _percent(language, value)
     return f"{value:.3f}".replace(".", language.decimal_point)

@@ -258,7 +258,7 @@ def alt_text(panels: Iterable[Panel]) -> str:
 
 
 def _value_text(point: Point | str, *, percent: bool) -> str:
-    """Return a value with the digits of the tables, or the words in its place."""
+    """Return a value with the tables' digits, or words in its place."""
     if isinstance(point, str):
         return point
     return f"{point.value:.1f} %" if percent else f"{point.value:.3f}"
@@ -341,7 +341,7 @@ def draw_panel(axis: Axes, panel: Panel, lines: Sequence[str], variants: int) ->
 
 
 def _set_scales(axis: Axes, lines: int, *, percent: bool) -> None:
-    """Set the range and the ticks of both axes. The first line is at the top."""
+    """Set the range and the ticks of both axes, from the top down."""
     axis.set_ylim(lines - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.tick_params(axis="x", labelsize=8)
@@ -355,7 +355,7 @@ def _set_scales(axis: Axes, lines: int, *, percent: bool) -> None:
 
 
 def _mark_direction(axis: Axes, direction: str) -> None:
-    """Write above a panel which side is better, far from the labels of the ticks."""
+    """Write above a panel which side is better."""
     text, side, edge = ("← better", "left", 0.0)
     if direction == HIGHER:
         text, side, edge = ("better →", "right", 1.0)

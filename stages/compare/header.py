@@ -48,7 +48,7 @@ def _commit() -> list[str]:
 
 
 def _variants(params: Params) -> list[str]:
-    """Return a line per variant with its model and the engine that writes its answers."""
+    """Return a line per variant with its model and its engine."""
     lines = []
     for name, variant in params.variants.items():
         model = markdown(variant.model)

@@ -1,4 +1,4 @@
-"""Compute the smallest change that a paired test finds with a probability of `POWER`."""
+"""Compute the smallest change that a paired test usually finds."""
 
 import statistics
 
