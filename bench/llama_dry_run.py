@@ -96,6 +96,7 @@ def edits(base: Path) -> dict[str, Any]:
         "ingest.base": {"kind": "directory", "path": str(base), "license": "llama3.2"},
         "ingest.sources": demo["sources"],
         "ingest.benchmarks": demo["benchmarks"],
+        "bertscore.encoder": {"kind": "base"},
         "device": "cpu",
         "train.launch": "cpu",
         "train.kernels": "fused",

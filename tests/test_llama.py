@@ -407,5 +407,8 @@ def test_the_edits_of_the_dry_run_leave_a_valid_profile(tmp_path: Path) -> None:
     file.write_text((ROOT / llama_dry_run.PROFILE).read_text(encoding="utf-8"), encoding="utf-8")
     changes = llama_dry_run.edits(tmp_path)
     edit_params(file, lambda params: llama_dry_run.apply_edits(params, changes))
-    engines = {variant.engine for variant in load_params(file).variants.values()}
+    params = load_params(file)
+    # The hub's encoder would be fetched.
+    assert params.bertscore.encoder.kind == "base"
+    engines = {variant.engine for variant in params.variants.values()}
     assert engines == {"transformers", "llama.cpp"}
