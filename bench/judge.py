@@ -124,12 +124,14 @@ def main(
     verdicts: Annotated[int, typer.Option(help="Number of verdicts per round.")] = 2000,
 ) -> None:
     """Measure the rate."""
-    receive, send = multiprocessing.Pipe(duplex=False)
-    server = multiprocessing.Process(target=serve, args=(send,), daemon=True)
+    # A forked server would inherit the threads' locks and the signal handlers of this process.
+    spawn = multiprocessing.get_context("spawn")
+    receive, send = spawn.Pipe(duplex=False)
+    server = spawn.Process(target=serve, args=(send,), daemon=True)
     server.start()
     params = settings(receive.recv())
     found = [measure(params, verdicts) for _ in range(ROUNDS)]
-    server.terminate()
+    server.kill()
     server.join()
     # The calls run in waves of IN_FLIGHT, and the last wave may be incomplete.
     ideal = verdicts / (math.ceil(verdicts / IN_FLIGHT) * SECONDS)

@@ -1,12 +1,23 @@
 """Check that the benchmark of the judge's rate measures complete rounds."""
 
 import json
+import signal
+from collections.abc import Iterator
 
 import pytest
 
 from bench import judge as bench
 
 
+@pytest.fixture
+def sigterm_ignored() -> Iterator[None]:
+    """Keep the signal that a trainer of an earlier test handles from ending a process."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("sigterm_ignored")
 def test_a_short_round_prints_the_share_of_the_ideal_rate(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
