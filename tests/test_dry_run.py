@@ -4,7 +4,9 @@ import errno
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -34,7 +36,7 @@ from stages.dry_run import __main__ as dry_run
 from stages.dry_run import cut, export, llama_cpp, training
 from stages.dry_run.llama_cpp import refuse_other_answer
 from stages.dry_run.template import encode_trials
-from stages.dry_run.trial import step
+from stages.dry_run.trial import Trial, step
 from stages.models.base import fetch_base
 from stages.train.trainer import make_trainer
 from tests.conftest import leftovers, validation_examples
@@ -348,6 +350,27 @@ def test_a_fault_of_the_machine_is_not_blamed_on_the_base(error: Exception) -> N
     with pytest.raises(type(error)) as raised, step("base", "merge", "use another base"):
         raise error
     assert raised.value is error
+
+
+def test_a_slow_type_is_written_beside_the_others(
+    smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = run_params(tmp_path, ["q4_k_m", "q8_0"])
+    trial = Trial("base", params, PreTrainedConfig(), load_tokenizer(smollm2), [], tmp_path)
+    others_are_done = Event()
+
+    def slow_export(_: Path, kind: str, file: Path) -> None:
+        assert kind == "q4_k_m"
+        assert others_are_done.wait(60)
+        file.touch()
+
+    monkeypatch.setattr(export, "export", slow_export)
+    with ThreadPoolExecutor(1) as pool:
+        rounded = export.round_beside(trial, pool)
+        assert list(rounded) == ["q4_k_m"]
+        others_are_done.set()
+        rounded["q4_k_m"].result()
+    assert export.file_of(trial, "q4_k_m").exists()
 
 
 def test_an_architecture_without_a_converter_is_refused(write_base: Write) -> None:

@@ -1,11 +1,12 @@
 """Try the merge, and each GGUF file."""
 
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 from bula.divergence import LOGIT_TOLERANCE, divergence_metrics
 from bula.errors import UserError
 from bula.gguf_adapter import write_gguf_adapter
-from bula.gguf_export import check_chat_metadata, export, refuse_divergent
+from bula.gguf_export import CONVERTER, check_chat_metadata, export, refuse_divergent
 from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from stages.dry_run.llama_cpp import check_answers, check_tokens, open_llama_cpp
 from stages.dry_run.trial import OTHER_BASE, PAIRS, Trial, as_saved, score, step
@@ -19,14 +20,46 @@ def try_merge_and_export(trial: Trial) -> Figures:
     """Merge the adapter, write all GGUF files, and return the figures."""
     with step(trial.base, "merge", OTHER_BASE):
         merge_cut(trial)
+    with ThreadPoolExecutor(1) as pool:
+        rounded = round_beside(trial, pool)
+        figures = try_files(trial, rounded)
+        with step(trial.base, "the GGUF file of the adapter", FIX_ADAPTER):
+            try_adapter_file(trial)
+    return figures
+
+
+def round_beside(trial: Trial, pool: Executor) -> dict[str, Future[None]]:
+    """Start the export of the types that auto-round writes in a process of its own.
+
+    The process takes half a minute, in which this process tries the other types.
+    """
+    return {
+        kind: pool.submit(export, trial.folder / "merged", kind, file_of(trial, kind))
+        for kind in trial.params.quantize.types
+        if kind not in CONVERTER
+    }
+
+
+def file_of(trial: Trial, kind: str) -> Path:
+    """Return the path of the merged cut's GGUF file."""
+    return trial.folder / f"{kind}.gguf"
+
+
+def try_files(trial: Trial, rounded: dict[str, Future[None]]) -> Figures:
+    """Write and read back the merged cut's GGUF files, and return the figures."""
     merged = load_model(trial.folder / "merged", "float32")
     reference = score(trial, merged)
-    kinds = ["bf16", *trial.params.quantize.types]
+    types = trial.params.quantize.types
+    # The types that this process writes come first.
+    kinds = ["bf16", *sorted(types, key=lambda kind: kind in rounded)]
     kl_nats = 0.0
     for kind in kinds:
         with step(trial.base, f"the {kind} GGUF file", fix_of(kind)):
-            file = trial.folder / f"{kind}.gguf"
-            export(trial.folder / "merged", kind, file)
+            file = file_of(trial, kind)
+            if kind in rounded:
+                rounded[kind].result()
+            else:
+                export(trial.folder / "merged", kind, file)
             check_chat_metadata(file, trial.tokenizer)
             scored = score(trial, load_model(file, "float32"))
             divergence = divergence_metrics(reference, scored)["kl_nats"]
@@ -42,8 +75,6 @@ def try_merge_and_export(trial: Trial) -> Figures:
             ):
                 check_tokens(trial, ask)
                 tokens = check_answers(trial, merged, ask)
-    with step(trial.base, "the GGUF file of the adapter", FIX_ADAPTER):
-        try_adapter_file(trial)
     return {"gguf_files": len(kinds), "bf16_kl_nats": kl_nats, "tokens_compared": tokens}
 
 
