@@ -8,7 +8,7 @@
 # make seeds N=3: train and score under N training seeds, to measure the variance of each figure.
 #   Each further seed takes most of the time of make repro.
 # make sweep RATES="1e-4 3e-4 1e-3": train under each learning rate, and print the dev losses.
-# make results: write the table of results into README.md.
+# make results: write the results into README.md and docs/results.md.
 # make llama-dry-run: run Llama 3.2 1B with random weights through the code of the GPU profile.
 #   docs/gpu.md states its time and memory.
 # make clean: remove .venv and .venv-vllm.

@@ -78,6 +78,8 @@ elif stage == "benchmark":
 elif stage == "rouge":
     row = {"id": "a", "rouge1_f": 0.1, "rouge2_f": 0.0, "rougeL_f": 0.1}
     write(f"data/scores/{variant}.jsonl", row)
+    # The real stage compare writes it.
+    write("report/headline.md", "table")
 """
 
 
@@ -129,7 +131,7 @@ def write_repository(folder: Path) -> None:
     shutil.copytree(ROOT / "accelerate", folder / "accelerate")
     (folder / "data/sources").mkdir(parents=True)
     (folder / "data/sources/rows.jsonl").write_text("{}\n", encoding="utf-8")
-    ignored = "/.bula\n/.env\n/log\n/broken\n/elsewhere\n/data/sources/secret.jsonl\n"
+    ignored = "/.bula\n/.env\n/report\n/log\n/broken\n/elsewhere\n/data/sources/secret.jsonl\n"
     (folder / ".gitignore").write_text(ignored, encoding="utf-8")
     (folder / ".dvcignore").write_text("/.bula\n", encoding="utf-8")
     git(folder, "init", "--quiet")

@@ -163,6 +163,8 @@ def assert_figures(repo: Path, said: str) -> None:
     assert figures["tuned__bits_per_character"] == 1.99
     assert written["conditions"]["train"] == "float32"
     assert len(written["conditions"]["sha256 of the profile"]) == 16
+    shown = (repo / "profiles/results/other.md").read_text(encoding="utf-8")
+    assert shown == (repo / ".bula/profiles/other/report/headline.md").read_text(encoding="utf-8")
 
 
 def assert_tree(repo: Path) -> None:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from bench.clones import ROOT, edit_params
 from bula.__main__ import app
-from bula.commands.results import END, START, with_results
+from bula.commands.results import END, RECORD, START, with_results
 from bula.errors import UserError
 from bula.params import Pair, Params, load_params, parse_params
 from bula.reports import write_metrics
@@ -821,25 +821,28 @@ README = f"# bula\n\nBefore.\n\n{START}| old |\n|---|\n{END}\n\nAfter.\n"
 
 
 def test_only_the_text_between_the_marks_is_replaced() -> None:
-    written = with_results(README, "| new |\n")
+    written = with_results("README.md", README, "| new |\n")
     assert written == f"# bula\n\nBefore.\n\n{START}| new |\n{END}\n\nAfter.\n"
-    assert with_results(written, "| new |\n") == written
+    assert with_results("README.md", written, "| new |\n") == written
 
 
 def test_table_is_written_between_adjacent_marks() -> None:
-    assert with_results(START + END, "| new |\n") == f"{START}| new |\n{END}"
+    assert with_results("README.md", START + END, "| new |\n") == f"{START}| new |\n{END}"
 
 
 @pytest.mark.parametrize("mark", [START, END])
 def test_error_names_the_mark_that_the_readme_lacks(mark: str) -> None:
     with pytest.raises(UserError, match="README") as caught:
-        with_results(README.replace(mark, ""), "| new |\n")
+        with_results("README.md", README.replace(mark, ""), "| new |\n")
     assert mark.strip() in str(caught.value)
+
+
+DOCUMENTS = ("docs/results.md", "README.md")
 
 
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Create a current directory with params.yaml, README.md and metrics."""
+    """Create a current directory with params.yaml, documents and metrics."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     for variant in load_params(ROOT / "params.yaml").variants:
         write_stages(tmp_path / "metrics", variant, figures(1))
@@ -847,12 +850,16 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_metrics(tmp_path / "metrics/bertscore_controls.json", control_bertscores())
     differences = against_stock(-0.05, 0.001) | against_stock(-0.05, 0.001, "quantized")
     write_metrics(tmp_path / "metrics/compare.json", differences)
-    (tmp_path / "README.md").write_text(README, encoding="utf-8")
+    for name in (*DOCUMENTS, RECORD):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    for name in DOCUMENTS:
+        (tmp_path / name).write_text(README, encoding="utf-8")
+    (tmp_path / RECORD).write_text("| recorded |\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_bula_results_writes_the_table_into_the_readme(repository: Path) -> None:
+def test_bula_results_writes_the_table_and_the_record_into_the_documents(repository: Path) -> None:
     def two_variants(params: dict[str, Any]) -> None:
         del params["variants"]["tuned"]
         params["compare"]["pairs"] = [{"variant": "quantized", "baseline": "base"}]
@@ -861,23 +868,28 @@ def test_bula_results_writes_the_table_into_the_readme(repository: Path) -> None
     result = CliRunner().invoke(app, ["results"])
     assert (result.exit_code, result.output) == (
         0,
-        "results: wrote the table of metrics/ into README.md\n",
+        f"results: wrote metrics/ into docs/results.md, and {RECORD} into README.md\n",
     )
     params = load_params()
     table = headline_table(repository / "metrics", params)
     differences = read_figures(repository / "metrics/compare.json", "compare")
     table += control_note(repository / "metrics", params, differences)
     assert "**quantized does not beat** the stock answer" in table
-    assert (repository / "README.md").read_text(encoding="utf-8") == with_results(README, table)
+    for name, text in zip(DOCUMENTS, (table, "| recorded |\n"), strict=True):
+        written = (repository / name).read_text(encoding="utf-8")
+        assert written == with_results(name, README, text)
 
 
 def test_bula_results_takes_the_folder_and_the_file_as_options(repository: Path) -> None:
     (repository / "metrics").rename(repository / "elsewhere")
     (repository / "README.md").rename(repository / "LEIAME.md")
-    result = CliRunner().invoke(app, ["results", "--metrics", "elsewhere", "--readme", "LEIAME.md"])
+    (repository / "docs/results.md").rename(repository / "table.md")
+    options = ["--metrics", "elsewhere", "--readme", "LEIAME.md", "--document", "table.md"]
+    result = CliRunner().invoke(app, ["results", *options])
     assert result.exit_code == 0
-    readme = (repository / "LEIAME.md").read_text(encoding="utf-8")
-    assert "| quantized | 0.0 | 10.44 | 0.612 |" in readme
+    table = (repository / "table.md").read_text(encoding="utf-8")
+    assert "| quantized | 0.0 | 10.44 | 0.612 |" in table
+    assert "| recorded |" in (repository / "LEIAME.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
@@ -887,7 +899,8 @@ def test_bula_results_takes_the_folder_and_the_file_as_options(repository: Path)
         "metrics/compare.json",
         "metrics/judge/tuned.json",
         "params.yaml",
-        "README.md",
+        str(RECORD),
+        *DOCUMENTS,
     ],
 )
 def test_bula_results_names_a_missing_file_and_writes_nothing(
@@ -900,8 +913,8 @@ def test_bula_results_names_a_missing_file_and_writes_nothing(
     assert isinstance(result.exception, UserError)
     assert missing in str(result.exception)
     assert sorted(repository.rglob("*")) == before
-    if missing != "README.md":
-        assert (repository / "README.md").read_text(encoding="utf-8") == README
+    for name in set(DOCUMENTS) - {missing}:
+        assert (repository / name).read_text(encoding="utf-8") == README
 
 
 def git(*arguments: str) -> str:
@@ -910,7 +923,7 @@ def git(*arguments: str) -> str:
     return done.stdout
 
 
-def test_readme_contains_the_figures_of_the_committed_metrics(tmp_path: Path) -> None:
+def test_document_contains_the_figures_of_the_committed_metrics(tmp_path: Path) -> None:
     # Compare within the commit, since a run on another machine may change the last digits.
     for name in git("ls-tree", "-r", "--name-only", "HEAD", "metrics").split():
         file = tmp_path / name
@@ -920,5 +933,10 @@ def test_readme_contains_the_figures_of_the_committed_metrics(tmp_path: Path) ->
     metrics = tmp_path / "metrics"
     differences = read_figures(metrics / "compare.json", "compare")
     table = headline_table(metrics, params) + control_note(metrics, params, differences)
+    document = git("show", "HEAD:docs/results.md")
+    assert with_results("docs/results.md", document, table) == document
+
+
+def test_readme_contains_the_committed_record_of_a_profile() -> None:
     readme = git("show", "HEAD:README.md")
-    assert with_results(readme, table) == readme
+    assert with_results("README.md", readme, git("show", f"HEAD:{RECORD}")) == readme

@@ -7,6 +7,7 @@ overrides cannot express every key, such as a column's name with an accent.
     python -m bula profile gemma-3-270m
 """
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from bula.errors import UserError
 from bula.experiments import run_dvc
-from bula.files import sha256_file, sha256_values
+from bula.files import sha256_file, sha256_values, staged
 from bula.model_licenses import model_license, refuse_unaccepted_terms
 from bula.param_types import Name
 from bula.params import DataSource, Params, load_params
@@ -26,6 +27,8 @@ from bula.runs import read_run
 
 PROFILES = Path("profiles")
 RESULTS = PROFILES / "results"
+# The main figures and three answers, as the stage compare writes them.
+HEADLINE = Path("report/headline.md")
 # Digits of a hash that a record keeps.
 DIGITS = 16
 # DVC's own references below refs/exps, and its names of the current files.
@@ -57,12 +60,17 @@ def _wrong_name(name: str) -> str:
 
 
 def record(profile: Path, params: Params, clone: Path) -> Path:
-    """Write the figures of a profile's run into profiles/results, and return the file."""
+    """Write figures and answers of a profile's run into profiles/results.
+
+    Return the file of the figures. The other file is Markdown for the README.
+    """
     figures, conditions = read_run(clone, list(params.variants))
     known = {name: _short(value) for name, value in conditions.items()}
     known["sha256 of the profile"] = sha256_file(profile)[:DIGITS]
     file = RESULTS / f"{profile.stem}.json"
     write_metrics(file, {"conditions": known, "figures": figures})
+    with staged(file.with_suffix(".md")) as temporary:
+        shutil.copyfile(clone / HEADLINE, temporary)
     return file
 
 

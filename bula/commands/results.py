@@ -1,6 +1,7 @@
-"""Write the table of results into the README.
+"""Write the tables of results into the documents.
 
-Run `python -m bula results`.
+The README shows the recorded run of a profile whose base speaks Portuguese, and docs/results.md the
+run in metrics/. Run `python -m bula results`.
 """
 
 from pathlib import Path
@@ -15,24 +16,41 @@ from bula.tables import control_note, headline_table, read_figures
 
 START = "<!-- results: written by `python -m bula results` -->\n"
 END = "<!-- end of results -->"
+RECORD = Path("profiles/results/gemma-3-270m.md")
 
 
-def with_results(readme: str, table: str) -> str:
-    """Return the README with the table between its two marks."""
-    return replace_section("README.md", readme, (START, END), table)
+def with_results(name: str, text: str, results: str) -> str:
+    """Return the text of a document with new results between its two marks."""
+    return replace_section(name, text, (START, END), results)
+
+
+def read_text(file: Path, fix: str) -> str:
+    """Return the text of a file; raise UserError if it does not exist."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(file, "the file does not exist", fix) from None
 
 
 def results(
     metrics: Annotated[Path, typer.Option(help="Folder of metrics.")] = Path("metrics"),
-    readme: Annotated[Path, typer.Option(help="File to write into.")] = Path("README.md"),
+    document: Annotated[Path, typer.Option(help="File for the table of metrics.")] = Path(
+        "docs/results.md"
+    ),
+    record: Annotated[Path, typer.Option(help="Recorded results of a profile.")] = RECORD,
+    readme: Annotated[Path, typer.Option(help="File for the recorded results.")] = Path(
+        "README.md"
+    ),
 ) -> None:
-    """Write the table of results from metrics/ into the README."""
+    """Write the results in metrics/ and of a recorded profile into the documents."""
     params = load_params()
     differences = read_figures(metrics / "compare.json", "compare")
     table = headline_table(metrics, params) + control_note(metrics, params, differences)
-    if not readme.is_file():
-        fix = "name a file that has the marks of the table, with --readme"
-        raise UserError(readme, "the file does not exist", fix)
-    text = with_results(readme.read_text(encoding="utf-8"), table)
-    write_text(readme, text)
-    print(f"results: wrote the table of {metrics}/ into {readme}")
+    recorded = read_text(record, f"run `make repro PROFILE={record.stem}`, which writes it")
+    written = {}
+    for file, text in ((document, table), (readme, recorded)):
+        old = read_text(file, "name a file that has the marks of the results")
+        written[file] = with_results(str(file), old, text)
+    for file, text in written.items():
+        write_text(file, text)
+    print(f"results: wrote {metrics}/ into {document}, and {record} into {readme}")

@@ -14,6 +14,7 @@ from bula.files import staged
 from bula.params import Params, load_params
 from bula.reports import write_metrics
 from stages.compare.figure import NAME, Panel, draw_panels, link, read_panels
+from stages.compare.headline import headline
 from stages.compare.inputs import (
     check_items,
     check_judges,
@@ -27,11 +28,12 @@ from stages.compare.report import opening, report_text
 from stages.compare.seeds import mark_seeds, seeds_table
 
 
-def write_report(folder: Path, text: str, panels: list[Panel], params: Params) -> None:
-    """Write the report and its figure as the only files of its folder."""
+def write_report(folder: Path, texts: dict[str, str], panels: list[Panel], params: Params) -> None:
+    """Write the texts, by file name, and the figure as the only files of a folder."""
     with staged(folder) as temporary:
         temporary.mkdir()
-        (temporary / "report.md").write_text(text, encoding="utf-8")
+        for name, text in texts.items():
+            (temporary / name).write_text(text, encoding="utf-8")
         draw_panels(panels, params.variants, temporary / NAME)
 
 
@@ -55,7 +57,8 @@ def main(
     panels = read_panels(data, figures, params)
     text = report_text(figures, table, results, over_seeds, answers, params, link(panels))
     write_metrics(metrics, results)
-    write_report(report, text, panels, params)
+    short = headline(figures, results, answers, params)
+    write_report(report, {"report.md": text, "headline.md": short}, panels, params)
     summary = f"compare: {len(results)} paired differences, report in {report}/report.md"
     print(terminal(f"{summary}\n\n{table}", lines=True))
 

@@ -29,9 +29,9 @@ def try_merge_and_export(trial: Trial) -> Figures:
 
 
 def round_beside(trial: Trial, pool: Executor) -> dict[str, Future[None]]:
-    """Start the export of the types that auto-round writes in a process of its own.
+    """Start the export of the types that auto-round writes.
 
-    The process takes half a minute, in which this process tries the other types.
+    Its own process takes half a minute, in which this process tries the other types.
     """
     return {
         kind: pool.submit(export, trial.folder / "merged", kind, file_of(trial, kind))

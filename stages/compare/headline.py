@@ -1,0 +1,49 @@
+"""Write the main figures and three answers for a README."""
+
+from pathlib import Path
+
+from bula.escaping import markdown
+from bula.item_scores import ShownAnswer
+from bula.params import Params
+from bula.tables import control_note, headline_table
+from stages.compare.inputs import Answers
+from stages.compare.loops import cut_loops
+from stages.compare.pairs import Results
+
+ANSWERS = 3
+# Longest answer that is shown whole; the report has all of it.
+WORDS = 60
+
+
+def headline(figures: Path, results: Results, answers: Answers, params: Params) -> str:
+    """Return the main table, what no variant beats, and answers of the first pair.
+
+    The answers are those to the first question of each of the first validation sets. They were not
+    chosen by their content.
+    """
+    notes = control_note(figures, params, results)
+    return f"{headline_table(figures, params)}{notes}\n{_answers(answers, params)}"
+
+
+def _answers(answers: Answers, params: Params) -> str:
+    """Return the first questions, each with the answers of baseline and variant."""
+    shown = list(params.variants)[:2]
+    if params.compare.pairs:
+        shown = [params.compare.pairs[0].baseline, params.compare.pairs[0].variant]
+    firsts: dict[str, str] = {}
+    for row in answers[shown[0]].values():
+        firsts.setdefault(row.split, row.id)
+    parts = []
+    for split in sorted(firsts)[:ANSWERS]:
+        rows = [answers[variant][firsts[split]] for variant in shown]
+        lines = [f"- {name}: {_cut(row)}" for name, row in zip(shown, rows, strict=True)]
+        parts.append("\n".join([f"**{markdown(rows[0].question)}**\n", *lines]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _cut(row: ShownAnswer) -> str:
+    """Return an answer of at most WORDS words on one line, with its loops cut."""
+    words = cut_loops(row.generated).split()
+    text = " ".join(words[:WORDS]) + (" …" if len(words) > WORDS else "")
+    mark = " *(degenerate)*" if row.degenerate else ""
+    return f"{markdown(text) or '(empty)'}{mark}"
