@@ -29,7 +29,7 @@ from stages.compare.seeds import mark_seeds, seeds_table
 
 
 def write_report(folder: Path, texts: dict[str, str], panels: list[Panel], params: Params) -> None:
-    """Write the texts, by file name, and the figure as the only files of a folder."""
+    """Write texts by file name, and the figure, as the only files."""
     with staged(folder) as temporary:
         temporary.mkdir()
         for name, text in texts.items():

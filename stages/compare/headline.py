@@ -42,7 +42,7 @@ def _answers(answers: Answers, params: Params) -> str:
 
 
 def _cut(row: ShownAnswer) -> str:
-    """Return an answer of at most WORDS words on one line, with its loops cut."""
+    """Return the start of an answer on one line, with its loops cut."""
     words = cut_loops(row.generated).split()
     text = " ".join(words[:WORDS]) + (" …" if len(words) > WORDS else "")
     mark = " *(degenerate)*" if row.degenerate else ""
