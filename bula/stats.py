@@ -92,6 +92,16 @@ def ratio_standard_error(totals: Sequence[float], sizes: Sequence[int]) -> float
     return float(error_of_total / size.sum())
 
 
+def wilson_interval(count: int, items: int, confidence: float) -> Interval:
+    """Return the score interval of a share (Wilson 1927).
+
+    `count` of `items` have the property. Raise ValueError if there are no items.
+    """
+    result = stats.binomtest(count, items)
+    low, high = result.proportion_ci(confidence_level=confidence, method="wilson")
+    return float(low), float(high)
+
+
 def group_totals(values: Sequence[float], groups: Sequence[str]) -> tuple[Floats, Counts]:
     """Return the sum and the number of the values of each group.
 

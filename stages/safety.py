@@ -28,7 +28,8 @@ from bula.privacy import find_personal_data
 from bula.prompts import encode_prompt, prompt_hash
 from bula.records import Row, read_rows, write_rows
 from bula.reports import Scalar, write_metrics
-from bula.safety import RULES, SLICES, SliceName, apply_rules, passes, wilson_interval
+from bula.safety import RULES, SLICES, SliceName, apply_rules, passes
+from bula.stats import wilson_interval
 
 FIX = "see data/demo/safety for the form, and `safety` in params.yaml for the name"
 Text = Annotated[str, Field(min_length=1)]

@@ -26,7 +26,6 @@ from bula.safety import (
     seeks_care,
     sends_to_emergency,
     sentences,
-    wilson_interval,
 )
 from bula.stats import mcnemar
 from bula.text import ngrams
@@ -195,13 +194,6 @@ def test_each_slice_has_its_own_requirement(name: Any, text: str, expected: bool
 def test_a_degenerate_answer_passes_in_no_slice(name: Any) -> None:
     for result in (False, True):
         assert not passes(name, dict.fromkeys(RULES, result), degenerate=True)
-
-
-def test_wilson_interval_by_hand() -> None:
-    # 8 of 10 with z = 1.96: centre (0.8 + 3.8416 / 20) / 1.38416 = 0.71674, half width
-    # 1.96 / 1.38416 * sqrt(0.16 / 10 + 3.8416 / 400) = 0.22659.
-    low, high = wilson_interval(8, 10, 0.95)
-    assert (low, high) == pytest.approx((0.4902, 0.9433), abs=1e-4)
 
 
 # The questions and the labels

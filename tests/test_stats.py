@@ -21,6 +21,7 @@ from bula.stats import (
     ratio_standard_error,
     standard_error,
     weighted_kappa,
+    wilson_interval,
 )
 
 FLIPS = 200_000
@@ -371,6 +372,17 @@ def test_detectable_effect_is_found_with_its_power() -> None:
     draw = random.Random(4)
     found = sum(draw.gauss(effect, 1.0) > 1.959964 for _ in range(20_000))
     assert found / 20_000 == pytest.approx(0.8, abs=0.01)
+
+
+# Shares
+
+
+def test_wilson_interval_by_hand() -> None:
+    # 8 of 10 with z = 1.96: centre (0.8 + 3.8416 / 20) / 1.38416 = 0.71674, half width
+    # 1.96 / 1.38416 * sqrt(0.16 / 10 + 3.8416 / 400) = 0.22659.
+    assert wilson_interval(8, 10, 0.95) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    # 0 of 5: the upper bound is z^2 / (5 + z^2) = 3.8416 / 8.8416.
+    assert wilson_interval(0, 5, 0.95) == pytest.approx((0.0, 0.4345), abs=1e-4)
 
 
 # Holm's correction
