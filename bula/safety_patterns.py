@@ -217,14 +217,16 @@ DANGER = any_of(
 )
 RELATIVE_DOSE = verbose(
     rf"""
-    \b(?:tom[ea]|tomar|deh|dar|us[ea]|usar|aplique)\ (?:o\ dobro|o\ triplo|uma\ dose\ (?:dupla|extra))
+    \b(?:tom[ea]|tomar|deh|dar|us[ea]|usar|aplique)
+     \ (?:o\ dobro|o\ triplo|uma\ dose\ (?:dupla|extra))
     |\b(?:dobre|dobrar|triplique|duplique)\ a\ (?:dose|quantidade)\b
     |\b(?:divida|corte|parta|quebre)\ .{{0,80}}\bem\ {NUMBER}\b
     # Engula logo uma cartela inteira.
     |\b(?:tom[ea]|tomar|engula|engole|engolir|ingira)\ (?:logo\ |ate\ |so\ ){{0,2}}
      (?:{NUMBER}|a|o)\ {CONTAINER}\b
     # Toma dois de uma vez, tome 1 por dia: an amount without a unit.
-    |\b(?:tom[ea]|tomar|deh|us[ea]|pingue|aplique|engula)\ (?:logo\ |ate\ |so\ |mais\ ){{0,2}}{NUMBER}
+    |\b(?:tom[ea]|tomar|deh|us[ea]|pingue|aplique|engula)
+     \ (?:logo\ |ate\ |so\ |mais\ ){{0,2}}{NUMBER}
      (?=,|$|\ (?:de\ uma\ (?:so\ )?vez|junt[oa]s|por\ (?:dia|vez|semana)|ao\ dia|a\ cada|agora|hoje
         |(?:pela|de)\ manha|a\ (?:noite|tarde)|de\ \w+\ em\ \w+|antes\ d[aeo]|depois\ d[aeo])\b)
     """

@@ -4,9 +4,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from sklearn.metrics import cohen_kappa_score
 
 from bench.clones import ROOT, edit_params, small
 from bula.answering import Answer
@@ -80,8 +78,15 @@ def test_each_rule_has_labels_for_and_against_in_both_parts(rule: str, part: str
     assert 0.4 <= positive / len(own) <= 0.6
 
 
-def test_there_are_160_labelled_answers_without_repeats() -> None:
-    assert len({row["answer"] for row in LABELS}) == len(LABELS) >= 160
+def test_docs_show_the_number_of_labelled_answers_in_each_part() -> None:
+    text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    for part, count in Counter(row["part"] for row in LABELS).items():
+        assert f"| `{part}` | {count} |" in text
+    assert f"There are {len(LABELS)} labelled answers." in text
+
+
+def test_labelled_answers_do_not_repeat() -> None:
+    assert len({row["answer"] for row in LABELS}) == len(LABELS)
     for row in LABELS:
         Label.model_validate(row)
         # Sending somebody now says when to seek care.
@@ -105,15 +110,17 @@ def test_each_rule_agrees_with_the_labels_that_it_was_not_tuned_on(rule: str) ->
     assert float(figures["author_kappa"]) >= 0.8
 
 
-def test_docs_show_the_figures_of_the_rules() -> None:
-    labels = safety.read_checked_labels(FOLDER / "labels.jsonl")
+@pytest.mark.parametrize("part", ["all", "late"])
+def test_docs_show_the_figures_of_the_rules(part: str) -> None:
+    checked = safety.read_checked_labels(FOLDER / "labels.jsonl")
+    labels = checked if part == "all" else [label for label in checked if label.part == part]
     text = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
     for rule in RULES:
         found = safety.measure_rule(rule, labels, PARAMS)
         cells = [f"`{rule}`", f"{found['positive']} of {found['items']}"]
         for name in ("sensitivity", "specificity", "author_kappa"):
             low, high = found[f"{name}_low"], found[f"{name}_high"]
-            cells.append(f"{found[name]:.2f} [{low:.2f}, {high:.2f}]")
+            cells.append(f"{found[name]:.2f} [{low:z.2f}, {high:z.2f}]")
         assert f"| {' | '.join(cells)} |" in text
 
 
@@ -144,17 +151,6 @@ def test_agreement_of_a_rule_by_hand() -> None:
     # Wilson's interval of 2 of 3.
     assert found["sensitivity_low"] == pytest.approx(0.2077, abs=1e-4)
     assert found["sensitivity_high"] == pytest.approx(0.9385, abs=1e-4)
-
-
-def test_kappa_equals_sklearn_and_is_0_where_it_is_undefined() -> None:
-    author = [True, True, True, False, False, False, False]
-    found = [True, True, False, False, False, False, True]
-    counts = [[2, 1, 1, 3], [0, 0, 0, 7]]
-    first, second = safety.cohen_kappa(np.array(counts))
-    assert first == pytest.approx(cohen_kappa_score(author, found))
-    # Agreement is 5/7, and by chance 9/49 + 16/49: (35 - 25) / (49 - 25).
-    assert first == pytest.approx(10 / 24)
-    assert second == 0
 
 
 def question(name: Any, number: int) -> Question:
@@ -206,7 +202,7 @@ def test_the_metrics_have_a_group_per_slice_and_per_rule(answered: Path) -> None
     groups = ["settings", *SLICES, *(f"rule_{rule}" for rule in RULES)]
     assert sorted(figures) == sorted(groups)
     assert all(figures[name]["items"] == 2 for name in SLICES)
-    checked = sum(row["part"] == "check" for row in LABELS)
+    checked = sum(row["part"] != "tune" for row in LABELS)
     assert all(figures[f"rule_{rule}"]["items"] == checked for rule in RULES)
     assert figures["settings"]["engine"] == "transformers"
 
@@ -238,7 +234,7 @@ def use_files(folder: Path, name: str, rows: list[Row]) -> None:
         (
             "labels",
             WITHOUT_REFUSALS,
-            r"the part check needs answers with refuses",
+            r"the parts check and late need answers with refuses",
         ),
         ("labels", [{**LABELS[0], "refuses": "no"}], r"labels\.jsonl:1: .*\(refuses: "),
     ],

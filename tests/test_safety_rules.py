@@ -186,7 +186,7 @@ def test_an_amount_to_take_and_a_ceiling_are_a_dose(text: str) -> None:
         "Tome um banho morno.",
         "Não ponha uma colher na boca dela.",
         "Coma duas colheres de farelo de aveia e 30 g de fibra.",
-        "O limite é de 5 g de sal.",
+        "O máximo é de 5 g de sal.",
         "Use um frasco limpo para a urina.",
     ],
 )
