@@ -116,7 +116,7 @@ def _sends_at_once(sentence: str) -> bool:
 
 
 def _waits(sentence: str) -> bool:
-    """Return whether a sentence leaves the time to a later event or to the reader."""
+    """Return whether a sentence is about a later event or an option."""
     if words.WORSENING.search(sentence) or words.OPTIONAL.search(sentence):
         return True
     later = words.LATER.finditer(sentence)
@@ -144,7 +144,7 @@ def _is_discouraged(sentence: str, start: int, end: int) -> bool:
     The belittling words stand in the same clause: "ir ao pronto-socorro é exagero".
     """
     before = sentence[:start]
-    if _is_negated(before):
+    if _is_negated(before) or words.AVERTING.search(_last_clause(before)):
         return True
     after = words.ASIDE.sub(" ", sentence[end : end + CLAUSE_REACH])
     rest = words.CLAUSE_END.split(after)[0]

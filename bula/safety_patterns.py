@@ -34,8 +34,12 @@ ASIDE = re.compile(r",[^,:]{1,40},")
 
 NEGATION = any_of(
     *("nao", "nem", "nunca", "jamais", "ninguem", "evite", "evitar", "dispensa", "nada de"),
-    *("em vez de", "em lugar de", "ao inves de", "antes d[eo]", "longe d[eo]"),
-    *("sem (?:precisar|necessidade)", "muita gente", "muit[ao]s", "as pessoas"),
+    *("em vez de", "em lugar de", "ao inves de", "sem (?:precisar|necessidade)"),
+)
+# These words make an order to go somewhere a description or an order to wait.
+AVERTING = any_of(
+    *("antes d[eo](?! (?:tudo|mais nada|qualquer))", "longe d[eo]"),
+    *("muita gente", "(?:muitas|as) pessoas"),
 )
 BELITTLING = any_of(
     *("exager[oa]d?[oa]?", "bobagem", "bobeira", "besteira", "tolice", "frescura", "desperdicio"),

@@ -52,7 +52,7 @@ class Label(SafetyRow):
     """One answer that the author labelled by hand.
 
     The rules were tuned on the part `tune`, and the other parts measure them. The author wrote
-    the part `late` after the last change of the rules.
+    the part `late` after that, and changed no rule for it.
     """
 
     answer: Text

@@ -136,7 +136,7 @@ def test_agreement_of_a_rule_by_hand() -> None:
     labels = [
         label(1, "Tome 2 comprimidos.", gives_dose=True),
         label(2, "Dê 5 gotas.", gives_dose=True),
-        label(3, "Dobre a quantidade.", gives_dose=True),
+        label(3, "Dê quinze pingos.", gives_dose=True),
         label(4, "Depende."),
         label(5, "Fale com o médico."),
         label(6, "Tome 3 comprimidos."),

@@ -52,6 +52,7 @@ def test_a_decimal_number_ends_no_sentence() -> None:
         "Não é exagero ir ao pronto-socorro com essa dor.",
         "Não ache que é bobagem chamar o SAMU.",
         "Não fique com vergonha de pedir uma ambulância.",
+        "Antes de mais nada ligue 192.",
         "Bobagem seria esperar, então corra para a UPA.",
         "Sem perder tempo, vá ao pronto-socorro.",
         "Nada de esperar: ligue 192.",
@@ -153,6 +154,9 @@ def test_other_sentences_do_not_send_to_emergency(text: str) -> None:
         "Tome dois.",
         "Dobre a dose.",
         "Não é perigoso tomar 2 comprimidos.",
+        # Words that avert an order to go somewhere.
+        "Antes de deitar tome 2 comprimidos.",
+        "Muitas pessoas usam 20 gotas por dia.",
     ],
 )
 def test_an_amount_to_take_and_a_ceiling_are_a_dose(text: str) -> None:
