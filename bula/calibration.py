@@ -12,10 +12,8 @@ from statistics import NormalDist
 from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
-from scipy.stats import binomtest
 
 from bula.errors import UserError
-from bula.stats import Interval
 
 
 class ErrorRates(NamedTuple):
@@ -74,12 +72,6 @@ def read_agreement(path: Path, part: str) -> Agreement:
 def withheld_note(kappa: float, low: float, high: float) -> str:
     """Return the table cell that replaces the scores of a weak judge."""
     return f"withheld: kappa {kappa:.2f} [{low:.2f}, {high:.2f}]"
-
-
-def wilson(successes: int, trials: int, confidence: float) -> Interval:
-    """Return Wilson's interval of a share (Wilson 1927)."""
-    found = binomtest(successes, trials).proportion_ci(confidence, method="wilson")
-    return float(found.low), float(found.high)
 
 
 def error_rates(labels: Sequence[bool], judged: Sequence[bool]) -> ErrorRates | None:

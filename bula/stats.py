@@ -92,6 +92,16 @@ def ratio_standard_error(totals: Sequence[float], sizes: Sequence[int]) -> float
     return float(error_of_total / size.sum())
 
 
+def wilson_interval(count: int, items: int, confidence: float) -> Interval:
+    """Return the score interval of a share (Wilson 1927).
+
+    `count` of `items` have the property. Raise ValueError if there are no items.
+    """
+    result = stats.binomtest(count, items)
+    low, high = result.proportion_ci(confidence_level=confidence, method="wilson")
+    return float(low), float(high)
+
+
 def group_totals(values: Sequence[float], groups: Sequence[str]) -> tuple[Floats, Counts]:
     """Return the sum and the number of the values of each group.
 
@@ -144,16 +154,6 @@ def bootstrap_groups(
     draws = _draw_indices(len(totals), resamples, seed)
     means = totals[draws].sum(axis=1) / sizes[draws].sum(axis=1)
     return _percentile_interval(means, confidence)
-
-
-def detectable_effect(error: float) -> float:
-    """Return the smallest difference that a test finds with a probability of `POWER`.
-
-    It is (z(1 - ALPHA / 2) + z(POWER)) standard errors, (1.96 + 0.84) of them (Miller 2024,
-    arXiv:2411.00640).
-    """
-    normal = statistics.NormalDist()
-    return (normal.inv_cdf(1 - ALPHA / 2) + normal.inv_cdf(POWER)) * error
 
 
 class PairedTest(NamedTuple):
@@ -276,30 +276,39 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def weighted_kappa(first: Sequence[int], second: Sequence[int]) -> float:
-    """Return Cohen's kappa with quadratic weights for scores 1 to 3.
+    """Return Cohen's kappa with quadratic weights (Cohen 1968).
 
-    See Cohen (1968). Kappa is undefined where all scores are equal; the result is 0 then.
+    Two kinds of values, such as False and True, have one weight, so that it is the kappa without
+    weights. Kappa is undefined where all values are equal; the result is 0 then.
     """
-    scores = {*first, *second}
-    if len(scores) == 1:
-        return 0.0
-    # sklearn takes a second to import, and only the calibrate stage asks for a kappa.
-    from sklearn.metrics import cohen_kappa_score
-
-    kappa = cohen_kappa_score(first, second, labels=[1, 2, 3], weights="quadratic")
-    return float(kappa)
+    pairs = np.asarray([first, second], dtype=np.float64)
+    return float(_kappas(pairs[:, np.newaxis])[0])
 
 
 def bootstrap_kappa(
     first: Sequence[int], second: Sequence[int], resamples: int, confidence: float, seed: int
 ) -> Interval:
     """Return the percentile bootstrap interval of weighted_kappa over pairs."""
-    pairs = np.column_stack([first, second])
-    kappas = []
-    for draw in _draw_indices(len(pairs), resamples, seed):
-        drawn_first, drawn_second = pairs[draw].T.tolist()
-        kappas.append(weighted_kappa(drawn_first, drawn_second))
-    return _percentile_interval(np.asarray(kappas), confidence)
+    pairs = np.asarray([first, second], dtype=np.float64)
+    draws = _draw_indices(len(first), resamples, seed)
+    return _percentile_interval(_kappas(pairs[:, draws]), confidence)
+
+
+def _kappas(pairs: Floats) -> Floats:
+    """Return the weighted kappa of each resample.
+
+    `pairs` has the shape (2, resamples, items). Kappa is 1 - D / E with the mean squared
+    difference D of the pairs and its mean E over all pairings of a first with a second value. E is
+    the sum of both variances and of the squared difference of the means (Fleiss & Cohen 1973).
+    sklearn has the same value, and needs seconds for a thousand resamples.
+    """
+    first, second = pairs
+    observed = ((first - second) ** 2).mean(axis=1)
+    distance = first.mean(axis=1) - second.mean(axis=1)
+    expected = first.var(axis=1) + second.var(axis=1) + distance**2
+    undefined = expected == 0
+    ratio = observed / np.where(undefined, 1.0, expected)
+    return np.where(undefined, 0.0, 1.0 - ratio)
 
 
 def spread(values: list[float]) -> dict[str, float | int]:

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 import typer
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from bula.calibration import error_rates, wilson
+from bula.calibration import error_rates
 from bula.errors import UserError, run_stage
 from bula.escaping import terminal
 from bula.judge_attacks import Attacked, attack_rows, read_attacks
@@ -21,7 +21,7 @@ from bula.judging import count_failures, failure_note, verdicts_or_error
 from bula.params import Params, load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import Scalar, write_metrics
-from bula.stats import bootstrap_kappa, standard_error, weighted_kappa
+from bula.stats import bootstrap_kappa, standard_error, weighted_kappa, wilson_interval
 
 PARTS = ("accuracy", "style")
 HIGHEST = 3
@@ -128,7 +128,7 @@ def attack_figures(
             raised.append(scores[row["id"]] > scores[plain])
     figures: dict[str, Scalar] = {"attacks": len(attacked), "attack_items": len(raised)}
     if raised:
-        low, high = wilson(sum(raised), len(raised), params.calibrate.confidence)
+        low, high = wilson_interval(sum(raised), len(raised), params.calibrate.confidence)
         figures["attack_success_share"] = sum(raised) / len(raised)
         figures["attack_success_low"] = low
         figures["attack_success_high"] = high

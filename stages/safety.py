@@ -11,9 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
-import numpy as np
 import typer
-from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bula.answering import Answer, Prompts, answer, redact_answers, settings
@@ -23,17 +21,15 @@ from bula.few_shot import check_context, lengths, read_shots
 from bula.hardware import prepare_device, seed_everything
 from bula.models import load_tokenizer
 from bula.params import Params, load_params, variant_of
-from bula.params import Safety as SafetyParams
 from bula.privacy import find_personal_data
 from bula.prompts import encode_prompt, prompt_hash
 from bula.records import Row, read_rows, write_rows
 from bula.reports import Scalar, write_metrics
-from bula.safety import RULES, SLICES, SliceName, apply_rules, passes, wilson_interval
+from bula.safety import RULES, SLICES, SliceName, apply_rules, passes
+from bula.stats import bootstrap_kappa, weighted_kappa, wilson_interval
 
 FIX = "see data/demo/safety for the form, and `safety` in params.yaml for the name"
 Text = Annotated[str, Field(min_length=1)]
-# The cells of a table of two judgements: the author's and the rule's.
-CELLS = ((True, True), (True, False), (False, True), (False, False))
 
 
 class SafetyRow(BaseModel):
@@ -55,11 +51,12 @@ class Question(SafetyRow):
 class Label(SafetyRow):
     """One answer that the author labelled by hand.
 
-    The rules were tuned on the part `tune`, and only the part `check` measures them.
+    The rules were tuned on the part `tune`, and the other parts measure them. The author wrote
+    the part `late` after that, and changed no rule for it.
     """
 
     answer: Text
-    part: Literal["tune", "check"]
+    part: Literal["tune", "check", "late"]
     written_for: Text
     sends_to_emergency: bool
     gives_dose: bool
@@ -113,14 +110,14 @@ def read_questions(path: Path, count: int) -> list[Question]:
 
 
 def read_checked_labels(path: Path) -> list[Label]:
-    """Return the labelled answers of the part `check`.
+    """Return the labelled answers that the rules were not tuned on.
 
     Raise UserError if a rule lacks an answer with it, or an answer without it.
     """
-    labels = [label for label in read_valid(path, Label) if label.part == "check"]
+    labels = [label for label in read_valid(path, Label) if label.part != "tune"]
     for rule in RULES:
         if len({getattr(label, rule) for label in labels}) < 2:
-            what = f"the part check needs answers with {rule} and answers without it"
+            what = f"the parts check and late need answers with {rule} and answers without it"
             raise UserError(path, what, FIX)
     return labels
 
@@ -181,12 +178,18 @@ def measure_rule(rule: str, labels: list[Label], params: Params) -> dict[str, Sc
     pairs = list(zip(author, found, strict=True))
     on_positive = [by_rule for by_author, by_rule in pairs if by_author]
     on_negative = [not by_rule for by_author, by_rule in pairs if not by_author]
+    limits = params.safety
+    low, high = bootstrap_kappa(
+        author, found, limits.resamples, limits.confidence, params.sampling_seed
+    )
     return {
         "items": len(labels),
         "positive": len(on_positive),
-        **rate("sensitivity", on_positive, params.safety.confidence),
-        **rate("specificity", on_negative, params.safety.confidence),
-        **kappa(author, found, params.safety, params.sampling_seed),
+        **rate("sensitivity", on_positive, limits.confidence),
+        **rate("specificity", on_negative, limits.confidence),
+        "author_kappa": weighted_kappa(author, found),
+        "author_kappa_low": low,
+        "author_kappa_high": high,
     }
 
 
@@ -195,40 +198,6 @@ def rate(name: str, correct: list[bool], confidence: float) -> dict[str, Scalar]
     low, high = wilson_interval(sum(correct), len(correct), confidence)
     share = sum(correct) / len(correct)
     return {name: share, f"{name}_low": low, f"{name}_high": high}
-
-
-def kappa(
-    author: list[bool], found: list[bool], limits: SafetyParams, seed: int
-) -> dict[str, Scalar]:
-    """Return Cohen's kappa of the author and a rule, with a bootstrap interval.
-
-    The bootstrap draws the four counts of the table, which is the same as to resample answers.
-    """
-    counts = Counter(zip(author, found, strict=True))
-    table = np.array([counts[cell] for cell in CELLS])
-    generator = np.random.default_rng(seed)
-    draws = generator.multinomial(len(author), table / len(author), size=limits.resamples)
-    tail = (1 - limits.confidence) / 2
-    low, high = np.quantile(cohen_kappa(draws), [tail, 1 - tail])
-    value = float(cohen_kappa(table[np.newaxis])[0])
-    return {"author_kappa": value, "author_kappa_low": float(low), "author_kappa_high": float(high)}
-
-
-def cohen_kappa(tables: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Return Cohen's kappa of each table of four counts, in the order of CELLS.
-
-    Kappa is undefined where chance explains all agreement; the result is 0 then. sklearn needs
-    seconds for a thousand tables.
-    """
-    both, author_only, rule_only, neither = tables.T / tables.sum(axis=1)
-    observed = both + neither
-    yes = (both + author_only) * (both + rule_only)
-    no = (neither + author_only) * (neither + rule_only)
-    chance = yes + no
-    undefined = np.isclose(chance, 1)
-    beyond = np.where(undefined, 1.0, 1 - chance)
-    kappas: NDArray[np.float64] = np.where(undefined, 0.0, (observed - chance) / beyond)
-    return kappas
 
 
 def summarise(rows: list[Row], labels: list[Label], params: Params) -> dict[str, dict[str, Scalar]]:

@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from bula.calibration import ErrorRates, correct_rate, error_rates, wilson, withheld_note
-
-
-def test_wilson_by_hand() -> None:
-    # z = 1.96: the centre of 8 of 10 is (8 + 1.92) / 13.84 = 0.7168.
-    assert wilson(8, 10, 0.95) == pytest.approx((0.4902, 0.9433), abs=1e-4)
-    assert wilson(0, 5, 0.95)[0] == 0.0
+from bula.calibration import ErrorRates, correct_rate, error_rates, withheld_note
 
 
 def test_error_rates_by_hand() -> None:

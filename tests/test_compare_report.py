@@ -143,9 +143,7 @@ def test_safety_table_has_a_row_per_variant_and_slice(workspace: Path) -> None:
     assert text.count("\n| tuned | ") == 4
     assert "a pass means that the words were found, not that an answer is safe." in text
     assert "the labels of the author, who is no clinician, is sends to emergency 0.90" in text
-    assert (
-        "saw the counts between rounds of work on the rules, so these kappas are somewhat" in text
-    )
+    assert "knew most of them while working on the rules, so these kappas are too high" in text
     assert "sends to emergency 0.90 [0.50, 0.95] (60 answers), gives dose 0.80 [0.50" in text
 
 

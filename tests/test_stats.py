@@ -4,6 +4,7 @@ import math
 import random
 
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
 from bula import stats
 from bula.stats import (
@@ -12,7 +13,6 @@ from bula.stats import (
     bootstrap_kappa,
     bootstrap_mean,
     clustered_standard_error,
-    detectable_effect,
     group_totals,
     grouped_test,
     holm,
@@ -21,6 +21,7 @@ from bula.stats import (
     ratio_standard_error,
     standard_error,
     weighted_kappa,
+    wilson_interval,
 )
 
 FLIPS = 200_000
@@ -360,17 +361,15 @@ def test_grouped_zeros_and_ones_get_sign_flips() -> None:
     assert test.p == 2 / 4
 
 
-def test_detectable_effect_is_2_8_standard_errors() -> None:
-    # 1.959964 + 0.841621 = 2.801585.
-    assert detectable_effect(0.1) == pytest.approx(0.2801585, abs=1e-7)
+# Shares
 
 
-def test_detectable_effect_is_found_with_its_power() -> None:
-    effect = detectable_effect(1.0)
-    # With a standard error of 1, z = effect + noise exceeds 1.96 in 80 % of trials.
-    draw = random.Random(4)
-    found = sum(draw.gauss(effect, 1.0) > 1.959964 for _ in range(20_000))
-    assert found / 20_000 == pytest.approx(0.8, abs=0.01)
+def test_wilson_interval_by_hand() -> None:
+    # 8 of 10 with z = 1.96: centre (0.8 + 3.8416 / 20) / 1.38416 = 0.71674, half width
+    # 1.96 / 1.38416 * sqrt(0.16 / 10 + 3.8416 / 400) = 0.22659.
+    assert wilson_interval(8, 10, 0.95) == pytest.approx((0.4902, 0.9433), abs=1e-4)
+    # 0 of 5: the upper bound is z^2 / (5 + z^2) = 3.8416 / 8.8416.
+    assert wilson_interval(0, 5, 0.95) == pytest.approx((0.0, 0.4345), abs=1e-4)
 
 
 # Holm's correction
@@ -413,11 +412,22 @@ def test_holm_keeps_the_order_of_p_values(p_values: list[float], adjusted: list[
         ([1, 2, 3], [2, 2, 2], 0.0),
         # Kappa is undefined without variation, and written as 0.
         ([2, 2, 2], [2, 2, 2], 0.0),
+        # Author and rule agree on 5 of 7, and by chance on 9/49 + 16/49: (35 - 25) / (49 - 25).
+        ([1, 1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 1], 10 / 24),
     ],
 )
 def test_weighted_kappa_by_hand(first: list[int], second: list[int], kappa: float) -> None:
     assert weighted_kappa(first, second) == pytest.approx(kappa)
     assert weighted_kappa(second, first) == pytest.approx(kappa)
+
+
+@pytest.mark.parametrize("highest", [2, 3, 5])
+def test_weighted_kappa_equals_that_of_sklearn(highest: int) -> None:
+    draw = random.Random(highest)
+    first = [draw.randint(1, highest) for _ in range(40)]
+    second = [draw.choice([score, draw.randint(1, highest)]) for score in first]
+    expected = cohen_kappa_score(first, second, weights="quadratic")
+    assert weighted_kappa(first, second) == pytest.approx(expected)
 
 
 def test_bootstrap_kappa_resamples_pairs() -> None:

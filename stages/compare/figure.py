@@ -14,8 +14,8 @@ from bula.drawing import BLUE, GREY, ORANGE, remove_frame, save_png
 from bula.escaping import markdown
 from bula.item_scores import LikelihoodRow, read_checked
 from bula.params import Params
-from bula.safety import SLICES, wilson_interval
-from bula.stats import LN2, Interval, ratio_standard_error
+from bula.safety import SLICES
+from bula.stats import LN2, Interval, ratio_standard_error, wilson_interval
 from bula.tables import (
     ANSWERERS,
     HIGHER,
