@@ -8,14 +8,13 @@ import asyncio
 import json
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import openai
-from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
 from bula.errors import UserError
-from bula.files import staged
 from bula.judge_client import (
     FIRST_WAIT,
     Failure,
@@ -41,13 +40,20 @@ from bula.judge_ledger import (
     read_ledger,
 )
 from bula.judge_limits import UNUSED, Usage, to_usd, total, worst_case
+from bula.judge_pending import (
+    BATCHES,
+    Identity,
+    Pending,
+    pending_usage,
+    read_pending,
+    write_pending,
+)
 from bula.judge_prompt import Message, Verdict
 from bula.judge_words import server_words
 from bula.params import Judge
 from bula.records import Row
 from bula.serving import Endpoint
 
-BATCHES = "judge_batches.json"
 ADDRESS: Final = "/v1/chat/completions"
 # The only window that OpenAI offers.
 WINDOW: Final = "24h"
@@ -69,24 +75,6 @@ FINAL = ("completed", "expired", "cancelled", "failed")
 NOT_RUN = {"batch_expired": "Expired", "batch_cancelled": "Cancelled"}
 # Statuses of a refusal that may name a field.
 REFUSED_FIELDS = ("HTTP400", "HTTP422")
-
-Identity = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.:-]{1,200}$")]
-
-
-class Pending(BaseModel):
-    """A batch whose verdicts are not in the ledger yet."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    judge: str
-    base_url: str
-    file: Identity
-    """The server's id of the uploaded requests."""
-    id: Identity | None = None
-    """The server's id of the batch; None if its creation was not confirmed."""
-    dialect: Dialect
-    worst: dict[str, Usage]
-    """The largest usage of each request, by ledger key."""
 
 
 class Counts(BaseModel):
@@ -148,42 +136,7 @@ class Run(NamedTuple):
         return self.ledger.with_name(BATCHES)
 
 
-RECORD = TypeAdapter(list[Pending])
 Outcomes = dict[str, Outcome]
-
-
-def read_pending(path: Path, judge: str) -> list[Pending]:
-    """Return the pending batches of a judge, at all addresses.
-
-    Raise UserError if the file is damaged, because its batches may cost money.
-    """
-    return [batch for batch in _read_record(path) if batch.judge == judge]
-
-
-def _read_record(path: Path) -> list[Pending]:
-    """Return all pending batches."""
-    try:
-        return RECORD.validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return []
-    except ValidationError:
-        fix = "restore it, or delete it and pay for the verdicts of its batches again"
-        raise UserError(path, "it is damaged", fix) from None
-
-
-def _write_record(path: Path, old: Pending, new: Pending | None) -> None:
-    """Replace one pending batch in the file, or remove it."""
-    batches = [batch for batch in _read_record(path) if batch.file != old.file]
-    if new is not None:
-        batches.append(new)
-    with staged(path) as temporary:
-        temporary.write_bytes(RECORD.dump_json(batches, indent=2) + b"\n")
-
-
-def pending_usage(ledger: Path, judge: str) -> Usage:
-    """Return the largest usage of all pending batches of a judge."""
-    batches = read_pending(ledger.with_name(BATCHES), judge)
-    return total([usage for batch in batches for usage in batch.worst.values()])
 
 
 async def ask_by_batch(
@@ -320,7 +273,7 @@ async def _submit(
         )
     except ValidationError:
         raise _unusable(run, "the reply to the upload of a batch has no id") from None
-    _write_record(run.record, pending, pending)
+    write_pending(run.record, pending, pending)
     await _create(run, pending)
 
 
@@ -335,15 +288,15 @@ async def _create(run: Run, pending: Pending) -> Pending:
     )
     state = await _try_state(run, request)
     if isinstance(state, Failure) and state.wait is None:
-        _write_record(run.record, pending, None)
-    state = _demand(run, "the creation of a batch", state)
-    return _confirm(run, pending, state)
+        write_pending(run.record, pending, None)
+    created: State = _demand(run, "the creation of a batch", state)
+    return _confirm(run, pending, created)
 
 
 def _confirm(run: Run, pending: Pending, state: State) -> Pending:
     """Record the id of a batch."""
     confirmed = pending.model_copy(update={"id": state.id})
-    _write_record(run.record, pending, confirmed)
+    write_pending(run.record, pending, confirmed)
     print(f"judge: waiting for the batch {state.id} of {len(pending.worst)} requests", flush=True)
     return confirmed
 
@@ -381,7 +334,7 @@ async def _finish(run: Run, pending: Pending) -> Outcomes:
             pending = _confirm(run, pending, state)
     state = await _wait(run, pending)
     if state.status == "failed":
-        _write_record(run.record, pending, None)
+        write_pending(run.record, pending, None)
         words = server_words(_plain(state.errors), run.client.api_key, [])
         raise _unusable(run, f'it refused the batch {pending.id} (the server: "{words}")')
     items = await _download(run, state)
@@ -480,7 +433,7 @@ def _keep(run: Run, pending: Pending, outcomes: Outcomes) -> None:
         append_rows(path, [line for line in lines if line["key"] not in kept])
     if any(isinstance(outcome.result, Verdict) for outcome in outcomes.values()):
         record_dialect(run.ledger.with_name(DIALECTS), run.settings, pending.dialect)
-    _write_record(run.record, pending, None)
+    write_pending(run.record, pending, None)
 
 
 # Requests
@@ -495,7 +448,8 @@ async def _try(run: Run, request: Awaitable[Any]) -> Any:
         return Failure(type(error).__name__, wait=FIRST_WAIT)
     except openai.APIStatusError as error:
         return status_failure(run.client, error, [])
-    except (ValidationError, ValueError):
+    except ValueError:
+        # The reply is no JSON, or not of the expected form.
         return Failure("InvalidReply", wait=FIRST_WAIT)
 
 

@@ -208,7 +208,8 @@ async def _attempt(
     while True:
         request = to_request(settings, messages, dialect)
         worst = worst_case(request, settings)
-        await session.pace(likely_tokens(request, settings))
+        if settings.tokens_per_minute or settings.requests_per_minute:
+            await session.pace(likely_tokens(request, settings))
         if session.stopped.is_set():
             # Other calls ended the run while this one waited for its turn.
             return Failure("Stopped")

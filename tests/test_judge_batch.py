@@ -12,10 +12,11 @@ from pydantic import ValidationError
 from bench.clones import edit_params
 from bula import judge_batch
 from bula.errors import UserError
-from bula.judge_batch import BATCHES, pending_usage, split
+from bula.judge_batch import split
 from bula.judge_dialects import FIRST, to_request
 from bula.judge_ledger import LEDGER, read_ledger
 from bula.judge_limits import UNUSED, Usage, worst_case
+from bula.judge_pending import BATCHES, pending_usage
 from bula.judge_prompt import to_messages
 from bula.judging import Judged, judge_rows
 from bula.params import Judge, load_params
