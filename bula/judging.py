@@ -149,9 +149,9 @@ def judge_rows(
     results = found | {key: outcome.result for key, outcome in answered.items()}
     written = []
     for row, key, is_attack in zip(rows, keys, attacks, strict=True):
-        result = results[key] if key else EMPTY
+        judged = results[key] if key else EMPTY
         about: Row = {"attack_like": True} if is_attack else {}
-        written.append(_verdict_row(row, key, result, settings.model) | about)
+        written.append(_verdict_row(row, key, judged, settings.model) | about)
     failures = [result for key in keys if isinstance(result := results.get(key), Failure)]
     speed = _speed(list(answered.values()), known, seconds, settings)
     return Judged(written, failures, {**speed, "known": len(found)})
