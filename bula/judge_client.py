@@ -157,7 +157,7 @@ class Failure(NamedTuple):
     is_final: bool = False
     """Whether every later call would fail too."""
     error: UserError | None = None
-    """The message to the user, if every later call would fail for a reason of its own."""
+    """The error of a refused key or a redirect, which ends the run."""
 
 
 class Outcome(NamedTuple):
@@ -349,7 +349,7 @@ def status_failure(
 
 
 def _reason(error: openai.APIStatusError) -> str:
-    """Return the name of an error, or its status if it has no name of its own."""
+    """Return the name of an error, else its HTTP status."""
     if type(error) is openai.APIStatusError:
         return f"HTTP{error.status_code}"
     return type(error).__name__

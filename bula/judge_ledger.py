@@ -235,7 +235,7 @@ def write_mark(ledger: Path, judge: str, usage: Usage) -> None:
 
 
 def settle_mark(ledger: Path) -> None:
-    """Add to the ledger what a killed run may have paid and did not record."""
+    """Add the unrecorded cost of a killed run to the ledger."""
     path = ledger.with_name(MARK)
     for line in _read_lines(path):
         marked = FailedCall.model_validate_json(line)

@@ -412,7 +412,7 @@ async def _started(
 
 
 def _stop_if_hopeless(recent: deque[Outcome], settings: Judge) -> None:
-    """Raise UserError if the last calls all failed, or if no later call can succeed."""
+    """Raise UserError if no later call is likely to succeed."""
     failures = [outcome.result for outcome in recent if isinstance(outcome.result, Failure)]
     if failures and failures[-1] is recent[-1].result and failures[-1].is_final:
         if failures[-1].error is not None:
