@@ -175,7 +175,7 @@ def test_a_killed_process_counts_what_it_may_have_paid(api: StartJudge, workspac
         return 200, PAID
 
     _, server = api([PAID, hang])
-    set_judge(workspace, **PRICES, max_usd=1e9, parallel=2)
+    set_judge(workspace, **PRICES, max_usd=1e6, parallel=2)
     process, _ = start_judge(workspace, numbered_rows(100, 140))
     assert arrived.wait(PATIENCE)
     process.kill()
