@@ -105,19 +105,25 @@ async def sleep_all(count: int) -> None:
 
 
 def measure(params: Params, count: int) -> dict[str, float]:
-    """Return the verdicts per second of the judge, and of sleeps alone."""
+    """Return the verdicts per second of the judge and of sleeps, and its CPU time."""
     started = time.perf_counter()
     asyncio.run(sleep_all(count))
     slept = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "ledger.jsonl"
         started = time.perf_counter()
+        worked = time.process_time()
         judged = judge_rows(rows(count), params, Path(folder), ledger, Path(folder))
         seconds = time.perf_counter() - started
+        worked = time.process_time() - worked
         lines = len(ledger.read_bytes().splitlines())
     if lines != count or judged.failures:
         raise RuntimeError(f"{lines} of {count} verdicts are in the ledger")
-    return {"per_second": count / seconds, "sleeps_per_second": count / slept}
+    return {
+        "per_second": count / seconds,
+        "sleeps_per_second": count / slept,
+        "cpu_ms_per_verdict": 1000 * worked / count,
+    }
 
 
 def main(
@@ -143,6 +149,7 @@ def main(
         "per_second": best,
         "worst_per_second": min(round_["per_second"] for round_ in found),
         "share_of_ideal": best / ideal,
+        "cpu_ms_per_verdict": min(round_["cpu_ms_per_verdict"] for round_ in found),
     }
     show("judge", figures, {"share_of_ideal": GOAL}, best / ideal >= GOAL)
 

@@ -18,7 +18,6 @@ from bula.judge_limits import (
     Reserve,
     Usage,
     likely_tokens,
-    total,
     worst_case,
 )
 from bula.judge_prompt import Message, Verdict, verdict_type
@@ -27,9 +26,12 @@ from bula.params import Judge
 from bula.serving import Endpoint
 
 ADDRESS = "/chat/completions"
+UNAUTHORIZED = 401
 PAYMENT_REQUIRED = 402
 # Statuses below 500 after which a call may succeed: timeout, conflict, rate limit.
 REPEATABLE = (408, 409, 429)
+# Statuses below 500 after which the server may have answered, and billed the answer.
+MAYBE_BILLED = (408, 409)
 # Errors of a request that may name a field.
 REFUSED_FIELDS = ("BadRequestError", "UnprocessableEntityError")
 # Seconds before the first repetition; each further wait is twice as long.
@@ -154,26 +156,29 @@ class Failure(NamedTuple):
     """Seconds until the call may be repeated; None if repeating does not help."""
     is_final: bool = False
     """Whether every later call would fail too."""
+    error: UserError | None = None
+    """The error of a refused key or a redirect, which ends the run."""
 
 
 class Outcome(NamedTuple):
-    """The end of one call, with all its repetitions."""
+    """The result of one call, and the usage of all its requests."""
 
     result: Verdict | Failure
     usage: Usage
 
 
-async def ask(client: openai.AsyncOpenAI, session: Session, messages: list[Message]) -> Outcome:
+async def ask(
+    client: openai.AsyncOpenAI, session: Session, messages: list[Message], used: list[Usage]
+) -> Verdict | Failure:
     """Return the verdict on one prompt, or its failure.
 
-    Raise UserError for a failure that every later call would share, and OutOfMoneyError if the
-    call could exceed `judge.max_usd`.
+    Append each request's usage to `used`, so that the caller knows it if the call is cancelled.
+    Raise OutOfMoneyError if the first request could exceed `judge.max_usd`.
     """
-    used: list[Usage] = []
     if session.settings.base_url == "local":
         plain = await _without_control_tokens(client, messages)
         if plain is None:
-            return Outcome(Failure("ControlToken"), UNUSED)
+            return Failure("ControlToken")
         messages = plain
     for attempt in range(session.settings.retries + 1):
         try:
@@ -182,12 +187,12 @@ async def ask(client: openai.AsyncOpenAI, session: Session, messages: list[Messa
             if not used:
                 raise
             # The requests before this one may be billed, so their usage must reach the ledger.
-            result = Failure("OutOfMoney", is_final=True)
+            return Failure("OutOfMoney", is_final=True)
         if isinstance(result, Verdict) or result.wait is None or session.stopped.is_set():
             break
         if attempt < session.settings.retries:
             await asyncio.sleep(max(result.wait, FIRST_WAIT * 2**attempt))
-    return Outcome(result, total(used))
+    return result
 
 
 async def _attempt(
@@ -203,13 +208,17 @@ async def _attempt(
     while True:
         request = to_request(settings, messages, dialect)
         worst = worst_case(request, settings)
-        await session.pace(likely_tokens(request, settings))
+        if settings.tokens_per_minute or settings.requests_per_minute:
+            await session.pace(likely_tokens(request, settings))
         if session.stopped.is_set():
             # Other calls ended the run while this one waited for its turn.
             return Failure("Stopped")
         async with session.reserve(worst) as charge:
+            # A request that is cancelled costs its worst case.
+            used.append(worst)
             result, usage = await _send(client, settings, request)
-            used.append(worst if usage is None else usage)
+            if usage is not None:
+                used[-1] = usage
             charge(used[-1])
         tried.append(dialect)
         if isinstance(result, Failure) and result.reason in REFUSED_FIELDS:
@@ -232,18 +241,24 @@ async def _send(
             reply = await client.post(ADDRESS, cast_to=httpx2.Response, body=request)
     except (TimeoutError, openai.APITimeoutError):
         return Failure("Timeout"), None
-    except openai.AuthenticationError:
-        raise _key_refused(client) from None
     except openai.APIStatusError as error:
-        if 300 <= error.status_code < 400:
-            raise _redirected(client, error.status_code) from None
-        return _status_failure(error, client.api_key, request["messages"]), UNUSED
+        usage = None if may_be_billed(error.status_code) else UNUSED
+        return status_failure(client, error, request["messages"]), usage
     except openai.APIConnectionError as error:
         if settings.base_url == "local":
             # The judge's own process stopped, and serve_llama_cpp reports why.
             raise
         return Failure(type(error).__name__, wait=FIRST_WAIT), None
-    return _read_reply(reply.content, settings, client.api_key)
+    return read_reply(reply.content, settings, client.api_key)
+
+
+def may_be_billed(status: int) -> bool:
+    """Return whether a request with this HTTP status of an error may cost money.
+
+    A refusal (4xx, a redirect, a rate limit) costs nothing. After a timeout, a conflict or an error
+    of the server, the judge may have answered.
+    """
+    return status >= 500 or status in MAYBE_BILLED
 
 
 async def _without_control_tokens(
@@ -295,9 +310,7 @@ async def _tokenize(client: openai.AsyncOpenAI, text: str, *, parse_special: boo
     return reply["tokens"]
 
 
-def _read_reply(
-    content: bytes, settings: Judge, key: str
-) -> tuple[Verdict | Failure, Usage | None]:
+def read_reply(content: bytes, settings: Judge, key: str) -> tuple[Verdict | Failure, Usage | None]:
     """Return the result in a chat completion, and its usage if known."""
     if len(content) > settings.max_reply_bytes:
         return Failure("ReplyTooLong"), None
@@ -320,15 +333,35 @@ def _read_choice(choice: Choice, settings: Judge, key: str) -> Verdict | Failure
     return verdict.model_copy(update={"reason": hide(verdict.reason, key)})
 
 
-def _status_failure(error: openai.APIStatusError, key: str, messages: list[Message]) -> Failure:
+def status_failure(
+    client: openai.AsyncOpenAI, error: openai.APIStatusError, messages: list[Message]
+) -> Failure:
     """Return the failure of a reply with an HTTP status of an error."""
     status = error.status_code
-    words = server_words(error.body, key, messages)
+    stopped = refusal(client, status)
+    if stopped is not None:
+        return Failure(_reason(error), is_final=True, error=stopped)
+    words = server_words(error.body, client.api_key, messages)
     if status == PAYMENT_REQUIRED or error.code == "insufficient_quota":
         return Failure("InsufficientQuota", words, is_final=True)
     can_repeat = status in REPEATABLE or status >= 500
-    reason = f"HTTP{status}" if type(error) is openai.APIStatusError else type(error).__name__
-    return Failure(reason, words, wait=_retry_after(error) if can_repeat else None)
+    return Failure(_reason(error), words, wait=_retry_after(error) if can_repeat else None)
+
+
+def _reason(error: openai.APIStatusError) -> str:
+    """Return the name of an error, else its HTTP status."""
+    if type(error) is openai.APIStatusError:
+        return f"HTTP{error.status_code}"
+    return type(error).__name__
+
+
+def refusal(client: openai.AsyncOpenAI, status: int) -> UserError | None:
+    """Return the error of a status that every call would get, else None."""
+    if status == UNAUTHORIZED:
+        return _key_refused(client)
+    if 300 <= status < 400:
+        return _redirected(client, status)
+    return None
 
 
 def _retry_after(error: openai.APIStatusError) -> float:

@@ -5,16 +5,18 @@ a verdict, so a later run asks again.
 """
 
 import asyncio
+import fcntl
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ValidationError, model_validator
 
 from bula.files import sha256_values
-from bula.judge_limits import UNUSED, Usage
+from bula.judge_client import Failure, Outcome
+from bula.judge_limits import UNUSED, Usage, missing
 from bula.judge_prompt import Message, Verdict, verdict_schema
 from bula.params import Judge
 from bula.records import Row, json_line
@@ -22,6 +24,8 @@ from bula.records import Row, json_line
 LEDGER = Path(".bula/ledger.jsonl")
 FAILURES = "judge_failures.jsonl"
 DIALECTS = "judge_dialects.json"
+LOCK = "judge.lock"
+MARK = "judge_mark.json"
 VERSION = 2
 
 Verdicts = dict[str, Verdict]
@@ -46,6 +50,13 @@ class FailedCall(BaseModel):
 
     judge: str
     usage: Usage
+
+
+class BatchLine(BaseModel):
+    """The key and the batch of a line of either file."""
+
+    key: str
+    batch: str
 
 
 class PulledVerdict(BaseModel):
@@ -109,6 +120,15 @@ def failure_line(key: str, judge: str, reason: str, usage: Usage) -> Row:
     return {"version": VERSION, "key": key, "judge": judge, "failed": reason, "usage": usage}
 
 
+def ledger_line(key: str, outcome: Outcome, settings: Judge, ledger: Path) -> tuple[Path, Row]:
+    """Return the file and the line in which one outcome is kept."""
+    result, usage = outcome
+    if isinstance(result, Failure):
+        failures = ledger.with_name(FAILURES)
+        return failures, failure_line(key, settings.model, result.reason, usage)
+    return ledger, verdict_line(key, settings.model, result, usage)
+
+
 def read_ledger(path: Path, judge: str) -> Known:
     """Return what the ledger knows.
 
@@ -128,6 +148,19 @@ def read_ledger(path: Path, judge: str) -> Known:
         if entry.judge == judge:
             spent = _add(spent, entry.usage)
     return Known(verdicts, _add(spent, _read_failures(path.with_name(FAILURES), judge)), skipped)
+
+
+def keys_of_batch(path: Path, batch: str) -> set[str]:
+    """Return the keys of the lines that one batch left in a file."""
+    keys = set()
+    for line in _read_lines(path):
+        try:
+            found = BatchLine.model_validate_json(line)
+        except ValidationError:
+            continue
+        if found.batch == batch:
+            keys.add(found.key)
+    return keys
 
 
 def _add(first: Usage, second: Usage) -> Usage:
@@ -171,6 +204,51 @@ def read_pulled(folder: Path) -> Verdicts:
                 continue
             verdicts[row.key] = Verdict(reason=row.reason, accuracy=row.accuracy, style=row.style)
     return verdicts
+
+
+@contextmanager
+def lock_ledger(path: Path) -> Iterator[None]:
+    """Hold the lock of a ledger, and wait while another process holds it.
+
+    The lock ends with the process, however it ends.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(LOCK).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("judge: waiting for another run that uses the judge", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def write_mark(ledger: Path, judge: str, usage: Usage) -> None:
+    """Keep the largest usage that the ledger may have after this run.
+
+    The file is replaced at once and not fsynced: it must survive a killed process, often written.
+    """
+    path = ledger.with_name(MARK)
+    temporary = path.with_suffix(".tmp")
+    marked = FailedCall(judge=judge, usage=usage)
+    temporary.write_text(marked.model_dump_json(), encoding="utf-8")
+    temporary.replace(path)
+
+
+def settle_mark(ledger: Path) -> None:
+    """Add the unrecorded cost of a killed run to the ledger."""
+    path = ledger.with_name(MARK)
+    for line in _read_lines(path):
+        marked = FailedCall.model_validate_json(line)
+        lost = missing(marked.usage, read_ledger(ledger, marked.judge).spent)
+        if lost != UNUSED:
+            line_of_calls = failure_line("", marked.judge, "Killed", lost)
+            append_rows(ledger.with_name(FAILURES), [line_of_calls])
+    clear_mark(ledger)
+
+
+def clear_mark(ledger: Path) -> None:
+    """Remove the mark, because the ledger has all calls."""
+    ledger.with_name(MARK).unlink(missing_ok=True)
 
 
 @asynccontextmanager

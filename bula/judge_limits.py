@@ -15,6 +15,9 @@ FRAME_TOKENS = 64
 # Portuguese has about four characters per token, so this estimate is on the safe side.
 CHARACTERS_PER_TOKEN = 3
 
+# Number of calls that may be sent before the next mark is written.
+CALLS_PER_MARK = 32
+
 
 class Usage(NamedTuple):
     """Tokens that a server bills."""
@@ -27,6 +30,8 @@ class Usage(NamedTuple):
 Pace = Callable[[int], Awaitable[None]]
 # Say what a call used.
 Charge = Callable[[Usage], None]
+# Keep a usage that the run has not exceeded.
+Mark = Callable[[Usage], None]
 # Hold the money of the worst case until the call has ended.
 Reserve = Callable[[Usage], AbstractAsyncContextManager[Charge]]
 
@@ -91,37 +96,70 @@ def _limiter(per_minute: int, burst: int) -> AsyncLimiter | None:
     return AsyncLimiter(burst, 60 * burst / per_minute)
 
 
-def make_budget(settings: Judge, spent: Usage) -> Reserve:
+def make_budget(settings: Judge, spent: Usage, mark: Mark) -> Reserve:
     """Return the function that reserves the money of a call.
 
     `spent` was paid in earlier runs. A call waits while the calls in flight could still leave
     enough money for it, and raises OutOfMoneyError if they cannot. A call that names no usage
-    costs its worst case. A limit of 0 is none.
+    costs its worst case. `mark` receives a usage that this run has not exceeded yet, before a call
+    could exceed the last one. A limit of 0 is none.
     """
-    paid = [to_usd(spent, settings)]
-    held: dict[object, float] = {}
+    if settings.max_usd == 0:
+        return _reserve_nothing
+    paid = held = marked = UNUSED
+    in_flight = 0
     changed = asyncio.Condition()
 
-    def fits(usd: float) -> bool:
-        limit = settings.max_usd
-        return limit == 0 or sum(paid) + sum(held.values()) + usd <= limit
+    def fits(worst: Usage) -> bool:
+        return to_usd(total([spent, paid, held, worst]), settings) <= settings.max_usd
 
     @asynccontextmanager
     async def reserve(worst: Usage) -> AsyncIterator[Charge]:
-        usd = to_usd(worst, settings)
+        nonlocal paid, held, marked, in_flight
         async with changed:
-            await changed.wait_for(lambda: fits(usd) or not held)
-            if not fits(usd):
+            await changed.wait_for(lambda: fits(worst) or in_flight == 0)
+            if not fits(worst):
                 raise OutOfMoneyError
-            call = object()
-            held[call] = usd
+            in_flight += 1
+            held = total([held, worst])
+        possible = total([paid, held])
+        if _exceeds(possible, marked):
+            marked = total([possible, *[worst] * CALLS_PER_MARK])
+            mark(marked)
         used = [worst]
         try:
             yield used.append
         finally:
-            del held[call]
-            paid[0] += to_usd(used[-1], settings)
+            in_flight -= 1
+            held = _minus(held, worst)
+            paid = total([paid, used[-1]])
             async with changed:
                 changed.notify_all()
 
     return reserve
+
+
+@asynccontextmanager
+async def _reserve_nothing(worst: Usage) -> AsyncIterator[Charge]:
+    """Yield a function that ignores the usage of a call."""
+    yield _ignore
+
+
+def _ignore(usage: Usage) -> None:
+    """Ignore a usage."""
+
+
+def _exceeds(usage: Usage, limit: Usage) -> bool:
+    """Return whether either number of tokens exceeds its limit."""
+    return usage.input_tokens > limit.input_tokens or usage.output_tokens > limit.output_tokens
+
+
+def _minus(usage: Usage, other: Usage) -> Usage:
+    """Return the difference of two usages."""
+    return Usage(usage.input_tokens - other.input_tokens, usage.output_tokens - other.output_tokens)
+
+
+def missing(marked: Usage, recorded: Usage) -> Usage:
+    """Return the tokens that may be billed and are not recorded."""
+    difference = _minus(marked, recorded)
+    return Usage(max(0, difference.input_tokens), max(0, difference.output_tokens))

@@ -3,8 +3,12 @@
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import (
+    AsyncExitStack,
+    asynccontextmanager,
+    contextmanager,
+)
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,29 +19,35 @@ from bula.api_keys import key_for
 from bula.errors import UserError
 from bula.files import sha256_file
 from bula.judge_attacks import looks_like_attack
+from bula.judge_batch import ask_by_batch
 from bula.judge_client import Failure, Outcome, Session, ask, connect
 from bula.judge_dialects import FIRST, read_dialect, record_dialect, to_request
 from bula.judge_ledger import (
     DIALECTS,
-    FAILURES,
     LEDGER,
     Known,
+    clear_mark,
     earlier_key,
-    failure_line,
     ledger_key,
+    ledger_line,
     ledger_writer,
+    lock_ledger,
     read_ledger,
     read_pulled,
-    verdict_line,
+    settle_mark,
+    write_mark,
 )
 from bula.judge_limits import (
     OutOfMoneyError,
+    Reserve,
+    Usage,
     likely_tokens,
     make_budget,
     make_pace,
     to_usd,
     total,
 )
+from bula.judge_pending import pending_usage
 from bula.judge_prompt import Message, Verdict, to_messages
 from bula.params import Judge, Params
 from bula.privacy import find_personal_data, redact
@@ -127,22 +137,44 @@ def judge_rows(
     runs. Raise UserError if the judge cannot be used.
     """
     settings = params.judge
-    known = read_ledger(ledger, settings.model)
-    with _endpoints(settings, folder) as (endpoints, identity):
+    with _endpoints(settings, folder) as (endpoints, identity), _turn(settings, ledger):
+        known = read_ledger(ledger, settings.model)
         prompts, keys = _prompts(rows, settings, identity)
         found = _look_up(prompts, known, read_pulled(pulled), settings, identity)
         new = {key: messages for key, messages in prompts.items() if key not in found}
         started = time.perf_counter()
-        answered = asyncio.run(_ask_all(endpoints, new, settings, known, ledger))
+        calls = _ask_all(endpoints, new, settings, known, ledger)
+        answered, attacks = asyncio.run(_beside(calls, rows))
         seconds = time.perf_counter() - started
     results = found | {key: outcome.result for key, outcome in answered.items()}
-    written = [
-        _verdict_row(row, key, results[key] if key else EMPTY, settings.model)
-        for row, key in zip(rows, keys, strict=True)
-    ]
+    written = []
+    for row, key, is_attack in zip(rows, keys, attacks, strict=True):
+        judged = results[key] if key else EMPTY
+        about: Row = {"attack_like": True} if is_attack else {}
+        written.append(_verdict_row(row, key, judged, settings.model) | about)
     failures = [result for key in keys if isinstance(result := results.get(key), Failure)]
     speed = _speed(list(answered.values()), known, seconds, settings)
     return Judged(written, failures, {**speed, "known": len(found)})
+
+
+async def _beside(
+    calls: Awaitable[dict[str, Outcome]], rows: list[Row]
+) -> tuple[dict[str, Outcome], list[bool]]:
+    """Return the outcomes of calls, and whether each answer looks like an attack.
+
+    The answers are searched while the calls wait, because a search takes a sixth of the work of a
+    call.
+    """
+    return await asyncio.gather(calls, _find_attacks(rows))
+
+
+async def _find_attacks(rows: list[Row]) -> list[bool]:
+    """Return whether each answer looks like an attack, and let calls proceed in between."""
+    found = []
+    for row in rows:
+        found.append(looks_like_attack(row["answer"]))
+        await asyncio.sleep(0)
+    return found
 
 
 def _prompts(rows: list[Row], settings: Judge, identity: str) -> tuple[Prompts, list[str]]:
@@ -216,7 +248,36 @@ def _endpoints(settings: Judge, folder: Path) -> Iterator[tuple[list[Endpoint], 
         yield [Endpoint(settings.base_url, key_for(settings.base_url))], ""
 
 
+@contextmanager
+def _turn(settings: Judge, ledger: Path) -> Iterator[None]:
+    """Hold a context in which no other process calls a judge at an address.
+
+    The limits of money and of rates would otherwise hold for each process alone. A local judge has
+    neither. The mark of a killed run is counted first.
+    """
+    if settings.base_url == "local":
+        yield
+        return
+    with lock_ledger(ledger):
+        settle_mark(ledger)
+        try:
+            yield
+        except (UserError, KeyboardInterrupt):
+            clear_mark(ledger)
+            raise
+        clear_mark(ledger)
+
+
 async def _ask_all(
+    endpoints: list[Endpoint], prompts: Prompts, settings: Judge, known: Known, ledger: Path
+) -> dict[str, Outcome]:
+    """Return the outcome of each prompt, by one batch or by single calls."""
+    if settings.batch:
+        return await ask_by_batch(endpoints[0], prompts, settings, ledger)
+    return await _ask_singly(endpoints, prompts, settings, known, ledger)
+
+
+async def _ask_singly(
     endpoints: list[Endpoint], prompts: Prompts, settings: Judge, known: Known, ledger: Path
 ) -> dict[str, Outcome]:
     """Return the outcome of each prompt, and append each to the ledger.
@@ -226,8 +287,7 @@ async def _ask_all(
     """
     found: dict[str, Outcome] = {}
     recent: deque[Outcome] = deque(maxlen=settings.stop_after_failures)
-    record = ledger.with_name(DIALECTS)
-    with _open_session(prompts, settings, known, record) as session:
+    with _open_session(prompts, settings, known, ledger) as session:
         async with ledger_writer() as write, AsyncExitStack() as stack:
             clients = []
             for endpoint in endpoints:
@@ -238,7 +298,7 @@ async def _ask_all(
                 found[key] = outcome
                 recent.append(outcome)
                 progress.update()
-                write(*_ledger_line(key, outcome, settings, ledger))
+                write(*ledger_line(key, outcome, settings, ledger))
                 _stop_if_hopeless(recent, settings)
 
             await _ask_in_parallel(clients, session, deque(prompts.items()), receive)
@@ -247,16 +307,15 @@ async def _ask_all(
 
 @contextmanager
 def _open_session(
-    prompts: Prompts, settings: Judge, known: Known, record: Path
+    prompts: Prompts, settings: Judge, known: Known, ledger: Path
 ) -> Iterator[Session]:
     """Yield what all calls share, and record the dialect that they found."""
+    record = ledger.with_name(DIALECTS)
     recorded = read_dialect(record, settings)
-    requests = [to_request(settings, messages, FIRST) for messages in prompts.values()]
-    largest = max((likely_tokens(request, settings) for request in requests), default=1)
     session = Session(
         settings=settings,
-        pace=make_pace(settings, largest),
-        reserve=make_budget(settings, known.spent),
+        pace=make_pace(settings, _largest_call(prompts, settings)),
+        reserve=_budget(settings, known, ledger),
         stopped=asyncio.Event(),
         dialects=[] if recorded is None else [recorded],
     )
@@ -265,6 +324,25 @@ def _open_session(
     finally:
         if session.dialects and session.dialects[-1] != recorded:
             record_dialect(record, settings, session.dialects[-1])
+
+
+def _largest_call(prompts: Prompts, settings: Judge) -> int:
+    """Return the estimated tokens of the largest call, if a rate depends on them."""
+    if settings.tokens_per_minute == 0:
+        return 1
+    requests = [to_request(settings, messages, FIRST) for messages in prompts.values()]
+    return max((likely_tokens(request, settings) for request in requests), default=1)
+
+
+def _budget(settings: Judge, known: Known, ledger: Path) -> Reserve:
+    """Return the budget of a run, beside earlier runs and pending batches."""
+    spent = total([known.spent, pending_usage(ledger, settings.model)])
+
+    def mark(usage: Usage) -> None:
+        if settings.base_url != "local":
+            write_mark(ledger, settings.model, total([known.spent, usage]))
+
+    return make_budget(settings, spent, mark)
 
 
 async def _ask_in_parallel(
@@ -301,13 +379,19 @@ async def _ask_next(
 ) -> None:
     """Ask about the next prompt of `todo`."""
     key, messages = todo.popleft()
+    used: list[Usage] = []
     try:
-        outcome = await ask(client, session, messages)
+        result = await ask(client, session, messages, used)
     except OutOfMoneyError:
         what = f"the next call could cost more than is left of {session.settings.max_usd} dollars"
         fix = f"raise it, or lower judge.items_per_set; {KEPT}"
         raise UserError("judge.max_usd", what, fix) from None
-    receive(key, outcome)
+    except asyncio.CancelledError:
+        # The requests may be billed, so their usage must reach the ledger.
+        if used:
+            receive(key, Outcome(Failure("Cancelled"), total(used)))
+        raise
+    receive(key, Outcome(result, total(used)))
 
 
 @asynccontextmanager
@@ -327,19 +411,12 @@ async def _started(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _ledger_line(key: str, outcome: Outcome, settings: Judge, ledger: Path) -> tuple[Path, Row]:
-    """Return the file and the line in which one outcome is kept."""
-    result, usage = outcome
-    if isinstance(result, Failure):
-        failures = ledger.with_name(FAILURES)
-        return failures, failure_line(key, settings.model, result.reason, usage)
-    return ledger, verdict_line(key, settings.model, result, usage)
-
-
 def _stop_if_hopeless(recent: deque[Outcome], settings: Judge) -> None:
-    """Raise UserError if the last calls all failed, or if the account is empty."""
+    """Raise UserError if no later call is likely to succeed."""
     failures = [outcome.result for outcome in recent if isinstance(outcome.result, Failure)]
     if failures and failures[-1] is recent[-1].result and failures[-1].is_final:
+        if failures[-1].error is not None:
+            raise failures[-1].error
         what = f"no money is left: {describe_failures(failures[-1:])}"
         raise _unusable(what, settings)
     if len(failures) == settings.stop_after_failures:
@@ -363,8 +440,6 @@ def _verdict_row(row: Row, key: str, result: Verdict | Failure, judge: str) -> R
     Another machine finds the verdict by its key.
     """
     about = {"id": row["id"], "split": row["split"], "judge": judge}
-    if looks_like_attack(row["answer"]):
-        about["attack_like"] = True
     if isinstance(result, Failure):
         return about | {"failed": result.reason}
     # Redact the reason too: a model may write text that looks like personal data.

@@ -1068,6 +1068,8 @@ class Judge(Section):
     """Longest reply in bytes; a longer reply counts as failed."""
     retries: Natural
     """Number of times that a call is repeated after a cut connection, a rate limit or HTTP 5xx."""
+    batch: bool
+    """Whether to use OpenAI's Batch API: half the price, and an answer within 24 hours."""
     parallel: Few
     """Number of concurrent calls.
 
@@ -1092,6 +1094,12 @@ class Judge(Section):
     """Largest share of failed calls with which the stage writes its figures."""
     gpu_layers: GpuLayers
     """Layers of a local judge that each of its servers computes on the GPU, or `all`; 0 is none."""
+
+    @model_validator(mode="after")
+    def _has_batches(self) -> Self:
+        if self.batch and self.base_url == "local":
+            raise ValueError("batch needs an address in base_url: a local judge has no Batch API")
+        return self
 
     @property
     def has_prices(self) -> bool:

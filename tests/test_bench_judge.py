@@ -29,6 +29,8 @@ def test_a_short_round_prints_the_share_of_the_ideal_rate(
     # Three waves of 0.2 s.
     assert figures["ideal_per_second"] == pytest.approx(5 / 0.6)
     assert 0 < figures["share_of_ideal"] <= 1
+    # A verdict takes some work, and far less than the call.
+    assert 0 < figures["cpu_ms_per_verdict"] < 200
     assert summary["goals"] == {"share_of_ideal": 0.85}
 
 

@@ -40,6 +40,10 @@ def limited(**values: Any) -> Judge:
     return settings.model_copy(update={**PRICES, **values})
 
 
+def ignore(usage: Usage) -> None:
+    """Keep no mark."""
+
+
 def test_price_of_a_usage_by_hand() -> None:
     settings = limited(usd_per_million_input=0.15, usd_per_million_output=0.6)
     # 2 x 0.15 and 0.5 x 0.6 dollars.
@@ -61,7 +65,7 @@ def test_worst_case_and_estimate_by_hand() -> None:
 
 def test_a_call_that_could_exceed_the_limit_is_refused() -> None:
     async def spend() -> None:
-        reserve = make_budget(limited(max_usd=10.0), UNUSED)
+        reserve = make_budget(limited(max_usd=10.0), UNUSED, ignore)
         async with reserve(Usage(6, 0)) as charge:
             charge(Usage(4, 1))
         # 5 dollars are spent, so a call of 5 fits, and a call of 6 does not.
@@ -76,7 +80,7 @@ def test_a_call_that_could_exceed_the_limit_is_refused() -> None:
 
 def test_a_call_of_unknown_usage_costs_its_worst_case() -> None:
     async def spend() -> None:
-        reserve = make_budget(limited(max_usd=10.0), UNUSED)
+        reserve = make_budget(limited(max_usd=10.0), UNUSED, ignore)
         async with reserve(Usage(6, 0)):
             pass
         with pytest.raises(OutOfMoneyError):
@@ -88,7 +92,7 @@ def test_a_call_of_unknown_usage_costs_its_worst_case() -> None:
 
 def test_money_of_earlier_runs_counts() -> None:
     async def spend() -> None:
-        reserve = make_budget(limited(max_usd=10.0), Usage(6, 3))
+        reserve = make_budget(limited(max_usd=10.0), Usage(6, 3), ignore)
         with pytest.raises(OutOfMoneyError):
             async with reserve(Usage(2, 0)):
                 pytest.fail("the call was sent")
@@ -100,7 +104,7 @@ def test_a_call_waits_while_those_in_flight_may_leave_enough() -> None:
     order = []
 
     async def spend() -> None:
-        reserve = make_budget(limited(max_usd=10.0), UNUSED)
+        reserve = make_budget(limited(max_usd=10.0), UNUSED, ignore)
 
         async def call(name: str) -> None:
             async with reserve(Usage(8, 0)) as charge:
@@ -115,9 +119,24 @@ def test_a_call_waits_while_those_in_flight_may_leave_enough() -> None:
     assert order == ["first sent", "first done", "second sent", "second done"]
 
 
+def test_the_mark_is_never_below_the_usage() -> None:
+    marks: list[Usage] = []
+
+    async def spend() -> None:
+        reserve = make_budget(limited(max_usd=1e6), UNUSED, marks.append)
+        for number in range(1, 100):
+            async with reserve(Usage(6, 1)) as charge:
+                assert marks[-1].input_tokens >= 6 * number
+                charge(Usage(6, 1))
+
+    asyncio.run(spend())
+    # The first call marks itself and 32 more: 33 x 6 = 198 tokens. The 34th call marks 66 calls.
+    assert marks == [Usage(198, 33), Usage(396, 66), Usage(594, 99)]
+
+
 def test_no_limit_of_money_reserves_nothing() -> None:
     async def spend() -> None:
-        reserve = make_budget(limited(max_usd=0.0), UNUSED)
+        reserve = make_budget(limited(max_usd=0.0), UNUSED, ignore)
         async with reserve(Usage(10**9, 0)):
             pass
 
