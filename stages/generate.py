@@ -16,12 +16,14 @@ import typer
 from bula.answering import (
     FAILED,
     Answer,
+    Asked,
     Findings,
     Prompts,
     answer,
     count_kinds,
     redact_answers,
     settings,
+    to_chats,
 )
 from bula.degeneration import is_degenerate, repeated_4gram_share
 from bula.errors import UserError, run_stage
@@ -157,17 +159,19 @@ def main(
     shots = read_shots(clean, chosen)
     prompts = encode_prompts(tokenizer, examples, shots)
     check_context(model, lengths(prompts, params.generate.max_new_tokens), shots)
+    chats = to_chats(tokenizer, [(one.question, one.history) for one in examples], shots)
     started = time.perf_counter()
     stage = f"generate@{variant}"
-    answers, tokens = answer(stage, model, chosen.engine, params, tokenizer, prompts)
-    speeds = measure_speed(tokens, time.perf_counter() - started)
-    found = [find_personal_data(given.text) for given in answers]
-    answers = redact_answers(stage, answers, found, params.privacy.answers)
-    rows = to_rows(variant, examples, prompts, answers, params)
-    figures = summarise(rows, found)
-    write_rows(out / f"{variant}.jsonl", rows)
-    write_metrics(metrics / f"{variant}.json", {"settings": settings(chosen, params), **figures})
-    write_metrics(speed / f"{variant}.json", speeds)
+    with answer(stage, chosen, params, tokenizer, Asked(prompts, chats)) as (answers, tokens):
+        speeds = measure_speed(tokens, time.perf_counter() - started)
+        found = [find_personal_data(given.text) for given in answers]
+        answers = redact_answers(stage, answers, found, params.privacy.answers)
+        rows = to_rows(variant, examples, prompts, answers, params)
+        figures = summarise(rows, found)
+        write_rows(out / f"{variant}.jsonl", rows)
+        content = {"settings": settings(chosen, params), **figures}
+        write_metrics(metrics / f"{variant}.json", content)
+        write_metrics(speed / f"{variant}.json", speeds)
     print(describe_run(out / f"{variant}.jsonl", figures, speeds))
 
 
