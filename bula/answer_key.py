@@ -65,16 +65,16 @@ def fingerprint(variant: Variant, params: Params) -> str:
 
 
 def _local(path: Path, params: Params) -> list[Any]:
-    """Return the files of a model and the way in which this machine computes it."""
+    """Return the files of a model, the precision and the machine."""
     files = [[file.name, sha256_file(file)] for file in list_model_files(path)]
     precision = [params.dtype, compute_dtype(params.dtype), params.device]
     return [files, precision, machine_kind()]
 
 
 def machine_kind() -> list[Any]:
-    """Return the kind of this machine's processor and GPUs, which decide how numbers are rounded.
+    """Return the kind of this machine's processor and GPUs.
 
-    `prepare_device` has hidden the GPUs that params.yaml excludes.
+    Each kind rounds in its own way. `prepare_device` has hidden the GPUs that params.yaml excludes.
     """
     processor = {name: str(value) for name, value in torch.cpu.get_capabilities().items()}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]

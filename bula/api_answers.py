@@ -200,7 +200,7 @@ def _tokens(usage: Any) -> int:
 
 
 def _reason(error: openai.APIStatusError) -> str:
-    """Return the status of an error, with its code and the field that it names."""
+    """Return the status, the code and the field of an error."""
     words = [f"HTTP {error.status_code}"]
     for word in (error.code, error.param):
         if isinstance(word, str) and SHORT_WORD.fullmatch(word):
@@ -209,7 +209,10 @@ def _reason(error: openai.APIStatusError) -> str:
 
 
 def _wait(error: openai.APIStatusError) -> float | None:
-    """Return the seconds that a server asks to wait, or None if a repeat is useless."""
+    """Return the seconds to wait before a repeat.
+
+    The result is None if a repeat cannot succeed. The server may ask for at most LONGEST_WAIT.
+    """
     is_repeatable = error.status_code in REPEATABLE or error.status_code >= 500
     if not is_repeatable or error.code == "insufficient_quota":
         return None
