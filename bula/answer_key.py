@@ -45,11 +45,11 @@ FIND_VLLM = "from importlib.metadata import distributions as found; " + (
 
 
 def fingerprint(variant: Variant, params: Params) -> str:
-    """Return a hash of everything but the prompts that shapes an answer, 16 digits.
+    """Return 16 digits that identify how a prompt is answered.
 
-    That is the engine with its versions and its code, the kind of machine, the precision, the
-    parameters of generate, the seed, and the bytes of the model's files. Of another server, only
-    the address and the name of the model are known.
+    They are a hash of the engine with its versions and its code, the kind of machine, the
+    precision, the parameters of generate, the seed, and the bytes of the model's files. Of another
+    server, only the address and the name of the model are known.
     """
     limits = params.generate
     folder = Path(__file__).parent
@@ -82,6 +82,9 @@ def machine_kind() -> list[Any]:
 
 
 def vllm_version() -> str:
-    """Return the version of vLLM, which has its own environment, or an empty text."""
+    """Return the version of vLLM, or an empty text.
+
+    vLLM has an environment of its own.
+    """
     command = [vllm_python(), "-c", FIND_VLLM]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

@@ -77,9 +77,9 @@ def open_ledger(
 
 
 def delete_removed(variants: Collection[str], folder: Path = ANSWERS, keep: str = "") -> None:
-    """Delete the answers of variants that params.yaml no longer has, and say so.
+    """Delete the answers of variants that params.yaml no longer has.
 
-    The folder `keep` and the files that a run holds stay.
+    Each deleted folder is printed. The folder `keep` and the files that a run holds stay.
     """
     for place in sorted(folder.glob("*@*")):
         if place.name == keep or place.name.partition("@")[2] in variants:
@@ -92,7 +92,7 @@ def delete_removed(variants: Collection[str], folder: Path = ANSWERS, keep: str 
 
 
 def _delete(path: Path) -> bool:
-    """Delete a file unless a run holds it; return whether it was deleted."""
+    """Return whether a file was deleted; a file that a run holds stays."""
     ledger = _open_locked(path)
     if ledger is None:
         return False
@@ -102,10 +102,10 @@ def _delete(path: Path) -> bool:
 
 
 def _open_locked(path: Path) -> io.FileIO | None:
-    """Open and lock a private file, or return None if another process holds it.
+    """Open and lock a private file.
 
-    The last holder deletes the file when it is complete, so a lock on a deleted file does not
-    count.
+    Return None if another process holds it. The last holder deletes the file when it is complete,
+    so a lock on a deleted file does not count.
     """
     while True:
         file = io.FileIO(path, "a+", opener=partial(os.open, mode=PRIVATE_FILE))
