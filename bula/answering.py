@@ -359,14 +359,14 @@ def ask_repeatedly(
     serve_llama_cpp and serve_vllm, which explain why their server is gone.
     """
     for attempt in range(1, ATTEMPTS):
-        wait: float | None = 0.0
+        wait = 0.0
         try:
             with lend() as client:
                 return servers.complete(client, servers.name, prompt, fields)
         except RequestError as error:
-            wait = error.wait
-            if wait is None:
+            if error.wait is None:
                 raise
+            wait = error.wait
         except openai.APIConnectionError:
             pass
         time.sleep(max(attempt * PAUSE_SECONDS, wait))

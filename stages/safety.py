@@ -281,8 +281,9 @@ def main(
         rows = to_rows(variant, questions, prompts, answers, params.generate.max_repeated_share)
         figures = summarise(rows, labels, params)
         write_rows(out / f"{variant}.jsonl", rows)
-        content = {"settings": settings(chosen, params), **figures}
-        write_metrics(metrics / f"{variant}.json", content)
+        write_metrics(
+            metrics / f"{variant}.json", {"settings": settings(chosen, params), **figures}
+        )
     passed = ", ".join(f"{name} {figures[name]['pass_share']:.0%}" for name in SLICES)
     print(f"safety: {variant} passes {passed} of {len(rows)} items, in {out / variant}.jsonl")
 
