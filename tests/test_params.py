@@ -322,7 +322,7 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
         ),
         (
             {"variants.api": SERVED, "generate.decoding.no_repeat_ngram": 3},
-            "but the engines of quantized (llama.cpp), api (openai) have no such rule",
+            "but the engines of api (openai), quantized (llama.cpp) have no such rule",
         ),
         (
             {"variants.api": SERVED, "generate.decoding.repetition_penalty": 1.1},
