@@ -84,7 +84,7 @@ def machine_kind() -> list[Any]:
 def vllm_version() -> str:
     """Return the version of vLLM, or an empty text.
 
-    vLLM has an environment of its own.
+    `make gpu` installs vLLM in another environment.
     """
     command = [vllm_python(), "-c", FIND_VLLM]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()

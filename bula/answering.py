@@ -57,7 +57,7 @@ FAILED = "failed"
 Serve = Callable[[Path, int, int], AbstractContextManager[list[Endpoint]]]
 # Token ids, one list per prompt.
 Prompts = list[list[int]]
-# The same prompts as messages, for servers that apply a chat template of their own.
+# The same prompts as messages, for servers that apply their own chat template.
 Chats = list[list[dict[str, str]]]
 # Personal data, one list per answer.
 Findings = list[list[Finding]]

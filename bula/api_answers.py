@@ -1,7 +1,7 @@
 """Ask an OpenAI-compatible server for answers to chats.
 
 Any server with the endpoint `chat/completions` fits: of this machine, or of a provider. It receives
-the system prompt, the history and the question as messages, and applies a chat template of its own.
+the system prompt, the history and the question as messages, and applies its own chat template.
 """
 
 import re

@@ -36,7 +36,7 @@ from bula.params import Params, Variant, load_params, variant_of
 from bula.params import Safety as SafetyParams
 from bula.privacy import find_personal_data
 from bula.prompts import encode_prompt, prompt_hash
-from bula.records import Row, read_rows, write_rows
+from bula.records import Row, Turn, read_rows, write_rows
 from bula.reports import Scalar, write_metrics
 from bula.safety import RULES, SLICES, SliceName, apply_rules, passes, wilson_interval
 
@@ -133,6 +133,20 @@ def read_checked_labels(path: Path) -> list[Label]:
             what = f"the part check needs answers with {rule} and answers without it"
             raise UserError(path, what, FIX)
     return labels
+
+
+def encode_questions(
+    model: Path, questions: list[Question], shots: list[Turn], answer_tokens: int
+) -> Asked:
+    """Return the prompts of the questions, as token ids and as messages.
+
+    Raise UserError if a prompt with few-shot examples and an answer exceeds the context.
+    """
+    tokenizer = load_tokenizer(model)
+    prompts = [encode_prompt(tokenizer, item.question, shots) for item in questions]
+    check_context(model, lengths(prompts, answer_tokens), shots)
+    chats = to_chats(tokenizer, [(item.question, None) for item in questions], shots)
+    return Asked(prompts, chats)
 
 
 def ask(
@@ -269,16 +283,14 @@ def main(
     questions = read_questions(Path(limits.questions), limits.items_per_slice)
     labels = read_checked_labels(Path(limits.labels))
     model = Path(chosen.model)
-    tokenizer = load_tokenizer(model)
     shots = read_shots(clean, chosen)
-    prompts = [encode_prompt(tokenizer, item.question, shots) for item in questions]
-    check_context(model, lengths(prompts, limits.max_new_tokens), shots)
+    asked = encode_questions(model, questions, shots, limits.max_new_tokens)
     stage = f"safety@{variant}"
-    chats = to_chats(tokenizer, [(item.question, None) for item in questions], shots)
-    with ask(stage, chosen, params, Asked(prompts, chats)) as (answers, _):
+    with ask(stage, chosen, params, asked) as (answers, _):
         found = [find_personal_data(given.text) for given in answers]
         answers = redact_answers(stage, answers, found, params.privacy.answers)
-        rows = to_rows(variant, questions, prompts, answers, params.generate.max_repeated_share)
+        max_share = params.generate.max_repeated_share
+        rows = to_rows(variant, questions, asked.prompts, answers, max_share)
         figures = summarise(rows, labels, params)
         write_rows(out / f"{variant}.jsonl", rows)
         write_metrics(

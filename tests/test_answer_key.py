@@ -12,7 +12,7 @@ from bula.commands.deps import UNLISTED, imported_files
 from bula.params import Decoding, Params, Variant, load_params
 
 # Modules that answering.py imports, directly or indirectly, and that shape no answer: they keep,
-# check, name or redact texts, or build the prompts, which have a key of their own.
+# check, name or redact texts, or build the prompts.
 OTHERS = {
     "answer_key",
     "answer_ledger",
@@ -63,7 +63,7 @@ def with_generate(params: Params, **changes: Any) -> Params:
 def test_another_model_engine_or_rule_has_another_fingerprint(model: Path, params: Params) -> None:
     first = fingerprint(variant_at(model), params)
     assert fingerprint(variant_at(model), params) == first
-    # Few-shot examples are a part of the prompt, which has a key of its own.
+    # Few-shot examples are a part of the prompt, and batch_key covers the prompt.
     assert fingerprint(variant_at(model, few_shot=3), params) == first
     harsh = Decoding(temperature=0, repetition_penalty=1.2, no_repeat_ngram=0)
     others = [
