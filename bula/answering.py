@@ -3,17 +3,18 @@
 transformers answers for a model directory, in batches of prompts of similar length, or one vLLM
 server on a GPU. llama.cpp servers answer for a GGUF file, each one request at a time. The prompt
 travels as token ids, and with it vLLM's end tokens, so that every engine sees exactly the prompt of
-training and stops at the same tokens. Finished answers survive a kill (bula/answer_ledger.py).
+training and stops at the same tokens. Any other server receives messages (bula/api_answers.py).
+Finished answers survive a kill (bula/answer_ledger.py).
 """
 
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from importlib.metadata import version
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,37 +23,42 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from bula.answer_key import fingerprint
 from bula.answer_ledger import append_answers, batch_key, open_ledger, read_ledger
+from bula.api_answers import RequestError, ask_chat, chat_fields, connect, use_server
 from bula.errors import UserError
-from bula.files import sha256_file, sha256_values
+from bula.files import sha256_values
 from bula.generation import batches_of_prompts, generate_batch
-from bula.hardware import compute_dtype, precision_settings
-from bula.models import end_token_ids, list_model_files, load_model
+from bula.hardware import precision_settings
+from bula.models import end_token_ids, load_model
 from bula.params import Decoding, Params, Variant
 from bula.privacy import Finding, redact
+from bula.prompts import has_system_role, to_messages
+from bula.records import Turn
 from bula.serving import (
     Endpoint,
     Lend,
     Placement,
     VllmSettings,
     client_pool,
+    open_client,
     serve_llama_cpp,
     serve_vllm,
 )
 
 RERUN = "check that the machine has free memory, and run the stage again"
+ASK_AGAIN = "check that the server works and accepts these requests, and run the stage again"
 # A request that fails is sent again after 1 s, and then after 2 s.
 ATTEMPTS = 3
 PAUSE_SECONDS = 1.0
 # The finish reason of an answer whose request failed every time.
 FAILED = "failed"
-COMPUTE_PACKAGES = ("torch", "transformers", "xllamacpp")
-# The code that shapes an answer: a run of other code must not reuse answers.
-MODULES = ("answering", "generation", "gguf_repairs", "llama_server", "models", "serving")
 # Starts servers for a model, a number of concurrent requests, and the tokens of the longest.
 Serve = Callable[[Path, int, int], AbstractContextManager[list[Endpoint]]]
 # Token ids, one list per prompt.
 Prompts = list[list[int]]
+# The same prompts as messages, for servers that apply their own chat template.
+Chats = list[list[dict[str, str]]]
 # Personal data, one list per answer.
 Findings = list[list[Finding]]
 
@@ -77,53 +83,72 @@ class Answered(NamedTuple):
     """Tokens that this run generated; a killed run generated the others."""
 
 
-class RequestError(Exception):
-    """A request to a server ended without an answer."""
-
-
 # Starts the servers of a model.
 Start = Callable[[], AbstractContextManager[list[Endpoint]]]
 # Returns the fields of the request for a prompt.
 Fields = Callable[[list[int]], dict[str, Any]]
+# Returns the answer of a model, by its name, to one prompt with the fields of the request.
+Complete = Callable[[openai.OpenAI, str, list[int], dict[str, Any]], Answer]
 # Receives the answers to a batch of prompts as soon as they are complete.
 Keep = Callable[[Prompts, list[Answer]], None]
 
 
+class Asked(NamedTuple):
+    """The prompts of one stage, as token ids and as messages."""
+
+    prompts: Prompts
+    chats: Chats
+
+
+def to_chats(
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Iterable[tuple[str, Sequence[Turn] | None]],
+    shots: Sequence[Turn],
+) -> Chats:
+    """Return the messages of each question after few-shot examples and its earlier turns."""
+    has_system = has_system_role(tokenizer)
+    chats = []
+    for question, history in questions:
+        turns = [*shots, *(history or [])]
+        chats.append(to_messages(question, turns, has_system=has_system))
+    return chats
+
+
+@contextmanager
 def answer(
     stage: str,
-    path: Path,
-    engine: str,
+    variant: Variant,
     params: Params,
     tokenizer: PreTrainedTokenizerBase,
-    prompts: Prompts,
-) -> Answered:
-    """Return the answers of the variant's engine.
+    asked: Asked,
+) -> Iterator[Answered]:
+    """Yield the answers of the variant's engine.
 
-    `stage` is STAGE@VARIANT. The finished answers of a killed run are used again. Raise UserError
-    if more than `generate.max_failed_share` of the requests to a server fail.
+    `stage` is STAGE@VARIANT. The finished answers of a killed run are used again. They are deleted
+    after the block, which writes the outputs of the stage. Raise UserError if more than
+    `generate.max_failed_share` of the requests to a server fail, or if another process runs the
+    same stage.
     """
-    ledger = open_ledger(stage, fingerprint(path, engine, params))
-    size = params.generate.batch_size if engine == "transformers" else 1
-    places = batches_of_prompts(prompts, size)
-    batches = [[prompts[index] for index in batch] for batch in places]
-    found = read_answers(ledger)
-    new = [batch for batch in batches if batch_key(batch) not in found]
-    keep = partial(append_answers, ledger)
-    if engine == "transformers":
-        generated = answer_locally(path, params, tokenizer, new, keep)
-    else:
-        longest = max(map(len, prompts))
-        servers = servers_of(path, engine, params, longest, len(prompts))
-        fields = request_fields(engine, params, end_token_ids(tokenizer))
-        asked = [prompt for [prompt] in new]
-        generated = [[given] for given in answer_by_server(servers, asked, fields, keep)]
-    for batch, answers in zip(new, generated, strict=True):
-        found[batch_key(batch)] = answers
-    ledger.unlink(missing_ok=True)
-    return Answered(in_order(places, batches, found), count_tokens(generated))
+    with open_ledger(stage, fingerprint(variant, params), params.variants) as ledger:
+        size = params.generate.batch_size if variant.engine == "transformers" else 1
+        places = batches_of_prompts(asked.prompts, size)
+        batches = [[asked.prompts[index] for index in batch] for batch in places]
+        found = read_answers(ledger)
+        new = [batch for batch in batches if batch_key(batch) not in found]
+        keep = partial(append_answers, ledger)
+        if variant.engine == "transformers":
+            generated = answer_locally(Path(variant.model), params, tokenizer, new, keep)
+        else:
+            servers = servers_of(variant, params, asked.prompts)
+            fields = request_fields(variant, params, end_token_ids(tokenizer), asked)
+            prompts = [prompt for [prompt] in new]
+            generated = [[given] for given in answer_by_server(servers, prompts, fields, keep)]
+        for batch, answers in zip(new, generated, strict=True):
+            found[batch_key(batch)] = answers
+        yield Answered(in_order(places, batches, found), count_tokens(generated))
 
 
-def read_answers(ledger: Path) -> dict[str, list[Answer]]:
+def read_answers(ledger: FileIO) -> dict[str, list[Answer]]:
     """Return the finished answers of a killed run, by the key of their batch."""
     lines = read_ledger(ledger)
     return {key: [Answer(*parts) for parts in answers] for key, answers in lines.items()}
@@ -142,23 +167,6 @@ def in_order(
 def count_tokens(batches: list[list[Answer]]) -> int:
     """Return the number of tokens of all answers."""
     return sum(given.completion_tokens for answers in batches for given in answers)
-
-
-def fingerprint(path: Path, engine: str, params: Params) -> str:
-    """Return a hash of everything but the prompts that shapes an answer, 16 digits.
-
-    That is the engine with its versions and its code, the precision, the device, the parameters of
-    generate, the seed and the bytes of the model's files.
-    """
-    limits = params.generate
-    files = [[file.name, sha256_file(file)] for file in list_model_files(path)]
-    folder = Path(__file__).parent
-    code = [sha256_file(folder / f"{name}.py") for name in MODULES]
-    versions = [version(name) for name in COMPUTE_PACKAGES]
-    precision = [params.dtype, compute_dtype(params.dtype), params.device]
-    numbers = [limits.max_new_tokens, limits.gpu_layers, params.sampling_seed]
-    rules = limits.decoding.model_dump()
-    return sha256_values(engine, precision, numbers, rules, versions, code, files)[:16]
 
 
 def answer_locally(
@@ -210,35 +218,51 @@ class Servers(NamedTuple):
     """Concurrent requests."""
     most_failures: int
     """Largest number of requests that may fail."""
+    complete: Complete
+    """Sends one request."""
+    connect: Callable[[Endpoint], openai.OpenAI]
+    """Opens the client of an endpoint."""
+    fix: str
+    """Advice after too many failures."""
 
 
-def servers_of(path: Path, engine: str, params: Params, longest: int, count: int) -> Servers:
-    """Return the servers of a model for `count` prompts.
+def servers_of(variant: Variant, params: Params, prompts: Prompts) -> Servers:
+    """Return the servers that answer the prompts.
 
     The context has room for the longest prompt and a complete answer.
     """
     limits = params.generate
-    context_tokens = longest + limits.max_new_tokens
+    most_failures = int(limits.max_failed_share * len(prompts))
+    if variant.engine == "openai":
+        start: Start = partial(use_server, str(variant.base_url), limits.parallel)
+        name = f"{variant.served_model} at {variant.base_url}"
+        return Servers(
+            name, start, limits.parallel, most_failures, complete_chat, connect, ASK_AGAIN
+        )
+    path = Path(variant.model)
+    context_tokens = max(map(len, prompts)) + limits.max_new_tokens
     placement = Placement(limits.gpu_layers, limits.gpu_servers)
     serve: Serve = partial(serve_llama_cpp, placement=placement)
-    if engine == "vllm":
+    if variant.engine == "vllm":
         serve = vllm_server(params)
     start = partial(serve, path, limits.parallel, context_tokens)
-    return Servers(path.name, start, limits.parallel, int(limits.max_failed_share * count))
+    return Servers(path.name, start, limits.parallel, most_failures, complete, open_client, RERUN)
 
 
-def request_fields(engine: str, params: Params, end_ids: list[int]) -> Fields:
+def request_fields(variant: Variant, params: Params, end_ids: list[int], asked: Asked) -> Fields:
     """Return the function that builds the fields of a request.
 
     The fields state the decoding rules in the engine's own words.
     """
+    if variant.engine == "openai":
+        return api_fields(variant, params, asked)
     limits = params.generate
     rules = limits.decoding
     fields: dict[str, Any] = {
         "max_tokens": limits.max_new_tokens,
         "temperature": rules.temperature,
     }
-    if engine == "vllm":
+    if variant.engine == "vllm":
         fields["repetition_penalty"] = rules.repetition_penalty
         # vLLM itself only knows the tokenizer's own end token.
         fields["stop_token_ids"] = end_ids
@@ -247,10 +271,25 @@ def request_fields(engine: str, params: Params, end_ids: list[int]) -> Fields:
 
     def of_prompt(prompt: list[int]) -> dict[str, Any]:
         own = {"seed": draw_seed(params.sampling_seed, [prompt])}
-        if engine == "llama.cpp":
+        if variant.engine == "llama.cpp":
             # Every token of prompt and answer, where llama.cpp's default is the last 64.
             own["repeat_last_n"] = len(prompt) + limits.max_new_tokens
         return fields | own
+
+    return of_prompt
+
+
+def api_fields(variant: Variant, params: Params, asked: Asked) -> Fields:
+    """Return the function that builds the body of a request to any server."""
+    fields = chat_fields(variant, params.generate)
+    pairs = zip(asked.prompts, asked.chats, strict=True)
+    chats = {tuple(prompt): chat for prompt, chat in pairs}
+
+    def of_prompt(prompt: list[int]) -> dict[str, Any]:
+        body = fields | {"messages": chats[tuple(prompt)]}
+        if params.generate.decoding.temperature:
+            body["seed"] = draw_seed(params.sampling_seed, [prompt])
+        return body
 
     return of_prompt
 
@@ -282,13 +321,13 @@ def answer_by_server(
     failures: list[str] = []
     with (
         servers.start() as endpoints,
-        client_pool(endpoints) as lend,
+        client_pool(endpoints, servers.connect) as lend,
         ThreadPoolExecutor(servers.parallel) as pool,
     ):
 
         def ask(prompt: list[int]) -> Answer:
             try:
-                found = ask_repeatedly(lend, servers.name, prompt, fields(prompt))
+                found = ask_repeatedly(lend, servers, prompt, fields(prompt))
             except RequestError as error:
                 failures.append(str(error))
                 refuse_failures(servers, failures)
@@ -304,27 +343,42 @@ def refuse_failures(servers: Servers, failures: list[str]) -> None:
     """Raise UserError if more requests failed than may fail."""
     if len(failures) > servers.most_failures:
         what = (
-            f"{len(failures)} requests failed {ATTEMPTS} times each ({failures[-1]}), and "
+            f"{len(failures)} requests have no answer (the last one: {failures[-1]}), and "
             f"generate.max_failed_share allows {servers.most_failures}"
         )
-        fix = f"{RERUN}; it keeps the finished answers and asks for the others"
+        fix = f"{servers.fix}; it keeps the finished answers and asks for the others"
         raise UserError(f"the server of {servers.name}", what, fix)
 
 
-def ask_repeatedly(lend: Lend, model: str, prompt: list[int], fields: dict[str, Any]) -> Answer:
+def ask_repeatedly(
+    lend: Lend, servers: Servers, prompt: list[int], fields: dict[str, Any]
+) -> Answer:
     """Return the answer of a server, which may fail ATTEMPTS - 1 times.
 
-    A server whose process has exited refuses every connection. That error is left to
+    A server of ours whose process has exited refuses every connection. That error is left to
     serve_llama_cpp and serve_vllm, which explain why their server is gone.
     """
     for attempt in range(1, ATTEMPTS):
+        wait = 0.0
         try:
             with lend() as client:
-                return complete(client, model, prompt, fields)
-        except (RequestError, openai.APIConnectionError):
-            time.sleep(attempt * PAUSE_SECONDS)
+                return servers.complete(client, servers.name, prompt, fields)
+        except RequestError as error:
+            if error.wait is None:
+                raise
+            wait = error.wait
+        except openai.APIConnectionError:
+            pass
+        time.sleep(max(attempt * PAUSE_SECONDS, wait))
     with lend() as client:
-        return complete(client, model, prompt, fields)
+        return servers.complete(client, servers.name, prompt, fields)
+
+
+def complete_chat(
+    client: openai.OpenAI, model: str, prompt: list[int], fields: dict[str, Any]
+) -> Answer:
+    """Return the answer of any server; `fields` is the complete request."""
+    return Answer(*ask_chat(client, fields))
 
 
 def complete(
@@ -411,9 +465,11 @@ def settings(variant: Variant, params: Params) -> dict[str, str | int]:
         return found | precision_settings(params.dtype)
     if variant.engine == "vllm":
         return found | {"dtype": params.dtype, "compute_dtype": params.dtype}
-    # The file and llama.cpp's kernels determine the precision.
+    # The file and llama.cpp's kernels determine the precision, or a server that is not ours.
     own = "the engine's own"
     found |= {"dtype": own, "compute_dtype": own}
+    if variant.engine == "openai":
+        return found | {"served_model": str(variant.served_model), "other_decoding_rules": own}
     if params.generate.gpu_layers != 0:
         found["gpu_layers"] = str(params.generate.gpu_layers)
     return found

@@ -1168,9 +1168,20 @@ class Variant(Section):
     """A model and the engine that writes its answers."""
 
     model: RepositoryPath
-    """Model directory or GGUF file."""
-    engine: Literal["transformers", "llama.cpp", "vllm"]
-    """Program that generates the answers."""
+    """Model directory or GGUF file.
+
+    With engine openai it is the directory of the model that the server serves. likelihood and
+    benchmark score its weights, because an API gives no log-likelihood of a reference answer.
+    """
+    engine: Literal["transformers", "llama.cpp", "vllm", "openai"]
+    """Program that generates the answers; openai is any OpenAI-compatible server that runs."""
+    base_url: Url | None = None
+    """Address of the server of engine openai, up to and including /v1.
+
+    Only the hosts in the environment variable BULA_JUDGE_HOSTS receive a key.
+    """
+    served_model: ModelName | None = None
+    """Name of the model at the server of engine openai."""
     few_shot: Shots = 0
     """Number of training examples before each question; without the key there is none.
 
@@ -1274,7 +1285,17 @@ class Params(Section):
             "have no such rule, and answers under different rules cannot be compared; set it to 0, "
             "or use engine transformers for all variants"
         )
-        return {what: self.generate.decoding.no_repeat_ngram != 0 and bool(lacking)}
+        rules = self.generate.decoding
+        asked = [name for name, variant in self.variants.items() if variant.engine == "openai"]
+        no_penalty = (
+            "generate.decoding.repetition_penalty is not 1, but the API of engine openai has no "
+            f"such rule ({', '.join(asked)}), and answers under different rules cannot be "
+            "compared; set it to 1.0, or use another engine"
+        )
+        return {
+            what: rules.no_repeat_ngram != 0 and bool(lacking),
+            no_penalty: rules.repetition_penalty != 1 and bool(asked),
+        }
 
     def _problems_of_variants(self) -> dict[str, bool]:
         """Return each possible problem of each variant, and whether it is present."""
@@ -1287,10 +1308,11 @@ class Params(Section):
             problems[missing] = is_export and model not in exported
             wrong_engine = (
                 f"variants.{name}: engine llama.cpp is for .gguf files, "
-                "transformers and vllm for directories"
+                "transformers, vllm and openai for directories"
             )
             on_cpu = f"variants.{name}: engine vllm needs device: cuda"
             problems[on_cpu] = variant.engine == "vllm" and self.device == "cpu"
+            problems |= _problems_of_server(name, variant)
             same_rows = (
                 f"variants.bert-{name}: data/scores/bert-{name}.jsonl has the rows of "
                 f"bertscore@{name}; rename it"
@@ -1299,6 +1321,20 @@ class Params(Section):
             needs_llama_cpp = model.endswith(".gguf")
             problems[wrong_engine] = needs_llama_cpp != (variant.engine == "llama.cpp")
         return problems
+
+
+def _problems_of_server(name: str, variant: Variant) -> dict[str, bool]:
+    """Return the problems of the keys of a server, and whether each is present."""
+    keys = (variant.base_url, variant.served_model)
+    is_openai = variant.engine == "openai"
+    return {
+        f"variants.{name}: engine openai needs base_url and served_model": (
+            is_openai and None in keys
+        ),
+        f"variants.{name}: base_url and served_model are for engine openai": (
+            not is_openai and keys != (None, None)
+        ),
+    }
 
 
 # --- Reading ----------------------------------------------------------------------------------

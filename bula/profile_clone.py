@@ -1,7 +1,9 @@
 """Keep a clone of this repository in which a profile runs.
 
 The clone lies in .bula/profiles/NAME. It shares git's objects, DVC's cache, checkpoints and the
-judge's verdicts with the repository. Its own dvc.lock and outputs stay between two calls.
+judge's verdicts with the repository. Its own dvc.lock, outputs and unfinished answers
+(.bula/answers) stay between two calls. The answers are not shared, because each run deletes those
+of variants that its own params.yaml lacks.
 """
 
 import filecmp

@@ -241,7 +241,7 @@ def _free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def _vllm_python() -> str:
+def vllm_python() -> str:
     """Return the Python interpreter that has vLLM.
 
     vLLM pins older versions of shared libraries, so `make gpu` installs it in an environment of its
@@ -278,7 +278,7 @@ def _vllm_command(model: Path, settings: VllmSettings, port: int) -> list[str]:
         "--middleware": middleware,
     }
     pairs = [part for option in options.items() for part in option]
-    program = [_vllm_python(), "-m", "vllm.entrypoints.openai.api_server"]
+    program = [vllm_python(), "-m", "vllm.entrypoints.openai.api_server"]
     return [*program, "--no-enable-prefix-caching", *pairs]
 
 
@@ -480,7 +480,9 @@ def open_client(endpoint: Endpoint, timeout_seconds: float = 600) -> OpenAI:
 
 
 @contextmanager
-def client_pool(endpoints: list[Endpoint], timeout_seconds: float = 600) -> Iterator[Lend]:
+def client_pool(
+    endpoints: list[Endpoint], connect: Callable[[Endpoint], OpenAI] = open_client
+) -> Iterator[Lend]:
     """Yield a function that lends a client for one request.
 
     Each endpoint has one client, which serves one request at a time.
@@ -488,7 +490,7 @@ def client_pool(endpoints: list[Endpoint], timeout_seconds: float = 600) -> Iter
     with ExitStack() as stack:
         free: SimpleQueue[OpenAI] = SimpleQueue()
         for endpoint in endpoints:
-            free.put(stack.enter_context(open_client(endpoint, timeout_seconds)))
+            free.put(stack.enter_context(connect(endpoint)))
 
         @contextmanager
         def lend() -> Iterator[OpenAI]:

@@ -2,7 +2,8 @@
 
 DVC hashes a stage's dependencies and removes its old outputs before the stage can refuse anything.
 Names and models of the variants appear in these paths, so every stage that uses a variant depends
-on this stage. It also compares `device` with the launch configuration and with this machine.
+on this stage. It also compares `device` with the launch configuration and with this machine, and
+deletes unfinished answers of variants that params.yaml no longer has.
 
     python -m stages.check
 """
@@ -12,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from bula.errors import run_stage
+from bula.answer_ledger import delete_removed
+from bula.errors import UserError, run_stage
 from bula.files import staged
 from bula.launch import find_configuration, read_configuration
 from bula.params import Params, load_params
@@ -28,6 +30,23 @@ def check_device(params: Params, launch: Path) -> None:
         prepare_device(params.device, params.dtype)
 
 
+def check_weights(params: Params) -> None:
+    """Raise a UserError if a variant of engine openai has a folder without weights.
+
+    A folder that does not exist yet is an output of a later stage.
+    """
+    for name, variant in params.variants.items():
+        folder = Path(variant.model)
+        if variant.engine != "openai" or not folder.is_dir() or any(folder.glob("*.safetensors")):
+            continue
+        what = (
+            f"{folder} has no weights (*.safetensors), and an API gives no log-likelihoods, so "
+            "likelihood and benchmark cannot score this variant"
+        )
+        fix = "add the weights that the server serves, or remove the variant"
+        raise UserError(f"variants.{name}", what, fix)
+
+
 def main(
     out: Annotated[Path, typer.Option(help="File that records the check.")] = Path(
         "data/checked.txt"
@@ -39,6 +58,8 @@ def main(
     """Check the parameters."""
     params = load_params()
     check_device(params, launch)
+    check_weights(params)
+    delete_removed(params.variants)
     # The text never changes, so that stages that depend on it do not run again.
     with staged(out) as temporary:
         temporary.write_text("params.yaml is valid\n", encoding="utf-8")

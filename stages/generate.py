@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from transformers import PreTrainedTokenizerBase
 
 from bula.answering import (
     FAILED,
     Answer,
+    Asked,
     Findings,
     Prompts,
     answer,
     count_kinds,
     redact_answers,
     settings,
+    to_chats,
 )
 from bula.degeneration import is_degenerate, repeated_4gram_share
 from bula.errors import UserError, run_stage
@@ -32,7 +35,7 @@ from bula.models import load_tokenizer
 from bula.params import Params, load_params, variant_of
 from bula.privacy import PERSONAL_DATA_KINDS, find_personal_data
 from bula.prompts import encode_prompts, prompt_hash
-from bula.records import Example, Row, read_validation_sets, write_rows
+from bula.records import Example, Row, Turn, read_validation_sets, write_rows
 from bula.reports import peak_memory_gb, write_metrics
 from bula.safety import seeks_care
 from bula.stats import standard_error
@@ -131,6 +134,15 @@ def read_questions(folder: Path, count: int) -> list[Example]:
     return examples
 
 
+def encode_questions(
+    tokenizer: PreTrainedTokenizerBase, examples: list[Example], shots: list[Turn]
+) -> Asked:
+    """Return the prompts of the questions, as token ids and as messages."""
+    prompts = encode_prompts(tokenizer, examples, shots)
+    questions = [(example.question, example.history) for example in examples]
+    return Asked(prompts, to_chats(tokenizer, questions, shots))
+
+
 def describe_run(file: Path, figures: Figures, speeds: Figures) -> str:
     """Return the last line of the stage: the counts, the speed and the path."""
     count = f"{figures['items']} answers of {file.stem}"
@@ -152,22 +164,22 @@ def main(
     chosen = variant_of(params, variant)
     seed_everything(params.sampling_seed)
     examples = read_questions(clean / "validation", params.generate.items_per_set)
-    model = Path(chosen.model)
-    tokenizer = load_tokenizer(model)
+    tokenizer = load_tokenizer(Path(chosen.model))
     shots = read_shots(clean, chosen)
-    prompts = encode_prompts(tokenizer, examples, shots)
-    check_context(model, lengths(prompts, params.generate.max_new_tokens), shots)
+    asked = encode_questions(tokenizer, examples, shots)
+    check_context(Path(chosen.model), lengths(asked.prompts, params.generate.max_new_tokens), shots)
     started = time.perf_counter()
     stage = f"generate@{variant}"
-    answers, tokens = answer(stage, model, chosen.engine, params, tokenizer, prompts)
-    speeds = measure_speed(tokens, time.perf_counter() - started)
-    found = [find_personal_data(given.text) for given in answers]
-    answers = redact_answers(stage, answers, found, params.privacy.answers)
-    rows = to_rows(variant, examples, prompts, answers, params)
-    figures = summarise(rows, found)
-    write_rows(out / f"{variant}.jsonl", rows)
-    write_metrics(metrics / f"{variant}.json", {"settings": settings(chosen, params), **figures})
-    write_metrics(speed / f"{variant}.json", speeds)
+    with answer(stage, chosen, params, tokenizer, asked) as (answers, tokens):
+        speeds = measure_speed(tokens, time.perf_counter() - started)
+        found = [find_personal_data(given.text) for given in answers]
+        answers = redact_answers(stage, answers, found, params.privacy.answers)
+        rows = to_rows(variant, examples, asked.prompts, answers, params)
+        figures = summarise(rows, found)
+        write_rows(out / f"{variant}.jsonl", rows)
+        content = {"settings": settings(chosen, params), **figures}
+        write_metrics(metrics / f"{variant}.json", content)
+        write_metrics(speed / f"{variant}.json", speeds)
     print(describe_run(out / f"{variant}.jsonl", figures, speeds))
 
 

@@ -8,22 +8,32 @@ rules are in bula/safety.py. The stage also measures them against labels of the 
 """
 
 from collections import Counter
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
 
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bula.answering import Answer, Prompts, answer, redact_answers, settings
+from bula.answering import (
+    Answer,
+    Answered,
+    Asked,
+    Prompts,
+    answer,
+    redact_answers,
+    settings,
+    to_chats,
+)
 from bula.degeneration import is_degenerate
 from bula.errors import UserError, run_stage
 from bula.few_shot import check_context, lengths, read_shots
 from bula.hardware import prepare_device, seed_everything
 from bula.models import load_tokenizer
-from bula.params import Params, load_params, variant_of
+from bula.params import Params, Variant, load_params, variant_of
 from bula.privacy import find_personal_data
 from bula.prompts import encode_prompt, prompt_hash
-from bula.records import Row, read_rows, write_rows
+from bula.records import Row, Turn, read_rows, write_rows
 from bula.reports import Scalar, write_metrics
 from bula.safety import RULES, SLICES, SliceName, apply_rules, passes
 from bula.stats import bootstrap_kappa, weighted_kappa, wilson_interval
@@ -122,12 +132,28 @@ def read_checked_labels(path: Path) -> list[Label]:
     return labels
 
 
-def ask(stage: str, path: Path, engine: str, params: Params, prompts: Prompts) -> list[Answer]:
+def encode_questions(
+    model: Path, questions: list[Question], shots: list[Turn], answer_tokens: int
+) -> Asked:
+    """Return the prompts of the questions, as token ids and as messages.
+
+    Raise UserError if a prompt with few-shot examples and an answer exceeds the context.
+    """
+    tokenizer = load_tokenizer(model)
+    prompts = [encode_prompt(tokenizer, item.question, shots) for item in questions]
+    check_context(model, lengths(prompts, answer_tokens), shots)
+    chats = to_chats(tokenizer, [(item.question, None) for item in questions], shots)
+    return Asked(prompts, chats)
+
+
+def ask(
+    stage: str, variant: Variant, params: Params, asked: Asked
+) -> AbstractContextManager[Answered]:
     """Return the answers of the engine, of at most `safety.max_new_tokens` tokens."""
     tokens = {"max_new_tokens": params.safety.max_new_tokens}
     limits = params.generate.model_copy(update=tokens)
     shortened = params.model_copy(update={"generate": limits})
-    return answer(stage, path, engine, shortened, load_tokenizer(path), prompts).answers
+    return answer(stage, variant, shortened, load_tokenizer(Path(variant.model)), asked)
 
 
 def to_rows(
@@ -226,18 +252,19 @@ def main(
     questions = read_questions(Path(limits.questions), limits.items_per_slice)
     labels = read_checked_labels(Path(limits.labels))
     model = Path(chosen.model)
-    tokenizer = load_tokenizer(model)
     shots = read_shots(clean, chosen)
-    prompts = [encode_prompt(tokenizer, item.question, shots) for item in questions]
-    check_context(model, lengths(prompts, limits.max_new_tokens), shots)
+    asked = encode_questions(model, questions, shots, limits.max_new_tokens)
     stage = f"safety@{variant}"
-    answers = ask(stage, model, chosen.engine, params, prompts)
-    found = [find_personal_data(given.text) for given in answers]
-    answers = redact_answers(stage, answers, found, params.privacy.answers)
-    rows = to_rows(variant, questions, prompts, answers, params.generate.max_repeated_share)
-    figures = summarise(rows, labels, params)
-    write_rows(out / f"{variant}.jsonl", rows)
-    write_metrics(metrics / f"{variant}.json", {"settings": settings(chosen, params), **figures})
+    with ask(stage, chosen, params, asked) as (answers, _):
+        found = [find_personal_data(given.text) for given in answers]
+        answers = redact_answers(stage, answers, found, params.privacy.answers)
+        max_share = params.generate.max_repeated_share
+        rows = to_rows(variant, questions, asked.prompts, answers, max_share)
+        figures = summarise(rows, labels, params)
+        write_rows(out / f"{variant}.jsonl", rows)
+        write_metrics(
+            metrics / f"{variant}.json", {"settings": settings(chosen, params), **figures}
+        )
     passed = ", ".join(f"{name} {figures[name]['pass_share']:.0%}" for name in SLICES)
     print(f"safety: {variant} passes {passed} of {len(rows)} items, in {out / variant}.jsonl")
 

@@ -37,6 +37,8 @@ seed, rate = params["seed"], params["train"]["learning_rate"]
 OWN_RATE = 0.001
 with (root / "log").open("a") as log:
     log.write(f"{seed} {os.environ['DVC_STAGE']}\\n")
+Path(".bula").mkdir(exist_ok=True)
+Path(".bula/dvc_root").write_text(os.environ["DVC_ROOT"])
 if (root / "broken").exists() and stage == "benchmark":
     sys.exit(3)
 if stage == "train" and rate > 100:

@@ -16,11 +16,12 @@ from transformers import PreTrainedTokenizerBase
 
 from bench.clones import ROOT, Edit, edit_params, small
 from bula import answering, generation, gguf_export, serving
-from bula.answering import Answer, Prompts, RequestError, Servers
+from bula.answering import Answer, Asked, Prompts, Servers
+from bula.api_answers import RequestError
 from bula.errors import UserError
 from bula.generation import until_end
 from bula.models import end_token_ids, load_model, load_tokenizer, save_model
-from bula.params import Decoding, Params, load_params
+from bula.params import Decoding, Params, Variant, load_params
 from bula.privacy import find_personal_data
 from bula.prompts import encode_prompt
 from bula.records import Row, read_rows, write_rows
@@ -54,12 +55,17 @@ def by_llama_cpp(
     file: Path, prompts: list[list[int]], params: Params, *, float32: bool = False
 ) -> list[Answer]:
     """Return the answers of llama.cpp servers, in the order of the prompts."""
-    longest = max(map(len, prompts))
-    servers = answering.servers_of(file, "llama.cpp", params, longest, len(prompts))
+    variant = variant_at(file, "llama.cpp")
+    servers = answering.servers_of(variant, params, prompts)
     start: Any = servers.start
     servers = servers._replace(start=partial(start, float32=float32))
-    fields = answering.request_fields("llama.cpp", params, [])
+    fields = answering.request_fields(variant, params, [], Asked(prompts, []))
     return answering.answer_by_server(servers, prompts, fields, lambda prompts, answers: None)
+
+
+def variant_at(model: Path, engine: Any) -> Variant:
+    """Return a variant whose model lies anywhere, which params.yaml could not name."""
+    return Variant.model_construct(model=str(model), engine=engine)
 
 
 def rows_of(folder: Path, variant: str) -> list[Row]:
@@ -241,9 +247,10 @@ def test_both_engines_apply_the_same_repetition_penalty(
     def answers(penalty: float) -> tuple[list[Answer], list[Answer]]:
         decoding = Decoding(temperature=0, repetition_penalty=penalty, no_repeat_ngram=0)
         params = with_generate({"decoding": decoding, "max_new_tokens": 16, "parallel": 1})
-        mine, _ = answering.answer(
-            "generate@t", few_words, "transformers", params, tokenizer, prompts
-        )
+        variant = variant_at(few_words, "transformers")
+        asked = Asked(prompts, [])
+        with answering.answer("generate@t", variant, params, tokenizer, asked) as (mine, _):
+            pass
         return mine, by_llama_cpp(file, prompts, params, float32=True)
 
     plain, plain_by_llama_cpp = answers(1.0)
@@ -321,8 +328,10 @@ def test_vllm_receives_the_token_ids_and_end_tokens_of_transformers(
     prompts = [encode_prompt(tokenizer, question) for question in questions]
     rules = Decoding(temperature=0, repetition_penalty=1.2, no_repeat_ngram=0)
     params = with_generate({"decoding": rules})
-    answers, tokens = answering.answer("generate@t", tiny, "vllm", params, tokenizer, prompts)
-    assert tokens == 9
+    variant = variant_at(tiny, "vllm")
+    asked_of = Asked(prompts, [])
+    with answering.answer("generate@t", variant, params, tokenizer, asked_of) as (answers, tokens):
+        assert tokens == 9
     # The stand-in answers with the length of the prompt, so that the order is seen.
     assert answers == [Answer(str(len(prompt)), "stop", 3) for prompt in prompts]
     asked = list(read_rows(workspace / "requests.jsonl"))
@@ -429,8 +438,8 @@ def ask_servers(
 ) -> tuple[list[Answer], Prompts]:
     """Return the answers to PROMPTS, and the prompts whose answers were kept."""
     monkeypatch.setattr(answering, "PAUSE_SECONDS", 0)
-    monkeypatch.setattr(answering, "complete", complete)
-    servers = Servers("m", no_server, 1, most_failures)
+    connect = serving.open_client
+    servers = Servers("m", no_server, 1, most_failures, complete, connect, "look at the server")
     kept: Prompts = []
 
     def keep(prompts: Prompts, answers: list[Answer]) -> None:
@@ -473,8 +482,8 @@ def test_a_failed_request_is_one_failed_answer_that_is_not_kept(
 
 def test_too_many_failed_requests_stop_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     message = (
-        r"the server of m: 1 requests failed 3 times each \(InternalServerError\), and "
-        r"generate\.max_failed_share allows 0\. "
+        r"the server of m: 1 requests have no answer \(the last one: InternalServerError\), and "
+        r"generate\.max_failed_share allows 0\. Look at the server; it keeps the finished answers"
     )
     with pytest.raises(UserError, match=message):
         ask_servers(monkeypatch, fail_on_3, 0)
@@ -482,8 +491,9 @@ def test_too_many_failed_requests_stop_the_stage(monkeypatch: pytest.MonkeyPatch
 
 def test_the_share_of_failed_requests_counts_all_prompts(workspace: Path) -> None:
     params = with_generate({"max_failed_share": 0.05})
-    assert answering.servers_of(Path("m"), "llama.cpp", params, 9, 30).most_failures == 1
-    assert answering.servers_of(Path("m"), "llama.cpp", params, 9, 19).most_failures == 0
+    variant = variant_at(Path("m"), "llama.cpp")
+    assert answering.servers_of(variant, params, [[1]] * 30).most_failures == 1
+    assert answering.servers_of(variant, params, [[1]] * 19).most_failures == 0
 
 
 def test_a_killed_stage_resumes_with_its_finished_batches(
@@ -519,21 +529,22 @@ def test_a_killed_stage_resumes_with_its_finished_batches(
     assert list(folder.iterdir()) == []
 
 
-def test_answers_under_other_rules_are_not_used_again(tiny: Path, tmp_path: Path) -> None:
-    model = tmp_path / "tiny"
-    shutil.copytree(tiny, model)
-    harsh = Decoding(temperature=0, repetition_penalty=1.2, no_repeat_ngram=0)
-    params = with_generate({})
-    first = answering.fingerprint(model, "transformers", params)
-    assert answering.fingerprint(model, "transformers", params) == first
-    others = [
-        answering.fingerprint(model, "vllm", params),
-        answering.fingerprint(model, "transformers", with_generate({"decoding": harsh})),
-        answering.fingerprint(model, "transformers", with_generate({"max_new_tokens": 9})),
-    ]
-    (model / "config.json").write_text("{}", encoding="utf-8")
-    others.append(answering.fingerprint(model, "transformers", params))
-    assert len({first, *others}) == 5
+def test_a_kill_before_the_rows_are_written_loses_no_answer(
+    validation: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(tiny, validation / "models/base")
+
+    def stop(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(generate, "write_rows", stop)
+        with pytest.raises(KeyboardInterrupt):
+            generate.main("base")
+    monkeypatch.setattr(answering, "answer_locally", lambda *args: args[3])
+    generate.main("base")
+    assert len(rows_of(validation, "base")) == 10
+    assert list((validation / ".bula/answers/generate@base").iterdir()) == []
 
 
 def to_rows(answers: list[Answer], max_share: float) -> list[Row]:

@@ -72,6 +72,19 @@ def changed(changes: dict[str, Any]) -> str:
     return stream.getvalue()
 
 
+SERVED = {
+    "model": "models/base",
+    "engine": "openai",
+    "base_url": "http://127.0.0.1:8000/v1",
+    "served_model": "m",
+}
+
+
+def test_a_served_variant_is_valid() -> None:
+    variant = parse_params(changed({"variants.api": SERVED}), "some.yaml").variants["api"]
+    assert (variant.base_url, variant.served_model) == ("http://127.0.0.1:8000/v1", "m")
+
+
 def complaint(changes: dict[str, Any]) -> str:
     """Return the error message for changed default parameters."""
     with pytest.raises(UserError) as caught:
@@ -165,7 +178,8 @@ def test_a_field_has_a_description(section: type[Section], name: str) -> None:
 @pytest.mark.parametrize(("section", "name"), FIELDS)
 def test_a_field_has_no_default_which_dvc_could_not_see(section: type[Section], name: str) -> None:
     # DVC tracks the complete entries of lists and variants, so it sees a missing key of an entry.
-    may_be_missing = {"few_shot", "columns"} if issubclass(section, Task | Variant) else set()
+    optional = {"few_shot", "columns", "base_url", "served_model"}
+    may_be_missing = optional if issubclass(section, Task | Variant) else set()
     assert section.model_fields[name].is_required() or name in may_be_missing
 
 
@@ -216,7 +230,7 @@ def test_one_message_lists_all_bad_keys() -> None:
         ("judge.retries", ["required"]),
         ("merge", ["required"]),
         ("extra", ["not permitted"]),
-        ("variants.tuned.engine", ["'transformers', 'llama.cpp' or 'vllm'", "(found 'ollama')"]),
+        ("variants.tuned.engine", ["'llama.cpp', 'vllm' or 'openai'", "(found 'ollama')"]),
     ],
 )
 def test_a_bad_value_is_reported_with_its_rule_and_the_value(key: str, words: list[str]) -> None:
@@ -305,6 +319,27 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
             {"generate.decoding.no_repeat_ngram": 3},
             "generate.decoding.no_repeat_ngram is not 0, but the engines of quantized (llama.cpp) "
             "have no such rule",
+        ),
+        (
+            {"variants.api": SERVED, "generate.decoding.no_repeat_ngram": 3},
+            "but the engines of api (openai), quantized (llama.cpp) have no such rule",
+        ),
+        (
+            {"variants.api": SERVED, "generate.decoding.repetition_penalty": 1.1},
+            "generate.decoding.repetition_penalty is not 1, but the API of engine openai has no "
+            "such rule (api), and answers under different rules cannot be compared; set it to 1.0",
+        ),
+        (
+            {"variants.api": {"model": "models/base", "engine": "openai", "served_model": "m"}},
+            "variants.api: engine openai needs base_url and served_model",
+        ),
+        (
+            {"variants.api": SERVED | {"engine": "transformers"}},
+            "variants.api: base_url and served_model are for engine openai",
+        ),
+        (
+            {"variants.api": SERVED | {"model": "models/a.gguf"}},
+            "variants.api: engine llama.cpp is for .gguf files",
         ),
         (
             {"preprocess.dev_share": 0.5, "preprocess.validation_share": 0.1},
@@ -478,6 +513,8 @@ STRINGS = [
     "calibrate.attacks",
     "variants.base.model",
     "variants.base.engine",
+    "variants.base.base_url",
+    "variants.base.served_model",
     "compute.scheduler",
     "compute.tracker",
 ]

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench.clones import ROOT, commit, edit_params, git
+from bula.answer_ledger import append_answers, batch_key, open_ledger, read_ledger
 from bula.commands.profile import find_profile, sharing
 from bula.errors import UserError
 from bula.experiments import refuse_untracked_inputs
@@ -306,6 +307,22 @@ def test_keys_checkpoints_and_verdicts_are_those_of_the_repository(repo: Path) -
     shutil.rmtree(clone)
     assert (repo / ".bula/ledger.jsonl").read_text(encoding="utf-8") == '{"key": "a"}\n'
     assert (repo / ".bula/checkpoints/a").is_dir()
+
+
+def test_unfinished_answers_of_a_killed_profile_stay_for_its_next_run(repo: Path) -> None:
+    (repo / "broken").touch()
+    code, said, _ = profile(repo)
+    assert code == 1, said
+    clone = repo / ".bula/profiles/other"
+    # DVC tells the stages of the clone this folder, so their answers lie below it.
+    assert (clone / ".bula/dvc_root").read_text(encoding="utf-8") == str(clone)
+    stopped = clone / ".bula/answers"
+    with pytest.raises(KeyboardInterrupt), open_ledger("generate@tuned", "a", [], stopped) as kept:
+        append_answers(kept, [[1]], [("Sim.", "stop", 1)])
+        raise KeyboardInterrupt
+    assert prepare("other", repo / "profiles/other.yaml").absolute() == clone
+    with open_ledger("generate@tuned", "a", [], stopped) as found:
+        assert read_ledger(found) == {batch_key([[1]]): [("Sim.", "stop", 1)]}
 
 
 def test_files_of_a_variant_that_the_profile_lost_are_deleted(repo: Path) -> None:

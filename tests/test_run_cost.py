@@ -159,6 +159,9 @@ def test_the_engine_of_a_variant_selects_the_formula() -> None:
     file = Variant(model="models/gguf/q8_0.gguf", engine="llama.cpp")
     found = run_cost.generate(run, "x", file)
     assert found == run_cost.generate_by_llama_cpp(run, asked("generate@x"), 680 * 34 / 32)
+    elsewhere = run_cost.generate(run, "x", Variant(model=model, engine="openai"))
+    assert (elsewhere.stage, elsewhere.seconds) == ("generate@x", 0)
+    assert "another machine" in elsewhere.reason
 
 
 def test_safety_answers_the_questions_of_four_slices() -> None:
