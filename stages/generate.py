@@ -40,6 +40,8 @@ from bula.text import words
 
 Figures = dict[str, int | float]
 
+SHORTER = "lower generate.max_new_tokens in params.yaml"
+
 
 def to_rows(
     variant: str,
@@ -156,7 +158,7 @@ def main(
     tokenizer = load_tokenizer(model)
     shots = read_shots(clean, chosen)
     prompts = encode_prompts(tokenizer, examples, shots)
-    check_context(model, lengths(prompts, params.generate.max_new_tokens), shots)
+    check_context(model, lengths(prompts, params.generate.max_new_tokens), shots, SHORTER)
     started = time.perf_counter()
     stage = f"generate@{variant}"
     answers, tokens = answer(stage, model, chosen.engine, params, tokenizer, prompts)

@@ -31,6 +31,7 @@ from bula.reports import Scalar, write_metrics
 from bula.safety import RULES, SLICES, SliceName, apply_rules, passes, wilson_interval
 
 FIX = "see data/demo/safety for the form, and `safety` in params.yaml for the name"
+SHORTER = "lower safety.max_new_tokens in params.yaml"
 Text = Annotated[str, Field(min_length=1)]
 # The cells of a table of two judgements: the author's and the rule's.
 CELLS = ((True, True), (True, False), (False, True), (False, False))
@@ -260,7 +261,7 @@ def main(
     tokenizer = load_tokenizer(model)
     shots = read_shots(clean, chosen)
     prompts = [encode_prompt(tokenizer, item.question, shots) for item in questions]
-    check_context(model, lengths(prompts, limits.max_new_tokens), shots)
+    check_context(model, lengths(prompts, limits.max_new_tokens), shots, SHORTER)
     stage = f"safety@{variant}"
     answers = ask(stage, model, chosen.engine, params, prompts)
     found = [find_personal_data(given.text) for given in answers]
