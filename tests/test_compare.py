@@ -336,6 +336,28 @@ def test_each_variant_is_compared_with_the_ngram(workspace: Path) -> None:
     assert row["p"] == pytest.approx(2 / 2**20)
 
 
+def test_interval_of_bits_per_character_is_that_of_a_ratio(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", primary)
+    for variant, bits_each in (("base", 0.5), ("tuned", 0.4), ("ngram", 0.6)):
+        write_twenty(workspace, variant, 0.0, 1)
+        rows = []
+        for number in range(20):
+            characters = 10 * (number + 1)
+            nats = bits_each * math.log(2) * characters
+            row: Row = {"id": f"{number:02}", "variant": variant}
+            rows.append(row | {"nats": nats, "characters": characters})
+        write_rows(workspace / f"data/likelihood/{variant}.jsonl", rows)
+    ngram = workspace / "data/controls/likelihood_ngram.jsonl"
+    (workspace / "data/likelihood/ngram.jsonl").replace(ngram)
+    results = compare_all(workspace / "data", {}, load_params())
+    # Every answer saves as many bits per character, so no sample of answers has another ratio.
+    for key, saved in (("tuned_minus_base", 0.1), (NGRAM, 0.2)):
+        row = results[f"{key}__bits_per_character"]
+        assert row["stderr"] == pytest.approx(0, abs=1e-9)
+        interval = (row["difference"], row["low"], row["high"])
+        assert interval == pytest.approx((-saved, -saved, -saved))
+
+
 def test_an_ngram_over_other_items_is_refused(workspace: Path) -> None:
     edit_params(workspace / "params.yaml", primary)
     write_twenty(workspace, "base", 0.0, 1)
@@ -580,7 +602,7 @@ def test_failed_verdict_is_no_pair(four: Results) -> None:
 def test_variants_without_a_shared_item_are_refused() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     with pytest.raises(ValueError, match="share no item"):
-        compare({"a": 1.0}, {"b": 1.0}, {}, params)
+        compare({"a": 1.0}, {"b": 1.0}, {}, params, {})
 
 
 # The complete stage
