@@ -79,7 +79,7 @@ def draw_distributions(
             draw_sets(axis, sets, f"{kind}_{part}")
     for axis in grid[-1]:
         axis.set_xlabel("validation set, number of answers")
-    figure.suptitle(f"{title}, {len(rows)} answers")
+    figure.suptitle(title)
     figure.legend(handles=legend_handles(sets), loc="outside lower center", ncols=3, frameon=False)
     save_png(figure, path, DPI)
 
