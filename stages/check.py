@@ -2,7 +2,8 @@
 
 DVC hashes a stage's dependencies and removes its old outputs before the stage can refuse anything.
 Names and models of the variants appear in these paths, so every stage that uses a variant depends
-on this stage. It also compares `device` with the launch configuration and with this machine.
+on this stage. It also compares `device` with the launch configuration and with this machine, and
+refuses a source without a file before a model is fetched.
 
     python -m stages.check
 """
@@ -12,10 +13,10 @@ from typing import Annotated
 
 import typer
 
-from bula.errors import run_stage
+from bula.errors import UserError, run_stage
 from bula.files import staged
 from bula.launch import find_configuration, read_configuration
-from bula.params import Params, load_params
+from bula.params import DemoSource, FilesSource, LocalTask, Params, load_params
 
 
 def check_device(params: Params, launch: Path) -> None:
@@ -26,6 +27,21 @@ def check_device(params: Params, launch: Path) -> None:
         from bula.hardware import prepare_device
 
         prepare_device(params.device, params.dtype)
+
+
+def check_sources(params: Params) -> None:
+    """Raise a UserError if the path of a source or of benchmark items does not exist."""
+    for source in [*params.ingest.sources, *params.ingest.benchmarks]:
+        if isinstance(source, (DemoSource, FilesSource, LocalTask)) and is_missing(source.path):
+            fix = f"correct `path` of {source.name} in params.yaml, or run `dvc pull`"
+            raise UserError(source.path, "it does not exist", fix)
+
+
+def is_missing(name: str) -> bool:
+    """Return whether a path does not exist, and DVC cannot fetch it either."""
+    path = Path(name)
+    tracked = [Path(f"{place}.dvc") for place in (path, *path.parents)]
+    return not path.exists() and not any(file.exists() for file in tracked)
 
 
 def main(
@@ -39,6 +55,7 @@ def main(
     """Check the parameters."""
     params = load_params()
     check_device(params, launch)
+    check_sources(params)
     # The text never changes, so that stages that depend on it do not run again.
     with staged(out) as temporary:
         temporary.write_text("params.yaml is valid\n", encoding="utf-8")
