@@ -418,7 +418,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise UserError(where, "no network", "nothing")
 
     monkeypatch.setattr(downloads, "_run_download", refuse)
-    monkeypatch.setattr(downloads, "_hub_size", lambda source, _: refuse(source.id))
+    monkeypatch.setattr(downloads, "_hub_files", lambda source, _: refuse(source.id))
     monkeypatch.delenv("BULA_ACCEPT_GEMMA_TERMS", raising=False)
     return started
 
@@ -605,6 +605,7 @@ class HubFile(NamedTuple):
 
     rfilename: str
     size: int
+    lfs: Any = None
 
 
 class HubInfo(NamedTuple):
@@ -655,6 +656,54 @@ def test_a_hub_model_is_downloaded_at_its_revision_without_pickled_weights(
     command = hub_commands[0]
     assert command[2:5] == ["o/n", "--revision", "a" * 40]
     assert [part for part in command if part.endswith(".bin")] == []
+
+
+class Lfs(NamedTuple):
+    """The hub's description of a large file."""
+
+    sha256: str
+
+
+def cached_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill a cache of the hub's client with a model, and cut the network.
+
+    The client reads the cache without the network, and downloads nothing that is there.
+    """
+    snapshot = folder / "models--o--n/snapshots" / HUB_MODEL.revision
+    snapshot.mkdir(parents=True)
+    for file in HUB_INFO.siblings:
+        (snapshot / file.rfilename).write_text(file.rfilename, encoding="utf-8")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def describe_weights(sha256: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the hub state a SHA-256 of the weights."""
+    weights = HubFile("model.safetensors", 900, Lfs(sha256))
+    info = HubInfo([weights, HubFile("config.json", 200)])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
+
+
+def test_a_hub_model_in_the_cache_is_not_downloaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached_model(tmp_path / "cache", monkeypatch)
+    describe_weights(hashlib.sha256(b"model.safetensors").hexdigest(), monkeypatch)
+    folder = tmp_path / "fetched"
+    downloads.fetch_hub(HUB_MODEL, folder, LIMITS)
+    # The pickle of the same revision is left in the cache.
+    found = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
+    assert found == {name: name for name in ("model.safetensors", "config.json")}
+
+
+def test_a_damaged_file_in_the_cache_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached_model(tmp_path / "cache", monkeypatch)
+    describe_weights("0" * 64, monkeypatch)
+    message = r"o/n: model\.safetensors in the cache .* is damaged\. Run `hf cache rm model/o/n`"
+    with pytest.raises(UserError, match=message):
+        downloads.fetch_hub(HUB_MODEL, tmp_path / "fetched", LIMITS)
 
 
 @pytest.mark.usefixtures("hub_commands")
