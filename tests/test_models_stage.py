@@ -790,6 +790,22 @@ def test_the_child_that_renders_a_template_receives_no_key(
     assert received["preexec_fn"] is end_with_parent
 
 
+@pytest.mark.parametrize("is_own", [True, False], ids=["own template", "template file"])
+def test_an_endless_template_of_a_base_is_never_rendered_in_this_process(
+    is_own: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless, message = TEMPLATES["endless"]
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base)
+    template = base / "chat_template.jinja" if is_own else tmp_path / "a.jinja"
+    template.write_text(f"<|im_end|>{endless}", encoding="utf-8")
+    rendering = "transformers.PreTrainedTokenizerBase.apply_chat_template"
+    monkeypatch.setattr(rendering, lambda *_, **__: pytest.fail("it was rendered here"))
+    file = "" if is_own else str(template)
+    with pytest.raises(UserError, match=message):
+        fetch_base(directory(base), "bfloat16", tmp_path / "out", LIMITS, file)
+
+
 # The base model
 
 
