@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -358,13 +359,22 @@ def test_interval_of_bits_per_character_is_that_of_a_ratio(workspace: Path) -> N
         assert interval == pytest.approx((-saved, -saved, -saved))
 
 
-def test_an_ngram_over_other_items_is_refused(workspace: Path) -> None:
+@pytest.mark.parametrize(
+    ("write_control", "message"),
+    [
+        (write_ngram, r"likelihood_ngram\.jsonl: its items are not those of likelihood/tuned"),
+        (write_stock, r"scores_stock\.jsonl: its items are not those of scores/tuned"),
+    ],
+    ids=["ngram", "stock answer"],
+)
+def test_a_control_over_other_items_is_refused(
+    write_control: Callable[[Path, dict[str, float]], None], message: str, workspace: Path
+) -> None:
     edit_params(workspace / "params.yaml", primary)
     write_twenty(workspace, "base", 0.0, 1)
     write_twenty(workspace, "tuned", 0.1, 1)
-    write_ngram(workspace, {"00": 1.0})
-    message = r"likelihood_ngram\.jsonl: its items are not those of likelihood/tuned\.jsonl"
-    with pytest.raises(UserError, match=message):
+    write_control(workspace, {"00": 0.1})
+    with pytest.raises(UserError, match=rf"{message}\.jsonl\. Run .*controls"):
         compare_all(workspace / "data", {}, load_params())
 
 
@@ -393,16 +403,6 @@ def test_loops_of_the_variant_do_not_beat_the_stock_answer(
     doubts = {"base": doubts_about(base), "tuned": doubts_about(tuned)}
     row = all_compared(workspace, doubts)[f"{STOCK}__rougeL_f"]
     assert row["meaningful"] is meaningful
-
-
-def test_a_stock_answer_to_other_items_is_refused(workspace: Path) -> None:
-    edit_params(workspace / "params.yaml", primary)
-    write_twenty(workspace, "base", 0.0, 1)
-    write_twenty(workspace, "tuned", 0.1, 1)
-    write_stock(workspace, {"00": 0.1})
-    message = r"scores_stock\.jsonl: its items are not those of scores/tuned\.jsonl. Run .*controls"
-    with pytest.raises(UserError, match=message):
-        compare_all(workspace / "data", {}, load_params())
 
 
 def test_scores_of_a_withheld_judge_are_not_meaningful(workspace: Path) -> None:
