@@ -30,7 +30,7 @@ def check_device(params: Params, launch: Path) -> None:
 
 
 def check_sources(params: Params) -> None:
-    """Raise a UserError if the path of a source or of benchmark items does not exist."""
+    """Raise a UserError if a source or a benchmark has no file."""
     for source in [*params.ingest.sources, *params.ingest.benchmarks]:
         if isinstance(source, (DemoSource, FilesSource, LocalTask)) and is_missing(source.path):
             fix = f"correct `path` of {source.name} in params.yaml, or run `dvc pull`"

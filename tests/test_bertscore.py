@@ -167,7 +167,7 @@ def test_a_tokenizer_without_a_limit_takes_the_number_of_positions(
 
 @pytest.fixture
 def roberta(bert: Path, workspace: Path) -> bertscore.Encoder:
-    """Return a random RoBERTa whose tokenizer has no limit; its padding has the id 1."""
+    """Return a random RoBERTa whose tokenizer has no limit."""
     config = RobertaConfig(
         vocab_size=len(SPECIAL) + len(WORDS),
         hidden_size=16,

@@ -74,7 +74,7 @@ def compare_all(data: Path, groups: Groups, params: Params) -> Results:
 
 
 def weights_of(measure: str, data: Path, variant: str) -> Values:
-    """Return the weights of the items of a ratio; the items of other measures have none.
+    """Return the weights of a ratio's items, or nothing for other measures.
 
     All variants score the same references, so the weights of one variant suffice.
     """

@@ -257,7 +257,7 @@ def fetch_hub(
 
 
 def _link_files(snapshot: Path, folder: Path, patterns: Sequence[str]) -> None:
-    """Fill a folder with links to the wanted files of a snapshot in the cache.
+    """Fill a folder with links to the wanted files of a snapshot.
 
     The cache may have other files of the same revision, such as pickled weights.
     """
