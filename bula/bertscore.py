@@ -118,11 +118,25 @@ def hash_weights(path: Path) -> str:
 def longest_input(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
     """Return the most tokens that an encoder reads.
 
-    The tokenizer's limit counts and the number of positions, whichever is smaller. RoBERTa has two
-    positions more than it can use, and its tokenizer knows that.
+    It is the tokenizer's limit or the number of usable positions, whichever is smaller. Some
+    RoBERTa tokenizers have no limit.
     """
     positions = model.config.get_text_config().max_position_embeddings
-    return int(min(tokenizer.model_max_length, positions, MOST_TOKENS))
+    usable = positions - unused_positions(model)
+    return int(min(tokenizer.model_max_length, usable, MOST_TOKENS))
+
+
+def unused_positions(model: PreTrainedModel) -> int:
+    """Return how many position embeddings belong to no token.
+
+    RoBERTa and the models that follow it number positions from padding_idx + 1, so that 514
+    positions hold 512 tokens. BERT numbers them from 0.
+    """
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings"):
+            padding = getattr(module, "padding_idx", None)
+            return 0 if padding is None else int(padding) + 1
+    return 0
 
 
 # --- Texts ------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from bula.text import ngrams, words
 WORDS_IN_A_RUN = 4
 # Four Portuguese words have about 20 letters, so both measures compare runs of similar length.
 LETTERS_IN_A_RUN = 20
+NOT_MEANINGFUL = "not meaningful"
 
 
 def repeated_4gram_share(text: str) -> float:
@@ -37,6 +38,14 @@ def is_degenerate(text: str, max_share: float) -> bool:
     if not words(text):
         return True
     return max(repeated_4gram_share(text), repeated_letters_share(text)) > max_share
+
+
+def not_meaningful(share: float) -> str:
+    """Return the words that mark or replace scores of mostly degenerate answers.
+
+    `share` is the share of degenerate answers.
+    """
+    return f"{NOT_MEANINGFUL} ({share * 100:.0f} % loops)"
 
 
 def _repeated_share(runs: Sequence[object]) -> float:

@@ -25,6 +25,8 @@ QUANTILES = {
     "upper_quartile": 0.75,
     "highest": 1.0,
 }
+# One row of the table of quantiles.
+Line = dict[str, str | int | float]
 # The width of a box, and of the points of a set. The sets are 1 apart.
 WIDTH = 0.6
 DPI = 72
@@ -39,29 +41,30 @@ def group_by_set(rows: Sequence[Row]) -> dict[str, list[Row]]:
     return sets
 
 
-def to_quantiles(
-    rows: Sequence[Row], kinds: Mapping[str, str]
-) -> list[dict[str, str | int | float]]:
+def to_quantiles(rows: Sequence[Row], kinds: Mapping[str, str]) -> list[Line]:
     """Return the quantiles per set, kind and part as a long table.
 
     `kinds` maps the name of a kind in rows to its title, which is the column `group`.
     """
-    table = []
+    table: list[Line] = []
     for kind, title in kinds.items():
         for part, part_title in PARTS.items():
             for name, members in group_by_set(rows).items():
                 values = [row[f"{kind}_{part}"] for row in members]
-                line: dict[str, str | int | float] = {
-                    "set": name,
-                    "group": title,
-                    "part": part_title,
-                    "items": len(values),
-                    "mean": float(np.mean(values)),
-                }
-                for quantile, share in QUANTILES.items():
-                    line[quantile] = float(np.quantile(values, share))
-                table.append(line)
+                labels: Line = {"set": name, "group": title, "part": part_title}
+                table.append(labels | describe(values))
     return table
+
+
+def describe(values: Sequence[float]) -> Line:
+    """Return the number of values, their mean and their quantiles."""
+    figures: Line = {
+        "items": len(values),
+        "mean": float(np.mean(values)),
+    }
+    for name, share in QUANTILES.items():
+        figures[name] = float(np.quantile(values, share))
+    return figures
 
 
 def draw_distributions(
@@ -79,7 +82,7 @@ def draw_distributions(
             draw_sets(axis, sets, f"{kind}_{part}")
     for axis in grid[-1]:
         axis.set_xlabel("validation set, number of answers")
-    figure.suptitle(f"{title}, {len(rows)} answers")
+    figure.suptitle(title)
     figure.legend(handles=legend_handles(sets), loc="outside lower center", ncols=3, frameon=False)
     save_png(figure, path, DPI)
 
@@ -104,16 +107,23 @@ def draw_sets(axis: Axes, sets: Mapping[str, Sequence[Row]], name: str) -> None:
 def draw_points(axis: Axes, place: int, values: Sequence[float]) -> None:
     """Draw one point per value, side by side, so that equal values stay visible."""
     # The middles of equal parts: a single point is in the middle.
-    offsets = (np.arange(len(values)) + 0.5) / len(values) - 0.5
-    axis.plot(
-        place + WIDTH * offsets, values, "o", color=BLUE, markersize=5, alpha=0.6, markeredgewidth=0
-    )
+    middles = np.arange(len(values)) + 0.5
+    offsets = middles / len(values) - 0.5
+    across = place + WIDTH * offsets
+    axis.plot(across, values, "o", color=BLUE, markersize=5, alpha=0.6, markeredgewidth=0)
 
 
 def draw_box(axis: Axes, place: int, values: Sequence[float]) -> None:
     """Draw the quartiles as a box, and the extremes as whiskers."""
-    lowest, lower, median, upper, highest = np.quantile(values, list(QUANTILES.values()))
-    box = {"whislo": lowest, "q1": lower, "med": median, "q3": upper, "whishi": highest}
+    shares = list(QUANTILES.values())
+    lowest, lower, median, upper, highest = np.quantile(values, shares)
+    box = {
+        "whislo": lowest,
+        "q1": lower,
+        "med": median,
+        "q3": upper,
+        "whishi": highest,
+    }
     axis.bxp(
         [box],
         positions=[place],

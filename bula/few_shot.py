@@ -42,16 +42,19 @@ def lengths(prompts: list[list[int]], answer_tokens: int) -> list[int]:
     return [len(prompt) + answer_tokens for prompt in prompts]
 
 
-def check_context(model: Path, tokens: list[int], shots: list[Turn]) -> None:
-    """Raise UserError if few-shot examples make a sequence longer than the model's context.
+def check_context(model: Path, tokens: list[int], shots: list[Turn], fix: str) -> None:
+    """Raise UserError if a sequence is longer than the model's context.
 
     `tokens` contains the length of each sequence: the prompt with the longest possible answer.
+    `fix` is the advice that makes the sequences of the stage shorter.
     """
-    if not shots:
-        return
     context = getattr(load_config(model).get_text_config(), "max_position_embeddings", None)
     longest = max(tokens, default=0)
-    if context is not None and longest > context:
-        counts = f"{longest} tokens with {len(shots)} few-shot examples"
-        what = f"a prompt and its answer have {counts}, and the context has {context}"
-        raise UserError(model, what, FEWER)
+    if context is None or longest <= context:
+        return
+    counts = f"{longest} tokens"
+    if shots:
+        counts = f"{counts} with {len(shots)} few-shot examples"
+        fix = f"{FEWER}, or {fix}"
+    what = f"a prompt and its answer have {counts}, and the context has {context}"
+    raise UserError(model, what, fix)

@@ -8,6 +8,7 @@ then imports none of a module's classes, although only the new ones need the new
 """
 
 import importlib
+import logging
 import runpy
 from typing import Any
 
@@ -36,6 +37,26 @@ NEW_ARCHITECTURES = (
     "QWEN3TTS",
     "TALKIE",
 )
+# These warnings of the converters change nothing: a key is written again with its final value,
+# transformers 5 writes the RoPE type of a model without scaling, and no text is a pair of texts.
+HARMLESS = (
+    "Duplicated key name",
+    "Unknown RoPE type: default",
+    "Unknown separator token",
+)
+LOGGERS = ("gguf.gguf_writer", "gguf.vocab", "hf-to-gguf")
+
+
+def silence_harmless_warnings() -> None:
+    """Hide the converters' harmless warnings; every other one is still shown."""
+    for name in LOGGERS:
+        # A logger adds the same filter only once.
+        logging.getLogger(name).addFilter(_is_no_harmless_warning)
+
+
+def _is_no_harmless_warning(record: logging.LogRecord) -> bool:
+    """Return whether a log record is shown."""
+    return not record.getMessage().startswith(HARMLESS)
 
 
 def name_new_architectures() -> None:
@@ -51,6 +72,7 @@ def name_new_architectures() -> None:
 
 def find_converter(architecture: str) -> Any:
     """Return the converter's class for a Hugging Face architecture, or None."""
+    silence_harmless_warnings()
     name_new_architectures()
     # Imported here because the converters take seconds to load and log to the console.
     conversion = importlib.import_module(CONVERSION)
@@ -61,5 +83,6 @@ def find_converter(architecture: str) -> Any:
 
 
 if __name__ == "__main__":
+    silence_harmless_warnings()
     name_new_architectures()
     runpy.run_module("auto_round", run_name="__main__", alter_sys=True)

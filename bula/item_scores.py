@@ -225,22 +225,41 @@ def _degenerate_answers(data: Path, variant: str) -> Values:
 
 def _likelihood_scores(data: Path, variant: str) -> Measures:
     """Return the bits per character and the question's worth of each reference."""
-    path = data / "likelihood" / f"{variant}.jsonl"
-    rows = read_checked(path, f"likelihood@{variant}", LikelihoodRow)
+    rows = read_likelihood(data, variant)
     worth = _question_worth(rows)
-    found = {"bits_per_character": _bits_per_character(rows)}
+    found = {"bits_per_character": bits_per_character(rows)}
     return found | ({"question_worth": worth} if worth else {})
 
 
-def _bits_per_character(rows: Sequence[LikelihoodRow]) -> Values:
+def read_likelihood(data: Path, variant: str) -> list[LikelihoodRow]:
+    """Return the log-likelihood of each reference under one variant."""
+    path = data / "likelihood" / f"{variant}.jsonl"
+    return read_checked(path, f"likelihood@{variant}", LikelihoodRow)
+
+
+def bits_per_character(rows: Sequence[LikelihoodRow]) -> Values:
     """Return the bits per character of each reference.
 
     Each value divides by the mean length of all references. So the mean over items is the pooled
     figure: total bits over total characters.
     """
-    characters = sum(row.characters for row in rows)
-    mean_characters = characters / len(rows)
+    mean_characters = _mean_characters(rows)
     return {row.id: row.nats / LN2 / mean_characters for row in rows}
+
+
+def character_weights(rows: Sequence[LikelihoodRow]) -> Values:
+    """Return the length of each reference as a share of the mean length.
+
+    `bits_per_character` is a ratio: another sample of references has other bits and another number
+    of characters. An error or an interval of the ratio needs these weights.
+    """
+    mean_characters = _mean_characters(rows)
+    return {row.id: row.characters / mean_characters for row in rows}
+
+
+def _mean_characters(rows: Sequence[LikelihoodRow]) -> float:
+    """Return the mean length of the references in characters."""
+    return sum(row.characters for row in rows) / len(rows)
 
 
 def _question_worth(rows: Sequence[LikelihoodRow]) -> Values:

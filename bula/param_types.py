@@ -19,9 +19,12 @@ Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 
 # Names of variants, sources, tasks and configurations. DVC reads a variant's name as one part of
 # a dotted path, so that name has no dot.
-VariantName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=80)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_.-]*$", max_length=80)]
-TaskName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=120)]
+VARIANT_NAME = r"^[a-z0-9][a-z0-9_-]*$"
+NAME = r"^[a-z0-9][a-z0-9_.-]*$"
+TASK_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
+VariantName = Annotated[str, Field(pattern=VARIANT_NAME, max_length=80)]
+Name = Annotated[str, Field(pattern=NAME, max_length=80)]
+TaskName = Annotated[str, Field(pattern=TASK_NAME, max_length=120)]
 LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 
 # Packages on PyPI: a name by PEP 508, and a version by PEP 440 without epoch and local part.
@@ -35,11 +38,14 @@ Version = Annotated[str, Field(pattern=f"^{RELEASE}{RELEASE_SUFFIXES}$", max_len
 # data set, such as "train[:10%]".
 HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
 HubId = Annotated[str, Field(pattern=f"^{HUB_NAME}/{HUB_NAME}$", max_length=200)]
-HubPart = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:%\[\]+ -]*$", max_length=120)]
-License = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9 .,+()/_-]*$", max_length=120)]
+HUB_PART = r"^[A-Za-z0-9_][A-Za-z0-9_.:%\[\]+ -]*$"
+HubPart = Annotated[str, Field(pattern=HUB_PART, max_length=120)]
+LICENSE = r"^[A-Za-z0-9][A-Za-z0-9 .,+()/_-]*$"
+License = Annotated[str, Field(pattern=LICENSE, max_length=120)]
 
 # Models and their layers: the name that a server has for a model, and a dotted module name.
-ModelName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$", max_length=200)]
+MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._:/@+-]*$"
+ModelName = Annotated[str, Field(pattern=MODEL_NAME, max_length=200)]
 MODULE = r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z0-9_]+)*$"
 Module = Annotated[str, Field(pattern=MODULE, max_length=120)]
 
@@ -56,8 +62,9 @@ Column = Annotated[str, Field(pattern=COLUMN, max_length=200)]
 Encoding = Literal["utf-8", "latin-1", "cp1252"]
 
 # Numbers.
-Positive = Annotated[int, Field(gt=0, le=10**9)]
-Natural = Annotated[int, Field(ge=0, le=10**9)]
+MOST = 10**9
+Positive = Annotated[int, Field(gt=0, le=MOST)]
+Natural = Annotated[int, Field(ge=0, le=MOST)]
 Few = Annotated[int, Field(gt=0, le=256)]
 Layer = Annotated[int, Field(ge=0, le=1000)]
 Workers = Annotated[int, Field(ge=0, le=256)]

@@ -160,7 +160,8 @@ def launch_seconds(kernels: float) -> float:
 def likelihood(run: Run, variant: str) -> StageTime:
     """Return the time in which one variant's reference answers are scored."""
     settings = run.params.likelihood
-    per_set = min(settings.items_per_set or run.validation_rows, run.validation_rows)
+    wanted = settings.items_per_set or run.validation_rows
+    per_set = min(wanted, run.validation_rows)
     # Some answers are scored a second time, after another question.
     per_set += min(settings.worth_items_per_set, per_set)
     tokens = len(SET_NAMES) * per_set * run.rows.tokens_per_row
@@ -188,7 +189,8 @@ def safety(run: Run, name: str, variant: Variant) -> StageTime:
     """
     settings = run.params.safety
     count = len(SLICES) * settings.items_per_slice
-    return answer_questions(run, Asked(f"safety@{name}", count, settings.max_new_tokens), variant)
+    asked = Asked(f"safety@{name}", count, settings.max_new_tokens)
+    return answer_questions(run, asked, variant)
 
 
 def answer_questions(run: Run, asked: Asked, variant: Variant) -> StageTime:
@@ -307,9 +309,11 @@ def benchmark(run: Run, variant: str) -> StageTime:
     known = [task for task in settings.tasks if task in TASKS]
     for task in known:
         items, options, length, new_tokens = TASKS[task]
-        requests = min(items, settings.limit_of(task) or items) * options
+        limit = settings.limit_of(task) or items
+        requests = min(items, limit) * options
+        tokens = requests * (length + new_tokens)
         batches = math.ceil(requests / settings.batch_size)
-        flops += forward_flops(run.shape, requests * (length + new_tokens), requests, length)
+        flops += forward_flops(run.shape, tokens, requests, length)
         passes += batches
         generation += batches * new_tokens
     launched = forward_kernels(run.shape, passes)
@@ -343,7 +347,8 @@ def ingest(run: Run) -> StageTime:
 def download(stage: str, size: float) -> StageTime:
     """Return the time of a stage that downloads `size` bytes from the hub."""
     megabytes = size / 1e6
-    return StageTime(stage, megabytes / assumed("download_mb"), 0.0, f"{megabytes:,.0f} MB")
+    seconds = megabytes / assumed("download_mb")
+    return StageTime(stage, seconds, 0.0, f"{megabytes:,.0f} MB")
 
 
 def hub_rows(params: Params) -> int:
@@ -400,7 +405,8 @@ def judge(run: Run) -> StageTime:
 
 def answers_to_score(run: Run) -> int:
     """Return the number of answers of all variants and controls."""
-    return answers_per_variant(run) * (len(run.params.variants) + ANSWERING_CONTROLS)
+    answerers = len(run.params.variants) + ANSWERING_CONTROLS
+    return answers_per_variant(run) * answerers
 
 
 def bertscore(run: Run) -> StageTime:
@@ -409,10 +415,12 @@ def bertscore(run: Run) -> StageTime:
     An answer and its reference count as long as a training row each.
     """
     answers = answers_to_score(run)
-    flops = 2 * assumed("encoder_parameters") * 2 * run.rows.tokens_per_row * answers
+    tokens = 2 * run.rows.tokens_per_row * answers
+    flops = 2 * assumed("encoder_parameters") * tokens
     # The controls are scored by one stage.
-    starts = (len(run.params.variants) + 1) * assumed("start_seconds")
-    seconds = starts + answers * assumed("bertscore_ms") / 1e3
+    starts = len(run.params.variants) + 1
+    encoding = answers * assumed("bertscore_ms") / 1e3
+    seconds = starts * assumed("start_seconds") + encoding
     card = min(seconds, flops / run.card.flops)
     return StageTime("bertscore, bertscore_controls", seconds, card, f"{flops:.3g} FLOPs")
 
@@ -431,7 +439,8 @@ def scores(run: Run) -> StageTime:
 
 def train(run: Run, seconds: float, flops_seconds: float, kernels: float) -> StageTime:
     """Return the time of train from the figures of bula/training_cost.py."""
-    card = min(seconds, max(flops_seconds, kernel_seconds(kernels)))
+    busy = max(flops_seconds, kernel_seconds(kernels))
+    card = min(seconds, busy)
     reason = f"{run.params.train.max_steps:,} steps, {kernels:,.0f} kernels"
     return StageTime("train", assumed("start_seconds") + seconds, card, reason)
 

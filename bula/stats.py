@@ -118,24 +118,29 @@ def group_totals(values: Sequence[float], groups: Sequence[str]) -> tuple[Floats
     return totals, sizes
 
 
-def clustered_standard_error(values: Sequence[float], groups: Sequence[str]) -> float:
-    """Return the standard error of the mean of items in groups.
+def clustered_standard_error(
+    values: Sequence[float], groups: Sequence[str], weights: Sequence[float] | None = None
+) -> float:
+    """Return the standard error of sum(values) / sum(weights) for items in groups.
 
-    The items of a group are not independent. The variance is that of independent items, s^2 / n,
-    plus the sum of r_i r_j over all pairs of different items of one group, divided by n^2. r is the
-    difference of a value from the mean (Miller 2024, "Adding Error Bars to Evals",
-    arXiv:2411.00640). Groups of one item give `standard_error`. Fewer than two groups have an error
-    of 0.
+    Without weights, each item has the weight 1, and the ratio R is the mean. The items of a group
+    are not independent. The variance is that of independent items, plus the sum of r_i r_j over all
+    pairs of different items of one group, divided by the squared sum of the weights. r is the
+    residual: value - R weight (Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640; Cochran
+    1977, section 2.11). Groups of one item give `standard_error` or `ratio_standard_error`. Fewer
+    than two groups have an error of 0.
     """
     count = len(values)
     if len(set(groups)) < 2:
         return 0.0
     data = np.asarray(values, dtype=np.float64)
-    residuals = data - data.mean()
+    sizes = np.ones(count) if weights is None else np.asarray(weights, dtype=np.float64)
+    ratio = data.sum() / sizes.sum()
+    residuals = data - ratio * sizes
     totals, _ = group_totals(residuals.tolist(), groups)
     # The same sum, arranged so that rounding cannot make it negative.
     squares = (totals**2).sum() + (residuals**2).sum() / (count - 1)
-    return math.sqrt(float(squares)) / count
+    return math.sqrt(float(squares)) / float(sizes.sum())
 
 
 def bootstrap_groups(
@@ -144,16 +149,20 @@ def bootstrap_groups(
     resamples: int,
     confidence: float,
     seed: int,
+    weights: Sequence[float] | None = None,
 ) -> Interval:
-    """Return the percentile bootstrap interval of the mean, resampling complete groups.
+    """Return the percentile bootstrap interval of sum(values) / sum(weights).
 
-    Each resample divides the total of its groups by the number of their items. Groups of one item
-    give `bootstrap_mean`.
+    Complete groups are resampled, and the values of a group stay with its weights. Without weights,
+    each item has the weight 1, so that the ratio is the mean. Groups of one item then give
+    `bootstrap_mean`.
     """
-    totals, sizes = group_totals(values, groups)
+    sizes = [1.0] * len(values) if weights is None else weights
+    totals, _ = group_totals(values, groups)
+    group_sizes, _ = group_totals(sizes, groups)
     draws = _draw_indices(len(totals), resamples, seed)
-    means = totals[draws].sum(axis=1) / sizes[draws].sum(axis=1)
-    return _percentile_interval(means, confidence)
+    ratios = totals[draws].sum(axis=1) / group_sizes[draws].sum(axis=1)
+    return _percentile_interval(ratios, confidence)
 
 
 class PairedTest(NamedTuple):

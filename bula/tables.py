@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from bula.calibration import withheld_note
+from bula.degeneration import NOT_MEANINGFUL, not_meaningful
 from bula.errors import UserError
 from bula.escaping import markdown
 from bula.item_scores import rerun_advice
@@ -22,7 +23,6 @@ Metrics = dict[str, Any]
 Column = dict[str, str]
 # Why a variant does not beat a control.
 ControlVerdict = Literal["loops", "unsure", "worse"]
-NOT_MEANINGFUL = "not meaningful"
 LOWER = "↓"
 HIGHER = "↑"
 UNKNOWN = "–"
@@ -340,7 +340,7 @@ def _withhold(cells: Column, share: float, params: Params) -> Column:
     """Return the cells, without scores of answers if too many answers are degenerate."""
     if share <= params.compare.max_degenerate_share:
         return cells
-    withheld = f"{NOT_MEANINGFUL} ({share * 100:.0f} % loops)"
+    withheld = not_meaningful(share)
     return cells | {label: withheld for label in cells if label.startswith(RATES_ANSWERS)}
 
 

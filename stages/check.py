@@ -2,8 +2,9 @@
 
 DVC hashes a stage's dependencies and removes its old outputs before the stage can refuse anything.
 Names and models of the variants appear in these paths, so every stage that uses a variant depends
-on this stage. It also compares `device` with the launch configuration and with this machine, and
-deletes unfinished answers of variants that params.yaml no longer has.
+on this stage. It also compares `device` with the launch configuration and with this machine,
+refuses a source without a file before a model is fetched, and deletes unfinished answers of
+variants that params.yaml no longer has.
 
     python -m stages.check
 """
@@ -17,7 +18,7 @@ from bula.answer_ledger import delete_removed
 from bula.errors import UserError, run_stage
 from bula.files import staged
 from bula.launch import find_configuration, read_configuration
-from bula.params import Params, load_params
+from bula.params import DemoSource, FilesSource, LocalTask, Params, load_params
 
 
 def check_device(params: Params, launch: Path) -> None:
@@ -47,6 +48,21 @@ def check_weights(params: Params) -> None:
         raise UserError(f"variants.{name}", what, fix)
 
 
+def check_sources(params: Params) -> None:
+    """Raise a UserError if a source or a benchmark has no file."""
+    for source in [*params.ingest.sources, *params.ingest.benchmarks]:
+        if isinstance(source, (DemoSource, FilesSource, LocalTask)) and is_missing(source.path):
+            fix = f"correct `path` of {source.name} in params.yaml, or run `dvc pull`"
+            raise UserError(source.path, "it does not exist", fix)
+
+
+def is_missing(name: str) -> bool:
+    """Return whether a path does not exist, and DVC cannot fetch it either."""
+    path = Path(name)
+    tracked = [Path(f"{place}.dvc") for place in (path, *path.parents)]
+    return not path.exists() and not any(file.exists() for file in tracked)
+
+
 def main(
     out: Annotated[Path, typer.Option(help="File that records the check.")] = Path(
         "data/checked.txt"
@@ -60,6 +76,7 @@ def main(
     check_device(params, launch)
     check_weights(params)
     delete_removed(params.variants)
+    check_sources(params)
     # The text never changes, so that stages that depend on it do not run again.
     with staged(out) as temporary:
         temporary.write_text("params.yaml is valid\n", encoding="utf-8")

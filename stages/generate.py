@@ -43,6 +43,8 @@ from bula.text import words
 
 Figures = dict[str, int | float]
 
+SHORTER = "lower generate.max_new_tokens in params.yaml"
+
 
 def to_rows(
     variant: str,
@@ -167,7 +169,8 @@ def main(
     tokenizer = load_tokenizer(Path(chosen.model))
     shots = read_shots(clean, chosen)
     asked = encode_questions(tokenizer, examples, shots)
-    check_context(Path(chosen.model), lengths(asked.prompts, params.generate.max_new_tokens), shots)
+    needed = lengths(asked.prompts, params.generate.max_new_tokens)
+    check_context(Path(chosen.model), needed, shots, SHORTER)
     started = time.perf_counter()
     stage = f"generate@{variant}"
     with answer(stage, chosen, params, tokenizer, asked) as (answers, tokens):

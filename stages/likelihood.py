@@ -32,6 +32,9 @@ from bula.text import comparison_key
 
 Figures = dict[str, int | float]
 
+# A question of the longest allowed prompt may meet the longest allowed answer.
+SHORTER = "lower preprocess.max_tokens or preprocess.max_prompt_tokens in params.yaml"
+
 
 class Score(NamedTuple):
     """Totals over the supervised tokens of one example."""
@@ -179,12 +182,14 @@ def encode_parts(
 ) -> list[list[Encoded]]:
     """Return the encoded examples of each part, after the few-shot examples.
 
-    Raise UserError if one of them does not fit into the context of the model at `path`.
+    Raise UserError if an example does not fit into the context of the model at `path`. An answer
+    after another question may be longer than preprocess allows.
     """
     found = []
     for examples in parts:
         encoded = [encode(tokenizer, with_shots(example, shots)) for example in examples]
-        check_context(path, [len(item.input_ids) for item in encoded], shots)
+        lengths = [len(item.input_ids) for item in encoded]
+        check_context(path, lengths, shots, SHORTER)
         found.append(encoded)
     return found
 

@@ -10,9 +10,10 @@ from typing import Annotated
 
 import typer
 
+from bula.degeneration import not_meaningful
 from bula.distributions import draw_distributions, group_by_set, to_quantiles
 from bula.errors import run_stage
-from bula.item_scores import AnswerRow, read_checked
+from bula.item_scores import ShownAnswer, read_checked
 from bula.params import Params, load_params, variant_of
 from bula.records import Row, write_rows
 from bula.reports import write_metrics, write_plot
@@ -28,6 +29,18 @@ def summarise_sets(rows: list[Row], params: Params) -> dict[str, Figures]:
     return figures
 
 
+def title_of(variant: str, answers: list[ShownAnswer], params: Params) -> str:
+    """Return the title of the picture.
+
+    It is marked if too many answers are degenerate: loops share words with a reference by chance.
+    """
+    title = f"ROUGE of {variant} against the references, {len(answers)} answers"
+    share = sum(answer.degenerate for answer in answers) / len(answers)
+    if share <= params.compare.max_degenerate_share:
+        return title
+    return f"{title}\n{not_meaningful(share)}"
+
+
 def main(
     variant: Annotated[str, typer.Argument(help="Name of the variant.")],
     answers: Annotated[Path, typer.Option(help="Folder of answers.")] = Path("data/answers"),
@@ -39,13 +52,13 @@ def main(
     params = load_params()
     # An unknown variant has no answers: the message about the variant helps more.
     variant_of(params, variant)
-    read = read_checked(answers / f"{variant}.jsonl", f"generate@{variant}", AnswerRow)
+    read = read_checked(answers / f"{variant}.jsonl", f"generate@{variant}", ShownAnswer)
     rows = score_answers([row.model_dump() | {"variant": variant} for row in read])
     figures = summarise_sets(rows, params)
     write_rows(out / f"{variant}.jsonl", rows)
     write_metrics(metrics / f"{variant}.json", figures)
     write_plot(plots / f"{variant}.json", to_quantiles(rows, TYPES))
-    title = f"ROUGE of {variant} against the references"
+    title = title_of(variant, read, params)
     draw_distributions(rows, TYPES, title, plots / f"{variant}.png")
     mean = figures["pooled"]["rougeL_f"]
     print(f"rouge: {variant} has ROUGE-L F1 {mean:.4f} on {len(rows)} answers")

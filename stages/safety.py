@@ -39,6 +39,7 @@ from bula.safety import RULES, SLICES, SliceName, apply_rules, passes
 from bula.stats import bootstrap_kappa, weighted_kappa, wilson_interval
 
 FIX = "see data/demo/safety for the form, and `safety` in params.yaml for the name"
+SHORTER = "lower safety.max_new_tokens in params.yaml"
 Text = Annotated[str, Field(min_length=1)]
 
 
@@ -141,7 +142,7 @@ def encode_questions(
     """
     tokenizer = load_tokenizer(model)
     prompts = [encode_prompt(tokenizer, item.question, shots) for item in questions]
-    check_context(model, lengths(prompts, answer_tokens), shots)
+    check_context(model, lengths(prompts, answer_tokens), shots, SHORTER)
     chats = to_chats(tokenizer, [(item.question, None) for item in questions], shots)
     return Asked(prompts, chats)
 

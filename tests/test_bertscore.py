@@ -9,7 +9,13 @@ import bert_score
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    BertTokenizerFast,
+    RobertaConfig,
+    RobertaModel,
+)
 
 from bench.clones import edit_params
 from bula import bertscore
@@ -157,6 +163,40 @@ def test_a_tokenizer_without_a_limit_takes_the_number_of_positions(
 ) -> None:
     encoder.tokenizer.model_max_length = 10**30
     assert bertscore.longest_input(encoder.model, encoder.tokenizer) == POSITIONS
+
+
+@pytest.fixture
+def roberta(bert: Path, workspace: Path) -> bertscore.Encoder:
+    """Return a random RoBERTa whose tokenizer has no limit."""
+    config = RobertaConfig(
+        vocab_size=len(SPECIAL) + len(WORDS),
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=POSITIONS,
+        pad_token_id=1,
+    )
+    folder = workspace / "roberta"
+    RobertaModel(config).save_pretrained(folder)
+    tokenizer = load_plain_tokenizer(bert)
+    tokenizer.model_max_length = 10**30
+    tokenizer.save_pretrained(folder)
+    source = {"kind": "directory", "path": str(folder), "license": "mit"}
+    return bertscore.open_encoder(with_encoder(workspace, source), Path("absent"), folder)
+
+
+def test_roberta_reads_two_tokens_fewer_than_it_has_positions(roberta: bertscore.Encoder) -> None:
+    # Its first token has the position 2, so that 12 positions hold 10 tokens.
+    assert roberta.most_tokens == POSITIONS - 2
+    fits = " ".join(["beba"] * (POSITIONS - 4))
+    rows = [row(fits, "sol", 0), row(f"{fits} sol", "sol", 1)]
+    found = bertscore.score_pairs(roberta, rows, 2)
+    assert [each["answer_cut"] for each in found] == [False, True]
+    assert scores(found)[0] == pytest.approx(scores(found)[1])
+    # One more token has no position.
+    with pytest.raises((IndexError, RuntimeError), match="out of"):
+        roberta.model(torch.full((1, POSITIONS - 1), 5))
 
 
 # Encoders

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -336,13 +337,44 @@ def test_each_variant_is_compared_with_the_ngram(workspace: Path) -> None:
     assert row["p"] == pytest.approx(2 / 2**20)
 
 
-def test_an_ngram_over_other_items_is_refused(workspace: Path) -> None:
+def test_interval_of_bits_per_character_is_that_of_a_ratio(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", primary)
+    for variant, bits_each in (("base", 0.5), ("tuned", 0.4), ("ngram", 0.6)):
+        write_twenty(workspace, variant, 0.0, 1)
+        rows = []
+        for number in range(20):
+            characters = 10 * (number + 1)
+            nats = bits_each * math.log(2) * characters
+            row: Row = {"id": f"{number:02}", "variant": variant}
+            rows.append(row | {"nats": nats, "characters": characters})
+        write_rows(workspace / f"data/likelihood/{variant}.jsonl", rows)
+    ngram = workspace / "data/controls/likelihood_ngram.jsonl"
+    (workspace / "data/likelihood/ngram.jsonl").replace(ngram)
+    results = compare_all(workspace / "data", {}, load_params())
+    # Every answer saves as many bits per character, so no sample of answers has another ratio.
+    for key, saved in (("tuned_minus_base", 0.1), (NGRAM, 0.2)):
+        row = results[f"{key}__bits_per_character"]
+        assert row["stderr"] == pytest.approx(0, abs=1e-9)
+        interval = (row["difference"], row["low"], row["high"])
+        assert interval == pytest.approx((-saved, -saved, -saved))
+
+
+@pytest.mark.parametrize(
+    ("write_control", "message"),
+    [
+        (write_ngram, r"likelihood_ngram\.jsonl: its items are not those of likelihood/tuned"),
+        (write_stock, r"scores_stock\.jsonl: its items are not those of scores/tuned"),
+    ],
+    ids=["ngram", "stock answer"],
+)
+def test_a_control_over_other_items_is_refused(
+    write_control: Callable[[Path, dict[str, float]], None], message: str, workspace: Path
+) -> None:
     edit_params(workspace / "params.yaml", primary)
     write_twenty(workspace, "base", 0.0, 1)
     write_twenty(workspace, "tuned", 0.1, 1)
-    write_ngram(workspace, {"00": 1.0})
-    message = r"likelihood_ngram\.jsonl: its items are not those of likelihood/tuned\.jsonl"
-    with pytest.raises(UserError, match=message):
+    write_control(workspace, {"00": 0.1})
+    with pytest.raises(UserError, match=rf"{message}\.jsonl\. Run .*controls"):
         compare_all(workspace / "data", {}, load_params())
 
 
@@ -371,16 +403,6 @@ def test_loops_of_the_variant_do_not_beat_the_stock_answer(
     doubts = {"base": doubts_about(base), "tuned": doubts_about(tuned)}
     row = all_compared(workspace, doubts)[f"{STOCK}__rougeL_f"]
     assert row["meaningful"] is meaningful
-
-
-def test_a_stock_answer_to_other_items_is_refused(workspace: Path) -> None:
-    edit_params(workspace / "params.yaml", primary)
-    write_twenty(workspace, "base", 0.0, 1)
-    write_twenty(workspace, "tuned", 0.1, 1)
-    write_stock(workspace, {"00": 0.1})
-    message = r"scores_stock\.jsonl: its items are not those of scores/tuned\.jsonl. Run .*controls"
-    with pytest.raises(UserError, match=message):
-        compare_all(workspace / "data", {}, load_params())
 
 
 def test_scores_of_a_withheld_judge_are_not_meaningful(workspace: Path) -> None:
@@ -580,7 +602,7 @@ def test_failed_verdict_is_no_pair(four: Results) -> None:
 def test_variants_without_a_shared_item_are_refused() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     with pytest.raises(ValueError, match="share no item"):
-        compare({"a": 1.0}, {"b": 1.0}, {}, params)
+        compare({"a": 1.0}, {"b": 1.0}, {}, params, {})
 
 
 # The complete stage

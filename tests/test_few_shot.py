@@ -1,6 +1,7 @@
 """Test the choice of few-shot examples, and the prompts that contain them."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ def prompted(params: dict[str, Any]) -> None:
     variant = {"model": "models/base", "engine": "transformers"}
     params["variants"] = {"base": variant, "prompted": variant | {"few_shot": 2}}
     params["compare"]["pairs"] = [{"variant": "prompted", "baseline": "base"}]
+
+
+def lengthen(section: str, tokens: int, params: dict[str, Any]) -> None:
+    """Let a section ask for answers of so many tokens."""
+    params[section]["max_new_tokens"] = tokens
 
 
 @pytest.fixture
@@ -198,15 +204,24 @@ def test_too_few_examples_are_refused_with_their_number(asked: Path) -> None:
 
 def test_a_prompt_that_exceeds_the_context_is_refused(asked: Path, tiny: Path) -> None:
     context = json.loads((tiny / "config.json").read_text())["max_position_embeddings"]
-    check_context(tiny, [context], [SHOT])
-    check_context(tiny, [context + 1], [])
+    check_context(tiny, [context], [SHOT], "shorten it")
     message = rf"{context + 1} tokens with 1 few-shot examples, and the context has {context}"
-    with pytest.raises(UserError, match=message):
-        check_context(tiny, [3, context + 1], [SHOT])
-    long = {"max_new_tokens": context}
-    edit_params(asked / "params.yaml", lambda params: params["generate"].update(long))
+    with pytest.raises(UserError, match=rf"{message}\. Lower `few_shot` .*, or shorten it"):
+        check_context(tiny, [3, context + 1], [SHOT], "shorten it")
+    edit_params(asked / "params.yaml", partial(lengthen, "generate", context))
     with pytest.raises(UserError, match="Lower `few_shot`"):
         generate.main("prompted")
+
+
+def test_the_context_also_limits_prompts_without_examples(asked: Path, tiny: Path) -> None:
+    context = json.loads((tiny / "config.json").read_text())["max_position_embeddings"]
+    message = rf"have {context + 1} tokens, and the context has {context}\. Shorten it"
+    with pytest.raises(UserError, match=message):
+        check_context(tiny, [context + 1], [], "shorten it")
+    for section, stage in (("generate", generate), ("safety", safety)):
+        edit_params(asked / "params.yaml", partial(lengthen, section, context))
+        with pytest.raises(UserError, match=rf"Lower {section}\.max_new_tokens"):
+            stage.main("base")
 
 
 @pytest.mark.parametrize("count", [-1, MOST_SHOTS + 1])

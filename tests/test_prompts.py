@@ -9,17 +9,8 @@ from bula.errors import UserError
 from bula.gguf_export import convert
 from bula.models import load_tokenizer
 from bula.prompts import SYSTEM_PROMPT, encode, encode_prompt, prompt_hash, token_lengths
-from bula.records import Example
 from bula.serving import serve_llama_cpp
-
-EXAMPLE = Example(
-    id="0" * 16,
-    source="s",
-    license="l",
-    split="A",
-    question="Posso tomar sol?",
-    answer="Sim, com protetor.",
-)
+from bula.trial_example import TRIAL
 
 
 @pytest.fixture(scope="module")
@@ -30,10 +21,10 @@ def tokenizer(smollm2: Path) -> PreTrainedTokenizerBase:
 def test_the_prompt_is_the_chat_up_to_the_assistants_turn(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    text = tokenizer.decode(encode_prompt(tokenizer, EXAMPLE.question))
+    text = tokenizer.decode(encode_prompt(tokenizer, TRIAL.question))
     assert text == (
         f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n"
-        "<|im_start|>user\nPosso tomar sol?<|im_end|>\n"
+        f"<|im_start|>user\n{TRIAL.question}<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
 
@@ -41,13 +32,13 @@ def test_the_prompt_is_the_chat_up_to_the_assistants_turn(
 def test_the_completion_is_the_answer_and_the_end_of_turn(
     tokenizer: PreTrainedTokenizerBase,
 ) -> None:
-    encoded = encode(tokenizer, EXAMPLE)
-    assert tokenizer.decode(encoded.completion) == "Sim, com protetor.<|im_end|>"
+    encoded = encode(tokenizer, TRIAL)
+    assert tokenizer.decode(encoded.completion) == f"{TRIAL.answer}<|im_end|>"
     assert encoded.completion[-1] == tokenizer.eos_token_id
 
 
 def test_only_the_completion_is_supervised(tokenizer: PreTrainedTokenizerBase) -> None:
-    encoded = encode(tokenizer, EXAMPLE)
+    encoded = encode(tokenizer, TRIAL)
     supervised = [label for label in encoded.labels if label != -100]
     assert supervised == encoded.completion
     assert len(encoded.labels) == len(encoded.input_ids)
@@ -64,7 +55,7 @@ def test_the_completion_ends_before_a_second_end_token(smollm2: Path) -> None:
         "{% if not add_generation_prompt %}{{ '<|endoftext|>' }}{% endif %}"
     )
     tokenizer.eos_token = "<|endoftext|>"
-    encoded = encode(tokenizer, EXAMPLE)
+    encoded = encode(tokenizer, TRIAL)
     assert tokenizer.decode(encoded.completion).endswith("<|im_end|>")
     assert tokenizer.decode(encoded.completion).count("<|") == 1
 
@@ -73,9 +64,9 @@ def test_a_template_without_an_end_of_turn_is_refused(smollm2: Path) -> None:
     broken = load_tokenizer(smollm2)
     broken.chat_template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
     with pytest.raises(UserError, match=r"ends a turn without '<\|im_end\|>'"):
-        encode(broken, EXAMPLE)
+        encode(broken, TRIAL)
     with pytest.raises(UserError, match=r"ends a turn without '<\|im_end\|>'"):
-        token_lengths(broken, [EXAMPLE])
+        token_lengths(broken, [TRIAL])
 
 
 def test_a_template_that_does_not_continue_its_prompt_is_refused(smollm2: Path) -> None:
@@ -84,9 +75,9 @@ def test_a_template_that_does_not_continue_its_prompt_is_refused(smollm2: Path) 
         "{{ messages | length }}<|im_end|>{% if add_generation_prompt %}?{% endif %}"
     )
     with pytest.raises(UserError, match="does not continue its own prompt"):
-        encode(broken, EXAMPLE)
+        encode(broken, TRIAL)
     with pytest.raises(UserError, match="does not continue its own prompt"):
-        token_lengths(broken, [EXAMPLE])
+        token_lengths(broken, [TRIAL])
 
 
 @pytest.mark.parametrize(
@@ -105,7 +96,7 @@ def test_an_error_of_a_template_becomes_a_user_error(
     broken = load_tokenizer(smollm2)
     broken.chat_template = template
     with pytest.raises(UserError, match=f"its chat template cannot be rendered .{name}: "):
-        encode_prompt(broken, EXAMPLE.question)
+        encode_prompt(broken, TRIAL.question)
 
 
 def test_different_prompts_have_different_hashes() -> None:
@@ -151,23 +142,23 @@ DROPS_SYSTEM = "{% set messages = messages | rejectattr('role', 'equalto', 'syst
 @pytest.mark.parametrize("start", [REFUSES_SYSTEM, DROPS_SYSTEM], ids=["refuses", "drops"])
 def test_without_a_system_role_the_prompt_opens_the_question(start: str, smollm2: Path) -> None:
     other = set_template(smollm2, start + TURNS.replace("END", "'<|im_end|>'"))
-    encoded = encode(other, EXAMPLE)
+    encoded = encode(other, TRIAL)
     assert other.decode(encoded.prompt) == (
-        f"<|im_start|>user\n{SYSTEM_PROMPT}\n\nPosso tomar sol?<|im_end|>\n<|im_start|>assistant\n"
+        f"<|im_start|>user\n{SYSTEM_PROMPT}\n\n{TRIAL.question}<|im_end|>\n<|im_start|>assistant\n"
     )
     lengths = [(len(encoded.prompt), len(encoded.input_ids))]
-    assert token_lengths(other, [EXAMPLE]) == lengths
+    assert token_lengths(other, [TRIAL]) == lengths
 
 
 def test_a_turn_may_end_with_another_token_than_the_tokenizers(smollm2: Path) -> None:
     other = set_template(smollm2, TURNS.replace("END", "'<|im_end|>'"))
     other.eos_token = "<jupyter_start>"
-    completion = encode(other, EXAMPLE).completion
-    assert other.decode(completion) == "Sim, com protetor.<|im_end|>"
+    completion = encode(other, TRIAL).completion
+    assert other.decode(completion) == f"{TRIAL.answer}<|im_end|>"
 
 
 def test_a_template_that_reads_the_clock_writes_a_fixed_date(smollm2: Path) -> None:
     dated = "{{ strftime_now('%d %B %Y') }} " + TURNS.replace("END", "'<|im_end|>'")
     other = set_template(smollm2, dated)
-    text = other.decode(encode_prompt(other, EXAMPLE.question))
+    text = other.decode(encode_prompt(other, TRIAL.question))
     assert text.startswith("26 Jul 2024 <|im_start|>system\n")

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 
+from bula import distributions
 from bula.errors import UserError
 from bula.records import SET_NAMES, Row, write_rows
 from bula.rouge import score_answers
@@ -31,6 +33,7 @@ def answer_rows() -> list[Row]:
                 "answer": "tome água e repouse",
                 "generated": "tome " * (number + 1),
                 "finish_reason": "stop",
+                "degenerate": False,
             }
             rows.append(row)
     return rows
@@ -97,6 +100,21 @@ def test_a_second_run_draws_the_same_picture(workspace: Path) -> None:
     rouge.main("base")
     assert (workspace / "plots/rouge/base.png").read_bytes() == first
     assert leftovers(workspace) == []
+
+
+@pytest.mark.parametrize(("loops", "mark"), [(4, ""), (5, "\nnot meaningful (25 % loops)")])
+def test_picture_of_too_many_degenerate_answers_is_marked(
+    loops: int, mark: str, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(distributions, "save_png", lambda figure, *_: drawn.append(figure))
+    rows = answer_rows()
+    for row in rows[:loops]:
+        row["degenerate"] = True
+    write_rows(workspace / ANSWERS, rows)
+    rouge.main("base")
+    # Four of 20 answers are the largest share that is allowed.
+    assert drawn[0].get_suptitle() == f"ROUGE of base against the references, 20 answers{mark}"
 
 
 DAMAGED: dict[str, tuple[Callable[[list[Row]], list[Row]], str]] = {

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from bench.clones import ROOT, clone_tree, edit_params
+from bula.errors import UserError
+from stages import check
 from tests.conftest import run
 
 SHELLS = [shell for shell in ("dash", "bash", "zsh", "fish") if shutil.which(shell)]
@@ -246,9 +249,47 @@ def test_a_stage_with_a_path_from_params_yaml_waits_for_the_check(stage: str) ->
 
 
 def test_the_check_runs_again_when_a_path_in_params_yaml_changes() -> None:
-    gold = ["calibrate.gold", "calibrate.attacks"]
-    paths = ["variants", "train.launch", *gold, "safety.questions", "safety.labels"]
-    assert STAGES["check"]["params"] == [*paths, "generate.decoding", "dtype", "device"]
+    paths = {"calibrate.attacks", "calibrate.gold", "ingest.benchmarks", "ingest.sources"}
+    paths |= {"safety.labels", "safety.questions", "train.launch", "variants"}
+    others = {"device", "dtype", "generate.decoding"}
+    assert set(STAGES["check"]["params"]) == paths | others
+
+
+def name_path(key: str, path: str, params: dict[str, Any]) -> None:
+    """Let the first source, or the first benchmark, read another path."""
+    params["ingest"][key][0]["path"] = path
+
+
+@pytest.mark.parametrize(
+    ("key", "path"),
+    [
+        ("sources", "data/sources/wrong"),
+        ("sources", "data/sources/folder/wrong.csv"),
+        ("benchmarks", "data/demo/benchmarks/wrong.jsonl"),
+    ],
+)
+def test_a_source_that_does_not_exist_is_refused_by_the_check(
+    key: str, path: str, workspace: Path
+) -> None:
+    (workspace / "accelerate").symlink_to(ROOT / "accelerate")
+    edit_params(workspace / "params.yaml", partial(name_path, key, path))
+    name = {"sources": "demo", "benchmarks": "bula_medmcqa"}[key]
+    message = rf"{path}: it does not exist\. Correct `path` of {name} in params\.yaml"
+    with pytest.raises(UserError, match=message):
+        check.main()
+    assert not (workspace / "data/checked.txt").exists()
+
+
+@pytest.mark.parametrize("tracked", ["data/sources/folder", "data/sources/folder/rows.csv"])
+def test_a_source_that_dvc_can_fetch_passes_the_check(tracked: str, workspace: Path) -> None:
+    (workspace / "accelerate").symlink_to(ROOT / "accelerate")
+    edit = partial(name_path, "sources", "data/sources/folder/rows.csv")
+    edit_params(workspace / "params.yaml", edit)
+    pointer = workspace / f"{tracked}.dvc"
+    pointer.parent.mkdir(parents=True)
+    pointer.touch()
+    check.main()
+    assert (workspace / "data/checked.txt").exists()
 
 
 def test_a_stage_that_was_started_by_hand_watches_no_parent(stub: Path) -> None:

@@ -313,6 +313,17 @@ def test_clustered_error_of_one_group_is_0() -> None:
     assert clustered_standard_error([], []) == 0.0
 
 
+def test_clustered_error_of_a_ratio_by_hand() -> None:
+    # 20 bits over 40 characters: the ratio is 0.5, and the residuals are 20 - 5 and 0 - 15.
+    # sqrt(2 / 1 x 450) / 40 = 0.75. Without the characters the error of the mean would be 10 / 20.
+    error = clustered_standard_error([20, 0], ["a", "b"], [10, 30])
+    assert error == pytest.approx(0.75)
+    assert error == pytest.approx(ratio_standard_error([20, 0], [10, 30]))
+    # One group of both residuals sums to 0, and the third answer has the residual 0.
+    grouped = clustered_standard_error([20, 0, 5], ["a", "a", "b"], [10, 30, 10])
+    assert grouped == pytest.approx(math.sqrt(450 / 2) / 50)
+
+
 def test_copies_of_items_do_not_shrink_the_clustered_error() -> None:
     values = [math.sin(number) for number in range(50)]
     names = [str(number) for number in range(50)]
@@ -334,6 +345,14 @@ def test_group_bootstrap_resamples_complete_groups() -> None:
     values = [0.0, 0.0, 0.0, 1.0]
     assert bootstrap_groups(values, list("aaab"), 2000, 0.4, seed=1) == (0.25, 0.25)
     assert bootstrap_groups(values, list("aaab"), 2000, 0.6, seed=1) == (0.0, 1.0)
+
+
+def test_group_bootstrap_of_a_ratio_resamples_both_sums() -> None:
+    # Two draws have 60 bits over 20 characters, 30 over 40 or 0 over 60: 3, 0.75 or 0.
+    names = ["a", "b"]
+    values = [30.0, 0.0]
+    assert bootstrap_groups(values, names, 2000, 0.4, 1, [10, 30]) == (0.75, 0.75)
+    assert bootstrap_groups(values, names, 2000, 0.6, 1, [10, 30]) == (0.0, 3.0)
 
 
 def test_all_items_of_a_group_flip_together() -> None:

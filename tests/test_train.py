@@ -200,6 +200,29 @@ def test_training_plots_every_step(finished: Path) -> None:
     assert steps == [1, 2, 3, 4, 5, 6]
 
 
+def test_plots_of_a_long_run_stay_small() -> None:
+    history = []
+    for step in range(1, 10_001):
+        history.append({"step": step, "train_loss_nats": 1.0, "train_token_accuracy": 0.5})
+        if step % 100 == 0:
+            history.append({"step": step, "eval_loss_nats": 1.0, "eval_token_accuracy": 0.5})
+    points = report.thin(report.curves(history)["loss"])
+    train = [point["step"] for point in points if point["group"] == "train"]
+    dev = [point["step"] for point in points if point["group"] == "dev"]
+    # 250 places of 10,000, 9,999 / 249 = 40.2 apart. The 100 evaluations are all there.
+    assert len(train) == 250
+    assert (train[:3], train[-1]) == ([1, 41, 81], 10_000)
+    assert dev == list(range(100, 10_001, 100))
+    steps = [point["step"] for point in points]
+    assert steps == sorted(steps)
+
+
+@pytest.mark.parametrize("count", [1, 2, 250])
+def test_plots_of_a_short_run_have_every_step(count: int) -> None:
+    points: list[report.Point] = [{"step": step, "group": "train"} for step in range(count)]
+    assert report.thin(points) == points
+
+
 def test_training_lowers_dev_loss(finished: Path) -> None:
     dev = logged_losses(finished, "dev")
     first = logged_losses(finished, "train")[0]

@@ -9,19 +9,12 @@ from transformers import PreTrainedTokenizerFast
 from bula.errors import UserError
 from bula.models import end_token_ids
 from bula.prompts import encode, encode_turns, token_lengths
-from bula.records import Example, Turn
+from bula.records import Turn
+from bula.trial_example import TRIAL
 from bula.turn_ends import rendered_end
 from stages.models.own_template import name_end_of_turn, name_unknown_end
 
-EXAMPLE = Example(
-    id="0" * 16,
-    source="s",
-    license="l",
-    split="A",
-    question="Posso?",
-    answer="Sim.",
-    history=[Turn(question="Dói?", answer="Não.")],
-)
+EXAMPLE = TRIAL.model_copy(update={"history": [Turn(question="Dói?", answer="Não.")]})
 SPECIAL = ["<unk>", "<bos>", "<eos>", "<pad>", "<|fim|>"]
 
 
@@ -63,7 +56,7 @@ def test_an_unknown_end_of_turn_is_supervised_and_stops_answers() -> None:
     tokenizer = make_tokenizer("<|fim|>\n")
     assert end_token_ids(tokenizer) == [2, 4]
     encoded = encode(tokenizer, EXAMPLE)
-    assert tokenizer.decode(encoded.completion).replace(" ", "") == "Sim.<|fim|>"
+    assert tokenizer.decode(encoded.completion).replace(" ", "") == "Sim,comprotetorsolar.<|fim|>"
     assert encode_turns(tokenizer, EXAMPLE).labels.count(4) == 2
     [(prompt, length)] = token_lengths(tokenizer, [EXAMPLE])
     assert (prompt, length) == (len(encoded.prompt), len(encoded.input_ids))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from bula.degeneration import not_meaningful
 from bula.drawing import BLUE, GREY, ORANGE, remove_frame, save_png
 from bula.escaping import markdown
 from bula.item_scores import LikelihoodRow, read_checked
@@ -20,7 +21,6 @@ from bula.tables import (
     ANSWERERS,
     HIGHER,
     LOWER,
-    NOT_MEANINGFUL,
     PREDICTORS,
     UNKNOWN,
     Metrics,
@@ -208,7 +208,7 @@ def read_safety(figures: Path, params: Params) -> list[Panel]:
 def _withhold(point: Point, loops: float, params: Params) -> Point | str:
     """Return the point, or the reason against it if too many answers are loops."""
     if loops > params.compare.max_degenerate_share:
-        return f"{NOT_MEANINGFUL} ({loops * 100:.0f} % loops)"
+        return not_meaningful(loops)
     return point
 
 

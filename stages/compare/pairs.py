@@ -13,11 +13,14 @@ from bula.item_scores import (
     LikelihoodRow,
     Measures,
     Values,
+    bits_per_character,
+    character_weights,
     mean_difference,
     paired,
     read_checked,
     read_item_scores,
     read_judge_scores,
+    read_likelihood,
     read_safety_scores,
     read_stock_scores,
     rerun_advice,
@@ -25,7 +28,6 @@ from bula.item_scores import (
 from bula.params import Pair, Params
 from bula.stats import (
     ALPHA,
-    LN2,
     MIN_BOOTSTRAP,
     bootstrap_groups,
     clustered_standard_error,
@@ -42,6 +44,8 @@ Difference = dict[str, float | int | bool]
 Results = dict[str, Difference]
 # The group of each item. Items without an entry are groups of one item.
 Groups = Mapping[str, str]
+# A ratio of sums: bits over characters.
+RATIO = "bits_per_character"
 NGRAM_ROWS = Path("controls/likelihood_ngram.jsonl")
 # The safety slice of each measure to which a loop is no answer. A loop states no dose and refuses
 # nothing, so these measures say nothing if many answers are loops.
@@ -62,10 +66,21 @@ def compare_all(data: Path, groups: Groups, params: Params) -> Results:
         _check_primary(found, pair, params)
         for measure, values in found.items():
             if _has_pairs(measure, baseline[measure], values):
-                row = compare(baseline[measure], values, groups, params)
+                weights = weights_of(measure, data, pair.baseline)
+                row = compare(baseline[measure], values, groups, params, weights)
                 results[f"{pair.name}__{measure}"] = row
     results |= _compare_with_stock(data, groups, params)
     return results | _compare_with_ngram(data, groups, params)
+
+
+def weights_of(measure: str, data: Path, variant: str) -> Values:
+    """Return the weights of a ratio's items, or nothing for other measures.
+
+    All variants score the same references, so the weights of one variant suffice.
+    """
+    if measure != RATIO:
+        return {}
+    return character_weights(read_likelihood(data, variant))
 
 
 def _compare_with_stock(data: Path, groups: Groups, params: Params) -> Results:
@@ -80,7 +95,7 @@ def _compare_with_stock(data: Path, groups: Groups, params: Params) -> Results:
         if stock.keys() != found.keys():
             what = f"its items are not those of scores/{variant}.jsonl"
             raise UserError(data / STOCK_SCORES, what, rerun_advice("controls"))
-        results[stock_key(variant)] = compare(stock, found, groups, params)
+        results[stock_key(variant)] = compare(stock, found, groups, params, {})
     return results
 
 
@@ -92,13 +107,13 @@ def _compare_with_ngram(data: Path, groups: Groups, params: Params) -> Results:
     results: Results = {}
     for variant in compared_variants(params):
         rows = read_checked(data / NGRAM_ROWS, "controls", LikelihoodRow)
-        characters = sum(row.characters for row in rows) / len(rows)
-        ngram = {row.id: row.nats / LN2 / characters for row in rows}
-        found = read_item_scores(data, variant)["bits_per_character"]
+        ngram = bits_per_character(rows)
+        found = read_item_scores(data, variant)[RATIO]
         if ngram.keys() != found.keys():
             what = f"its items are not those of likelihood/{variant}.jsonl"
             raise UserError(data / NGRAM_ROWS, what, rerun_advice("controls"))
-        results[ngram_key(variant)] = compare(ngram, found, groups, params)
+        weights = character_weights(rows)
+        results[ngram_key(variant)] = compare(ngram, found, groups, params, weights)
     return results
 
 
@@ -137,9 +152,12 @@ def _has_pairs(measure: str, first: Values, second: Values) -> bool:
     return not measure.startswith("judge_") or bool(first.keys() & second.keys())
 
 
-def compare(first: Values, second: Values, groups: Groups, params: Params) -> Difference:
+def compare(
+    first: Values, second: Values, groups: Groups, params: Params, weights: Values
+) -> Difference:
     """Return the paired difference, second minus first, over shared items.
 
+    `weights` are those of a ratio, with a mean of 1; an item without an entry has the weight 1.
     `low` and `high` are absent below `MIN_BOOTSTRAP` groups. Raise ValueError if no item is shared.
     """
     items = paired(first, second)
@@ -148,10 +166,11 @@ def compare(first: Values, second: Values, groups: Groups, params: Params) -> Di
     before = [first[item] for item in items]
     after = [second[item] for item in items]
     names = [groups.get(item, item) for item in items]
+    sizes = [weights.get(item, 1.0) for item in items]
     differences = [b - a for a, b in zip(before, after, strict=True)]
     flips = params.compare.permutations
     test = grouped_test(before, after, names, flips, params.sampling_seed)
-    error = clustered_standard_error(differences, names)
+    error = clustered_standard_error(differences, names, sizes)
     row: Difference = {
         "items": len(items),
         "groups": len(set(names)),
@@ -163,10 +182,12 @@ def compare(first: Values, second: Values, groups: Groups, params: Params) -> Di
         "p": test.p,
         "p_at_floor": test.at_floor,
     }
-    return row | _interval(differences, names, params)
+    return row | _interval(differences, names, sizes, params)
 
 
-def _interval(differences: list[float], names: list[str], params: Params) -> Difference:
+def _interval(
+    differences: list[float], names: list[str], sizes: list[float], params: Params
+) -> Difference:
     """Return the bootstrap interval, or nothing for too few groups."""
     if len(set(names)) < MIN_BOOTSTRAP:
         return {}
@@ -177,6 +198,7 @@ def _interval(differences: list[float], names: list[str], params: Params) -> Dif
         settings.resamples,
         settings.confidence,
         params.sampling_seed,
+        sizes,
     )
     return {"low": low, "high": high}
 

@@ -47,8 +47,10 @@ def fetch_base(
         found = locate_model(source, Path(folder), limits)
         _refuse_scaled_rope(found)
         tokenizer = load_tokenizer(found, read_template(template))
-        name_end_of_turn(tokenizer, template)
+        # No template is rendered in this process before a child process has rendered it in time.
         try_template(tokenizer, str(found), limits.template_seconds)
+        name_end_of_turn(tokenizer, template)
+        encode(tokenizer, TRIAL)
         name_unknown_end(tokenizer)
         model = load_model(found, dtype)
         if len(tokenizer) > model.get_input_embeddings().num_embeddings:
@@ -103,9 +105,9 @@ def _refuse_scaled_rope(file: Path) -> None:
 
 
 def try_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: int) -> None:
-    """Raise UserError unless the chat template can be used.
+    """Raise UserError unless a child process can render the chat template in time.
 
-    The template must render prompts and training examples.
+    The template must render prompts and complete chats.
     """
     try:
         template = tokenizer.get_chat_template()
@@ -117,7 +119,6 @@ def try_template(tokenizer: PreTrainedTokenizerBase, where: str, seconds: int) -
     except UserError:
         # A template without a system role must render the chats that fold the system prompt.
         check_template(where, template, variables, trial_chats(has_system=False), seconds)
-    encode(tokenizer, TRIAL)
 
 
 def trial_chats(*, has_system: bool) -> list[Chat]:

