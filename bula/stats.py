@@ -290,18 +290,6 @@ def weighted_kappa(first: Sequence[int], second: Sequence[int]) -> float:
     return float(kappa)
 
 
-def bootstrap_kappa(
-    first: Sequence[int], second: Sequence[int], resamples: int, confidence: float, seed: int
-) -> Interval:
-    """Return the percentile bootstrap interval of weighted_kappa over pairs."""
-    pairs = np.column_stack([first, second])
-    kappas = []
-    for draw in _draw_indices(len(pairs), resamples, seed):
-        drawn_first, drawn_second = pairs[draw].T.tolist()
-        kappas.append(weighted_kappa(drawn_first, drawn_second))
-    return _percentile_interval(np.asarray(kappas), confidence)
-
-
 def spread(values: list[float]) -> dict[str, float | int]:
     """Return the spread of one figure over seeds, the current run first."""
     return {

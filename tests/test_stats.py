@@ -9,7 +9,6 @@ from bula import stats
 from bula.stats import (
     PairedTest,
     bootstrap_groups,
-    bootstrap_kappa,
     bootstrap_mean,
     clustered_standard_error,
     detectable_effect,
@@ -418,26 +417,3 @@ def test_holm_keeps_the_order_of_p_values(p_values: list[float], adjusted: list[
 def test_weighted_kappa_by_hand(first: list[int], second: list[int], kappa: float) -> None:
     assert weighted_kappa(first, second) == pytest.approx(kappa)
     assert weighted_kappa(second, first) == pytest.approx(kappa)
-
-
-def test_bootstrap_kappa_resamples_pairs() -> None:
-    scores = [1, 2, 3] * 8
-    # Equal pairs stay equal in every resample; lists that are resampled separately would not.
-    assert bootstrap_kappa(scores, scores, 50, 0.95, seed=1) == (1.0, 1.0)
-
-
-AUTHOR = [1, 1, 2, 3] * 5
-JUDGE = [1, 2, 2, 3] * 5
-
-
-def test_bootstrap_kappa_interval_contains_kappa_and_grows_with_confidence() -> None:
-    low, high = bootstrap_kappa(AUTHOR, JUDGE, 100, 0.9, seed=1)
-    narrow_low, narrow_high = bootstrap_kappa(AUTHOR, JUDGE, 100, 0.5, seed=1)
-    assert -1 <= low < 0.8 < high < 1
-    assert low < narrow_low < narrow_high < high
-
-
-def test_bootstrap_kappa_depends_on_its_seed() -> None:
-    first = bootstrap_kappa(AUTHOR, JUDGE, 100, 0.9, seed=1)
-    assert bootstrap_kappa(AUTHOR, JUDGE, 100, 0.9, seed=1) == first
-    assert bootstrap_kappa(AUTHOR, JUDGE, 100, 0.9, seed=2) != first
