@@ -10,6 +10,7 @@ from scipy import stats
 from bula.params import Params
 from bula.stats import MIN_BOOTSTRAP, weighted_kappa
 
+DIGITS = 12
 # A statistic of two sequences of equal length, between -1 and 1.
 Statistic = Callable[[Sequence[int], Sequence[int]], float]
 
@@ -26,7 +27,10 @@ class Estimate(NamedTuple):
 
 def kappa(first: Sequence[int], second: Sequence[int]) -> float:
     """Return the kappa with quadratic weights, or 0 without a pair of scores."""
-    return weighted_kappa(first, second) if len(first) else 0.0
+    if len(first) == 0:
+        return 0.0
+    # BCa counts equal values, and rounding must not make them different.
+    return round(weighted_kappa(first, second), DIGITS)
 
 
 def rank_correlation(first: Sequence[int], second: Sequence[int]) -> float:
@@ -36,7 +40,7 @@ def rank_correlation(first: Sequence[int], second: Sequence[int]) -> float:
     """
     if len(set(first)) < 2 or len(set(second)) < 2:
         return 0.0
-    return float(stats.spearmanr(first, second).statistic)
+    return round(float(stats.spearmanr(first, second).statistic), DIGITS)
 
 
 def estimate(
