@@ -28,8 +28,10 @@ JUDGED = [1, 2, 2, 2, 3, 2] * 2 + [1, 1, 3, 2, 3, 3] * 2
 
 @pytest.fixture(scope="module")
 def params() -> Params:
-    """Return the default parameters."""
-    return load_params(ROOT / "profiles/smollm2-135m.yaml")
+    """Return the default parameters with few resamples."""
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    settings = params.calibrate.model_copy(update={"resamples": 100})
+    return params.model_copy(update={"calibrate": settings})
 
 
 def metrics_of(workspace: Path) -> dict[str, Any]:
