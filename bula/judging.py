@@ -123,7 +123,7 @@ def judge_rows(
     """Return one verdict row per row (id, split, question, reference, answer).
 
     A verdict row contains the scores, or `failed` with the reason. Equal prompts are sent once,
-    and empty answers never. A row with a number `repeat` gets a verdict of its own. `folder`
+    and empty answers never. A row with a number `repeat` gets another verdict. `folder`
     contains the local judge, and `pulled` the outputs of earlier runs. Raise UserError if the judge
     cannot be used.
     """

@@ -1117,7 +1117,7 @@ class Judge(Section):
 
     @property
     def judges(self) -> "list[Judge]":
-        """Return the settings of this judge, and of the second one if there is one."""
+        """Return the settings of this judge, and of the second one if present."""
         alone = self.model_copy(update={"second": None})
         if self.second is None:
             return [alone]

@@ -1,4 +1,4 @@
-"""Compute the agreement of judges with people, with themselves and with each other."""
+"""Compute the agreement of judges with people and with each other."""
 
 from collections.abc import Sequence
 
@@ -57,7 +57,7 @@ def rows_of(labeller: Labeller, gold: Sequence[Row]) -> list[Row]:
 
 
 def kappas(gold: Sequence[Row], verdicts: Verdicts, params: Params) -> Figures:
-    """Return the number of answers of each kind of labeller, and the judge's kappa with it."""
+    """Return the number of answers and the kappa of each kind of labeller."""
     figures: Figures = {}
     for labeller in LABELLERS:
         labelled = rows_of(labeller, gold)
@@ -125,7 +125,7 @@ def equal_figures(part: str, first: Sequence[int], second: Sequence[int]) -> Fig
 def flip_figures(questions: Questions, verdicts: Verdicts, params: Params) -> Figures:
     """Return the share of repeated answers whose score changes.
 
-    An abstention is a score of its own here. Answers with a failed call do not count.
+    An abstention counts as another score here. Answers with a failed call do not count.
     """
     groups = []
     for item, copies in questions.repeated.items():

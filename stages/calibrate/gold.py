@@ -1,4 +1,4 @@
-"""Read the gold answers, and list what a judge is asked about them."""
+"""Read the gold answers, and list the questions to a judge."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -32,7 +32,7 @@ class Gold(BaseModel):
 
 
 class Questions(NamedTuple):
-    """Rows in the form that the judge reads, all of which it is asked about."""
+    """All rows that a judge is asked about."""
 
     gold: list[Row]
     attacked: list[Attacked]

@@ -28,7 +28,7 @@ STAGE = "calibrate"
 
 
 def judge_section(figures: Path, params: Params) -> str:
-    """Return the table of the judges' figures on the gold answers, and what it means.
+    """Return the table of the judges on the gold answers, with notes.
 
     Raise UserError if metrics/calibrate.json is missing or lacks a figure.
     """
