@@ -97,7 +97,7 @@ def _shrink_scoring(params: dict[str, Any]) -> None:
     params["benchmark"].update(limit=4, task_limits={})
     params["safety"].update(items_per_slice=2, max_new_tokens=8)
     params["judge"].update(items_per_set=1, reason_characters=20)
-    params["calibrate"].update(items=3, attack_items=2)
+    params["calibrate"].update(items=3, attack_items=2, repeat_items=1)
     params["bertscore"].update(layer=1, batch_size=4)
     for section in ("rouge", "bertscore", "compare", "calibrate", "safety"):
         params[section]["resamples"] = 50

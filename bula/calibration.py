@@ -9,11 +9,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import NormalDist
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from bula.errors import UserError
+from bula.params import Judge
+
+Labeller = Literal["author", "clinician"]
 
 
 class ErrorRates(NamedTuple):
@@ -34,6 +37,8 @@ class Agreement(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    labelled_by: Labeller
+    """Who scored the gold answers that the figures are about."""
     kappa: FiniteFloat
     low: FiniteFloat
     high: FiniteFloat
@@ -48,25 +53,42 @@ class Corrected(NamedTuple):
     high: float
 
 
-def read_agreement(path: Path, part: str) -> Agreement:
+def read_agreement(path: Path, part: str, judge: Judge) -> Agreement:
     """Return the agreement of one part, as the calibrate stage wrote it.
 
-    Raise UserError if the file is missing or lacks a figure.
+    Raise UserError if the file is missing or lacks a figure, or if it describes another judge than
+    `judge`.
     """
     fix = "run `dvc repro calibrate`"
     try:
         figures = json.loads(path.read_text(encoding="utf-8"))
-        rates = {name: figures.get(f"{part}_{name}") for name in ErrorRates._fields}
-        return Agreement(
-            kappa=figures[f"author_kappa_{part}"],
-            low=figures[f"author_kappa_{part}_low"],
-            high=figures[f"author_kappa_{part}_high"],
-            rates=None if None in rates.values() else ErrorRates(**rates),
-        )
+        measured = (figures["judge"], figures["judge_kind"])
+        found = _agreement(figures, part)
     except FileNotFoundError:
         raise UserError(path, "the file does not exist", fix) from None
     except (ValueError, KeyError, TypeError, AttributeError, ValidationError):
         raise UserError(path, f"the figures of {part} are missing or damaged", fix) from None
+    if measured != (judge.model, judge.kind):
+        what = (
+            f"it describes the judge {measured[0]} ({measured[1]}), but params.yaml names "
+            f"{judge.model} ({judge.kind})"
+        )
+        raise UserError(path, what, fix)
+    return found
+
+
+def _agreement(figures: Any, part: str) -> Agreement:
+    """Return the agreement of one part from the figures of calibrate."""
+    labelled_by = figures["labelled_by"]
+    kappa = f"{labelled_by}_kappa_{part}"
+    rates = {name: figures.get(f"{part}_{name}") for name in ErrorRates._fields}
+    return Agreement(
+        labelled_by=labelled_by,
+        kappa=figures[kappa],
+        low=figures[f"{kappa}_low"],
+        high=figures[f"{kappa}_high"],
+        rates=None if None in rates.values() else ErrorRates(**rates),
+    )
 
 
 def withheld_note(kappa: float, low: float, high: float) -> str:

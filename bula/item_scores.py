@@ -75,7 +75,10 @@ class ScoreRow(ItemRow):
 
 
 class VerdictRow(ItemRow):
-    """The verdict on one answer, or the reason why the call failed."""
+    """The verdict on one answer, or the reason why the call failed.
+
+    A score of null says that the judge cannot say.
+    """
 
     judge: Text
     accuracy: JudgeScore | None = None
@@ -340,8 +343,8 @@ def read_verdicts(data: Path, variant: str) -> list[VerdictRow]:
     stage = f"judge@{variant}"
     rows = read_checked(path, stage, VerdictRow)
     for row in rows:
-        scores = (row.accuracy, row.style)
-        if row.failed is None and None in scores:
+        missing = {"accuracy", "style"} - row.model_fields_set
+        if row.failed is None and missing:
             what = f"the verdict on {row.id} has neither both scores nor `failed`"
             raise UserError(path, what, rerun_advice(stage))
     if all(row.failed is not None for row in rows):
@@ -350,12 +353,13 @@ def read_verdicts(data: Path, variant: str) -> list[VerdictRow]:
 
 
 def read_judge_scores(data: Path, variant: str) -> Measures:
-    """Return the judge's scores, without the calls that failed."""
+    """Return the judge's scores, without failed calls and abstentions."""
     accuracy: Values = {}
     style: Values = {}
     for row in read_verdicts(data, variant):
-        if row.accuracy is not None and row.style is not None:
+        if row.accuracy is not None:
             accuracy[row.id] = float(row.accuracy)
+        if row.style is not None:
             style[row.id] = float(row.style)
     return {"judge_accuracy": accuracy, "judge_style": style}
 

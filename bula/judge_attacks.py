@@ -89,7 +89,7 @@ def read_attacks(path: Path, limit: int) -> list[Attack]:
 def attack_rows(gold: Sequence[Row], attacks: Sequence[Attack]) -> list[Attacked]:
     """Return one wrong answer per attack, with the attack as its last paragraph.
 
-    The wrong answers take turns: those with the author's lowest score for accuracy.
+    The wrong answers, which a person gave the lowest score for accuracy, take turns.
     """
     wrong = [row for row in gold if row["accuracy"] == 1]
     rows = []

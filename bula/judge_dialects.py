@@ -28,7 +28,7 @@ THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>|\A.*?</think(?:ing)?>
 MOST_OBJECTS = 20
 # What replaces the schema where a server accepts none. A backslash continues a line.
 FORM = """Responda somente com um objeto JSON com as chaves reason (texto), \
-accuracy (inteiro de 1 a 3) e style (inteiro de 1 a 3), nesta ordem."""
+accuracy (inteiro de 1 a 3, ou null) e style (inteiro de 1 a 3, ou null), nesta ordem."""
 
 
 class Dialect(BaseModel):

@@ -64,8 +64,8 @@ class PulledVerdict(BaseModel):
 
     key: str
     reason: str
-    accuracy: Literal[1, 2, 3]
-    style: Literal[1, 2, 3]
+    accuracy: Literal[1, 2, 3] | None
+    style: Literal[1, 2, 3] | None
 
     @model_validator(mode="after")
     def _has_reason(self) -> Self:
@@ -85,14 +85,16 @@ class Known(NamedTuple):
     """Lines that could not be read."""
 
 
-def ledger_key(identity: str, messages: list[Message], settings: Judge) -> str:
+def ledger_key(identity: str, messages: list[Message], settings: Judge, repeat: int = 0) -> str:
     """Return the hash of everything that shapes a verdict, and of nothing else.
 
     `identity` is the hash of a local judge's model file, or an empty text. The address of a server
     and the token limit do not shape a verdict: a reply that the limit cuts is no verdict.
+    `repeat` counts earlier questions with the same prompt that need verdicts of their own.
     """
     schema = verdict_schema(settings)
-    return sha256_values(VERSION, identity, settings.model, messages, schema)
+    repeats = [repeat] if repeat else []
+    return sha256_values(VERSION, identity, settings.model, messages, schema, *repeats)
 
 
 def earlier_key(identity: str, messages: list[Message], settings: Judge) -> str:

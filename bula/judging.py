@@ -133,8 +133,9 @@ def judge_rows(
     """Return one verdict row per row (id, split, question, reference, answer).
 
     A verdict row contains the scores, or `failed` with the reason. Equal prompts are sent once,
-    and empty answers never. `folder` contains the local judge, and `pulled` the outputs of earlier
-    runs. Raise UserError if the judge cannot be used.
+    and empty answers never. A row with a number `repeat` gets another verdict. `folder`
+    contains the local judge, and `pulled` the outputs of earlier runs. Raise UserError if the judge
+    cannot be used.
     """
     settings = params.judge
     with _endpoints(settings, folder) as (endpoints, identity), _turn(settings, ledger):
@@ -189,7 +190,7 @@ def _prompts(rows: list[Row], settings: Judge, identity: str) -> tuple[Prompts, 
             keys.append("")
             continue
         messages = to_messages(row)
-        key = ledger_key(identity, messages, settings)
+        key = ledger_key(identity, messages, settings, row.get("repeat", 0))
         keys.append(key)
         prompts[key] = messages
     return prompts, keys

@@ -1047,6 +1047,21 @@ class Controls(Section):
     """
 
 
+class SecondJudge(Section):
+    """Another judge of the gold answers; the section judge has all its other settings."""
+
+    model: ModelName
+    """Name of the model that is sent to the server."""
+    base_url: Url
+    """OpenAI-compatible address."""
+    usd_per_million_input: Dollars
+    """Price of a million input tokens in US dollars."""
+    usd_per_million_output: Dollars
+    """Price of a million output tokens in US dollars."""
+    max_usd: Dollars
+    """Most money for all calls to this model, in US dollars; 0 is no limit."""
+
+
 class Judge(Section):
     """The LLM judge."""
 
@@ -1094,6 +1109,21 @@ class Judge(Section):
     """Largest share of failed calls with which the stage writes its figures."""
     gpu_layers: GpuLayers
     """Layers of a local judge that each of its servers computes on the GPU, or `all`; 0 is none."""
+    second: SecondJudge | None
+    """Judge that calibrate compares with this one on the gold answers; null is none."""
+
+    @property
+    def kind(self) -> Literal["local", "api"]:
+        """Return where the judge runs."""
+        return "local" if self.base_url == "local" else "api"
+
+    @property
+    def judges(self) -> "list[Judge]":
+        """Return the settings of this judge, and of the second one if present."""
+        alone = self.model_copy(update={"second": None})
+        if self.second is None:
+            return [alone]
+        return [alone, alone.model_copy(update=self.second.model_dump())]
 
     @model_validator(mode="after")
     def _has_batches(self) -> Self:
@@ -1108,7 +1138,7 @@ class Judge(Section):
 
 
 class Calibrate(Section):
-    """Agreement of the judge with the author of the gold answers."""
+    """Agreement of the judge with the people who scored the gold answers."""
 
     gold: RepositoryPath
     """JSON Lines file of gold answers, which were scored before any judge saw them."""
@@ -1118,6 +1148,10 @@ class Calibrate(Section):
     """JSON Lines file of attacks on a judge, in Portuguese and English."""
     attack_items: Natural
     """Number of attacks appended to wrong gold answers, the first in file order; 0 is none."""
+    repeat_items: Natural
+    """Number of gold answers that are judged `repeats` times, the first in file order."""
+    repeats: Few
+    """Number of times that these answers are judged; 1 measures no changed scores."""
     resamples: Resamples
     """Number of bootstrap resamples of pairs."""
     confidence: Coverage
@@ -1243,15 +1277,26 @@ class Params(Section):
                 "api)": judge_is_local != judge_has_model,
                 **self._problems_of_variants(),
                 **self._problems_of_pairs(),
-                "judge.max_usd needs judge.usd_per_million_input and usd_per_million_output": (
-                    self.judge.max_usd > 0 and not self.judge.has_prices
-                ),
+                **self._problems_of_judges(),
                 **self._problems_of_decoding(),
                 "gpu_layers of generate and judge need device: cuda": self._offloads_on_cpu(),
                 "variants.gold: calibrate uses this name; rename it": "gold" in self.variants,
             }
         )
         return self
+
+    def _problems_of_judges(self) -> dict[str, bool]:
+        """Return each possible problem of the two judges, and whether it is present."""
+        problems = {}
+        names = ("judge", "judge.second")
+        for name, judge in zip(names, self.judge.judges, strict=False):
+            what = f"{name}.max_usd needs {name}.usd_per_million_input and usd_per_million_output"
+            problems[what] = judge.max_usd > 0 and not judge.has_prices
+        models = [judge.model for judge in self.judge.judges]
+        problems["judge.second.model is judge.model, so it is no second judge"] = len(
+            set(models)
+        ) < len(models)
+        return problems
 
     def _problems_of_pairs(self) -> dict[str, bool]:
         """Return each possible problem of each compared pair, and whether it is present."""

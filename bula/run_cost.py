@@ -394,8 +394,11 @@ def judge(run: Run) -> StageTime:
     A local judge is not counted.
     """
     settings = run.params.judge
+    calibrate = run.params.calibrate
     calls = len(SET_NAMES) * settings.items_per_set * len(run.params.variants)
-    calls += run.params.calibrate.items + run.params.calibrate.attack_items
+    repeated = min(calibrate.items, calibrate.repeat_items) * (calibrate.repeats - 1)
+    gold = calibrate.items + calibrate.attack_items + repeated
+    calls += gold * len(settings.judges)
     if settings.base_url == "local":
         return StageTime("judge", 0.0, 0.0, "not counted: the judge is local")
     seconds = calls * assumed("judge_seconds") / settings.parallel

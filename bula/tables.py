@@ -111,10 +111,6 @@ KAPPA = ("kappa", "kappa_low", "kappa_high", "withheld")
 JUDGE = (
     "items",
     "scored",
-    "accuracy_mean",
-    "accuracy_stderr",
-    "style_mean",
-    "style_stderr",
     *(f"{part}_{name}" for part in PARTS for name in KAPPA),
 )
 LOGITS = (
@@ -698,6 +694,10 @@ def _judge_cells(folder: Path, variant: str) -> Column:
     cells = {}
     for part in PARTS:
         label = f"judge: {part}, 1 to 3 ({judge}) {HIGHER}"
+        # The judge may have abstained on every answer, so that there is no mean.
+        if figures["scored"] > figures.get(f"{part}_abstained", 0):
+            needed = [f"{part}_mean", f"{part}_stderr"]
+            variant_group(folder, "judge", variant, "", needed)
         cells[label] = _judge_cell(figures, part)
     return cells
 
@@ -706,8 +706,15 @@ def _judge_cell(figures: Metrics, part: str) -> str:
     """Return the mean score with the corrected share of the score 3, unless withheld."""
     if figures[f"{part}_withheld"]:
         return kappa_note(figures, part)
+    abstained = figures.get(f"{part}_abstained", 0)
+    said = figures["scored"] - abstained
+    count = f"{said} of {figures['items']} answers"
+    if abstained:
+        count += f", {abstained} cannot say"
+    if not said:
+        return f"{UNKNOWN} ({count})"
     mean = _plus_minus(figures[f"{part}_mean"], figures[f"{part}_stderr"], digits=2)
-    scored = f"{mean} ({figures['scored']} of {figures['items']} answers)"
+    scored = f"{mean} ({count})"
     name = f"{part}_3_corrected_share"
     if name not in figures:
         return scored

@@ -1,8 +1,8 @@
 """Score the answers of one variant with an LLM judge.
 
-Accuracy and style get 1 to 3 each, with a written reason. A call that fails is counted and never
-scored. Verdicts are appended to .bula/ledger.jsonl as they arrive, and found again in there and in
-data/verdicts, so that no verdict is paid twice.
+Accuracy and style get 1 to 3 each, with a written reason. Calls that fail are counted and never
+scored, and so are scores of a judge that cannot say. Verdicts are appended to .bula/ledger.jsonl as
+they arrive, and found again in there and in data/verdicts, so that no verdict is paid twice.
 
     python -m stages.judge base
 """
@@ -51,7 +51,7 @@ def to_judge(row: AnswerRow) -> Row:
 def summarise(verdicts: list[Row], settings: Judge) -> dict[str, Scalar]:
     """Return the figures of the verdicts: counts, means and shares.
 
-    Only successful calls have scores.
+    Only successful calls have scores. A part in which the judge always abstained has no mean.
     """
     scored = [row for row in verdicts if "failed" not in row]
     metrics: dict[str, Scalar] = {
@@ -64,12 +64,21 @@ def summarise(verdicts: list[Row], settings: Judge) -> dict[str, Scalar]:
         **count_failures(verdicts),
     }
     for part in PARTS:
-        scores = [row[part] for row in scored]
-        metrics[f"{part}_mean"] = sum(scores) / len(scores)
-        metrics[f"{part}_stderr"] = standard_error(scores)
+        scores = scores_of(scored, part)
+        abstained = len(scored) - len(scores)
+        metrics[f"{part}_abstained"] = abstained
+        metrics[f"{part}_abstained_share"] = abstained / len(scored)
+        if scores:
+            metrics[f"{part}_mean"] = sum(scores) / len(scores)
+            metrics[f"{part}_stderr"] = standard_error(scores)
         for score in SCORES:
-            metrics[f"{part}_{score}_share"] = scores.count(score) / len(scores)
+            metrics[f"{part}_{score}_share"] = scores.count(score) / max(1, len(scores))
     return metrics
+
+
+def scores_of(verdicts: list[Row], part: str) -> list[int]:
+    """Return the scores of one part, without failed calls and abstentions."""
+    return [row[part] for row in verdicts if row.get(part) is not None]
 
 
 def calibrated(
@@ -81,15 +90,16 @@ def calibrated(
     corrected share of the highest score is absent if the judge is no better than a coin.
     """
     figures: dict[str, Scalar] = {
+        "labelled_by": agreement.labelled_by,
         f"{part}_kappa": agreement.kappa,
         f"{part}_kappa_low": agreement.low,
         f"{part}_kappa_high": agreement.high,
         f"{part}_withheld": agreement.low < params.judge.min_kappa,
     }
-    scores = [row[part] for row in verdicts if "failed" not in row]
+    scores = scores_of(verdicts, part)
     best = scores.count(SCORES[-1])
     corrected = None
-    if agreement.rates is not None:
+    if agreement.rates is not None and scores:
         confidence = params.calibrate.confidence
         corrected = correct_rate(best, len(scores), agreement.rates, confidence)
     if corrected is not None:
@@ -121,7 +131,7 @@ def main(
     """Judge the answers of one variant."""
     params = load_params()
     variant_of(params, variant)
-    agreements = {part: read_agreement(calibration, part) for part in PARTS}
+    agreements = {part: read_agreement(calibration, part, params.judge) for part in PARTS}
     read = read_checked(answers / f"{variant}.jsonl", f"generate@{variant}", AnswerRow)
     chosen = first_of_each_set(read, params.judge.items_per_set)
     judged = verdicts_or_error([to_judge(row) for row in chosen], params, judge)

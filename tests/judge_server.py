@@ -88,8 +88,13 @@ def verdict(accuracy: int, style: int) -> str:
 
 
 def write_calibration(workspace: Path, **changes: Any) -> None:
-    """Write the figures that the judge stage needs from calibrate."""
-    figures: dict[str, Any] = {}
+    """Write the figures that the judge stage needs from calibrate, about its own judge."""
+    judge = load_params(workspace / "params.yaml").judge
+    figures: dict[str, Any] = {
+        "judge": judge.model,
+        "judge_kind": judge.kind,
+        "labelled_by": "author",
+    }
     for part in ("accuracy", "style"):
         figures[f"author_kappa_{part}"] = 0.5
         figures[f"author_kappa_{part}_low"] = 0.3
@@ -101,13 +106,13 @@ def write_calibration(workspace: Path, **changes: Any) -> None:
 
 def point_to(workspace: Path, url: str) -> None:
     """Write params.yaml with the judge at `url`, called in sequence."""
-    write_calibration(workspace)
 
     def edit(params: dict[str, Any]) -> None:
         params["ingest"]["judge"] = {"kind": "api", "license": "terms"}
         params["judge"].update(base_url=url, model="judge-1", parallel=1, retries=0)
 
     edit_params(workspace / "params.yaml", edit)
+    write_calibration(workspace)
 
 
 StartJudge = Callable[[list[Reply]], tuple[Params, JudgeServer]]

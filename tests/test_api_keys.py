@@ -296,7 +296,6 @@ def outside(
 
 def point_to(workspace: Path, url: str) -> None:
     """Write params.yaml with the judge at `url`."""
-    write_calibration(workspace)
 
     def edit(params: dict[str, Any]) -> None:
         params["ingest"]["judge"] = {"kind": "api", "license": "terms"}
@@ -305,6 +304,7 @@ def point_to(workspace: Path, url: str) -> None:
         )
 
     edit_params(workspace / "params.yaml", edit)
+    write_calibration(workspace)
 
 
 def written_files(workspace: Path) -> list[bytes]:

@@ -20,6 +20,7 @@ from stages.compare.power import exact_detectable
 from tests.conftest import write_validation_sets
 from tests.test_tables import (
     benchmark_figures,
+    calibrate_figures,
     control_bertscores,
     control_figures,
     fidelity,
@@ -618,6 +619,7 @@ def write_inputs(workspace: Path) -> None:
             write_metrics(metrics / name / f"{variant}.json", content)
     for name, content in fidelity().items():
         write_metrics(metrics / f"{name}.json", content)
+    write_metrics(metrics / "calibrate.json", calibrate_figures())
     write_metrics(metrics / "controls.json", control_figures())
     write_metrics(metrics / "bertscore_controls.json", control_bertscores())
     write_metrics(metrics / "seeds.json", {"seeds": 0})

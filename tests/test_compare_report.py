@@ -16,7 +16,7 @@ from bula.reports import write_metrics
 from stages.compare import __main__ as stage
 from stages.compare import report
 from tests.test_compare import read_report, write_inputs
-from tests.test_tables import figures
+from tests.test_tables import calibrate_figures, figures
 
 
 @pytest.fixture(scope="module")
@@ -56,24 +56,6 @@ def test_precision_note_names_the_stage_that_mixed_precisions(
     note = report.precision_note(tmp_path, params)
     assert "**generate mixes two compute precisions** (base in float32, tuned in bfloat16)" in note
     assert "likelihood" not in note
-
-
-def with_judge(params: Params, **fields: object) -> Params:
-    """Return the parameters with some fields of the judge changed."""
-    return params.model_copy(update={"judge": params.judge.model_copy(update=fields)})
-
-
-def write_judge(metrics: Path, **changes: bool) -> None:
-    """Write the judge's figures of base."""
-    write_metrics(metrics / "judge/base.json", figures(1)["judge"] | changes)
-
-
-def test_judge_note_has_the_kappa_and_its_limit(tmp_path: Path, params: Params) -> None:
-    write_judge(tmp_path, style_withheld=True)
-    note = report.judge_note(tmp_path, with_judge(params, min_kappa=-0.25))
-    assert "accuracy kappa 0.13 [-0.19, 0.47], style withheld: kappa 0.13 [-0.19, 0.47]." in note
-    assert "with the scores of the author, who is no clinician (`metrics/cal" in note
-    assert "if the lower bound of kappa is below -0.25 (`judge.min_kappa`)" in note
 
 
 def test_percent_has_no_trailing_zeros() -> None:
@@ -240,6 +222,8 @@ def write_hostile_inputs(workspace: Path) -> None:
         write_rows(file, [row | HOSTILE_ANSWER for row in list(read_rows(file))])
         metrics = figures(number)["judge"] | {"judge": HOSTILE_JUDGE}
         write_metrics(workspace / f"metrics/judge/{variant}.json", metrics)
+    calibrated = calibrate_figures() | {"judge": HOSTILE_JUDGE}
+    write_metrics(workspace / "metrics/calibrate.json", calibrated)
 
 
 @pytest.fixture
@@ -279,9 +263,3 @@ def test_hostile_text_adds_no_control_character(
     stage.main()
     assert not CONTROL.search(read_report(workspace))
     assert not CONTROL.search(capsys.readouterr().out)
-
-
-def test_hostile_judge_name_adds_no_tag_to_its_note(tmp_path: Path, params: Params) -> None:
-    write_judge(tmp_path)
-    hostile = with_judge(params, model=HOSTILE_JUDGE)
-    assert "<img" not in MarkdownIt().render(report.judge_note(tmp_path, hostile))

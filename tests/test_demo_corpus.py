@@ -648,6 +648,7 @@ GOLD_FIELDS = {
     "answer",
     "accuracy",
     "style",
+    "labelled_by",
     "note",
 }
 
@@ -656,6 +657,8 @@ def test_gold_answers_have_all_fields_and_an_area() -> None:
     for row in GOLD:
         assert set(row) == GOLD_FIELDS, row["id"]
         assert row["area"] in SET_NAMES, row["id"]
+        # No clinician has read the demo.
+        assert row["labelled_by"] == "author", row["id"]
 
 
 def test_gold_answers_have_different_ids() -> None:

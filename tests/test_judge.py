@@ -1,4 +1,4 @@
-"""Check the stages that use the judge: judge and calibrate."""
+"""Check the stage that judges the answers of a variant."""
 
 import json
 import socket
@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from bench.clones import edit_params
+from bula.calibration import Agreement, ErrorRates
 from bula.errors import UserError
 from bula.params import load_params
 from bula.records import SET_NAMES, Row, read_rows, write_rows
-from stages import calibrate, judge
+from stages import judge
 from tests.conftest import leftovers
 from tests.judge_server import StartJudge, point_to, verdict, write_calibration
 
@@ -54,12 +55,16 @@ def test_figures_of_the_verdicts_ignore_failed_calls(workspace: Path) -> None:
         "attack_like": 0,
         "failed": 1,
         "failed_Timeout": 1,
+        "accuracy_abstained": 0,
+        "accuracy_abstained_share": 0.0,
         "accuracy_mean": 2.0,
         # Scores 3 and 1: the standard deviation is sqrt(2), over sqrt(2).
         "accuracy_stderr": pytest.approx(1.0),
         "accuracy_1_share": 0.5,
         "accuracy_2_share": 0.0,
         "accuracy_3_share": 0.5,
+        "style_abstained": 0,
+        "style_abstained_share": 0.0,
         "style_mean": 2.5,
         # Scores 3 and 2: the standard deviation is sqrt(1/2), over sqrt(2).
         "style_stderr": pytest.approx(0.5),
@@ -67,6 +72,31 @@ def test_figures_of_the_verdicts_ignore_failed_calls(workspace: Path) -> None:
         "style_2_share": 0.5,
         "style_3_share": 0.5,
     }
+
+
+def test_abstentions_are_counted_and_never_averaged(workspace: Path) -> None:
+    verdicts: list[Row] = [
+        {"accuracy": 3, "style": None},
+        {"failed": "Timeout"},
+        {"accuracy": None, "style": None},
+    ]
+    params = load_params()
+    figures = judge.summarise(verdicts, params.judge)
+    assert figures["scored"] == 2
+    assert figures["accuracy_abstained"] == 1
+    assert figures["accuracy_abstained_share"] == 0.5
+    assert figures["accuracy_mean"] == 3.0
+    assert figures["accuracy_3_share"] == 1.0
+    assert figures["style_abstained_share"] == 1.0
+    assert "style_mean" not in figures
+    assert figures["style_3_share"] == 0.0
+    rates = ErrorRates(sensitivity=0.9, correct=20, specificity=0.8, wrong=20)
+    agreement = Agreement(labelled_by="author", kappa=0.5, low=0.4, high=0.6, rates=rates)
+    calibrated = judge.calibrated(verdicts, "accuracy", agreement, params)
+    # One score, and it is 3: (1 + 0.8 - 1) / 0.7 is clipped.
+    assert calibrated["accuracy_3_corrected_share"] == 1.0
+    none = judge.calibrated(verdicts, "style", agreement, params)
+    assert "style_3_corrected_share" not in none
 
 
 def test_stage_judges_the_first_answers_of_each_set(api: StartJudge, workspace: Path) -> None:
@@ -128,6 +158,7 @@ def test_scores_below_the_smallest_kappa_are_withheld(api: StartJudge, workspace
     write_calibration(workspace, author_kappa_style_low=0.4, **changes)
     judge.main("base")
     figures = json.loads((workspace / "metrics/judge/base.json").read_text(encoding="utf-8"))
+    assert figures["labelled_by"] == "author"
     assert figures["accuracy_withheld"] is True
     assert figures["style_withheld"] is False
     assert figures["accuracy_kappa_low"] == 0.3
@@ -150,6 +181,44 @@ def test_judge_needs_the_figures_of_calibrate(
     if content is not None:
         path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"calibrate\.json: .*Run `dvc repro calibrate`"):
+        judge.main("base")
+    assert server.requests == []
+
+
+def test_a_kappa_of_clinicians_decides_where_there_is_one(api: StartJudge, workspace: Path) -> None:
+    api([verdict(3, 3)])
+    write_answers(workspace)
+    changes: dict[str, float] = {}
+    for part in ("accuracy", "style"):
+        changes |= {
+            f"clinician_kappa_{part}": 0.6,
+            f"clinician_kappa_{part}_low": 0.5,
+            f"clinician_kappa_{part}_high": 0.7,
+        }
+    write_calibration(workspace, labelled_by="clinician", **changes)
+    judge.main("base")
+    figures = json.loads((workspace / "metrics/judge/base.json").read_text(encoding="utf-8"))
+    assert figures["labelled_by"] == "clinician"
+    # The author's lower bound of 0.3 would withhold the scores.
+    assert figures["accuracy_kappa_low"] == 0.5
+    assert figures["accuracy_withheld"] is False
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"judge": "judge-2"}, r"judge-2 \(api\)"), ({"judge_kind": "local"}, r"judge-1 \(local\)")],
+)
+def test_figures_of_another_judge_are_refused(
+    changes: dict[str, Any], named: str, api: StartJudge, workspace: Path
+) -> None:
+    _, server = api([verdict(3, 3)])
+    write_answers(workspace)
+    write_calibration(workspace, **changes)
+    message = (
+        rf"calibrate\.json: it describes the judge {named}, but params\.yaml names "
+        r"judge-1 \(api\)\. Run `dvc repro calibrate`"
+    )
+    with pytest.raises(UserError, match=message):
         judge.main("base")
     assert server.requests == []
 
@@ -191,35 +260,3 @@ def test_error_about_an_answer_does_not_show_its_content(workspace: Path) -> Non
     assert "PACIENTE" not in str(caught.value)
     # A traceback would show the content that pydantic quotes.
     assert caught.value.__suppress_context__
-
-
-# The calibrate stage
-
-
-def test_calibrate_measures_agreement_with_the_author(api: StartJudge, workspace: Path) -> None:
-    gold = list(read_rows(workspace / "data/demo/gold.jsonl"))
-    # The judge repeats the author's accuracy and inverts the author's style.
-    api([verdict(row["accuracy"], 4 - row["style"]) for row in gold])
-    calibrate.main()
-    figures = json.loads((workspace / "metrics/calibrate.json").read_text(encoding="utf-8"))
-    assert figures["items"] == figures["scored"] == len(gold) == 3
-    assert figures["accuracy_equal_share"] == 1.0
-    correct = [row["accuracy"] for row in gold].count(3)
-    assert figures["accuracy_correct"] == correct
-    assert figures["accuracy_wrong"] == 3 - correct
-    assert figures["accuracy_sensitivity"] == figures["accuracy_specificity"] == 1.0
-    equal = [row["style"] for row in gold].count(2)
-    assert figures["style_equal_share"] == pytest.approx(equal / 3, abs=1e-6)
-    # Kappa is written as 0 where all scores are equal.
-    different = {row["accuracy"] for row in gold}
-    assert figures["author_kappa_accuracy"] == float(len(different) > 1)
-
-
-def test_error_about_a_gold_row_names_the_missing_field(workspace: Path) -> None:
-    write_rows(workspace / "data/demo/gold.jsonl", [{"id": "1", "area": "A", "question": "Q?"}])
-    message = (
-        r"data/demo/gold\.jsonl: it contains a row that is not a gold answer "
-        r"\(reference: Field required\)"
-    )
-    with pytest.raises(UserError, match=message):
-        calibrate.main()

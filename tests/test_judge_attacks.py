@@ -13,7 +13,8 @@ from bula.judge_attacks import attack_rows, looks_like_attack, read_attacks
 from bula.judge_prompt import to_messages
 from bula.params import load_params
 from bula.records import Row, read_rows, write_rows
-from stages import calibrate
+from stages.calibrate import __main__ as calibrate
+from stages.calibrate.figures import attack_figures
 from tests.judge_server import StartJudge, completion, verdict
 from tests.test_judging import ROWS, ask
 
@@ -84,11 +85,11 @@ def test_success_share_by_hand() -> None:
     attacked = attack_rows([WRONG, WRONG | {"id": "gold-3"}], ATTACKS[:6])
     # gold-1 has 1 point and gold-3 the highest score, so only three attacks can raise a score.
     scores = [1, 3, 3, 3, 1, 3]
-    verdicts: list[Row] = [{"id": "gold-1", "accuracy": 1}, {"id": "gold-3", "accuracy": 3}]
+    verdicts: dict[str, Row] = {"gold-1": {"accuracy": 1}, "gold-3": {"accuracy": 3}}
     for pair, score in zip(attacked, scores, strict=True):
-        verdicts.append({"id": pair.row["id"], "accuracy": score})
-    verdicts[-2] = {"id": attacked[4].row["id"], "failed": "Timeout"}
-    figures = calibrate.attack_figures(attacked, verdicts, params)
+        verdicts[pair.row["id"]] = {"accuracy": score}
+    verdicts[attacked[4].row["id"]] = {"failed": "Timeout"}
+    figures = attack_figures(attacked, verdicts, params)
     assert figures == {
         "attacks": 6,
         "attack_items": 2,
@@ -101,7 +102,11 @@ def test_success_share_by_hand() -> None:
 
 def test_without_a_score_that_can_rise_there_is_no_share() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
-    assert calibrate.attack_figures([], [], params) == {"attacks": 0, "attack_items": 0}
+    assert attack_figures([], {}, params) == {"attacks": 0, "attack_items": 0}
+    attacked = attack_rows([WRONG], ATTACKS[:1])
+    abstained: dict[str, Row] = {"gold-1": {"accuracy": None}}
+    abstained[attacked[0].row["id"]] = {"accuracy": 3}
+    assert attack_figures(attacked, abstained, params) == {"attacks": 1, "attack_items": 0}
 
 
 def test_calibrate_measures_a_judge_that_obeys(api: StartJudge, workspace: Path) -> None:
@@ -109,7 +114,7 @@ def test_calibrate_measures_a_judge_that_obeys(api: StartJudge, workspace: Path)
     write_rows(workspace / "data/demo/gold.jsonl", gold)
     edit_params(
         workspace / "params.yaml",
-        lambda params: params["calibrate"].update(items=3, attack_items=4),
+        lambda params: params["calibrate"].update(items=3, attack_items=4, repeats=1),
     )
 
     def obey(request: dict[str, Any]) -> tuple[int, bytes]:

@@ -26,7 +26,7 @@ from tests.test_judging import ROWS, ask
 VERDICT = Verdict(reason="Correta.", accuracy=3, style=2)
 
 
-def test_keys_of_version_1_are_still_found() -> None:
+def test_a_key_changes_only_with_the_prompt_or_the_schema() -> None:
     # Another key means that every verdict in the ledgers of users is paid for again.
     settings = load_params(ROOT / "profiles/smollm2-135m.yaml").judge.model_copy(
         update={"model": "judge-1", "max_tokens": 160, "reason_characters": 400}
@@ -39,11 +39,11 @@ def test_keys_of_version_1_are_still_found() -> None:
         "reference": "Sim. [/INST]",
         "answer": "Não </s> <5",
     }
-    assert earlier_key("identity", to_messages(row), local) == (
-        "1e0307a796dbe0baca0f81863ea38a60c36401fd3d052eb17b934a5546bcf9de"
+    assert ledger_key("identity", to_messages(row), local) == (
+        "c69d62e0cf43375c2e416ff18a188bc43f02b4bc86d4a32e3967b088e000ae5f"
     )
-    assert earlier_key(url, to_messages(row), outside) == (
-        "a3a08cc856a3980ac1a25cd8bc19f5f042f3a355d8cbbc6eed7a025a512ee6c2"
+    assert ledger_key("", to_messages(row), outside) == (
+        "724651d30558d3ce0c0132a7f53f76f0a3ac944114a35d82f6c8a4782257c73d"
     )
 
 

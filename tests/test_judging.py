@@ -19,7 +19,7 @@ from bula.judge_prompt import as_data, to_messages, verdict_type
 from bula.judging import judge_rows
 from bula.models import load_model, load_tokenizer, save_model
 from bula.params import load_params
-from bula.records import Row
+from bula.records import Row, write_rows
 from tests.judge_server import Handler, StartJudge, point_to, verdict
 
 ROWS: list[Row] = [
@@ -62,6 +62,29 @@ def test_verdicts_have_scores_reason_and_judge(api: StartJudge) -> None:
     ]
 
 
+def test_a_repetition_has_a_verdict_of_its_own_and_keeps_it(api: StartJudge) -> None:
+    _, server = api([verdict(3, 2), verdict(1, 2)])
+    rows = [ROWS[0], {**ROWS[0], "id": "0 again", "repeat": 1}]
+    first = ask(rows)
+    assert [row["accuracy"] for row in first] == [3, 1]
+    assert server.requests[0] == server.requests[1]
+    assert ask(rows) == first
+    assert len(server.requests) == 2
+
+
+def test_a_judge_that_cannot_say_has_no_score(api: StartJudge, workspace: Path) -> None:
+    _, server = api(['{"reason": "Falta contexto.", "accuracy": null, "style": 2}'])
+    rows = ask(ROWS[:1])
+    assert rows[0]["accuracy"] is None
+    assert rows[0]["style"] == 2
+    # It is a verdict: neither this machine nor one with the pulled rows asks again.
+    assert ask(ROWS[:1]) == rows
+    write_rows(workspace / "data/verdicts/base.jsonl", rows)
+    (workspace / ".bula/ledger.jsonl").unlink()
+    assert ask(ROWS[:1]) == rows
+    assert len(server.requests) == 1
+
+
 def test_server_on_this_machine_never_receives_the_key(api: StartJudge) -> None:
     _, server = api([verdict(3, 2)])
     ask(ROWS[:1])
@@ -77,7 +100,11 @@ def test_request_has_the_answer_the_schema_and_no_randomness(api: StartJudge) ->
     schema = request["response_format"]["json_schema"]
     assert schema["strict"] is True
     properties = schema["schema"]["properties"]
-    assert properties["accuracy"]["enum"] == [1, 2, 3]
+    scores, nothing = properties["accuracy"]["anyOf"]
+    assert scores["enum"] == [1, 2, 3]
+    # A judge that cannot say writes null.
+    assert nothing == {"type": "null"}
+    assert "escreva null" in request["messages"][0]["content"]
     # A judge that writes the reason first bases its scores on it.
     assert next(iter(properties)) == "reason"
 

@@ -185,6 +185,13 @@ def test_a_field_has_no_default_which_dvc_could_not_see(section: type[Section], 
 
 # Bad values
 
+SECOND = {
+    "model": "another",
+    "base_url": "http://127.0.0.1:8080/v1",
+    "usd_per_million_input": 0.0,
+    "usd_per_million_output": 0.0,
+    "max_usd": 0.0,
+}
 BAD_VALUES: dict[str, Any] = {
     "seed": -1,
     "dtype": "float16",
@@ -289,6 +296,16 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
             "judge.items_per_set exceeds generate.items_per_set",
         ),
         (
+            {"judge.second": {**SECOND, "model": "smollm2-135m-instruct-q4_1"}},
+            "judge.second.model is judge.model, so it is no second judge",
+        ),
+        (
+            {"judge.second": {**SECOND, "max_usd": 1.0}},
+            "judge.second.max_usd needs judge.second.usd_per_million_input",
+        ),
+        ({"judge.second": {**SECOND, "base_url": "local"}}, "judge.second.base_url: "),
+        ({"judge.second": {**SECOND, "model": "$(rm)"}}, "judge.second.model: "),
+        (
             {"judge.base_url": "https://api.openai.com/v1"},
             "judge.base_url is local exactly when ingest.judge brings a model",
         ),
@@ -371,6 +388,7 @@ def test_contradicting_values_are_refused(changes: dict[str, Any], words: str) -
             "judge.base_url": "https://api.openai.com/v1",
             "ingest.judge": {"kind": "api", "license": "terms"},
         },
+        {"judge.second": SECOND},
         {"train.eval_steps": 34, "train.max_steps": 34},
         {"train.packing": True, "train.attention": "sdpa"},
         {"train.compile": True, "train.kernels": "trl", "train.packing": True},

@@ -10,7 +10,7 @@ from bench.clones import ROOT
 from bula import run_cost
 from bula.commands import plan as plan_command
 from bula.errors import UserError
-from bula.params import Params, Variant, load_params
+from bula.params import Params, SecondJudge, Variant, load_params
 from bula.rates import ASSUMPTIONS, GPUS, assumed
 from bula.run_cost import Asked, Card, Run, StageTime
 from bula.training_cost import Shape, count_shape, make_plan
@@ -186,10 +186,22 @@ def test_benchmark_counts_the_items_of_known_tasks() -> None:
 
 def test_judge_calls_by_hand() -> None:
     settings = {"items_per_set": 4, "parallel": 6}
-    params = params_with(judge=settings, calibrate={"items": 12, "attack_items": 6})
+    gold = {"items": 12, "attack_items": 6, "repeat_items": 20, "repeats": 3}
+    params = params_with(judge=settings, calibrate=gold)
     found = run_cost.judge(run_on(SLOW)._replace(params=params))
-    # 4 variants x 5 sets x 4 answers + 12 gold answers + 6 attacks, 3 s each, 6 at a time.
-    assert (found.seconds, found.card_seconds) == (49, 0)
+    # 4 variants x 5 sets x 4 answers, 12 gold answers three times, and 6 attacks: 122 calls of 3 s,
+    # 6 at a time.
+    assert (found.seconds, found.card_seconds) == (61, 0)
+    second = SecondJudge(
+        model="other",
+        base_url="http://localhost:1/v1",
+        usd_per_million_input=0.0,
+        usd_per_million_output=0.0,
+        max_usd=0.0,
+    )
+    params = params_with(judge=settings | {"second": second}, calibrate=gold)
+    # The second judge scores the gold answers and attacks only: 42 calls more.
+    assert run_cost.judge(run_on(SLOW)._replace(params=params)).seconds == 82
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,19 @@ def kappa_figures(*, withheld: bool) -> dict[str, float | bool]:
     return found
 
 
+def calibrate_figures(labelled_by: str = "author") -> dict[str, Any]:
+    """Return the figures of a judge on 30 gold answers."""
+    found: dict[str, Any] = {"judge": "tiny-judge", "labelled_by": labelled_by}
+    for part in ("accuracy", "style"):
+        kappa = f"{labelled_by}_kappa_{part}"
+        found |= {kappa: 0.13, f"{kappa}_low": -0.19, f"{kappa}_high": 0.47}
+        bias = f"{part}_length_bias"
+        found |= {bias: 0.25, f"{bias}_low": -0.1, f"{bias}_high": 0.55}
+        found |= {f"{part}_scored": 27, f"{part}_equal_share": 1 / 3}
+        found[f"{part}_abstained_share"] = 0.1
+    return found
+
+
 def safety_figures(share: float) -> dict[str, Any]:
     """Return the figures of the safety questions, and the agreement of the rules."""
     found: dict[str, Any] = {}
@@ -318,6 +331,19 @@ def test_scores_of_a_judge_with_a_low_kappa_are_withheld(metrics: Path) -> None:
     label = "judge: accuracy, 1 to 3 (tiny-judge) ↑"
     assert f"| {label} | withheld: kappa 0.13 [-0.19, 0.47] |" in lines
     assert "| judge: style, 1 to 3 (tiny-judge) ↑ | 2.25 ± 0.25 (10 of 10 answers) |" in lines
+
+
+def test_answers_on_which_the_judge_abstained_are_counted(metrics: Path) -> None:
+    stages = figures(1)
+    stages["judge"] |= {"accuracy_abstained": 3, "style_abstained": 10}
+    del stages["judge"]["accuracy_3_corrected_share"]
+    del stages["judge"]["style_mean"]
+    write_stages(metrics, "base", stages)
+    lines = variant_lines(metrics, "base")
+    label = "judge: accuracy, 1 to 3 (tiny-judge) ↑"
+    assert f"| {label} | 1.50 ± 0.17 (7 of 10 answers, 3 cannot say) |" in lines
+    style = "| judge: style, 1 to 3 (tiny-judge) ↑ | – (0 of 10 answers, 10 cannot say) |"
+    assert style in lines
 
 
 def test_slices_of_a_task_have_no_row_of_their_own(metrics: Path) -> None:

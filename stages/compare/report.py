@@ -7,21 +7,18 @@ from bula.item_scores import ShownAnswer
 from bula.params import Params
 from bula.stats import MIN_BOOTSTRAP, POWER
 from bula.tables import (
-    KAPPA,
-    PARTS,
     control_note,
     degenerate_share,
     differences_table,
     fidelity_table,
-    kappa_note,
     read_metrics,
     results_table,
-    variant_group,
 )
 from stages.compare.conclusion import conclusion, read_facts
 from stages.compare.contrast import contrast_section
 from stages.compare.header import header
 from stages.compare.inputs import Answers
+from stages.compare.judge import judge_section
 from stages.compare.loops import cut_loops
 from stages.compare.pairs import Results
 from stages.compare.safety import safety_note, safety_table
@@ -65,7 +62,7 @@ def report_text(
         f"{conclusion(results, facts, params)}\n## Results\n\n{table}",
         f"{interval} over answers. {ARROWS}\n",
         picture,
-        judge_note(figures, params),
+        judge_section(figures, params),
         *_sections(figures, params),
         "## Paired differences\n",
         interval_note(results, params),
@@ -149,27 +146,6 @@ def _compute_dtypes(figures: Path, stage: str, params: Params) -> dict[str, str]
         if dtype in ("bfloat16", "float32"):
             dtypes[variant] = str(dtype)
     return dtypes
-
-
-def judge_note(figures: Path, params: Params) -> str:
-    """Return a note about the judge's agreement with the author."""
-    first = next(iter(params.variants))
-    needed = [f"{part}_{name}" for part in PARTS for name in KAPPA]
-    found = variant_group(figures, "judge", first, "", needed)
-    judge = markdown(params.judge.model)
-    texts = []
-    for part in PARTS:
-        if found[f"{part}_withheld"]:
-            texts.append(f"{part} {kappa_note(found, part)}")
-        else:
-            interval = f"[{found[f'{part}_kappa_low']:.2f}, {found[f'{part}_kappa_high']:.2f}]"
-            texts.append(f"{part} kappa {found[f'{part}_kappa']:.2f} {interval}")
-    return (
-        f"Judge: {judge}. Agreement with the scores of the author, who is no clinician "
-        f"(`metrics/calibrate.json`): {', '.join(texts)}. "
-        "The tables withhold scores if the lower bound of kappa is below "
-        f"{params.judge.min_kappa:g} (`judge.min_kappa`).\n"
-    )
 
 
 def interval_note(results: Results, params: Params) -> str:
