@@ -2,7 +2,8 @@
 
 DVC hashes a stage's dependencies and removes its old outputs before the stage can refuse anything.
 Names and models of the variants appear in these paths, so every stage that uses a variant depends
-on this stage. It also compares `device` with the launch configuration and with this machine.
+on this stage. It also compares `device` with the launch configuration and with this machine, and
+the items of benchmark tasks with those that ingest writes.
 
     python -m stages.check
 """
@@ -12,10 +13,11 @@ from typing import Annotated
 
 import typer
 
-from bula.errors import run_stage
+from bula.errors import UserError, run_stage
 from bula.files import staged
 from bula.launch import find_configuration, read_configuration
 from bula.params import Params, load_params
+from bula.task_files import unwritten_items
 
 
 def check_device(params: Params, launch: Path) -> None:
@@ -28,6 +30,17 @@ def check_device(params: Params, launch: Path) -> None:
         prepare_device(params.device, params.dtype)
 
 
+def check_tasks(params: Params, folder: Path) -> None:
+    """Raise a UserError if a benchmark task reads items that ingest does not write."""
+    written = [source.name for source in params.ingest.benchmarks]
+    missing = unwritten_items(folder, params.benchmark.tasks, written)
+    if missing:
+        named = ", ".join(f"{task} ({path})" for task, path in missing.items())
+        what = f"no entry of ingest.benchmarks writes the items of {named}"
+        fix = "add an entry with the name of that file, or remove the task from benchmark.tasks"
+        raise UserError("params.yaml", what, fix)
+
+
 def main(
     out: Annotated[Path, typer.Option(help="File that records the check.")] = Path(
         "data/checked.txt"
@@ -35,10 +48,12 @@ def main(
     launch: Annotated[Path, typer.Option(help="Folder of accelerate's configurations.")] = Path(
         "accelerate"
     ),
+    tasks: Annotated[Path, typer.Option(help="Folder of task definitions.")] = Path("tasks"),
 ) -> None:
     """Check the parameters."""
     params = load_params()
     check_device(params, launch)
+    check_tasks(params, tasks)
     # The text never changes, so that stages that depend on it do not run again.
     with staged(out) as temporary:
         temporary.write_text("params.yaml is valid\n", encoding="utf-8")

@@ -27,8 +27,24 @@ from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import VllmBackend, load_params
 from bula.records import Row, read_rows
 from bula.serving import Endpoint, VllmSettings
-from stages import benchmark
-from stages.benchmark import Sample
+from stages.benchmark import __main__ as benchmark
+from stages.benchmark import backends, reuse
+from stages.benchmark.items import Item, draw_items, name_documents, read_items, refuse_shared_names
+from stages.benchmark.scores import (
+    Sample,
+    answer_of,
+    score_settings,
+    summarise,
+    to_rows,
+)
+from stages.benchmark.tasks import (
+    PREFIX,
+    REVIEWED,
+    find_tasks,
+    load_task,
+    load_tasks,
+    task_facts,
+)
 from tests.conftest import write_jsonl
 
 # Task and metrics.
@@ -203,7 +219,7 @@ def test_every_task_has_one_row_per_item(scored: Path) -> None:
     expected = []
     for task in METRICS:
         items = list(read_rows(scored / f"data/benchmarks/{task.removesuffix('_cloze')}.jsonl"))
-        expected += benchmark.draw_items(len(items), 4, seed)
+        expected += draw_items(len(items), 4, seed)
     assert values(rows, "item") == expected
     tasks = dict.fromkeys(values(rows, "task"))
     assert list(tasks) == list(METRICS)
@@ -222,6 +238,9 @@ def test_metrics_summarise_the_item_scores(task: str, names: list[str], scored: 
         error = math.sqrt(mean * (1 - mean) / 3)
         expected[name] = mean
         expected[f"{name}_stderr"] = pytest.approx(error, rel=1e-5)
+    if task == "bula_squad_completion":
+        # Each item of the demo is about a text of its own.
+        expected["groups"] = 4
     if task in OPTION_TASKS:
         expected["constant_answer_share"] = commonest
     assert metrics_of(scored)[task] == expected
@@ -254,10 +273,10 @@ def test_a_cloze_task_has_the_items_of_its_letter_task(scored: Path) -> None:
         assert values(cloze, "target") == values(letters, "target")
 
 
-def load_task(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def task_over(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return lm-eval's object of one task over the pinned items of a folder."""
     monkeypatch.chdir(folder)
-    manager = benchmark.find_tasks(ROOT / "tasks", [name])
+    manager = find_tasks(ROOT / "tasks", [name])
     return manager.load([name])["tasks"][name]
 
 
@@ -265,7 +284,7 @@ def test_the_options_of_a_cloze_task_are_texts_that_the_prompt_lacks(
     scored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("bula_medmcqa_cloze", "bula_medqa_4options_cloze"):
-        task = load_task(scored, name, monkeypatch)
+        task = task_over(scored, name, monkeypatch)
         for item in task.eval_docs:
             options = task.doc_to_choice(item)
             prompt = task.doc_to_text(item)
@@ -279,7 +298,7 @@ def test_the_options_of_a_cloze_task_are_texts_that_the_prompt_lacks(
 def test_the_correct_text_of_a_contrast_pair_is_the_target_and_first_in_half_of_them(
     scored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = load_task(scored, "bula_contrast", monkeypatch)
+    task = task_over(scored, "bula_contrast", monkeypatch)
     targets: dict[str, list[int]] = {}
     for pair in task.eval_docs:
         target = task.doc_to_target(pair)
@@ -320,7 +339,7 @@ def test_the_answer_is_the_option_that_the_first_metric_chooses(
 ) -> None:
     # -52 > -55, but -52 / 40 = -1.3 < -55 / 44 = -1.25.
     logged = sample(metrics, [-52.0, -55.0], ["a" * 40, "b" * 44])
-    assert benchmark.answer_of(logged) == answer
+    assert answer_of(logged) == answer
 
 
 def contrast_row(part: str, answer: str, correct: float) -> Row:
@@ -343,7 +362,7 @@ def test_figures_of_slices_by_hand() -> None:
         contrast_row("dose", "0", 1.0),
         contrast_row("dose", "0", 0.0),
     ]
-    found = benchmark.summarise(rows, load_params(ROOT / "profiles/smollm2-135m.yaml"))
+    found = summarise(rows, load_params(ROOT / "profiles/smollm2-135m.yaml"))
     expected = {
         "bula_contrast": (5, 0.6, 0.244949, 0.6),
         "bula_contrast_negation": (3, 2 / 3, 1 / 3, 2 / 3),
@@ -360,18 +379,84 @@ def test_figures_of_slices_by_hand() -> None:
         }
 
 
+def fake_task(documents: list[Row], **metadata: str) -> Any:
+    """Return what the stage reads of lm-eval's task."""
+    return SimpleNamespace(eval_docs=documents, config=SimpleNamespace(metadata=metadata))
+
+
 def test_a_slice_with_the_name_of_another_task_is_refused() -> None:
-    rows = [contrast_row("dose", "0", 1.0), contrast_row("dose", "0", 1.0)]
-    rows[1]["task"] = "bula_contrast_dose"
+    items = {"bula_contrast": [Item("a", "dose", "")], "bula_contrast_dose": []}
     with pytest.raises(UserError, match="bula_contrast_dose names a task and a slice"):
-        benchmark.group_rows(rows)
+        refuse_shared_names(items)
 
 
 @pytest.mark.parametrize("name", ["Dose", "1", "dose mg", "a" * 41])
 def test_a_slice_that_cannot_name_a_figure_is_refused(name: str) -> None:
-    logged = sample(["acc"], [-1.0, -2.0], ["a", "b"], slice=name)
+    task = fake_task([{"slice": "dose"}, {"slice": name}])
     with pytest.raises(UserError, match=r"the items of bula_own: a `slice` .* lower_case_1"):
-        benchmark.to_rows({"bula_own": [logged]}, "base")
+        read_items({"bula_own": task})
+
+
+def test_items_without_a_slice_or_group_have_empty_names() -> None:
+    # datasets fills columns that an item lacks with None.
+    [first, second] = read_items({"bula_own": fake_task([{"slice": None, "group": None}, {}])})[
+        "bula_own"
+    ]
+    assert (first.slice, first.group, second.slice, second.group) == ("", "", "", "")
+
+
+def test_a_task_without_items_is_refused() -> None:
+    with pytest.raises(UserError, match="task bula_own: it has no items"):
+        read_items({"bula_own": fake_task([])})
+
+
+def test_repeated_items_have_names_of_their_own() -> None:
+    one, two = {"question": "Dói?", "label": 0}, {"question": "Arde?", "label": 0}
+    names = name_documents([one, two, one, one])
+    assert names == [names[0], names[1], f"{names[0]}-2", f"{names[0]}-3"]
+    assert len(set(names)) == 4
+    # The order of columns does not matter, and every column does.
+    assert name_documents([{"label": 0, "question": "Dói?"}]) == names[:1]
+    assert name_documents([one | {"label": 1}]) != names[:1]
+
+
+def test_items_of_one_group_share_its_name() -> None:
+    rows = [{"group": "a"}, {"group": "b"}, {"group": "a"}, {"group": ""}]
+    groups = [item.group for item in read_items({"bula_own": fake_task(rows)})["bula_own"]]
+    assert groups[0] == groups[2] != groups[1]
+    assert groups[3] == ""
+
+
+def test_the_metadata_of_a_task_name_the_column_of_groups() -> None:
+    rows = [{"title": "x", "group": "a"}, {"title": "x", "group": "b"}]
+    own = fake_task(rows, group="title")
+    first, second = read_items({"bula_own": own})["bula_own"]
+    assert first.group == second.group
+    lacking = fake_task([{"title": "x"}, {"group": "a"}], group="title")
+    message = "task bula_own: its metadata name the column title for groups, which an item lacks"
+    with pytest.raises(UserError, match=message):
+        read_items({"bula_own": lacking})
+
+
+def test_completions_of_squad_form_groups_by_title() -> None:
+    rows = [{"title": "x", "text": "a"}, {"title": "x", "text": "b"}, {"text": "c"}]
+    items = read_items({"squad_completion": fake_task(rows)})["squad_completion"]
+    assert items[0].group == items[1].group != items[2].group == ""
+
+
+def test_groups_are_the_clusters_of_the_standard_error() -> None:
+    # Residuals of 1, 1, 0, 0 are 0.5, 0.5, -0.5, -0.5. Groups total 1 and -1: the variance is
+    # (1 + 1 + 1 / 3) / 16. Independent items have 1 / 3 / 4.
+    rows = [contrast_row("dose", "0", value) for value in (1.0, 1.0, 0.0, 0.0)]
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    alone = summarise(rows, params)["bula_contrast"]
+    assert alone["acc_stderr"] == pytest.approx(math.sqrt(1 / 12))
+    assert "groups" not in alone
+    for row, group in zip(rows, "aabb", strict=True):
+        row["group"] = group
+    clustered = summarise(rows, params)["bula_contrast"]
+    assert clustered["acc_stderr"] == pytest.approx(math.sqrt(7 / 48))
+    assert clustered["groups"] == 2
 
 
 def test_task_limits_replace_the_limit_of_single_tasks(items: Path) -> None:
@@ -385,16 +470,16 @@ def test_task_limits_replace_the_limit_of_single_tasks(items: Path) -> None:
 
 
 def test_drawn_items_are_equal_for_equal_seeds_and_sorted() -> None:
-    drawn = benchmark.draw_items(100, 10, 7)
-    assert drawn == benchmark.draw_items(100, 10, 7) == sorted(set(drawn))
+    drawn = draw_items(100, 10, 7)
+    assert drawn == draw_items(100, 10, 7) == sorted(set(drawn))
     assert len(drawn) == 10
     assert drawn != list(range(10))
-    assert drawn != benchmark.draw_items(100, 10, 8)
+    assert drawn != draw_items(100, 10, 8)
 
 
 @pytest.mark.parametrize("limit", [0, 3, 4])
 def test_a_limit_of_zero_or_beyond_the_items_takes_all(limit: int) -> None:
-    assert benchmark.draw_items(3, limit, 7) == [0, 1, 2]
+    assert draw_items(3, limit, 7) == [0, 1, 2]
 
 
 def test_rows_have_the_log_likelihood_of_each_option(scored: Path) -> None:
@@ -428,7 +513,7 @@ def test_metrics_of_another_backend_name_no_precision() -> None:
     vllm = VllmBackend.model_validate(VLLM)
     changed = params.benchmark.model_copy(update={"backend": vllm})
     other = params.model_copy(update={"benchmark": changed})
-    settings = benchmark.score_settings(other)
+    settings = score_settings(other)
     assert settings["backend"] == "vllm"
     assert not {"dtype", "compute_dtype"} & settings.keys()
 
@@ -437,7 +522,7 @@ def test_the_benchmark_stops_at_the_end_tokens_of_generate(tiny: Path) -> None:
     # The model's file names one of the two; a directory and its GGUF file may name different ones.
     end_ids = end_token_ids(load_tokenizer(tiny))
     assert len(end_ids) == 2
-    with benchmark.backend(tiny, load_params(ROOT / "profiles/smollm2-135m.yaml")) as backend:
+    with backends.backend(tiny, load_params(ROOT / "profiles/smollm2-135m.yaml")) as backend:
         assert backend["model"].model.generation_config.eos_token_id == end_ids
 
 
@@ -487,7 +572,7 @@ def test_vllm_serves_the_model_by_the_backends_parameters(workspace: Path) -> No
     params = load_params()
     chosen = params.benchmark.backend
     assert chosen.kind == "vllm"
-    assert benchmark.vllm_settings(params, chosen) == VllmSettings(
+    assert backends.vllm_settings(params, chosen) == VllmSettings(
         parallel=16,
         context_tokens=512,
         dtype="bfloat16",
@@ -509,7 +594,7 @@ def test_vllm_scores_like_the_model(items: Path, monkeypatch: pytest.MonkeyPatch
             started.append((model, settings))
             yield [Endpoint(url, "own-key")] * settings.parallel
 
-        monkeypatch.setattr(benchmark, "serve_vllm", serve_vllm)
+        monkeypatch.setattr(backends, "serve_vllm", serve_vllm)
         edit_params(items / "params.yaml", set_benchmark(backend=VLLM))
         benchmark.main("base")
     assert [model for model, _ in started] == [Path("models/base")]
@@ -534,7 +619,7 @@ def test_vllm_stops_generating_at_the_end_tokens(
         def serve_vllm(model: Path, settings: VllmSettings) -> Iterator[list[Endpoint]]:
             yield [Endpoint(url, "own-key")]
 
-        monkeypatch.setattr(benchmark, "serve_vllm", serve_vllm)
+        monkeypatch.setattr(backends, "serve_vllm", serve_vllm)
         task = ["bula_squad_completion"]
         changes = set_benchmark(backend=VLLM, tasks=task, task_limits={})
         edit_params(items / "params.yaml", changes)
@@ -549,10 +634,10 @@ def test_a_server_receives_the_bos_token_of_the_tokenizer_once(
     chat_template: bool, expected: bool, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The folder has a tokenizer and no model, which load_tokenizer would refuse.
-    monkeypatch.setattr(benchmark, "load_tokenizer", AutoTokenizer.from_pretrained)
+    monkeypatch.setattr(backends, "load_tokenizer", AutoTokenizer.from_pretrained)
     save_tokenizer(workspace / "llama")
     edit_params(workspace / "params.yaml", set_benchmark(chat_template=chat_template))
-    arguments = benchmark.completions_arguments(workspace / "llama", load_params())
+    arguments = backends.completions_arguments(workspace / "llama", load_params())
     assert arguments["add_bos_token"] is expected
 
 
@@ -580,7 +665,7 @@ def test_an_unknown_task_is_refused_before_any_output(workspace: Path, tiny: Pat
 def test_a_task_that_was_not_reviewed_is_refused(task: str) -> None:
     message = rf"benchmark\.tasks names {task}, neither in .*tasks/ nor a reviewed task"
     with pytest.raises(UserError, match=message):
-        benchmark.find_tasks(ROOT / "tasks", ["bula_medmcqa", task])
+        find_tasks(ROOT / "tasks", ["bula_medmcqa", task])
 
 
 def test_a_task_in_the_folder_cannot_replace_a_task_of_lm_eval(tmp_path: Path) -> None:
@@ -589,13 +674,13 @@ def test_a_task_in_the_folder_cannot_replace_a_task_of_lm_eval(tmp_path: Path) -
     (tmp_path / "medqa_4options.yaml").write_text(renamed, encoding="utf-8")
     message = "medqa_4options is a task of lm-eval, which this one would replace"
     with pytest.raises(UserError, match=message):
-        benchmark.find_tasks(tmp_path, ["medqa_4options"])
+        find_tasks(tmp_path, ["medqa_4options"])
 
 
 def test_lm_eval_has_the_reviewed_tasks_and_no_task_with_our_prefix() -> None:
     known = set(TaskManager().all_tasks)
-    assert not [name for name in known if name.startswith(benchmark.PREFIX)]
-    assert set(benchmark.REVIEWED) <= known
+    assert not [name for name in known if name.startswith(PREFIX)]
+    assert set(REVIEWED) <= known
 
 
 # --- lm-eval's own tasks ---
@@ -663,9 +748,9 @@ def test_a_task_without_pinned_items_uses_the_cache_of_the_user() -> None:
 
     usual = datasets.config.HF_DATASETS_CACHE
     manager: Any = SimpleNamespace(load=load)
-    assert benchmark.load_task("piqa", manager, Path("empty")) is task
+    assert load_task("piqa", manager, Path("empty")) is task
     assert found == [("piqa", usual)]
-    facts = benchmark.task_facts(["piqa"], [task])
+    facts = task_facts({"piqa": task})
     assert facts == {"piqa_version": "2", "piqa_pinned": 0}
 
 
@@ -678,7 +763,7 @@ def test_a_task_of_our_own_uses_an_empty_cache(tmp_path: Path) -> None:
 
     usual = datasets.config.HF_DATASETS_CACHE
     manager: Any = SimpleNamespace(load=load)
-    benchmark.load_task("bula_medmcqa", manager, tmp_path)
+    load_task("bula_medmcqa", manager, tmp_path)
     assert found == [tmp_path]
     assert usual == datasets.config.HF_DATASETS_CACHE
 
@@ -690,7 +775,7 @@ def test_a_data_set_that_cannot_be_fetched_is_named_with_the_remedy() -> None:
     manager: Any = SimpleNamespace(load=load)
     message = r"task piqa: its data set cannot be fetched \(ConnectionError\).* the name piqa"
     with pytest.raises(UserError, match=message):
-        benchmark.load_task("piqa", manager, Path("empty"))
+        load_task("piqa", manager, Path("empty"))
 
 
 def test_the_figures_equal_those_of_lm_eval_by_hand(items: Path) -> None:

@@ -248,7 +248,8 @@ def test_a_stage_with_a_path_from_params_yaml_waits_for_the_check(stage: str) ->
 def test_the_check_runs_again_when_a_path_in_params_yaml_changes() -> None:
     gold = ["calibrate.gold", "calibrate.attacks"]
     paths = ["variants", "train.launch", *gold, "safety.questions", "safety.labels"]
-    assert STAGES["check"]["params"] == [*paths, "generate.decoding", "dtype", "device"]
+    values = ["generate.decoding", "dtype", "device", "ingest.benchmarks", "benchmark.tasks"]
+    assert STAGES["check"]["params"] == [*paths, *values]
 
 
 def test_a_stage_that_was_started_by_hand_watches_no_parent(stub: Path) -> None:

@@ -10,7 +10,7 @@ from bench.clones import ROOT
 from bula.errors import UserError
 from bula.params import ChoiceColumns, LocalTask, StatementColumns, UrlTask, load_params
 from bula.records import Row
-from stages import benchmark
+from stages.benchmark.tasks import find_tasks, load_task, task_facts
 from stages.ingest import sources
 from stages.ingest.sources import read_task
 from stages.preprocess.benchmarks import benchmark_rows, duplicate_options
@@ -24,6 +24,7 @@ LETTERED = {
     "answer_is": "letter",
     "annulled": ["Anulada"],
     "slice": "",
+    "group": "",
 }
 # A row of our own in the form of a data set with one column per option.
 EXAM = {"enunciado": "Qual é o dia?", "a": "Ontem", "b": "Hoje", "c": "Amanhã", "gabarito": "b"}
@@ -174,8 +175,8 @@ def test_without_columns_the_items_keep_their_form(tmp_path: Path) -> None:
 def load(name: str, items: str, rows: list[Row], folder: Path) -> Any:
     """Return a task of the suite over rows."""
     write_jsonl(folder / f"data/benchmarks/{items}.jsonl", rows)
-    manager = benchmark.find_tasks(ROOT / "tasks", [name])
-    return benchmark.load_task(name, manager, folder / "cache")
+    manager = find_tasks(ROOT / "tasks", [name])
+    return load_task(name, manager, folder / "cache")
 
 
 @pytest.mark.parametrize("name", SUITE)
@@ -195,7 +196,7 @@ def test_the_suite_asks_for_a_letter_and_for_an_option(
     cloze = load(f"{name}_cloze", name, rows, tmp_path)
     assert cloze.doc_to_text(first) == "Pergunta: Qual é o dia?\nResposta:"
     assert cloze.doc_to_choice(second) == ["Ontem", "Hoje"]
-    assert benchmark.task_facts([name], [task])[f"{name}_pinned"] == 1
+    assert task_facts({name: task})[f"{name}_pinned"] == 1
 
 
 def test_statements_are_answered_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
