@@ -23,26 +23,20 @@ from bench.clones import ROOT, Edit, edit_params, small
 from bench.llama import save_tokenizer
 from bula.errors import UserError
 from bula.hardware import compute_dtype
+from bula.item_scores import _benchmark_scores, benchmark_groups
 from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import VllmBackend, load_params
 from bula.records import Row, read_rows
 from bula.serving import Endpoint, VllmSettings
 from stages.benchmark import __main__ as benchmark
 from stages.benchmark import backends, reuse
-from stages.benchmark.items import Item, draw_items, name_documents, read_items, refuse_shared_names
-from stages.benchmark.scores import (
-    Sample,
-    answer_of,
-    score_settings,
-    summarise,
-    to_rows,
-)
+from stages.benchmark.items import draw_items
+from stages.benchmark.scores import Sample, answer_of, score_settings, summarise
 from stages.benchmark.tasks import (
     PREFIX,
     REVIEWED,
     find_tasks,
     load_task,
-    load_tasks,
     task_facts,
 )
 from tests.conftest import write_jsonl
@@ -379,86 +373,6 @@ def test_figures_of_slices_by_hand() -> None:
         }
 
 
-def fake_task(documents: list[Row], **metadata: str) -> Any:
-    """Return what the stage reads of lm-eval's task."""
-    return SimpleNamespace(eval_docs=documents, config=SimpleNamespace(metadata=metadata))
-
-
-def test_a_slice_with_the_name_of_another_task_is_refused() -> None:
-    items = {"bula_contrast": [Item("a", "dose", "")], "bula_contrast_dose": []}
-    with pytest.raises(UserError, match="bula_contrast_dose names a task and a slice"):
-        refuse_shared_names(items)
-
-
-@pytest.mark.parametrize("name", ["Dose", "1", "dose mg", "a" * 41])
-def test_a_slice_that_cannot_name_a_figure_is_refused(name: str) -> None:
-    task = fake_task([{"slice": "dose"}, {"slice": name}])
-    with pytest.raises(UserError, match=r"the items of bula_own: a `slice` .* lower_case_1"):
-        read_items({"bula_own": task})
-
-
-def test_items_without_a_slice_or_group_have_empty_names() -> None:
-    # datasets fills columns that an item lacks with None.
-    [first, second] = read_items({"bula_own": fake_task([{"slice": None, "group": None}, {}])})[
-        "bula_own"
-    ]
-    assert (first.slice, first.group, second.slice, second.group) == ("", "", "", "")
-
-
-def test_a_task_without_items_is_refused() -> None:
-    with pytest.raises(UserError, match="task bula_own: it has no items"):
-        read_items({"bula_own": fake_task([])})
-
-
-def test_repeated_items_have_names_of_their_own() -> None:
-    one, two = {"question": "Dói?", "label": 0}, {"question": "Arde?", "label": 0}
-    names = name_documents([one, two, one, one])
-    assert names == [names[0], names[1], f"{names[0]}-2", f"{names[0]}-3"]
-    assert len(set(names)) == 4
-    # The order of columns does not matter, and every column does.
-    assert name_documents([{"label": 0, "question": "Dói?"}]) == names[:1]
-    assert name_documents([one | {"label": 1}]) != names[:1]
-
-
-def test_items_of_one_group_share_its_name() -> None:
-    rows = [{"group": "a"}, {"group": "b"}, {"group": "a"}, {"group": ""}]
-    groups = [item.group for item in read_items({"bula_own": fake_task(rows)})["bula_own"]]
-    assert groups[0] == groups[2] != groups[1]
-    assert groups[3] == ""
-
-
-def test_the_metadata_of_a_task_name_the_column_of_groups() -> None:
-    rows = [{"title": "x", "group": "a"}, {"title": "x", "group": "b"}]
-    own = fake_task(rows, group="title")
-    first, second = read_items({"bula_own": own})["bula_own"]
-    assert first.group == second.group
-    lacking = fake_task([{"title": "x"}, {"group": "a"}], group="title")
-    message = "task bula_own: its metadata name the column title for groups, which an item lacks"
-    with pytest.raises(UserError, match=message):
-        read_items({"bula_own": lacking})
-
-
-def test_completions_of_squad_form_groups_by_title() -> None:
-    rows = [{"title": "x", "text": "a"}, {"title": "x", "text": "b"}, {"text": "c"}]
-    items = read_items({"squad_completion": fake_task(rows)})["squad_completion"]
-    assert items[0].group == items[1].group != items[2].group == ""
-
-
-def test_groups_are_the_clusters_of_the_standard_error() -> None:
-    # Residuals of 1, 1, 0, 0 are 0.5, 0.5, -0.5, -0.5. Groups total 1 and -1: the variance is
-    # (1 + 1 + 1 / 3) / 16. Independent items have 1 / 3 / 4.
-    rows = [contrast_row("dose", "0", value) for value in (1.0, 1.0, 0.0, 0.0)]
-    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
-    alone = summarise(rows, params)["bula_contrast"]
-    assert alone["acc_stderr"] == pytest.approx(math.sqrt(1 / 12))
-    assert "groups" not in alone
-    for row, group in zip(rows, "aabb", strict=True):
-        row["group"] = group
-    clustered = summarise(rows, params)["bula_contrast"]
-    assert clustered["acc_stderr"] == pytest.approx(math.sqrt(7 / 48))
-    assert clustered["groups"] == 2
-
-
 def test_task_limits_replace_the_limit_of_single_tasks(items: Path) -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     limits = {task: params.benchmark.limit_of(task) for task in METRICS}
@@ -776,6 +690,164 @@ def test_a_data_set_that_cannot_be_fetched_is_named_with_the_remedy() -> None:
     message = r"task piqa: its data set cannot be fetched \(ConnectionError\).* the name piqa"
     with pytest.raises(UserError, match=message):
         load_task("piqa", manager, Path("empty"))
+
+
+@pytest.mark.parametrize(
+    ("data_files", "pinned"),
+    [
+        ("data/benchmarks/piqa.jsonl", 1),
+        (["data/benchmarks/a.jsonl", "data/benchmarks/b.jsonl"], 1),
+        ({"test": ["data/benchmarks/a.jsonl"]}, 1),
+        ({"test": ["data/benchmarks/a.jsonl", "data/sources/b.jsonl"]}, 0),
+        ([], 0),
+    ],
+)
+def test_the_files_of_a_task_may_have_any_form_of_lm_eval(data_files: Any, pinned: int) -> None:
+    config = SimpleNamespace(dataset_kwargs={"data_files": data_files})
+    task: Any = SimpleNamespace(config=config, VERSION=2)
+    assert task_facts({"piqa": task})["piqa_pinned"] == pinned
+
+
+def without_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test if a model is loaded."""
+
+    def load(*_: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(backends, "load_model", load)
+
+
+def change_task(folder: Path, old: str, new: str) -> None:
+    """Edit the task of contrast pairs in a workspace, and score this task alone."""
+    file = folder / "tasks/bula_contrast.yaml"
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+    changes = set_benchmark(tasks=["bula_contrast"], task_limits={})
+    edit_params(folder / "params.yaml", changes)
+
+
+@pytest.mark.parametrize("aggregation", ["f1", "perplexity", "median"])
+def test_a_metric_that_is_no_mean_is_refused_before_the_model_is_loaded(
+    aggregation: str, items: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_model(monkeypatch)
+    old = "metric: acc_norm, aggregation: mean"
+    change_task(items, old, f"metric: acc_norm, aggregation: {aggregation}")
+    message = "task bula_contrast: metric acc_norm is no mean over items"
+    with pytest.raises(UserError, match=message):
+        benchmark.main("base")
+
+
+def test_a_bad_slice_is_refused_before_the_model_is_loaded(
+    items: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_model(monkeypatch)
+    change_task(items, "version: 1", "version: 1")
+    file = items / "data/benchmarks/bula_contrast.jsonl"
+    rows = list(read_rows(file))
+    rows[-1]["slice"] = "Dose 1"
+    write_jsonl(file, rows)
+    with pytest.raises(UserError, match="the items of bula_contrast: a `slice` of an item"):
+        benchmark.main("base")
+
+
+def test_missing_items_are_named_with_the_remedy(
+    items: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_model(monkeypatch)
+    (items / "data/benchmarks/bula_contrast.jsonl").unlink()
+    message = r"task bula_contrast: its items cannot be read .*`dvc repro ingest`"
+    with pytest.raises(UserError, match=message):
+        benchmark.main("base")
+    assert not (items / "data/samples").exists()
+
+
+def test_repeated_items_and_groups_reach_the_rows(items: Path) -> None:
+    change_task(items, "version: 1", "version: 1, group: license")
+    edit_params(items / "params.yaml", set_benchmark(limit=0))
+    file = items / "data/benchmarks/bula_contrast.jsonl"
+    pair = next(read_rows(file))
+    write_jsonl(file, [pair, pair | {"id": "x-2"}, pair])
+    benchmark.main("base")
+    first, second, third = rows_of(items)
+    assert third["document"] == f"{first['document']}-2"
+    assert second["document"] != first["document"]
+    assert first["group"] == second["group"] == third["group"]
+    assert metrics_of(items)["bula_contrast"]["groups"] == 1
+    # compare pairs the items by these names.
+    measures = _benchmark_scores(items / "data", "base")
+    assert len(measures["bula_contrast_acc"]) == 3
+    assert len(set(benchmark_groups(items / "data", "base").values())) == 1
+
+
+# --- variants of one model ---
+
+
+def add_prompted(params: dict[str, Any]) -> None:
+    """Add a variant that differs from base in its examples."""
+    base = params["variants"]["base"]
+    params["variants"]["prompted"] = {**base, "few_shot": 3}
+    params["benchmark"].update(tasks=["bula_contrast"], task_limits={})
+
+
+@pytest.fixture
+def prompted(items: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a workspace with a prompted variant, where base was scored."""
+    edit_params(items / "params.yaml", add_prompted)
+    monkeypatch.setattr(reuse, "KEPT", items / ".bula/scores")
+    benchmark.main("base")
+    return items
+
+
+def test_a_variant_of_the_same_model_is_not_scored_twice(
+    prompted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_model(monkeypatch)
+    benchmark.main("prompted")
+    rows = list(read_rows(prompted / "data/samples/prompted.jsonl"))
+    assert rows == [row | {"variant": "prompted"} for row in rows_of(prompted)]
+    figures = (prompted / "metrics/benchmark/prompted.json").read_text(encoding="utf-8")
+    assert json.loads(figures) == metrics_of(prompted)
+
+
+def test_other_items_settings_or_weights_are_scored_again(
+    prompted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_model(monkeypatch)
+    edit_params(prompted / "params.yaml", set_benchmark(batch_size=3))
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        benchmark.main("prompted")
+    edit_params(prompted / "params.yaml", set_benchmark(batch_size=16))
+    file = prompted / "data/benchmarks/bula_contrast.jsonl"
+    pairs = list(read_rows(file))
+    write_jsonl(file, [pairs[0] | {"right": "Outra."}, *pairs[1:]])
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        benchmark.main("prompted")
+    write_jsonl(file, pairs)
+    other = prompted / "models/other"
+    shutil.copytree(prompted / "models/base", other)
+    (prompted / "models/base").unlink()
+    (other / "config.json").write_text("{}", encoding="utf-8")
+    (prompted / "models/base").symlink_to(other)
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        benchmark.main("prompted")
+
+
+def test_only_the_first_variant_of_a_model_keeps_its_rows(items: Path) -> None:
+    params = load_params(items / "params.yaml")
+    tasks = Path("tasks")
+    assert reuse.kept_path("base", tasks, {}, params) is None
+    edit_params(items / "params.yaml", add_prompted)
+    params = load_params(items / "params.yaml")
+    kept = reuse.kept_path("prompted", tasks, {}, params)
+    assert kept is not None
+    assert kept.parent.name == "base"
+    assert reuse.kept_path("base", tasks, {}, params) == kept
+    assert reuse.kept_path("quantized", tasks, {}, params) is None
+    edit_params(items / "params.yaml", set_benchmark(backend=openai_backend("http://127.0.0.1")))
+    params = load_params(items / "params.yaml")
+    assert reuse.kept_path("prompted", tasks, {}, params) is None
 
 
 def test_the_figures_equal_those_of_lm_eval_by_hand(items: Path) -> None:
