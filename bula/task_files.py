@@ -75,7 +75,7 @@ def _read_task(file: Path) -> dict[str, Any]:
         raise UserError(file, what, "correct the file, or remove it") from error
     if not isinstance(content, dict):
         raise UserError(file, "it contains no task", "correct the file, or remove it")
-    included = content.get("include", [])
+    included = content.get("include") or []
     task: dict[str, Any] = {}
     for name in [included] if isinstance(included, str) else included:
         task |= _read_task(file.parent / name)

@@ -743,7 +743,6 @@ def test_a_bad_slice_is_refused_before_the_model_is_loaded(
     items: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     without_model(monkeypatch)
-    change_task(items, "version: 1", "version: 1")
     file = items / "data/benchmarks/bula_contrast.jsonl"
     rows = list(read_rows(file))
     rows[-1]["slice"] = "Dose 1"

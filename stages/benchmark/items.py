@@ -11,7 +11,7 @@ from lm_eval.api.task import Task
 from bula.errors import UserError
 from bula.files import sha256_values
 
-# An item as its task reads it.
+# One item as its task reads it.
 Document = dict[str, Any]
 # The name of a slice: it becomes part of the name of a figure.
 SLICE = re.compile(r"[a-z][a-z0-9_]{0,39}")
@@ -22,7 +22,7 @@ DIGITS = 16
 
 
 class Item(NamedTuple):
-    """What the stage knows of an item besides its text."""
+    """Name, slice and group of one item."""
 
     document: str
     """Name of the item, which no other item of the task has."""

@@ -33,6 +33,8 @@ REVIEWED = (
 )
 # What datasets raises if a data set cannot be fetched.
 FETCH_ERRORS = (OSError, ValueError, datasets.exceptions.DatasetsError)
+# What datasets raises over missing or damaged files of items.
+FILE_ERRORS = (FileNotFoundError, datasets.exceptions.DatasetsError)
 
 
 def find_tasks(folder: Path, names: list[str]) -> TaskManager:
@@ -93,7 +95,7 @@ def load_task(name: str, manager: TaskManager, cache: Path) -> Task:
     datasets.config.HF_DATASETS_CACHE = cache
     try:
         return manager.load([spec])["tasks"][name]
-    except FETCH_ERRORS as error:
+    except FILE_ERRORS as error:
         what = f"its items cannot be read ({type(error).__name__})"
         entry = "add the entry that its `data_files` name to ingest.benchmarks"
         fix = f"{entry}, run `dvc repro ingest`, or correct the task"
