@@ -1,5 +1,6 @@
 """Test which files a task reads, and the check that ingest writes them."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -79,14 +80,18 @@ def test_ingest_writes_the_items_of_every_profile(profile: Path) -> None:
     check.check_tasks(load_params(profile), ROOT / "tasks")
 
 
-def test_the_check_names_the_task_and_its_file(workspace: Path) -> None:
+def test_the_check_names_the_task_and_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def edit(params: dict[str, Any]) -> None:
         params["benchmark"]["tasks"].append("bula_revalida_cloze")
 
-    edit_params(workspace / "params.yaml", edit)
+    shutil.copy(ROOT / "profiles/smollm2-135m.yaml", tmp_path / "params.yaml")
+    edit_params(tmp_path / "params.yaml", edit)
+    monkeypatch.chdir(tmp_path)
     file = r"data/benchmarks/bula_revalida\.jsonl"
     what = rf"no entry of ingest\.benchmarks writes the items of bula_revalida_cloze \({file}\)"
     message = rf"params\.yaml: {what}\. Add an entry"
     with pytest.raises(UserError, match=message):
         check.main(launch=ROOT / "accelerate", tasks=ROOT / "tasks")
-    assert not (workspace / "data/checked.txt").exists()
+    assert not (tmp_path / "data/checked.txt").exists()

@@ -44,13 +44,13 @@ def map_items(
     """
     annulled = 0
     seen: Counter[str] = Counter()
-    for line, row in rows:
+    for number, (line, row) in enumerate(rows, start=1):
         try:
             check_columns(row, columns)
             if is_annulled(row, columns):
                 annulled += 1
                 continue
-            for item in items_of(line, row, columns):
+            for item in items_of(number, row, columns):
                 yield {"id": next_id(item, seen), **item}
         except BadItemError as error:
             raise UserError(f"benchmark {name}: item {line}", str(error), FIX) from None
@@ -82,15 +82,15 @@ def is_annulled(row: Row, columns: ChoiceColumns | StatementColumns) -> bool:
     return isinstance(columns, ChoiceColumns) and str(row[columns.answer]) in columns.annulled
 
 
-def items_of(line: int, row: Row, columns: ChoiceColumns | StatementColumns) -> Iterator[Row]:
+def items_of(number: int, row: Row, columns: ChoiceColumns | StatementColumns) -> Iterator[Row]:
     """Yield the items of one row of a data set."""
     if isinstance(columns, StatementColumns):
-        yield from statement_items(line, row[columns.statements])
+        yield from statement_items(number, row[columns.statements])
     else:
         yield choice_item(row, columns)
 
 
-def statement_items(line: int, statements: Any) -> Iterator[Row]:
+def statement_items(number: int, statements: Any) -> Iterator[Row]:
     """Yield one item per statement; the first, third and so on are true.
 
     The statements of one row are one group.
@@ -102,7 +102,7 @@ def statement_items(line: int, statements: Any) -> Iterator[Row]:
             "question": check_text(statement, "a statement"),
             "options": TRUE_OR_FALSE,
             "target": place % 2,
-            "group": f"row {line}",
+            "group": f"row {number}",
         }
 
 
