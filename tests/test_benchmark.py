@@ -233,7 +233,7 @@ def test_metrics_summarise_the_item_scores(task: str, names: list[str], scored: 
         expected[name] = mean
         expected[f"{name}_stderr"] = pytest.approx(error, rel=1e-5)
     if task == "bula_squad_completion":
-        # Each item of the demo is about a text of its own.
+        # No two items of the demo share a text.
         expected["groups"] = 4
     if task in OPTION_TASKS:
         expected["constant_answer_share"] = commonest

@@ -121,7 +121,8 @@ def test_an_item_may_name_its_slice(tmp_path: Path) -> None:
 
 
 def test_an_item_may_name_its_group(tmp_path: Path) -> None:
-    rows = [EXAM | {"caso": 7}, EXAM | {"caso": ""}, EXAM | {"caso": None}]
+    cases: list[Any] = [7, "", None]
+    rows = [{**EXAM, "caso": case} for case in cases]
     first, second, third = items_of(tmp_path, rows, group="caso")
     assert first["group"] == "7"
     assert "group" not in second

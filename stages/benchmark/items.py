@@ -1,4 +1,7 @@
-"""Name, draw and group the items of tasks, and check them before a model is loaded."""
+"""Name, draw and group the items of benchmark tasks.
+
+The items are checked before a model is loaded.
+"""
 
 import random
 import re

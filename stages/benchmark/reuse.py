@@ -1,4 +1,4 @@
-"""Look up the scores of a variant that has the model of another one.
+"""Look up the scores of a variant with the same model.
 
 Tasks have prompts of their own, so few-shot examples change no score of equal weights. The first
 variant of a model keeps its rows in .bula/scores/VARIANT/FINGERPRINT.jsonl, and the others read
@@ -54,7 +54,7 @@ def fingerprint(model: Path, tasks: Path, items: Items, params: Params) -> str:
 
 
 def _hashes(path: Path, pattern: str) -> list[list[str]]:
-    """Return name and hash of a file, or of each matching file in a folder."""
+    """Return the name and hash of a file, or of matching files."""
     files = [file for file in path.rglob(pattern) if file.is_file()] if path.is_dir() else [path]
     return [[str(file), sha256_file(file)] for file in sorted(files)]
 
@@ -70,7 +70,10 @@ def find_rows(variant: str, kept: Path, params: Params) -> list[Row]:
 
 
 def keep_rows(variant: str, kept: Path, rows: list[Row], params: Params) -> None:
-    """Keep the rows of the first variant of a model, and delete those of its earlier runs."""
+    """Keep the rows of the first variant of a model.
+
+    The rows of its earlier runs are deleted.
+    """
     if scored_as(params, variant) != variant:
         return
     write_rows(kept, rows)

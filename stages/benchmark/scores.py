@@ -1,4 +1,4 @@
-"""Score items with lm-eval, and compute one row per item and the figures of each task."""
+"""Score items with lm-eval, and compute rows and figures."""
 
 from collections import Counter
 from importlib.metadata import version

@@ -1,4 +1,4 @@
-"""Load the tasks of lm-eval and of this project, and refuse unsuitable ones."""
+"""Load benchmark tasks, and refuse unsuitable ones."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -142,9 +142,10 @@ def squad_over(items: Path) -> type[SQUADCompletion]:
 
 
 def refuse_corpus_metrics(name: str, task: Task) -> None:
-    """Raise UserError if a metric is no mean over items, such as F1 or perplexity.
+    """Raise UserError if a metric is no mean over items.
 
-    Tests compare variants by pairs of items, so a metric needs a number for each item.
+    Tests compare variants by pairs of items, so a metric needs a number for each item. F1 and
+    perplexity over all items have none.
     """
     for metric, aggregation in task.aggregation().items():
         if aggregation not in (mean, np.mean):
