@@ -390,13 +390,21 @@ class ChoiceColumns(Section):
     """Values of the column `answer` that mark annulled questions, which are left out."""
     slice: Column
     """Column with the slice of the item, such as lower_case_1, or an empty name."""
+    group: Column
+    """Column whose value the items about one text or case share, or an empty name.
+
+    Standard errors treat the items of a group as one cluster.
+    """
 
 
 class StatementColumns(Section):
     """The column of a data set of statements that are true or false."""
 
     statements: Column = Field(min_length=1)
-    """Column with a list of statements: a true one, a false one, a true one, and so on."""
+    """Column with a list of statements: a true one, a false one, a true one, and so on.
+
+    The statements of one row are one group, because they are about one text.
+    """
 
 
 def _kind_of_task_columns(columns: object) -> str:
@@ -1394,6 +1402,16 @@ def variant_of(params: Params, name: str) -> Variant:
         known = ", ".join(params.variants)
         raise UserError("params.yaml", f"variants has no {name!r}", f"name one of {known}")
     return params.variants[name]
+
+
+def scored_as(params: Params, name: str) -> str:
+    """Return the first variant of the same model, whose benchmark scores are equal.
+
+    The tasks have prompts of their own, and one program scores all variants. So neither few-shot
+    examples nor the engine change a score.
+    """
+    model = variant_of(params, name).model
+    return next(other for other, variant in params.variants.items() if variant.model == model)
 
 
 def load_params(path: Path = Path("params.yaml")) -> Params:

@@ -15,7 +15,7 @@ from bula.degeneration import NOT_MEANINGFUL, not_meaningful
 from bula.errors import UserError
 from bula.escaping import markdown
 from bula.item_scores import rerun_advice
-from bula.params import Params
+from bula.params import Params, scored_as
 from bula.stats import ALPHA
 
 Metrics = dict[str, Any]
@@ -326,7 +326,7 @@ def _column(folder: Path, variant: str, params: Params) -> Column:
         **_likelihood_cells(folder, variant),
         **_rouge_cells(variant_group(folder, "rouge", variant, "pooled", ROUGE)),
         **_bertscore_cells(folder, variant),
-        **_benchmark_cells(folder, variant, params.benchmark.tasks),
+        **_benchmark_cells(folder, variant, params),
         **_judge_cells(folder, variant),
     }
     return _withhold(cells, share, params)
@@ -653,13 +653,18 @@ def _pin_note(folder: Path, variant: str, task: str) -> str:
     return "" if settings.get(f"{task}_pinned", 1) else ", not pinned"
 
 
-def _benchmark_cells(folder: Path, variant: str, tasks: Sequence[str]) -> Column:
-    """Return one cell per benchmark task with its first metric."""
+def _benchmark_cells(folder: Path, variant: str, params: Params) -> Column:
+    """Return one cell per benchmark task with its first metric.
+
+    A variant with the weights of an earlier variant has its scores, so the cells name that one.
+    """
+    scored = scored_as(params, variant)
     cells = {}
-    for task, figures in _tasks(folder, variant, tasks).items():
+    for task, figures in _tasks(folder, variant, params.benchmark.tasks).items():
         name = _first_metric(figures)
         label = _benchmark_label(task, name, figures["items"], _pin_note(folder, variant, task))
-        cells[label] = _benchmark_cell(figures, name)
+        is_own = scored == variant
+        cells[label] = _benchmark_cell(figures, name) if is_own else f"as {markdown(scored)}"
     return cells
 
 

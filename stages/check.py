@@ -3,8 +3,9 @@
 DVC hashes a stage's dependencies and removes its old outputs before the stage can refuse anything.
 Names and models of the variants appear in these paths, so every stage that uses a variant depends
 on this stage. It also compares `device` with the launch configuration and with this machine,
-refuses a source without a file before a model is fetched, and deletes unfinished answers of
-variants that params.yaml no longer has.
+refuses a source without a file before a model is fetched, compares the items of benchmark tasks
+with those that ingest writes, and deletes unfinished answers of variants that params.yaml no longer
+has.
 
     python -m stages.check
 """
@@ -19,6 +20,7 @@ from bula.errors import UserError, run_stage
 from bula.files import staged
 from bula.launch import find_configuration, read_configuration
 from bula.params import DemoSource, FilesSource, LocalTask, Params, load_params
+from bula.task_files import unwritten_items
 
 
 def check_device(params: Params, launch: Path) -> None:
@@ -63,6 +65,17 @@ def is_missing(name: str) -> bool:
     return not path.exists() and not any(file.exists() for file in tracked)
 
 
+def check_tasks(params: Params, folder: Path) -> None:
+    """Raise a UserError if a benchmark task reads items that ingest does not write."""
+    written = [source.name for source in params.ingest.benchmarks]
+    missing = unwritten_items(folder, params.benchmark.tasks, written)
+    if missing:
+        named = ", ".join(f"{task} ({path})" for task, path in missing.items())
+        what = f"no entry of ingest.benchmarks writes the items of {named}"
+        fix = "add an entry with the name of that file, or remove the task from benchmark.tasks"
+        raise UserError("params.yaml", what, fix)
+
+
 def main(
     out: Annotated[Path, typer.Option(help="File that records the check.")] = Path(
         "data/checked.txt"
@@ -70,6 +83,7 @@ def main(
     launch: Annotated[Path, typer.Option(help="Folder of accelerate's configurations.")] = Path(
         "accelerate"
     ),
+    tasks: Annotated[Path, typer.Option(help="Folder of task definitions.")] = Path("tasks"),
 ) -> None:
     """Check the parameters."""
     params = load_params()
@@ -77,6 +91,7 @@ def main(
     check_weights(params)
     delete_removed(params.variants)
     check_sources(params)
+    check_tasks(params, tasks)
     # The text never changes, so that stages that depend on it do not run again.
     with staged(out) as temporary:
         temporary.write_text("params.yaml is valid\n", encoding="utf-8")

@@ -23,12 +23,22 @@ from bench.clones import ROOT, Edit, edit_params, small
 from bench.llama import save_tokenizer
 from bula.errors import UserError
 from bula.hardware import compute_dtype
+from bula.item_scores import _benchmark_scores, benchmark_groups
 from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import VllmBackend, load_params
 from bula.records import Row, read_rows
 from bula.serving import Endpoint, VllmSettings
-from stages import benchmark
-from stages.benchmark import Sample
+from stages.benchmark import __main__ as benchmark
+from stages.benchmark import backends, reuse
+from stages.benchmark.items import draw_items
+from stages.benchmark.scores import Sample, answer_of, score_settings, summarise
+from stages.benchmark.tasks import (
+    PREFIX,
+    REVIEWED,
+    find_tasks,
+    load_task,
+    task_facts,
+)
 from tests.conftest import write_jsonl
 
 # Task and metrics.
@@ -203,7 +213,7 @@ def test_every_task_has_one_row_per_item(scored: Path) -> None:
     expected = []
     for task in METRICS:
         items = list(read_rows(scored / f"data/benchmarks/{task.removesuffix('_cloze')}.jsonl"))
-        expected += benchmark.draw_items(len(items), 4, seed)
+        expected += draw_items(len(items), 4, seed)
     assert values(rows, "item") == expected
     tasks = dict.fromkeys(values(rows, "task"))
     assert list(tasks) == list(METRICS)
@@ -222,6 +232,9 @@ def test_metrics_summarise_the_item_scores(task: str, names: list[str], scored: 
         error = math.sqrt(mean * (1 - mean) / 3)
         expected[name] = mean
         expected[f"{name}_stderr"] = pytest.approx(error, rel=1e-5)
+    if task == "bula_squad_completion":
+        # No two items of the demo share a text.
+        expected["groups"] = 4
     if task in OPTION_TASKS:
         expected["constant_answer_share"] = commonest
     assert metrics_of(scored)[task] == expected
@@ -254,10 +267,10 @@ def test_a_cloze_task_has_the_items_of_its_letter_task(scored: Path) -> None:
         assert values(cloze, "target") == values(letters, "target")
 
 
-def load_task(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+def task_over(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return lm-eval's object of one task over the pinned items of a folder."""
     monkeypatch.chdir(folder)
-    manager = benchmark.find_tasks(ROOT / "tasks", [name])
+    manager = find_tasks(ROOT / "tasks", [name])
     return manager.load([name])["tasks"][name]
 
 
@@ -265,7 +278,7 @@ def test_the_options_of_a_cloze_task_are_texts_that_the_prompt_lacks(
     scored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("bula_medmcqa_cloze", "bula_medqa_4options_cloze"):
-        task = load_task(scored, name, monkeypatch)
+        task = task_over(scored, name, monkeypatch)
         for item in task.eval_docs:
             options = task.doc_to_choice(item)
             prompt = task.doc_to_text(item)
@@ -279,7 +292,7 @@ def test_the_options_of_a_cloze_task_are_texts_that_the_prompt_lacks(
 def test_the_correct_text_of_a_contrast_pair_is_the_target_and_first_in_half_of_them(
     scored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = load_task(scored, "bula_contrast", monkeypatch)
+    task = task_over(scored, "bula_contrast", monkeypatch)
     targets: dict[str, list[int]] = {}
     for pair in task.eval_docs:
         target = task.doc_to_target(pair)
@@ -320,7 +333,7 @@ def test_the_answer_is_the_option_that_the_first_metric_chooses(
 ) -> None:
     # -52 > -55, but -52 / 40 = -1.3 < -55 / 44 = -1.25.
     logged = sample(metrics, [-52.0, -55.0], ["a" * 40, "b" * 44])
-    assert benchmark.answer_of(logged) == answer
+    assert answer_of(logged) == answer
 
 
 def contrast_row(part: str, answer: str, correct: float) -> Row:
@@ -343,7 +356,7 @@ def test_figures_of_slices_by_hand() -> None:
         contrast_row("dose", "0", 1.0),
         contrast_row("dose", "0", 0.0),
     ]
-    found = benchmark.summarise(rows, load_params(ROOT / "profiles/smollm2-135m.yaml"))
+    found = summarise(rows, load_params(ROOT / "profiles/smollm2-135m.yaml"))
     expected = {
         "bula_contrast": (5, 0.6, 0.244949, 0.6),
         "bula_contrast_negation": (3, 2 / 3, 1 / 3, 2 / 3),
@@ -360,20 +373,6 @@ def test_figures_of_slices_by_hand() -> None:
         }
 
 
-def test_a_slice_with_the_name_of_another_task_is_refused() -> None:
-    rows = [contrast_row("dose", "0", 1.0), contrast_row("dose", "0", 1.0)]
-    rows[1]["task"] = "bula_contrast_dose"
-    with pytest.raises(UserError, match="bula_contrast_dose names a task and a slice"):
-        benchmark.group_rows(rows)
-
-
-@pytest.mark.parametrize("name", ["Dose", "1", "dose mg", "a" * 41])
-def test_a_slice_that_cannot_name_a_figure_is_refused(name: str) -> None:
-    logged = sample(["acc"], [-1.0, -2.0], ["a", "b"], slice=name)
-    with pytest.raises(UserError, match=r"the items of bula_own: a `slice` .* lower_case_1"):
-        benchmark.to_rows({"bula_own": [logged]}, "base")
-
-
 def test_task_limits_replace_the_limit_of_single_tasks(items: Path) -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     limits = {task: params.benchmark.limit_of(task) for task in METRICS}
@@ -385,16 +384,16 @@ def test_task_limits_replace_the_limit_of_single_tasks(items: Path) -> None:
 
 
 def test_drawn_items_are_equal_for_equal_seeds_and_sorted() -> None:
-    drawn = benchmark.draw_items(100, 10, 7)
-    assert drawn == benchmark.draw_items(100, 10, 7) == sorted(set(drawn))
+    drawn = draw_items(100, 10, 7)
+    assert drawn == draw_items(100, 10, 7) == sorted(set(drawn))
     assert len(drawn) == 10
     assert drawn != list(range(10))
-    assert drawn != benchmark.draw_items(100, 10, 8)
+    assert drawn != draw_items(100, 10, 8)
 
 
 @pytest.mark.parametrize("limit", [0, 3, 4])
 def test_a_limit_of_zero_or_beyond_the_items_takes_all(limit: int) -> None:
-    assert benchmark.draw_items(3, limit, 7) == [0, 1, 2]
+    assert draw_items(3, limit, 7) == [0, 1, 2]
 
 
 def test_rows_have_the_log_likelihood_of_each_option(scored: Path) -> None:
@@ -428,7 +427,7 @@ def test_metrics_of_another_backend_name_no_precision() -> None:
     vllm = VllmBackend.model_validate(VLLM)
     changed = params.benchmark.model_copy(update={"backend": vllm})
     other = params.model_copy(update={"benchmark": changed})
-    settings = benchmark.score_settings(other)
+    settings = score_settings(other)
     assert settings["backend"] == "vllm"
     assert not {"dtype", "compute_dtype"} & settings.keys()
 
@@ -437,7 +436,7 @@ def test_the_benchmark_stops_at_the_end_tokens_of_generate(tiny: Path) -> None:
     # The model's file names one of the two; a directory and its GGUF file may name different ones.
     end_ids = end_token_ids(load_tokenizer(tiny))
     assert len(end_ids) == 2
-    with benchmark.backend(tiny, load_params(ROOT / "profiles/smollm2-135m.yaml")) as backend:
+    with backends.backend(tiny, load_params(ROOT / "profiles/smollm2-135m.yaml")) as backend:
         assert backend["model"].model.generation_config.eos_token_id == end_ids
 
 
@@ -487,7 +486,7 @@ def test_vllm_serves_the_model_by_the_backends_parameters(workspace: Path) -> No
     params = load_params()
     chosen = params.benchmark.backend
     assert chosen.kind == "vllm"
-    assert benchmark.vllm_settings(params, chosen) == VllmSettings(
+    assert backends.vllm_settings(params, chosen) == VllmSettings(
         parallel=16,
         context_tokens=512,
         dtype="bfloat16",
@@ -509,7 +508,7 @@ def test_vllm_scores_like_the_model(items: Path, monkeypatch: pytest.MonkeyPatch
             started.append((model, settings))
             yield [Endpoint(url, "own-key")] * settings.parallel
 
-        monkeypatch.setattr(benchmark, "serve_vllm", serve_vllm)
+        monkeypatch.setattr(backends, "serve_vllm", serve_vllm)
         edit_params(items / "params.yaml", set_benchmark(backend=VLLM))
         benchmark.main("base")
     assert [model for model, _ in started] == [Path("models/base")]
@@ -534,7 +533,7 @@ def test_vllm_stops_generating_at_the_end_tokens(
         def serve_vllm(model: Path, settings: VllmSettings) -> Iterator[list[Endpoint]]:
             yield [Endpoint(url, "own-key")]
 
-        monkeypatch.setattr(benchmark, "serve_vllm", serve_vllm)
+        monkeypatch.setattr(backends, "serve_vllm", serve_vllm)
         task = ["bula_squad_completion"]
         changes = set_benchmark(backend=VLLM, tasks=task, task_limits={})
         edit_params(items / "params.yaml", changes)
@@ -549,10 +548,10 @@ def test_a_server_receives_the_bos_token_of_the_tokenizer_once(
     chat_template: bool, expected: bool, workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The folder has a tokenizer and no model, which load_tokenizer would refuse.
-    monkeypatch.setattr(benchmark, "load_tokenizer", AutoTokenizer.from_pretrained)
+    monkeypatch.setattr(backends, "load_tokenizer", AutoTokenizer.from_pretrained)
     save_tokenizer(workspace / "llama")
     edit_params(workspace / "params.yaml", set_benchmark(chat_template=chat_template))
-    arguments = benchmark.completions_arguments(workspace / "llama", load_params())
+    arguments = backends.completions_arguments(workspace / "llama", load_params())
     assert arguments["add_bos_token"] is expected
 
 
@@ -580,7 +579,7 @@ def test_an_unknown_task_is_refused_before_any_output(workspace: Path, tiny: Pat
 def test_a_task_that_was_not_reviewed_is_refused(task: str) -> None:
     message = rf"benchmark\.tasks names {task}, neither in .*tasks/ nor a reviewed task"
     with pytest.raises(UserError, match=message):
-        benchmark.find_tasks(ROOT / "tasks", ["bula_medmcqa", task])
+        find_tasks(ROOT / "tasks", ["bula_medmcqa", task])
 
 
 def test_a_task_in_the_folder_cannot_replace_a_task_of_lm_eval(tmp_path: Path) -> None:
@@ -589,13 +588,13 @@ def test_a_task_in_the_folder_cannot_replace_a_task_of_lm_eval(tmp_path: Path) -
     (tmp_path / "medqa_4options.yaml").write_text(renamed, encoding="utf-8")
     message = "medqa_4options is a task of lm-eval, which this one would replace"
     with pytest.raises(UserError, match=message):
-        benchmark.find_tasks(tmp_path, ["medqa_4options"])
+        find_tasks(tmp_path, ["medqa_4options"])
 
 
 def test_lm_eval_has_the_reviewed_tasks_and_no_task_with_our_prefix() -> None:
     known = set(TaskManager().all_tasks)
-    assert not [name for name in known if name.startswith(benchmark.PREFIX)]
-    assert set(benchmark.REVIEWED) <= known
+    assert not [name for name in known if name.startswith(PREFIX)]
+    assert set(REVIEWED) <= known
 
 
 # --- lm-eval's own tasks ---
@@ -663,9 +662,9 @@ def test_a_task_without_pinned_items_uses_the_cache_of_the_user() -> None:
 
     usual = datasets.config.HF_DATASETS_CACHE
     manager: Any = SimpleNamespace(load=load)
-    assert benchmark.load_task("piqa", manager, Path("empty")) is task
+    assert load_task("piqa", manager, Path("empty")) is task
     assert found == [("piqa", usual)]
-    facts = benchmark.task_facts(["piqa"], [task])
+    facts = task_facts({"piqa": task})
     assert facts == {"piqa_version": "2", "piqa_pinned": 0}
 
 
@@ -678,7 +677,7 @@ def test_a_task_of_our_own_uses_an_empty_cache(tmp_path: Path) -> None:
 
     usual = datasets.config.HF_DATASETS_CACHE
     manager: Any = SimpleNamespace(load=load)
-    benchmark.load_task("bula_medmcqa", manager, tmp_path)
+    load_task("bula_medmcqa", manager, tmp_path)
     assert found == [tmp_path]
     assert usual == datasets.config.HF_DATASETS_CACHE
 
@@ -690,7 +689,164 @@ def test_a_data_set_that_cannot_be_fetched_is_named_with_the_remedy() -> None:
     manager: Any = SimpleNamespace(load=load)
     message = r"task piqa: its data set cannot be fetched \(ConnectionError\).* the name piqa"
     with pytest.raises(UserError, match=message):
-        benchmark.load_task("piqa", manager, Path("empty"))
+        load_task("piqa", manager, Path("empty"))
+
+
+@pytest.mark.parametrize(
+    ("data_files", "pinned"),
+    [
+        ("data/benchmarks/piqa.jsonl", 1),
+        (["data/benchmarks/a.jsonl", "data/benchmarks/b.jsonl"], 1),
+        ({"test": ["data/benchmarks/a.jsonl"]}, 1),
+        ({"test": ["data/benchmarks/a.jsonl", "data/sources/b.jsonl"]}, 0),
+        ([], 0),
+    ],
+)
+def test_the_files_of_a_task_may_have_any_form_of_lm_eval(data_files: Any, pinned: int) -> None:
+    config = SimpleNamespace(dataset_kwargs={"data_files": data_files})
+    task: Any = SimpleNamespace(config=config, VERSION=2)
+    assert task_facts({"piqa": task})["piqa_pinned"] == pinned
+
+
+def without_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail the test if a model is loaded."""
+
+    def load(*_: Any) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(backends, "load_model", load)
+
+
+def change_task(folder: Path, old: str, new: str) -> None:
+    """Edit the task of contrast pairs in a workspace, and score this task alone."""
+    file = folder / "tasks/bula_contrast.yaml"
+    text = file.read_text(encoding="utf-8")
+    assert old in text
+    file.write_text(text.replace(old, new), encoding="utf-8")
+    changes = set_benchmark(tasks=["bula_contrast"], task_limits={})
+    edit_params(folder / "params.yaml", changes)
+
+
+@pytest.mark.parametrize("aggregation", ["f1", "perplexity", "median"])
+def test_a_metric_that_is_no_mean_is_refused_before_the_model_is_loaded(
+    aggregation: str, items: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_model(monkeypatch)
+    old = "metric: acc_norm, aggregation: mean"
+    change_task(items, old, f"metric: acc_norm, aggregation: {aggregation}")
+    message = "task bula_contrast: metric acc_norm is no mean over items"
+    with pytest.raises(UserError, match=message):
+        benchmark.main("base")
+
+
+def test_a_bad_slice_is_refused_before_the_model_is_loaded(
+    items: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_model(monkeypatch)
+    file = items / "data/benchmarks/bula_contrast.jsonl"
+    rows = list(read_rows(file))
+    rows[-1]["slice"] = "Dose 1"
+    write_jsonl(file, rows)
+    with pytest.raises(UserError, match="the items of bula_contrast: a `slice` of an item"):
+        benchmark.main("base")
+
+
+def test_missing_items_are_named_with_the_remedy(
+    items: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_model(monkeypatch)
+    (items / "data/benchmarks/bula_contrast.jsonl").unlink()
+    message = r"task bula_contrast: its items cannot be read .*`dvc repro ingest`"
+    with pytest.raises(UserError, match=message):
+        benchmark.main("base")
+    assert not (items / "data/samples").exists()
+
+
+def test_repeated_items_and_groups_reach_the_rows(items: Path) -> None:
+    change_task(items, "version: 1", "version: 1, group: license")
+    edit_params(items / "params.yaml", set_benchmark(limit=0))
+    file = items / "data/benchmarks/bula_contrast.jsonl"
+    pair = next(read_rows(file))
+    write_jsonl(file, [pair, pair | {"id": "x-2"}, pair])
+    benchmark.main("base")
+    first, second, third = rows_of(items)
+    assert third["document"] == f"{first['document']}-2"
+    assert second["document"] != first["document"]
+    assert first["group"] == second["group"] == third["group"]
+    assert metrics_of(items)["bula_contrast"]["groups"] == 1
+    # compare pairs the items by these names.
+    measures = _benchmark_scores(items / "data", "base")
+    assert len(measures["bula_contrast_acc"]) == 3
+    assert len(set(benchmark_groups(items / "data", "base").values())) == 1
+
+
+# --- variants of one model ---
+
+
+def add_prompted(params: dict[str, Any]) -> None:
+    """Add a variant that differs from base in its examples."""
+    base = params["variants"]["base"]
+    params["variants"]["prompted"] = {**base, "few_shot": 3}
+    params["benchmark"].update(tasks=["bula_contrast"], task_limits={})
+
+
+@pytest.fixture
+def prompted(items: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a workspace with a prompted variant, where base was scored."""
+    edit_params(items / "params.yaml", add_prompted)
+    monkeypatch.setattr(reuse, "KEPT", items / ".bula/scores")
+    benchmark.main("base")
+    return items
+
+
+def test_a_variant_of_the_same_model_is_not_scored_twice(
+    prompted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_model(monkeypatch)
+    benchmark.main("prompted")
+    rows = list(read_rows(prompted / "data/samples/prompted.jsonl"))
+    assert rows == [row | {"variant": "prompted"} for row in rows_of(prompted)]
+    figures = (prompted / "metrics/benchmark/prompted.json").read_text(encoding="utf-8")
+    assert json.loads(figures) == metrics_of(prompted)
+
+
+def test_other_items_settings_or_weights_are_scored_again(
+    prompted: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_model(monkeypatch)
+    edit_params(prompted / "params.yaml", set_benchmark(batch_size=3))
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        benchmark.main("prompted")
+    edit_params(prompted / "params.yaml", set_benchmark(batch_size=16))
+    file = prompted / "data/benchmarks/bula_contrast.jsonl"
+    pairs = list(read_rows(file))
+    write_jsonl(file, [pairs[0] | {"right": "Outra."}, *pairs[1:]])
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        benchmark.main("prompted")
+    write_jsonl(file, pairs)
+    other = prompted / "models/other"
+    shutil.copytree(prompted / "models/base", other)
+    (prompted / "models/base").unlink()
+    (other / "config.json").write_text("{}", encoding="utf-8")
+    (prompted / "models/base").symlink_to(other)
+    with pytest.raises(AssertionError, match="a model was loaded"):
+        benchmark.main("prompted")
+
+
+def test_only_the_first_variant_of_a_model_keeps_its_rows(items: Path) -> None:
+    params = load_params(items / "params.yaml")
+    tasks = Path("tasks")
+    assert reuse.kept_path("base", tasks, {}, params) is None
+    edit_params(items / "params.yaml", add_prompted)
+    params = load_params(items / "params.yaml")
+    kept = reuse.kept_path("prompted", tasks, {}, params)
+    assert kept is not None
+    assert kept.parent.name == "base"
+    assert reuse.kept_path("base", tasks, {}, params) == kept
+    assert reuse.kept_path("quantized", tasks, {}, params) is None
+    edit_params(items / "params.yaml", set_benchmark(backend=openai_backend("http://127.0.0.1")))
+    params = load_params(items / "params.yaml")
+    assert reuse.kept_path("prompted", tasks, {}, params) is None
 
 
 def test_the_figures_equal_those_of_lm_eval_by_hand(items: Path) -> None:

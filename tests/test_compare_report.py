@@ -4,7 +4,7 @@ import html
 import re
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from markdown_it import MarkdownIt
@@ -15,6 +15,7 @@ from bula.records import read_rows, write_rows
 from bula.reports import write_metrics
 from stages.compare import __main__ as stage
 from stages.compare import report
+from stages.compare.contrast import contrast_section
 from tests.test_compare import read_report, write_inputs
 from tests.test_tables import calibrate_figures, figures
 
@@ -160,6 +161,24 @@ def test_contrast_pairs_have_a_table_of_their_slices(workspace: Path) -> None:
         "| all | 8 | 50.0 ± 12.5 | 62.5 ± 6.2 | 75.0 ± 12.5 | 87.5 ± 6.2 |",
     ]
     assert "guessing decides 50 % correctly" in read_report(workspace)
+
+
+def test_contrast_pairs_have_one_column_for_each_model(workspace: Path) -> None:
+    for variant in ("base", "tuned", "prompted"):
+        content = {"bula_contrast": contrast_figures(0.5)}
+        write_metrics(workspace / f"metrics/benchmark/{variant}.json", content)
+
+    def add_prompted(params: dict[str, Any]) -> None:
+        del params["variants"]["quantized"]
+        del params["compare"]["pairs"][1]
+        params["variants"]["prompted"] = {**params["variants"]["base"], "few_shot": 3}
+
+    edit_params(workspace / "params.yaml", add_prompted)
+    table = contrast_section(workspace / "metrics", load_params(workspace / "params.yaml"))
+    head = table.splitlines()[0]
+    assert "base: acc, %" in head
+    assert "tuned: acc, %" in head
+    assert "prompted" not in head
 
 
 def test_report_counts_the_repetitions_of_a_loop(workspace: Path) -> None:

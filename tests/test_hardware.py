@@ -348,8 +348,9 @@ if torch.backends.cuda.is_built():
 else:
     # A build for CPUs answers without CUDA.
     torch.cuda.is_available = ask
-import stages.benchmark, stages.generate, stages.likelihood, stages.merge, stages.quantize
-import stages.dry_run.__main__, stages.ingest.__main__, stages.models.__main__, stages.train.fit
+import stages.generate, stages.likelihood, stages.merge, stages.quantize
+import stages.benchmark.__main__, stages.dry_run.__main__
+import stages.ingest.__main__, stages.models.__main__, stages.train.fit
 """
 
 

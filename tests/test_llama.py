@@ -23,7 +23,10 @@ from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import DirectoryModel, load_params
 from bula.prompts import SYSTEM_PROMPT, Encoded, encode, encode_prompt, to_messages
 from bula.records import SET_NAMES, Example, example_id, read_examples, read_rows, write_rows
-from stages import benchmark, generate
+from stages import generate
+from stages.benchmark import __main__ as benchmark
+from stages.benchmark import backends
+from stages.benchmark import tasks as benchmark_tasks
 from stages.models.base import fetch_base
 from stages.train.report import template_figures
 from stages.train.trainer import make_trainer
@@ -250,7 +253,7 @@ def test_generation_reads_the_prompts_of_encode_prompt(
 
 def write_benchmarks(workspace: Path) -> None:
     """Write two tasks: completions of QUESTIONS, and one multiple choice."""
-    completions = [{"text": question, "value": "x"} for question in QUESTIONS]
+    completions = [{"title": "x", "text": text, "value": "x"} for text in QUESTIONS]
     choice = {
         "question": QUESTIONS[0],
         "opa": "sim",
@@ -277,10 +280,10 @@ def test_benchmark_reads_the_prompts_of_encode_prompt(
     write_benchmarks(workspace)
     (workspace / "models/merged").symlink_to(model)
     seen: list[list[int]] = []
-    record_inputs(monkeypatch, benchmark, seen)
+    record_inputs(monkeypatch, backends, seen)
     # Reading the names of lm-eval's own tasks takes longer than the rest of this test.
     own_tasks = functools.partial(TaskManager, include_defaults=False)
-    monkeypatch.setattr(benchmark, "TaskManager", own_tasks)
+    monkeypatch.setattr(benchmark_tasks, "TaskManager", own_tasks)
     benchmark.main("tuned")
     choice = (
         "Pergunta: Posso tomar sol?\nAlternativas:\nA. sim\nB. não\nC. talvez\nD. nunca\nResposta:"

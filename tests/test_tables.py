@@ -218,7 +218,8 @@ def variants(*names: str) -> Params:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     pairs = [Pair(variant=name, baseline="base") for name in names if name != "base"]
     compare = params.compare.model_copy(update={"pairs": pairs})
-    chosen = dict.fromkeys(names, params.variants["base"])
+    base = params.variants["base"]
+    chosen = {name: base.model_copy(update={"model": f"models/{name}"}) for name in names}
     return params.model_copy(update={"variants": chosen, "compare": compare})
 
 
@@ -312,6 +313,16 @@ def test_constant_answers_are_marked_in_the_table(
     assert [line for line in lines if "medmcqa" in line] == [
         f"| bula_medmcqa, acc, % (24 items, chance 25 %) ↑ | 25.0 ± 8.8 | 50.0 ± 8.8{mark} |"
     ]
+
+
+def test_a_variant_of_the_same_model_names_the_variant_with_its_scores(metrics: Path) -> None:
+    params = variants("base", "tuned")
+    prompted = params.variants["base"].model_copy(update={"few_shot": 3})
+    shared = params.model_copy(update={"variants": params.variants | {"tuned": prompted}})
+    lines = results_table(metrics, shared).splitlines()
+    [line] = [line for line in lines if "medmcqa" in line]
+    label = "bula_medmcqa, acc, % (24 items, chance 25 %) ↑"
+    assert line.startswith(f"| {label} | 25.0 ± 8.8 | as base |")
 
 
 def test_tasks_without_pinned_items_are_marked_in_the_table(metrics: Path) -> None:

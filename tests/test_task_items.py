@@ -5,17 +5,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from bench.clones import ROOT
 from bula.errors import UserError
-from bula.params import ChoiceColumns, LocalTask, StatementColumns, UrlTask, load_params
-from bula.records import Row
-from stages import benchmark
+from bula.params import (
+    ChoiceColumns,
+    HubTask,
+    LocalTask,
+    StatementColumns,
+    UrlTask,
+    load_params,
+)
+from bula.records import Row, read_rows
+from stages.benchmark.tasks import find_tasks, load_task, task_facts
 from stages.ingest import sources
 from stages.ingest.sources import read_task
 from stages.preprocess.benchmarks import benchmark_rows, duplicate_options
 from tests.conftest import write_jsonl
 
+# Real items of two data sets, which lie beside some checkouts.
+REAL = ROOT.parent / "shared/real"
 LIMITS = load_params(ROOT / "profiles/smollm2-135m.yaml").ingest.limits
 LETTERED = {
     "question": "enunciado",
@@ -24,6 +34,7 @@ LETTERED = {
     "answer_is": "letter",
     "annulled": ["Anulada"],
     "slice": "",
+    "group": "",
 }
 # A row of our own in the form of a data set with one column per option.
 EXAM = {"enunciado": "Qual é o dia?", "a": "Ontem", "b": "Hoje", "c": "Amanhã", "gabarito": "b"}
@@ -54,8 +65,17 @@ def items_of(folder: Path, rows: list[Row], **columns: Any) -> list[Row]:
 
 
 def test_columns_of_a_data_set_become_question_options_and_target(tmp_path: Path) -> None:
-    item = {"question": "Qual é o dia?", "options": ["Ontem", "Hoje", "Amanhã"], "target": 1}
-    assert items_of(tmp_path, [EXAM]) == [item]
+    [item] = items_of(tmp_path, [EXAM])
+    assert len(item.pop("id")) == 16
+    options = ["Ontem", "Hoje", "Amanhã"]
+    assert item == {"question": "Qual é o dia?", "options": options, "target": 1}
+
+
+def test_repeated_questions_have_ids_of_their_own(tmp_path: Path) -> None:
+    other = EXAM | {"gabarito": "a"}
+    ids = [item["id"] for item in items_of(tmp_path, [EXAM, other, EXAM, EXAM])]
+    assert ids == [ids[0], ids[1], f"{ids[0]}-2", f"{ids[0]}-3"]
+    assert ids[0] != ids[1]
 
 
 @pytest.mark.parametrize(
@@ -100,6 +120,17 @@ def test_an_item_may_name_its_slice(tmp_path: Path) -> None:
     assert item["slice"] == "pediatria"
 
 
+def test_an_item_may_name_its_group(tmp_path: Path) -> None:
+    cases: list[Any] = [7, "", None]
+    rows = [{**EXAM, "caso": case} for case in cases]
+    first, second, third = items_of(tmp_path, rows, group="caso")
+    assert first["group"] == "7"
+    assert "group" not in second
+    assert "group" not in third
+    with pytest.raises(UserError, match="it has no column caso"):
+        items_of(tmp_path, [EXAM], group="caso")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -131,6 +162,10 @@ def test_statements_are_true_and_false_in_turn(tmp_path: Path) -> None:
     assert [item["target"] for item in items] == [0, 1, 0, 1]
     assert {tuple(item["options"]) for item in items} == {("verdadeira", "falsa")}
     assert [item["question"] for item in items[:2]] == PROTOCOL["perguntas"]
+    # The statements of one row are about one text.
+    groups = [item["group"] for item in items]
+    assert groups[0] == groups[1] != groups[2] == groups[3]
+    assert len({item["id"] for item in items}) == 4
 
 
 def json_text(row: Row) -> str:
@@ -168,14 +203,45 @@ def test_without_columns_the_items_keep_their_form(tmp_path: Path) -> None:
     assert list(read_task(task, LIMITS)) == [EXAM]
 
 
+@pytest.mark.parametrize("revision", [None, "main", "a" * 39])
+def test_a_data_set_of_the_hub_needs_the_commit(revision: str | None) -> None:
+    fields = {"kind": "hub", "name": "bula_healthqa_br", "id": "Larxel/healthqa-br"}
+    fields |= {"subset": "default", "split": "test", "license": "mit"}
+    HubTask.model_validate(fields | {"revision": "a" * 40})
+    pin = {} if revision is None else {"revision": revision}
+    with pytest.raises(ValidationError, match="revision"):
+        HubTask.model_validate(fields | pin)
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real items are not in this repository")
+def test_the_items_of_healthbench_br_are_read() -> None:
+    path = REAL / "healthbench-br/benchmark_perguntas_unificado.json"
+    items = list(read_task(task_of(path, {"statements": "perguntas"}), LIMITS))
+    # 100 guidelines with 10 statements each.
+    assert [item["target"] for item in items] == [0, 1] * 500
+    assert len({item["group"] for item in items}) == 100
+    assert len({item["id"] for item in items}) == 1000
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="the real items are not in this repository")
+def test_the_items_of_medqa_are_read() -> None:
+    path = REAL / "medqa-us4-test/phrases_no_exclude_test.jsonl"
+    changes = {"question": "question", "options": ["options"], "answer": "answer_idx"}
+    items = list(read_task(task_of(path, LETTERED | changes), LIMITS))
+    rows = list(read_rows(path))
+    assert len(items) == 1273
+    for item, row in zip(items, rows, strict=True):
+        assert item["options"][item["target"]] == row["answer"].strip()
+
+
 # --- the tasks ---
 
 
 def load(name: str, items: str, rows: list[Row], folder: Path) -> Any:
     """Return a task of the suite over rows."""
     write_jsonl(folder / f"data/benchmarks/{items}.jsonl", rows)
-    manager = benchmark.find_tasks(ROOT / "tasks", [name])
-    return benchmark.load_task(name, manager, folder / "cache")
+    manager = find_tasks(ROOT / "tasks", [name])
+    return load_task(name, manager, folder / "cache")
 
 
 @pytest.mark.parametrize("name", SUITE)
@@ -195,7 +261,7 @@ def test_the_suite_asks_for_a_letter_and_for_an_option(
     cloze = load(f"{name}_cloze", name, rows, tmp_path)
     assert cloze.doc_to_text(first) == "Pergunta: Qual é o dia?\nResposta:"
     assert cloze.doc_to_choice(second) == ["Ontem", "Hoje"]
-    assert benchmark.task_facts([name], [task])[f"{name}_pinned"] == 1
+    assert task_facts({name: task})[f"{name}_pinned"] == 1
 
 
 def test_statements_are_answered_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bula.params import Params
+from bula.params import Params, scored_as
 from bula.tables import HIGHER, UNKNOWN, Metrics, group, percent_cell, read_metrics
 
 TASK = "bula_contrast"
@@ -10,7 +10,8 @@ METRICS = ("acc", "acc_norm")
 NOTE = (
     "The answers of a pair differ in one clinical fact, and guessing decides 50 % correctly. "
     "± is a standard error. acc compares the log-likelihoods of the two answers, and acc_norm "
-    "divides them by the characters.\n"
+    "divides them by the characters. A variant with the model of another variant has its scores, "
+    "and no column.\n"
 )
 
 
@@ -19,7 +20,8 @@ def contrast_section(figures: Path, params: Params) -> str:
 
     The table has a row per slice and one for all pairs.
     """
-    found = {name: read_metrics(figures, "benchmark", name) for name in params.variants}
+    scored = [name for name in params.variants if scored_as(params, name) == name]
+    found = {name: read_metrics(figures, "benchmark", name) for name in scored}
     measured = {name: metrics for name, metrics in found.items() if TASK in metrics}
     if not measured:
         return ""

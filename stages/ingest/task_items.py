@@ -1,13 +1,15 @@
 """Write the items of public data sets in one form.
 
-The form is question, options and the correct option.
+The form is id, question, options and the correct option.
 """
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from bula.errors import UserError
+from bula.files import sha256_values
 from bula.params import ChoiceColumns, StatementColumns
 from bula.records import Row
 
@@ -15,6 +17,8 @@ from bula.records import Row
 NumberedItem = tuple[int, Row]
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 TRUE_OR_FALSE = ["verdadeira", "falsa"]
+# Length of an id, in hexadecimal digits.
+DIGITS = 16
 FIX = "correct the data set, or `columns` of the benchmark in params.yaml"
 
 
@@ -27,30 +31,43 @@ def wanted_task_columns(columns: ChoiceColumns | StatementColumns) -> list[str]:
     if isinstance(columns, StatementColumns):
         return [columns.statements]
     wanted = [columns.question, *columns.options, columns.answer]
-    return [*wanted, columns.slice] if columns.slice else wanted
+    return [*wanted, *filter(None, (columns.slice, columns.group))]
 
 
 def map_items(
     name: str, columns: ChoiceColumns | StatementColumns, rows: Iterator[NumberedItem]
 ) -> Iterator[Row]:
-    """Yield items with `question`, `options` and `target`, the index of the correct option.
+    """Yield items with `id`, `question`, `options` and `target`, the index of the correct option.
 
     Raise UserError for the first row of another form; the error never shows the row's content.
     Print the number of annulled questions.
     """
     annulled = 0
-    for line, row in rows:
+    seen: Counter[str] = Counter()
+    for number, (line, row) in enumerate(rows, start=1):
         try:
             check_columns(row, columns)
             if is_annulled(row, columns):
                 annulled += 1
                 continue
-            yield from items_of(row, columns)
+            for item in items_of(number, row, columns):
+                yield {"id": next_id(item, seen), **item}
         except BadItemError as error:
             raise UserError(f"benchmark {name}: item {line}", str(error), FIX) from None
     if annulled:
         note = f"benchmark {name}: {annulled} annulled questions are left out"
         print(f"ingest: {note}", file=sys.stderr)
+
+
+def next_id(item: Row, seen: Counter[str]) -> str:
+    """Return the id of an item, and count it in `seen`.
+
+    The id is a hash of the item's content. An item that repeats another one also has the number of
+    the repetition.
+    """
+    digest = sha256_values(item)[:DIGITS]
+    seen[digest] += 1
+    return digest if seen[digest] == 1 else f"{digest}-{seen[digest]}"
 
 
 def check_columns(row: Row, columns: ChoiceColumns | StatementColumns) -> None:
@@ -65,16 +82,19 @@ def is_annulled(row: Row, columns: ChoiceColumns | StatementColumns) -> bool:
     return isinstance(columns, ChoiceColumns) and str(row[columns.answer]) in columns.annulled
 
 
-def items_of(row: Row, columns: ChoiceColumns | StatementColumns) -> Iterator[Row]:
+def items_of(number: int, row: Row, columns: ChoiceColumns | StatementColumns) -> Iterator[Row]:
     """Yield the items of one row of a data set."""
     if isinstance(columns, StatementColumns):
-        yield from statement_items(row[columns.statements])
+        yield from statement_items(number, row[columns.statements])
     else:
         yield choice_item(row, columns)
 
 
-def statement_items(statements: Any) -> Iterator[Row]:
-    """Yield one item per statement; the first, third and so on are true."""
+def statement_items(number: int, statements: Any) -> Iterator[Row]:
+    """Yield one item per statement; the first, third and so on are true.
+
+    The statements of one row are one group.
+    """
     if not isinstance(statements, list) or len(statements) % 2:
         raise BadItemError("its statements are not a list of pairs")
     for place, statement in enumerate(statements):
@@ -82,6 +102,7 @@ def statement_items(statements: Any) -> Iterator[Row]:
             "question": check_text(statement, "a statement"),
             "options": TRUE_OR_FALSE,
             "target": place % 2,
+            "group": f"row {number}",
         }
 
 
@@ -95,6 +116,8 @@ def choice_item(row: Row, columns: ChoiceColumns) -> Row:
     }
     if columns.slice:
         item["slice"] = check_text(row[columns.slice], columns.slice)
+    if columns.group and row[columns.group] not in (None, ""):
+        item["group"] = str(row[columns.group])
     return item
 
 

@@ -10,7 +10,7 @@ from stages.preprocess.clean import clean_text
 
 # Field names of lm-eval's tasks: the question, fields without text of the item, and the options.
 QUESTION_FIELDS = ("question", "sent1", "query", "premise", "text")
-OTHER_FIELDS = ("id", "doc_id", "subject_name", "topic_name", "title", "slice", "license")
+OTHER_FIELDS = ("id", "doc_id", "subject_name", "topic_name", "title", "slice", "group", "license")
 OPTION_FIELDS = (
     ("opa", "opb", "opc", "opd"),
     ("ending0", "ending1", "ending2", "ending3"),
