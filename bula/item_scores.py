@@ -191,10 +191,7 @@ def _check_unique(rows: Sequence[CheckedRow], path: Path, stage: str) -> None:
     if not repeated:
         return
     what = f"{len(repeated)} items appear more than once (first: {repeated[0]})"
-    fix = rerun_advice(stage)
-    if stage.startswith("benchmark@"):
-        fix = f"remove repeated items from the files of `ingest.benchmarks`, or {fix}"
-    raise UserError(path, what, fix)
+    raise UserError(path, what, rerun_advice(stage))
 
 
 def item_ids(data: Path, stage: str, variant: str) -> dict[str, None]:

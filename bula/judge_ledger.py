@@ -35,7 +35,7 @@ Write = Callable[[Path, Row], None]
 class Entry(BaseModel):
     """The fields of a ledger line that a later run needs.
 
-    Lines of version 1 have neither a version nor a usage, and keys of `earlier_key`.
+    Lines of version 1 have neither a version nor a usage, and their keys match no prompt of today.
     """
 
     version: Literal[1, 2] = 1
@@ -95,15 +95,6 @@ def ledger_key(identity: str, messages: list[Message], settings: Judge, repeat: 
     schema = verdict_schema(settings)
     repeats = [repeat] if repeat else []
     return sha256_values(VERSION, identity, settings.model, messages, schema, *repeats)
-
-
-def earlier_key(identity: str, messages: list[Message], settings: Judge) -> str:
-    """Return the key of ledger version 1.
-
-    `identity` is the address of the judge or the hash of its model file.
-    """
-    schema = verdict_schema(settings)
-    return sha256_values(identity, settings.model, settings.max_tokens, messages, schema)
 
 
 def verdict_line(key: str, judge: str, verdict: Verdict, usage: Usage) -> Row:

@@ -27,7 +27,6 @@ from bula.judge_ledger import (
     LEDGER,
     Known,
     clear_mark,
-    earlier_key,
     ledger_key,
     ledger_line,
     ledger_writer,
@@ -141,7 +140,7 @@ def judge_rows(
     with _endpoints(settings, folder) as (endpoints, identity), _turn(settings, ledger):
         known = read_ledger(ledger, settings.model)
         prompts, keys = _prompts(rows, settings, identity)
-        found = _look_up(prompts, known, read_pulled(pulled), settings, identity)
+        found = _look_up(prompts, known, read_pulled(pulled))
         new = {key: messages for key, messages in prompts.items() if key not in found}
         started = time.perf_counter()
         calls = _ask_all(endpoints, new, settings, known, ledger)
@@ -196,18 +195,11 @@ def _prompts(rows: list[Row], settings: Judge, identity: str) -> tuple[Prompts, 
     return prompts, keys
 
 
-def _look_up(
-    prompts: Prompts,
-    known: Known,
-    pulled: dict[str, Verdict],
-    settings: Judge,
-    identity: str,
-) -> Results:
+def _look_up(prompts: Prompts, known: Known, pulled: dict[str, Verdict]) -> Results:
     """Return the verdicts that need no call: from the ledger, or from pulled outputs."""
     found: Results = {}
-    for key, messages in prompts.items():
-        earlier = earlier_key(identity or settings.base_url, messages, settings)
-        verdict = known.verdicts.get(key) or known.verdicts.get(earlier) or pulled.get(key)
+    for key in prompts:
+        verdict = known.verdicts.get(key) or pulled.get(key)
         if verdict is not None:
             found[key] = verdict
     return found

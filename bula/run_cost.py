@@ -18,7 +18,7 @@ from typing import NamedTuple
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
 from bula.errors import UserError
-from bula.params import HubSource, Params, Variant
+from bula.params import HubSource, Params, Variant, scored_as
 from bula.rates import assumed
 from bula.records import SET_NAMES
 from bula.safety import SLICES
@@ -300,8 +300,13 @@ def generate_by_llama_cpp(run: Run, asked: Asked, weights: float) -> StageTime:
 def benchmark(run: Run, variant: str) -> StageTime:
     """Return the time in which lm-eval scores one variant by the hf backend.
 
-    Tasks of unknown size are not counted.
+    Tasks of unknown size are not counted. A variant of the same model as an earlier one takes over
+    its scores.
     """
+    start = assumed("start_seconds") + assumed("lm_eval_start_seconds")
+    scored = scored_as(run.params, variant)
+    if scored != variant:
+        return StageTime(f"benchmark@{variant}", start, 0.0, f"the scores of {scored}")
     settings = run.params.benchmark
     flops = 0.0
     passes = 0.0
@@ -320,7 +325,6 @@ def benchmark(run: Run, variant: str) -> StageTime:
     launches = launch_seconds(launched) + generation * python_step(run)
     kernels = forward_kernels(run.shape, passes + generation)
     card = max(flops / run.card.flops, kernel_seconds(kernels))
-    start = assumed("start_seconds") + assumed("lm_eval_start_seconds")
     reason = f"{', '.join(known) or 'no known task'}: {flops:.3g} FLOPs, {generation:,.0f} steps"
     seconds = start + max(card, launches)
     return StageTime(f"benchmark@{variant}", seconds, card, reason)

@@ -165,8 +165,8 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     ),
     "benchmark items twice": (
         rewrite("samples/tuned.jsonl", lambda rows: rows + rows[:2]),
-        r"samples/tuned\.jsonl: 2 items appear more than once \(first: t: a\)\. Remove "
-        r"repeated items from the files of `ingest\.benchmarks`",
+        r"samples/tuned\.jsonl: 2 items appear more than once \(first: t: a\)\. Run "
+        r"`dvc repro benchmark@tuned`",
     ),
     "a row without a field": (
         last_without("scores/tuned.jsonl", "rougeL_f"),

@@ -9,7 +9,6 @@ from bench.clones import ROOT, edit_params
 from bula.errors import UserError
 from bula.judge_ledger import (
     append_rows,
-    earlier_key,
     ledger_key,
     ledger_writer,
     read_ledger,
@@ -62,15 +61,6 @@ def test_key_has_what_shapes_a_verdict_and_nothing_else() -> None:
     assert ledger_key("", messages, other_model) != key
     assert ledger_key("", to_messages(ROWS[1]), settings) != key
     assert ledger_key("file-hash", messages, settings) != key
-
-
-def test_verdicts_of_version_1_are_not_paid_again(api: StartJudge, workspace: Path) -> None:
-    params, server = api([verdict(3, 3)])
-    key = earlier_key(server.url, to_messages(ROWS[0]), params.judge)
-    line = {"key": key, "judge": "judge-1", "verdict": VERDICT.model_dump()}
-    append_rows(workspace / ".bula/ledger.jsonl", [line])
-    assert ask(ROWS[:1])[0]["style"] == 2
-    assert server.requests == []
 
 
 def test_known_verdicts_are_not_requested_again(api: StartJudge) -> None:

@@ -184,6 +184,13 @@ def test_benchmark_counts_the_items_of_known_tasks() -> None:
     assert found.reason.startswith("medqa_4options: ")
 
 
+def test_a_variant_of_the_same_model_takes_over_its_benchmark_scores() -> None:
+    found = run_cost.benchmark(run_on(SLOW), "prompted")
+    start = assumed("start_seconds") + assumed("lm_eval_start_seconds")
+    assert found[:3] == ("benchmark@prompted", start, 0.0)
+    assert found.reason == "the scores of base"
+
+
 def test_judge_calls_by_hand() -> None:
     settings = {"items_per_set": 4, "parallel": 6}
     gold = {"items": 12, "attack_items": 6, "repeat_items": 20, "repeats": 3}
