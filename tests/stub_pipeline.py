@@ -82,6 +82,7 @@ elif stage == "rouge":
 
 
 def entry(deps: list[str], outs: list[str], metrics: str = "") -> dict[str, Any]:
+    """Return a stage whose metrics file git has and DVC does not show, as in dvc.yaml."""
     stage: dict[str, Any] = {
         "cmd": "exec ./stage",
         "deps": ["work.py", *deps],
@@ -92,7 +93,9 @@ def entry(deps: list[str], outs: list[str], metrics: str = "") -> dict[str, Any]
         del stage["params"]
     if outs == ["models/adapter"]:
         stage["params"].append("train.learning_rate")
-    return stage | ({"metrics": [{metrics: {"cache": False}}]} if metrics else {})
+    if metrics:
+        stage["outs"] = [*outs, {metrics: {"cache": False}}]
+    return stage
 
 
 def pipeline() -> dict[str, Any]:
