@@ -106,11 +106,12 @@ def commands_of_the_docs_show_the_dev_loss(repo: Path) -> None:
     options = ["--name", "slow", "-S", "train.learning_rate=0.0001", "train"]
     made = run(["dvc", "exp", "run", "--temp", *options], repo, **IDENTITY)
     assert made.returncode == 0, made.stdout + made.stderr
-    command = ["dvc", "metrics", "diff", "HEAD", "slow", "--targets", "metrics/train.json", "--json"]
-    shown = run(command, repo)
+    diff = ["dvc", "metrics", "diff", "workspace", "slow", "--json"]
+    shown = run([*diff, "--targets", "metrics/train.json"], repo)
     assert shown.returncode == 0, shown.stderr
     losses = json.loads(shown.stdout)["metrics/train.json"]["dev.loss_nats"]
     assert (losses["old"], losses["new"]) == (3.0, 4.0)
+    # No stage runs again after its outputs were taken over.
     applied = run(["dvc", "exp", "apply", "slow"], repo)
     assert applied.returncode == 0, applied.stderr
     assert "learning_rate: 0.0001\n" in (repo / "params.yaml").read_text(encoding="utf-8")
