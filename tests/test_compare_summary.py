@@ -174,9 +174,8 @@ def test_only_tasks_among_the_primary_measures_are_listed(metrics: Path, params:
 def with_pairs(params: Params, *pairs: tuple[str, str]) -> Params:
     """Return the parameters with these pairs of variant and baseline."""
     found = [Pair(variant=variant, baseline=baseline) for variant, baseline in pairs]
-    return params.model_copy(
-        update={"compare": params.compare.model_copy(update={"pairs": found})}
-    )
+    compare = params.compare.model_copy(update={"pairs": found})
+    return params.model_copy(update={"compare": compare})
 
 
 def test_a_divergence_belongs_to_the_model_that_was_quantized(
