@@ -24,7 +24,7 @@ from stages.compare.pairs import Results, results_of
 
 # The figures of one variant or pair, by their name.
 Headline = dict[str, float]
-# Models that a GGUF file has the weights of, without quantization.
+# Models whose weights the GGUF files quantize.
 UNQUANTIZED = ("models/merged", "models/gguf/bf16.gguf")
 GGUF_FOLDER = PurePath("models/gguf")
 LIKELIHOOD = ("perplexity", "loss_nats_stderr")
