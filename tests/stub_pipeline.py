@@ -64,6 +64,7 @@ elif stage == "train":
     write("metrics/train.json", {"dev": {"loss_nats": loss}, "run": {"compute_dtype": here}})
 elif stage == "merge":
     write("models/merged", int(read("models/adapter")))
+    write("metrics/merge.json", {"weights": {"matrices": 1}})
 elif stage == "likelihood":
     assert int(read("models/merged")) == seed
     # The base has 2.5 bits per character.
@@ -111,7 +112,7 @@ def pipeline() -> dict[str, Any]:
     stages = {
         "preprocess": entry(["data/sources"], ["data/clean"]),
         "train": entry(["data/clean"], ["models/adapter"], "metrics/train.json"),
-        "merge": entry(["models/adapter"], merged),
+        "merge": entry(["models/adapter"], merged, "metrics/merge.json"),
     }
     for name, (deps, outs) in scoring.items():
         do = entry(deps, outs, f"metrics/{name}/${{key}}.json")
