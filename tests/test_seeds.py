@@ -6,11 +6,12 @@ Here the stages are stubs (tests/stub_pipeline.py); tests/test_pipeline.py runs 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from bench.clones import ROOT, edit_params
+from bench.clones import ROOT, Edit, edit_params
 from bula import hardware
 from bula.__main__ import app
 from bula.commands.seeds import fixed_variants, here, seed_pairs, trained_variants
@@ -199,13 +200,22 @@ def test_an_experiment_that_failed_starts_again(repo: Path) -> None:
     assert sorted(after) == stages_of(SEED + 1)
 
 
+def with_seed(seed: int) -> Edit:
+    """Return the edit that sets the training seed."""
+
+    def edit(params: dict[str, Any]) -> None:
+        params["seed"] = seed
+
+    return edit
+
+
 def test_a_recorded_run_is_restored_and_another_one_runs_again(repo: Path) -> None:
     params = repo / "params.yaml"
     assert run(["dvc", "repro"], repo).returncode == 0
     assert run(["dvc", "commit", "--quiet", "--force", "dvc.yaml"], repo).returncode == 0
     for seed, recorded in ((SEED + 1, False), (SEED, True), (SEED + 1, False)):
         log_of(repo)
-        edit_params(params, lambda values, seed=seed: values.update(seed=seed))
+        edit_params(params, with_seed(seed))
         assert run(["dvc", "repro", "train"], repo).returncode == 0
         assert log_of(repo) == ([] if recorded else [f"{seed} train"])
         loss = json.loads((repo / "metrics/train.json").read_text(encoding="utf-8"))["dev"]
