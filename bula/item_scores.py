@@ -373,8 +373,12 @@ def mean_difference(first: Values, second: Values) -> float:
 
 
 def means(found: Measures) -> dict[str, float]:
-    """Return the mean over items of each measure."""
+    """Return the mean over items of each measure that has items.
+
+    The judge's scores have none if it failed or abstained each time.
+    """
     averages = {}
     for name, values in found.items():
-        averages[name] = sum(values.values()) / len(values)
+        if values:
+            averages[name] = sum(values.values()) / len(values)
     return averages

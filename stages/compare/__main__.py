@@ -26,6 +26,7 @@ from stages.compare.inputs import (
 from stages.compare.pairs import compare_all, mark_families
 from stages.compare.report import opening, report_text
 from stages.compare.seeds import mark_seeds, seeds_table
+from stages.compare.summary import summarize
 
 
 def write_report(folder: Path, texts: dict[str, str], panels: list[Panel], params: Params) -> None:
@@ -42,6 +43,7 @@ def main(
     figures: Annotated[Path, typer.Option(help="Folder of metrics.")] = Path("metrics"),
     report: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/compare.json"),
+    summary: Annotated[Path, typer.Option(help="Main figures.")] = Path("metrics/summary.json"),
 ) -> None:
     """Compare the variants and write the report."""
     params = load_params()
@@ -56,11 +58,12 @@ def main(
     over_seeds = seeds_table(data, spreads, params)
     panels = read_panels(data, figures, params)
     text = report_text(figures, table, results, over_seeds, answers, params, link(panels))
-    write_metrics(metrics, results)
     short = headline(figures, results, answers, params)
+    write_metrics(metrics, results)
+    write_metrics(summary, summarize(figures, results, params))
     write_report(report, {"report.md": text, "headline.md": short}, panels, params)
-    summary = f"compare: {len(results)} paired differences, report in {report}/report.md"
-    print(terminal(f"{summary}\n\n{table}", lines=True))
+    last = f"compare: {len(results)} paired differences, report in {report}/report.md"
+    print(terminal(f"{last}\n\n{table}", lines=True))
 
 
 if __name__ == "__main__":
