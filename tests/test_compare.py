@@ -10,6 +10,7 @@ import pytest
 
 from bench.clones import ROOT, edit_params
 from bula.errors import UserError
+from bula.item_scores import Measures, means
 from bula.params import load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import write_metrics
@@ -791,3 +792,18 @@ def test_groups_of_validation_questions_reach_the_figures(inputs: Path) -> None:
     assert results["tuned_minus_base__t_acc"]["groups"] == 1
     assert "4 in 2 groups" in read_report(inputs)
     assert "Items of one question group count together." in read_report(inputs)
+
+
+def test_judge_that_scored_nothing_leaves_the_other_measures(inputs: Path) -> None:
+    file = inputs / "data/verdicts/tuned.jsonl"
+    rows = [row | {"accuracy": None, "style": None} for row in read_rows(file)]
+    write_rows(file, rows)
+    stage.main()
+    results = read_results(inputs)
+    assert "tuned_minus_base__judge_accuracy" not in results
+    assert "tuned_minus_base__rougeL_f" in results
+
+
+def test_mean_leaves_out_a_measure_without_items() -> None:
+    found: Measures = {"judge_accuracy": {}, "rougeL_f": {"a": 0.1, "b": 0.4}}
+    assert means(found) == {"rougeL_f": 0.25}

@@ -125,8 +125,8 @@ def test_report_names_the_stages_with_mixed_precisions(
     file.write_text(json.dumps(here), encoding="utf-8")
     monkeypatch.chdir(repo)
     report, metrics = tmp_path / "report", tmp_path / "compare.json"
-    headline = tmp_path / "summary.json"
-    compare.main(figures=tmp_path / "metrics", report=report, metrics=metrics, headline=headline)
+    summary = tmp_path / "summary.json"
+    compare.main(figures=tmp_path / "metrics", report=report, metrics=metrics, summary=summary)
     warned = (report / "report.md").read_text(encoding="utf-8")
     assert "**likelihood mixes two compute precisions**" in warned
     assert "two compute precisions" not in (repo / "report/report.md").read_text(encoding="utf-8")
