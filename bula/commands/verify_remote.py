@@ -140,5 +140,5 @@ def verify_remote(
     else:
         lines = [line for remote, result in results.items() for line in report(remote, result)]
         lines += [f"not checked: {note}" for note in notes]
-        print(terminal("\n".join(lines), lines=True))
+        print("\n".join(terminal(line) for line in lines))
     raise typer.Exit(0 if good else 1)
