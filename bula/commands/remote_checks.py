@@ -89,16 +89,28 @@ class Result(NamedTuple):
     problems: list[Problem]
 
 
-def client_errors() -> tuple[type[Exception], ...]:
+def client_errors(modules: Iterable[str] = tuple(CLIENT_ERRORS)) -> tuple[type[Exception], ...]:
     """Return the errors by which the client of a remote says that a request failed."""
     found: list[type[Exception]] = [OSError]
-    for module, names in CLIENT_ERRORS.items():
+    for module in modules:
         if module in sys.modules:
+            names = CLIENT_ERRORS[module]
             found += [getattr(sys.modules[module], name) for name in names]
     return tuple(found)
 
 
-def short_reason(error: Exception) -> str:
+def failed_request(error: FileNotFoundError) -> BaseException | None:
+    """Return why a request failed, or None if the object does not exist.
+
+    The client for HTTP calls every failure a missing file, and keeps the reason as the cause.
+    """
+    cause = error.__cause__
+    if isinstance(cause, FileNotFoundError) or not isinstance(cause, client_errors(["aiohttp"])):
+        return None
+    return cause
+
+
+def short_reason(error: BaseException) -> str:
     """Return the first line of an error's message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:REASON_CHARACTERS]
@@ -127,7 +139,11 @@ def open_stores(repo: Repo, remote: str) -> Stores:
         for name in HASH_NAMES:
             stores.remote[name] = repo.cloud.get_remote_odb(remote, "verify-remote", name)
         store = stores.remote["md5"]
-        store.fs.exists(store.path)
+        try:
+            store.fs.info(store.path)
+        except FileNotFoundError as error:
+            if failed := failed_request(error):
+                raise failed from error
     return stores
 
 
@@ -157,7 +173,9 @@ def check_file(store: HashFileDB, key: Key, expected: int | None, progress: Prog
             state: State = "short" if size < expected else "changed"
             return Check(state, size, f"it has {size} bytes instead of {expected}")
         md5, size = _hash(store, key, progress)
-    except FileNotFoundError:
+    except FileNotFoundError as error:
+        if failed := failed_request(error):
+            return Check("unreadable", None, short_reason(failed))
         return Check("missing")
     except client_errors() as error:
         return Check("unreadable", None, short_reason(error))

@@ -86,15 +86,38 @@ def named_objects(repo: Repo, remote: str | None, *, all_commits: bool) -> Scope
     """Return the objects that the outputs of a repository name.
 
     Without a remote, each output counts for the remote that `dvc push` sends it to. With a remote,
-    outputs of other remotes are left out. Files of folders are added by `add_files`.
+    the outputs that name it count, or if none does, the outputs that name no remote. Files of
+    folders are added by `add_files`.
     """
     default = repo.config["core"].get("remote")
-    scope = Scope({remote: {}} if remote else {}, {})
+    scope = Scope({}, {})
     for revision in repo.brancher(all_commits=all_commits, sha_only=True):
         commit = "" if revision in ("", "workspace") else revision[:7]
         for out in _outputs(repo, commit, scope.notes):
-            _add_output(out, commit, (remote, default), scope)
-    return scope
+            _add_output(out, commit, scope)
+    return scope._replace(remotes=_choose(scope.remotes, remote, default))
+
+
+def _choose(
+    found: dict[str, Objects], remote: str | None, default: str | None
+) -> dict[str, Objects]:
+    """Return the objects of the chosen remotes.
+
+    In `found`, the empty name stands for outputs that name no remote.
+    """
+    unnamed = found.pop("", {})
+    if remote and remote != default:
+        return {remote: found.get(remote, unnamed)}
+    if unnamed and not default:
+        [place, *_] = next(iter(unnamed.values())).places.values()
+        what = f"no remote is configured for {place.file}"
+        raise UserError(".dvc/config", what, "run `dvc remote add -d NAME URL`")
+    if default:
+        objects = found.setdefault(default, {})
+        for key, named in unnamed.items():
+            for place in named.places.values():
+                add_object(objects, key, named.size, place)
+    return {remote: found[remote]} if remote else found
 
 
 def _outputs(repo: Repo, commit: str, notes: dict[str, None]) -> Iterator[Any]:
@@ -114,32 +137,20 @@ def _outputs(repo: Repo, commit: str, notes: dict[str, None]) -> Iterator[Any]:
             yield out
 
 
-def _add_output(
-    out: Any, commit: str, remotes: tuple[str | None, str | None], scope: Scope
-) -> None:
-    """Add the object of one output to the remote that must have it.
-
-    `remotes` are the remote of the command line and the default of DVC's configuration.
-    """
-    wanted, default = remotes
+def _add_output(out: Any, commit: str, scope: Scope) -> None:
+    """Add the object of one output to the remote that the output names."""
     path = out.repo.fs.relpath(out.fs_path, out.repo.root_dir)
     stage = out.stage.addressing
     if reason := _reason_to_skip(out):
         if not commit:
             scope.notes[f"{path} (stage {stage}): {reason}"] = None
         return
-    if wanted and out.remote and out.remote != wanted:
-        return
-    target = wanted or out.remote or default
-    if not target:
-        what = f"no remote is configured for {path}"
-        raise UserError(".dvc/config", what, "run `dvc remote add -d NAME URL`")
     key = Key(out.hash_info.name, out.hash_info.value)
     if not OBJECT_ID.fullmatch(key.object_id):
         what = f"the hash of {path} is {key.object_id!r}, which is no MD5"
         raise UserError(out.stage.relpath, what, "restore the file and dvc.lock from git")
-    place = Place(path, path, stage, commit)
-    add_object(scope.remotes.setdefault(target, {}), key, out.meta.size, place)
+    objects = scope.remotes.setdefault(out.remote or "", {})
+    add_object(objects, key, out.meta.size, Place(path, path, stage, commit))
 
 
 def _reason_to_skip(out: Any) -> str | None:
