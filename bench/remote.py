@@ -11,7 +11,6 @@ are in the page cache, so the disk does not limit either.
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,10 +22,10 @@ from typing import Annotated
 import typer
 
 from bench.clones import git
+from bench.preprocess import run
 from bench.summary import show
 from bula.commands.verify_remote import verify_all
 
-ROOT = Path(__file__).resolve().parent.parent
 ROUNDS = 3
 JOBS = 8
 SMALL_FILES = 200
@@ -92,19 +91,6 @@ def time_command(folder: Path, expected: int) -> float:
     return seconds
 
 
-def peak_memory_gb(folder: Path) -> float:
-    """Run the command as a user does, and return its peak memory (GB)."""
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), PYTHONDONTWRITEBYTECODE="1")
-    command = [sys.executable, "-m", "bula", "verify-remote"]
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise RuntimeError(f"the command failed with {process.returncode}")
-    # Linux counts in KiB.
-    return usage.ru_maxrss * 1024 / 1e9
-
-
 def main(
     megabytes: Annotated[int, typer.Option(help="Size of all large files.")] = 1024,
 ) -> None:
@@ -112,7 +98,7 @@ def main(
     with tempfile.TemporaryDirectory(prefix="bula-bench.") as name:
         folder = Path(name)
         count = write_repository(folder, megabytes)
-        memory = peak_memory_gb(folder)
+        _, memory = run(folder, [sys.executable, "-m", "bula", "verify-remote"])
         seconds = []
         hashing = []
         for _ in range(ROUNDS):

@@ -50,7 +50,10 @@ Progress = Callable[[int], object]
 
 
 class Check(NamedTuple):
-    """The state of an object, its size in bytes if known, and a detail for people."""
+    """The state of an object, its size in bytes and a detail.
+
+    The size is None if it is not known.
+    """
 
     state: State
     size: int | None = None
@@ -90,7 +93,7 @@ class Result(NamedTuple):
 
 
 def client_errors(modules: Iterable[str] = tuple(CLIENT_ERRORS)) -> tuple[type[Exception], ...]:
-    """Return the errors by which the client of a remote says that a request failed."""
+    """Return the errors that the clients of remotes raise."""
     found: list[type[Exception]] = [OSError]
     for module in modules:
         if module in sys.modules:
@@ -163,7 +166,7 @@ def _hash(store: HashFileDB, key: Key, progress: Progress) -> tuple[str, int]:
 
 
 def check_file(store: HashFileDB, key: Key, expected: int | None, progress: Progress) -> Check:
-    """Compare an object with its name, and with its size in bytes if that is known."""
+    """Compare an object with its name, and with its size in bytes if known."""
     try:
         info = store.fs.info(store.oid_to_path(key.object_id))
         if info["type"] == "directory":
@@ -268,7 +271,7 @@ def _check_files(
 def verify(
     stores: Stores, objects: Objects, jobs: int, *, fix: bool = False, label: str = ""
 ) -> Result:
-    """Check all objects of a remote in parallel, and mend them if `fix` says so.
+    """Check all objects of a remote in parallel, and mend them with `fix`.
 
     The files of folders are added to `objects`. The problems are sorted by file.
     """

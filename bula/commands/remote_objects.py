@@ -72,7 +72,7 @@ def add_object(objects: Objects, key: Key, size: int | None, place: Place) -> No
 
 
 def add_files(objects: Objects, manifest: Key, files: dict[str, str]) -> None:
-    """Add the files of a folder by its manifest, at all places of the folder."""
+    """Add the files of a folder, at all places of its manifest."""
     for place in list(objects[manifest].places.values()):
         for path, md5 in files.items():
             file = place._replace(file=f"{place.output}/{path}")
