@@ -16,10 +16,24 @@ from bula.commands.schema import schema
 from bula.commands.seeds import seeds
 from bula.commands.sweep import sweep
 from bula.commands.tree import tree
+from bula.commands.verify_remote import verify_remote
 from bula.errors import run_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
-COMMANDS = (ask, plan, profile, results, seeds, sweep, schema, deps, tree, graph, licenses)
+COMMANDS = (
+    ask,
+    plan,
+    profile,
+    results,
+    seeds,
+    sweep,
+    verify_remote,
+    schema,
+    deps,
+    tree,
+    graph,
+    licenses,
+)
 for command in COMMANDS:
     app.command()(command)
 
