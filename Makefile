@@ -93,20 +93,19 @@ gpu: .venv-vllm/.installed
 		{ echo "the packages for a GPU could not be installed: are the package index and $(LLAMA_INDEX) reachable, and is there disk space? pip's messages are above"; exit 1; }
 	@touch $@
 
-# Check the parameters before DVC reads them. dvc repro records no run in the run-cache if git has
-# outputs of the stage, so dvc commit records them all (docs/remotes.md).
+# Check the parameters before DVC reads them.
 repro: setup
 ifeq ($(origin PROFILE),command line)
 	@python -m bula profile "$$PROFILE"
 else
 	@python -m bula.params
-	@dvc repro && dvc commit --quiet --force dvc.yaml
+	@dvc repro
 endif
 
 # dvc repro then marks the differences within the spread in the report.
 seeds: setup
 	@python -m bula seeds --count $(N)
-	@dvc repro && dvc commit --quiet --force dvc.yaml
+	@dvc repro
 
 sweep: setup
 	@python -m bula sweep $(RATES)

@@ -237,12 +237,6 @@ def test_gpu_installs_only_once(set_up: Path) -> None:
     assert make_gpu(set_up) == (0, "make: Nothing to be done for 'gpu'.\n")
 
 
-@pytest.mark.parametrize("target", ["repro", "seeds"])
-def test_a_complete_run_is_recorded_in_the_run_cache(target: str, set_up: Path) -> None:
-    commands = "dvc repro && dvc commit --quiet --force dvc.yaml\n"
-    assert dry_run(set_up, target).endswith(commands)
-
-
 def test_a_profile_and_rates_count_only_as_arguments(set_up: Path) -> None:
     elsewhere = {"PROFILE": "mine", "RATES": "7", "N": "9"}
     assert "bula profile" not in dry_run(set_up, "repro", **elsewhere)
