@@ -32,7 +32,7 @@ from bula.few_shot import check_context, lengths, read_shots
 from bula.hardware import prepare_device, seed_everything
 from bula.language import other_language
 from bula.models import load_tokenizer
-from bula.params import Params, load_params, variant_of
+from bula.params import Params, Variant, load_params, variant_of
 from bula.privacy import PERSONAL_DATA_KINDS, find_personal_data
 from bula.prompts import encode_prompts, prompt_hash
 from bula.records import Example, Row, Turn, read_validation_sets, write_rows
@@ -145,6 +145,12 @@ def encode_questions(
     return Asked(prompts, to_chats(tokenizer, questions, shots))
 
 
+def check_lengths(asked: Asked, variant: Variant, shots: list[Turn], params: Params) -> None:
+    """Raise UserError if a prompt with its longest answer exceeds the model's context."""
+    needed = lengths(asked.prompts, params.generate.max_new_tokens)
+    check_context(Path(variant.model), needed, shots, SHORTER)
+
+
 def describe_run(file: Path, figures: Figures, speeds: Figures) -> str:
     """Return the last line of the stage: the counts, the speed and the path."""
     count = f"{figures['items']} answers of {file.stem}"
@@ -169,19 +175,18 @@ def main(
     tokenizer = load_tokenizer(Path(chosen.model))
     shots = read_shots(clean, chosen)
     asked = encode_questions(tokenizer, examples, shots)
-    needed = lengths(asked.prompts, params.generate.max_new_tokens)
-    check_context(Path(chosen.model), needed, shots, SHORTER)
-    started = time.perf_counter()
+    check_lengths(asked, chosen, shots, params)
     stage = f"generate@{variant}"
-    with answer(stage, chosen, params, tokenizer, asked) as (answers, tokens):
+    started = time.perf_counter()
+    with answer(stage, chosen, params, tokenizer, asked) as (given, tokens):
         speeds = measure_speed(tokens, time.perf_counter() - started)
-        found = [find_personal_data(given.text) for given in answers]
-        answers = redact_answers(stage, answers, found, params.privacy.answers)
+        found = [find_personal_data(reply.text) for reply in given]
+        answers = redact_answers(stage, given, found, params.privacy.answers)
         rows = to_rows(variant, examples, asked.prompts, answers, params)
         figures = summarise(rows, found)
         write_rows(out / f"{variant}.jsonl", rows)
-        content = {"settings": settings(chosen, params), **figures}
-        write_metrics(metrics / f"{variant}.json", content)
+        chosen_settings = settings(chosen, params)
+        write_metrics(metrics / f"{variant}.json", {"settings": chosen_settings, **figures})
         write_metrics(speed / f"{variant}.json", speeds)
     print(describe_run(out / f"{variant}.jsonl", figures, speeds))
 

@@ -262,8 +262,8 @@ def test_llama_cpp_follows_the_schema(workspace: Path, tiny: Path) -> None:
     for row in ask(ROWS[:2]):
         # A random model may run out of tokens within its reason.
         if row.get("failed") != "LengthFinishReasonError":
-            assert row["accuracy"] in (1, 2, 3)
-            assert row["style"] in (1, 2, 3)
+            assert row["accuracy"] in (1, 2, 3, None)
+            assert row["style"] in (1, 2, 3, None)
 
 
 def test_llama_cpp_reads_no_control_token_in_an_answer(workspace: Path, tiny: Path) -> None:

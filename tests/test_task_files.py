@@ -88,6 +88,8 @@ def test_the_check_names_the_task_and_its_file(
 
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", tmp_path / "params.yaml")
     edit_params(tmp_path / "params.yaml", edit)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/demo").symlink_to(ROOT / "data/demo")
     monkeypatch.chdir(tmp_path)
     file = r"data/benchmarks/bula_revalida\.jsonl"
     what = rf"no entry of ingest\.benchmarks writes the items of bula_revalida_cloze \({file}\)"
