@@ -283,9 +283,10 @@ async def _write_lines(queue: "asyncio.Queue[tuple[Path, Row] | None]") -> None:
 
 
 def append_rows(path: Path, rows: list[Row]) -> None:
-    """Append objects to a JSON Lines file in one write, and fsync it.
+    """Append objects to a JSON Lines file, and fsync it.
 
     A last line that a full disk cut short is ended first, so that it damages no further line.
+    Raise OSError if the disk takes only a part of the objects.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     text = "".join(json_line(row) for row in rows)
@@ -295,5 +296,8 @@ def append_rows(path: Path, rows: list[Row]) -> None:
             file.seek(size - 1)
             if file.read(1) != b"\n":
                 text = "\n" + text
-        file.write(text.encode())
+        left = text.encode()
+        while left:
+            # A nearly full disk takes a part without an error, and refuses the next write.
+            left = left[file.write(left) :]
         os.fsync(file.fileno())

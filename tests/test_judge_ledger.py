@@ -1,6 +1,8 @@
 """Check that no verdict is paid twice, and that damage costs one verdict at most."""
 
 import asyncio
+import errno
+import resource
 from pathlib import Path
 
 import pytest
@@ -210,3 +212,19 @@ def test_the_writer_reports_a_disk_that_refuses_the_line(tmp_path: Path) -> None
 
     with pytest.raises(IsADirectoryError):
         asyncio.run(write_one())
+
+
+def test_a_line_that_a_full_disk_cuts_raises_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # The file system takes 8 of the 11 bytes of the line, and refuses the others.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large") as raised:
+            append_rows(path, [{"key": 1}])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert raised.value.errno == errno.EFBIG
+    assert path.read_bytes() == b'{"key": '
+    append_rows(path, [{"key": 2}])
+    assert path.read_bytes() == b'{"key": \n{"key": 2}\n'
