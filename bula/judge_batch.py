@@ -147,9 +147,10 @@ async def ask_by_batch(
     Pending batches of earlier runs are finished first, and their outcomes are part of the result.
     Raise UserError if the server refuses the batch, or if its worst case exceeds `judge.max_usd`.
     """
-    if not prompts:
+    pending = _own_pending(ledger.with_name(BATCHES), settings)
+    if not prompts and not pending:
         return {}
-    sizes = [len(batch.worst) for batch in read_pending(ledger.with_name(BATCHES), settings.model)]
+    sizes = [len(batch.worst) for batch in pending]
     largest = max([*sizes, min(len(prompts), MOST_REQUESTS)])
     most = max(settings.max_reply_bytes, largest * BYTES_PER_REPLY)
     wide = settings.model_copy(update={"max_reply_bytes": most})
@@ -167,7 +168,7 @@ async def _ask_in_rounds(run: Run) -> Outcomes:
     dialect = recorded or FIRST
     tried: list[Dialect] = []
     while True:
-        for batch in _own_pending(run):
+        for batch in _own_pending(run.record, run.settings):
             outcomes |= await _finish(run, batch)
             dialect = batch.dialect
             tried.append(dialect)
@@ -181,10 +182,10 @@ async def _ask_in_rounds(run: Run) -> Outcomes:
         await _submit_all(run, todo, dialect)
 
 
-def _own_pending(run: Run) -> list[Pending]:
+def _own_pending(record: Path, settings: Judge) -> list[Pending]:
     """Return the pending batches of the judge at this address."""
-    address = run.settings.base_url.rstrip("/")
-    batches = read_pending(run.record, run.settings.model)
+    address = settings.base_url.rstrip("/")
+    batches = read_pending(record, settings.model)
     return [batch for batch in batches if batch.base_url.rstrip("/") == address]
 
 

@@ -206,6 +206,32 @@ def test_lines_of_a_run_killed_while_it_wrote_are_not_counted_twice(
     assert len(server.batches) == 1
 
 
+def leave_a_batch(server: BatchServer) -> None:
+    """Leave a pending batch of two rows by a run whose polls fail."""
+    server.faults = {"GET /batches/": [403]}
+    with pytest.raises(UserError, match="batch_0 failed"):
+        ask(2)
+    assert pending_usage(LEDGER, "judge-1") != UNUSED
+
+
+def test_single_calls_first_finish_a_pending_batch(server: BatchServer, workspace: Path) -> None:
+    leave_a_batch(server)
+    set_judge(workspace, batch=False)
+    judged = ask(2)
+    assert [row["accuracy"] for row in judged.rows] == [3, 3]
+    assert (judged.speed["known"], judged.speed["calls"]) == (2, 0)
+    assert server.count("POST /chat") == 0
+    assert spent() == Usage(200, 40)
+    assert pending_usage(LEDGER, "judge-1") == UNUSED
+
+
+def test_a_run_without_new_prompts_finishes_a_pending_batch(server: BatchServer) -> None:
+    leave_a_batch(server)
+    assert ask(0).rows == []
+    assert spent() == Usage(200, 40)
+    assert pending_usage(LEDGER, "judge-1") == UNUSED
+
+
 # Faults of the server
 
 
@@ -295,7 +321,10 @@ def test_a_pending_batch_holds_its_worst_case(server: BatchServer, workspace: Pa
     run_until(workspace, server, "GET /batches/")
     input_tokens, output_tokens = worst()
     assert pending_usage(LEDGER, "judge-1") == Usage(3 * input_tokens, 3 * output_tokens)
-    # Single calls must fit beside the batch.
+    # Single calls at another address must fit beside the batch.
+    record = workspace / ".bula" / BATCHES
+    text = record.read_text(encoding="utf-8")
+    record.write_text(text.replace(server.url, "https://example.org/v1"), encoding="utf-8")
     set_judge(workspace, **PRICES, batch=False, max_usd=float(3 * sum(worst()) + 1))
     with pytest.raises(UserError, match=r"judge\.max_usd: the next call could cost more"):
         ask(4)
