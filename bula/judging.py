@@ -305,7 +305,10 @@ async def _ask_singly(
 def _open_session(
     prompts: Prompts, settings: Judge, known: Known, ledger: Path
 ) -> Iterator[Session]:
-    """Yield what all calls share, and record the dialect that they found."""
+    """Yield what all calls share, and record the dialect that they found.
+
+    Nothing is recorded after an error, because an error of this file would hide that of the ledger.
+    """
     record = ledger.with_name(DIALECTS)
     recorded = read_dialect(record, settings)
     session = Session(
@@ -315,11 +318,9 @@ def _open_session(
         stopped=asyncio.Event(),
         dialects=[] if recorded is None else [recorded],
     )
-    try:
-        yield session
-    finally:
-        if session.dialects and session.dialects[-1] != recorded:
-            record_dialect(record, settings, session.dialects[-1])
+    yield session
+    if session.dialects and session.dialects[-1] != recorded:
+        record_dialect(record, settings, session.dialects[-1])
 
 
 def _largest_call(prompts: Prompts, settings: Judge) -> int:

@@ -1,6 +1,7 @@
 """Check that no call escapes `judge.max_usd`, over failures and processes."""
 
 import asyncio
+import errno
 import threading
 import time
 from itertools import pairwise
@@ -10,11 +11,11 @@ from typing import Any
 import pytest
 
 from bench.clones import edit_params
-from bula import judge_client, judging
+from bula import judge_client, judge_ledger, judging
 from bula.errors import UserError
 from bula.judge_client import may_be_billed
 from bula.judge_dialects import FIRST, to_request
-from bula.judge_ledger import LEDGER, lock_ledger, read_ledger
+from bula.judge_ledger import LEDGER, MARK, lock_ledger, read_ledger
 from bula.judge_limits import UNUSED, Usage, worst_case
 from bula.judge_prompt import to_messages
 from bula.judging import judge_rows
@@ -114,6 +115,24 @@ def test_cost_of_a_call_in_flight_is_kept_when_the_user_stops_the_run(
     stopped.set()
     worst = worst_of(rows[1], params)
     assert spent() == Usage(100 + worst.input_tokens, 20 + worst.output_tokens)
+
+
+def test_mark_stays_when_neither_the_ledger_nor_the_dialect_can_be_written(
+    api: StartJudge, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_room(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def no_file(*arguments: object) -> None:
+        raise UserError("judge_dialects.json", "it cannot be written", "make room")
+
+    api([PAID])
+    set_judge(workspace, **PRICES, max_usd=1e6)
+    monkeypatch.setattr(judge_ledger, "append_rows", no_room)
+    monkeypatch.setattr(judging, "record_dialect", no_file)
+    with pytest.raises(OSError, match="No space left"):
+        judge_rows(numbered_rows(0, 1), load_params(), Path("models/judge"))
+    assert LEDGER.with_name(MARK).exists()
 
 
 # Processes
