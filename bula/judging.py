@@ -249,7 +249,8 @@ def _turn(settings: Judge, ledger: Path) -> Iterator[None]:
     """Hold a context in which no other process calls a judge at an address.
 
     The limits of money and of rates would otherwise hold for each process alone. A local judge has
-    neither. The mark of a killed run is counted first.
+    neither. The mark of a killed run is counted first. It stays after Ctrl-C, because a second one
+    ends the calls before their usage is recorded.
     """
     if settings.base_url == "local":
         yield
@@ -258,7 +259,7 @@ def _turn(settings: Judge, ledger: Path) -> Iterator[None]:
         settle_mark(ledger)
         try:
             yield
-        except (UserError, KeyboardInterrupt):
+        except UserError:
             clear_mark(ledger)
             raise
         clear_mark(ledger)

@@ -15,7 +15,16 @@ from bula import judge_client, judge_ledger, judging
 from bula.errors import UserError
 from bula.judge_client import may_be_billed
 from bula.judge_dialects import FIRST, to_request
-from bula.judge_ledger import LEDGER, MARK, lock_ledger, read_ledger
+from bula.judge_ledger import (
+    FAILURES,
+    LEDGER,
+    MARK,
+    append_rows,
+    failure_line,
+    lock_ledger,
+    read_ledger,
+    write_mark,
+)
 from bula.judge_limits import UNUSED, Usage, worst_case
 from bula.judge_prompt import to_messages
 from bula.judging import judge_rows
@@ -133,6 +142,17 @@ def test_mark_stays_when_neither_the_ledger_nor_the_dialect_can_be_written(
     with pytest.raises(OSError, match="No space left"):
         judge_rows(numbered_rows(0, 1), load_params(), Path("models/judge"))
     assert LEDGER.with_name(MARK).exists()
+
+
+def test_the_next_run_counts_the_mark_of_a_run_stopped_by_the_user(api: StartJudge) -> None:
+    params, _ = api([PAID])
+    with pytest.raises(KeyboardInterrupt), judging._turn(params.judge, LEDGER):
+        append_rows(LEDGER.with_name(FAILURES), [failure_line("", "judge-1", "x", Usage(20, 5))])
+        write_mark(LEDGER, "judge-1", Usage(50, 5))
+        raise KeyboardInterrupt
+    with judging._turn(params.judge, LEDGER):
+        assert spent() == Usage(50, 5)
+    assert not LEDGER.with_name(MARK).exists()
 
 
 # Processes
