@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ValidationError, model_validator
 
+from bula.errors import UserError
 from bula.files import sha256_values
 from bula.judge_client import Failure, Outcome
 from bula.judge_limits import UNUSED, Usage, missing
@@ -228,14 +229,26 @@ def write_mark(ledger: Path, judge: str, usage: Usage) -> None:
 
 
 def settle_mark(ledger: Path) -> None:
-    """Add the unrecorded cost of a killed run to the ledger."""
+    """Add the unrecorded cost of a killed run to the ledger.
+
+    Raise UserError if the mark is damaged, because the cost is then unknown.
+    """
     path = ledger.with_name(MARK)
-    for line in _read_lines(path):
-        marked = FailedCall.model_validate_json(line)
-        lost = missing(marked.usage, read_ledger(ledger, marked.judge).spent)
-        if lost != UNUSED:
-            line_of_calls = failure_line("", marked.judge, "Killed", lost)
-            append_rows(ledger.with_name(FAILURES), [line_of_calls])
+    if not path.exists():
+        return
+    try:
+        marked = FailedCall.model_validate_json(path.read_bytes())
+    except ValidationError:
+        what = "it is damaged, so calls of a killed run may be missing from the ledger"
+        fix = (
+            "look up at your provider what they cost, lower judge.max_usd by that, and delete "
+            "this file"
+        )
+        raise UserError(path, what, fix) from None
+    lost = missing(marked.usage, read_ledger(ledger, marked.judge).spent)
+    if lost != UNUSED:
+        line_of_calls = failure_line("", marked.judge, "Killed", lost)
+        append_rows(ledger.with_name(FAILURES), [line_of_calls])
     clear_mark(ledger)
 
 

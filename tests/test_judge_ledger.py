@@ -10,10 +10,12 @@ import pytest
 from bench.clones import ROOT, edit_params
 from bula.errors import UserError
 from bula.judge_ledger import (
+    MARK,
     append_rows,
     ledger_key,
     ledger_writer,
     read_ledger,
+    settle_mark,
     verdict_line,
 )
 from bula.judge_limits import Usage
@@ -228,3 +230,12 @@ def test_a_line_that_a_full_disk_cuts_raises_an_error(tmp_path: Path) -> None:
     assert path.read_bytes() == b'{"key": '
     append_rows(path, [{"key": 2}])
     assert path.read_bytes() == b'{"key": \n{"key": 2}\n'
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 40, b'{"judge": "judge-1", "us'])
+def test_a_damaged_mark_is_an_error_that_names_the_file(content: bytes, tmp_path: Path) -> None:
+    mark = tmp_path / MARK
+    mark.write_bytes(content)
+    with pytest.raises(UserError, match=r"judge_mark\.json: it is damaged, so calls .* missing"):
+        settle_mark(tmp_path / "ledger.jsonl")
+    assert mark.read_bytes() == content
