@@ -176,7 +176,11 @@ async def ask(
     Raise OutOfMoneyError if the first request could exceed `judge.max_usd`.
     """
     if session.settings.base_url == "local":
-        plain = await _without_control_tokens(client, messages)
+        try:
+            plain = await _without_control_tokens(client, messages)
+        except (openai.APIStatusError, ValueError):
+            # The server refuses the text, or its reply is longer than `judge.max_reply_bytes`.
+            return Failure("ControlToken")
         if plain is None:
             return Failure("ControlToken")
         messages = plain

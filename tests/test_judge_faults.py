@@ -1,5 +1,6 @@
 """Check what one failed call costs, against a server with faults."""
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,14 @@ import pytest
 from bench.clones import edit_params
 from bula import judge_client
 from bula.errors import UserError
+from bula.judge_client import Session, connect
+from bula.judge_limits import UNUSED, make_budget, make_pace
+from bula.judge_prompt import to_messages
 from bula.judge_words import server_words
 from bula.judging import judge_rows, verdicts_or_error
 from bula.params import load_params
 from bula.records import Row
+from bula.serving import Endpoint
 from tests.judge_server import Reply, StartJudge, completion, error_body, verdict
 from tests.test_judging import ROWS, ask, with_answers
 
@@ -144,6 +149,24 @@ def test_a_refused_prompt_is_not_repeated(api: StartJudge, workspace: Path) -> N
     _, server = api([403, verdict(2, 1)])
     set_judge(workspace, retries=3)
     judge_rows(ROWS[:1], load_params(), Path("models/judge"))
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("fault", [400, 500, b'{"tokens": [{"id": 1, "piece": "a"}]}'])
+def test_a_local_judge_that_cannot_split_a_text_is_one_failure(
+    fault: Reply, api: StartJudge
+) -> None:
+    params, server = api([fault])
+    settings = params.judge.model_copy(update={"base_url": "local", "max_reply_bytes": 20})
+
+    async def ask_once() -> Any:
+        pace = make_pace(settings, 1)
+        reserve = make_budget(settings, UNUSED, lambda usage: None)
+        session = Session(settings, pace, reserve, asyncio.Event(), [])
+        async with connect(Endpoint(server.url, "none"), settings) as client:
+            return await judge_client.ask(client, session, to_messages(ROWS[0]), [])
+
+    assert asyncio.run(ask_once()).reason == "ControlToken"
     assert len(server.requests) == 1
 
 
