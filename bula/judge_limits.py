@@ -102,15 +102,15 @@ def make_budget(settings: Judge, spent: Usage, mark: Mark) -> Reserve:
     `spent` was paid in earlier runs. A call waits while the calls in flight could still leave
     enough money for it, and raises OutOfMoneyError if they cannot. A call that names no usage
     costs its worst case. `mark` receives a usage that this run has not exceeded yet, before a call
-    could exceed the last one. A limit of 0 is none.
+    could exceed the last one. With a limit of 0 no call waits, and the marks are the same.
     """
-    if settings.max_usd == 0:
-        return _reserve_nothing
     paid = held = marked = UNUSED
     in_flight = 0
     changed = asyncio.Condition()
 
     def fits(worst: Usage) -> bool:
+        if settings.max_usd == 0:
+            return True
         return to_usd(total([spent, paid, held, worst]), settings) <= settings.max_usd
 
     @asynccontextmanager
@@ -137,16 +137,6 @@ def make_budget(settings: Judge, spent: Usage, mark: Mark) -> Reserve:
                 changed.notify_all()
 
     return reserve
-
-
-@asynccontextmanager
-async def _reserve_nothing(worst: Usage) -> AsyncIterator[Charge]:
-    """Yield a function that ignores the usage of a call."""
-    yield _ignore
-
-
-def _ignore(usage: Usage) -> None:
-    """Ignore a usage."""
 
 
 def _exceeds(usage: Usage, limit: Usage) -> bool:

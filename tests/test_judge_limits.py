@@ -119,11 +119,12 @@ def test_a_call_waits_while_those_in_flight_may_leave_enough() -> None:
     assert order == ["first sent", "first done", "second sent", "second done"]
 
 
-def test_the_mark_is_never_below_the_usage() -> None:
+@pytest.mark.parametrize("max_usd", [1e6, 0.0])
+def test_the_mark_is_never_below_the_usage(max_usd: float) -> None:
     marks: list[Usage] = []
 
     async def spend() -> None:
-        reserve = make_budget(limited(max_usd=1e6), UNUSED, marks.append)
+        reserve = make_budget(limited(max_usd=max_usd), UNUSED, marks.append)
         for number in range(1, 100):
             async with reserve(Usage(6, 1)) as charge:
                 assert marks[-1].input_tokens >= 6 * number
@@ -134,7 +135,7 @@ def test_the_mark_is_never_below_the_usage() -> None:
     assert marks == [Usage(198, 33), Usage(396, 66), Usage(594, 99)]
 
 
-def test_no_limit_of_money_reserves_nothing() -> None:
+def test_no_limit_of_money_refuses_no_call() -> None:
     async def spend() -> None:
         reserve = make_budget(limited(max_usd=0.0), UNUSED, ignore)
         async with reserve(Usage(10**9, 0)):
