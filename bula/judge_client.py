@@ -176,11 +176,7 @@ async def ask(
     Raise OutOfMoneyError if the first request could exceed `judge.max_usd`.
     """
     if session.settings.base_url == "local":
-        try:
-            plain = await _without_control_tokens(client, messages)
-        except (openai.APIStatusError, ValueError):
-            # The server refuses the text, or its reply is longer than `judge.max_reply_bytes`.
-            return Failure("ControlToken")
+        plain = await _plain_or_none(client, messages)
         if plain is None:
             return Failure("ControlToken")
         messages = plain
@@ -263,6 +259,19 @@ def may_be_billed(status: int) -> bool:
     of the server, the judge may have answered.
     """
     return status >= 500 or status in MAYBE_BILLED
+
+
+async def _plain_or_none(
+    client: openai.AsyncOpenAI, messages: list[Message]
+) -> list[Message] | None:
+    """Return messages without control tokens, or None if the server cannot find them.
+
+    It may refuse a text, or its reply may be longer than `judge.max_reply_bytes`.
+    """
+    try:
+        return await _without_control_tokens(client, messages)
+    except (openai.APIStatusError, ValueError):
+        return None
 
 
 async def _without_control_tokens(

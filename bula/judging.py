@@ -139,7 +139,7 @@ def judge_rows(
     settings = params.judge
     with _endpoints(settings, folder) as (endpoints, identity), _turn(settings, ledger):
         if not settings.batch:
-            # Prompts of a pending batch would be paid twice, so its verdicts reach the ledger first.
+            # Prompts of a pending batch would be paid twice, so its verdicts come first.
             asyncio.run(ask_by_batch(endpoints[0], {}, settings, ledger))
         known = read_ledger(ledger, settings.model)
         prompts, keys = _prompts(rows, settings, identity)
