@@ -114,9 +114,17 @@ def _fenced(title: str, text: str) -> str:
     """Return `text` between two lines that it cannot contain."""
     text = as_data(text)
     digest = int(sha256(text.encode()).hexdigest(), 16)
-    # A fence of digits has the same number of tokens for every text.
-    fence = f"--- {digest % 10**8:08} ---"
+    fence = _fence(digest)
+    # The hash is known to everyone, so a text could contain its own fence.
+    while fence in text:
+        digest += 1
+        fence = _fence(digest)
     return f"{title}:\n{fence}\n{text}\n{fence}"
+
+
+def _fence(number: int) -> str:
+    """Return a line of digits, which has the same number of tokens for every text."""
+    return f"--- {number % 10**8:08} ---"
 
 
 def as_data(text: str) -> str:
