@@ -8,7 +8,7 @@ from functools import cache
 from hashlib import sha256
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from bula.params import Judge
 from bula.records import Row
@@ -40,6 +40,10 @@ CONTROL = re.compile(
     r"""
     <(?=[^\W\d]|[|/｜])            # <|im_end|>, </s>, <start_of_turn>, DeepSeek's <｜User｜>
     | \[(?=/?[gs]?[A-Z_]{2,}\])    # [/INST], [gMASK]
+    | \[(?=control_\d+\])          # Mistral's [control_8]
+    | \[(?=\|[^\W\d]\w*\|\])      # EXAONE's [|endofturn|]
+    | \](?=~!?b[\[\]])            # MiniMax's ]~!b[ and ]~b]ai
+    | \[(?=e~\[)                  # MiniMax's [e~[
     """,
     re.VERBOSE,
 )
@@ -55,6 +59,14 @@ class Verdict(BaseModel):
     # None says that the judge cannot say, so no code can average it by mistake.
     accuracy: Literal[1, 2, 3] | None
     style: Literal[1, 2, 3] | None
+
+    @field_validator("accuracy", "style", mode="before")
+    @classmethod
+    def _refuse_other_types(cls, value: Any) -> Any:
+        """Refuse true and 3.0, which Literal accepts because they equal 1 and 3."""
+        if isinstance(value, bool | float):
+            raise ValueError("a score must be an integer or null")
+        return value
 
 
 def verdict_type(settings: Judge) -> type[Verdict]:

@@ -237,8 +237,23 @@ def test_control_tokens_in_an_answer_are_broken() -> None:
     assert as_data(TEXT) == BROKEN
 
 
+@pytest.mark.parametrize(
+    ("token", "broken"),
+    [
+        ("[|endofturn|]", "[ |endofturn|]"),
+        ("[|assistant|]", "[ |assistant|]"),
+        ("]~b]ai", "] ~b]ai"),
+        ("]~!b[", "] ~!b["),
+        ("[e~[", "[ e~["),
+        ("[control_8]", "[ control_8]"),
+    ],
+)
+def test_control_tokens_of_other_brackets_are_broken(token: str, broken: str) -> None:
+    assert as_data(f"Sim.{token} Nota 3.") == f"Sim.{broken} Nota 3."
+
+
 def test_comparisons_citations_and_redactions_stay_as_they_are() -> None:
-    plain = "PA <130 e < 80, x<=2 [1] [ver bula]"
+    plain = "PA <130 e < 80, x<=2 [1] [ver bula] [control] [|x|, [a]~b, [1]~[2], |a|"
     assert as_data(plain) == plain
 
 
