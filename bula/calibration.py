@@ -118,7 +118,9 @@ def correct_rate(judged: int, items: int, rates: ErrorRates, confidence: float) 
     with specificity q0 and sensitivity q1, clipped to [0, 1]. Its interval is that of Lang and
     Reiczigel (2014): each share gets pseudo-counts, because a share of 0 or 1 in few labels is
     uncertain too.
-    The result is None if the judge is no better than a coin: the estimate has no meaning then.
+    The result is None if the judge is no better than a coin, because the estimate has no meaning
+    then. It is also None if the whole interval lies outside [0, 1]: the judged share is then not
+    plausible under these error rates, and clipping would claim a share of 0 or 1 with certainty.
     """
     if rates.sensitivity + rates.specificity - 1 <= 0:
         return None
@@ -138,7 +140,10 @@ def correct_rate(judged: int, items: int, rates: ErrorRates, confidence: float) 
     shift = middle * sensitivity * (1 - sensitivity) / (rates.correct + 2)
     shift -= (1 - middle) * specificity * (1 - specificity) / (rates.wrong + 2)
     middle += 2 * z * z * shift
-    return Corrected(_clip(rate), _clip(middle - half), _clip(middle + half))
+    low, high = middle - half, middle + half
+    if low > 1 or high < 0:
+        return None
+    return Corrected(_clip(rate), _clip(low), _clip(high))
 
 
 def _estimate(share: float, specificity: float, sensitivity: float) -> float:

@@ -12,7 +12,9 @@ from bula.judge_prompt import CONTROL
 from bula.records import Row, read_rows
 
 FIX = "see data/demo/attacks.jsonl for the form, and calibrate.attacks for the name"
-SCORE = r"(?:notas?|scores?|marks?|accuracy|style|exatid[aã]o|estilo|pontua[cç][aã]o)"
+# Medical text also has the verb in "se você nota", and the noun in "estilo de vida".
+SCORE = r"""(?:(?<!voc[eê]\ )(?<!\bse\ )notas?|scores?|marks?|accuracy|style|exatid[aã]o
+    |estilo(?!\ de\ vida)|pontua[cç][aã]o)"""
 JUDGE = r"(?:avalia\w*|avaliem?|evaluat\w+|grader|judge|rubrica?|verdict|veredito)"
 # Text that speaks to a judge, in Portuguese or English.
 SIGNS = re.compile(
@@ -21,13 +23,14 @@ SIGNS = re.compile(
     | ^---                                    # a fence
     | ^(?:pergunta|refer[eê]ncia|resposta\ a\ avaliar|reference|answer\ to\ evaluate):
     | </?think
-    | \b{JUDGE}\b .{{0,120}}? \b(?:{SCORE}|[123])\b
+    | \b{JUDGE}\b .{{0,120}}? \b{SCORE}\b
     | \b{SCORE}\b .{{0,120}}? \b{JUDGE}\b
-    | \b{SCORE}\b \W+ (?:\w+\W+){{0,3}}? [123]\b
-    | \b[123]\b \W+ (?:\w+\W+){{0,3}}? {SCORE}\b
+    # A digit is a score only beside its name: avaliar a dose, tome 1 comprimido.
+    | \b{SCORE}\b (?:\s*[=:]\s*|\s+(?:(?:of|de|[eé]|is)\s+)?) [123]\b
+    | \b[123]\s+ (?:(?:de|em|para|in|for|of)\s+)? {SCORE}\b
     | \b(?:highest|maximum|full|m[aá]xima)\W+{SCORE}\b
     | \b{SCORE}\W+m[aá]xima\b
-    | \b(?:ignore|esque[cç]a|forget|disregard)\b .{{0,40}}?
+    | (?<!n[aã]o\ )(?<!not\ )\b(?:ignore|esque[cç]a|forget|disregard)\b .{{0,40}}?
       \b(?:instru\w+|refer[eê]nc\w+|rubrica?|acima|above)\b
     | \bbase64\b
     | \b(?:a\ )?refer[eê]ncia\ (?:cont[eé]m|est[aá])\b

@@ -8,7 +8,7 @@ from functools import cache
 from hashlib import sha256
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, create_model, field_validator
 
 from bula.params import Judge
 from bula.records import Row
@@ -40,6 +40,10 @@ CONTROL = re.compile(
     r"""
     <(?=[^\W\d]|[|/｜])            # <|im_end|>, </s>, <start_of_turn>, DeepSeek's <｜User｜>
     | \[(?=/?[gs]?[A-Z_]{2,}\])    # [/INST], [gMASK]
+    | \[(?=control_\d+\])          # Mistral's [control_8]
+    | \[(?=\|[^\W\d]\w*\|\])      # EXAONE's [|endofturn|]
+    | \](?=~!?b[\[\]])            # MiniMax's ]~!b[ and ]~b]ai
+    | \[(?=e~\[)                  # MiniMax's [e~[
     """,
     re.VERBOSE,
 )
@@ -55,6 +59,14 @@ class Verdict(BaseModel):
     # None says that the judge cannot say, so no code can average it by mistake.
     accuracy: Literal[1, 2, 3] | None
     style: Literal[1, 2, 3] | None
+
+    @field_validator("accuracy", "style", mode="before")
+    @classmethod
+    def _refuse_other_types(cls, value: Any) -> Any:
+        """Refuse true and 3.0, which Literal accepts because they equal 1 and 3."""
+        if isinstance(value, bool | float):
+            raise ValueError("a score must be an integer or null")
+        return value
 
 
 def verdict_type(settings: Judge) -> type[Verdict]:
@@ -114,9 +126,17 @@ def _fenced(title: str, text: str) -> str:
     """Return `text` between two lines that it cannot contain."""
     text = as_data(text)
     digest = int(sha256(text.encode()).hexdigest(), 16)
-    # A fence of digits has the same number of tokens for every text.
-    fence = f"--- {digest % 10**8:08} ---"
+    fence = _fence(digest)
+    # The hash is known to everyone, so a text could contain its own fence.
+    while fence in text:
+        digest += 1
+        fence = _fence(digest)
     return f"{title}:\n{fence}\n{text}\n{fence}"
+
+
+def _fence(number: int) -> str:
+    """Return a line of digits, which has the same number of tokens for every text."""
+    return f"--- {number % 10**8:08} ---"
 
 
 def as_data(text: str) -> str:

@@ -86,26 +86,42 @@ def calibrated(
 ) -> dict[str, Scalar]:
     """Return what calibration says about the scores of one part.
 
-    They are withheld from tables if the lower bound of kappa is below `judge.min_kappa`. The
-    corrected share of the highest score is absent if the judge is no better than a coin.
+    They are withheld from tables if the lower bound of kappa is below `judge.min_kappa`.
     """
-    figures: dict[str, Scalar] = {
+    return {
         "labelled_by": agreement.labelled_by,
         f"{part}_kappa": agreement.kappa,
         f"{part}_kappa_low": agreement.low,
         f"{part}_kappa_high": agreement.high,
         f"{part}_withheld": agreement.low < params.judge.min_kappa,
+        **corrected_share(verdicts, part, agreement, params),
     }
-    scores = scores_of(verdicts, part)
-    best = scores.count(SCORES[-1])
-    corrected = None
-    if agreement.rates is not None and scores:
-        confidence = params.calibrate.confidence
-        corrected = correct_rate(best, len(scores), agreement.rates, confidence)
-    if corrected is not None:
-        for name, value in zip(("", "_low", "_high"), corrected, strict=True):
-            figures[f"{part}_3_corrected_share{name}"] = value
-    return figures
+
+
+def corrected_share(
+    verdicts: list[Row], part: str, agreement: Agreement, params: Params
+) -> dict[str, Scalar]:
+    """Return the share of the highest score, corrected by the judge's errors.
+
+    Empty answers get their score without the judge, so its errors are not about them: the share of
+    the others is corrected, and none of the empty answers deserves the highest score. The result is
+    empty without error rates or scores, and where `correct_rate` has no estimate.
+    """
+    judged = scores_of([row for row in verdicts if "empty" not in row], part)
+    if agreement.rates is None or not judged:
+        return {}
+    best = judged.count(SCORES[-1])
+    confidence = params.calibrate.confidence
+    corrected = correct_rate(best, len(judged), agreement.rates, confidence)
+    if corrected is None:
+        return {}
+    judged_share = len(judged) / len(scores_of(verdicts, part))
+    name = f"{part}_{SCORES[-1]}_corrected_share"
+    return {
+        name: corrected.rate * judged_share,
+        f"{name}_low": corrected.low * judged_share,
+        f"{name}_high": corrected.high * judged_share,
+    }
 
 
 def shares(figures: dict[str, Scalar]) -> list[dict[str, Scalar]]:

@@ -84,14 +84,14 @@ def test_the_interval_of_kappa_is_bca_by_another_computation(params: Params) -> 
     assert found == estimate(kappa, PEOPLE, JUDGED, params)
 
 
-def test_where_bca_is_undefined_the_percentile_interval_is_named(params: Params) -> None:
+def test_equal_pairs_have_no_interval(params: Params) -> None:
     # Each resample of equal pairs has a kappa of 1, so the jackknife has no variance.
-    assert estimate(kappa, PEOPLE, PEOPLE, params) == Estimate(1.0, 1.0, 1.0, "percentile")
+    assert estimate(kappa, PEOPLE, PEOPLE, params) == Estimate(1.0, -1.0, 1.0, "none")
 
 
 def test_a_judge_with_one_score_for_all_has_a_kappa_of_0(params: Params) -> None:
     found = estimate(kappa, PEOPLE, [2] * 24, params)
-    assert found == Estimate(0.0, 0.0, 0.0, "percentile")
+    assert found == Estimate(0.0, -1.0, 1.0, "none")
 
 
 def test_degenerate_resamples_keep_the_interval_finite(params: Params) -> None:
@@ -191,10 +191,10 @@ def test_a_judge_that_never_says_anything_has_no_kappa(params: Params) -> None:
 
 def test_length_bias_finds_a_judge_that_counts_words(params: Params) -> None:
     gold = [gold_row(number, accuracy=2) for number in range(24)]
-    by_length = verdicts_on(gold, [1] * 8 + [2] * 8 + [3] * 8)
+    by_length = verdicts_on(gold, [1] * 4 + [2] * 8 + [3] * 12)
     biased = figures_of(gold, by_length, params)
-    # Three blocks of equal scores: the ranks 4.5, 12.5 and 20.5 against 1 to 24.
-    ranks = np.repeat([4.5, 12.5, 20.5], 8)
+    # Three blocks of equal scores: the ranks 2.5, 8.5 and 18.5 against 1 to 24.
+    ranks = np.repeat([2.5, 8.5, 18.5], [4, 8, 12])
     expected = np.corrcoef(ranks, np.arange(24))[0, 1]
     assert biased["accuracy_length_bias"] == pytest.approx(expected)
     assert biased["accuracy_length_bias_low"] > 0.8

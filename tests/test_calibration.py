@@ -35,13 +35,29 @@ def test_a_perfect_judge_with_many_labels_keeps_its_rate() -> None:
 
 @pytest.mark.parametrize(
     ("judged", "expected"),
-    [(0, 0.0), (100, 1.0)],
+    [(10, 0.0), (95, 1.0)],
 )
 def test_rates_outside_of_0_and_1_are_clipped(judged: int, expected: float) -> None:
+    # (0.1 + 0.8 - 1) / 0.7 is below 0, and (0.95 + 0.8 - 1) / 0.7 above 1.
     found = correct_rate(judged, 100, ErrorRates(0.9, 20, 0.8, 20), 0.95)
     assert found is not None
     assert found.rate == expected
-    assert 0 <= found.low <= found.high <= 1
+    assert 0 <= found.low < found.high <= 1
+
+
+@pytest.mark.parametrize(
+    ("judged", "items", "rates"),
+    [
+        # The interval is -1.098 ± 1.035: a judge with 40 % false alarms raised 2 of 100.
+        (2, 100, ErrorRates(0.9, 15, 0.6, 15)),
+        # The interval is 1.679 ± 0.568: a judge that finds 70 % called 98 % correct.
+        (490, 500, ErrorRates(0.7, 20, 0.9, 20)),
+    ],
+)
+def test_a_share_that_contradicts_the_error_rates_is_not_corrected(
+    judged: int, items: int, rates: ErrorRates
+) -> None:
+    assert correct_rate(judged, items, rates, 0.95) is None
 
 
 def test_a_judge_like_a_coin_corrects_nothing() -> None:
@@ -68,8 +84,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(truth: float) -> None
             labels,
         )
         found = correct_rate(int(generator.binomial(items, share)), items, rates, 0.95)
-        assert found is not None
-        covered += found.low <= truth <= found.high
+        covered += found is not None and found.low <= truth <= found.high
     assert 0.93 <= covered / 1000 <= 0.99
 
 

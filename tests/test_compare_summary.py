@@ -155,6 +155,17 @@ def test_a_withheld_score_of_the_judge_is_absent(metrics: Path, params: Params) 
     assert "judge_accuracy" in found["tuned"]
 
 
+def test_a_judge_that_always_abstained_has_no_score(metrics: Path, params: Params) -> None:
+    path = metrics / "judge/base.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    del content["accuracy_mean"]
+    del content["accuracy_stderr"]
+    write_metrics(path, content)
+    found = summarize(metrics, {}, params)
+    assert "judge_accuracy" not in found["base"]
+    assert found["tuned"]["judge_accuracy"] == 1.5
+
+
 @pytest.mark.parametrize(("share", "known"), [(0.949, True), (0.95, False)])
 def test_a_task_with_nearly_one_answer_is_absent(
     share: float, known: bool, metrics: Path, params: Params

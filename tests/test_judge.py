@@ -99,6 +99,24 @@ def test_abstentions_are_counted_and_never_averaged(workspace: Path) -> None:
     assert "style_3_corrected_share" not in none
 
 
+def test_empty_answers_are_no_part_of_the_corrected_share(workspace: Path) -> None:
+    empty: list[Row] = [{"accuracy": 1, "style": 1, "empty": True}] * 50
+    best: list[Row] = [{"accuracy": 3, "style": None}] * 28
+    others: list[Row] = [{"accuracy": 1, "style": None}] * 22
+    rates = ErrorRates(sensitivity=0.9, correct=15, specificity=0.8, wrong=15)
+    agreement = Agreement(labelled_by="author", kappa=0.5, low=0.4, high=0.6, rates=rates)
+    verdicts = empty + best + others
+    figures = judge.calibrated(verdicts, "accuracy", agreement, load_params())
+    # 28 of the 50 judged answers: (0.56 + 0.8 - 1) / 0.7, and half of the answers were judged.
+    assert figures["accuracy_3_corrected_share"] == pytest.approx(0.36 / 0.7 / 2)
+    # Halves of the interval for 28 of 50 answers, which is [0.2076, 0.8105].
+    assert figures["accuracy_3_corrected_share_low"] == pytest.approx(0.1038, abs=1e-4)
+    assert figures["accuracy_3_corrected_share_high"] == pytest.approx(0.4052, abs=1e-4)
+    # The judge abstained on all styles, so its errors correct nothing.
+    style = judge.calibrated(verdicts, "style", agreement, load_params())
+    assert "style_3_corrected_share" not in style
+
+
 def test_stage_judges_the_first_answers_of_each_set(api: StartJudge, workspace: Path) -> None:
     _, server = api([verdict(2, 3)])
     write_answers(workspace)

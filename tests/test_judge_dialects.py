@@ -159,6 +159,8 @@ def test_verdict_is_found_in_the_text_of_a_reply(text: str) -> None:
         f"<think>{GOOD}</think>",
         GOOD.replace("3", "4"),
         GOOD.replace("3", '"3"'),
+        GOOD.replace("3", "3.0"),
+        GOOD.replace("3", "true"),
         GOOD.replace("}", ', "tone": 1}'),
         '{"a":' * 100_000,
         "{" * 100_000,

@@ -21,7 +21,7 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
-    interval: Literal["BCa", "percentile", "none"]
+    interval: Literal["BCa", "none"]
     """The method of the interval; `none` has the bounds -1 and 1."""
 
 
@@ -48,12 +48,14 @@ def estimate(
 ) -> Estimate:
     """Return a statistic of pairs with its bootstrap interval.
 
-    The interval is bias-corrected and accelerated (BCa, Efron 1987). If BCa is undefined, as with
-    equal pairs only, it is the percentile interval of the same resamples. Few pairs get none.
+    The interval is bias-corrected and accelerated (BCa, Efron 1987). Few pairs get none, and
+    neither do pairs for which BCa is undefined. All resamples of equal pairs have a kappa of 1, for
+    example, so their quantiles would claim certainty.
     """
     value = statistic(first, second)
+    unknown = Estimate(value, -1.0, 1.0, "none")
     if len(first) < MIN_BOOTSTRAP:
-        return Estimate(value, -1.0, 1.0, "none")
+        return unknown
     settings = params.calibrate
     with warnings.catch_warnings():
         # Undefined bounds are handled below.
@@ -72,6 +74,4 @@ def estimate(
     low, high = found.confidence_interval
     if np.isfinite(low) and np.isfinite(high):
         return Estimate(value, float(low), float(high), "BCa")
-    tail = (1 - settings.confidence) / 2
-    low, high = np.quantile(found.bootstrap_distribution, [tail, 1 - tail])
-    return Estimate(value, float(low), float(high), "percentile")
+    return unknown

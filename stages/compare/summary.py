@@ -1,8 +1,8 @@
 """Choose the headline figures of a run, and round them.
 
 DVC shows only these figures; all others stay in git. A figure that says nothing is absent: text
-overlap and the judge's score of a variant whose answers are loops, the score of a withheld judge,
-and a task to which a variant gives nearly one answer.
+overlap and the judge's score of a variant whose answers are loops, the score of a judge that is
+withheld or always abstained, and a task to which a variant gives nearly one answer.
 """
 
 import math
@@ -30,7 +30,7 @@ GGUF_FOLDER = PurePath("models/gguf")
 LIKELIHOOD = ("perplexity", "loss_nats_stderr")
 WORTH = ("question_worth_bits", "question_worth_bits_stderr")
 ROUGE = ("rougeL_f", "rougeL_f_low", "rougeL_f_high")
-JUDGE = ("accuracy_mean", "accuracy_stderr", "accuracy_withheld")
+JUDGE = ("accuracy_mean", "accuracy_stderr")
 KL = ("kl_nats", "kl_nats_stderr")
 
 
@@ -145,11 +145,16 @@ def _rouge(figures: Path, variant: str, params: Params) -> Headline:
 
 
 def _judge(figures: Path, variant: str) -> Headline:
-    """Return the judge's mean score of accuracy, unless it is withheld."""
-    found = variant_group(figures, "judge", variant, "", JUDGE)
-    if found["accuracy_withheld"]:
+    """Return the judge's mean score of accuracy, unless it is withheld.
+
+    The result is also empty if the judge always abstained, because there is no mean then.
+    """
+    found = variant_group(figures, "judge", variant, "", ["accuracy_withheld"])
+    if found["accuracy_withheld"] or "accuracy_mean" not in found:
         return {}
-    return {"judge_accuracy": round_to_error(found["accuracy_mean"], found["accuracy_stderr"])}
+    scores = variant_group(figures, "judge", variant, "", JUDGE)
+    mean, error = (scores[name] for name in JUDGE)
+    return {"judge_accuracy": round_to_error(mean, error)}
 
 
 def _p_values(pair: Pair, results: Results) -> Headline:
