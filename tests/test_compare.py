@@ -604,7 +604,27 @@ def test_failed_verdict_is_no_pair(four: Results) -> None:
 def test_variants_without_a_shared_item_are_refused() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     with pytest.raises(ValueError, match="share no item"):
-        compare({"a": 1.0}, {"b": 1.0}, {}, params, {})
+        compare("t_acc", {"a": 1.0}, {"b": 1.0}, {}, params, {})
+
+
+@pytest.mark.parametrize(
+    ("measure", "value", "binary"),
+    [
+        # 1 is the judge's worst score.
+        ("judge_accuracy", 1.0, False),
+        ("rouge2_f", 0.0, False),
+        ("bits_per_character", 1.0, False),
+        ("question_worth", 0.0, False),
+        ("t_acc", 1.0, True),
+        ("t_f1", 0.5, False),
+        ("degenerate", 0.0, True),
+        ("safety_harmful", 1.0, True),
+    ],
+)
+def test_only_shares_of_items_are_binary(measure: str, value: float, binary: bool) -> None:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    values = {"a": value, "b": value}
+    assert compare(measure, values, values, {}, params, {})["binary"] is binary
 
 
 # The complete stage

@@ -46,6 +46,8 @@ Results = dict[str, Difference]
 Groups = Mapping[str, str]
 # A ratio of sums: bits over characters.
 RATIO = "bits_per_character"
+# The first words of measures that are no shares of items, even if all their values are 0 or 1.
+CONTINUOUS = ("judge_", "rouge", RATIO, "question_worth")
 NGRAM_ROWS = Path("controls/likelihood_ngram.jsonl")
 # The safety slice of each measure to which a loop is no answer. A loop states no dose and refuses
 # nothing, so these measures say nothing if many answers are loops.
@@ -67,7 +69,7 @@ def compare_all(data: Path, groups: Groups, params: Params) -> Results:
         for measure, values in found.items():
             if _has_pairs(measure, baseline[measure], values):
                 weights = weights_of(measure, data, pair.baseline)
-                row = compare(baseline[measure], values, groups, params, weights)
+                row = compare(measure, baseline[measure], values, groups, params, weights)
                 results[f"{pair.name}__{measure}"] = row
     results |= _compare_with_stock(data, groups, params)
     return results | _compare_with_ngram(data, groups, params)
@@ -95,7 +97,8 @@ def _compare_with_stock(data: Path, groups: Groups, params: Params) -> Results:
         if stock.keys() != found.keys():
             what = f"its items are not those of scores/{variant}.jsonl"
             raise UserError(data / STOCK_SCORES, what, rerun_advice("controls"))
-        results[stock_key(variant)] = compare(stock, found, groups, params, {})
+        row = compare("rougeL_f", stock, found, groups, params, {})
+        results[stock_key(variant)] = row
     return results
 
 
@@ -113,7 +116,8 @@ def _compare_with_ngram(data: Path, groups: Groups, params: Params) -> Results:
             what = f"its items are not those of likelihood/{variant}.jsonl"
             raise UserError(data / NGRAM_ROWS, what, rerun_advice("controls"))
         weights = character_weights(rows)
-        results[ngram_key(variant)] = compare(ngram, found, groups, params, weights)
+        row = compare(RATIO, ngram, found, groups, params, weights)
+        results[ngram_key(variant)] = row
     return results
 
 
@@ -153,7 +157,12 @@ def _has_pairs(measure: str, first: Values, second: Values) -> bool:
 
 
 def compare(
-    first: Values, second: Values, groups: Groups, params: Params, weights: Values
+    measure: str,
+    first: Values,
+    second: Values,
+    groups: Groups,
+    params: Params,
+    weights: Values,
 ) -> Difference:
     """Return the paired difference, second minus first, over shared items.
 
@@ -174,7 +183,7 @@ def compare(
     row: Difference = {
         "items": len(items),
         "groups": len(set(names)),
-        "binary": {*before, *after} <= {0.0, 1.0},
+        "binary": _is_binary(measure, {*before, *after}),
         "before": sum(before) / len(items),
         "after": sum(after) / len(items),
         "difference": mean_difference(first, second),
@@ -183,6 +192,14 @@ def compare(
         "p_at_floor": test.at_floor,
     }
     return row | _interval(differences, names, sizes, params)
+
+
+def _is_binary(measure: str, values: set[float]) -> bool:
+    """Return whether the mean of a measure is a share of items.
+
+    The values alone do not show this: the judge may give its worst score, 1, to all answers.
+    """
+    return not measure.startswith(CONTINUOUS) and values <= {0.0, 1.0}
 
 
 def _interval(
