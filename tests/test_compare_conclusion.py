@@ -223,6 +223,21 @@ def test_exploratory_measures_are_hints(params: Params) -> None:
     assert "indícios, não resultados: F1 do ROUGE-1 (melhor), t_acc (pior).\n" in text
 
 
+def test_variant_without_benchmark_scores_of_its_own_is_named(params: Params) -> None:
+    assert "benchmark" not in written(params, rougeL_f=ROW)
+    prompted = params.variants["base"].model_copy(update={"few_shot": 3})
+    shared = params.model_copy(update={"variants": params.variants | {"tuned": prompted}})
+    text = written(shared, rougeL_f=ROW)
+    assert (
+        "- tuned has the model of base and no benchmark scores of its own, so this pair has no "
+        "benchmark measure.\n"
+    ) in text
+    assert (
+        "- tuned tem o modelo de base e nenhuma pontuação própria nos benchmarks; por isso este "
+        "par não tem medida de benchmark.\n"
+    ) in text
+
+
 def test_pairs_follow_params(params: Params) -> None:
     text = conclusion({}, FACTS, params)
     order = [text.index("**tuned against base.**"), text.index("**quantized against tuned.**")]

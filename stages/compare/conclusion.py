@@ -21,7 +21,7 @@ from bula.tables import (
     p_text,
     unbeaten_controls,
 )
-from stages.compare.pairs import Difference, Results, results_of
+from stages.compare.pairs import Difference, Results, borrowers, results_of
 from stages.compare.portuguese import PORTUGUESE
 from stages.compare.seeds import CPU_ROUGE_L
 from stages.compare.sentences import ENGLISH, Language, Verdict
@@ -64,6 +64,8 @@ def _section(language: Language, results: Results, facts: Facts, params: Params)
         primary = {name: row for name, row in rows.items() if row["primary"]}
         others = {name: row for name, row in rows.items() if not row["primary"]}
         lines = [_sentence(language, name, primary, params) for name in primary]
+        for name, other in borrowers(pair, params).items():
+            lines.append(language.borrowed.format(variant=name, other=other))
         lines += _remarks(language, primary, others)
         known = _facts(language, pair, facts, params)
         parts.append(_opening(language, pair, primary, known) + "\n")

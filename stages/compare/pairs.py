@@ -12,6 +12,7 @@ from bula.item_scores import (
     STOCK_SCORES,
     LikelihoodRow,
     Measures,
+    SampleRow,
     Values,
     bits_per_character,
     character_weights,
@@ -25,7 +26,7 @@ from bula.item_scores import (
     read_stock_scores,
     rerun_advice,
 )
-from bula.params import Pair, Params
+from bula.params import Pair, Params, scored_as
 from bula.stats import (
     ALPHA,
     MIN_BOOTSTRAP,
@@ -59,13 +60,18 @@ SLICE_OF_MEASURE = {
 
 
 def compare_all(data: Path, groups: Groups, params: Params) -> Results:
-    """Return every measure of every pair of `compare.pairs`."""
+    """Return every measure of every pair of `compare.pairs`.
+
+    A pair with borrowed benchmark scores has no measure of a benchmark.
+    """
     results: Results = {}
     for pair in params.compare.pairs:
         baseline = measures(data, pair.baseline)
         found = measures(data, pair.variant)
         _check_same_measures(found, baseline, data, pair)
         _check_primary(found, pair, params)
+        if borrowers(pair, params):
+            found = _without_benchmark(found, data, pair.variant)
         for measure, values in found.items():
             if _has_pairs(measure, baseline[measure], values):
                 weights = weights_of(measure, data, pair.baseline)
@@ -73,6 +79,24 @@ def compare_all(data: Path, groups: Groups, params: Params) -> Results:
                 results[f"{pair.name}__{measure}"] = row
     results |= _compare_with_stock(data, groups, params)
     return results | _compare_with_ngram(data, groups, params)
+
+
+def borrowers(pair: Pair, params: Params) -> dict[str, str]:
+    """Return the variants of a pair without benchmark scores of their own.
+
+    The value of each is the variant whose scores it has, because both have one model. A comparison
+    of such scores would be one of two other variants.
+    """
+    scored = {name: scored_as(params, name) for name in (pair.variant, pair.baseline)}
+    return {name: other for name, other in scored.items() if other != name}
+
+
+def _without_benchmark(found: Measures, data: Path, variant: str) -> Measures:
+    """Return the measures of a variant without those of its benchmark tasks."""
+    path = data / "samples" / f"{variant}.jsonl"
+    rows = read_checked(path, f"benchmark@{variant}", SampleRow)
+    scores = {f"{row.task}_{metric}" for row in rows for metric in row.scores}
+    return {measure: values for measure, values in found.items() if measure not in scores}
 
 
 def weights_of(measure: str, data: Path, variant: str) -> Values:

@@ -78,6 +78,8 @@ PORTUGUESE = Language(
     one_way=", com todos os itens mudando na mesma direção",
     holm="p {p} após a correção de Holm, testes: {tests}",
     interval=", intervalo de {confidence} sem correção para vários testes de {low} a {high}",
+    borrowed="{variant} tem o modelo de {other} e nenhuma pontuação própria nos benchmarks; por "
+    "isso este par não tem medida de benchmark.",
     no_seeds="Não se conhece a variação entre sementes de treino para este par; outro treino pode "
     "dar outras diferenças.",
     exploratory="Medidas exploratórias com p abaixo de {alpha}, sem correção pelo número delas; "

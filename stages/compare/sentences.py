@@ -28,6 +28,7 @@ class Language(NamedTuple):
     one_way: str
     holm: str
     interval: str
+    borrowed: str
     no_seeds: str
     exploratory: str
     nothing: str
@@ -89,6 +90,8 @@ ENGLISH = Language(
     one_way=", with all items changing in one direction",
     holm="p {p} after Holm's correction, tests: {tests}",
     interval=", {confidence} interval without correction for several tests {low} to {high}",
+    borrowed="{variant} has the model of {other} and no benchmark scores of its own, so this pair "
+    "has no benchmark measure.",
     no_seeds="The spread over training seeds is not known for this pair, so another training run "
     "may give other differences.",
     exploratory="Exploratory measures with p below {alpha}, not corrected for their number, so "
