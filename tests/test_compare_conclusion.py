@@ -155,14 +155,14 @@ def test_a_model_of_loops_must_not_be_used(params: Params) -> None:
     facts = Facts({"base": 0.25, "tuned": 29 / 30}, {"tuned": []})
     text = written(params, facts)
     assert (
-        "**tuned against base.** **Nearly all answers of tuned (96.7 %) are unreadable "
-        "repetitions: this model must not be used.** **Many answers of base (25.0 %) are "
-        "unreadable repetitions: this model must not be used.** Degenerate answers"
+        "**tuned against base.** **Nearly all answers of tuned (96.7 %) are repetitions or have "
+        "no words: this model must not be used.** **Many answers of base (25.0 %) are repetitions "
+        "or have no words: this model must not be used.** Degenerate answers"
     ) in text
     assert (
         "**tuned em comparação com base.** **Quase todas as respostas de tuned (96,7 %) são "
-        "repetições ilegíveis: este modelo não deve ser usado.** **Muitas respostas de base "
-        "(25,0 %)"
+        "repetições ou não têm palavras: este modelo não deve ser usado.** **Muitas "
+        "respostas de base (25,0 %)"
     ) in text
 
 
@@ -176,15 +176,16 @@ def test_controls_that_are_not_beaten_open_the_paragraph(params: Params) -> None
     text = written(params, FACTS._replace(unbeaten={"tuned": unbeaten}))
     assert (
         "tuned 20.0 %. **tuned cannot be compared with the stock answer on ROUGE-L**, because 97 % "
-        "of its answers are loops. **tuned does not beat** bz2 compression in bits per character "
-        "(2.061 against 1.989). **tuned is not surely better than** the character 6-gram in bits "
-        "per character (2.061 against 2.049, difference +0.012 [-0.001, +0.026]). Primary"
+        "of its answers are repetitions or have no words. **tuned does not beat** bz2 compression "
+        "in bits per character (2.061 against 1.989). **tuned is not surely better than** the "
+        "character 6-gram in bits per character (2.061 against 2.049, "
+        "difference +0.012 [-0.001, +0.026]). Primary"
     ) in text
     assert (
         "tuned 20,0 %. **tuned não pode ser comparado com a resposta padrão no ROUGE-L**, porque "
-        "97 % das suas respostas são repetições. **tuned não supera** a compressão bz2 em bits por "
-        "caractere (2,061 contra 1,989). **tuned não é seguramente melhor que** "
-        f"{PORTUGUESE.controls.controls['ngram']} (2,061 contra 2,049, "
+        "97 % das suas respostas são repetições ou não têm palavras. **tuned não supera** a "
+        "compressão bz2 em bits por caractere (2,061 contra 1,989). **tuned não é "
+        f"seguramente melhor que** {PORTUGUESE.controls.controls['ngram']} (2,061 contra 2,049, "
         "diferença +0,012 [-0,001, +0,026])."
     ) in text
 

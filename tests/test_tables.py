@@ -653,7 +653,7 @@ def test_answers_that_are_loops_are_not_compared_with_the_stock_answer(metrics: 
     note = control_note(metrics, variants("base", "tuned", "other"), differences)
     assert (
         "**tuned cannot be compared with the stock answer on ROUGE-L**, because 97 % of its "
-        "answers are loops. **tuned does not beat** the character 6-gram"
+        "answers are repetitions or have no words. **tuned does not beat** the character 6-gram"
     ) in note
     # One paragraph has the sentences of all variants.
     assert note.count("\n") == 2

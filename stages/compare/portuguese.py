@@ -12,7 +12,7 @@ CONTROLS = ControlTexts(
     },
     sentences={
         "loops": "**{variant} não pode ser comparado com {control}**, porque {share} das suas "
-        "respostas são repetições.",
+        "respostas são repetições ou não têm palavras.",
         "worse": "**{variant} não supera** {control} ({value} contra {other}{difference}).",
         "unsure": "**{variant} não é seguramente melhor que** {control} "
         "({value} contra {other}{difference}).",
@@ -43,8 +43,8 @@ PORTUGUESE = Language(
     },
     decimal_point=",",
     points="pontos percentuais",
-    unusable="**{how_many} de {variant} ({share}) são repetições ilegíveis: este modelo não deve "
-    "ser usado.**",
+    unusable="**{how_many} de {variant} ({share}) são repetições ou não têm palavras: este modelo "
+    "não deve ser usado.**",
     nearly_all="Quase todas as respostas",
     many="Muitas respostas",
     levels="Respostas degeneradas (repetições, ou sem palavras): {baseline} {before}, {variant} "

@@ -57,8 +57,8 @@ ENGLISH = Language(
     },
     decimal_point=".",
     points="percentage points",
-    unusable="**{how_many} of {variant} ({share}) are unreadable repetitions: this model must not "
-    "be used.**",
+    unusable="**{how_many} of {variant} ({share}) are repetitions or have no words: this model "
+    "must not be used.**",
     nearly_all="Nearly all answers",
     many="Many answers",
     levels="Degenerate answers (repetitions, or no words): {baseline} {before}, {variant} {after}.",
