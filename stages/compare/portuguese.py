@@ -70,8 +70,8 @@ PORTUGUESE = Language(
         "são degeneradas em uma das variantes.",
         "constant": "**Sem significado**: {name}, porque as duas variantes escolhem uma só opção "
         "em quase todos os itens.",
-        "judge": "**Sem significado**: {name}, porque o juiz concorda pouco com as notas da "
-        "autoria, que não é da área clínica.",
+        "judge": "**Sem significado**: {name}, porque o juiz concorda pouco com as pessoas "
+        "que deram as notas das respostas de calibração.",
     },
     reach=" Se a mudança real fosse de {detectable} ou mais{one_way}, este teste a encontraria em "
     "pelo menos {power} das repetições.",

@@ -82,8 +82,8 @@ ENGLISH = Language(
         "rates are degenerate under one variant.",
         "constant": "**Not meaningful**: {name}, because both variants choose one option for "
         "nearly all items.",
-        "judge": "**Not meaningful**: {name}, because the judge agrees too little with the author, "
-        "who is no clinician.",
+        "judge": "**Not meaningful**: {name}, because the judge agrees too little with the people "
+        "who scored the gold answers.",
     },
     reach=" If the true change were {detectable} or more{one_way}, this test would find it in at "
     "least {power} of repetitions.",
