@@ -227,6 +227,20 @@ def test_exploratory_measures_are_hints(params: Params) -> None:
     assert "indícios, não resultados: F1 do ROUGE-1 (melhor), t_acc (pior).\n" in text
 
 
+def test_primary_measure_without_pairs_is_named(params: Params) -> None:
+    changes = {"primary": ["rougeL_f", "judge_accuracy"]}
+    judged = params.model_copy(update={"compare": params.compare.model_copy(update=changes)})
+    text = written(judged, rougeL_f=ROW)
+    assert (
+        "- **Not measured**: the judge's score of accuracy, because no item was scored under both "
+        "variants.\n"
+    ) in text
+    assert (
+        "- **Não medida**: a nota de correção do juiz, porque nenhum item recebeu nota nas duas "
+    ) in text
+    assert "Not measured" not in written(judged, rougeL_f=ROW, judge_accuracy=ROW)
+
+
 def test_variant_without_benchmark_scores_of_its_own_is_named(params: Params) -> None:
     assert "benchmark" not in written(params, rougeL_f=ROW)
     prompted = params.variants["base"].model_copy(update={"few_shot": 3})

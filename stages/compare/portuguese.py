@@ -78,6 +78,7 @@ PORTUGUESE = Language(
     one_way=", com todos os itens mudando na mesma direção",
     holm="p {p} após a correção de Holm, testes: {tests}",
     interval=", intervalo de {confidence} sem correção para vários testes de {low} a {high}",
+    unpaired="**Não medida**: {name}, porque nenhum item recebeu nota nas duas variantes.",
     borrowed="{variant} tem o modelo de {other} e nenhuma pontuação própria nos benchmarks; por "
     "isso este par não tem medida de benchmark.",
     no_seeds="Não se conhece a variação entre sementes de treino para este par; outro treino pode "

@@ -28,6 +28,7 @@ class Language(NamedTuple):
     one_way: str
     holm: str
     interval: str
+    unpaired: str
     borrowed: str
     no_seeds: str
     exploratory: str
@@ -90,6 +91,7 @@ ENGLISH = Language(
     one_way=", with all items changing in one direction",
     holm="p {p} after Holm's correction, tests: {tests}",
     interval=", {confidence} interval without correction for several tests {low} to {high}",
+    unpaired="**Not measured**: {name}, because no item was scored under both variants.",
     borrowed="{variant} has the model of {other} and no benchmark scores of its own, so this pair "
     "has no benchmark measure.",
     no_seeds="The spread over training seeds is not known for this pair, so another training run "
