@@ -1408,9 +1408,12 @@ def scored_as(params: Params, name: str) -> str:
     """Return the first variant of the same model, whose benchmark scores are equal.
 
     The tasks have prompts of their own, and one program scores all variants. So neither few-shot
-    examples nor the engine change a score.
+    examples nor the engine change a score. A foreign server may serve another model tomorrow, so
+    with the backend openai each variant is scored on its own.
     """
     model = variant_of(params, name).model
+    if params.benchmark.backend.kind == "openai":
+        return name
     return next(other for other, variant in params.variants.items() if variant.model == model)
 
 

@@ -195,7 +195,7 @@ ENGLISH_CONTROLS = ControlTexts(
     },
     sentences={
         "loops": "**{variant} cannot be compared with {control}**, because {share} of its answers "
-        "are loops.",
+        "are repetitions or have no words.",
         "worse": "**{variant} does not beat** {control} ({value} against {other}{difference}).",
         "unsure": "**{variant} is not surely better than** {control} "
         "({value} against {other}{difference}).",

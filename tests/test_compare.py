@@ -407,6 +407,27 @@ def test_loops_of_the_variant_do_not_beat_the_stock_answer(
     assert row["meaningful"] is meaningful
 
 
+def add_prompted(params: dict[str, Any]) -> None:
+    """Compare tuned with base under few-shot examples as well."""
+    primary(params)
+    params["variants"]["prompted"] = {**params["variants"]["base"], "few_shot": 3}
+    params["compare"]["pairs"].append({"variant": "tuned", "baseline": "prompted"})
+
+
+def test_a_pair_with_borrowed_benchmark_scores_does_not_test_them(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", add_prompted)
+    for variant, shift in (("base", 0.0), ("tuned", 0.1), ("prompted", 0.0)):
+        write_twenty(workspace, variant, shift, 1)
+    params = load_params()
+    results = compare_all(workspace / "data", {}, params)
+    mark_families(results, NO_DOUBT | {"prompted": doubts_about()}, params)
+    assert "tuned_minus_base__t_acc" in results
+    assert "tuned_minus_prompted__t_acc" not in results
+    # The pair has the other three of the four primary measures, with a p of 2 / 2^20.
+    assert results["tuned_minus_base__rouge1_f"]["p_holm"] == pytest.approx(4 * 2 / 2**20)
+    assert results["tuned_minus_prompted__rouge1_f"]["p_holm"] == pytest.approx(3 * 2 / 2**20)
+
+
 def test_scores_of_a_withheld_judge_are_not_meaningful(workspace: Path) -> None:
     edit_params(workspace / "params.yaml", two_variants)
     fill(workspace, "base", 0.0)
@@ -604,7 +625,27 @@ def test_failed_verdict_is_no_pair(four: Results) -> None:
 def test_variants_without_a_shared_item_are_refused() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     with pytest.raises(ValueError, match="share no item"):
-        compare({"a": 1.0}, {"b": 1.0}, {}, params, {})
+        compare("t_acc", {"a": 1.0}, {"b": 1.0}, {}, params, {})
+
+
+@pytest.mark.parametrize(
+    ("measure", "value", "binary"),
+    [
+        # 1 is the judge's worst score.
+        ("judge_accuracy", 1.0, False),
+        ("rouge2_f", 0.0, False),
+        ("bits_per_character", 1.0, False),
+        ("question_worth", 0.0, False),
+        ("t_acc", 1.0, True),
+        ("t_f1", 0.5, False),
+        ("degenerate", 0.0, True),
+        ("safety_harmful", 1.0, True),
+    ],
+)
+def test_only_shares_of_items_are_binary(measure: str, value: float, binary: bool) -> None:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    values = {"a": value, "b": value}
+    assert compare(measure, values, values, {}, params, {})["binary"] is binary
 
 
 # The complete stage

@@ -155,14 +155,14 @@ def test_a_model_of_loops_must_not_be_used(params: Params) -> None:
     facts = Facts({"base": 0.25, "tuned": 29 / 30}, {"tuned": []})
     text = written(params, facts)
     assert (
-        "**tuned against base.** **Nearly all answers of tuned (96.7 %) are unreadable "
-        "repetitions: this model must not be used.** **Many answers of base (25.0 %) are "
-        "unreadable repetitions: this model must not be used.** Degenerate answers"
+        "**tuned against base.** **Nearly all answers of tuned (96.7 %) are repetitions or have "
+        "no words: this model must not be used.** **Many answers of base (25.0 %) are repetitions "
+        "or have no words: this model must not be used.** Degenerate answers"
     ) in text
     assert (
         "**tuned em comparação com base.** **Quase todas as respostas de tuned (96,7 %) são "
-        "repetições ilegíveis: este modelo não deve ser usado.** **Muitas respostas de base "
-        "(25,0 %)"
+        "repetições ou não têm palavras: este modelo não deve ser usado.** **Muitas "
+        "respostas de base (25,0 %)"
     ) in text
 
 
@@ -176,15 +176,16 @@ def test_controls_that_are_not_beaten_open_the_paragraph(params: Params) -> None
     text = written(params, FACTS._replace(unbeaten={"tuned": unbeaten}))
     assert (
         "tuned 20.0 %. **tuned cannot be compared with the stock answer on ROUGE-L**, because 97 % "
-        "of its answers are loops. **tuned does not beat** bz2 compression in bits per character "
-        "(2.061 against 1.989). **tuned is not surely better than** the character 6-gram in bits "
-        "per character (2.061 against 2.049, difference +0.012 [-0.001, +0.026]). Primary"
+        "of its answers are repetitions or have no words. **tuned does not beat** bz2 compression "
+        "in bits per character (2.061 against 1.989). **tuned is not surely better than** the "
+        "character 6-gram in bits per character (2.061 against 2.049, "
+        "difference +0.012 [-0.001, +0.026]). Primary"
     ) in text
     assert (
         "tuned 20,0 %. **tuned não pode ser comparado com a resposta padrão no ROUGE-L**, porque "
-        "97 % das suas respostas são repetições. **tuned não supera** a compressão bz2 em bits por "
-        "caractere (2,061 contra 1,989). **tuned não é seguramente melhor que** "
-        f"{PORTUGUESE.controls.controls['ngram']} (2,061 contra 2,049, "
+        "97 % das suas respostas são repetições ou não têm palavras. **tuned não supera** a "
+        "compressão bz2 em bits por caractere (2,061 contra 1,989). **tuned não é "
+        f"seguramente melhor que** {PORTUGUESE.controls.controls['ngram']} (2,061 contra 2,049, "
         "diferença +0,012 [-0,001, +0,026])."
     ) in text
 
@@ -196,8 +197,11 @@ def test_each_control_has_a_name_in_both_languages() -> None:
 
 def test_withheld_judge_is_named(params: Params) -> None:
     text = written(params, judge_style=ROW | {"meaningful": False, "judge_withheld": True})
-    assert "because the judge agrees too little with the author, who is no clinician." in text
-    assert "concorda pouco com as notas da autoria, que não é da área clínica." in text
+    # Authors or clinicians may have scored the gold answers; the table of the judges says who did.
+    assert (
+        "because the judge agrees too little with the people who scored the gold answers." in text
+    )
+    assert "concorda pouco com as pessoas que deram as notas das respostas de calibração." in text
 
 
 def test_seed_and_machine_variation_are_named_with_their_size(params: Params) -> None:
@@ -221,6 +225,35 @@ def test_exploratory_measures_are_hints(params: Params) -> None:
     assert "are hints and no results: ROUGE-1 F1 (better), t_acc (worse).\n" in text
     assert "Exploratory measures that are not meaningful here: the judge's score of style." in text
     assert "indícios, não resultados: F1 do ROUGE-1 (melhor), t_acc (pior).\n" in text
+
+
+def test_primary_measure_without_pairs_is_named(params: Params) -> None:
+    changes = {"primary": ["rougeL_f", "judge_accuracy"]}
+    judged = params.model_copy(update={"compare": params.compare.model_copy(update=changes)})
+    text = written(judged, rougeL_f=ROW)
+    assert (
+        "- **Not measured**: the judge's score of accuracy, because no item was scored under both "
+        "variants.\n"
+    ) in text
+    assert (
+        "- **Não medida**: a nota de correção do juiz, porque nenhum item recebeu nota nas duas "
+    ) in text
+    assert "Not measured" not in written(judged, rougeL_f=ROW, judge_accuracy=ROW)
+
+
+def test_variant_without_benchmark_scores_of_its_own_is_named(params: Params) -> None:
+    assert "benchmark" not in written(params, rougeL_f=ROW)
+    prompted = params.variants["base"].model_copy(update={"few_shot": 3})
+    shared = params.model_copy(update={"variants": params.variants | {"tuned": prompted}})
+    text = written(shared, rougeL_f=ROW)
+    assert (
+        "- tuned has the model of base and no benchmark scores of its own, so this pair has no "
+        "benchmark measure.\n"
+    ) in text
+    assert (
+        "- tuned tem o modelo de base e nenhuma pontuação própria nos benchmarks; por isso este "
+        "par não tem medida de benchmark.\n"
+    ) in text
 
 
 def test_pairs_follow_params(params: Params) -> None:

@@ -57,6 +57,15 @@ def test_first_question_of_three_sets_has_the_answers_of_the_first_pair(params: 
     ]
 
 
+def test_question_without_an_answer_of_the_variant_is_skipped(params: Params) -> None:
+    rows = [shown(split, number, "Sim.") for split in "AB" for number in (1, 2)]
+    base = {row.id: row for row in rows}
+    # The baseline has an additional answer in A, and the only answers in B.
+    tuned = {"A2": base["A2"]}
+    text = _answers({"base": base, "tuned": tuned}, params)
+    assert text == "**Pergunta A2?**\n\n- base: Sim.\n- tuned: Sim.\n"
+
+
 def test_long_answer_is_cut_after_60_words(params: Params) -> None:
     # 61 different words: aa, ab, ac, ...
     words = [first + second for first in "abcdefgh" for second in "abcdefgh"][:61]

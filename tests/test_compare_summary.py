@@ -182,6 +182,14 @@ def test_only_tasks_among_the_primary_measures_are_listed(metrics: Path, params:
     assert "bula_contrast_acc" not in found["base"]
 
 
+def test_borrowed_scores_of_a_task_are_absent(metrics: Path, params: Params) -> None:
+    prompted = params.variants["base"].model_copy(update={"few_shot": 3})
+    shared = {"variants": params.variants | {"tuned": prompted}}
+    found = summarize(metrics, {}, params.model_copy(update=shared))
+    assert "bula_contrast_acc" in found["base"]
+    assert "bula_contrast_acc" not in found["tuned"]
+
+
 def with_pairs(params: Params, *pairs: tuple[str, str]) -> Params:
     """Return the parameters with these pairs of variant and baseline."""
     found = [Pair(variant=variant, baseline=baseline) for variant, baseline in pairs]

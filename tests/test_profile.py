@@ -12,7 +12,7 @@ import pytest
 
 from bench.clones import ROOT, commit, edit_params, git
 from bula.answer_ledger import append_answers, batch_key, open_ledger, read_ledger
-from bula.commands.profile import find_profile, sharing
+from bula.commands.profile import find_profile, record, sharing
 from bula.errors import UserError
 from bula.experiments import refuse_untracked_inputs
 from bula.params import DirectoryModel, Params, load_params
@@ -337,12 +337,39 @@ def test_files_of_a_variant_that_the_profile_lost_are_deleted(repo: Path) -> Non
     assert [name for name in kept if not (clone / name).exists()] == []
 
 
+def closed(params: Params) -> Params:
+    """Return the parameters with one source, whose rows must not be passed on."""
+    source = params.ingest.sources[0].model_copy(update={"redistribution": "forbidden"})
+    ingest = params.ingest.model_copy(update={"sources": [source]})
+    return params.model_copy(update={"ingest": ingest})
+
+
 def test_a_closed_source_has_no_command_to_share() -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
     assert "dvc exp push origin mine" in sharing("mine", params)
-    source = params.ingest.sources[0].model_copy(update={"redistribution": "forbidden"})
-    closed = params.ingest.model_copy(update={"sources": [source]})
-    assert "dvc exp push" not in sharing("mine", params.model_copy(update={"ingest": closed}))
+    assert "results/mine.md" not in sharing("mine", params)
+    said = sharing("mine", closed(params))
+    assert "dvc exp push" not in said
+    assert "profiles/results/mine.md, which quotes its rows, is not" in said
+
+
+def test_answers_from_a_closed_source_are_not_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bula.commands.profile.read_run", lambda *_: ({"loss": 1.5}, {}))
+    file = ROOT / "profiles/smollm2-135m.yaml"
+    params = load_params(file)
+    headline = Path("clone/report/headline.md")
+    headline.parent.mkdir(parents=True)
+    headline.write_text("**Pergunta?**\n", encoding="utf-8")
+    results = Path("profiles/results")
+    assert record(file, params, Path("clone")) == results / "smollm2-135m.json"
+    assert (results / "smollm2-135m.md").read_text(encoding="utf-8") == "**Pergunta?**\n"
+    # The figures are written again, and the old answers are deleted.
+    (results / "smollm2-135m.json").unlink()
+    record(file, closed(params), Path("clone"))
+    assert [path.name for path in results.iterdir()] == ["smollm2-135m.json"]
 
 
 def test_a_folder_without_git_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from bench.clones import ROOT, edit_params
 from bula.__main__ import app
 from bula.commands.results import END, RECORD, START, with_results
 from bula.errors import UserError
-from bula.params import Pair, Params, load_params, parse_params
+from bula.params import ApiBackend, Pair, Params, load_params, parse_params, scored_as
 from bula.reports import write_metrics
 from bula.tables import (
     control_note,
@@ -323,6 +323,25 @@ def test_a_variant_of_the_same_model_names_the_variant_with_its_scores(metrics: 
     [line] = [line for line in lines if "medmcqa" in line]
     label = "bula_medmcqa, acc, % (24 items, chance 25 %) ↑"
     assert line.startswith(f"| {label} | 25.0 ± 8.8 | as base |")
+
+
+def test_variants_of_one_model_at_a_foreign_server_have_scores_of_their_own(metrics: Path) -> None:
+    params = variants("base", "tuned")
+    prompted = params.variants["base"].model_copy(update={"few_shot": 3})
+    backend = ApiBackend(
+        kind="openai",
+        base_url="http://127.0.0.1:8000/v1",
+        model="served",
+        num_concurrent=1,
+        timeout_seconds=60,
+    )
+    benchmark = params.benchmark.model_copy(update={"backend": backend})
+    chosen = {"variants": params.variants | {"tuned": prompted}, "benchmark": benchmark}
+    shared = params.model_copy(update=chosen)
+    assert scored_as(shared, "tuned") == "tuned"
+    [line] = [line for line in results_table(metrics, shared).splitlines() if "medmcqa" in line]
+    assert " | as base | " not in line
+    assert line.count("±") == 2
 
 
 def test_tasks_without_pinned_items_are_marked_in_the_table(metrics: Path) -> None:
@@ -634,7 +653,7 @@ def test_answers_that_are_loops_are_not_compared_with_the_stock_answer(metrics: 
     note = control_note(metrics, variants("base", "tuned", "other"), differences)
     assert (
         "**tuned cannot be compared with the stock answer on ROUGE-L**, because 97 % of its "
-        "answers are loops. **tuned does not beat** the character 6-gram"
+        "answers are repetitions or have no words. **tuned does not beat** the character 6-gram"
     ) in note
     # One paragraph has the sentences of all variants.
     assert note.count("\n") == 2

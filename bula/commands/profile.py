@@ -19,7 +19,7 @@ from bula.experiments import run_dvc
 from bula.files import sha256_file, sha256_values, staged
 from bula.model_licenses import model_license, refuse_unaccepted_terms
 from bula.param_types import Name
-from bula.params import DataSource, Params, load_params
+from bula.params import Params, load_params
 from bula.profile_clone import prepare, save_experiment
 from bula.profile_inputs import refuse_missing_inputs
 from bula.reports import write_metrics
@@ -62,14 +62,19 @@ def _wrong_name(name: str) -> str:
 def record(profile: Path, params: Params, clone: Path) -> Path:
     """Write figures and answers of a profile's run into profiles/results.
 
-    Return the file of the figures. The other file is Markdown for the README.
+    Return the file of the figures. The other file is Markdown for the README. It quotes questions
+    and answers and git takes it, so a profile with a closed source has none.
     """
     figures, conditions = read_run(clone, list(params.variants))
     known = {name: _short(value) for name, value in conditions.items()}
     known["sha256 of the profile"] = sha256_file(profile)[:DIGITS]
     file = RESULTS / f"{profile.stem}.json"
     write_metrics(file, {"conditions": known, "figures": figures})
-    with staged(file.with_suffix(".md")) as temporary:
+    shown = file.with_suffix(".md")
+    if closed_sources(params):
+        shown.unlink(missing_ok=True)
+        return file
+    with staged(shown) as temporary:
         shutil.copyfile(clone / HEADLINE, temporary)
     return file
 
@@ -94,17 +99,19 @@ License of the weights: {terms.name} {terms.url}"""
 
 def sharing(name: str, params: Params) -> str:
     """Return how to share the experiment, and what it contains."""
-    closed = [source.name for source in params.ingest.sources if _is_closed(source)]
+    closed = closed_sources(params)
     if closed:
-        why = f"the source {closed[0]} is not redistributable"
-        return f"  share:       read docs/remotes.md first, because {why}"
+        return f"""  share:       read docs/remotes.md first, because the source {closed[0]} is not
+               redistributable; so profiles/results/{name}.md, which quotes its rows, is not
+               written, and an old one is deleted"""
     return f"""  share:       dvc exp push origin {name}
                (sends your uncommitted edits, params.yaml, ids in plots/, and the weights)"""
 
 
-def _is_closed(source: DataSource) -> bool:
-    """Return whether the rows of a source must not be passed on."""
-    return source.redistribution == "forbidden"
+def closed_sources(params: Params) -> list[str]:
+    """Return the names of the sources whose rows must not be passed on."""
+    sources = params.ingest.sources
+    return [source.name for source in sources if source.redistribution == "forbidden"]
 
 
 def profile(

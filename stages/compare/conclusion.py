@@ -21,7 +21,7 @@ from bula.tables import (
     p_text,
     unbeaten_controls,
 )
-from stages.compare.pairs import Difference, Results, results_of
+from stages.compare.pairs import Difference, Results, borrowers, results_of
 from stages.compare.portuguese import PORTUGUESE
 from stages.compare.seeds import CPU_ROUGE_L
 from stages.compare.sentences import ENGLISH, Language, Verdict
@@ -64,6 +64,7 @@ def _section(language: Language, results: Results, facts: Facts, params: Params)
         primary = {name: row for name, row in rows.items() if row["primary"]}
         others = {name: row for name, row in rows.items() if not row["primary"]}
         lines = [_sentence(language, name, primary, params) for name in primary]
+        lines += _missing(language, pair, rows, params)
         lines += _remarks(language, primary, others)
         known = _facts(language, pair, facts, params)
         parts.append(_opening(language, pair, primary, known) + "\n")
@@ -181,6 +182,20 @@ def _sureness(language: Language, rows: Results, row: Difference, params: Params
             high=_change(language, row, row["high"], sign="+"),
         )
     return text
+
+
+def _missing(language: Language, pair: Pair, rows: Results, params: Params) -> list[str]:
+    """Return the sentences about measures that a pair lacks.
+
+    The judge may have scored no item under both variants.
+    """
+    lines = []
+    for measure in params.compare.primary:
+        if measure.startswith("judge_") and measure not in rows:
+            lines.append(language.unpaired.format(name=_name(language, measure)))
+    for variant, other in borrowers(pair, params).items():
+        lines.append(language.borrowed.format(variant=variant, other=other))
+    return lines
 
 
 def _remarks(language: Language, primary: Results, others: Results) -> list[str]:

@@ -19,7 +19,7 @@ def headline(figures: Path, results: Results, answers: Answers, params: Params) 
     """Return the main table, what no variant beats, and answers of the first pair.
 
     The answers are those to the first question of each of the first validation sets. They were not
-    chosen by their content.
+    chosen by their content. A question that only one of the two variants answered is skipped.
     """
     notes = control_note(figures, params, results)
     return f"{headline_table(figures, params)}{notes}\n{_answers(answers, params)}"
@@ -32,7 +32,8 @@ def _answers(answers: Answers, params: Params) -> str:
         shown = [params.compare.pairs[0].baseline, params.compare.pairs[0].variant]
     firsts: dict[str, str] = {}
     for row in answers[shown[0]].values():
-        firsts.setdefault(row.split, row.id)
+        if row.id in answers[shown[-1]]:
+            firsts.setdefault(row.split, row.id)
     parts = []
     for split in sorted(firsts)[:ANSWERS]:
         rows = [answers[variant][firsts[split]] for variant in shown]

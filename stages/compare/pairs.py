@@ -12,6 +12,7 @@ from bula.item_scores import (
     STOCK_SCORES,
     LikelihoodRow,
     Measures,
+    SampleRow,
     Values,
     bits_per_character,
     character_weights,
@@ -25,7 +26,7 @@ from bula.item_scores import (
     read_stock_scores,
     rerun_advice,
 )
-from bula.params import Pair, Params
+from bula.params import Pair, Params, scored_as
 from bula.stats import (
     ALPHA,
     MIN_BOOTSTRAP,
@@ -46,6 +47,8 @@ Results = dict[str, Difference]
 Groups = Mapping[str, str]
 # A ratio of sums: bits over characters.
 RATIO = "bits_per_character"
+# The first words of measures that are no shares of items, even if all their values are 0 or 1.
+CONTINUOUS = ("judge_", "rouge", RATIO, "question_worth")
 NGRAM_ROWS = Path("controls/likelihood_ngram.jsonl")
 # The safety slice of each measure to which a loop is no answer. A loop states no dose and refuses
 # nothing, so these measures say nothing if many answers are loops.
@@ -57,20 +60,43 @@ SLICE_OF_MEASURE = {
 
 
 def compare_all(data: Path, groups: Groups, params: Params) -> Results:
-    """Return every measure of every pair of `compare.pairs`."""
+    """Return every measure of every pair of `compare.pairs`.
+
+    A pair with borrowed benchmark scores has no measure of a benchmark.
+    """
     results: Results = {}
     for pair in params.compare.pairs:
         baseline = measures(data, pair.baseline)
         found = measures(data, pair.variant)
         _check_same_measures(found, baseline, data, pair)
         _check_primary(found, pair, params)
+        if borrowers(pair, params):
+            found = _without_benchmark(found, data, pair.variant)
         for measure, values in found.items():
             if _has_pairs(measure, baseline[measure], values):
                 weights = weights_of(measure, data, pair.baseline)
-                row = compare(baseline[measure], values, groups, params, weights)
+                row = compare(measure, baseline[measure], values, groups, params, weights)
                 results[f"{pair.name}__{measure}"] = row
     results |= _compare_with_stock(data, groups, params)
     return results | _compare_with_ngram(data, groups, params)
+
+
+def borrowers(pair: Pair, params: Params) -> dict[str, str]:
+    """Return the variants of a pair without benchmark scores of their own.
+
+    The value of each is the variant whose scores it has, because both have one model. A comparison
+    of such scores would be one of two other variants.
+    """
+    scored = {name: scored_as(params, name) for name in (pair.variant, pair.baseline)}
+    return {name: other for name, other in scored.items() if other != name}
+
+
+def _without_benchmark(found: Measures, data: Path, variant: str) -> Measures:
+    """Return the measures of a variant without those of its benchmark tasks."""
+    path = data / "samples" / f"{variant}.jsonl"
+    rows = read_checked(path, f"benchmark@{variant}", SampleRow)
+    scores = {f"{row.task}_{metric}" for row in rows for metric in row.scores}
+    return {measure: values for measure, values in found.items() if measure not in scores}
 
 
 def weights_of(measure: str, data: Path, variant: str) -> Values:
@@ -95,7 +121,8 @@ def _compare_with_stock(data: Path, groups: Groups, params: Params) -> Results:
         if stock.keys() != found.keys():
             what = f"its items are not those of scores/{variant}.jsonl"
             raise UserError(data / STOCK_SCORES, what, rerun_advice("controls"))
-        results[stock_key(variant)] = compare(stock, found, groups, params, {})
+        row = compare("rougeL_f", stock, found, groups, params, {})
+        results[stock_key(variant)] = row
     return results
 
 
@@ -113,7 +140,8 @@ def _compare_with_ngram(data: Path, groups: Groups, params: Params) -> Results:
             what = f"its items are not those of likelihood/{variant}.jsonl"
             raise UserError(data / NGRAM_ROWS, what, rerun_advice("controls"))
         weights = character_weights(rows)
-        results[ngram_key(variant)] = compare(ngram, found, groups, params, weights)
+        row = compare(RATIO, ngram, found, groups, params, weights)
+        results[ngram_key(variant)] = row
     return results
 
 
@@ -153,7 +181,12 @@ def _has_pairs(measure: str, first: Values, second: Values) -> bool:
 
 
 def compare(
-    first: Values, second: Values, groups: Groups, params: Params, weights: Values
+    measure: str,
+    first: Values,
+    second: Values,
+    groups: Groups,
+    params: Params,
+    weights: Values,
 ) -> Difference:
     """Return the paired difference, second minus first, over shared items.
 
@@ -174,7 +207,7 @@ def compare(
     row: Difference = {
         "items": len(items),
         "groups": len(set(names)),
-        "binary": {*before, *after} <= {0.0, 1.0},
+        "binary": _is_binary(measure, {*before, *after}),
         "before": sum(before) / len(items),
         "after": sum(after) / len(items),
         "difference": mean_difference(first, second),
@@ -183,6 +216,14 @@ def compare(
         "p_at_floor": test.at_floor,
     }
     return row | _interval(differences, names, sizes, params)
+
+
+def _is_binary(measure: str, values: set[float]) -> bool:
+    """Return whether the mean of a measure is a share of items.
+
+    The values alone do not show this: the judge may give its worst score, 1, to all answers.
+    """
+    return not measure.startswith(CONTINUOUS) and values <= {0.0, 1.0}
 
 
 def _interval(

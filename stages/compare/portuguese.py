@@ -12,7 +12,7 @@ CONTROLS = ControlTexts(
     },
     sentences={
         "loops": "**{variant} não pode ser comparado com {control}**, porque {share} das suas "
-        "respostas são repetições.",
+        "respostas são repetições ou não têm palavras.",
         "worse": "**{variant} não supera** {control} ({value} contra {other}{difference}).",
         "unsure": "**{variant} não é seguramente melhor que** {control} "
         "({value} contra {other}{difference}).",
@@ -43,8 +43,8 @@ PORTUGUESE = Language(
     },
     decimal_point=",",
     points="pontos percentuais",
-    unusable="**{how_many} de {variant} ({share}) são repetições ilegíveis: este modelo não deve "
-    "ser usado.**",
+    unusable="**{how_many} de {variant} ({share}) são repetições ou não têm palavras: este modelo "
+    "não deve ser usado.**",
     nearly_all="Quase todas as respostas",
     many="Muitas respostas",
     levels="Respostas degeneradas (repetições, ou sem palavras): {baseline} {before}, {variant} "
@@ -70,14 +70,17 @@ PORTUGUESE = Language(
         "são degeneradas em uma das variantes.",
         "constant": "**Sem significado**: {name}, porque as duas variantes escolhem uma só opção "
         "em quase todos os itens.",
-        "judge": "**Sem significado**: {name}, porque o juiz concorda pouco com as notas da "
-        "autoria, que não é da área clínica.",
+        "judge": "**Sem significado**: {name}, porque o juiz concorda pouco com as pessoas "
+        "que deram as notas das respostas de calibração.",
     },
     reach=" Se a mudança real fosse de {detectable} ou mais{one_way}, este teste a encontraria em "
     "pelo menos {power} das repetições.",
     one_way=", com todos os itens mudando na mesma direção",
     holm="p {p} após a correção de Holm, testes: {tests}",
     interval=", intervalo de {confidence} sem correção para vários testes de {low} a {high}",
+    unpaired="**Não medida**: {name}, porque nenhum item recebeu nota nas duas variantes.",
+    borrowed="{variant} tem o modelo de {other} e nenhuma pontuação própria nos benchmarks; por "
+    "isso este par não tem medida de benchmark.",
     no_seeds="Não se conhece a variação entre sementes de treino para este par; outro treino pode "
     "dar outras diferenças.",
     exploratory="Medidas exploratórias com p abaixo de {alpha}, sem correção pelo número delas; "

@@ -28,6 +28,8 @@ class Language(NamedTuple):
     one_way: str
     holm: str
     interval: str
+    unpaired: str
+    borrowed: str
     no_seeds: str
     exploratory: str
     nothing: str
@@ -56,8 +58,8 @@ ENGLISH = Language(
     },
     decimal_point=".",
     points="percentage points",
-    unusable="**{how_many} of {variant} ({share}) are unreadable repetitions: this model must not "
-    "be used.**",
+    unusable="**{how_many} of {variant} ({share}) are repetitions or have no words: this model "
+    "must not be used.**",
     nearly_all="Nearly all answers",
     many="Many answers",
     levels="Degenerate answers (repetitions, or no words): {baseline} {before}, {variant} {after}.",
@@ -81,14 +83,17 @@ ENGLISH = Language(
         "rates are degenerate under one variant.",
         "constant": "**Not meaningful**: {name}, because both variants choose one option for "
         "nearly all items.",
-        "judge": "**Not meaningful**: {name}, because the judge agrees too little with the author, "
-        "who is no clinician.",
+        "judge": "**Not meaningful**: {name}, because the judge agrees too little with the people "
+        "who scored the gold answers.",
     },
     reach=" If the true change were {detectable} or more{one_way}, this test would find it in at "
     "least {power} of repetitions.",
     one_way=", with all items changing in one direction",
     holm="p {p} after Holm's correction, tests: {tests}",
     interval=", {confidence} interval without correction for several tests {low} to {high}",
+    unpaired="**Not measured**: {name}, because no item was scored under both variants.",
+    borrowed="{variant} has the model of {other} and no benchmark scores of its own, so this pair "
+    "has no benchmark measure.",
     no_seeds="The spread over training seeds is not known for this pair, so another training run "
     "may give other differences.",
     exploratory="Exploratory measures with p below {alpha}, not corrected for their number, so "

@@ -9,7 +9,7 @@ import math
 import statistics
 from pathlib import Path, PurePath
 
-from bula.params import Pair, Params
+from bula.params import Pair, Params, scored_as
 from bula.safety import SLICES
 from bula.tables import (
     CONSTANT_SHARE,
@@ -106,7 +106,12 @@ def _likelihood(figures: Path, variant: str) -> Headline:
 
 
 def _tasks(figures: Path, variant: str, params: Params) -> Headline:
-    """Return the scores of benchmark tasks that `compare.primary` names."""
+    """Return the scores of benchmark tasks that `compare.primary` names.
+
+    A variant with the model of an earlier variant repeats its scores, so it has none here.
+    """
+    if scored_as(params, variant) != variant:
+        return {}
     metrics = read_metrics(figures, "benchmark", variant)
     levels = {}
     for task in params.benchmark.tasks:
