@@ -40,20 +40,11 @@ def test_first_question_of_three_sets_has_the_answers_of_the_first_pair(params: 
     tuned = base | {"A1": shown("A", 1, "Não. " * 9, degenerate=True)}
     tuned |= {"B1": shown("B", 1, "  "), "C1": shown("C", 1, "a b\n" * 30 + "c")}
     assert _answers({"base": base, "tuned": tuned}, params).splitlines() == [
-        "**Pergunta A1?**",
-        "",
-        "- base: Sim.",
-        "- tuned: Não. (repeats 9 times) *(degenerate)*",
-        "",
-        "**Pergunta B1?**",
-        "",
-        "- base: Sim.",
-        "- tuned: (empty)",
-        "",
-        "**Pergunta C1?**",
-        "",
-        "- base: Sim.",
-        "- tuned: a b (repeats 30 times) c",
+        "| question | base | tuned |",
+        "|---|---|---|",
+        "| Pergunta A1? | Sim. | Não. (repeats 9 times) *(degenerate)* |",
+        "| Pergunta B1? | Sim. | (empty) |",
+        "| Pergunta C1? | Sim. | a b (repeats 30 times) c |",
     ]
 
 
@@ -63,7 +54,7 @@ def test_question_without_an_answer_of_the_variant_is_skipped(params: Params) ->
     # The baseline has an additional answer in A, and the only answers in B.
     tuned = {"A2": base["A2"]}
     text = _answers({"base": base, "tuned": tuned}, params)
-    assert text == "**Pergunta A2?**\n\n- base: Sim.\n- tuned: Sim.\n"
+    assert text.splitlines()[2:] == ["| Pergunta A2? | Sim. | Sim. |"]
 
 
 def test_long_answer_is_cut_after_60_words(params: Params) -> None:
@@ -71,7 +62,7 @@ def test_long_answer_is_cut_after_60_words(params: Params) -> None:
     words = [first + second for first in "abcdefgh" for second in "abcdefgh"][:61]
     rows = {"A1": shown("A", 1, " ".join(words))}
     text = _answers({"base": rows, "tuned": rows}, params)
-    assert text.count(f"{words[59]} …\n") == 2
+    assert text.count(f"{words[59]} … |") == 2
     assert words[60] not in text
 
 
@@ -86,7 +77,7 @@ def test_stage_writes_table_and_answers_beside_the_report(workspace: Path) -> No
     text = (workspace / "report/headline.md").read_text(encoding="utf-8")
     params = load_params()
     assert text.startswith(headline_table(workspace / "metrics", params))
-    assert text.count("\n- base: ") == text.count("\n- tuned: ") == 1
+    assert text.count("| question | base | tuned |\n") == 1
 
 
 def test_run_without_pairs_shows_its_first_two_variants(workspace: Path) -> None:
@@ -95,5 +86,4 @@ def test_run_without_pairs_shows_its_first_two_variants(workspace: Path) -> None
     params = load_params()
     text = _answers(dict.fromkeys(params.variants, rows), params)
     first, second, *_ = params.variants
-    lines = [line for line in text.splitlines() if line.startswith("-")]
-    assert lines == [f"- {first}: Sim.", f"- {second}: Sim."]
+    assert text.startswith(f"| question | {first} | {second} |\n")

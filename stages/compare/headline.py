@@ -26,7 +26,7 @@ def headline(figures: Path, results: Results, answers: Answers, params: Params) 
 
 
 def _answers(answers: Answers, params: Params) -> str:
-    """Return the first questions, each with the answers of baseline and variant."""
+    """Return a table of the first questions with the answers of baseline and variant."""
     shown = list(params.variants)[:2]
     if params.compare.pairs:
         shown = [params.compare.pairs[0].baseline, params.compare.pairs[0].variant]
@@ -34,12 +34,12 @@ def _answers(answers: Answers, params: Params) -> str:
     for row in answers[shown[0]].values():
         if row.id in answers[shown[-1]]:
             firsts.setdefault(row.split, row.id)
-    parts = []
+    lines = [f"| question | {' | '.join(shown)} |", "|---|" + "---|" * len(shown)]
     for split in sorted(firsts)[:ANSWERS]:
         rows = [answers[variant][firsts[split]] for variant in shown]
-        lines = [f"- {name}: {_cut(row)}" for name, row in zip(shown, rows, strict=True)]
-        parts.append("\n".join([f"**{markdown(rows[0].question)}**\n", *lines]))
-    return "\n\n".join(parts) + "\n"
+        cells = [markdown(rows[0].question), *map(_cut, rows)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _cut(row: ShownAnswer) -> str:
