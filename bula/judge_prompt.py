@@ -135,7 +135,7 @@ def _fenced(title: str, text: str) -> str:
 
 
 def _fence(number: int) -> str:
-    """Return a line of digits, which has the same number of tokens for every text."""
+    """Return a line of digits: as many tokens for every text."""
     return f"--- {number % 10**8:08} ---"
 
 
