@@ -111,6 +111,8 @@ def test_cost_of_a_call_in_flight_is_kept_when_the_user_stops_the_run(
     rows = numbered_rows(0, 2)
     prompts = {row["answer"]: to_messages(row) for row in rows}
     known = read_ledger(LEDGER, "judge-1")
+    # The lock of a run creates the folder.
+    LEDGER.parent.mkdir(exist_ok=True)
 
     async def stop_when_it_hangs() -> None:
         with judging._endpoints(params.judge, Path()) as (endpoints, _):
