@@ -105,7 +105,7 @@ async def sleep_all(count: int) -> None:
 
 
 def measure(params: Params, count: int) -> dict[str, float]:
-    """Return the verdicts per second of the judge and of sleeps, and its CPU time."""
+    """Return the rates of the judge and of sleeps, and the judge's CPU time."""
     started = time.perf_counter()
     asyncio.run(sleep_all(count))
     slept = time.perf_counter() - started
