@@ -13,6 +13,7 @@ from bula.commands.plan import plan
 from bula.commands.profile import profile
 from bula.commands.results import results
 from bula.commands.schema import schema
+from bula.commands.score import score
 from bula.commands.seeds import seeds
 from bula.commands.sweep import sweep
 from bula.commands.tree import tree
@@ -25,6 +26,7 @@ COMMANDS = (
     plan,
     profile,
     results,
+    score,
     seeds,
     sweep,
     verify_remote,
