@@ -58,7 +58,7 @@ def read_stages() -> tuple[list[str], dict[str, list[str]]]:
 
 
 def run_variant(variant: str, stages: list[str], devices: SimpleQueue[str]) -> int:
-    """Run the stages of a variant on the next free device, up to the first that fails.
+    """Run a variant's stages on the next free device, until one fails.
 
     Return dvc's exit code. A device is a GPU's number, or empty if the variants share all devices.
     """
