@@ -28,7 +28,7 @@ REPRO = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item
 
 
 def split_stages(graph: Any) -> tuple[list[str], dict[str, list[str]]]:
-    """Return the stages that all variants need, and the stages of each variant in order.
+    """Return the stages that variants need, and each variant's stages in order.
 
     `graph` is DVC's graph, whose edges lead from a stage to those that it depends on. A variant's
     stage is named STAGE@VARIANT.
@@ -82,7 +82,7 @@ def run_variant(variant: str, stages: list[str], devices: SimpleQueue[str]) -> i
 
 
 def run_variants(of_variant: dict[str, list[str]], places: list[str]) -> list[str]:
-    """Run all variants, as many at once as there are places, and return those that failed."""
+    """Run all variants, one per place at once, and return those that failed."""
     LOGS.mkdir(parents=True, exist_ok=True)
     devices: SimpleQueue[str] = SimpleQueue()
     for place in places:
