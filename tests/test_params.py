@@ -419,8 +419,8 @@ def test_a_number_with_an_exponent_and_no_point_is_a_number(written: str, number
 
 def test_no_and_on_are_words_and_not_booleans() -> None:
     # PyYAML implements YAML 1.1, which reads `no` as false.
-    first = "    - bula_medmcqa\n"
-    words = "    - no\n    - on\n    - null_task\n"
+    first = "  - bula_medmcqa\n"
+    words = "  - no\n  - on\n  - null_task\n"
     params = parse_params(DEFAULT.replace(first, words), "some.yaml")
     assert params.benchmark.tasks[:3] == ["no", "on", "null_task"]
 
