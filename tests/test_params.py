@@ -374,6 +374,10 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
         ({"variants.UPPER": {"model": "x", "engine": "vllm"}}, "variants.UPPER"),
         ({"ingest.base.kind": "zip"}, "ingest.base: Input tag 'zip'"),
         ({"quantize.types": ["q4_k_m", "q3"]}, "quantize.types.1: "),
+        (
+            {"variants.half": {"model": "models/gguf/bf16.gguf", "engine": "llama.cpp"}},
+            "variants.half needs models/gguf/bf16.gguf, which quantize.types does not list",
+        ),
     ],
 )
 def test_contradicting_values_are_refused(changes: dict[str, Any], words: str) -> None:
