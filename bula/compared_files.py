@@ -33,7 +33,7 @@ def file_patterns(pipeline: Mapping[str, Any]) -> list[str]:
     for stage in pipeline["stages"].values():
         if stage.get("foreach") != VARIANTS:
             continue
-        for out in stage["do"]["outs"]:
+        for out in stage["do"].get("outs", []):
             # ruamel keeps the quotes of dvc.yaml in its own class of strings.
             path = str(out if isinstance(out, str) else next(iter(out)))
             if path.startswith(READ) and not path.startswith(UNREAD):
