@@ -70,6 +70,10 @@ $(PIP) install --no-deps --force-reinstall --index-url "$(LLAMA_INDEX)" $(LLAMA_
 .venv-vllm/bin/python -m pip install --quiet --group vllm
 endef
 
+define REPRO
+dvc repro; code=$$?; python -m bula keep-runs > /dev/null; exit $$code
+endef
+
 .PHONY: help setup gpu repro seeds sweep llama-dry-run gpu-check test lint results clean
 help:
 	@grep -E '^# make|^#  ' Makefile | sed 's/^# //'
@@ -97,19 +101,20 @@ gpu: .venv-vllm/.installed
 		{ echo "the packages for a GPU could not be installed: are the package index and $(LLAMA_INDEX) reachable, and is there disk space? pip's messages are above"; exit 1; }
 	@touch $@
 
-# Check the parameters before DVC reads them.
+# Check the parameters before DVC reads them. dvc repro records no run in the run-cache if git has
+# outputs of the stage, so keep-runs records the finished stages, also after a failure.
 repro: setup
 ifeq ($(origin PROFILE),command line)
 	@python -m bula profile "$$PROFILE"
 else
 	@python -m bula.params
-	@dvc repro
+	@$(REPRO)
 endif
 
 # dvc repro then marks the differences within the spread in the report.
 seeds: setup
 	@python -m bula seeds --count $(N)
-	@dvc repro
+	@$(REPRO)
 
 sweep: setup
 	@python -m bula sweep $(RATES)

@@ -8,6 +8,7 @@ import typer
 from bula.commands.ask import ask
 from bula.commands.deps import deps
 from bula.commands.graph import graph
+from bula.commands.keep_runs import keep_runs
 from bula.commands.licenses import licenses
 from bula.commands.plan import plan
 from bula.commands.profile import profile
@@ -30,6 +31,7 @@ COMMANDS = (
     seeds,
     sweep,
     verify_remote,
+    keep_runs,
     schema,
     deps,
     tree,
