@@ -20,6 +20,7 @@ from bula.judge_limits import (
     likely_tokens,
     worst_case,
 )
+from bula.judge_outcomes import Failure
 from bula.judge_prompt import Message, Verdict, verdict_type
 from bula.judge_words import server_words
 from bula.params import Judge
@@ -144,27 +145,6 @@ class Session(NamedTuple):
     """Set when no further call may be sent."""
     dialects: list[Dialect]
     """Dialects that worked, the current one last; empty before the first reply."""
-
-
-class Failure(NamedTuple):
-    """Why a call has no verdict."""
-
-    reason: str
-    words: str = ""
-    """The server's own words, masked."""
-    wait: float | None = None
-    """Seconds until the call may be repeated; None if repeating does not help."""
-    is_final: bool = False
-    """Whether every later call would fail too."""
-    error: UserError | None = None
-    """The error of a refused key or a redirect, which ends the run."""
-
-
-class Outcome(NamedTuple):
-    """The result of one call, and the usage of all its requests."""
-
-    result: Verdict | Failure
-    usage: Usage
 
 
 async def ask(

@@ -16,7 +16,8 @@ from bula.calibration import Agreement, correct_rate, read_agreement
 from bula.errors import run_stage
 from bula.escaping import terminal
 from bula.item_scores import AnswerRow, read_checked
-from bula.judging import count_failures, failure_note, verdicts_or_error
+from bula.judge_outcomes import count_failures, failure_note
+from bula.judging import verdicts_or_error
 from bula.params import Judge, Params, load_params, variant_of
 from bula.records import SET_NAMES, Row, write_rows
 from bula.reports import Scalar, write_metrics, write_plot
