@@ -4,13 +4,14 @@ A batch is paid once: its id stays in .bula/judge_batches.json until its verdict
 so a run after a killed one continues to wait for it.
 """
 
+from __future__ import annotations
+
 import asyncio
 import json
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import openai
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
@@ -53,6 +54,9 @@ from bula.judge_words import server_words
 from bula.params import Judge
 from bula.records import Row
 from bula.serving import Endpoint
+
+if TYPE_CHECKING:
+    import openai
 
 ADDRESS: Final = "/v1/chat/completions"
 # The only window that OpenAI offers.
@@ -442,6 +446,8 @@ def _keep(run: Run, pending: Pending, outcomes: Outcomes) -> None:
 
 async def _try(run: Run, request: Awaitable[Any]) -> Any:
     """Return the reply to a request of the API, or a Failure."""
+    import openai
+
     try:
         async with asyncio.timeout(TRANSFER_SECONDS):
             return await request
