@@ -7,6 +7,8 @@ training and stops at the same tokens. Any other server receives messages (bula/
 Finished answers survive a kill (bula/answer_ledger.py).
 """
 
+from __future__ import annotations
+
 import json
 import time
 from collections import Counter
@@ -16,19 +18,15 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from io import FileIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
-import openai
-import torch
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from bula.answer_key import fingerprint
 from bula.answer_ledger import append_answers, batch_key, open_ledger, read_ledger
 from bula.api_answers import RequestError, ask_chat, chat_fields, connect, use_server
 from bula.errors import UserError
 from bula.files import sha256_values
-from bula.generation import batches_of_prompts, generate_batch
 from bula.hardware import precision_settings
 from bula.models import end_token_ids, load_model
 from bula.params import Decoding, Params, Variant
@@ -45,6 +43,10 @@ from bula.serving import (
     serve_llama_cpp,
     serve_vllm,
 )
+
+if TYPE_CHECKING:
+    import openai
+    from transformers import PreTrainedTokenizerBase
 
 RERUN = "check that the machine has free memory, and run the stage again"
 ASK_AGAIN = "check that the server works and accepts these requests, and run the stage again"
@@ -88,7 +90,7 @@ Start = Callable[[], AbstractContextManager[list[Endpoint]]]
 # Returns the fields of the request for a prompt.
 Fields = Callable[[list[int]], dict[str, Any]]
 # Returns the answer of a model, by its name, to one prompt with the fields of the request.
-Complete = Callable[[openai.OpenAI, str, list[int], dict[str, Any]], Answer]
+Complete: TypeAlias = "Callable[[openai.OpenAI, str, list[int], dict[str, Any]], Answer]"
 # Receives the answers to a batch of prompts as soon as they are complete.
 Keep = Callable[[Prompts, list[Answer]], None]
 
@@ -129,6 +131,8 @@ def answer(
     `generate.max_failed_share` of the requests to a server fail, or if another process runs the
     same stage.
     """
+    from bula.generation import batches_of_prompts
+
     with open_ledger(stage, fingerprint(variant, params), params.variants) as ledger:
         size = params.generate.batch_size if variant.engine == "transformers" else 1
         places = batches_of_prompts(asked.prompts, size)
@@ -177,6 +181,10 @@ def answer_locally(
     keep: Keep,
 ) -> list[list[Answer]]:
     """Return the answers of transformers to each batch of prompts."""
+    import torch
+
+    from bula.generation import generate_batch
+
     if not batches:
         return []
     model = load_model(path, params.dtype)
@@ -358,6 +366,8 @@ def ask_repeatedly(
     A server of ours whose process has exited refuses every connection. That error is left to
     serve_llama_cpp and serve_vllm, which explain why their server is gone.
     """
+    import openai
+
     for attempt in range(1, ATTEMPTS):
         wait = 0.0
         try:
@@ -389,6 +399,8 @@ def complete(
     Raise RequestError if the request fails or its reply contains no answer, and
     openai.APIConnectionError if there is no connection.
     """
+    import openai
+
     try:
         reply = client.completions.create(model=model, prompt=prompt, extra_body=fields)
     except openai.APITimeoutError as error:

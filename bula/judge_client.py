@@ -1,11 +1,12 @@
 """Send one prompt to the judge, and check its reply."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx2
-import openai
 from pydantic import BaseModel, Field, ValidationError
 
 from bula.api_keys import LOCAL_KEY, LOOPBACK, hide, host_of, keep_plain_headers
@@ -25,6 +26,9 @@ from bula.judge_prompt import Message, Verdict, verdict_type
 from bula.judge_words import server_words
 from bula.params import Judge
 from bula.serving import Endpoint
+
+if TYPE_CHECKING:
+    import openai
 
 ADDRESS = "/chat/completions"
 UNAUTHORIZED = 401
@@ -104,6 +108,8 @@ def connect(endpoint: Endpoint, settings: Judge) -> openai.AsyncOpenAI:
 
     The client sends its key to this endpoint only, and limits the length of every reply.
     """
+    import openai
+
     host = host_of(endpoint.url)
 
     async def before_request(request: httpx2.Request) -> None:
@@ -215,6 +221,8 @@ async def _send(
     client: openai.AsyncOpenAI, settings: Judge, request: dict[str, Any]
 ) -> tuple[Verdict | Failure, Usage | None]:
     """Return the result of one request, and its usage if that is known."""
+    import openai
+
     try:
         async with asyncio.timeout(settings.timeout_seconds):
             # The client's typed method would walk through every field of the request.
@@ -248,6 +256,8 @@ async def _plain_or_none(
 
     It may refuse a text, or its reply may be longer than `judge.max_reply_bytes`.
     """
+    import openai
+
     try:
         return await _without_control_tokens(client, messages)
     except (openai.APIStatusError, ValueError):
@@ -343,6 +353,8 @@ def status_failure(
 
 def _reason(error: openai.APIStatusError) -> str:
     """Return the name of an error, else its HTTP status."""
+    import openai
+
     if type(error) is openai.APIStatusError:
         return f"HTTP{error.status_code}"
     return type(error).__name__

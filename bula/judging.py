@@ -1,5 +1,7 @@
 """Ask an LLM judge about rows, and return one verdict per row."""
 
+from __future__ import annotations
+
 import asyncio
 import math
 import time
@@ -7,9 +9,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import openai
 from tqdm import tqdm
 
 from bula.api_keys import key_for
@@ -53,6 +54,9 @@ from bula.privacy import find_personal_data, redact
 from bula.records import Row
 from bula.reports import Scalar
 from bula.serving import Endpoint, Placement, serve_llama_cpp
+
+if TYPE_CHECKING:
+    import openai
 
 # Messages by the ledger key of their verdict.
 Prompts = dict[str, list[Message]]

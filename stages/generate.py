@@ -6,13 +6,14 @@ readable, before any stage scores them. The stages rouge, judge and compare read
     python -m stages.generate tuned
 """
 
+from __future__ import annotations
+
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from transformers import PreTrainedTokenizerBase
 
 from bula.answering import (
     FAILED,
@@ -40,6 +41,9 @@ from bula.reports import peak_memory_gb, write_metrics
 from bula.safety import seeks_care
 from bula.stats import standard_error
 from bula.text import words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Figures = dict[str, int | float]
 

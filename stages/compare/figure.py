@@ -1,14 +1,11 @@
 """Draw all variants and controls, with a panel per measure."""
 
+from __future__ import annotations
+
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from typing import TYPE_CHECKING, NamedTuple
 
 from bula.degeneration import not_meaningful
 from bula.drawing import BLUE, GREY, ORANGE, remove_frame, save_png
@@ -30,6 +27,10 @@ from bula.tables import (
     read_metrics,
     variant_group,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 NAME = "variants.png"
 CONTRAST = "bula_contrast"
@@ -274,6 +275,8 @@ def draw_panels(panels: Sequence[Panel], variants: Iterable[str], path: Path) ->
 
     The panels of a row share their lines: one per variant, and below them one per control.
     """
+    from matplotlib.figure import Figure
+
     rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
     names = list(variants)
     lines = [[*names, *_controls(row, names)] for row in rows]
@@ -342,6 +345,8 @@ def draw_panel(axis: Axes, panel: Panel, lines: Sequence[str], variants: int) ->
 
 def _set_scales(axis: Axes, lines: int, *, percent: bool) -> None:
     """Set the range and the ticks of both axes, from the top down."""
+    from matplotlib.ticker import PercentFormatter
+
     axis.set_ylim(lines - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.tick_params(axis="x", labelsize=8)
@@ -398,6 +403,8 @@ def _write_words(axis: Axes, place: int, words: str) -> None:
 
 def _legend(panels: Sequence[Panel], variants: Sequence[str]) -> list[Line2D]:
     """Return the entries of the legend for the marks that the panels contain."""
+    from matplotlib.lines import Line2D
+
     entries = [Line2D([], [], color=BLUE, marker="o", linewidth=2, label="variant")]
     if _controls(panels, variants):
         control = Line2D([], [], color=ORANGE, marker="s", linewidth=2, label="control")
