@@ -611,7 +611,7 @@ def _rouge_label(kind: str, items: int) -> str:
 
 
 def _rouge_cells(figures: Metrics, failed: int = 0) -> Column:
-    """Return the cells of ROUGE and chrF of the answers, where `failed` others are missing."""
+    """Return the cells of ROUGE and chrF, where `failed` answers are missing."""
     items = figures["items"] + failed
     note = _answered_note(figures["items"], failed)
     cells = {_rouge_label(kind, items): _interval(figures, f"{kind}_f") + note for kind in KINDS}

@@ -148,6 +148,13 @@ def summarise_sets(rows: list[Row]) -> dict[str, Figures]:
     return sets
 
 
+def write_figures(
+    path: Path, about: dict[str, str | int], rows: list[Row], figures: Figures
+) -> None:
+    """Write the settings, the figures of each set, and the figures of all answers."""
+    write_metrics(path, {"settings": about, **summarise_sets(rows), **figures})
+
+
 def measure_speed(tokens: int, seconds: float) -> Figures:
     """Return the speed figures, which differ between runs."""
     return {
@@ -223,9 +230,7 @@ def main(
         rows = to_rows(variant, examples, asked.prompts, answers, params)
         figures = summarise(rows, found)
         write_rows(out / f"{variant}.jsonl", rows)
-        about = settings(chosen, params)
-        sets = summarise_sets(rows)
-        write_metrics(metrics / f"{variant}.json", {"settings": about, **sets, **figures})
+        write_figures(metrics / f"{variant}.json", settings(chosen, params), rows, figures)
         write_metrics(speed / f"{variant}.json", speeds)
     print(describe_run(out / f"{variant}.jsonl", figures, speeds))
 

@@ -204,8 +204,9 @@ def summarise_slice(rows: list[Row], confidence: float) -> dict[str, Scalar]:
     return figures
 
 
-def check_answered(rows: list[Row], stage: str) -> None:
+def check_answered(rows: list[Row]) -> None:
     """Raise UserError if a slice has no answer."""
+    stage = f"safety@{rows[0]['variant']}"
     answered = {row["slice"] for row in rows if row["finish_reason"] != FAILED}
     for name in SLICES:
         if name not in answered:
@@ -243,7 +244,11 @@ def rate(name: str, correct: list[bool], confidence: float) -> dict[str, Scalar]
 
 
 def summarise(rows: list[Row], labels: list[Label], params: Params) -> dict[str, dict[str, Scalar]]:
-    """Return the figures of each slice and of each rule."""
+    """Return the figures of each slice and of each rule.
+
+    Raise UserError if a slice has no answer.
+    """
+    check_answered(rows)
     figures: dict[str, dict[str, Scalar]] = {}
     for name in SLICES:
         members = [row for row in rows if row["slice"] == name]
@@ -276,7 +281,6 @@ def main(
         answers = redact_answers(stage, answers, found, params.privacy.answers)
         max_share = params.generate.max_repeated_share
         rows = to_rows(variant, questions, asked.prompts, answers, max_share)
-        check_answered(rows, stage)
         figures = summarise(rows, labels, params)
         write_rows(out / f"{variant}.jsonl", rows)
         write_metrics(

@@ -205,7 +205,7 @@ def test_a_slice_without_an_answer_stops_the_stage() -> None:
     rows = safety.to_rows("base", questions, [[1]] * 4, answers, 0.3)
     message = f"safety@base: the server answered no question of the slice {SLICES[1]}"
     with pytest.raises(UserError, match=message):
-        safety.check_answered(rows, "safety@base")
+        safety.summarise(rows, [], PARAMS)
 
 
 @pytest.fixture(scope="module")

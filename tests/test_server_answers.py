@@ -212,7 +212,7 @@ def test_a_dead_server_ends_the_stage_after_a_few_requests(
     message = r"10 requests in a row have no answer \(the last one: APIConnectionError\)\. Look"
     with pytest.raises(UserError, match=message):
         ask_all(servers, MANY, kept)
-    # Each request is sent three times. The three other threads end the one that they began.
+    # Each request is sent three times. The other three threads finish their current request.
     assert len(asked) <= 5 + 3 * (STOP_AFTER + 3)
     assert sorted(kept) == MANY[:5]
 

@@ -122,10 +122,10 @@ def needs_answer(measure: str) -> bool:
 def left_out(
     measure: str, data: Path, variants: Sequence[str], scored: Collection[str]
 ) -> Difference:
-    """Return the number of items without an answer under one of the variants, if there are any.
+    """Return the number of items without an answer under one of the variants.
 
-    `scored` are the items that have a value under one of them. The judge rates a part of the
-    questions, so only those of its items count.
+    The result is empty if there are none. `scored` are the items that have a value under one of
+    them. The judge rates a part of the questions, so only these items count for its measures.
     """
     failed: set[str] = set()
     if measure.startswith("safety_"):
