@@ -19,6 +19,7 @@ PACKAGES = ("openai", "torch", "transformers", "xllamacpp")
 # Our modules that shape an answer. A test compares them with the imports of answering.py.
 MODULES = (
     "answering",
+    "answers",
     "api_answers",
     "generation",
     "gguf_config",
@@ -29,6 +30,7 @@ MODULES = (
     "model_files",
     "models",
     "older_configs",
+    "server_answers",
     "serving",
     "turn_ends",
     "vllm_guard",

@@ -1,11 +1,12 @@
 """Call OpenAI's Batch API, and check its replies."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import Awaitable
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import openai
 from pydantic import BaseModel, ConfigDict, ValidationError
 from tqdm import tqdm
 
@@ -15,6 +16,9 @@ from bula.judge_outcomes import Failure, judge_error, quoted
 from bula.judge_pending import BATCHES, Identity, Pending
 from bula.judge_prompt import Message
 from bula.params import Judge
+
+if TYPE_CHECKING:
+    import openai
 
 ADDRESS: Final = "/v1/chat/completions"
 # The only window that OpenAI offers.
@@ -152,6 +156,8 @@ async def download_items(run: Run, state: State) -> dict[str, Item]:
 
 async def try_request(run: Run, request: Awaitable[Any]) -> Any:
     """Return the reply to a request of the API, or a Failure."""
+    import openai
+
     try:
         async with asyncio.timeout(TRANSFER_SECONDS):
             return await request

@@ -21,6 +21,7 @@ from bula.tables import (
     PREDICTORS,
     UNKNOWN,
     Metrics,
+    answered,
     control_group,
     degenerate_share,
     group,
@@ -167,9 +168,9 @@ def read_rouge(figures: Path, params: Params) -> Panel:
         point = _interval_point(found, "rougeL_f", "rougeL_f")
         points[variant] = _withhold(point, share, params)
     for name, title in ANSWERERS.items():
-        points[title] = _interval_point(
-            control_group(figures, name, needed), "rougeL_f", "rougeL_f"
-        )
+        # The controls answer all questions, and a variant's requests may fail.
+        found = control_group(figures, name, needed)
+        points[title] = _interval_point(found, "rougeL_f", "rougeL_f")
     note = _note(found["items"], "answers", params.rouge.confidence)
     return Panel("ROUGE-L F1", HIGHER, note, points)
 
@@ -243,7 +244,7 @@ def _normal_point(mean: float, error: float, coverage: float) -> Point:
 def _share_point(figures: Metrics, coverage: float) -> Point:
     """Return the percentage of degenerate answers with Wilson's interval."""
     share = figures["degenerate_share"]
-    items = figures["items"]
+    items = answered(figures)
     return _percent(Point(share, wilson_interval(round(share * items), items, coverage)))
 
 
