@@ -365,14 +365,15 @@ def test_a_killed_stage_resumes_with_its_finished_batches(
     folder = validation / ".bula/answers/generate@base"
     assert list(folder.iterdir()) == []
     generated: list[int] = []
+    own = generation.generate_batch
 
     def generate_batch(*args: Any) -> list[list[int]]:
         generated.append(len(args[2]))
         if len(generated) == 3:
             raise KeyboardInterrupt
-        return generation.generate_batch(*args)
+        return own(*args)
 
-    monkeypatch.setattr(answering, "generate_batch", generate_batch)
+    monkeypatch.setattr(generation, "generate_batch", generate_batch)
     with pytest.raises(KeyboardInterrupt):
         generate.main("base")
     [file] = folder.iterdir()
