@@ -93,12 +93,12 @@ gpu: .venv-vllm/.installed
 		{ echo "the packages for a GPU could not be installed: are the package index and $(LLAMA_INDEX) reachable, and is there disk space? pip's messages are above"; exit 1; }
 	@touch $@
 
-# Check the parameters before DVC reads them.
+# Check what params.yaml needs before DVC starts.
 repro: setup
 ifeq ($(origin PROFILE),command line)
 	@python -m bula profile "$$PROFILE"
 else
-	@python -m bula.params
+	@python -m bula preflight
 	@dvc repro
 endif
 

@@ -10,6 +10,7 @@ from bula.commands.deps import deps
 from bula.commands.graph import graph
 from bula.commands.licenses import licenses
 from bula.commands.plan import plan
+from bula.commands.preflight import preflight
 from bula.commands.profile import profile
 from bula.commands.results import results
 from bula.commands.schema import schema
@@ -23,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__d
 COMMANDS = (
     ask,
     plan,
+    preflight,
     profile,
     results,
     seeds,
