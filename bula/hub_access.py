@@ -21,10 +21,10 @@ Kind = Literal["model", "dataset"]
 
 
 def check_repository(kind: Kind, name: str, revision: str, seconds: float) -> str:
-    """Ask for the header of one file of a pinned repository, and return the file's name.
+    """Ask for the header of one file of a pinned repository.
 
-    `seconds` limits each of the two requests. Raise UserError if the hub cannot be reached, does
-    not know the repository, or refuses the user's token.
+    Return the file's name. `seconds` limits each of the two requests. Raise UserError if the hub
+    cannot be reached, does not know the repository, or refuses the user's token.
     """
     where = f"{kind} {name} at revision {revision[:12]}"
     try:

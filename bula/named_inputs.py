@@ -85,7 +85,7 @@ def _models(params: Params) -> Iterator[NamedInput]:
 
 
 def refuse_missing(item: NamedInput) -> None:
-    """Raise a UserError if a file does not exist, and DVC cannot fetch it either."""
+    """Raise a UserError if neither this machine nor DVC has a file."""
     path = Path(item.path)
     tracked = [Path(f"{place}.dvc") for place in (path, *path.parents)]
     if not path.exists() and not any(file.exists() for file in tracked):

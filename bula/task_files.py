@@ -72,13 +72,16 @@ def refuse_unwritten_items(folder: Path, tasks: list[str], written: list[str]) -
 
 
 def refuse_unknown_tasks(folder: Path, tasks: list[str]) -> None:
-    """Raise a UserError if a task is neither in a folder nor a reviewed task of lm-eval."""
+    """Raise a UserError if a task is neither in a folder nor reviewed."""
     own = {str(_read_task(file).get("task")) for file in sorted(folder.rglob("*.yaml"))}
     refuse_unknown(tasks, own, folder)
 
 
 def refuse_unknown(tasks: list[str], own: set[str], folder: Path) -> None:
-    """Raise a UserError if a task is none of `own`, the names in a folder, and not reviewed."""
+    """Raise a UserError if a task is unknown.
+
+    `own` has the names of the tasks in a folder.
+    """
     unknown = sorted(set(tasks) - own - set(REVIEWED))
     if unknown:
         listed = ", ".join(unknown)

@@ -42,13 +42,13 @@ def check_weights(params: Params) -> None:
 
 
 def check_inputs(params: Params) -> None:
-    """Raise a UserError if a file or a model that params.yaml names does not exist."""
+    """Raise a UserError if a file or a model does not exist."""
     for item in named_inputs(params):
         refuse_missing(item)
 
 
 def check_tasks(params: Params, folder: Path) -> None:
-    """Raise a UserError if a benchmark task is unknown or has items that nobody writes."""
+    """Raise a UserError if a task is unknown, or nobody writes its items."""
     refuse_unknown_tasks(folder, params.benchmark.tasks)
     written = [source.name for source in params.ingest.benchmarks]
     refuse_unwritten_items(folder, params.benchmark.tasks, written)

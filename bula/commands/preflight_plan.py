@@ -49,7 +49,7 @@ ROW_COPIES = 3
 
 
 def done_stages(file: Path, root: Path) -> set[str]:
-    """Return the stages whose outputs exist for these parameters, and whose inputs are done too."""
+    """Return the stages that are done, and whose inputs are done too."""
     values = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
     done: set[str] = set()
     if _is_done("models", values, root):

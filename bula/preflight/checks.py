@@ -1,6 +1,6 @@
 """Run checks with time limits, and keep every outcome.
 
-Checks of the network run beside each other, each in a thread of its own.
+Checks of the network run beside each other, each in its own thread.
 """
 
 import queue
@@ -32,6 +32,8 @@ class Check(NamedTuple):
     """Return what was found. Raise UserError for a fault, or NotCheckedError."""
     network: bool = False
     """Whether the check waits for a host."""
+    seconds: float = NETWORK_SECONDS
+    """Time limit of a check of the network."""
 
 
 class Outcome(NamedTuple):
@@ -50,13 +52,11 @@ Answer = Outcome | BaseException
 Box = queue.SimpleQueue[Answer]
 
 
-def run_checks(
-    checks: Sequence[Check], *, offline: bool = False, seconds: float = NETWORK_SECONDS
-) -> list[Outcome]:
+def run_checks(checks: Sequence[Check], *, offline: bool = False) -> list[Outcome]:
     """Run all checks, and return their outcomes in the same order.
 
     `offline` leaves out the checks of the network. The others start together, and each that has no
-    answer after `seconds` is a fault. An unexpected exception is raised here.
+    answer after its time limit is a fault. An unexpected exception is raised here.
     """
     started = time.monotonic()
     boxes: dict[int, Box] = {}
@@ -66,7 +66,7 @@ def run_checks(
     found: dict[int, Outcome] = {}
     # The network comes first, because a thread would wait while a local check loads torch.
     for number, box in boxes.items():
-        found[number] = _wait(checks[number], box, started + seconds, seconds)
+        found[number] = _wait(checks[number], box, started)
     for number, check in enumerate(checks):
         if number in found:
             continue
@@ -112,12 +112,13 @@ def _start(check: Check) -> Box:
     return box
 
 
-def _wait(check: Check, box: Box, deadline: float, seconds: float) -> Outcome:
-    """Return the outcome in a box, or a fault after the deadline."""
+def _wait(check: Check, box: Box, started: float) -> Outcome:
+    """Return the outcome in a box, or a fault after the time limit."""
+    left = started + check.seconds - time.monotonic()
     try:
-        answer = box.get(timeout=max(0.0, deadline - time.monotonic()))
+        answer = box.get(timeout=max(0.0, left))
     except queue.Empty:
-        what = f"{check.name}: no answer in {seconds:g} s"
+        what = f"{check.name}: no answer in {check.seconds:g} s"
         fix = "check the network and the address; --offline leaves this check out"
         return Outcome(check.key, check.name, "fault", what, fix)
     if isinstance(answer, BaseException):

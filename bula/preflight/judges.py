@@ -204,7 +204,7 @@ def _refused(
 
 
 def _read_body(content: bytes, address: str) -> tuple[str, Usage | None]:
-    """Return what is wrong with a reply, and its usage if the server names it."""
+    """Return what is wrong with a reply, and its usage if known."""
     if address != ADDRESS:
         return "", UNUSED
     try:

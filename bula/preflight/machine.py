@@ -16,7 +16,7 @@ import psutil
 from bula.errors import UserError
 from bula.launch import find_configuration, read_configuration
 from bula.params import Params
-from bula.preflight.checks import Check
+from bula.preflight.checks import Check, NotCheckedError
 
 # The limit of a container, in bytes or "max".
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -94,7 +94,7 @@ def _needs_vllm(params: Params) -> bool:
 
 
 def check_package(names: tuple[str, ...]) -> str:
-    """Find one of several packages; vLLM may be in an environment of its own."""
+    """Find one of several packages; vLLM has a separate environment."""
     if names == ("vllm",):
         return _find_vllm()
     if not any(map(importlib.util.find_spec, names)):
@@ -129,12 +129,14 @@ def free_gpu_memory() -> int:
     """Return the free bytes of the first GPU."""
     import torch
 
+    if not torch.cuda.is_available():
+        raise NotCheckedError("torch finds no GPU")
     free, _ = torch.cuda.mem_get_info()
     return int(free)
 
 
 def compare_memory(needed: float, free: int, place: str) -> str:
-    """Compare the memory that training is planned to need with the free memory, in bytes."""
+    """Compare the planned memory of train with the free memory, in bytes."""
     told = f"train needs {needed / 1e9:.1f} GB of {place} by `bula plan`, and {free / 1e9:.1f} GB"
     if needed > free:
         fix = (
