@@ -84,7 +84,7 @@ def _needed_packages(params: Params) -> Iterator[tuple[str, tuple[str, ...]]]:
     elif tracker != "none":
         yield "compute.tracker", (tracker,)
     if _needs_vllm(params):
-        yield "engine vllm", ("vllm",)
+        yield "variants and benchmark.backend", ("vllm",)
 
 
 def _needs_vllm(params: Params) -> bool:
