@@ -633,7 +633,7 @@ def test_the_stage_asks_the_hub_before_it_reads_a_row(
     edit_params(workspace / "params.yaml", add_source)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(ingest, "ingest_data", lambda *_: pytest.fail("it read a row"))
-    with pytest.raises(UserError, match="dataset o/n at revision a+: the hub cannot be reached"):
+    with pytest.raises(UserError, match=r"dataset o/n at revision a+: the hub cannot be reached"):
         ingest.main()
     assert leftovers(workspace) == []
 

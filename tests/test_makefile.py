@@ -237,6 +237,11 @@ def test_gpu_installs_only_once(set_up: Path) -> None:
     assert make_gpu(set_up) == (0, "make: Nothing to be done for 'gpu'.\n")
 
 
+def test_repro_checks_what_a_run_needs_before_dvc_starts(set_up: Path) -> None:
+    lines = dry_run(set_up, "repro").splitlines()
+    assert lines.index("python -m bula preflight") < lines.index("dvc repro")
+
+
 def test_a_profile_and_rates_count_only_as_arguments(set_up: Path) -> None:
     elsewhere = {"PROFILE": "mine", "RATES": "7", "N": "9"}
     assert "bula profile" not in dry_run(set_up, "repro", **elsewhere)
