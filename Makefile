@@ -8,6 +8,8 @@
 # make seeds N=3: train and score under N training seeds, to measure the variance of each figure.
 #   Each further seed takes most of the time of make repro.
 # make sweep RATES="1e-4 3e-4 1e-3": train under each learning rate, and print the dev losses.
+# make gpu-check: run the computations of the GPU profile for some minutes, with random weights and
+#   the packages as they are found, without a network. DEVICE=cpu runs them on the CPU.
 # make results: write the results into README.md and docs/results.md.
 # make llama-dry-run: run Llama 3.2 1B with random weights through the code of the GPU profile.
 #   docs/gpu.md states its time and memory.
@@ -33,6 +35,8 @@ export PROFILE
 N = 3
 # Learning rates of make sweep.
 RATES = 1e-4 3e-4 1e-3
+# Device of make gpu-check.
+DEVICE = cuda
 VENV := .venv
 PIP := $(VENV)/bin/python -m pip --quiet --disable-pip-version-check
 # Disk space for packages and outputs. The default torch build also contains CUDA's libraries.
@@ -66,7 +70,11 @@ $(PIP) install --no-deps --force-reinstall --index-url "$(LLAMA_INDEX)" $(LLAMA_
 .venv-vllm/bin/python -m pip install --quiet --group vllm
 endef
 
-.PHONY: help setup gpu repro seeds sweep llama-dry-run test lint results clean
+define REPRO
+dvc repro; code=$$?; python -m bula keep-runs > /dev/null; exit $$code
+endef
+
+.PHONY: help setup gpu repro seeds sweep llama-dry-run gpu-check test lint results clean
 help:
 	@grep -E '^# make|^#  ' Makefile | sed 's/^# //'
 
@@ -93,25 +101,30 @@ gpu: .venv-vllm/.installed
 		{ echo "the packages for a GPU could not be installed: are the package index and $(LLAMA_INDEX) reachable, and is there disk space? pip's messages are above"; exit 1; }
 	@touch $@
 
-# Check what params.yaml needs before DVC starts.
+# Check what params.yaml needs before DVC starts. dvc repro records no run in the run-cache if git has
+# outputs of the stage, so keep-runs records the finished stages, also after a failure.
 repro: setup
 ifeq ($(origin PROFILE),command line)
 	@python -m bula profile "$$PROFILE"
 else
 	@python -m bula preflight
-	@dvc repro
+	@$(REPRO)
 endif
 
 # dvc repro then marks the differences within the spread in the report.
 seeds: setup
 	@python -m bula seeds --count $(N)
-	@dvc repro
+	@$(REPRO)
 
 sweep: setup
 	@python -m bula sweep $(RATES)
 
 llama-dry-run: setup
 	@python -m bench.llama_dry_run
+
+# A machine with a GPU may have its own Python packages, and no .venv.
+gpu-check:
+	@$$(command -v python || command -v python3) -m bench.gpu_check --device "$(DEVICE)"
 
 lint: setup
 	@ruff check . && ruff format --check . && codespell && mypy

@@ -11,6 +11,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from bula.compared_files import write_variants
 from bula.records import SET_NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -48,12 +49,16 @@ def build_tiny(smollm2: Path, path: Path) -> None:
 
 
 def edit_params(path: Path, edit: Edit) -> None:
-    """Change a params.yaml in place."""
+    """Change a params.yaml in place, and the dvc.yaml beside it if the variants change."""
     yaml = YAML(typ="safe")
     params = yaml.load(path.read_text(encoding="utf-8"))
+    before = list(params.get("variants", ()))
     edit(params)
     with path.open("w", encoding="utf-8") as file:
         yaml.dump(params, file)
+    pipeline = path.with_name("dvc.yaml")
+    if list(params.get("variants", ())) != before and pipeline.exists():
+        write_variants(pipeline, path)
 
 
 def small(tiny: Path) -> Edit:
@@ -92,7 +97,7 @@ def _shrink_training(train: dict[str, Any]) -> None:
 def _shrink_scoring(params: dict[str, Any]) -> None:
     """Cut the items and resamples of the stages after train."""
     params["merge"]["check_items"] = 2
-    params["quantize"].update(check_items=2, types=["q8_0"])
+    params["quantize"].update(check_items=2, types=["bf16", "q8_0"])
     params["generate"].update(items_per_set=2, max_new_tokens=8)
     params["benchmark"].update(limit=4, task_limits={})
     params["safety"].update(items_per_slice=2, max_new_tokens=8)

@@ -108,6 +108,7 @@ def edits(base: Path) -> dict[str, Any]:
         "train.log_steps": 1,
         "merge.check_items": 1,
         "quantize.check_items": 1,
+        "quantize.types": ["bf16", "q8_0", "q4_k_m"],
         "generate.items_per_set": 1,
         "generate.max_new_tokens": 16,
         "generate.gpu_layers": 0,

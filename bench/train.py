@@ -40,8 +40,9 @@ from torch.utils.data import SequentialSampler
 from transformers import Gemma3ForCausalLM, Gemma3TextConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from bench.measuring import product_rates
 from bench.summary import show
-from bula.hardware import compute_dtype, matmul_dtype, seed_everything
+from bula.hardware import compute_dtype, seed_everything
 from bula.lora import lora_config
 from bula.models import load_model, load_tokenizer, save_model
 from bula.params import Params, load_params
@@ -79,10 +80,6 @@ RATIO_TO_TRL_GOAL = 3.0
 RATE_SHARE_GOAL = 0.25
 RATE_SHARE_GOAL_WITHOUT_AMX = 0.6
 LOSS_DIFFERENCE_GOAL = 1e-3
-# Sizes of the matmul whose rate is measured, and the seconds that it takes.
-MATMUL_ROWS = 1024
-MATMUL_WIDTH = 2048
-MATMUL_SECONDS = 2
 Run = dict[str, Any]
 
 
@@ -323,41 +320,7 @@ def run_plain(params: Params, examples: list[Example]) -> tuple[float, list[floa
     return time.perf_counter() - started, losses
 
 
-# --- rates -------------------------------------------------------------------------------------
-
-
-def matmul_rate(dtype: torch.dtype) -> float:
-    """Measure this CPU's rate of matmuls in FLOP/s."""
-    a = torch.randn(MATMUL_ROWS, MATMUL_WIDTH, dtype=dtype)
-    b = torch.randn(MATMUL_WIDTH, MATMUL_WIDTH, dtype=dtype)
-    for _ in range(3):
-        a @ b
-    count = 0
-    started = time.perf_counter()
-    while time.perf_counter() - started < MATMUL_SECONDS:
-        a @ b
-        count += 1
-    seconds = time.perf_counter() - started
-    return count * 2 * MATMUL_ROWS * MATMUL_WIDTH * MATMUL_WIDTH / seconds
-
-
-def product_rate(dtype: str, plain: bool = False) -> float:
-    """Measure this CPU's rate of matmuls for a model, in FLOP/s.
-
-    `dtype` is the precision of the weights. With `plain` the matmuls have the precision in which
-    the model is computed, otherwise the precision of its fastest matmul.
-    """
-    computed = getattr(torch, compute_dtype(dtype))
-    return matmul_rate(computed if plain else matmul_dtype(computed, "cpu"))
-
-
-def product_rates(dtype: str) -> dict[str, float]:
-    """Measure both rates of `product_rate`."""
-    plain = product_rate(dtype, plain=True)
-    computed = getattr(torch, compute_dtype(dtype))
-    same = matmul_dtype(computed, "cpu") == computed
-    fastest = plain if same else product_rate(dtype)
-    return {"product_rate": fastest, "plain_product_rate": plain}
+# --- work ----------------------------------------------------------------------------------------
 
 
 def work(params: Params, examples: list[Example]) -> tuple[int, int, float]:

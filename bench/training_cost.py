@@ -28,8 +28,8 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench.llama import CONFIG
+from bench.measuring import peak_memory_bytes, product_rate, reset_peak_memory
 from bench.summary import show
-from bench.train import product_rate
 from bula import training_cost
 from bula.hardware import compute_dtype, seed_everything
 from bula.lora import lora_config
@@ -116,18 +116,6 @@ def batch_of(case: Case, vocabulary: int) -> dict[str, torch.Tensor]:
     labels = ids.clone()
     labels[:, : case.length // 3] = -100
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-
-
-def reset_peak_memory() -> None:
-    """Reset the largest resident memory of this process (Linux)."""
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-
-
-def peak_memory_bytes() -> int:
-    """Return the largest resident memory since the last reset (Linux)."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024
 
 
 def train_step(

@@ -8,12 +8,14 @@ import typer
 from bula.commands.ask import ask
 from bula.commands.deps import deps
 from bula.commands.graph import graph
+from bula.commands.keep_runs import keep_runs
 from bula.commands.licenses import licenses
 from bula.commands.plan import plan
 from bula.commands.preflight import preflight
 from bula.commands.profile import profile
 from bula.commands.results import results
 from bula.commands.schema import schema
+from bula.commands.score import score
 from bula.commands.seeds import seeds
 from bula.commands.sweep import sweep
 from bula.commands.tree import tree
@@ -27,9 +29,11 @@ COMMANDS = (
     preflight,
     profile,
     results,
+    score,
     seeds,
     sweep,
     verify_remote,
+    keep_runs,
     schema,
     deps,
     tree,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -285,6 +286,11 @@ def describe(file: Path) -> dict[str, int | str]:
     for name, count in sorted(types.items()):
         figures[f"tensors_{name.lower()}"] = count
     return figures
+
+
+def written_types(kept: Iterable[str]) -> list[str]:
+    """Return the types to write and compare, the 16-bit type first."""
+    return ["bf16", *(kind for kind in kept if kind != "bf16")]
 
 
 def refuse_divergent(kind: str, kl_nats: float) -> None:

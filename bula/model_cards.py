@@ -359,25 +359,28 @@ tokenizer = AutoTokenizer.from_pretrained("path/of/this/folder")
 
 
 def gguf_documents(params: Params, figures: Mapping[str, Figures], merged: Path) -> Documents:
-    """Return the documents of the GGUF files; `figures` are those of each type."""
+    """Return the documents of the kept GGUF files; `figures` are those of each type."""
     rows = []
-    for kind, found in figures.items():
+    kept = params.quantize.types
+    for kind in (kind for kind in figures if kind in kept):
+        found = figures[kind]
         cells = [f"{kind}.gguf", found["bytes"], f"{found['kl_nats']:.3g}"]
         cells += [f"{found['greedy_agreement']:.2%}", f"{found['perplexity']:.6g}"]
         rows.append("| " + " | ".join(map(str, cells)) + " |")
     table = "\n".join(rows)
-    first = next(iter(params.quantize.types), "bf16")
+    commands = [f"llama-server --model {kind}.gguf" for kind in kept[:1]]
+    commands.append("llama-server --model base.gguf --lora adapter.gguf")
+    shown = "\n".join(commands)
     body = f"""
 | file | bytes | KL (nats per token) | same most probable token | perplexity |
 |---|---|---|---|---|
 {table}
 
-The 16-bit file is compared with the merged model, and the other files with the 16-bit file.
-`adapter.gguf` is the LoRA adapter alone, for a GGUF file of the base model:
+A 16-bit file is compared with the merged model, and the other files with the 16-bit file, which is
+not always kept. `adapter.gguf` is the LoRA adapter alone, for a GGUF file of the base model:
 
 ```
-llama-server --model {first}.gguf
-llama-server --model base.gguf --lora adapter.gguf
+{shown}
 ```
 """
     base = describe_base(params.ingest.base)

@@ -808,6 +808,7 @@ class Merge(Section):
 
 
 QuantizationType = Literal[
+    "bf16",
     "q8_0",
     "q6_k",
     "q5_k_m",
@@ -827,7 +828,10 @@ class Quantize(Section):
     """The export to GGUF, and the measurement of its loss of fidelity."""
 
     types: list[QuantizationType]
-    """Quantized files to write beside the 16-bit file, by llama.cpp's names."""
+    """GGUF files to keep, by llama.cpp's names.
+
+    The 16-bit file is always written and compared. It stays only if bf16 is listed.
+    """
     check_items: Positive
     """Number of validation answers on which each file is compared.
 
@@ -1352,7 +1356,7 @@ class Params(Section):
 
     def _problems_of_variants(self) -> dict[str, bool]:
         """Return each possible problem of each variant, and whether it is present."""
-        exported = {f"models/gguf/{name}.gguf" for name in ("bf16", *self.quantize.types)}
+        exported = {f"models/gguf/{name}.gguf" for name in self.quantize.types}
         problems = {}
         for name, variant in self.variants.items():
             model = variant.model

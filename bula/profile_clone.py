@@ -11,8 +11,7 @@ import os
 import shutil
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
+from bula.compared_files import variant_names, write_variants
 from bula.experiments import run_dvc, run_git
 from bula.files import staged
 
@@ -61,6 +60,7 @@ def prepare(name: str, profile: Path) -> Path:
     _link_state(clone)
     _delete_other_variants(clone, profile)
     shutil.copy(profile, clone / "params.yaml")
+    write_variants(clone / "dvc.yaml", clone / "params.yaml")
     return clone
 
 
@@ -74,16 +74,11 @@ def _delete_figures(clone: Path) -> None:
 
 def _delete_other_variants(clone: Path, profile: Path) -> None:
     """Delete the files of variants that only the clone's earlier params.yaml has."""
-    for variant in _variants(clone / "params.yaml") - _variants(profile):
+    removed = set(variant_names(clone / "params.yaml")) - set(variant_names(profile))
+    for variant in removed:
         for pattern in VARIANT_FILES:
             for file in clone.glob(pattern.format(variant)):
                 file.unlink()
-
-
-def _variants(params: Path) -> set[str]:
-    """Return the names of the variants in a params.yaml, which may lack newer keys."""
-    content = YAML(typ="safe").load(params.read_text(encoding="utf-8"))
-    return set(content["variants"])
 
 
 def _set_identity(clone: Path) -> None:

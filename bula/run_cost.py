@@ -210,7 +210,7 @@ def variant_bytes(run: Run, model: str) -> float:
     The stage quantize writes files of known types, perhaps after the plan. Another file must exist.
     """
     file = Path(model)
-    if file.parent == GGUF_FOLDER and file.stem in ("bf16", *run.params.quantize.types):
+    if file.parent == GGUF_FOLDER and file.stem in run.params.quantize.types:
         return gguf_bytes(run.shape, file.stem)
     if not file.is_file():
         what = "the file does not exist, so the plan does not know its size"
@@ -385,7 +385,7 @@ def quantize(run: Run) -> StageTime:
     """Return the time of quantize, which searches block scales on the host's cores."""
     cores = run.params.compute.workers
     # The rate includes the 16-bit file and q8_0, which the converter writes in seconds.
-    searched = [kind for kind in run.params.quantize.types if kind != "q8_0"]
+    searched = [kind for kind in run.params.quantize.types if kind not in ("bf16", "q8_0")]
     weights = run.shape.base * len(searched)
     searching = weights / assumed("quantize_weights") / cores
     seconds = assumed("start_seconds") + searching

@@ -4,8 +4,9 @@ DVC hashes a stage's dependencies and removes its old outputs before the stage c
 Names and models of the variants appear in these paths, so every stage that uses a variant depends
 on this stage. It also compares `device` with the launch configuration and with this machine,
 refuses a file, a model or a benchmark task that does not exist before a model is fetched, compares
-the items of benchmark tasks with those that ingest writes, and deletes unfinished answers of
-variants that params.yaml no longer has.
+the items of benchmark tasks with those that ingest writes, compares the files that dvc.yaml lists
+for the stage compare with the variants, and deletes unfinished answers of variants that params.yaml
+no longer has.
 
     python -m stages.check
 """
@@ -16,6 +17,7 @@ from typing import Annotated
 import typer
 
 from bula.answer_ledger import delete_removed
+from bula.compared_files import check_compared_files
 from bula.errors import run_stage
 from bula.files import staged
 from bula.launch import find_configuration, read_configuration
@@ -62,6 +64,7 @@ def main(
         "accelerate"
     ),
     tasks: Annotated[Path, typer.Option(help="Folder of task definitions.")] = Path("tasks"),
+    pipeline: Annotated[Path, typer.Option(help="DVC's pipeline.")] = Path("dvc.yaml"),
 ) -> None:
     """Check the parameters."""
     params = load_params()
@@ -70,6 +73,7 @@ def main(
     delete_removed(params.variants)
     check_inputs(params)
     check_tasks(params, tasks)
+    check_compared_files(pipeline, params.variants)
     # The text never changes, so that stages that depend on it do not run again.
     with staged(out) as temporary:
         temporary.write_text("params.yaml is valid\n", encoding="utf-8")

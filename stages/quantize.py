@@ -3,7 +3,7 @@
 The stage writes one 16-bit file and one file per listed type, and reads each file back. It compares
 the 16-bit file with the merged model, and the other files with the 16-bit file, over the full
 vocabulary at every supervised token of a fixed sample. The arithmetic is always float32, so only
-the weights differ.
+the weights differ. Then it deletes the 16-bit file unless quantize.types lists bf16.
 
     python -m stages.quantize
 """
@@ -23,6 +23,7 @@ from bula.gguf_export import (
     describe,
     export,
     refuse_divergent,
+    written_types,
 )
 from bula.hardware import prepare_device, seed_everything
 from bula.model_cards import GGUF, describe_base, gguf_documents, model_name
@@ -85,7 +86,7 @@ def main(
     params = load_params()
     prepare_device(params.device, "float32")
     seed_everything(params.sampling_seed)
-    kinds = ["bf16", *params.quantize.types]
+    kinds = written_types(params.quantize.types)
     tokenizer = load_tokenizer(merged)
     encoded = sample_validation(clean, tokenizer, params.quantize.check_items)
     with staged(folder) as temporary:
@@ -95,11 +96,13 @@ def main(
             export(merged, kind, temporary / f"{kind}.gguf", describe_model(params))
             check_chat_metadata(temporary / f"{kind}.gguf", tokenizer)
         figures = measure(merged, temporary, kinds, encoded, tokenizer.pad_token_id)
+        if "bf16" not in params.quantize.types:
+            (temporary / "bf16.gguf").unlink()
         write_gguf_adapter(adapter, merged, temporary / "adapter.gguf")
         write_documents(temporary, gguf_documents(params, figures, merged))
         make_readable(temporary)
     write_metrics(metrics, figures)
-    print(f"quantize: {', '.join(kinds)} in {folder}")
+    print(f"quantize: compared {', '.join(kinds)}; {len(params.quantize.types)} kept in {folder}")
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ def make_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "data/demo", folder / "data/demo")
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", folder / "params.yaml")
+    shutil.copy(ROOT / "dvc.yaml", folder / "dvc.yaml")
     monkeypatch.chdir(folder)
     for name in (KEY, HOSTS, "HF_TOKEN"):
         monkeypatch.delenv(name, raising=False)

@@ -66,6 +66,7 @@ elif stage == "train":
     write("metrics/train.json", {"dev": {"loss_nats": loss}, "run": {"compute_dtype": here}})
 elif stage == "merge":
     write("models/merged", int(read("models/adapter")))
+    write("metrics/merge.json", {"weights": {"matrices": 1}})
 elif stage == "likelihood":
     assert int(read("models/merged")) == seed
     # The base has 2.5 bits per character.
@@ -86,6 +87,7 @@ elif stage == "rouge":
 
 
 def entry(deps: list[str], outs: list[str], metrics: str = "") -> dict[str, Any]:
+    """Return a stage whose metrics file git has and DVC does not show, as in dvc.yaml."""
     stage: dict[str, Any] = {
         "cmd": "exec ./stage",
         "deps": ["work.py", *deps],
@@ -96,7 +98,9 @@ def entry(deps: list[str], outs: list[str], metrics: str = "") -> dict[str, Any]
         del stage["params"]
     if outs == ["models/adapter"]:
         stage["params"].append("train.learning_rate")
-    return stage | ({"metrics": [{metrics: {"cache": False}}]} if metrics else {})
+    if metrics:
+        stage["outs"] = [*outs, {metrics: {"cache": False}}]
+    return stage
 
 
 def pipeline() -> dict[str, Any]:
@@ -112,7 +116,7 @@ def pipeline() -> dict[str, Any]:
     stages = {
         "preprocess": entry(["data/sources"], ["data/clean"]),
         "train": entry(["data/clean"], ["models/adapter"], "metrics/train.json"),
-        "merge": entry(["models/adapter"], merged),
+        "merge": entry(["models/adapter"], merged, "metrics/merge.json"),
     }
     for name, (deps, outs) in scoring.items():
         do = entry(deps, outs, f"metrics/{name}/${{key}}.json")

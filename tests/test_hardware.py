@@ -409,7 +409,8 @@ def test_a_gpu_run_without_a_gpu_stops_before_data_is_read(workspace: Path, stag
 
 def test_the_check_imports_no_torch_for_a_cpu(workspace: Path) -> None:
     code = "import sys; from stages.check import main; main(); assert 'torch' not in sys.modules"
-    (workspace / "accelerate").symlink_to(ROOT / "accelerate")
+    for name in ("accelerate", "dvc.yaml"):
+        (workspace / name).symlink_to(ROOT / name)
     result = run([sys.executable, "-c", code], workspace)
     assert (result.returncode, result.stderr) == (0, "")
     assert (workspace / "data/checked.txt").read_text(encoding="utf-8") == "params.yaml is valid\n"

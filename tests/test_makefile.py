@@ -237,9 +237,38 @@ def test_gpu_installs_only_once(set_up: Path) -> None:
     assert make_gpu(set_up) == (0, "make: Nothing to be done for 'gpu'.\n")
 
 
-def test_repro_checks_what_a_run_needs_before_dvc_starts(set_up: Path) -> None:
-    lines = dry_run(set_up, "repro").splitlines()
-    assert lines.index("python -m bula preflight") < lines.index("dvc repro")
+@pytest.mark.parametrize("target", ["repro", "seeds"])
+@pytest.mark.parametrize("code", [0, 3])
+def test_a_run_is_recorded_in_the_run_cache_and_keeps_its_exit_code(
+    target: str, code: int, set_up: Path
+) -> None:
+    log = set_up / "log"
+    for name, own_code in (("dvc", code), ("python", 0)):
+        program = set_up / "bin" / name
+        program.write_text(f"#!/bin/sh\necho {name} $* >> {log}\nexit {own_code}\n")
+        program.chmod(0o755)
+    command = ["make", target, f"PYTHON={sys.executable}"]
+    env = {"PATH": str(set_up / "bin")}
+    result = subprocess.run(command, cwd=set_up, env=env, capture_output=True, text=True)
+    # make's own exit code for a failed command is 2, and its message has the command's code.
+    assert (result.returncode, f"Error {code}" in result.stderr) == (
+        (2, True) if code else (0, False)
+    )
+    said = log.read_text(encoding="utf-8").splitlines()
+    first = ["python -m bula preflight"] if target == "repro" else []
+    assert said[-2 - len(first) :] == [*first, "dvc repro", "python -m bula keep-runs"]
+
+
+def test_a_fault_of_preflight_stops_a_run_before_dvc(set_up: Path) -> None:
+    log = set_up / "log"
+    for name in ("dvc", "python"):
+        program = set_up / "bin" / name
+        program.write_text(f"#!/bin/sh\necho {name} $* >> {log}\nexit 1\n")
+        program.chmod(0o755)
+    command = ["make", "repro", f"PYTHON={sys.executable}"]
+    env = {"PATH": str(set_up / "bin")}
+    assert subprocess.run(command, cwd=set_up, env=env, capture_output=True).returncode == 2
+    assert log.read_text(encoding="utf-8") == "python -m bula preflight\n"
 
 
 def test_a_profile_and_rates_count_only_as_arguments(set_up: Path) -> None:

@@ -31,7 +31,7 @@ TRAINING = {
 MERGING = {"perplexity": 33.2, "items": 8, "logit_difference_largest": 0.0001}
 FILES = {
     "bf16": {"bytes": 100, "kl_nats": 0.0, "greedy_agreement": 1.0, "perplexity": 33.2},
-    "q8_0": {"bytes": 50, "kl_nats": 0.00134, "greedy_agreement": 0.975, "perplexity": 33.3},
+    "q4_k_m": {"bytes": 50, "kl_nats": 0.00134, "greedy_agreement": 0.975, "perplexity": 33.3},
 }
 
 
@@ -105,7 +105,7 @@ def test_cards_tell_the_figures_of_their_stage(tmp_path: Path) -> None:
     assert "- Optimizer steps: 30 (adapter from step 20)" in texts["adapter"]
     assert "- Dev loss: 3.5 nats per token, perplexity 33.1, 25 items" in texts["adapter"]
     assert "- Perplexity: 33.2 on 8 validation examples" in texts["finetune"]
-    assert "| q8_0.gguf | 50 | 0.00134 | 97.50% | 33.3 |" in texts["quantized"]
+    assert "| q4_k_m.gguf | 50 | 0.00134 | 97.50% | 33.3 |" in texts["quantized"]
 
 
 def test_gemma_carries_its_notice(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_cards_point_to_the_share_of_unreadable_answers(tmp_path: Path) -> None:
         assert "`report/report.md`" in documents["README.md"].decode()
 
 
-@pytest.mark.parametrize(("types", "file"), [(["q4_k_m", "q8_0"], "q4_k_m"), ([], "bf16")])
+@pytest.mark.parametrize(("types", "file"), [(["q4_k_m", "q8_0"], "q4_k_m"), (["bf16"], "bf16")])
 def test_the_command_of_the_gguf_card_names_an_existing_file(
     types: list[str], file: str, tmp_path: Path
 ) -> None:
@@ -239,6 +239,18 @@ def test_the_command_of_the_gguf_card_names_an_existing_file(
     params = params.model_copy(update={"quantize": quantize})
     text = gguf_documents(params, FILES, tmp_path)["README.md"].decode()
     assert f"llama-server --model {file}.gguf\n" in text
+
+
+def test_the_gguf_card_lists_only_files_that_are_kept(tmp_path: Path) -> None:
+    params = profile("smollm2-135m")
+    text = gguf_documents(params, FILES, tmp_path)["README.md"].decode()
+    assert "| q4_k_m.gguf |" in text
+    assert "bf16.gguf" not in text
+    nothing = params.quantize.model_copy(update={"types": []})
+    params = params.model_copy(update={"quantize": nothing})
+    text = gguf_documents(params, FILES, tmp_path)["README.md"].decode()
+    commands = [line for line in text.splitlines() if line.startswith("llama-server")]
+    assert commands == ["llama-server --model base.gguf --lora adapter.gguf"]
 
 
 def test_a_legal_file_that_links_out_of_its_directory_is_refused(tmp_path: Path) -> None:

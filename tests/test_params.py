@@ -374,6 +374,10 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
         ({"variants.UPPER": {"model": "x", "engine": "vllm"}}, "variants.UPPER"),
         ({"ingest.base.kind": "zip"}, "ingest.base: Input tag 'zip'"),
         ({"quantize.types": ["q4_k_m", "q3"]}, "quantize.types.1: "),
+        (
+            {"variants.half": {"model": "models/gguf/bf16.gguf", "engine": "llama.cpp"}},
+            "variants.half needs models/gguf/bf16.gguf, which quantize.types does not list",
+        ),
     ],
 )
 def test_contradicting_values_are_refused(changes: dict[str, Any], words: str) -> None:
@@ -419,8 +423,8 @@ def test_a_number_with_an_exponent_and_no_point_is_a_number(written: str, number
 
 def test_no_and_on_are_words_and_not_booleans() -> None:
     # PyYAML implements YAML 1.1, which reads `no` as false.
-    first = "    - bula_medmcqa\n"
-    words = "    - no\n    - on\n    - null_task\n"
+    first = "  - bula_medmcqa\n"
+    words = "  - no\n  - on\n  - null_task\n"
     params = parse_params(DEFAULT.replace(first, words), "some.yaml")
     assert params.benchmark.tasks[:3] == ["no", "on", "null_task"]
 

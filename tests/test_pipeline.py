@@ -96,6 +96,8 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run(["dvc", "repro"], folder, **OFFLINE)
     assert result.returncode == 0, result.stdout + result.stderr
     assert len(stages_run(result.stdout)) == 26
+    recorded = run(["python", "-m", "bula", "keep-runs"], folder)
+    assert recorded.returncode == 0, recorded.stderr
     commit(folder, "run")
     return folder
 
@@ -156,8 +158,10 @@ def widened(repo: Path) -> Iterator[tuple[Path, str]]:
     edit_params(params, widen)
     yield repo, run(["dvc", "repro"], repo).stdout
     params.write_text(before, encoding="utf-8")
-    # The run-cache brings the old results back without running a stage's work again.
-    assert run(["dvc", "repro"], repo).returncode == 0
+    back = run(["dvc", "repro"], repo)
+    assert back.returncode == 0
+    # `keep-runs` recorded the first run, so no stage's work runs again.
+    assert stages_run(back.stdout) == []
 
 
 def test_only_the_stages_that_read_a_changed_parameter_run(widened: tuple[Path, str]) -> None:
@@ -167,14 +171,30 @@ def test_only_the_stages_that_read_a_changed_parameter_run(widened: tuple[Path, 
     )
 
 
-def test_the_metrics_diff_shows_the_changed_figures_only(widened: tuple[Path, str]) -> None:
+def metrics_diff(repo: Path, *options: str) -> dict[str, Any]:
+    """Return the changed figures by file."""
+    diff = run(["dvc", "metrics", "diff", "--json", *options], repo)
+    assert diff.returncode == 0, diff.stderr
+    found: dict[str, Any] = json.loads(diff.stdout)
+    return found
+
+
+def test_the_metrics_diff_shows_the_headline_only(widened: tuple[Path, str]) -> None:
     repo, _ = widened
-    diff = json.loads(run(["dvc", "metrics", "diff", "--json"], repo).stdout)
-    rouge = {"metrics/rouge/base.json", "metrics/rouge/tuned.json"}
-    others = {"metrics/compare.json", "metrics/controls.json", "metrics/summary.json"}
-    assert set(diff) <= others | rouge
+    headline = metrics_diff(repo, "--all")
+    assert set(headline) == {"metrics/summary.json"}
+    assert "tuned.perplexity" in headline["metrics/summary.json"]
+    # More resamples move no figure but an interval of ROUGE, whose width rounds it.
+    changed = metrics_diff(repo).get("metrics/summary.json", {})
+    assert {key.split(".")[-1] for key in changed} <= {"rougeL_f"}
+
+
+def test_the_metrics_diff_shows_a_file_that_is_named(widened: tuple[Path, str]) -> None:
+    repo, _ = widened
+    files = {"metrics/rouge/base.json", "metrics/rouge/tuned.json", "metrics/compare.json"}
+    assert set(metrics_diff(repo, "--all", "--targets", *sorted(files))) == files
     # So few items have no interval, and more resamples change nothing else in compare.json.
-    changed = diff.get("metrics/compare.json", {})
+    changed = metrics_diff(repo, "--targets", *sorted(files)).get("metrics/compare.json", {})
     assert {key.split(".")[-1] for key in changed} <= {"low", "high"}
 
 
@@ -289,8 +309,14 @@ def test_a_queued_grid_is_trained_and_shows_only_what_changed(repo: Path) -> Non
     rows = shown_experiments(repo)
     assert sorted(row["train.learning_rate"] for row in rows) == ["0.002", "0.004"]
     assert {row["State"] for row in rows} == {"Success"}
-    assert len({row["dev.loss_nats"] for row in rows}) == 2
     assert "train.lora.r" not in rows[0]
+    losses = set()
+    for row in rows:
+        # The cell has the commit, and the name of the experiment in brackets.
+        name = row["Experiment"].split("[")[1].strip("]")
+        diff = metrics_diff(repo, "HEAD", name, "--targets", "metrics/train.json")
+        losses.add(diff["metrics/train.json"]["dev.loss_nats"]["new"])
+    assert len(losses) == 2
     # The workspace and its lock stay as they were.
     assert git(repo, "status", "--porcelain") == ""
 

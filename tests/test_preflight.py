@@ -124,6 +124,15 @@ def test_items_that_ingest_does_not_write_are_a_fault(folder: Path) -> None:
     assert "writes the items of bula_medmcqa" in faults("--offline")["benchmark.tasks"]
 
 
+def test_variants_that_dvc_yaml_does_not_list_are_a_fault(folder: Path) -> None:
+    text = (folder / "dvc.yaml").read_text(encoding="utf-8")
+    edit(lambda params: params["variants"].pop("quantized") and params["compare"]["pairs"].pop())
+    (folder / "dvc.yaml").write_text(text, encoding="utf-8")
+    assert "run `python -m bula deps --write`" in faults("--offline")["variants"]
+    shutil.copy(folder / "params.yaml", folder / "profile.yaml")
+    assert faults("--offline", "--params", "profile.yaml") == {}
+
+
 def test_a_bad_value_stops_before_any_check(folder: Path) -> None:
     edit(partial(set_key, "train.learning_rate", -1))
     result = preflight()
@@ -277,14 +286,16 @@ def test_the_bytes_of_outputs_are_counted_with_the_copies_of_dvc(fetched: Path) 
     layer = 64 * (64 + 32 + 32 + 64) + 3 * 64 * 128 + 2 * 64
     base = 64 * 1000 + 2 * layer + 64
     assert shape.base == base
-    # bf16 weights in models/base, models/merged and bf16.gguf; q8_0 has 34 bytes per 32 weights,
-    # q4_k 144 and q6_k 210 per 256. The head is the embedding.
+    # 16-bit weights in models/base and models/merged; the GGUF file has 144 bytes per 256 weights
+    # (q4_k), and its head, which is the embedding, has 210 (q6_k). DVC copies all of them. The
+    # stage quantize deletes a 16-bit file of matrices.
     linear = 2 * (layer - 2 * 64)
     head = 64 * 1000
-    files = (linear + head) * 34 / 32 + linear * 144 / 256 + head * 210 / 256
-    assert output_bytes(params, shape, set()) == pytest.approx(2 * (3 * 2 * base + files))
+    kept = linear * 144 / 256 + head * 210 / 256
+    deleted = 2 * (linear + head)
+    assert output_bytes(params, shape, set()) == pytest.approx(2 * (4 * base + kept) + deleted)
     done = {"models", "ingest", "preprocess", "train", "merge"}
-    assert output_bytes(params, shape, done) == pytest.approx(2 * (2 * base + files))
+    assert output_bytes(params, shape, done) == pytest.approx(2 * kept + deleted)
 
 
 def test_the_limit_of_a_container_is_a_limit_of_memory(

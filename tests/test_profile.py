@@ -13,6 +13,7 @@ import pytest
 from bench.clones import ROOT, commit, edit_params, git
 from bula.answer_ledger import append_answers, batch_key, open_ledger, read_ledger
 from bula.commands.profile import find_profile, record, sharing
+from bula.compared_files import check_compared_files
 from bula.errors import UserError
 from bula.experiments import refuse_untracked_inputs
 from bula.params import DirectoryModel, Params, load_params
@@ -139,6 +140,16 @@ def test_a_profile_runs_all_stages_and_changes_nothing_of_the_own_run(repo: Path
     assert_use(repo)
 
 
+def test_the_clone_lists_the_files_of_the_variants_of_the_profile(repo: Path) -> None:
+    shutil.copy(ROOT / "dvc.yaml", repo)
+    clone = prepare("other", Path("profiles/other.yaml"))
+    check_compared_files(clone / "dvc.yaml", ["tuned"])
+    assert (repo / "dvc.yaml").read_bytes() == (ROOT / "dvc.yaml").read_bytes()
+    # A second call copies the repository's own dvc.yaml again.
+    prepare("other", Path("profiles/other.yaml"))
+    check_compared_files(clone / "dvc.yaml", ["tuned"])
+
+
 def assert_models(repo: Path) -> None:
     """Check that the own run and the profile have a model each."""
     assert (repo / "models/merged").read_text(encoding="utf-8") == f"{OWN_SEED}\n"
@@ -183,8 +194,9 @@ def assert_tree(repo: Path) -> None:
 
 def assert_use(repo: Path) -> None:
     """Check that the experiment can be compared, becomes a branch and is applied."""
-    diff = run(["dvc", "metrics", "diff", "HEAD", "other"], repo)
-    # The small pipeline's dev losses are 3 and 2.99.
+    # The small pipeline has no headline. Its dev losses are 3 and 2.99.
+    command = ["dvc", "metrics", "diff", "HEAD", "other", "--targets", "metrics/train.json"]
+    diff = run(command, repo)
     assert "2.99" in diff.stdout, diff.stderr
     branch = run(["dvc", "exp", "branch", "other", "other-branch"], repo)
     assert branch.returncode == 0, branch.stderr

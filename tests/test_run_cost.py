@@ -157,6 +157,8 @@ def test_the_engine_of_a_variant_selects_the_formula() -> None:
     slow = run_cost.generate(run, "x", Variant(model=model, engine="transformers"))
     assert slow == run_cost.generate_by_transformers(run, asked("generate@x"))
     file = Variant(model="models/gguf/q8_0.gguf", engine="llama.cpp")
+    kept = run.params.quantize.model_copy(update={"types": ["q8_0"]})
+    run = run._replace(params=run.params.model_copy(update={"quantize": kept}))
     found = run_cost.generate(run, "x", file)
     assert found == run_cost.generate_by_llama_cpp(run, asked("generate@x"), 680 * 34 / 32)
     elsewhere = run_cost.generate(run, "x", Variant(model=model, engine="openai"))

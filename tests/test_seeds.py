@@ -6,11 +6,12 @@ Here the stages are stubs (tests/stub_pipeline.py); tests/test_pipeline.py runs 
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from bench.clones import ROOT, edit_params
+from bench.clones import ROOT, Edit, edit_params
 from bula import hardware
 from bula.__main__ import app
 from bula.commands.seeds import fixed_variants, here, seed_pairs, trained_variants
@@ -187,16 +188,38 @@ def seeds_of_a_broken_pipeline(repo: Path) -> list[str]:
     return log
 
 
-def test_stages_that_finished_before_a_failure_do_not_run_again(repo: Path) -> None:
+def test_an_experiment_that_failed_starts_again(repo: Path) -> None:
     base = [stage.replace("@tuned", "@base") for stage in STAGES if "@" in stage]
     assert run(["dvc", "repro", *STAGES, *base], repo).returncode == 0
     (repo / "log").unlink()
-    before = seeds_of_a_broken_pipeline(repo)
+    assert f"{SEED + 1} train" in seeds_of_a_broken_pipeline(repo)
     assert not (repo / "metrics/seeds.json").exists()
     code, said, after = seeds(repo, 2)
     assert code == 0, said
-    finished = [line for line in before if "benchmark" not in line]
-    assert sorted([*finished, *after]) == stages_of(SEED + 1)
+    # The pipeline's own run is complete, and DVC keeps nothing of a failed experiment.
+    assert sorted(after) == stages_of(SEED + 1)
+
+
+def with_seed(seed: int) -> Edit:
+    """Return the edit that sets the training seed."""
+
+    def edit(params: dict[str, Any]) -> None:
+        params["seed"] = seed
+
+    return edit
+
+
+def test_a_recorded_run_is_restored_and_another_one_runs_again(repo: Path) -> None:
+    params = repo / "params.yaml"
+    assert run(["dvc", "repro"], repo).returncode == 0
+    assert run(["python", "-m", "bula", "keep-runs"], repo).returncode == 0
+    for seed, recorded in ((SEED + 1, False), (SEED, True), (SEED + 1, False)):
+        log_of(repo)
+        edit_params(params, with_seed(seed))
+        assert run(["dvc", "repro", "train"], repo).returncode == 0
+        assert log_of(repo) == ([] if recorded else [f"{seed} train"])
+        loss = json.loads((repo / "metrics/train.json").read_text(encoding="utf-8"))["dev"]
+        assert loss["loss_nats"] == {SEED: 3.0, SEED + 1: 2.99}[seed]
 
 
 def test_a_failed_run_of_the_pipeline_is_refused(repo: Path) -> None:

@@ -288,6 +288,7 @@ def test_a_source_that_dvc_can_fetch_passes_the_check(tracked: str, workspace: P
     pointer = workspace / f"{tracked}.dvc"
     pointer.parent.mkdir(parents=True)
     pointer.touch()
+    shutil.copy(ROOT / "dvc.yaml", workspace)
     check.main()
     assert (workspace / "data/checked.txt").exists()
 

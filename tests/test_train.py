@@ -753,6 +753,23 @@ def test_every_type_of_params_is_quantized_and_measured(finished: Path) -> None:
     assert sorted(figures) == ["bf16", "q8_0"]
 
 
+def test_the_16_bit_file_is_measured_and_kept_only_on_request(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("models/merged", "models/adapter", "data/clean"):
+        shutil.copytree(finished / name, tmp_path / name)
+    shutil.copy(finished / "params.yaml", tmp_path)
+    edit_params(tmp_path / "params.yaml", lambda params: params["quantize"].update(types=["q8_0"]))
+    monkeypatch.chdir(tmp_path)
+    quantize.main()
+    kept = {path.name for path in (tmp_path / "models/gguf").glob("*.gguf")}
+    assert kept == {"adapter.gguf", "q8_0.gguf"}
+    assert metrics(tmp_path, "quantize") == metrics(finished, "quantize")
+    for name in kept:
+        written = (tmp_path / "models/gguf" / name).read_bytes()
+        assert written == (finished / "models/gguf" / name).read_bytes()
+
+
 def test_a_q8_0_file_is_smaller_and_slightly_different(finished: Path) -> None:
     figures = metrics(finished, "quantize")
     q8_0 = figures["q8_0"]

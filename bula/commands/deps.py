@@ -1,4 +1,7 @@
-"""Keep dvc.yaml's lists of modules equal to the stages' imports.
+"""Keep dvc.yaml's lists of modules and of compare's files correct.
+
+The modules are those that the stages import. The files are those of the variants of params.yaml
+that the stage compare reads.
 
 The modules in UNLISTED are left out, so that an edit of them does not retrain a model. DVC tracks
 the values of params.yaml, which bula/params.py and bula/param_types.py define, and bula/reports.py
@@ -17,6 +20,7 @@ import typer
 from ruamel.yaml import YAML
 
 from bula.commands.generated import read_text, update
+from bula.compared_files import variant_names, with_variants
 
 UNLISTED = {
     "bula/__init__.py",
@@ -134,9 +138,12 @@ def deps(
     write: Annotated[bool, typer.Option("--write", help="Change dvc.yaml.")] = False,
     file: Annotated[Path, typer.Option(help="The pipeline.")] = Path("dvc.yaml"),
 ) -> None:
-    """Compare dvc.yaml's lists of modules with the imports, or write them.
+    """Compare dvc.yaml's lists with imports and variants, or write them.
 
     A stage whose list changes runs again.
     """
     text = with_modules(read_text(file), file.parent)
+    params = file.with_name("params.yaml")
+    if params.exists():
+        text = with_variants(text, variant_names(params))
     update(file, text, command="deps", write=write)

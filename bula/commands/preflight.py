@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from bula.commands.preflight_plan import done_stages, plan_checks
+from bula.compared_files import check_compared_files
 from bula.escaping import terminal
 from bula.model_licenses import refuse_unaccepted_terms
 from bula.params import BaseEncoder, Params, load_params
@@ -22,6 +23,7 @@ from bula.preflight.checks import Check, Outcome, run_checks
 from bula.preflight.files import input_checks, task_checks
 from bula.preflight.machine import device_checks, package_checks
 
+PARAMS = Path("params.yaml")
 LEDGER = Path(".bula/ledger.jsonl")
 # Most reasons of unchecked things that the summary shows.
 SHOWN_REASONS = 3
@@ -33,12 +35,21 @@ def all_checks(params: Params, file: Path, root: Path, *, remote: bool) -> list[
     checks = [*input_checks(params), *task_checks(params, root / "tasks")]
     checks += device_checks(params, root / "accelerate")
     checks += package_checks(params)
+    if file == PARAMS:
+        # `make repro PROFILE=NAME` writes a dvc.yaml for the profile's variants.
+        checks.append(Check("variants", "files in dvc.yaml", partial(compare_files, params, root)))
     if "models" not in done:
         checks += terms_checks(params)
     checks += network_checks(params, done, root / LEDGER)
     if remote:
         checks += remote_checks(root)
     return [*checks, *plan_checks(params, done, root)]
+
+
+def compare_files(params: Params, root: Path) -> str:
+    """Compare the files that dvc.yaml lists for the stage compare with the variants."""
+    check_compared_files(root / "dvc.yaml", params.variants)
+    return "the stage compare lists the files of each variant"
 
 
 def terms_checks(params: Params) -> list[Check]:
@@ -153,7 +164,7 @@ def preflight(
     remote: Annotated[bool, typer.Option("--remote", help="Ask the DVC remotes too.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print each check.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    params: Annotated[Path, typer.Option(help="Parameter file.")] = Path("params.yaml"),
+    params: Annotated[Path, typer.Option(help="Parameter file.")] = PARAMS,
 ) -> None:
     """Check keys, hosts, files, models, device, memory and disk before a run."""
     started = time.monotonic()

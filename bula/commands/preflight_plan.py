@@ -137,15 +137,18 @@ def output_bytes(params: Params, shape: "Shape", done: set[str]) -> float:
     from bula.run_cost import ROW_BYTES, gguf_bytes, hub_rows
 
     weights = shape.base * (2.0 if params.dtype == "bfloat16" else 4.0)
+    kept = params.quantize.types
     files = {
         "models": weights,
         "ingest": ROW_COPIES * ROW_BYTES * hub_rows(params),
         "merge": weights,
-        "quantize": 2.0 * shape.base
-        + sum(gguf_bytes(shape, kind) for kind in params.quantize.types),
+        "quantize": sum(gguf_bytes(shape, kind) for kind in kept),
     }
     written = COPIES * sum(size for stage, size in files.items() if stage not in done)
     if isinstance(params.ingest.base, HubModel) and "models" not in done:
         # The hub's client keeps its own copy.
         written += 2.0 * shape.base
+    if "quantize" not in done and "bf16" not in kept:
+        # The stage deletes its 16-bit file at the end.
+        written += gguf_bytes(shape, "bf16")
     return written

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 from pydantic import TypeAdapter, ValidationError
 
+from bula.commands.keep_runs import keep_finished
 from bula.errors import UserError
 from bula.experiments import run_dvc
 from bula.files import sha256_file, sha256_values, staged
@@ -123,7 +124,10 @@ def profile(
     refuse_unaccepted_terms([params.ingest.base, params.ingest.judge])
     refuse_missing_inputs(params)
     clone = prepare(name, file)
-    run_dvc("repro", folder=clone)
+    try:
+        run_dvc("repro", folder=clone)
+    finally:
+        keep_finished(clone)
     save_experiment(name, clone)
     results = record(file, params, clone)
     print(describe(name, params, clone, results))

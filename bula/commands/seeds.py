@@ -1,8 +1,8 @@
 """Measure the variance of each metric and paired difference across training seeds.
 
 Each further seed is one DVC experiment (`dvc exp run --temp -S seed=...`) over the scoring stages
-of the variants that training makes. A stopped measurement resumes: finished experiments are kept,
-and DVC's run-cache has every stage that an earlier run finished.
+of the variants that training makes. A stopped measurement resumes with the first experiment that
+did not finish.
 
     python -m bula seeds --count 3
 """

@@ -27,6 +27,7 @@ DESCRIPTIONS = {
     ".dvc/": "Configuration of DVC.",
     ".dvcignore": "Files that DVC ignores.",
     ".editorconfig": "Settings of editors.",
+    ".gitattributes": "Line ends of text, and binary files, for git.",
     ".github/": "CI workflows, and the pull request template.",
     ".gitignore": "Files that git ignores.",
     ".pre-commit-config.yaml": "Quick checks before each commit.",

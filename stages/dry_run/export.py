@@ -6,7 +6,13 @@ from pathlib import Path
 from bula.divergence import LOGIT_TOLERANCE, divergence_metrics
 from bula.errors import UserError
 from bula.gguf_adapter import write_gguf_adapter
-from bula.gguf_export import CONVERTER, check_chat_metadata, export, refuse_divergent
+from bula.gguf_export import (
+    CONVERTER,
+    check_chat_metadata,
+    export,
+    refuse_divergent,
+    written_types,
+)
 from bula.models import load_adapted, load_model, load_tokenizer, save_model
 from stages.dry_run.llama_cpp import check_answers, check_tokens, open_llama_cpp
 from stages.dry_run.trial import OTHER_BASE, PAIRS, Trial, as_saved, score, step
@@ -49,9 +55,8 @@ def try_files(trial: Trial, rounded: dict[str, Future[None]]) -> Figures:
     """Write and read back the merged cut's GGUF files, and return the figures."""
     merged = load_model(trial.folder / "merged", "float32")
     reference = score(trial, merged)
-    types = trial.params.quantize.types
     # The types that this process writes come first.
-    kinds = ["bf16", *sorted(types, key=lambda kind: kind in rounded)]
+    kinds = sorted(written_types(trial.params.quantize.types), key=lambda kind: kind in rounded)
     kl_nats = 0.0
     for kind in kinds:
         with step(trial.base, f"the {kind} GGUF file", fix_of(kind)):
