@@ -101,13 +101,13 @@ gpu: .venv-vllm/.installed
 		{ echo "the packages for a GPU could not be installed: are the package index and $(LLAMA_INDEX) reachable, and is there disk space? pip's messages are above"; exit 1; }
 	@touch $@
 
-# Check the parameters before DVC reads them. dvc repro records no run in the run-cache if git has
+# Check what params.yaml needs before DVC starts. dvc repro records no run in the run-cache if git has
 # outputs of the stage, so keep-runs records the finished stages, also after a failure.
 repro: setup
 ifeq ($(origin PROFILE),command line)
 	@python -m bula profile "$$PROFILE"
 else
-	@python -m bula.params
+	@python -m bula preflight
 	@$(REPRO)
 endif
 

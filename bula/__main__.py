@@ -11,6 +11,7 @@ from bula.commands.graph import graph
 from bula.commands.keep_runs import keep_runs
 from bula.commands.licenses import licenses
 from bula.commands.plan import plan
+from bula.commands.preflight import preflight
 from bula.commands.profile import profile
 from bula.commands.results import results
 from bula.commands.schema import schema
@@ -25,6 +26,7 @@ app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__d
 COMMANDS = (
     ask,
     plan,
+    preflight,
     profile,
     results,
     score,

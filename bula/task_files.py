@@ -13,6 +13,20 @@ from bula.errors import UserError
 
 # Where ingest writes the items of benchmarks.
 ITEMS = "data/benchmarks"
+# The code of these tasks of lm-eval 0.4.13 was read: it runs no downloaded code, calls no server.
+# Some of the other 15,000 tasks load code from the hub (humaneval, mbpp, meddialog) or send a key
+# to an API (pisa, realtoxicityprompts).
+REVIEWED = (
+    "arc_challenge",
+    "arc_easy",
+    "boolq",
+    "hellaswag",
+    "medmcqa",
+    "medqa_4options",
+    "piqa",
+    "pubmedqa",
+    "squad_completion",
+)
 
 
 def list_files(data_files: object) -> list[str]:
@@ -45,6 +59,36 @@ def unwritten_items(folder: Path, tasks: list[str], written: list[str]) -> dict[
             if task in tasks and not _matches(path, outputs):
                 found.setdefault(task, path)
     return found
+
+
+def refuse_unwritten_items(folder: Path, tasks: list[str], written: list[str]) -> None:
+    """Raise a UserError if a benchmark task reads items that ingest does not write."""
+    missing = unwritten_items(folder, tasks, written)
+    if missing:
+        named = ", ".join(f"{task} ({path})" for task, path in missing.items())
+        what = f"no entry of ingest.benchmarks writes the items of {named}"
+        fix = "add an entry with the name of that file, or remove the task from benchmark.tasks"
+        raise UserError("params.yaml", what, fix)
+
+
+def refuse_unknown_tasks(folder: Path, tasks: list[str]) -> None:
+    """Raise a UserError if a task is neither in a folder nor reviewed."""
+    own = {str(_read_task(file).get("task")) for file in sorted(folder.rglob("*.yaml"))}
+    refuse_unknown(tasks, own, folder)
+
+
+def refuse_unknown(tasks: list[str], own: set[str], folder: Path) -> None:
+    """Raise a UserError if a task is unknown.
+
+    `own` has the names of the tasks in a folder.
+    """
+    unknown = sorted(set(tasks) - own - set(REVIEWED))
+    if unknown:
+        listed = ", ".join(unknown)
+        what = f"benchmark.tasks names {listed}, neither in {folder}/ nor a reviewed task"
+        use = f"name tasks of {folder}/ or {', '.join(REVIEWED)}"
+        copy = f"to use another task, review its code and copy it to {folder}/"
+        raise UserError("params.yaml", what, f"{use}; {copy}")
 
 
 def _matches(path: str, outputs: list[str]) -> bool:

@@ -28,17 +28,12 @@ from bula.models import end_token_ids, load_model, load_tokenizer
 from bula.params import VllmBackend, load_params
 from bula.records import Row, read_rows
 from bula.serving import Endpoint, VllmSettings
+from bula.task_files import REVIEWED
 from stages.benchmark import __main__ as benchmark
 from stages.benchmark import backends, reuse
 from stages.benchmark.items import draw_items
 from stages.benchmark.scores import Sample, answer_of, score_settings, summarise
-from stages.benchmark.tasks import (
-    PREFIX,
-    REVIEWED,
-    find_tasks,
-    load_task,
-    task_facts,
-)
+from stages.benchmark.tasks import PREFIX, find_tasks, load_task, task_facts
 from tests.conftest import write_jsonl
 
 # Task and metrics.

@@ -12,6 +12,7 @@ from typing import Any
 import pandas
 import pyarrow
 import pytest
+from huggingface_hub import constants
 from pyarrow import parquet
 
 from bench.clones import ROOT, edit_params
@@ -617,6 +618,23 @@ def test_a_failed_stage_prints_one_sentence_and_leaves_no_output(
     assert last.startswith(what)
     assert not (workspace / "data/raw").exists()
     assert not (workspace / "metrics").exists()
+    assert leftovers(workspace) == []
+
+
+def test_the_stage_asks_the_hub_before_it_reads_a_row(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields = fields_without("path", "names", "encoding")
+    pin = {"kind": "hub", "id": "o/n", "revision": "a" * 40, "subset": "default", "split": "train"}
+
+    def add_source(params: dict[str, Any]) -> None:
+        params["ingest"]["sources"].append({**fields, **pin})
+
+    edit_params(workspace / "params.yaml", add_source)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(ingest, "ingest_data", lambda *_: pytest.fail("it read a row"))
+    with pytest.raises(UserError, match=r"dataset o/n at revision a+: the hub cannot be reached"):
+        ingest.main()
     assert leftovers(workspace) == []
 
 

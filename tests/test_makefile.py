@@ -255,7 +255,20 @@ def test_a_run_is_recorded_in_the_run_cache_and_keeps_its_exit_code(
         (2, True) if code else (0, False)
     )
     said = log.read_text(encoding="utf-8").splitlines()
-    assert said[-2:] == ["dvc repro", "python -m bula keep-runs"]
+    first = ["python -m bula preflight"] if target == "repro" else []
+    assert said[-2 - len(first) :] == [*first, "dvc repro", "python -m bula keep-runs"]
+
+
+def test_a_fault_of_preflight_stops_a_run_before_dvc(set_up: Path) -> None:
+    log = set_up / "log"
+    for name in ("dvc", "python"):
+        program = set_up / "bin" / name
+        program.write_text(f"#!/bin/sh\necho {name} $* >> {log}\nexit 1\n")
+        program.chmod(0o755)
+    command = ["make", "repro", f"PYTHON={sys.executable}"]
+    env = {"PATH": str(set_up / "bin")}
+    assert subprocess.run(command, cwd=set_up, env=env, capture_output=True).returncode == 2
+    assert log.read_text(encoding="utf-8") == "python -m bula preflight\n"
 
 
 def test_a_profile_and_rates_count_only_as_arguments(set_up: Path) -> None:

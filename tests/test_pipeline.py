@@ -54,6 +54,12 @@ SINGLE_METRICS = (
     "train.json",
 )
 OFFLINE = {"HF_HUB_OFFLINE": "1", "OPENAI_API_KEY": ""}
+IDENTITY = {
+    "GIT_AUTHOR_NAME": "T",
+    "GIT_AUTHOR_EMAIL": "t@example.org",
+    "GIT_COMMITTER_NAME": "T",
+    "GIT_COMMITTER_EMAIL": "t@example.org",
+}
 
 
 def stages_run(output: str) -> list[str]:
@@ -293,14 +299,46 @@ def test_a_bad_parameter_stops_the_first_stage_with_every_bad_key(tmp_path: Path
     assert not (tmp_path / "models/base").exists()
 
 
+def test_a_queued_grid_is_trained_and_shows_only_what_changed(repo: Path) -> None:
+    git(repo, "checkout", "--", ".")
+    grid = ["-S", "train.learning_rate=0.002,0.004", "train"]
+    queued = run(["dvc", "exp", "run", "--queue", *grid], repo, **OFFLINE, **IDENTITY)
+    assert queued.stdout.count("Queued experiment") == 2, queued.stderr
+    done = run(["dvc", "exp", "run", "--run-all"], repo, **OFFLINE, **IDENTITY)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = shown_experiments(repo)
+    assert sorted(row["train.learning_rate"] for row in rows) == ["0.002", "0.004"]
+    assert {row["State"] for row in rows} == {"Success"}
+    assert "train.lora.r" not in rows[0]
+    losses = set()
+    for row in rows:
+        # The cell has the commit, and the name of the experiment in brackets.
+        name = row["Experiment"].split("[")[1].strip("]")
+        diff = metrics_diff(repo, "HEAD", name, "--targets", "metrics/train.json")
+        losses.add(diff["metrics/train.json"]["dev.loss_nats"]["new"])
+    assert len(losses) == 2
+    # The workspace and its lock stay as they were.
+    assert git(repo, "status", "--porcelain") == ""
+
+
+def shown_experiments(repo: Path) -> list[dict[str, str]]:
+    """Return the rows of the experiments that `dvc exp show --only-changed` prints."""
+    shown = run(["dvc", "exp", "show", "--only-changed", "--md", "--no-pager"], repo).stdout
+    table = []
+    for line in shown.splitlines():
+        if line.startswith("|"):
+            table.append([cell.strip() for cell in line.strip("|").split("|")])
+    header, _, *rows = table
+    experiments = [row for row in rows if "──" in row[0]]
+    return [dict(zip(header, row, strict=True)) for row in experiments]
+
+
 @pytest.fixture(scope="module")
 def seeded(repo: Path) -> Path:
     """Return the repository after `bula seeds` with one further seed and another `dvc repro`."""
     git(repo, "checkout", "--", ".")
     assert stages_run(run(["dvc", "repro", "--dry"], repo).stdout) == []
-    identity = {"GIT_AUTHOR_NAME": "T", "GIT_AUTHOR_EMAIL": "t@example.org"}
-    identity |= {"GIT_COMMITTER_NAME": "T", "GIT_COMMITTER_EMAIL": "t@example.org"}
-    seeds = run(["python", "-m", "bula", "seeds", "--count", "2"], repo, **OFFLINE, **identity)
+    seeds = run(["python", "-m", "bula", "seeds", "--count", "2"], repo, **OFFLINE, **IDENTITY)
     assert seeds.returncode == 0, seeds.stdout + seeds.stderr
     assert set(stages_run(seeds.stdout)) == SEEDED_STAGES
     again = run(["dvc", "repro"], repo, **OFFLINE)

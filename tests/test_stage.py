@@ -293,6 +293,29 @@ def test_a_source_that_dvc_can_fetch_passes_the_check(tracked: str, workspace: P
     assert (workspace / "data/checked.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("section", "change", "message"),
+    [
+        ("calibrate", {"gold": "data/demo/golds.jsonl"}, r"golds\.jsonl: it does not exist"),
+        ("safety", {"labels": "data/demo/none.jsonl"}, r"none\.jsonl: it does not exist"),
+        ("benchmark", {"tasks": ["bula_typo"], "task_limits": {}}, "names bula_typo, neither in"),
+        (
+            "variants",
+            {"tuned": {"model": "models/mergd", "engine": "transformers"}},
+            "models/mergd: it does not exist. No stage writes it",
+        ),
+    ],
+)
+def test_a_name_without_a_file_or_a_task_stops_the_check(
+    section: str, change: dict[str, Any], message: str, workspace: Path
+) -> None:
+    (workspace / "accelerate").symlink_to(ROOT / "accelerate")
+    edit_params(workspace / "params.yaml", lambda params: params[section].update(change))
+    with pytest.raises(UserError, match=message):
+        check.main(tasks=ROOT / "tasks")
+    assert not (workspace / "data/checked.txt").exists()
+
+
 def test_a_stage_that_was_started_by_hand_watches_no_parent(stub: Path) -> None:
     result = start(stub, "likelihood", "base")
     assert result.returncode == 0, result.stderr

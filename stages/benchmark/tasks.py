@@ -13,24 +13,10 @@ from lm_eval.tasks.manager import load_yaml
 from lm_eval.tasks.squad_completion.task import SQUADCompletion
 
 from bula.errors import UserError
-from bula.task_files import ITEMS, is_pinned, list_files
+from bula.task_files import ITEMS, REVIEWED, is_pinned, list_files, refuse_unknown
 
 # The names of this project's tasks start with this prefix, and no task of lm-eval does.
 PREFIX = "bula_"
-# The code of these tasks of lm-eval 0.4.13 was read: it runs no downloaded code, calls no server.
-# Some of the other 15,000 tasks load code from the hub (humaneval, mbpp, meddialog) or send a key
-# to an API (pisa, realtoxicityprompts).
-REVIEWED = (
-    "arc_challenge",
-    "arc_easy",
-    "boolq",
-    "hellaswag",
-    "medmcqa",
-    "medqa_4options",
-    "piqa",
-    "pubmedqa",
-    "squad_completion",
-)
 # What datasets raises if a data set cannot be fetched.
 FETCH_ERRORS = (OSError, ValueError, datasets.exceptions.DatasetsError)
 # What datasets raises over missing or damaged files of items.
@@ -46,13 +32,7 @@ def find_tasks(folder: Path, names: list[str]) -> TaskManager:
     """
     own = TaskManager(include_path=str(folder), include_defaults=False)
     own_names = set(own.all_tasks)
-    unknown = sorted(set(names) - own_names - set(REVIEWED))
-    if unknown:
-        listed = ", ".join(unknown)
-        what = f"benchmark.tasks names {listed}, neither in {folder}/ nor a reviewed task"
-        use = f"name tasks of {folder}/ or {', '.join(REVIEWED)}"
-        copy = f"to use another task, review its code and copy it to {folder}/"
-        raise UserError("params.yaml", what, f"{use}; {copy}")
+    refuse_unknown(names, own_names, folder)
     foreign = {name for name in own_names if not name.startswith(PREFIX)}
     if own_names.issuperset(names) and not foreign:
         return own

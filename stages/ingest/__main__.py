@@ -22,6 +22,8 @@ from bula.params import (
     DataSource,
     DemoSource,
     FilesSource,
+    HubSource,
+    HubTask,
     Ingest,
     Limits,
     LocalTask,
@@ -35,6 +37,8 @@ from stages.ingest.sources import read_source, read_task
 
 # Refused rows of each source that the terminal names; data/quarantine.jsonl lists all of them.
 NAMED_REFUSALS = 5
+# Time in which the hub must answer each question about a repository.
+HUB_SECONDS = 60
 # The folders of data that are dependencies of this stage in dvc.yaml.
 WATCHED = ("data/demo", "data/sources")
 
@@ -60,6 +64,16 @@ def refuse_unwatched(settings: Ingest) -> None:
             what = f"{source.path} is outside {folders}, so DVC cannot track its changes"
             fix = "move it there and correct its `path` in params.yaml"
             raise UserError(f"source {source.name}", what, fix)
+
+
+def refuse_closed(settings: Ingest) -> None:
+    """Raise UserError if the hub refuses a data set, before any row is fetched."""
+    # Imported here, because the hub's client takes a second to load.
+    from bula.hub_access import check_repository
+
+    for source in [*settings.sources, *settings.benchmarks]:
+        if isinstance(source, HubSource | HubTask):
+            check_repository("dataset", source.id, source.revision, HUB_SECONDS)
 
 
 def warn_of_rows(sources: list[DataSource]) -> None:
@@ -148,6 +162,7 @@ def main(
     refuse_unwatched(settings)
     refuse_unplaced(settings.sources)
     warn_of_rows(settings.sources)
+    refuse_closed(settings)
     # No output appears under its final name before all sources are read.
     with staged(raw) as new_raw, staged(benchmarks) as new_benchmarks:
         figures = ingest_data(settings, new_raw, new_benchmarks)

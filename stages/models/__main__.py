@@ -17,8 +17,9 @@ from bula.escaping import terminal
 from bula.files import staged
 from bula.hardware import prepare_device, silence_transformers
 from bula.model_licenses import refuse_unaccepted_terms
-from bula.params import BaseEncoder, DirectoryModel, JudgeSource, Params, load_params
+from bula.params import BaseEncoder, DirectoryModel, HubModel, JudgeSource, Params, load_params
 from bula.reports import write_metrics
+from stages.models.downloads import HUB_SECONDS
 from stages.models.judge import fetch_judge
 
 
@@ -41,6 +42,16 @@ def report_untracked(sources: Iterable[JudgeSource]) -> None:
             print(f"models: {terminal(note)}", file=sys.stderr)
 
 
+def refuse_closed(sources: Iterable[JudgeSource]) -> None:
+    """Raise UserError if the hub refuses a model, before any model is fetched."""
+    # Imported here, because the hub's client takes a second to load.
+    from bula.hub_access import check_repository
+
+    for source in sources:
+        if isinstance(source, HubModel):
+            check_repository("model", source.id, source.revision, HUB_SECONDS)
+
+
 def main(
     base: Annotated[Path, typer.Option(help="Folder for the base model.")] = Path("models/base"),
     judge: Annotated[Path, typer.Option(help="Folder for the judge.")] = Path("models/judge"),
@@ -59,6 +70,7 @@ def main(
     sources = list_sources(params)
     refuse_unaccepted_terms(sources.values())
     report_untracked(sources.values())
+    refuse_closed(sources.values())
     # No output appears under its final name before all models are written.
     with staged(base) as new_base, staged(judge) as new_judge, staged(encoder) as new_encoder:
         template = settings.chat_template

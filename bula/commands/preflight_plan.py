@@ -1,0 +1,154 @@
+"""Find the finished stages, and plan memory and disk of the others.
+
+A stage counts as done if its outputs exist and dvc.lock has its parameters. DVC itself also
+compares code and data, so it may repeat a stage that counts as done here.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ruamel.yaml import YAML
+
+from bula.commands.plan import (
+    find_config,
+    find_launch,
+    locked_params,
+    read_template_figures,
+    rows_of_metrics,
+    rows_of_options,
+)
+from bula.errors import UserError
+from bula.params import HubModel, Params
+from bula.preflight.checks import Check, NotCheckedError
+from bula.preflight.machine import (
+    compare_disk,
+    compare_memory,
+    free_gpu_memory,
+    free_memory,
+)
+
+# These modules import torch, and a run without training must not wait for that.
+if TYPE_CHECKING:
+    from bula.training_cost import Rows, Shape
+
+# Outputs by which a stage counts as done.
+OUTPUTS = {
+    "models": ("models/base", "models/judge", "models/encoder"),
+    "ingest": ("data/raw", "data/benchmarks"),
+    "preprocess": ("data/clean",),
+    "train": ("models/adapter",),
+    "merge": ("models/merged",),
+    "quantize": ("models/gguf",),
+}
+# DVC keeps a copy of each output in its cache.
+COPIES = 2
+# Rows before and after preprocess, and their scores.
+ROW_COPIES = 3
+
+
+def done_stages(file: Path, root: Path) -> set[str]:
+    """Return the stages that are done, and whose inputs are done too."""
+    values = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
+    done: set[str] = set()
+    if _is_done("models", values, root):
+        done.add("models")
+    if _is_done("ingest", values, root):
+        done.add("ingest")
+    if {"models", "ingest"} <= done:
+        for stage in ("preprocess", "train", "merge", "quantize"):
+            if not _is_done(stage, values, root):
+                break
+            done.add(stage)
+    return done
+
+
+def _is_done(stage: str, values: Mapping[str, Any], root: Path) -> bool:
+    """Return whether a stage's outputs exist, and dvc.lock has its parameters."""
+    locked = locked_params(root / "dvc.lock", stage)
+    if locked is None or not all((root / path).exists() for path in OUTPUTS[stage]):
+        return False
+    return all(_value_at(values, key) == value for key, value in locked.items())
+
+
+def _value_at(values: Mapping[str, Any], key: str) -> Any:
+    """Return the value at a dotted key, or None."""
+    found: Any = values
+    for part in key.split("."):
+        found = found.get(part) if isinstance(found, Mapping) else None
+    return found
+
+
+def plan_checks(params: Params, done: set[str], root: Path) -> list[Check]:
+    """Return the checks of memory and disk."""
+    return [
+        Check("train", "memory by `bula plan`", partial(check_memory, params, done, root)),
+        Check("quantize.types", "disk by `bula plan`", partial(check_disk, params, done, root)),
+    ]
+
+
+def check_memory(params: Params, done: set[str], root: Path) -> str:
+    """Compare the memory of train with this machine's, unless train is done."""
+    if "train" in done:
+        return "train is up to date"
+    config = _known_config(params, root)
+    from bula.training_cost import count_shape, memory
+
+    launch = find_launch(params, root)
+    on_cpu = params.device == "cpu"
+    shape = count_shape(config, params.train)
+    needed = memory(shape, params, _longest_rows(params, root), launch, on_cpu)["total"]
+    if on_cpu:
+        return compare_memory(needed, free_memory(), "memory")
+    return compare_memory(needed, free_gpu_memory(), "GPU memory")
+
+
+def check_disk(params: Params, done: set[str], root: Path) -> str:
+    """Compare the bytes of all outputs that are not done with the free disk."""
+    if done >= OUTPUTS.keys():
+        return "the models are up to date"
+    config = _known_config(params, root)
+    from bula.training_cost import count_shape
+
+    shape = count_shape(config, params.train)
+    return compare_disk(output_bytes(params, shape, done), root)
+
+
+def _known_config(params: Params, root: Path) -> Mapping[str, Any]:
+    """Return the base model's config.json; before it is fetched, there is no plan."""
+    try:
+        return find_config(params, root, None)[1]
+    except UserError as error:
+        raise NotCheckedError("the base model is not here yet, so nothing is planned") from error
+
+
+def _longest_rows(params: Params, root: Path) -> "Rows":
+    """Return the figures of the training rows, or rows of preprocess.max_tokens."""
+    try:
+        return rows_of_metrics(params, root, None, None)
+    except UserError:
+        share = read_template_figures(root).get("supervised_share")
+        return rows_of_options(params, params.preprocess.max_tokens, share, None, None)
+
+
+def output_bytes(params: Params, shape: "Shape", done: set[str]) -> float:
+    """Return the bytes that the stages write which are not done, DVC's copies included."""
+    from bula.run_cost import ROW_BYTES, gguf_bytes, hub_rows
+
+    weights = shape.base * (2.0 if params.dtype == "bfloat16" else 4.0)
+    kept = params.quantize.types
+    files = {
+        "models": weights,
+        "ingest": ROW_COPIES * ROW_BYTES * hub_rows(params),
+        "merge": weights,
+        "quantize": sum(gguf_bytes(shape, kind) for kind in kept),
+    }
+    written = COPIES * sum(size for stage, size in files.items() if stage not in done)
+    if isinstance(params.ingest.base, HubModel) and "models" not in done:
+        # The hub's client keeps its own copy.
+        written += 2.0 * shape.base
+    if "quantize" not in done and "bf16" not in kept:
+        # The stage deletes its 16-bit file at the end.
+        written += gguf_bytes(shape, "bf16")
+    return written
