@@ -13,6 +13,7 @@ from bula.commands.licenses import licenses
 from bula.commands.plan import plan
 from bula.commands.profile import profile
 from bula.commands.results import results
+from bula.commands.review import review
 from bula.commands.schema import schema
 from bula.commands.score import score
 from bula.commands.seeds import seeds
@@ -27,6 +28,7 @@ COMMANDS = (
     plan,
     profile,
     results,
+    review,
     score,
     seeds,
     sweep,
