@@ -34,7 +34,8 @@ def lock_problems(lock: Mapping[str, Any]) -> list[str]:
 def _first(stages: list[str]) -> str:
     """Return the first of some stages, and how many others there are."""
     others = len(stages) - 1
-    return f"{stages[0]} and {others} more stages" if others else stages[0]
+    noun = "stage" if others == 1 else "stages"
+    return f"{stages[0]} and {others} more {noun}" if others else stages[0]
 
 
 def _hashes(lock: Mapping[str, Any], kind: str) -> dict[str, str]:

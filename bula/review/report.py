@@ -209,7 +209,7 @@ def _gate_line(review: Review) -> str:
         if found:
             verb = word if len(found) > 1 else f"{word}s"
             parts.append(f"{len(found)} of {len(review.outcomes)} {verb}: {_list(texts)}")
-    return "; ".join(parts) or f"all {len(review.outcomes)} pass"
+    return "; ".join(parts) or f"{len(review.outcomes)} of {len(review.outcomes)} pass"
 
 
 def _names(figures: list[Figure], text: Callable[[Figure], str]) -> str:
@@ -443,7 +443,8 @@ def row(cells: Iterable[str]) -> str:
 
 def code(text: str) -> str:
     """Return a name between backticks, or escaped if it has other signs."""
-    return f"`{text}`" if PLAIN.fullmatch(text) else short(text, CELL_BYTES)
+    is_plain = len(text) <= CELL_BYTES and PLAIN.fullmatch(text)
+    return f"`{text}`" if is_plain else short(text, CELL_BYTES)
 
 
 def count(number: int, noun: str) -> str:

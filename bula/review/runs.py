@@ -171,10 +171,14 @@ def _fetch_from_dvc(paths: list[str], folder: Path, revision: str | None) -> dic
     # Imported here because DVC takes seconds to load.
     from dvc.api import DVCFileSystem
     from dvc.exceptions import DvcException
+    from dvc.repo import Repo
 
     missing: dict[str, str] = {}
     try:
-        files = DVCFileSystem(rev=revision)
+        with Repo() as repo:
+            # In a commit's own configuration, DVC resolves relative addresses wrongly.
+            remotes = {name: dict(repo.config[name]) for name in ("core", "remote")}
+        files = DVCFileSystem(rev=revision, config=remotes)
         for path in paths:
             reason = _fetch_one(files, path, folder / path)
             if reason:
