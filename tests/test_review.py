@@ -67,7 +67,8 @@ def test_a_loss_in_all_items_is_worse(before: Path, tmp_path: Path) -> None:
 
 def test_a_gain_is_better(before: Path, tmp_path: Path) -> None:
     figure = compare(before, write_run(tmp_path / "after", bits=1.9))[BITS]
-    assert (figure.verdict, figure.loss) == ("better", pytest.approx(-0.1))
+    assert figure.verdict == "better"
+    assert figure.loss == pytest.approx(-0.1)
 
 
 def test_holm_counts_only_figures_with_a_changed_item(before: Path, tmp_path: Path) -> None:
@@ -99,6 +100,17 @@ def test_items_of_one_question_group_count_once(before: Path, tmp_path: Path) ->
     figure = compare(first, second)[BITS]
     assert (figure.p_holm, figure.low) == (1.0, None)
     assert figure.verdict == "no difference beyond noise"
+
+
+@pytest.mark.parametrize(("spread", "seeds"), [(0.06, 3), (0.04, 0)])
+def test_a_difference_within_the_range_over_seeds_is_marked(
+    before: Path, tmp_path: Path, spread: float, seeds: int
+) -> None:
+    after = write_run(tmp_path / "after", bits=2.05)
+    spreads = {"seeds": 3, "tuned__bits_per_character": {"seeds": 3, "range": spread}}
+    change_json(after / "metrics/seeds.json", spreads)
+    figure = compare(before, after)[BITS]
+    assert (figure.verdict, figure.seeds) == ("worse", seeds)
 
 
 # Items
@@ -155,10 +167,12 @@ def test_without_rows_committed_figures_are_compared(tmp_path: Path) -> None:
 
 def test_the_error_of_committed_bits_is_that_of_the_loss(before: Path) -> None:
     level = committed(run_of(before), VARIANT, "bits_per_character")
-    assert level == (2.0, pytest.approx(0.2), 20)
+    assert level is not None
+    assert level == pytest.approx((2.0, 0.2, 20))
     # Half of the interval from 0.4 to 0.6, over 1.96.
     level = committed(run_of(before), VARIANT, "rougeL_f")
-    assert level == (0.5, pytest.approx(0.1 / 1.959964), 20)
+    assert level is not None
+    assert level == pytest.approx((0.5, 0.1 / 1.959964, 20))
 
 
 def test_committed_figures_of_other_data_are_not_compared(before: Path, tmp_path: Path) -> None:

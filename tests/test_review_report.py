@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from bench.clones import edit_params
-from bula.review.answers import changed_answers, word_distance
+from bula.review.answers import Answers, Changed, changed_answers, word_distance
 from bula.review.changes import Change, changed_counts, changed_params, differences
 from bula.review.gate import check_gates
 from bula.review.report import Review, as_markdown, as_object, short
@@ -44,6 +44,13 @@ def review_of(before: Path, after: Path, **fields: Any) -> Review:
 def before(tmp_path: Path) -> Path:
     """Return a run with 20 items."""
     return write_run(tmp_path / "before")
+
+
+@pytest.fixture(scope="module")
+def same(tmp_path_factory: pytest.TempPathFactory) -> Review:
+    """Return the review of a run against itself."""
+    folder = write_run(tmp_path_factory.mktemp("same") / "run")
+    return review_of(folder, folder)
 
 
 def test_the_first_ten_lines_carry_the_verdict(before: Path, tmp_path: Path) -> None:
@@ -155,21 +162,20 @@ def test_answers_to_rows_of_a_closed_source_are_not_shown(
 
 
 @pytest.mark.parametrize("text", HOSTILE.values(), ids=HOSTILE.keys())
-def test_hostile_text_stays_text(before: Path, tmp_path: Path, text: str) -> None:
-    after = write_run(tmp_path / "after", generated={3: text})
-    for run in (before, after):
-        file = run / "data/answers/tuned.jsonl"
-        quoted = json.dumps(text, ensure_ascii=False)[1:-1]
-        rows = file.read_text(encoding="utf-8").replace("Pergunta sobre palavra3?", quoted)
-        file.write_text(rows, encoding="utf-8")
-    changed = Change(text, "1", text)
-    review = review_of(before, after, params=[changed], problems=[text])
-    review = review._replace(before=review.before._replace(name=text))
+def test_hostile_text_stays_text(same: Review, text: str) -> None:
+    shown = [Changed(text, "id", 1.0, text, text, text)]
+    review = same._replace(
+        before=same.before._replace(name=text, missing={text: text}),
+        params=[Change(text, "1", text)],
+        problems=[text],
+        figures=[figure._replace(reason=text) for figure in same.figures],
+        answers=Answers(compared=1, changed=1, shown=shown, hidden=0),
+    )
     page = RENDER(as_markdown(review))
     tags = set(re.findall(r"<(/?[a-zA-Z!][^\s>]*)", page))
     known = "h1 ul li strong code p table thead tbody tr th td details summary"
     assert {tag.strip("/") for tag in tags} <= set(known.split())
-    assert page.count("<details>") == page.count("</details>") == 3
+    assert page.count("<details>") == page.count("</details>") == 4
 
 
 def test_the_review_stays_below_20_kb(before: Path, tmp_path: Path) -> None:

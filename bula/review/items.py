@@ -38,6 +38,15 @@ CONTENT = {
 FEWEST_SHARED = 20
 
 
+class Known(NamedTuple):
+    """What both runs know of the items of one variant."""
+
+    groups: Groups
+    """The group of each item. Items without an entry are groups of one item."""
+    texts: tuple[Mapping[str, Any], Mapping[str, Any]]
+    """The question and the reference of each validation item of each run, by id."""
+
+
 class Matched(NamedTuple):
     """The scores of two runs on the items that they share."""
 
@@ -68,18 +77,36 @@ def _rows_of(run: Run, stage: str, variant: str) -> Path:
     return run.folder / f"data/{ROWS[stage][0]}/{variant}.jsonl"
 
 
-def match(before: Run, after: Run, variant: str, measure: str) -> Matched | None:
+def known_items(before: Run, after: Run, variant: str) -> Known:
+    """Return the groups and the texts of the items of one variant.
+
+    The later run's data decides about groups. Items without a text in one of the runs are compared
+    by the fields of their rows.
+    """
+    examples = [_examples(run, variant) for run in (before, after)]
+    texts = [_texts(found) for found in examples]
+    if not all(texts):
+        texts = [{}, {}]
+    found: dict[str, str] = {}
+    for run, members in zip((after, before), reversed(examples), strict=True):
+        groups = example_groups(members)
+        if _rows_of(run, "benchmark", variant).is_file():
+            groups |= benchmark_groups(run.folder / "data", variant)
+        found = groups | found
+    return Known(found, (texts[0], texts[1]))
+
+
+def match(before: Run, after: Run, variant: str, measure: str, known: Known) -> Matched | None:
     """Return the scores of both runs on shared items, or None without rows of both."""
     stage = stage_of(measure)
     runs = (before, after)
     scores = [read_stage(run, stage, variant).get(measure) for run in runs]
     if scores[0] is None or scores[1] is None:
         return None
-    use_texts = all(read_texts(run, variant) for run in runs)
     contents = []
-    for run, values in zip(runs, scores, strict=True):
+    for run, values, texts in zip(runs, scores, known.texts, strict=True):
         items = _items(run, stage, variant, values or {})
-        contents.append(_contents(run, stage, variant, items, use_texts=use_texts))
+        contents.append(_contents(run, stage, variant, items, texts))
     shared = {item for item, content in contents[0].items() if contents[1].get(item) == content}
     first, second = ({i: v[i] for i in v.keys() & shared} for v in (scores[0], scores[1]))
     weights: Values = {}
@@ -114,11 +141,10 @@ def _items(run: Run, stage: str, variant: str, values: Values) -> Iterable[str]:
 
 
 def _contents(
-    run: Run, stage: str, variant: str, items: Iterable[str], *, use_texts: bool
+    run: Run, stage: str, variant: str, items: Iterable[str], texts: Mapping[str, Any]
 ) -> dict[str, str]:
     """Return a hash of the content of each item."""
     fields = _fields(run, stage, variant)
-    texts = read_texts(run, variant) if use_texts and stage not in ("safety", "benchmark") else {}
     return {item: sha256_values(fields.get(item), texts.get(item)) for item in items}
 
 
@@ -130,10 +156,10 @@ def _fields(run: Run, stage: str, variant: str) -> dict[str, Any]:
     return {row["id"]: [row.get(name) for name in CONTENT[stage]] for row in rows}
 
 
-def read_texts(run: Run, variant: str) -> dict[str, Any]:
-    """Return the question and the reference of each validation item, by id."""
+def _texts(examples: Iterable[Example]) -> dict[str, Any]:
+    """Return the questions and answers of each example, by id."""
     texts = {}
-    for example in _examples(run, variant):
+    for example in examples:
         texts[example.id] = [[turn.question, turn.answer] for turn in example.turns]
     return texts
 
@@ -149,17 +175,3 @@ def _examples(run: Run, variant: str) -> list[Example]:
     except UserError:
         # Older runs wrote rows without some field of an Example.
         return []
-
-
-def groups_of(runs: Iterable[Run], variant: str) -> Groups:
-    """Return the group of each validation item and each grouped benchmark item.
-
-    The run that comes first decides. Items without an entry are groups of one item.
-    """
-    found: dict[str, str] = {}
-    for run in runs:
-        groups: Mapping[str, str] = example_groups(_examples(run, variant))
-        if _rows_of(run, "benchmark", variant).is_file():
-            groups = {**groups, **benchmark_groups(run.folder / "data", variant)}
-        found = {**groups, **found}
-    return found

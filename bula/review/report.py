@@ -33,7 +33,8 @@ LEFT_OUT = "{others} more lines: `python -m bula review --json` prints all of th
 MARKS = {"committed figures": "\\*"}
 LEGEND = (
     "≈ no difference beyond noise, = no changed item, \\* from committed figures (unpaired), "
-    "† on shared items only, – no such figure."
+    "† on shared items only, ‡ within the range over training seeds (metrics/seeds.json), so that "
+    "another seed may explain it, – no such figure."
 )
 
 
@@ -226,7 +227,8 @@ def _list(texts: list[str]) -> str:
 
 def _with_difference(figure: Figure) -> str:
     """Return the name of a figure with its difference."""
-    return f"{code(figure.name)} {number(figure.difference, '+')}"
+    within = f" (within the range of {count(figure.seeds, 'seed')})" if figure.seeds else ""
+    return f"{code(figure.name)} {number(figure.difference, '+')}{within}"
 
 
 def _reasons(figures: list[Figure]) -> str:
@@ -250,7 +252,10 @@ def _how(review: Review) -> str:
     """Return how many figures were compared by pairs, and how many were not."""
     sources = Counter(figure.source for figure in review.figures)
     by_items = f"{count(sources['items'], 'figure')} by pairs, item by item"
-    level = f"Holm's correction at {review.alpha:g} over the figures with a changed item"
+    level = (
+        f"Holm's correction at {review.alpha:g} over the figures with a changed item, "
+        f"{100 * (1 - review.alpha):g} % intervals"
+    )
     committed = sources["committed figures"]
     if not committed:
         return f"{by_items}; {level}"
@@ -355,7 +360,8 @@ def _cell(figure: Figure) -> str:
         return "new" if figure.before is None else "**missing**"
     if figure.verdict in (NOT_COMPARABLE, NOT_MEANINGFUL):
         return figure.verdict
-    mark = MARKS.get(figure.source, "† " if figure.reason.startswith("on shared") else "")
+    mark = MARKS.get(figure.source, " †" if figure.reason.startswith("on shared") else "")
+    mark += " ‡" if figure.seeds else ""
     if figure.verdict != NOISE:
         return f"**{figure.verdict}** {number(figure.difference, '+')}{mark}"
     if figure.p is None:

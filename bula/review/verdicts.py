@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from bula.paired import Draws, Groups, paired_difference
 from bula.params import Gate, Params
-from bula.review.items import FEWEST_SHARED, Matched, groups_of, match
+from bula.review.items import FEWEST_SHARED, Known, Matched, known_items, match
 from bula.review.measures import (
     Level,
     committed,
@@ -57,6 +57,8 @@ class Figure(NamedTuple):
     verdict: Verdict = NOT_COMPARABLE
     reason: str = ""
     """Why there is no comparison, or a note on it."""
+    seeds: int = 0
+    """Number of training seeds whose range is at least the difference, or 0."""
 
     @property
     def name(self) -> str:
@@ -79,23 +81,25 @@ class Figure(NamedTuple):
 
 def compare_runs(before: Run, after: Run, params: Params) -> list[Figure]:
     """Return all figures of two runs with their verdicts."""
-    groups: dict[str, Groups] = {}
+    known: dict[str, Known] = {}
     found = []
     for variant, measure in figure_names(before, after, params):
-        if variant not in groups:
-            groups[variant] = groups_of((after, before), variant)
-        figure = _compare(before, after, variant, measure, groups[variant], params)
+        if variant not in known:
+            known[variant] = known_items(before, after, variant)
+        figure = _compare(before, after, variant, measure, known[variant], params)
         if figure is not None:
             found.append(figure)
     gates = {gate.figure: gate for gate in params.review.gates}
-    return _judge(found, gates, params.review.alpha)
+    judged = _judge(found, gates, params.review.alpha)
+    spreads = after.metrics("seeds")
+    return [figure._replace(seeds=_seeds(figure, spreads)) for figure in judged]
 
 
 def _compare(
-    before: Run, after: Run, variant: str, measure: str, groups: Groups, params: Params
+    before: Run, after: Run, variant: str, measure: str, known: Known, params: Params
 ) -> Figure | None:
     """Return one figure without its verdict, or None if neither run has it."""
-    matched = match(before, after, variant, measure)
+    matched = match(before, after, variant, measure, known)
     levels = [committed(run, variant, measure) for run in (before, after)]
     first, second = (level.value if level else None for level in levels)
     lower = direction(measure) == LOWER
@@ -112,7 +116,7 @@ def _compare(
     if matched is None:
         reason = other_items(before, after, measure)
         return _compare_levels(figure, levels, reason, params)
-    return _compare_items(figure, matched, groups, params)
+    return _compare_items(figure, matched, known.groups, params)
 
 
 def _one_sided(figure: Figure, base: str) -> Figure | None:
@@ -207,3 +211,16 @@ def _with_verdict(figure: Figure, min_effect: float, alpha: float) -> Figure:
         reason = f"significant, but smaller than min_effect {min_effect:g}"
         return figure._replace(reason="; ".join(filter(None, [figure.reason, reason])))
     return figure._replace(verdict="worse" if figure.loss > 0 else "better")
+
+
+def _seeds(figure: Figure, spreads: Mapping[str, Any]) -> int:
+    """Return over how many training seeds a figure ranges as far as it changed, or 0.
+
+    A test on items takes both models as given, so that it cannot see seed variance. `spreads` is
+    the content of metrics/seeds.json.
+    """
+    spread = spreads.get(f"{figure.variant}__{figure.measure}")
+    if not figure.difference or not isinstance(spread, dict):
+        return 0
+    within = abs(figure.difference) <= float(spread.get("range", 0.0))
+    return int(spread.get("seeds", 0)) if within else 0
