@@ -27,7 +27,7 @@ SLICE_OF_MEASURE = {
 
 
 class Draws(NamedTuple):
-    """How many random numbers a comparison draws, and from which seed."""
+    """The numbers of random draws of a comparison, and their seed."""
 
     flips: int
     """Random sign flips of the test, where an exact test is too large."""

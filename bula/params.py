@@ -1380,7 +1380,7 @@ class Params(Section):
     def _problems_of_gates(self) -> dict[str, bool]:
         """Return each possible problem of each gate, and whether it is present.
 
-        A gate on a variant that is gone is none of them, because the review fails there.
+        A gate on an unknown variant is no problem here, because the review fails there.
         """
         figures = [gate.figure for gate in self.review.gates]
         return {f"review.gates has {figure} twice": figures.count(figure) > 1 for figure in figures}

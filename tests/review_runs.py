@@ -150,7 +150,7 @@ def _write_metrics(folder: Path, level: list[float], loops: int) -> None:
 
 
 def change_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write an object, merged into the one that a file has."""
+    """Merge an object into that of a JSON file, or write a new file."""
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps({**known, **content}), encoding="utf-8")

@@ -13,8 +13,8 @@ from typer.testing import CliRunner
 
 from bench.clones import commit, edit_params, git
 from bula.__main__ import app
-from bula.review.lock import lock_problems
-from bula.review.runs import gather_revision, gather_workspace, resolve
+from bula.commands.review_files import gather_revision, gather_workspace, resolve
+from bula.commands.review_lock import lock_problems
 from tests.conftest import run
 from tests.review_runs import VARIANT, write_run
 
@@ -57,7 +57,7 @@ def save(folder: Path, message: str) -> None:
 
 @pytest.fixture(scope="module")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a repository with two runs: `before`, and one that is worse by 0.05 bits."""
+    """Return a repository with the run `before`, and a run that is worse by 0.05 bits."""
     folder = tmp_path_factory.mktemp("review") / "repo"
     write_run(folder)
     write_pipeline(folder)

@@ -1,4 +1,4 @@
-"""Compare this run with the run of another commit, for a pull request.
+"""Compare this run with that of another commit.
 
 python -m bula review --base main --out review.md
 """
@@ -25,21 +25,22 @@ def read_review(base: str, folder: Path) -> "Review":
 
     The files of both runs are written below `folder`.
     """
+    from bula.commands import review_files, review_lock
     from bula.experiments import run_git
     from bula.params import load_params
-    from bula.review import answers, changes, gate, lock, report, runs, verdicts
+    from bula.review import answers, changes, gate, report, verdicts
 
     params = load_params()
     gate.check_directions(params)
-    commit = runs.resolve(base)
-    before = runs.gather_revision(base, commit, folder / "before")
-    after = runs.gather_workspace(folder / "after")
+    commit = review_files.resolve(base)
+    before = review_files.gather_revision(base, commit, folder / "before")
+    after = review_files.gather_workspace(folder / "after")
     figures = verdicts.compare_runs(before, after, params)
     return report.Review(
         before=before,
         after=after,
         behind=int(run_git("rev-list", "--count", f"HEAD..{commit}")),
-        problems=lock.lock_problems(after.lock),
+        problems=review_lock.lock_problems(after.lock),
         figures=figures,
         outcomes=gate.check_gates(figures, params),
         params=changes.changed_params(before, after),
@@ -68,7 +69,7 @@ def review(
     as_json: Annotated[bool, typer.Option("--json", help="Write one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option(help="File for the review.")] = None,
 ) -> None:
-    """Compare this run with that of another commit, item by item, and apply the gate.
+    """Compare this run with that of another commit, and apply the gate.
 
     The exit code is 1 if the gate fails, and 2 if there is nothing to compare.
     """

@@ -1,7 +1,6 @@
 """Compare a run with the run of an earlier commit.
 
-- `runs.py` gathers the files of both runs.
-- `lock.py` says whether dvc.lock matches the code.
+- `runs.py` reads the files of one run.
 - `measures.py` names the figures, and reads the committed ones with what makes them doubtful.
 - `items.py` matches the items of both runs by id and content.
 - `verdicts.py` compares each figure and says whether it is better or worse.

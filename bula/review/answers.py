@@ -39,10 +39,10 @@ class Answers(NamedTuple):
 
 
 def word_distance(first: str, second: str) -> float:
-    """Return the share of words that two texts do not share (Dice 1945, on counts of words).
+    """Return the share of words that two texts do not share.
 
-    The distance is 0 for the same words in any order, and 1 without a shared word. Two texts
-    without a word have the distance 0.
+    It is 1 minus Dice's coefficient of the counts of words (Dice 1945): 0 for the same words in any
+    order, and 1 without a shared word. Two texts without a word have the distance 0.
     """
     counts = (Counter(words(first)), Counter(words(second)))
     total = counts[0].total() + counts[1].total()
@@ -78,7 +78,7 @@ def changed_answers(before: Run, after: Run) -> Answers:
 
 
 def _rows(run: Run, variant: str) -> dict[str, Mapping[str, Any]]:
-    """Return the answers of one variant by id, or nothing without the rows."""
+    """Return the answers of one variant by id, if they are at hand."""
     file = run.folder / f"data/{ROWS['generate'][0]}/{variant}.jsonl"
     return {row["id"]: row for row in read_rows(file)} if file.is_file() else {}
 

@@ -21,7 +21,7 @@ class Change(NamedTuple):
 
 
 def flat(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the dotted key and the value of each leaf, with [number] for lists."""
+    """Yield the key and the value of each leaf, such as a.b[0]."""
     if isinstance(value, Mapping) and value:
         for key, part in value.items():
             yield from flat(part, f"{name}.{key}" if name else str(key))

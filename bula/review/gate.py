@@ -12,7 +12,7 @@ Result = Literal["pass", "warn", "fail"]
 
 
 class Outcome(NamedTuple):
-    """What one gate says."""
+    """The outcome of one gate."""
 
     gate: Gate
     figure: Figure | None

@@ -1,4 +1,4 @@
-"""Match the items of two runs by id and content, and read their scores.
+"""Match the items of two runs by id and content.
 
 An id alone is not enough: a corrected reference may keep its id in data that somebody edited.
 """
@@ -39,7 +39,7 @@ FEWEST_SHARED = 20
 
 
 class Known(NamedTuple):
-    """What both runs know of the items of one variant."""
+    """The groups and the texts of the items of one variant."""
 
     groups: Groups
     """The group of each item. Items without an entry are groups of one item."""
@@ -66,7 +66,7 @@ class Matched(NamedTuple):
 
 
 def read_stage(run: Run, stage: str, variant: str) -> Measures:
-    """Return the scores of one stage by item, or nothing if its rows are not at hand."""
+    """Return the scores of one stage by item, if its rows exist."""
     if not _rows_of(run, stage, variant).is_file():
         return {}
     return read_stage_scores(run.folder / "data", stage, variant)
@@ -97,7 +97,10 @@ def known_items(before: Run, after: Run, variant: str) -> Known:
 
 
 def match(before: Run, after: Run, variant: str, measure: str, known: Known) -> Matched | None:
-    """Return the scores of both runs on shared items, or None without rows of both."""
+    """Return the scores of both runs on shared items.
+
+    The result is None if the rows of one run are not at hand.
+    """
     stage = stage_of(measure)
     runs = (before, after)
     scores = [read_stage(run, stage, variant).get(measure) for run in runs]
@@ -134,7 +137,10 @@ def _ratio(
 
 
 def _items(run: Run, stage: str, variant: str, values: Values) -> Iterable[str]:
-    """Return the items of one measure; the judge may have failed on some of them."""
+    """Return the items of one measure.
+
+    The judge may have failed on some of its items, which have no score then.
+    """
     if stage != "judge":
         return values
     return [row.id for row in read_verdicts(run.folder / "data", variant)]

@@ -44,15 +44,15 @@ class Level(NamedTuple):
 
 
 def shown_measures(params: Params) -> list[str]:
-    """Return the measures of a review: primary ones, safety, judge; at most `MOST`."""
+    """Return at most `MOST` measures: primary ones, safety, judge."""
     safety = [f"{SAFETY}{name}" for name in SLICES]
     return list(dict.fromkeys([*params.compare.primary, *safety, JUDGE]))[:MOST]
 
 
 def figure_names(before: Run, after: Run, params: Params) -> list[tuple[str, str]]:
-    """Return the variant and the measure of each figure, those of gates included.
+    """Return the variant and the measure of each figure.
 
-    A variant with the model of an earlier one repeats its benchmark scores, so it has none here.
+    Figures of gates are included. A variant with the model of an earlier one repeats its benchmark scores, so it has none here.
     """
     names = []
     for variant in dict.fromkeys([*after.variants, *before.variants]):
@@ -80,7 +80,7 @@ def stage_of(measure: str) -> str:
 
 
 def committed(run: Run, variant: str, measure: str) -> Level | None:
-    """Return a committed figure with its standard error, or None if git has none."""
+    """Return a committed figure with its standard error, if git has it."""
     stage = stage_of(measure)
     metrics = run.metrics(f"{stage}/{variant}")
     if stage == "generate":
@@ -162,7 +162,10 @@ def _likelihood(pooled: Mapping[str, Any], measure: str) -> Level | None:
 
 
 def _rouge(pooled: Mapping[str, Any], measure: str, run: Run) -> Level | None:
-    """Return ROUGE, whose standard error is half its interval over the normal quantile."""
+    """Return ROUGE with its standard error.
+
+    The error is half the bootstrap interval over the normal quantile of its coverage.
+    """
     level = _mean(pooled, measure, "", "items")
     low = _number(pooled, f"{measure}_low")
     high = _number(pooled, f"{measure}_high")
@@ -177,7 +180,7 @@ def _rouge(pooled: Mapping[str, Any], measure: str, run: Run) -> Level | None:
 
 
 def machine(run: Run) -> str:
-    """Return the kind of machine that trained a run's model: device and precision."""
+    """Return the device and the precision that trained a run's model."""
     precision = _group(run.metrics("train"), "run").get("compute_dtype", "unknown precision")
     return f"{run.params.get('device', 'unknown device')}, {precision}"
 
@@ -198,7 +201,7 @@ def _machine_of(run: Run, variant: str, measure: str) -> list[str]:
 
 
 def not_comparable(before: Run, after: Run, variant: str, measure: str) -> str:
-    """Return why the figures of two runs cannot be compared, or an empty text."""
+    """Return why two figures cannot be compared, or an empty text."""
     stage = stage_of(measure)
     if stage == "judge" and (reason := _other_judge(before, after, variant, measure)):
         return reason
@@ -235,7 +238,7 @@ def _other_task(before: Run, after: Run, variant: str, measure: str) -> str:
 
 
 def other_items(before: Run, after: Run, measure: str) -> str:
-    """Return why two committed figures may be about other items, or an empty text.
+    """Return why two committed figures may have other items, or an empty text.
 
     dvc.lock has the hash of the files with the items.
     """

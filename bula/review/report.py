@@ -148,7 +148,7 @@ def as_markdown(review: Review) -> str:
 
 
 def _fit(sections: Sequence[Section], most: int) -> str:
-    """Return the sections in at most `most` bytes; rows that do not fit are counted."""
+    """Return the sections in at most `most` bytes, and count rows left out."""
     note = len(LEFT_OUT) + 10
     frames = [len(f"{part.head}{part.tail}".encode()) + note for part in sections]
     left = most - sum(frames)
@@ -249,7 +249,7 @@ def _brief(reason: str) -> str:
 
 
 def _how(review: Review) -> str:
-    """Return how many figures were compared by pairs, and how many were not."""
+    """Return how the figures were compared."""
     sources = Counter(figure.source for figure in review.figures)
     by_items = f"{count(sources['items'], 'figure')} by pairs, item by item"
     level = (
@@ -343,7 +343,7 @@ def _measured(figure: Figure) -> list[str]:
 
 
 def _matrix(figures: list[Figure]) -> Section:
-    """Return the table with a row per measure and a column per variant."""
+    """Return the table of the verdicts by measure and variant."""
     variants = list(dict.fromkeys(figure.variant for figure in figures))
     cells: dict[str, dict[str, str]] = {}
     for figure in figures:
@@ -454,7 +454,7 @@ def code(text: str) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural unless it is 1."""
+    """Return a number with its noun in singular or plural."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
@@ -464,7 +464,7 @@ def number(figure: float | None, sign: str = "") -> str:
 
 
 def value(content: Any) -> str:
-    """Return a value of a file as one cell, in the words of JSON."""
+    """Return a value of a file as one cell."""
     text = content if isinstance(content, str) else json.dumps(content, default=str)
     return code(text) or "(empty)"
 

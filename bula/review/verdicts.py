@@ -1,4 +1,4 @@
-"""Compare each figure of two runs, and say whether it is better or worse.
+"""Decide for each figure of two runs whether it is better.
 
 Rows of items are compared by pairs. Committed figures replace them where they are not at hand: this
 test treats the two runs as independent, so that it finds fewer differences.
@@ -67,13 +67,13 @@ class Figure(NamedTuple):
 
     @property
     def loss(self) -> float:
-        """Return by how much this run is worse, in units of the figure; a gain is negative."""
+        """Return the loss in units of the figure; a gain is negative."""
         change = self.difference or 0.0
         return change if self.lower_is_better else -change
 
     @property
     def largest_loss(self) -> float | None:
-        """Return the end of the interval that is worse, or None without an interval."""
+        """Return the worse end of the interval, if there is one."""
         if self.low is None or self.high is None:
             return None
         return self.high if self.lower_is_better else -self.low
@@ -98,7 +98,7 @@ def compare_runs(before: Run, after: Run, params: Params) -> list[Figure]:
 def _compare(
     before: Run, after: Run, variant: str, measure: str, known: Known, params: Params
 ) -> Figure | None:
-    """Return one figure without its verdict, or None if neither run has it."""
+    """Return one figure before its test is judged, if a run has it."""
     matched = match(before, after, variant, measure, known)
     levels = [committed(run, variant, measure) for run in (before, after)]
     first, second = (level.value if level else None for level in levels)
@@ -120,7 +120,7 @@ def _compare(
 
 
 def _one_sided(figure: Figure, base: str) -> Figure | None:
-    """Return a figure that only one run has, or None if neither has it."""
+    """Return a figure that only one run has, if any has it."""
     if figure.after is not None:
         return figure._replace(reason=f"new: {base} has no such figure")
     if figure.before is not None:
@@ -163,7 +163,10 @@ def _compare_items(figure: Figure, matched: Matched, groups: Groups, params: Par
 def _compare_levels(
     figure: Figure, levels: list[Level | None], reason: str, params: Params
 ) -> Figure:
-    """Return a figure with the difference of two committed figures, as if independent."""
+    """Return a figure with the difference of two committed figures.
+
+    The figures count as independent.
+    """
     before, after = levels
     if before is None or after is None or reason:
         return figure._replace(reason=reason)
@@ -204,7 +207,7 @@ def _judge(figures: list[Figure], gates: Mapping[str, Gate], alpha: float) -> li
 
 
 def _with_verdict(figure: Figure, min_effect: float, alpha: float) -> Figure:
-    """Return a figure that is better or worse where its test and its size say so."""
+    """Return a figure with the verdict that its test and its size give."""
     if figure.p_holm is None or figure.p_holm >= alpha:
         return figure
     if abs(figure.loss) < min_effect:
@@ -214,10 +217,10 @@ def _with_verdict(figure: Figure, min_effect: float, alpha: float) -> Figure:
 
 
 def _seeds(figure: Figure, spreads: Mapping[str, Any]) -> int:
-    """Return over how many training seeds a figure ranges as far as it changed, or 0.
+    """Return the number of training seeds that may explain a difference, or 0.
 
-    A test on items takes both models as given, so that it cannot see seed variance. `spreads` is
-    the content of metrics/seeds.json.
+    They may if their range is at least as large. A test on items takes both models as given, so that
+    it cannot see seed variance. `spreads` is the content of metrics/seeds.json.
     """
     spread = spreads.get(f"{figure.variant}__{figure.measure}")
     if not figure.difference or not isinstance(spread, dict):

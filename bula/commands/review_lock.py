@@ -1,4 +1,4 @@
-"""Say whether dvc.lock belongs to the code, the parameters and the data here."""
+"""Compare dvc.lock with the code, the parameters and the data."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
@@ -15,7 +15,7 @@ OUTS = "changed outs"
 
 
 def lock_problems(lock: Mapping[str, Any]) -> list[str]:
-    """Return each way in which the workspace differs from its dvc.lock, with its stages.
+    """Return each difference between the workspace and dvc.lock.
 
     An output that is missing is no difference: git has the figures, and DVC may have the rest.
     """
@@ -60,7 +60,7 @@ def _problems(entry: object, outs: Mapping[str, str]) -> Iterator[str]:
 
 
 def _waits_for_data(path: str, outs: Mapping[str, str]) -> bool:
-    """Return whether a dependency differs because an output of a stage is not here."""
+    """Return whether a dependency lacks the output of a stage."""
     dependency = PurePosixPath(path)
     for out in outs:
         output = PurePosixPath(out)
@@ -72,7 +72,7 @@ def _waits_for_data(path: str, outs: Mapping[str, str]) -> bool:
 
 
 def _contradictions(lock: Mapping[str, Any], outs: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield each stage that read another version of an output than dvc.lock has.
+    """Yield each stage that read another version of an output.
 
     `dvc status` cannot see this without the data, and a merge of two locks can cause it.
     """
