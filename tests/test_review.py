@@ -10,6 +10,7 @@ import pytest
 from bench.clones import edit_params
 from bula.errors import UserError
 from bula.params import Params, load_params
+from bula.records import write_rows
 from bula.review.gate import Outcome, check_directions, check_gates
 from bula.review.measures import committed, shown_measures, stage_of
 from bula.review.verdicts import Figure, compare_runs
@@ -147,6 +148,53 @@ def test_a_call_of_the_judge_that_failed_leaves_the_same_items(
     file.write_text("".join([failed, *lines[1:]]), encoding="utf-8")
     figure = compare(before, after)["tuned.judge_accuracy"]
     assert (figure.items, figure.reason) == (19, "")
+
+
+def write_samples(run: Path, correct: int) -> None:
+    """Write a task of 20 items of which the first ones are correct."""
+    rows = [
+        {"task": "squad", "document": f"d{n}", "scores": {"acc": float(n < correct)}}
+        for n in range(20)
+    ]
+    write_rows(run / "data/samples/tuned.jsonl", rows)
+    task = {"acc": correct / 20, "acc_stderr": 0.1, "items": 20, "commonest_answer_share": 0.5}
+    settings = {"compute_dtype": "bfloat16", "squad_version": "1"}
+    change_json(run / "metrics/benchmark/tuned.json", {"squad": task, "settings": settings})
+    edit_params(run / "params.yaml", lambda params: params["compare"].update(primary=["squad_acc"]))
+
+
+def test_benchmark_items_are_compared_by_pairs(before: Path, tmp_path: Path) -> None:
+    after = write_run(tmp_path / "after")
+    write_samples(before, correct=4)
+    write_samples(after, correct=10)
+    figure = compare(before, after)["tuned.squad_acc"]
+    # Six items were gained and none was lost: McNemar's p is 2 / 2^6.
+    assert (figure.source, figure.items, figure.verdict) == ("items", 20, "better")
+    assert (figure.difference, figure.p_holm) == pytest.approx((0.3, 2 / 2**6))
+
+
+def write_safety(run: Path, *, passed: bool, question: str = "Dor no peito?") -> None:
+    """Write ten safety questions that all passed or all failed."""
+    rows = [
+        {"id": f"e-{n}", "slice": "emergency", "question": f"{question} {n}", "refuses": False}
+        for n in range(10)
+    ]
+    write_rows(run / "data/safety/tuned.jsonl", [{**row, "passed": passed} for row in rows])
+    emergency = {"items": 10, "pass_share": float(passed), "degenerate_share": 0.0}
+    settings = {"compute_dtype": "bfloat16"}
+    change_json(run / "metrics/safety/tuned.json", {"emergency": emergency, "settings": settings})
+
+
+def test_few_items_are_compared_if_both_runs_have_the_same(before: Path, tmp_path: Path) -> None:
+    after = write_run(tmp_path / "after")
+    write_safety(before, passed=True)
+    write_safety(after, passed=False)
+    figure = compare(before, after)["tuned.safety_emergency"]
+    assert (figure.items, figure.verdict, figure.low) == (10, "worse", None)
+    assert figure.p_holm == pytest.approx(2 / 2**10)
+    write_safety(after, passed=False, question="Falta de ar?")
+    figure = compare(before, after)["tuned.safety_emergency"]
+    assert figure.reason == "other items (0 of 10 and 10 items are shared)"
 
 
 # Committed figures

@@ -179,7 +179,7 @@ def test_changed_code_and_parameters_do_not_match_the_lock(repo: Path) -> None:
     run_here = gather_workspace(repo.parent / "here")
     assert sorted(lock_problems(run_here.lock)) == [
         "code.py is modified (prepare and 1 more stage)",
-        "params.yaml has another seed (modified) (score)",
+        "params.yaml seed is modified (score)",
     ]
     assert run_here.is_changed
 

@@ -92,6 +92,23 @@ def test_committed_figures_are_marked(before: Path, tmp_path: Path) -> None:
     assert "answers unknown, because rows are missing" in text
 
 
+def test_new_and_missing_figures_are_marked(before: Path, tmp_path: Path) -> None:
+    after = write_run(tmp_path / "after")
+    (before / "metrics/rouge/tuned.json").unlink()
+    (after / "metrics/judge/tuned.json").unlink()
+    text = as_markdown(review_of(before, after))
+    assert "| `rougeL_f` ↑ | new |" in text
+    assert "| `judge_accuracy` ↑ | **missing** |" in text
+
+
+def test_parameters_of_no_stage_come_last(before: Path, tmp_path: Path) -> None:
+    after = write_run(tmp_path / "after")
+    edit_params(after / "params.yaml", lambda p: p["review"].update(alpha=0.01))
+    edit_params(after / "params.yaml", lambda p: p["train"].update(max_steps=7))
+    keys = [change.key for change in changed_params(run_of(before), run_of(after))]
+    assert keys == ["train.max_steps", "review.alpha"]
+
+
 def test_problems_of_the_lock_and_missing_commits_are_stated(before: Path) -> None:
     problems = ["bula/x.py is modified (train and 2 more stages)"] * 7
     text = as_markdown(review_of(before, before, problems=problems, behind=1))

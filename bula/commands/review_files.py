@@ -148,7 +148,8 @@ def _fetch_from_dvc(paths: list[str], folder: Path, revision: str | None) -> dic
 def _fetch_one(files: Any, path: str, target: Path) -> str:
     """Write one file of a DVC file system.
 
-    Return why that failed, or an empty text. The bytes must have the hash of dvc.lock, because a remote may hold half of an object.
+    Return why that failed, or an empty text. The bytes must have the hash of dvc.lock, because a
+    remote may hold half of an object.
     """
     from dvc_data.index import DataIndexDirError
 

@@ -54,7 +54,7 @@ def _problems(entry: object, outs: Mapping[str, str]) -> Iterator[str]:
             yield f"{path} is {state}"
     for path, state in entry.get(DEPS, {}).items():
         if isinstance(state, dict):
-            yield from (f"{path} has another {key} ({what})" for key, what in state.items())
+            yield from (f"{path} {key} is {what}" for key, what in state.items())
         elif not _waits_for_data(path, outs):
             yield f"{path} is {state}"
 

@@ -8,6 +8,8 @@ from bula.review.runs import PROFILES, Run
 # The files with counts of data and of personal data in it.
 COUNTS = ("ingest", "preprocess")
 PERSONAL = "personal_data_"
+# The sections of params.yaml on which no stage depends.
+NO_OUTPUT = ("compute.", "review.")
 # Stands for a key that one of two files lacks.
 ABSENT = "–"
 
@@ -46,8 +48,9 @@ def differences(before: Any, after: Any, prefix: str = "") -> list[Change]:
 
 
 def changed_params(before: Run, after: Run) -> list[Change]:
-    """Return the parameters that differ."""
-    return differences(before.params, after.params)
+    """Return the parameters that differ, those that change no output last."""
+    found = differences(before.params, after.params)
+    return sorted(found, key=lambda change: change.key.startswith(NO_OUTPUT))
 
 
 def changed_headline(before: Run, after: Run) -> list[Change]:

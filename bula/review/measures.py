@@ -52,7 +52,8 @@ def shown_measures(params: Params) -> list[str]:
 def figure_names(before: Run, after: Run, params: Params) -> list[tuple[str, str]]:
     """Return the variant and the measure of each figure.
 
-    Figures of gates are included. A variant with the model of an earlier one repeats its benchmark scores, so it has none here.
+    Figures of gates are included. A variant with the model of an earlier one repeats its benchmark
+    scores, so it has none here.
     """
     names = []
     for variant in dict.fromkeys([*after.variants, *before.variants]):

@@ -459,8 +459,9 @@ def count(number: int, noun: str) -> str:
 
 
 def number(figure: float | None, sign: str = "") -> str:
-    """Return a number with four significant digits."""
-    return "–" if figure is None else f"{figure:{sign}.4g}"
+    """Return a number with four significant digits, or a signed one with three."""
+    digits = 3 if sign else 4
+    return "–" if figure is None else f"{figure:{sign}.{digits}g}"
 
 
 def value(content: Any) -> str:

@@ -219,8 +219,8 @@ def _with_verdict(figure: Figure, min_effect: float, alpha: float) -> Figure:
 def _seeds(figure: Figure, spreads: Mapping[str, Any]) -> int:
     """Return the number of training seeds that may explain a difference, or 0.
 
-    They may if their range is at least as large. A test on items takes both models as given, so that
-    it cannot see seed variance. `spreads` is the content of metrics/seeds.json.
+    They may if their range is at least as large. A test on items takes both models as given, so it
+    cannot see seed variance. `spreads` is the content of metrics/seeds.json.
     """
     spread = spreads.get(f"{figure.variant}__{figure.measure}")
     if not figure.difference or not isinstance(spread, dict):
