@@ -150,6 +150,18 @@ def test_a_call_of_the_judge_that_failed_leaves_the_same_items(
     assert (figure.items, figure.reason) == (19, "")
 
 
+def test_an_answer_that_failed_leaves_the_same_items(before: Path, tmp_path: Path) -> None:
+    after = write_run(tmp_path / "after", loops=range(4))
+    file = after / "data/answers/tuned.jsonl"
+    first, *others = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    failed = first.replace('"finish_reason": "stop"', '"finish_reason": "failed"')
+    file.write_text("".join([failed, *others]), encoding="utf-8")
+    figure = compare(before, after)["tuned.degenerate"]
+    # Three of the four loops are left, over 19 answers.
+    assert (figure.items, figure.reason) == (19, "")
+    assert figure.difference == pytest.approx(3 / 19)
+
+
 def write_samples(run: Path, correct: int) -> None:
     """Write a task of 20 items of which the first ones are correct."""
     rows = [

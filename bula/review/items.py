@@ -17,6 +17,8 @@ from bula.item_scores import (
     benchmark_groups,
     bits_per_character,
     character_weights,
+    failed_answers,
+    failed_safety,
     read_likelihood,
     read_stage_scores,
     read_verdicts,
@@ -24,7 +26,7 @@ from bula.item_scores import (
 from bula.paired import RATIO, Groups
 from bula.question_groups import example_groups
 from bula.records import SET_NAMES, Example, read_examples, read_rows
-from bula.review.measures import stage_of
+from bula.review.measures import slice_of, stage_of
 from bula.review.runs import Run
 
 # The fields that make an item another one, in the rows of each stage. The name of a benchmark item
@@ -108,7 +110,7 @@ def match(before: Run, after: Run, variant: str, measure: str, known: Known) -> 
         return None
     contents = []
     for run, values, texts in zip(runs, scores, known.texts, strict=True):
-        items = _items(run, stage, variant, values or {})
+        items = _items(run, stage, variant, measure, values or {})
         contents.append(_contents(run, stage, variant, items, texts))
     shared = {item for item, content in contents[0].items() if contents[1].get(item) == content}
     first, second = ({i: v[i] for i in v.keys() & shared} for v in (scores[0], scores[1]))
@@ -136,14 +138,20 @@ def _ratio(
     return bits_per_character(first), bits_per_character(second), character_weights(second)
 
 
-def _items(run: Run, stage: str, variant: str, values: Values) -> Iterable[str]:
-    """Return the items of one measure.
+def _items(run: Run, stage: str, variant: str, measure: str, values: Values) -> set[str]:
+    """Return the items of one measure, also those without a value.
 
-    The judge may have failed on some of its items, which have no score then.
+    A request for an answer or for a verdict may have failed.
     """
-    if stage != "judge":
-        return values
-    return [row.id for row in read_verdicts(run.folder / "data", variant)]
+    data = run.folder / "data"
+    items = set(values)
+    if stage == "safety":
+        return items | failed_safety(data, variant).get(slice_of(measure), set())
+    if stage == "judge":
+        items |= {row.id for row in read_verdicts(data, variant)}
+    elif stage in ("generate", "rouge") and _rows_of(run, "generate", variant).is_file():
+        items |= failed_answers(data, variant)
+    return items
 
 
 def _contents(

@@ -139,7 +139,8 @@ def _share(figures: Mapping[str, Any], name: str) -> Level | None:
     runs together (Agresti & Caffo 2000), because the plain one is 0 for a share of 0.
     """
     share = _number(figures, name)
-    items = _number(figures, "items")
+    # A failed request has no answer, and counts in no share.
+    items = (_number(figures, "items") or 0) - (_number(figures, "failed") or 0)
     if share is None or not items:
         return None
     adjusted = (share * items + 1) / (items + 2)
