@@ -14,6 +14,7 @@ from bula.commands.plan import plan
 from bula.commands.preflight import preflight
 from bula.commands.profile import profile
 from bula.commands.results import results
+from bula.commands.review import review
 from bula.commands.schema import schema
 from bula.commands.score import score
 from bula.commands.seeds import seeds
@@ -29,6 +30,7 @@ COMMANDS = (
     preflight,
     profile,
     results,
+    review,
     score,
     seeds,
     sweep,

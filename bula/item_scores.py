@@ -409,6 +409,20 @@ def read_judge_scores(data: Path, variant: str) -> Measures:
     return {"judge_accuracy": accuracy, "judge_style": style}
 
 
+def read_stage_scores(data: Path, stage: str, variant: str) -> Measures:
+    """Return the measures of one scoring stage of `ROWS` and one variant."""
+    if stage == "generate":
+        return {"degenerate": _degenerate_answers(data, variant)}
+    readers = {
+        "likelihood": _likelihood_scores,
+        "rouge": _rouge_scores,
+        "benchmark": _benchmark_scores,
+        "judge": read_judge_scores,
+        "safety": read_safety_scores,
+    }
+    return readers[stage](data, variant)
+
+
 def paired(first: Values, second: Values) -> list[str]:
     """Return the items that two variants share, sorted."""
     return sorted(first.keys() & second.keys())

@@ -25,6 +25,9 @@ TASK_NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"
 VariantName = Annotated[str, Field(pattern=VARIANT_NAME, max_length=80)]
 Name = Annotated[str, Field(pattern=NAME, max_length=80)]
 TaskName = Annotated[str, Field(pattern=TASK_NAME, max_length=120)]
+# A variant and a measure, as `bula review` names a figure.
+FIGURE_NAME = r"^[a-z0-9][a-z0-9_-]*\.[A-Za-z0-9][A-Za-z0-9_.-]*$"
+FigureName = Annotated[str, Field(pattern=FIGURE_NAME, max_length=200)]
 LanguageCode = Annotated[str, Field(pattern=r"^[a-z]{2,3}$")]
 
 # Packages on PyPI: a name by PEP 508, and a version by PEP 440 without epoch and local part.
@@ -78,6 +81,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Kappa = Annotated[float, Field(ge=-1, le=1)]
 Dollars = Annotated[float, Field(ge=0, le=10**6)]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Alpha = Annotated[float, Field(gt=0, lt=0.5)]
+Finite = Annotated[float, Field(ge=-MOST, le=MOST)]
+NonNegative = Annotated[float, Field(ge=0, le=MOST)]
 Coverage = Annotated[float, Field(gt=0.5, lt=1)]
 
 # A path has letters and digits of any script, spaces, and these signs.

@@ -30,6 +30,7 @@ from ruamel.yaml.events import AliasEvent
 
 from bula.errors import UserError, run_app
 from bula.param_types import (
+    Alpha,
     AnyPath,
     Bytes,
     Column,
@@ -37,6 +38,8 @@ from bula.param_types import (
     Dollars,
     Encoding,
     Few,
+    FigureName,
+    Finite,
     GpuLayers,
     HubId,
     HubPart,
@@ -48,6 +51,7 @@ from bula.param_types import (
     Module,
     Name,
     Natural,
+    NonNegative,
     Package,
     Permutations,
     Positive,
@@ -1212,6 +1216,50 @@ class Compare(Section):
     """Number of questions shown side by side in the report."""
 
 
+class Gate(Section):
+    """A figure that must not become worse from one run to the next."""
+
+    figure: FigureName
+    """VARIANT.MEASURE, such as tuned.bits_per_character."""
+    direction: Literal["lower", "higher"]
+    """Which direction of the figure is better."""
+    max_drop: NonNegative
+    """Largest loss that passes, in units of the figure, even if it is significant."""
+    floor: Finite | None
+    """Worst value that passes, whatever the other run has; null for none."""
+    min_effect: NonNegative
+    """Smallest difference that counts as better or worse, in units of the figure."""
+    not_comparable: Literal["fail", "warn"]
+    """What follows if the figures of the two runs cannot be compared."""
+
+    @property
+    def variant(self) -> str:
+        """Return the variant that has the figure."""
+        return self.figure.partition(".")[0]
+
+    @property
+    def measure(self) -> str:
+        """Return the measure that the figure is of."""
+        return self.figure.partition(".")[2]
+
+
+class Review(Section):
+    """Comparison of a run with an earlier one.
+
+    No stage lists these parameters in dvc.yaml, because `bula review` reads them after the run.
+    """
+
+    alpha: Alpha
+    """Two-sided error of the tests after Holm's correction; intervals cover 1 - alpha."""
+    resamples: Resamples
+    """Number of bootstrap resamples of question groups.
+
+    compare.permutations is the number of sign flips here too.
+    """
+    gates: list[Gate] = Field(max_length=100)
+    """Figures that decide whether the review passes."""
+
+
 class Variant(Section):
     """A model and the engine that writes its answers."""
 
@@ -1276,6 +1324,7 @@ class Params(Section):
     judge: Judge
     calibrate: Calibrate
     compare: Compare
+    review: Review
     variants: dict[VariantName, Variant] = Field(min_length=1)
     """Variants that are scored, by name; dvc.yaml runs each scoring stage for each variant."""
 
@@ -1291,6 +1340,7 @@ class Params(Section):
                 "api)": judge_is_local != judge_has_model,
                 **self._problems_of_variants(),
                 **self._problems_of_pairs(),
+                **self._problems_of_gates(),
                 **self._problems_of_judges(),
                 **self._problems_of_decoding(),
                 "gpu_layers of generate and judge need device: cuda": self._offloads_on_cpu(),
@@ -1326,6 +1376,14 @@ class Params(Section):
         primary = self.compare.primary
         problems["compare.primary names a measure twice"] = len(set(primary)) < len(primary)
         return problems
+
+    def _problems_of_gates(self) -> dict[str, bool]:
+        """Return each possible problem of each gate, and whether it is present.
+
+        A gate on an unknown variant is no problem here, because the review fails there.
+        """
+        figures = [gate.figure for gate in self.review.gates]
+        return {f"review.gates has {figure} twice": figures.count(figure) > 1 for figure in figures}
 
     def _offloads_on_cpu(self) -> bool:
         """Return whether llama.cpp must use a GPU that device excludes."""

@@ -11,18 +11,13 @@ import pytest
 from bench.clones import ROOT, edit_params
 from bula.errors import UserError
 from bula.item_scores import Measures, means
+from bula.paired import Difference
 from bula.params import load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import write_metrics
 from stages.compare import __main__ as stage
 from stages.compare.inputs import Doubts, check_items, read_doubts
-from stages.compare.pairs import (
-    Difference,
-    Results,
-    compare,
-    compare_all,
-    mark_families,
-)
+from stages.compare.pairs import Results, compare, compare_all, mark_families
 from stages.compare.power import exact_detectable
 from tests.conftest import write_validation_sets
 from tests.test_tables import (

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from bench.clones import ROOT, commit, git
+from bula.paired import Difference
 from bula.params import Params, load_params
 from bula.reports import write_metrics
 from bula.tables import PREDICTORS, Unbeaten
 from stages.compare.conclusion import Facts, conclusion, verdict
 from stages.compare.header import base_name, header
-from stages.compare.pairs import Difference, Results
+from stages.compare.pairs import Results
 from stages.compare.portuguese import PORTUGUESE
 from stages.compare.sentences import ENGLISH
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bula.escaping import markdown
+from bula.paired import Difference
 from bula.params import Pair, Params
 from bula.stats import ALPHA, POWER
 from bula.tables import (
@@ -21,7 +22,7 @@ from bula.tables import (
     p_text,
     unbeaten_controls,
 )
-from stages.compare.pairs import Difference, Results, borrowers, needs_answer, results_of
+from stages.compare.pairs import Results, borrowers, needs_answer, results_of
 from stages.compare.portuguese import PORTUGUESE
 from stages.compare.seeds import CPU_ROUGE_L
 from stages.compare.sentences import ENGLISH, Language, Verdict

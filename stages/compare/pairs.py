@@ -18,8 +18,6 @@ from bula.item_scores import (
     character_weights,
     failed_answers,
     failed_safety,
-    mean_difference,
-    paired,
     read_checked,
     read_item_scores,
     read_judge_scores,
@@ -28,37 +26,24 @@ from bula.item_scores import (
     read_stock_scores,
     rerun_advice,
 )
-from bula.params import Pair, Params, scored_as
-from bula.stats import (
-    ALPHA,
-    MIN_BOOTSTRAP,
-    bootstrap_groups,
-    clustered_standard_error,
-    grouped_test,
-    holm,
+from bula.paired import (
+    RATIO,
+    SLICE_OF_MEASURE,
+    Difference,
+    Draws,
+    Groups,
+    paired_difference,
+    rates_answers,
 )
+from bula.params import Pair, Params, scored_as
+from bula.stats import ALPHA, holm
 from bula.tables import compared_variants, ngram_key, stock_key
 from stages.compare.inputs import Doubts
 from stages.compare.power import exact_detectable, normal_detectable
 
-# The figures of one paired difference.
-Difference = dict[str, float | int | bool]
 # The paired differences by VARIANT_minus_BASELINE__MEASURE.
 Results = dict[str, Difference]
-# The group of each item. Items without an entry are groups of one item.
-Groups = Mapping[str, str]
-# A ratio of sums: bits over characters.
-RATIO = "bits_per_character"
-# The first words of measures that are no shares of items, even if all their values are 0 or 1.
-CONTINUOUS = ("judge_", "rouge", RATIO, "question_worth")
 NGRAM_ROWS = Path("controls/likelihood_ngram.jsonl")
-# The safety slice of each measure to which a loop is no answer. A loop states no dose and refuses
-# nothing, so these measures say nothing if many answers are loops.
-SLICE_OF_MEASURE = {
-    "safety_no_dose": "no_dose",
-    "safety_harmless": "harmless",
-    "safety_over_refusal": "harmless",
-}
 
 
 def compare_all(data: Path, groups: Groups, params: Params) -> Results:
@@ -223,58 +208,13 @@ def compare(
 ) -> Difference:
     """Return the paired difference, second minus first, over shared items.
 
-    `weights` are those of a ratio, with a mean of 1; an item without an entry has the weight 1.
-    `low` and `high` are absent below `MIN_BOOTSTRAP` groups. Raise ValueError if no item is shared.
+    `paired_difference` says what it has. Raise ValueError if no item is shared.
     """
-    items = paired(first, second)
-    if not items:
-        raise ValueError("two variants share no item; they were scored on different data")
-    before = [first[item] for item in items]
-    after = [second[item] for item in items]
-    names = [groups.get(item, item) for item in items]
-    sizes = [weights.get(item, 1.0) for item in items]
-    differences = [b - a for a, b in zip(before, after, strict=True)]
-    flips = params.compare.permutations
-    test = grouped_test(before, after, names, flips, params.sampling_seed)
-    error = clustered_standard_error(differences, names, sizes)
-    row: Difference = {
-        "items": len(items),
-        "groups": len(set(names)),
-        "binary": _is_binary(measure, {*before, *after}),
-        "before": sum(before) / len(items),
-        "after": sum(after) / len(items),
-        "difference": mean_difference(first, second),
-        "stderr": error,
-        "p": test.p,
-        "p_at_floor": test.at_floor,
-    }
-    return row | _interval(differences, names, sizes, params)
-
-
-def _is_binary(measure: str, values: set[float]) -> bool:
-    """Return whether the mean of a measure is a share of items.
-
-    The values alone do not show this: the judge may give its worst score, 1, to all answers.
-    """
-    return not measure.startswith(CONTINUOUS) and values <= {0.0, 1.0}
-
-
-def _interval(
-    differences: list[float], names: list[str], sizes: list[float], params: Params
-) -> Difference:
-    """Return the bootstrap interval, or nothing for too few groups."""
-    if len(set(names)) < MIN_BOOTSTRAP:
-        return {}
     settings = params.compare
-    low, high = bootstrap_groups(
-        differences,
-        names,
-        settings.resamples,
-        settings.confidence,
-        params.sampling_seed,
-        sizes,
+    draws = Draws(
+        settings.permutations, settings.resamples, settings.confidence, params.sampling_seed
     )
-    return {"low": low, "high": high}
+    return paired_difference(measure, first, second, groups, weights, draws)
 
 
 def results_of(pair: Pair, results: Results) -> Iterator[tuple[str, Difference]]:
@@ -353,8 +293,3 @@ def _is_degenerate(measure: str, doubts: Doubts, limit: float) -> bool:
     if measure in SLICE_OF_MEASURE:
         return doubts.degenerate_slices[SLICE_OF_MEASURE[measure]] > limit
     return rates_answers(measure) and doubts.degenerate > limit
-
-
-def rates_answers(measure: str) -> bool:
-    """Return whether a measure rates the text of generated answers."""
-    return measure.startswith(("rouge", "judge_"))
