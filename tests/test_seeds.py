@@ -16,6 +16,7 @@ from bula import hardware
 from bula.__main__ import app
 from bula.commands.seeds import fixed_variants, here, seed_pairs, trained_variants
 from bula.errors import UserError
+from bula.paired import Difference
 from bula.params import load_params
 from bula.reports import write_metrics
 from bula.runs import read_differences, refuse_other_conditions
@@ -386,7 +387,7 @@ def test_without_seed_runs_no_difference_is_marked(three: Path) -> None:
 
 
 def test_seed_note_counts_only_meaningful_differences() -> None:
-    row: pairs.Difference = {"difference": 0.1, "seeds": 3, "within_seed_range": True}
+    row: Difference = {"difference": 0.1, "seeds": 3, "within_seed_range": True}
     results = {"a": row | {"meaningful": True}, "b": row | {"meaningful": False}}
     assert "marks the 1 of 1 differences" in marks.seed_note(results)
 
