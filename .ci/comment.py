@@ -16,17 +16,22 @@ import subprocess
 import sys
 import unicodedata
 import zipfile
+import zlib
 from typing import Any
 
 ARTIFACT = "review"
 MEMBER = "review.md"
 MARKER = "<!-- bula review -->"
 AUTHOR = "github-actions[bot]"
+# The errors of zipfile for an archive that is damaged, encrypted or without the member.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, KeyError, EOFError, OSError, RuntimeError)
 # GitHub refuses a comment of more than 65,536 characters.
 MOST_CHARACTERS = 60_000
 MOST_ARCHIVE_BYTES = 1_000_000
 NOTICE = "Written by the code of this pull request, which may come from a fork: check the figures."
 SHORTENED = "\n\nThe review is longer. Its complete text is in the summary of the run."
+# Unicode's control, format, surrogate and private characters, and its separators of lines.
+HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 NO_BREAK = "\N{WORD JOINER}"
 # The tags with which a review folds its details.
 ALLOWED_TAG = re.compile(r"</?(?:details|summary)>")
@@ -51,7 +56,9 @@ def call(*arguments: str, body: dict[str, Any] | None = None) -> bytes:
     sent = json.dumps(body).encode() if body is not None else None
     result = subprocess.run(command, input=sent, stdout=subprocess.PIPE, check=False)
     if result.returncode:
-        sys.exit(f"gh api {arguments[-1]} failed: its message is above, see the token's permissions")
+        sys.exit(
+            f"gh api {arguments[-1]} failed: its message is above, see the token's permissions"
+        )
     return result.stdout
 
 
@@ -60,12 +67,8 @@ def find_pull_request(repository: str, owner: str, branch: str, commit: str) -> 
 
     None if it was closed, has a newer commit, or is not the only one.
     """
-    found = json.loads(
-        call(
-            "--method", "GET", "-f", "state=open", "-f", f"head={owner}:{branch}",
-            f"repos/{repository}/pulls",
-        )
-    )  # fmt: skip
+    query = ("-f", "state=open", "-f", f"head={owner}:{branch}")
+    found = json.loads(call("--method", "GET", *query, f"repos/{repository}/pulls"))
     numbers = [int(pull["number"]) for pull in found if pull["head"]["sha"] == commit]
     return numbers[0] if len(numbers) == 1 else None
 
@@ -87,14 +90,21 @@ def read_review(archive: bytes) -> str:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened, opened.open(MEMBER) as member:
             # A character of UTF-8 has at most 4 bytes.
             content = member.read(4 * MOST_CHARACTERS + 4)
-    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, NotImplementedError) as error:
+    except UNREADABLE as error:
         sys.exit(f"the artifact {ARTIFACT} contains no readable {MEMBER} ({error})")
     return content.decode("utf-8", errors="replace")
 
 
 def is_hidden(character: str) -> bool:
     """Return whether a reader cannot see a character, or it changes the order of others."""
-    return character != "\n" and unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
+    return character != "\n" and unicodedata.category(character) in (
+        "Cc",
+        "Cf",
+        "Cs",
+        "Co",
+        "Zl",
+        "Zp",
+    )
 
 
 def escape_unless(allowed: re.Pattern[str], sign: str, entity: str, text: str) -> str:
@@ -125,10 +135,9 @@ def comment_text(review: str) -> str:
 
 def find_comment(repository: str, number: int) -> int | None:
     """Return the id of the comment that an earlier run wrote, or None."""
-    lines = call(
-        "--paginate", "--jq", ".[] | {id, login: .user.login, body} | @json",
-        f"repos/{repository}/issues/{number}/comments?per_page=100",
-    )  # fmt: skip
+    fields = ".[] | {id, login: .user.login, body} | @json"
+    path = f"repos/{repository}/issues/{number}/comments?per_page=100"
+    lines = call("--paginate", "--jq", fields, path)
     for line in lines.decode().splitlines():
         comment = json.loads(line)
         if comment["login"] == AUTHOR and comment["body"].startswith(MARKER):

@@ -281,9 +281,7 @@ def git_server() -> Iterator[tuple[str, list[str]]]:
     server.server_close()
 
 
-def test_the_token_reaches_only_the_server(
-    repo: Path, git_server: tuple[str, list[str]]
-) -> None:
+def test_the_token_reaches_only_the_server(repo: Path, git_server: tuple[str, list[str]]) -> None:
     address, received = git_server
     tokens = {"PUSH_TOKEN": "secret$(touch x)", "GIT_TERMINAL_PROMPT": "0", "GIT_TRACE": "1"}
     result = script(repo, "publish", address, "work", **tokens)

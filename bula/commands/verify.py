@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from itertools import chain, starmap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,7 +83,7 @@ def check_remotes(clone: Path) -> str:
     with contextlib.chdir(clone):
         results, _ = verify_all(None, JOBS, all_commits=False, fix=False)
     if any(result.problems for result in results.values()):
-        raise RefutedError(*(line for name, result in results.items() for line in report(name, result)))
+        raise RefutedError(*chain.from_iterable(starmap(report, results.items())))
     objects = sum(result.objects for result in results.values())
     return f"{objects} objects on {', '.join(results) or 'no remote'} are good"
 
