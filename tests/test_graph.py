@@ -10,6 +10,7 @@ from bula.__main__ import app
 from bula.commands.generated import replace_section
 from bula.commands.graph import BOXES, END, START, collapse, dependencies, mermaid
 from bula.errors import UserError
+from tests.conftest import run
 
 # DVC 3.67 reads `foreach` through a name that its parser has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon:DeprecationWarning")
@@ -43,6 +44,14 @@ def test_a_box_contains_only_stages_of_the_pipeline() -> None:
 def test_the_drawing_has_at_most_15_boxes() -> None:
     names = {name for pair in collapse(dependencies(ROOT)) for name in pair}
     assert len(names) <= 15
+
+
+def test_github_draws_the_complete_graph_of_dvc() -> None:
+    drawn = run(["dvc", "dag", "--md"], ROOT).stdout
+    assert drawn.startswith("```mermaid\nflowchart TD\n")
+    # The limits of Mermaid that GitHub keeps.
+    assert len(drawn) <= 50_000
+    assert drawn.count("-->") <= 500
 
 
 def test_variants_of_a_stage_share_a_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,13 +104,15 @@ def states(remote: str, pull: str, figures: str, stages: str, recomputed: str) -
     }
 
 
-def test_a_pushed_run_holds_and_leaves_no_clone(repo: Path) -> None:
+def test_a_pushed_run_holds_whatever_is_not_committed(repo: Path) -> None:
+    (repo / "compare.sh").write_text("exit 1\n", encoding="utf-8")
     code, found, output = verify()
+    assert output.startswith("Changes that are not committed are not checked.\n")
     assert (code, found) == (0, states("ok", "ok", "ok", "ok", "ok")), output
     # rows.txt and model.txt have the same bytes, on two remotes, and report.txt is the third.
     assert "3 objects on local, rows are good" in output
     assert "1 committed figures have the MD5 of dvc.lock" in output
-    assert list((repo / ".bula").iterdir()) == []
+    assert not (repo / ".bula/verify").exists()
 
 
 def test_a_figure_edited_by_hand_is_named(repo: Path) -> None:
@@ -151,11 +153,16 @@ def test_a_stale_stage_is_named(repo: Path) -> None:
     ]
 
 
-def test_changes_that_are_not_committed_are_not_checked(repo: Path) -> None:
-    (repo / "compare.sh").write_text("exit 1\n", encoding="utf-8")
-    code, _, output = verify()
-    assert code == 0
-    assert output.startswith("Changes that are not committed are not checked.\n")
+def test_a_failed_stage_is_named_and_the_clone_is_deleted(repo: Path) -> None:
+    (repo / "compare.sh").write_text("exit 3\n", encoding="utf-8")
+    assert run(["dvc", "commit", "--quiet", "--force", "compare"], repo).returncode == 0
+    commit(repo, "break compare")
+    # A killed call left this folder.
+    (repo / ".bula/verify/old").mkdir(parents=True)
+    code, found, output = verify()
+    assert (code, found) == (1, states("ok", "ok", "ok", "ok", "FAILED"))
+    assert "recomputed  FAILED  dvc repro failed, and its messages are above" in output
+    assert not (repo / ".bula/verify").exists()
 
 
 def test_another_remote_replaces_the_default_one(repo: Path) -> None:

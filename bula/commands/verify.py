@@ -10,9 +10,9 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from itertools import chain, starmap
 from pathlib import Path
@@ -27,7 +27,7 @@ from bula.escaping import terminal
 from bula.experiments import run_dvc, run_git
 
 # Git and DVC ignore this folder, and its disk also has DVC's cache.
-FOLDER = Path(".bula")
+FOLDER = Path(".bula/verify")
 # This stage takes seconds and writes the figures that people read.
 CHEAP_STAGE = "compare"
 FIGURES = ("metrics", "plots")
@@ -43,20 +43,22 @@ class RefutedError(Exception):
 
 @contextlib.contextmanager
 def fresh_clone(remote: str | None) -> Iterator[Path]:
-    """Yield a clone of HEAD that fetches from this repository's remotes and then is deleted.
+    """Yield a clone of HEAD with the remotes of this repository.
 
-    `remote` replaces the default remote.
+    `remote` replaces the default remote. The clone is deleted at the end.
     """
-    FOLDER.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="verify-", dir=FOLDER) as folder:
-        clone = Path(folder) / "clone"
-        run_git("clone", "--quiet", "--no-hardlinks", ".", str(clone))
-        share_remotes(clone, remote)
-        yield clone
+    # A killed run leaves its clone.
+    shutil.rmtree(FOLDER, ignore_errors=True)
+    try:
+        run_git("clone", "--quiet", "--no-hardlinks", ".", str(FOLDER))
+        share_remotes(FOLDER, remote)
+        yield FOLDER
+    finally:
+        shutil.rmtree(FOLDER, ignore_errors=True)
 
 
 def share_remotes(clone: Path, remote: str | None) -> None:
-    """Let DVC in the clone use the remotes and the credentials here, but not the cache."""
+    """Give the clone the remotes and credentials of this repository, but no cache."""
     # Imported here because DVC takes a second to load.
     from dvc.repo import Repo
 
@@ -78,6 +80,19 @@ def share_remotes(clone: Path, remote: str | None) -> None:
         run_dvc("config", "--quiet", "--local", "core.remote", remote, folder=clone)
 
 
+def dvc_output(clone: Path, *arguments: str) -> str:
+    """Return what dvc prints in the clone. Its messages go to the terminal."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command = [sys.executable, "-m", "dvc", *arguments]
+    environment = os.environ | {"PATH": path}
+    result = subprocess.run(
+        command, cwd=clone, env=environment, stdout=subprocess.PIPE, text=True, check=False
+    )
+    if result.returncode:
+        raise RefutedError(f"dvc {arguments[0]} failed, and its messages are above")
+    return result.stdout
+
+
 def check_remotes(clone: Path) -> str:
     """Hash every object that the lock names, on its remote."""
     with contextlib.chdir(clone):
@@ -90,24 +105,20 @@ def check_remotes(clone: Path) -> str:
 
 def check_pull(clone: Path) -> str:
     """Fetch all outputs into an empty cache."""
-    run_dvc("pull", "--quiet", folder=clone)
+    dvc_output(clone, "pull")
     return "dvc pull fetched all outputs"
 
 
 def check_stages(clone: Path) -> str:
-    """Compare code, parameters, dependencies and outputs with the lock, as `dvc repro` does."""
-    command = [sys.executable, "-m", "dvc", "status", "--json"]
-    result = subprocess.run(command, cwd=clone, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise RefutedError("dvc status failed:", *result.stderr.strip().splitlines()[-3:])
-    stale: dict[str, Any] = json.loads(result.stdout)
+    """Compare code, parameters and files with the lock, as `dvc repro` does."""
+    stale: dict[str, Any] = json.loads(dvc_output(clone, "status", "--json"))
     if stale:
         raise RefutedError(*(f"{stage}: {json.dumps(why)}" for stage, why in sorted(stale.items())))
     return "dvc repro would run nothing"
 
 
 def locked_files(clone: Path) -> dict[str, str]:
-    """Return the MD5 of each output in dvc.lock that is a file in git, by path."""
+    """Return the MD5s in dvc.lock of the outputs in git, by path."""
     tracked = set(run_git("ls-files", "-z", folder=clone).split("\0"))
     lock = YAML(typ="safe").load((clone / "dvc.lock").read_text(encoding="utf-8"))
     outs = [out for stage in lock["stages"].values() for out in stage.get("outs", [])]
@@ -130,7 +141,7 @@ def check_figures(clone: Path) -> str:
 
 def check_recomputed(clone: Path) -> str:
     """Run compare on the fetched data, and compare its figures with the committed ones."""
-    run_dvc("repro", "--quiet", "--force", "--single-item", CHEAP_STAGE, folder=clone)
+    dvc_output(clone, "repro", "--force", "--single-item", CHEAP_STAGE)
     changed = run_git("status", "--porcelain", "--", *FIGURES, folder=clone).splitlines()
     if changed:
         raise RefutedError(*(f"{line[3:]}: {CHEAP_STAGE} writes other bytes" for line in changed))
@@ -156,7 +167,7 @@ def show(name: str, state: str, text: str) -> None:
 
 
 def check_all(clone: Path) -> bool:
-    """Check the points in order, print a line for each, and return whether all hold."""
+    """Check and print the points in order, and return whether all hold."""
     holds = True
     for name, check in POINTS.items():
         if not holds:
@@ -177,7 +188,8 @@ def verify(
 ) -> None:
     """Clone this commit, fetch its data, and compare both with dvc.lock.
 
-    The exit code is 1 if a point fails. The clone needs as much disk as all outputs twice.
+    The exit code is 1 if a point fails. The clone needs as much disk as all outputs twice, and a
+    second call at the same time would delete it.
     """
     commit = run_git("rev-parse", "--short", "HEAD").strip()
     if run_git("status", "--porcelain", "--untracked-files=no").strip():
