@@ -40,9 +40,9 @@ ALLOWED_ENTITY = re.compile(r"&(?:amp|lt|gt|quot);")
 ACTIVE = re.compile(
     r"""
     @(?=\w)                     # mentions of people and teams
-    | \#(?=\d) | \bGH-(?=\d)    # numbers of issues
+    | \#(?=\d) | GH-(?=\d)      # numbers of issues
     | \](?=[(:\[])              # links, images, and definitions of links
-    | :(?=//) | \bwww(?=\.)     # addresses
+    | :(?=//) | www(?=\.)       # addresses
     """,
     re.VERBOSE | re.IGNORECASE,
 )

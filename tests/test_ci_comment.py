@@ -173,6 +173,7 @@ def test_a_run_without_a_review_writes_nothing(answers: Path) -> None:
         ("![a](//evil.example/x)", "![a]\u2060(//evil.example/x)"),
         ("[a][b]\n[b]: //evil.example", "[a]\u2060[b]\n[b]\u2060: //evil.example"),
         ("www.evil.example", "www\u2060.evil.example"),
+        ("_www.evil.example_ _GH-3_", "_www\u2060.evil.example_ _GH-\u20603_"),
         ("<img src=x>", "&lt;img src=x>"),
         ("<!-- hidden -->", "&lt;!-- hidden -->"),
         ("<https://evil.example>", "&lt;https:\u2060//evil.example>"),

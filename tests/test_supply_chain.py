@@ -210,6 +210,8 @@ def test_the_comment_is_written_by_code_of_the_default_branch() -> None:
     assert "ref" not in checkout["with"]
     assert comment["run"] == "python3 .ci/comment.py"
     assert "secrets" not in str(job)
+    # gpu.yml starts ci.yml by hand on a pull request, and a push to main has no pull request.
+    assert job["if"] == "github.event.workflow_run.event != 'push'"
 
 
 def test_the_gpu_job_waits_for_approval_and_takes_no_fork() -> None:
