@@ -1,7 +1,7 @@
 """Run the scripts of .ci in a small repository, as a runner does.
 
-Programs in its .venv record the calls. `bula review`, `preflight` and `keep-runs` are replaced,
-and `verify` in all tests but one. DVC, git and `verify-remote` are real.
+Programs in its .venv record the calls. `bula review` and `preflight` are replaced, and `verify` in
+all tests but one. DVC, git, `verify-remote` and `keep-runs` are real.
 """
 
 import base64
@@ -30,9 +30,11 @@ CONFIG = """\
 PIPELINE = """\
 stages:
   train:
-    cmd: echo train >> log && test ! -e broken-train && cp source.txt model.txt
+    cmd: echo train >> log && cp source.txt model.txt && cp source.txt metrics/train.txt
     deps: [source.txt]
-    outs: [model.txt]
+    outs:
+    - model.txt
+    - metrics/train.txt: {cache: false}
   compare:
     cmd: echo compare >> log && test ! -e broken && wc -c < model.txt > metrics/summary.txt
     deps: [model.txt]
@@ -44,7 +46,7 @@ PYTHON = f"""\
 echo "${{2:-}} ${{3:-}}" >> calls
 test "$3" = "$FAILING" && exit 1
 case "$3" in
-  preflight | keep-runs) exit 0 ;;
+  preflight) exit 0 ;;
   verify) test -z "$REAL_VERIFY" && exit 0 ;;
   review) echo "$*" > review.md; exit "${{REVIEW_EXIT:-0}}" ;;
 esac
@@ -55,7 +57,7 @@ DVC = f"""\
 echo "dvc $1" >> calls
 exec {sys.executable} -m dvc "$@"
 """
-IGNORED = "/.venv\n/.bula\n/calls\n/log\n/broken*\n/review.md\n"
+IGNORED = "/.venv\n/.bula\n/calls\n/log\n/broken\n/review.md\n"
 
 
 @pytest.fixture(scope="module")
@@ -160,8 +162,8 @@ def test_a_run_is_pushed_committed_and_proved_in_this_order(repo: Path) -> None:
         "bula verify-remote",
         "dvc pull",
         "dvc repro",
-        "bula review",
         "bula keep-runs",
+        "bula review",
         "dvc push",
         "bula verify",
     ]
@@ -224,20 +226,54 @@ def test_a_damaged_object_stops_the_run_and_trains_nothing(repo: Path) -> None:
     assert lines(repo / "log") == []
 
 
+def check_out_again(repo: Path) -> None:
+    """Reset the files that git tracks, as the checkout of the next job does."""
+    git(repo, "checkout", "--quiet", "--force", "HEAD")
+    (repo / "log").unlink()
+
+
 def test_a_lost_run_resumes_after_its_last_finished_stage(repo: Path) -> None:
     change_source(repo, "three\n")
     (repo / "broken").touch()
-    assert gpu(repo).returncode != 0
+    # The runner is lost before the run records anything.
+    assert gpu(repo, FAILING="keep-runs").returncode != 0
     assert lines(repo / "log") == ["train", "compare"]
-    # The next job checks the commit out again and deletes no untracked file.
+    # Without it, DVC runs train again.
+    assert script(repo, "keep").returncode == 0
+    check_out_again(repo)
     (repo / "broken").unlink()
-    (repo / "log").unlink()
-    git(repo, "checkout", "--quiet", "--force", "HEAD")
     (repo / "model.txt").write_text("half of an out", encoding="utf-8")
     result = gpu(repo)
     assert result.returncode == 0, result.stdout + result.stderr
     assert lines(repo / "log") == ["compare"]
     assert git(repo, "show", "HEAD:metrics/summary.txt").strip() == "6"
+    assert git(repo, "show", "HEAD:metrics/train.txt") == "three\n"
+
+
+def test_a_failed_stage_keeps_the_finished_ones_and_the_exit_code(repo: Path) -> None:
+    change_source(repo, "three\n")
+    (repo / "broken").touch()
+    assert gpu(repo).returncode == 255
+    assert lines(repo / "calls")[-2:] == ["dvc repro", "bula keep-runs"]
+    # DVC alone does not record train, because git has one of its outputs.
+    files = [file for file in (repo / ".dvc/cache/runs").rglob("*") if file.is_file()]
+    recorded = [file.read_text(encoding="utf-8") for file in files]
+    assert sum("cp source.txt model.txt" in text for text in recorded) == 1
+
+
+def test_keep_does_nothing_in_a_new_or_clean_workspace(repo: Path) -> None:
+    assert script(repo, "keep").returncode == 0
+    shutil.rmtree(repo / ".venv")
+    (repo / "dvc.lock").write_text("damaged", encoding="utf-8")
+    assert script(repo, "keep").returncode == 0
+    assert lines(repo / "calls") == []
+
+
+def test_keep_goes_on_after_a_damaged_lock(repo: Path) -> None:
+    (repo / "dvc.lock").write_text("damaged", encoding="utf-8")
+    result = script(repo, "keep")
+    assert result.returncode == 0
+    assert "so they will run again" in result.stdout
 
 
 # The push
