@@ -10,6 +10,8 @@
 # make sweep RATES="1e-4 3e-4 1e-3": train under each learning rate, and print the dev losses.
 # make gpu-check: run the computations of the GPU profile for some minutes, with random weights and
 #   the packages as they are found, without a network. DEVICE=cpu runs them on the CPU.
+# make verify: prove in a fresh clone that the remotes have this commit's run. REMOTE=NAME fetches
+#   from that remote instead of the default one.
 # make results: write the results into README.md and docs/results.md.
 # make llama-dry-run: run Llama 3.2 1B with random weights through the code of the GPU profile.
 #   docs/gpu.md states its time and memory.
@@ -74,7 +76,7 @@ define REPRO
 dvc repro; code=$$?; python -m bula keep-runs > /dev/null; exit $$code
 endef
 
-.PHONY: help setup gpu repro seeds sweep llama-dry-run gpu-check test lint results clean
+.PHONY: help setup gpu repro seeds sweep llama-dry-run gpu-check verify test lint results clean
 help:
 	@grep -E '^# make|^#  ' Makefile | sed 's/^# //'
 
@@ -127,10 +129,17 @@ gpu-check:
 	@$$(command -v python || command -v python3) -m bench.gpu_check --device "$(DEVICE)"
 
 lint: setup
-	@ruff check . && ruff format --check . && codespell && mypy
+	@ruff check . && ruff format --check . && codespell && mypy && .ci/lint
 
 test: lint
 	@pytest
+
+verify: setup
+ifeq ($(origin REMOTE),command line)
+	@python -m bula verify --remote "$$REMOTE"
+else
+	@python -m bula verify
+endif
 
 results: setup
 	@python -m bula results

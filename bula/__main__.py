@@ -20,6 +20,7 @@ from bula.commands.score import score
 from bula.commands.seeds import seeds
 from bula.commands.sweep import sweep
 from bula.commands.tree import tree
+from bula.commands.verify import verify
 from bula.commands.verify_remote import verify_remote
 from bula.errors import run_app
 
@@ -34,6 +35,7 @@ COMMANDS = (
     score,
     seeds,
     sweep,
+    verify,
     verify_remote,
     keep_runs,
     schema,

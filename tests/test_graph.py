@@ -1,4 +1,4 @@
-"""The graph in README.md: collapsed to stages, reduced, and equal to dvc.yaml's."""
+"""The graph in README.md: collapsed to boxes, reduced, and equal to dvc.yaml's."""
 
 from pathlib import Path
 
@@ -8,8 +8,9 @@ from typer.testing import CliRunner
 from bench.clones import ROOT
 from bula.__main__ import app
 from bula.commands.generated import replace_section
-from bula.commands.graph import END, START, dependencies, mermaid
+from bula.commands.graph import BOXES, END, START, collapse, dependencies, mermaid
 from bula.errors import UserError
+from tests.conftest import run
 
 # DVC 3.67 reads `foreach` through a name that its parser has deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:_NoneStep.value will soon:DeprecationWarning")
@@ -23,6 +24,34 @@ def test_arrows_that_follow_from_others_are_left_out() -> None:
 def test_stages_with_the_same_sources_share_a_line() -> None:
     pairs = {("a", "c"), ("b", "c"), ("a", "d"), ("b", "d")}
     assert mermaid(pairs) == "flowchart LR\n  a & b --> c & d\n"
+
+
+def test_related_stages_share_a_box_with_their_names() -> None:
+    pairs = {("train", "merge"), ("merge", "quantize"), ("quantize", "generate")}
+    assert mermaid(pairs) == (
+        "flowchart LR\n"
+        '  merge_quantize["merge, quantize"] & generate_safety["generate, safety"]\n'
+        "  merge_quantize --> generate_safety\n"
+        "  train --> merge_quantize\n"
+    )
+
+
+def test_a_box_contains_only_stages_of_the_pipeline() -> None:
+    stages = {name for pair in dependencies(ROOT) for name in pair}
+    assert {name for box in BOXES for name in box} <= stages
+
+
+def test_the_drawing_has_at_most_15_boxes() -> None:
+    names = {name for pair in collapse(dependencies(ROOT)) for name in pair}
+    assert len(names) <= 15
+
+
+def test_github_draws_the_complete_graph_of_dvc() -> None:
+    drawn = run(["dvc", "dag", "--md"], ROOT).stdout
+    assert drawn.startswith("```mermaid\nflowchart TD\n")
+    # The limits of Mermaid that GitHub keeps.
+    assert len(drawn) <= 50_000
+    assert drawn.count("-->") <= 500
 
 
 def test_variants_of_a_stage_share_a_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

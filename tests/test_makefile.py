@@ -278,3 +278,12 @@ def test_a_profile_and_rates_count_only_as_arguments(set_up: Path) -> None:
     assert "bula sweep 1e-4 3e-4 1e-3\n" in dry_run(set_up, "sweep", **elsewhere)
     assert "bula sweep 7\n" in dry_run(set_up, "sweep", "RATES=7")
     assert "--count 3\n" in dry_run(set_up, "seeds", **elsewhere)
+
+
+def test_verify_takes_another_remote_only_as_an_argument(set_up: Path) -> None:
+    assert dry_run(set_up, "verify", REMOTE="mine") == "python -m bula verify\n"
+    assert dry_run(set_up, "verify", "REMOTE=a b") == 'python -m bula verify --remote "$REMOTE"\n'
+
+
+def test_lint_checks_the_workflows(set_up: Path) -> None:
+    assert dry_run(set_up, "lint").endswith(" && .ci/lint\n")

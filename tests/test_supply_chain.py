@@ -174,12 +174,84 @@ def test_actions_are_pinned_by_commit(path: Path) -> None:
     assert [action for action in actions if not pinned_action.fullmatch(action)] == []
 
 
+# The permissions of jobs that need more than to read the repository, by workflow and job.
+PERMISSIONS = {
+    ("comment.yml", "comment"): {"actions": "read", "contents": "read", "pull-requests": "write"},
+    ("gpu.yml", "run"): {"contents": "write"},
+    ("gpu.yml", "check"): {"actions": "write"},
+}
+
+
+def workflow_of(name: str) -> dict[str, Any]:
+    """Return a workflow as a mapping."""
+    content: dict[str, Any] = YAML(typ="safe").load(ROOT / ".github/workflows" / name)
+    return content
+
+
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.name)
-def test_jobs_can_only_read_the_repository(path: Path) -> None:
-    workflow = YAML(typ="safe").load(path)
+def test_jobs_have_only_the_listed_permissions(path: Path) -> None:
+    workflow = workflow_of(path.name)
     assert workflow["permissions"] == {"contents": "read"}
-    for job in workflow["jobs"].values():
-        assert "permissions" not in job
+    for name, job in workflow["jobs"].items():
+        assert job.get("permissions") == PERMISSIONS.get((path.name, name))
+
+
+def test_code_of_a_pull_request_has_no_secret_and_no_token() -> None:
+    text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    assert "pull_request_target" not in text
+    assert "secrets." not in text
+    assert "github.token" not in text
+
+
+def test_the_comment_is_written_by_code_of_the_default_branch() -> None:
+    [job] = workflow_of("comment.yml")["jobs"].values()
+    [checkout, comment] = job["steps"]
+    # Without a ref, a workflow_run checks out the default branch.
+    assert "ref" not in checkout["with"]
+    assert comment["run"] == "python3 .ci/comment.py"
+    assert "secrets" not in str(job)
+    # gpu.yml starts ci.yml by hand on a pull request, and a push to main has no pull request.
+    assert job["if"] == "github.event.workflow_run.event != 'push'"
+
+
+def test_the_gpu_job_waits_for_approval_and_takes_no_fork() -> None:
+    job = workflow_of("gpu.yml")["jobs"]["run"]
+    assert job["environment"] == "gpu"
+    own = "github.event.label.name == 'gpu' && github.event.pull_request.head.repo.full_name"
+    assert f"{own} == github.repository" in " ".join(job["if"].split())
+    assert job["concurrency"] == {"group": "gpu", "queue": "max", "cancel-in-progress": False}
+
+
+def test_secrets_reach_only_the_steps_that_need_them() -> None:
+    steps = workflow_of("gpu.yml")["jobs"]["run"]["steps"]
+    secret = {step["run"]: step["env"] for step in steps if "env" in step}
+    runs = {run for run, env in secret.items() if "secrets." in str(env)}
+    tokens = {run.split()[0] for run, env in secret.items() if "github.token" in str(env)}
+    assert runs == {'.ci/gpu "origin/$BASE"'}
+    assert tokens == {".ci/publish"}
+
+
+@pytest.mark.parametrize(("workflow", "job"), [("ci.yml", "review"), ("gpu.yml", "run")])
+def test_checkouts_for_a_review_have_the_history_of_the_base(workflow: str, job: str) -> None:
+    steps = workflow_of(workflow)["jobs"][job]["steps"]
+    [checkout] = [step for step in steps if "checkout" in step.get("uses", "")]
+    assert checkout["with"]["fetch-depth"] == 0
+
+
+def test_gitlab_protects_the_gpu_job_as_github_does() -> None:
+    pipeline = YAML(typ="safe").load(ROOT / ".gitlab-ci.yml")
+    job = pipeline["gpu"]
+    assert job["resource_group"] == "gpu"
+    assert job["environment"]["name"] == "gpu"
+    [rule] = job["rules"]
+    assert rule["when"] == "manual"
+    assert "$CI_MERGE_REQUEST_SOURCE_PROJECT_ID == $CI_PROJECT_ID" in rule["if"]
+    assert [line for line in job["script"] if line.startswith((".ci/", "make"))] == [
+        "make gpu",
+        ".ci/gpu origin/base",
+        '.ci/publish "$CI_PROJECT_URL.git" "$CI_MERGE_REQUEST_SOURCE_BRANCH_NAME"',
+    ]
+    assert pipeline["variables"]["GIT_DEPTH"] == "0"
 
 
 def steps_of(path: Path) -> list[dict[str, Any]]:

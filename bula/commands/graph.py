@@ -1,6 +1,6 @@
-"""Draw the pipeline's graph in README.md, one box per stage.
+"""Draw the pipeline's graph in README.md with a box for related stages.
 
-Variants of a stage share a box. The graph omits transitive arrows.
+Variants of a stage share a box. The graph omits transitive arrows. `dvc dag` draws every stage.
 
 Run `python -m bula graph --write`.
 """
@@ -15,6 +15,15 @@ from bula.commands.generated import read_text, replace_section, update
 FILE = Path("README.md")
 START = "<!-- graph: written by `python -m bula graph --write` -->\n```mermaid\n"
 END = "```\n<!-- end of graph -->"
+# Stages that share a box, so that a reader sees the graph at once. Other stages have their own box.
+BOXES = (
+    ("check", "models", "dry_run"),
+    ("merge", "quantize"),
+    ("generate", "safety"),
+    ("rouge", "bertscore"),
+    ("controls", "bertscore_controls"),
+    ("calibrate", "judge"),
+)
 
 
 def dependencies(folder: Path) -> set[tuple[str, str]]:
@@ -32,11 +41,18 @@ def _stage_name(address: str) -> str:
     return address.rpartition(":")[2].partition("@")[0]
 
 
+def collapse(pairs: set[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Replace stages by their boxes, and leave out the arrows within a box."""
+    box = {stage: "_".join(stages) for stages in BOXES for stage in stages}
+    renamed = {(box.get(first, first), box.get(then, then)) for first, then in pairs}
+    return {(first, then) for first, then in renamed if first != then}
+
+
 def mermaid(pairs: set[tuple[str, str]]) -> str:
     """Return the graph in Mermaid's language, without transitive arrows."""
     import networkx
 
-    reduced: Any = networkx.transitive_reduction(networkx.DiGraph(sorted(pairs)))
+    reduced: Any = networkx.transitive_reduction(networkx.DiGraph(sorted(collapse(pairs))))
     # Stages that read from the same stages share a line.
     readers: dict[tuple[str, ...], list[str]] = {}
     for name in sorted(reduced.nodes):
@@ -44,7 +60,11 @@ def mermaid(pairs: set[tuple[str, str]]) -> str:
         if sources:
             readers.setdefault(sources, []).append(name)
     arrows = [f"  {' & '.join(a)} --> {' & '.join(b)}\n" for a, b in sorted(readers.items())]
-    return "flowchart LR\n" + "".join(arrows)
+    shared = {"_".join(stages): ", ".join(stages) for stages in BOXES}
+    labels = [f'{box}["{text}"]' for box, text in shared.items() if box in reduced]
+    # The README has few lines, so one line has all labels.
+    first = [f"  {' & '.join(labels)}\n"] if labels else []
+    return "flowchart LR\n" + "".join(first + arrows)
 
 
 def graph(

@@ -23,13 +23,14 @@ END = "```\n<!-- end of tree -->"
 PACKAGES = ("bench", "bula", "stages")
 # Descriptions of top-level files and folders, and of files in PACKAGES that are not Python.
 DESCRIPTIONS = {
-    ".ci/": "The script that continuous integration runs.",
+    ".ci/": "The scripts that continuous integration runs.",
     ".dvc/": "Configuration of DVC.",
     ".dvcignore": "Files that DVC ignores.",
     ".editorconfig": "Settings of editors.",
     ".gitattributes": "Line ends of text, and binary files, for git.",
     ".github/": "CI workflows, and the pull request template.",
     ".gitignore": "Files that git ignores.",
+    ".gitlab-ci.yml": "The CI jobs for GitLab.",
     ".pre-commit-config.yaml": "Quick checks before each commit.",
     "CHANGELOG.md": "Changes of each version.",
     "CITATION.cff": "How to cite this project.",
