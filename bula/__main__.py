@@ -11,6 +11,8 @@ from bula.commands.graph import graph
 from bula.commands.licenses import licenses
 from bula.commands.plan import plan
 from bula.commands.profile import profile
+from bula.commands.pull import pull
+from bula.commands.release_check import release_check
 from bula.commands.results import results
 from bula.commands.schema import schema
 from bula.commands.seeds import seeds
@@ -27,7 +29,9 @@ COMMANDS = (
     results,
     seeds,
     sweep,
+    pull,
     verify_remote,
+    release_check,
     schema,
     deps,
     tree,
