@@ -210,7 +210,7 @@ def folder_place(folder: Path, stored: Path | None = None) -> Iterator[Place]:
 class _Quiet(SimpleHTTPRequestHandler):
     """Serve files without a log."""
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:
         """Print nothing."""
 
 

@@ -173,6 +173,17 @@ def test_a_fault_is_named_not_delivered_and_mended(fault: str, target: str, repo
     assert not runs(copy)
 
 
+def test_fix_uploads_no_damaged_copy_of_the_cache(repo: Path) -> None:
+    store = Store(repo, "models/adapter/weights")
+    store.remove()
+    cached = repo / ".dvc/cache/files/md5" / store.name[:2] / store.name[2:]
+    cached.chmod(0o644)
+    cached.write_bytes(b"damaged")
+    [problem] = problems(repo, "--fix")
+    assert problem["repair"] == f"this machine's cache is damaged too: delete {cached}"
+    assert not store.fs.exists(store.path)
+
+
 # --- what DVC does alone -----------------------------------------------------------------------
 
 
@@ -238,7 +249,7 @@ def test_pull_refuses_a_remote_that_is_not_verified(local_repo: Path) -> None:
     config = local_repo / ".dvc/config"
     text = config.read_text(encoding="utf-8").replace("verify = true", "verify = false", 1)
     config.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match="remote team: .*dvc remote modify team verify true"):
+    with pytest.raises(UserError, match=r"remote team: .*dvc remote modify team verify true"):
         bula(local_repo, "pull")
 
 
@@ -303,8 +314,11 @@ def use_place(repo: Path, opened: Place, patch: pytest.MonkeyPatch) -> None:
     """Name the remotes of a started server in a commit."""
     for name, value in opened.environment.items():
         patch.setenv(name, value)
-    (repo / ".dvc/config").write_text(config_text(opened, "store"), encoding="utf-8")
-    commit(repo, "name remotes")
+    config = repo / ".dvc/config"
+    text = config_text(opened, "store")
+    if config.read_text(encoding="utf-8") != text:
+        config.write_text(text, encoding="utf-8")
+        commit(repo, "name remotes")
 
 
 def check_and_mend(repo: Path, files: dict[str, bytes]) -> None:

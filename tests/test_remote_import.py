@@ -208,7 +208,7 @@ def test_a_tag_with_a_relative_remote_is_refused(repo: Path, other: Path) -> Non
 
 def test_a_remote_that_is_not_committed_is_refused(repo: Path) -> None:
     write_remote(repo, "s3://bucket/bula")
-    with pytest.raises(UserError, match="HEAD: .*relative folder"):
+    with pytest.raises(UserError, match=r"HEAD: .*relative folder"):
         release_check()
     commit(repo, "name a remote")
     release_check()
