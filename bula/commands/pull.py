@@ -1,4 +1,4 @@
-"""Fetch outputs by `dvc pull`, and name every bad object if that fails.
+"""Fetch outputs by `dvc pull`, and name bad objects if it fails.
 
 `dvc repro --pull` fetches too, but if an object is damaged or missing, it runs the stage again and
 exits with 0. This command exits with 1, so a shell does not start the pipeline after it.
@@ -30,7 +30,7 @@ def refuse_unchecked(remotes: Iterable[str], settings: Mapping[str, Any]) -> Non
 
 
 def recorded_outputs(repo: Any) -> tuple[list[str], list[str]]:
-    """Return the outputs whose hash is in dvc.lock or a .dvc file, and those without a hash.
+    """Return the outputs with a recorded hash, and the outputs without a hash.
 
     `dvc pull` without targets fails if a stage has never run.
     """

@@ -235,7 +235,7 @@ def read_manifest(store: HashFileDB, key: Key) -> tuple[Check, dict[str, str]]:
 
 
 def _cached_size(stores: Stores, key: Key) -> int | None:
-    """Return the bytes of the cache's copy of an object, or None without a copy."""
+    """Return the bytes of an object's copy in the cache, or None."""
     cache = stores.cache[key.hash_name]
     path = cache.oid_to_path(key.object_id)
     return cache.fs.size(path) if cache.fs.exists(path) else None
