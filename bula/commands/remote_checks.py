@@ -32,8 +32,9 @@ from bula.errors import UserError
 
 # DVC reads so many bytes at once, and its hash of a text file of DVC 2 depends on the number.
 CHUNK_BYTES = 2**20
-# Bytes per request to a server. The clients' own defaults (50 MB for S3) need too much memory.
-BLOCK_BYTES = 2 * 2**20
+# Bytes per request to a server. Smaller requests are slower, and eight times 8 MiB need too much
+# memory, as do the clients' own defaults (50 MB for S3).
+BLOCK_BYTES = 4 * 2**20
 # A manifest has about 90 bytes per file, and needs ten times its size of memory.
 MOST_MANIFEST_BYTES = 12 * 2**20
 REASON_CHARACTERS = 160
