@@ -13,6 +13,8 @@ from bula.commands.licenses import licenses
 from bula.commands.plan import plan
 from bula.commands.preflight import preflight
 from bula.commands.profile import profile
+from bula.commands.pull import pull
+from bula.commands.release_check import release_check
 from bula.commands.results import results
 from bula.commands.review import review
 from bula.commands.schema import schema
@@ -35,9 +37,11 @@ COMMANDS = (
     score,
     seeds,
     sweep,
+    pull,
     verify,
     verify_remote,
     keep_runs,
+    release_check,
     schema,
     deps,
     tree,

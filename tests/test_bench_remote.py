@@ -17,5 +17,6 @@ def test_the_benchmark_reads_every_byte_and_states_rate_and_memory(
     figures = summary["figures"]
     assert figures["bytes"] > 1_200_000
     assert figures["share_of_hashing"] > 0
+    assert figures["share_of_fetch"] > 0
     assert 0.02 < figures["peak_memory_gb"] < 0.3
     assert summary["goals"] == {"share_of_hashing": 0.85, "peak_memory_gb": 0.3}

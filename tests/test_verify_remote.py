@@ -437,6 +437,19 @@ def test_a_failed_upload_is_named(repo: Path) -> None:
     assert "; not mended, because the upload failed (" in result.stdout
 
 
+def test_an_upload_that_arrives_damaged_is_named(
+    repo: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(store(repo), md5(OWN)).unlink()
+
+    def put_file(filesystem: object, source: str, target: str) -> None:
+        Path(target).write_bytes(Path(source).read_bytes()[:-1])
+
+    monkeypatch.setattr("dvc_objects.fs.local.LocalFileSystem.put_file", put_file, raising=False)
+    [problem] = problems("local", "--fix")
+    assert problem["repair"] == "after the upload it is changed"
+
+
 def documented_repair() -> list[str]:
     """Return the commands of docs/remotes.md that check and mend a remote."""
     text = (ROOT / "docs/remotes.md").read_text(encoding="utf-8")
@@ -452,6 +465,43 @@ def test_the_repair_in_docs_remotes_works(repo: Path) -> None:
     assert codes == [1, 0]
     assert verify().exit_code == 0
     assert (pull_in_new_clone(repo) / "data/raw/a").read_bytes() == FILES["a"]
+
+
+# --- groups ------------------------------------------------------------------------------------
+
+
+GROUP_SETTINGS = "    shared = group\n"
+PRIVATE_FILES = PIPELINE.replace("rows.txt\n", "rows.txt && chmod 600 rows.txt\n", 1)
+
+
+def test_shared_folders_are_open_to_the_group_whatever_the_umask(tmp_path: Path) -> None:
+    repo = tmp_path / "bula"
+    write_repository(repo)
+    config = CONFIG.replace("verify = true\n", f"verify = true\n{GROUP_SETTINGS}")
+    config += f"[cache]\n    dir = ../../cache\n{GROUP_SETTINGS}"
+    config = config.replace("../../store", "../../shared-store").replace("../../rows", "../../own")
+    (repo / ".dvc/config").write_text(config, encoding="utf-8")
+    (repo / "dvc.yaml").write_text(PRIVATE_FILES, encoding="utf-8")
+    result = run(["sh", "-c", "umask 077; dvc repro && dvc push"], repo)
+    assert result.returncode == 0, result.stderr
+    shared = [tmp_path / name for name in ("cache", "shared-store", "own")]
+    modes = {}
+    for folder in shared:
+        for path in folder.rglob("*"):
+            modes[path] = oct(path.stat().st_mode & 0o7777)
+    objects = [mode for path, mode in modes.items() if path.is_file() and "runs" not in path.parts]
+    assert set(objects) == {"0o444"}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {"0o2775"}
+
+
+def test_outputs_of_one_run_have_equal_modes(tmp_path: Path) -> None:
+    repo = tmp_path / "bula"
+    write_repository(repo)
+    (repo / "dvc.yaml").write_text(PRIVATE_FILES, encoding="utf-8")
+    assert run(["sh", "-c", "umask 027; dvc repro"], repo).returncode == 0
+    files = [repo / "rows.txt", *(repo / "data/raw").rglob("*")]
+    modes = {oct(file.stat().st_mode & 0o777) for file in files if file.is_file()}
+    assert modes == {"0o640"}
 
 
 # --- scope -------------------------------------------------------------------------------------

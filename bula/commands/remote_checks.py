@@ -32,8 +32,9 @@ from bula.errors import UserError
 
 # DVC reads so many bytes at once, and its hash of a text file of DVC 2 depends on the number.
 CHUNK_BYTES = 2**20
-# Bytes per request to a server. The clients' own defaults (50 MB for S3) need too much memory.
-BLOCK_BYTES = 2 * 2**20
+# Bytes per request to a server. Smaller requests are slower, and eight times 8 MiB need too much
+# memory, as do the clients' own defaults (50 MB for S3).
+BLOCK_BYTES = 4 * 2**20
 # A manifest has about 90 bytes per file, and needs ten times its size of memory.
 MOST_MANIFEST_BYTES = 12 * 2**20
 REASON_CHARACTERS = 160
@@ -85,7 +86,7 @@ class Stores(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The check of one remote: objects, bytes read, and problems."""
+    """The check of one remote: number of objects, their size in bytes, and problems."""
 
     objects: int
     bytes: int
@@ -165,23 +166,41 @@ def _hash(store: HashFileDB, key: Key, progress: Progress) -> tuple[str, int]:
     return stream.hash_value, size
 
 
-def check_file(store: HashFileDB, key: Key, expected: int | None, progress: Progress) -> Check:
-    """Compare an object with its name, and with its size in bytes if known."""
+def _failed(error: Exception) -> Check:
+    """Return the state of an object that could not be read."""
+    if isinstance(error, FileNotFoundError):
+        failed = failed_request(error)
+        return Check("unreadable", None, short_reason(failed)) if failed else Check("missing")
+    return Check("unreadable", None, short_reason(error))
+
+
+def check_size(store: HashFileDB, key: Key, expected: int | None) -> Check:
+    """Compare an object's size in bytes with the expected size if known.
+
+    No byte of the object is read.
+    """
     try:
         info = store.fs.info(store.oid_to_path(key.object_id))
-        if info["type"] == "directory":
-            return Check("unreadable", None, "it is a folder")
-        size = info["size"]
-        if expected is not None and size is not None and size != expected:
-            state: State = "short" if size < expected else "changed"
-            return Check(state, size, f"it has {size} bytes instead of {expected}")
-        md5, size = _hash(store, key, progress)
-    except FileNotFoundError as error:
-        if failed := failed_request(error):
-            return Check("unreadable", None, short_reason(failed))
-        return Check("missing")
     except client_errors() as error:
-        return Check("unreadable", None, short_reason(error))
+        return _failed(error)
+    if info["type"] == "directory":
+        return Check("unreadable", None, "it is a folder")
+    size = info["size"]
+    if None not in (expected, size) and size != expected:
+        state: State = "short" if size < expected else "changed"
+        return Check(state, size, f"it has {size} bytes instead of {expected}")
+    return Check("good", size)
+
+
+def check_file(store: HashFileDB, key: Key, expected: int | None, progress: Progress) -> Check:
+    """Compare an object with its name, and with its size in bytes if known."""
+    check = check_size(store, key, expected)
+    if check.state != "good":
+        return check
+    try:
+        md5, size = _hash(store, key, progress)
+    except client_errors() as error:
+        return _failed(error)
     if md5 != key.object_id.removesuffix(MANIFEST_ENDING):
         return Check("changed", size, f"its {size} bytes have the MD5 {md5}")
     return Check("good", size)
@@ -216,14 +235,19 @@ def read_manifest(store: HashFileDB, key: Key) -> tuple[Check, dict[str, str]]:
         return check._replace(state="invalid", detail="it does not list the files of a folder"), {}
 
 
+def _cached_size(stores: Stores, key: Key) -> int | None:
+    """Return the bytes of an object's copy in the cache, or None."""
+    cache = stores.cache[key.hash_name]
+    path = cache.oid_to_path(key.object_id)
+    return cache.fs.size(path) if cache.fs.exists(path) else None
+
+
 def _compare_with_cache(stores: Stores, key: Key, check: Check) -> Check:
     """Call an object short if the cache has more bytes of it."""
     if check.state != "changed" or check.size is None:
         return check
-    cache = stores.cache[key.hash_name]
-    path = cache.oid_to_path(key.object_id)
-    cached = (cache.fs.size(path) or 0) if cache.fs.exists(path) else 0
-    if cached <= check.size:
+    cached = _cached_size(stores, key)
+    if cached is None or cached <= check.size:
         return check
     detail = f"it has {check.size} bytes, and the cache has {cached}"
     return Check("short", check.size, detail)
@@ -256,35 +280,48 @@ def _list_files(stores: Stores, objects: Objects, pool: ThreadPool) -> list[tupl
 
 
 def _check_files(
-    stores: Stores, objects: Objects, pool: ThreadPool, progress: Progress
+    stores: Stores, objects: Objects, pool: ThreadPool, progress: Progress, *, sizes: bool
 ) -> Iterator[tuple[Key, Check]]:
-    """Yield each object that is no manifest with its check."""
+    """Yield each object that is no manifest with its check.
+
+    With `sizes` no file is read, and the cache states the sizes that the lock does not.
+    """
 
     def check(key: Key) -> tuple[Key, Check]:
         store = stores.remote[key.hash_name]
-        return key, check_file(store, key, objects[key].size, progress)
+        expected = objects[key].size
+        if not sizes:
+            return key, check_file(store, key, expected, progress)
+        return key, check_size(store, key, expected or _cached_size(stores, key))
 
     files = [key for key in objects if not key.is_manifest]
     yield from pool.imap_unordered(check, files)
 
 
 def verify(
-    stores: Stores, objects: Objects, jobs: int, *, fix: bool = False, label: str = ""
+    stores: Stores,
+    objects: Objects,
+    jobs: int,
+    *,
+    fix: bool = False,
+    sizes: bool = False,
+    label: str = "",
 ) -> Result:
     """Check all objects of a remote in parallel, and mend them with `fix`.
 
-    The files of folders are added to `objects`. The problems are sorted by file.
+    With `sizes`, only names and sizes of files are compared. The files of folders are added to
+    `objects`. The problems are sorted by file.
     """
     total = sum(named.size or 0 for named in objects.values())
     read = 0
     problems = []
     with (
         ThreadPool(jobs) as pool,
-        tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=None) as bar,
+        tqdm(total=total, desc=label, unit="B", unit_scale=True, disable=sizes or None) as bar,
     ):
         checks = _list_files(stores, objects, pool)
         progress = functools.partial(_advance, bar)
-        checks_of_files = _check_files(stores, objects, pool, progress)
+        checks_of_files = _check_files(stores, objects, pool, progress, sizes=sizes)
         for key, check in itertools.chain(checks, checks_of_files):
             read += check.size or 0
             if check.state != "good":

@@ -5,7 +5,7 @@ folder's files with their MD5s and whose name ends in `.dir`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, NamedTuple
 
 from dvc.exceptions import DvcException
@@ -82,9 +82,12 @@ def add_files(objects: Objects, manifest: Key, files: dict[str, str]) -> None:
 # --- outputs -----------------------------------------------------------------------------------
 
 
-def named_objects(repo: Repo, remote: str | None, *, all_commits: bool) -> Scope:
+def named_objects(
+    repo: Repo, remote: str | None, *, all_commits: bool = False, targets: Sequence[str] = ()
+) -> Scope:
     """Return the objects that the outputs of a repository name.
 
+    Targets are outputs, files of them, or stages, as `dvc pull` knows them. Default: all outputs.
     Without a remote, each output counts for the remote that `dvc push` sends it to. With a remote,
     the outputs that name it count, or if none does, the outputs that name no remote. Files of
     folders are added by `add_files`.
@@ -93,7 +96,7 @@ def named_objects(repo: Repo, remote: str | None, *, all_commits: bool) -> Scope
     scope = Scope({}, {})
     for revision in repo.brancher(all_commits=all_commits, sha_only=True):
         commit = "" if revision in ("", "workspace") else revision[:7]
-        for out in _outputs(repo, commit, scope.notes):
+        for out in _outputs(repo, commit, scope.notes, targets):
             _add_output(out, commit, scope)
     return scope._replace(remotes=_choose(scope.remotes, remote, default))
 
@@ -120,13 +123,16 @@ def _choose(
     return {remote: found[remote]} if remote else found
 
 
-def _outputs(repo: Repo, commit: str, notes: dict[str, None]) -> Iterator[Any]:
+def _outputs(
+    repo: Repo, commit: str, notes: dict[str, None], targets: Sequence[str]
+) -> Iterator[Any]:
     """Yield the outputs of the current revision that DVC caches.
 
     An old commit whose pipeline is damaged gives a note.
     """
     try:
-        found = list(repo.index.outs)
+        view = repo.index.targets_view(targets) if targets else repo.index
+        found = list(view.outs)
     except DvcException as error:
         if not commit:
             raise

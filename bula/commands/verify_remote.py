@@ -7,6 +7,7 @@ folder's manifest exists. So damage on a remote stays until somebody pulls.
 """
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -57,11 +58,12 @@ def advice(remote: str, problems: "list[Problem]") -> str:
     )
 
 
-def report(remote: str, result: "Result") -> list[str]:
+def report(remote: str, result: "Result", *, sizes: bool = False) -> list[str]:
     """Return the lines about one remote."""
     left = [problem for problem in result.problems if not problem.is_mended]
     good = result.objects - len(left)
-    lines = [f"remote {remote}: {good} of {result.objects} objects are good"]
+    found = "objects are present with the expected size" if sizes else "objects are good"
+    lines = [f"remote {remote}: {good} of {result.objects} {found}"]
     lines += [describe_problem(problem) for problem in result.problems]
     if left:
         lines.append(advice(remote, left))
@@ -92,7 +94,13 @@ def as_object(remote: str, result: "Result") -> dict[str, Any]:
 
 
 def verify_all(
-    name: str | None, jobs: int, *, all_commits: bool, fix: bool
+    name: str | None,
+    jobs: int,
+    *,
+    all_commits: bool = False,
+    fix: bool = False,
+    sizes: bool = False,
+    targets: Sequence[str] = (),
 ) -> "tuple[dict[str, Result], list[str]]":
     """Return the result of each remote, and notes about outputs that are not checked."""
     # No other command waits for the import of DVC.
@@ -105,12 +113,12 @@ def verify_all(
         repo = Repo()
     with repo:
         with remote_errors("DVC"):
-            scope = named_objects(repo, name, all_commits=all_commits)
+            scope = named_objects(repo, name, all_commits=all_commits, targets=targets)
         stores = {remote: open_stores(repo, remote) for remote in sorted(scope.remotes)}
         results = {}
         for remote, opened in stores.items():
             objects = scope.remotes[remote]
-            results[remote] = verify(opened, objects, jobs, fix=fix, label=remote)
+            results[remote] = verify(opened, objects, jobs, fix=fix, sizes=sizes, label=remote)
     return results, list(scope.notes)
 
 
@@ -124,6 +132,9 @@ def verify_remote(
     fix: Annotated[
         bool, typer.Option("--fix", help="Replace bad objects by good copies of the cache.")
     ] = False,
+    sizes: Annotated[
+        bool, typer.Option("--sizes", help="Compare names and sizes only, and read no file.")
+    ] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Objects that are read at once.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -131,14 +142,15 @@ def verify_remote(
 
     The exit code is 1 if a bad object is left.
     """
-    results, notes = verify_all(name, jobs, all_commits=all_commits, fix=fix)
+    results, notes = verify_all(name, jobs, all_commits=all_commits, fix=fix, sizes=sizes)
     problems = [problem for result in results.values() for problem in result.problems]
     good = all(problem.is_mended for problem in problems)
     if as_json:
         remotes = [as_object(remote, result) for remote, result in results.items()]
         print(json.dumps({"good": good, "remotes": remotes, "notes": notes}))
     else:
-        lines = [line for remote, result in results.items() for line in report(remote, result)]
-        lines += [f"not checked: {note}" for note in notes]
+        lines = [f"not checked: {note}" for note in notes]
+        for remote, result in reversed(results.items()):
+            lines = report(remote, result, sizes=sizes) + lines
         print("\n".join(terminal(line) for line in lines))
     raise typer.Exit(0 if good else 1)
