@@ -34,7 +34,8 @@ def recorded_outputs(repo: Any) -> tuple[list[str], list[str]]:
 
     `dvc pull` without targets fails if a stage has never run.
     """
-    recorded, others = [], []
+    recorded: list[str] = []
+    others: list[str] = []
     for out in repo.index.outs:
         if out.use_cache:
             names = recorded if out.hash_info else others
