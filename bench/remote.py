@@ -122,7 +122,9 @@ def time_fetch(folder: Path) -> float:
 def measure(folder: Path, count: int) -> dict[str, Any]:
     """Return the rates of hashing, verify-remote and DVC, and the memory of verify-remote."""
     _, memory = run(folder, [sys.executable, "-m", "bula", "verify-remote"])
-    hashing, seconds, fetching = [], [], []
+    hashing = []
+    seconds = []
+    fetching = []
     for _ in range(ROUNDS):
         hashing.append(time_hashing(folder))
         seconds.append(time_command(folder, count))

@@ -97,9 +97,9 @@ CASES = (
     ("flipped", "models/adapter"),
     ("missing", "data/clean"),
 )
-# Twelve files of 2 MB, and a disk that has room for some of them.
-LARGE_FILES = 12
-LARGE_BYTES = 2 * 10**6
+# Six files of 4 MB, and a disk that has room for some of them.
+LARGE_FILES = 6
+LARGE_BYTES = 4 * 10**6
 DISK = "16m"
 
 
@@ -321,7 +321,7 @@ def push_until_killed(repo: Path, opened: Place) -> int:
     before = stored_bytes(opened.folder)
     command = [sys.executable, "-m", "dvc", "push", "--quiet", "--jobs", "1"]
     process = subprocess.Popen(command, cwd=repo, stderr=subprocess.DEVNULL)
-    while process.poll() is None and stored_bytes(opened.folder) < before + 2 * LARGE_BYTES:
+    while process.poll() is None and stored_bytes(opened.folder) < before + LARGE_BYTES:
         time.sleep(0.002)
     if opened.kind == "folder":
         process.kill()
