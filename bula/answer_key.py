@@ -9,8 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from bula.files import sha256_file, sha256_values
 from bula.hardware import compute_dtype
 from bula.models import list_model_files
@@ -21,6 +19,7 @@ PACKAGES = ("openai", "torch", "transformers", "xllamacpp")
 # Our modules that shape an answer. A test compares them with the imports of answering.py.
 MODULES = (
     "answering",
+    "answers",
     "api_answers",
     "generation",
     "gguf_config",
@@ -31,6 +30,7 @@ MODULES = (
     "model_files",
     "models",
     "older_configs",
+    "server_answers",
     "serving",
     "turn_ends",
     "vllm_guard",
@@ -76,6 +76,8 @@ def machine_kind() -> list[Any]:
 
     Each kind rounds in its own way. `prepare_device` has hidden the GPUs that params.yaml excludes.
     """
+    import torch
+
     processor = {name: str(value) for name, value in torch.cpu.get_capabilities().items()}
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return [platform.machine(), processor, torch.get_num_threads(), torch.version.cuda, gpus]

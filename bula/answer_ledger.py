@@ -3,7 +3,8 @@
 The answers of one run lie in .bula/answers/STAGE@VARIANT/FINGERPRINT.jsonl, outside DVC's outputs,
 because `dvc repro` deletes the outputs of a stage before it starts the stage. A line has the
 answers of one batch. Answers may contain personal data that is not redacted yet, so only the user
-can read the file. The run that owns it holds a lock, and deletes it after it wrote its outputs.
+can read the file. The run that owns it holds a lock, and deletes it after it wrote its outputs, or
+if the answers contain personal data that nobody may keep.
 """
 
 import errno
@@ -27,8 +28,12 @@ ANSWERS = Path(os.environ.get("DVC_ROOT", "")) / ".bula/answers"
 # Permissions: only the user reads, writes and lists.
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
-# Text, finish reason and number of tokens of one answer.
-Parts = tuple[str, str, int]
+# Text, finish reason and number of tokens of one answer, and whether reasoning was removed from it.
+Parts = tuple[str, str, int, bool]
+
+
+class PersonalDataError(UserError):
+    """Answers contain personal data, and privacy.answers forbids to keep them."""
 
 
 class Line(BaseModel):
@@ -54,10 +59,11 @@ def open_ledger(
 ) -> Iterator[io.FileIO]:
     """Yield the locked file of a run, and delete it after the block.
 
-    The file stays if the block raises an error or is killed. `stage` is STAGE@VARIANT, and
-    `fingerprint` is a hash of everything that shapes an answer besides its prompt. The stage's
-    files of other runs are deleted, and those of variants that `variants` lacks, unless a run
-    holds them. Raise UserError if another process has this run's file.
+    The file stays if the block is killed or raises an error, unless it is PersonalDataError.
+    `stage` is STAGE@VARIANT, and `fingerprint` is a hash of everything that shapes an answer
+    besides its prompt. The stage's files of other runs are deleted, and those of variants that
+    `variants` lacks, unless a run holds them. Raise UserError if another process has this run's
+    file.
     """
     path = folder / stage / f"{fingerprint}.jsonl"
     for part in (folder, path.parent):
@@ -72,7 +78,11 @@ def open_ledger(
             if other != path:
                 _delete(other)
         delete_removed(variants, folder, keep=stage)
-        yield ledger
+        try:
+            yield ledger
+        except PersonalDataError:
+            path.unlink(missing_ok=True)
+            raise
         path.unlink(missing_ok=True)
 
 

@@ -4,21 +4,25 @@ Any server with the endpoint `chat/completions` fits: of this machine, or of a p
 the system prompt, the history and the question as messages, and applies its own chat template.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx2
-import openai
-from openai import OpenAI
 from pydantic import BaseModel, Field, ValidationError
 
 from bula.api_keys import KEY, LOCAL_KEY, LOOPBACK, host_of, keep_plain_headers, key_for
 from bula.errors import UserError
 from bula.params import Generate, Variant
 from bula.serving import Endpoint
+
+if TYPE_CHECKING:
+    import openai
+    from openai import OpenAI
 
 ADDRESS = "/chat/completions"
 # OpenAI's newer models refuse the older name of the limit, which all other servers know.
@@ -109,6 +113,9 @@ def use_server(url: str, parallel: int) -> Iterator[list[Endpoint]]:
 
 def connect(endpoint: Endpoint) -> OpenAI:
     """Return a client that sends its key to this endpoint only."""
+    import openai
+    from openai import OpenAI
+
     host = host_of(endpoint.url)
     hooks: dict[str, list[Callable[..., Any]]] = {
         "request": [partial(keep_plain_headers, endpoint.key)],
@@ -161,6 +168,8 @@ def ask_chat(client: OpenAI, body: dict[str, Any]) -> Parts:
 
     Raise RequestError if there is no answer, and UserError if every request would fail so.
     """
+    import openai
+
     try:
         reply = client.post(ADDRESS, cast_to=httpx2.Response, body=body)
     except openai.AuthenticationError:

@@ -6,22 +6,22 @@ bert_score's own. The encoding is not: bert_score 0.3.13 fails on empty texts an
 without a length limit under transformers 5, and it cuts long texts without a word.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import torch
-from bert_score.utils import greedy_cos_idf
-from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bula.errors import UserError
 from bula.files import sha256_file, sha256_values
 from bula.models import list_model_files, load_encoder, load_model, load_plain_tokenizer
 from bula.params import BaseEncoder, HubModel, Params
 from bula.records import Row
-from bula.scoring import find_decoder
 from bula.stats import bootstrap_mean, standard_error
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Precision, recall and F1 in rows and metrics.
 PARTS = ("precision", "recall", "f")
@@ -76,6 +76,8 @@ def open_encoder(params: Params, base: Path, fetched: Path) -> Encoder:
     `base` is the folder of the base model, and `fetched` that of an encoder of another kind. The
     weights are computed in float32. Raise UserError if the encoder lacks the layer.
     """
+    from bula.scoring import find_decoder
+
     source = params.bertscore.encoder
     layer = params.bertscore.layer
     if isinstance(source, BaseEncoder):
@@ -173,12 +175,13 @@ def _first_known(*ids: int | None) -> int | None:
     return next((number for number in ids if number is not None), None)
 
 
-@torch.inference_mode()
 def embed(encoder: Encoder, texts: list[Encoded]) -> list[Tensor]:
     """Return the hidden states of each text, in float32 on the CPU.
 
     Each tensor has the shape (tokens, width).
     """
+    import torch
+
     # The mask hides the padding, so any known id will do.
     padding = encoder.tokenizer.pad_token_id or 0
     longest = max(len(text.ids) for text in texts)
@@ -193,8 +196,9 @@ def embed(encoder: Encoder, texts: list[Encoded]) -> list[Tensor]:
         "input_ids": torch.tensor(rows, device=place),
         "attention_mask": torch.tensor(mask, device=place),
     }
-    output = encoder.model(**inputs, output_hidden_states=True)
-    states = output.hidden_states[encoder.layer].float().cpu()
+    with torch.inference_mode():
+        output = encoder.model(**inputs, output_hidden_states=True)
+        states = output.hidden_states[encoder.layer].float().cpu()
     return [state[: len(text.ids)] for state, text in zip(states, texts, strict=True)]
 
 
@@ -207,6 +211,8 @@ def match(answer: Tensor, reference: Tensor) -> Score:
     Each text is a tensor of shape (tokens, width) whose first and last rows are special tokens. The
     library gets one pair at a time: in a batch, its padding would count as a cosine of 0.
     """
+    from bert_score.utils import greedy_cos_idf
+
     # The library divides its arguments in place.
     parts = greedy_cos_idf(*_with_weights(reference), *_with_weights(answer))
     return Score(*(float(part.item()) for part in parts))
@@ -217,6 +223,8 @@ def _with_weights(states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Every token has the weight 1 (no idf), and the special tokens have the weight 0.
     """
+    import torch
+
     weights = torch.ones(1, len(states))
     weights[:, 0] = 0
     weights[:, -1] = 0

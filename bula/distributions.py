@@ -4,17 +4,21 @@ A plot of DVC has five quantiles per set, so that its size does not depend on th
 A picture has each answer of a small set, and a box for a large one.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from bula.drawing import BLUE, FEW, ORANGE, remove_frame, save_png
 from bula.records import Row
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
 
 # The name of each part in rows, and in plots.
 PARTS = {"precision": "precision", "recall": "recall", "f": "F1"}
@@ -71,6 +75,8 @@ def draw_distributions(
     rows: Sequence[Row], kinds: Mapping[str, str], title: str, path: Path
 ) -> None:
     """Draw a panel per part and kind, with the sets side by side."""
+    from matplotlib.figure import Figure
+
     sets = group_by_set(rows)
     figure = Figure(figsize=(3.6 * len(kinds), 9), layout="constrained")
     grid = figure.subplots(
@@ -138,6 +144,9 @@ def draw_box(axis: Axes, place: int, values: Sequence[float]) -> None:
 
 def legend_handles(sets: Mapping[str, Sequence[Row]]) -> list[Line2D | Patch]:
     """Return the entries of the legend for the marks that the panels contain."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
     handles: list[Line2D | Patch] = []
     sizes = [len(members) for members in sets.values()]
     if min(sizes) < FEW:

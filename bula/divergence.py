@@ -4,27 +4,29 @@ The forms are base with adapter, merged model, 16-bit GGUF file and quantized GG
 compared over the full vocabulary, at every supervised token of the same answers, in float32.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterable, Iterator
 from functools import reduce
 from pathlib import Path
-from typing import NamedTuple
-
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from bula.errors import UserError
 from bula.prompts import Encoded, encode
 from bula.records import read_validation_sets
-from bula.scoring import supervised_logits
 from bula.stats import LN2, ratio_standard_error
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 # Largest difference of a merged model's logits from base and adapter, as a share of the largest
 # logit. Rounding in float32 stays below 1e-5; an adapter on the embeddings, whose weights
 # stages/merge.py does not check, exceeds this limit.
 LOGIT_TOLERANCE = 1e-4
 # Float32 logits (tokens, vocabulary) and targets (tokens,) of one example.
-Scored = tuple[torch.Tensor, torch.Tensor]
+Scored: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"
 
 
 class Difference(NamedTuple):
@@ -49,6 +51,10 @@ def sample_validation(clean: Path, tokenizer: PreTrainedTokenizerBase, items: in
 
 def score_examples(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> Iterator[Scored]:
     """Yield the logits and targets of one example after the other."""
+    import torch
+
+    from bula.scoring import supervised_logits
+
     for item in encoded:
         logits = []
         targets = []
@@ -65,6 +71,8 @@ def compare_example(
 
     KL(reference || other) and the loss of `other` are totals over the tokens.
     """
+    import torch
+
     difference = (reference - other).abs()
     log_p = reference.log_softmax(-1)
     log_q = other.log_softmax(-1)

@@ -1,11 +1,15 @@
 """Set the style of figures, and write them with reproducible bytes."""
 
-from pathlib import Path
+from __future__ import annotations
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bula.files import staged
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Two colours of Okabe and Ito's palette, which stay apart for colour-blind readers. Their marks
 # differ in shape too, so that a grey print is enough.

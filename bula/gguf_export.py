@@ -4,6 +4,8 @@ llama.cpp's converters (carried by auto-round) write the types f32, bf16 and q8_
 by its own class. auto-round writes the other types by rounding to nearest.
 """
 
+from __future__ import annotations
+
 import json
 import shutil
 import signal
@@ -13,15 +15,17 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gguf import LlamaFileType
-from transformers import PreTrainedTokenizerBase
 
 from bula import gguf_converters, gguf_tokenizer
 from bula.errors import FIX_NO_ROOM, UserError, is_full_disk, is_out_of_memory
 from bula.gguf_files import Shape, check_gguf
 from bula.processes import end_with_parent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # llama.cpp's converter writes these types, auto-round writes the others; bench/engines.py uses f32.
 CONVERTER = {

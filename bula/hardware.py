@@ -5,16 +5,18 @@ model's weights. The precision of its arithmetic also depends on the machine: so
 bfloat16 numbers more slowly than float32 numbers.
 """
 
+from __future__ import annotations
+
 import os
 import platform
 import re
 import warnings
-
-import torch
-from transformers import set_seed
-from transformers.utils import logging as transformers_logging
+from typing import TYPE_CHECKING
 
 from bula.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 # The name of code for a kind of GPU: sm_90 is machine code, compute_90 is PTX.
 ARCHITECTURE = re.compile(r"(sm|compute)_(\d+)(\d)([af]?)")
@@ -26,12 +28,16 @@ OTHER_BUILD = "install another torch build (TORCH_INDEX, docs/gpu.md)"
 
 def seed_everything(seed: int) -> None:
     """Seed Python, NumPy and torch; let transformers print only errors."""
+    from transformers import set_seed
+
     set_seed(seed)
     silence_transformers()
 
 
 def silence_transformers() -> None:
     """Let transformers print only errors."""
+    from transformers.utils import logging as transformers_logging
+
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
 
@@ -43,6 +49,8 @@ def prepare_device(name: str, dtype: str) -> None:
     children. "cuda" raises a UserError unless torch can compute on the GPU in `dtype`. Each stage
     calls this function before it reads data.
     """
+    import torch
+
     if name == "cpu":
         _hide_gpus()
     else:
@@ -54,6 +62,8 @@ def _hide_gpus() -> None:
 
     CUDA reads the variable once, when it starts.
     """
+    import torch
+
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     if torch.cuda.is_available():
         what = "device is cpu, but a library started CUDA before the GPU could be hidden"
@@ -63,6 +73,8 @@ def _hide_gpus() -> None:
 
 def _require_gpu(dtype: torch.dtype) -> None:
     """Raise a UserError unless this process has a GPU that works."""
+    import torch
+
     index = int(os.environ.get("LOCAL_RANK", "0"))
     _start_cuda()
     _refuse_missing_gpu(index)
@@ -87,6 +99,8 @@ def _unusable(what: str, fix: str) -> UserError:
 
 def _start_cuda() -> None:
     """Start CUDA; raise a UserError with torch's reason if it fails."""
+    import torch
+
     if not torch.backends.cuda.is_built():  # type: ignore[no-untyped-call]
         raise _unusable(f"torch {torch.__version__} is built for CPUs only", OTHER_BUILD)
     try:
@@ -112,6 +126,8 @@ def _no_gpu(reason: str) -> UserError:
 
 def _refuse_missing_gpu(index: int) -> None:
     """Raise a UserError if this process of a launch has no GPU."""
+    import torch
+
     count = torch.cuda.device_count()
     if count == 0:
         raise _no_gpu("none is visible")
@@ -154,6 +170,8 @@ def _try_matmul(index: int, dtype: torch.dtype, gpu: str) -> None:
 
     Another program may hold the GPU or all its memory.
     """
+    import torch
+
     try:
         ones = torch.ones(16, 16, dtype=dtype, device=f"cuda:{index}")
         total = (ones @ ones).sum().item()
@@ -170,6 +188,8 @@ def device() -> str:
 
     `prepare_device` makes this the device of params.yaml.
     """
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -180,6 +200,8 @@ def has_bfloat16_matmul() -> bool:
     x86 it is not: it counts plain AVX-512, which widens to float32 and rounds back, at 58 GFLOP/s
     instead of float32's 320.
     """
+    import torch
+
     if platform.machine() in ("x86_64", "AMD64"):
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return bool(
@@ -204,6 +226,8 @@ def matmul_dtype(dtype: torch.dtype, place: str) -> torch.dtype:
     `place` is "cpu" or "cuda". The result is `dtype`, except for bfloat16 on Intel CPUs since
     Sapphire Rapids whose AMX a hypervisor hides. Their AVX512_BF16 has half the rate of float32.
     """
+    import torch
+
     if dtype != torch.bfloat16 or place != "cpu":
         return dtype
     return torch.float32 if _is_amx_hidden() else dtype
@@ -211,6 +235,8 @@ def matmul_dtype(dtype: torch.dtype, place: str) -> torch.dtype:
 
 def _is_amx_hidden() -> bool:
     """Return whether this Intel CPU has AVX512_FP16 but no AMX."""
+    import torch
+
     cpu = torch.cpu.get_capabilities()
     has_avx512 = cpu.get("avx512_fp16") and cpu.get("avx512_bf16")
     is_intel = "Intel" in cpu.get("cpu_name", "")

@@ -10,6 +10,7 @@ from typing import Annotated, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
+from bula.answers import FAILED
 from bula.errors import UserError
 from bula.records import Row, SetName, Turn, read_rows
 from bula.stats import LN2
@@ -44,6 +45,11 @@ class AnswerRow(ItemRow):
     generated: str
     finish_reason: Text
 
+    @property
+    def has_answer(self) -> bool:
+        """Return whether the request to the server succeeded."""
+        return self.finish_reason != FAILED
+
 
 class ShownAnswer(AnswerRow):
     """An answer with the fields that the report shows."""
@@ -55,6 +61,8 @@ class DegenerateRow(ItemRow):
     """Whether one answer is degenerate."""
 
     degenerate: bool
+    # A failed request has no answer, and its item has no value.
+    finish_reason: Text | None = None
 
 
 class LikelihoodRow(ItemRow):
@@ -92,6 +100,7 @@ class SafetyRow(ItemRow):
     slice: Text
     passed: bool
     refuses: bool
+    finish_reason: Text | None = None
 
 
 class SampleRow(BaseModel):
@@ -114,6 +123,7 @@ class SampleRow(BaseModel):
 
 CheckedRow = ItemRow | SampleRow
 AnyRow = TypeVar("AnyRow", bound=CheckedRow)
+AnyAnswer = TypeVar("AnyAnswer", bound=AnswerRow)
 # The folder and the type of the rows of each stage.
 ROWS: dict[str, tuple[str, type[CheckedRow]]] = {
     "generate": ("answers", DegenerateRow),
@@ -148,6 +158,17 @@ def read_checked(path: Path, stage: str, kind: type[AnyRow]) -> list[AnyRow]:
     if not rows:
         raise UserError(path, "the file contains no row", rerun_advice(stage))
     _check_unique(rows, path, stage)
+    return rows
+
+
+def read_answered(path: Path, stage: str, kind: type[AnyAnswer]) -> list[AnyAnswer]:
+    """Return the rows of generate that have an answer.
+
+    Raise UserError if there is none, or as `read_checked` does.
+    """
+    rows = [row for row in read_checked(path, stage, kind) if row.has_answer]
+    if not rows:
+        raise UserError(path, "no question has an answer", rerun_advice(stage))
     return rows
 
 
@@ -218,9 +239,20 @@ def read_item_scores(data: Path, variant: str) -> Measures:
 
 def _degenerate_answers(data: Path, variant: str) -> Values:
     """Return 1 for each degenerate answer and 0 for each other one."""
+    rows = _degenerate_rows(data, variant)
+    return {row.id: float(row.degenerate) for row in rows if row.finish_reason != FAILED}
+
+
+def _degenerate_rows(data: Path, variant: str) -> list[DegenerateRow]:
+    """Return the rows of all questions, also of those without an answer."""
     path = data / "answers" / f"{variant}.jsonl"
-    rows = read_checked(path, f"generate@{variant}", DegenerateRow)
-    return {row.id: float(row.degenerate) for row in rows}
+    return read_checked(path, f"generate@{variant}", DegenerateRow)
+
+
+def failed_answers(data: Path, variant: str) -> set[str]:
+    """Return the validation questions whose request to a server failed."""
+    rows = _degenerate_rows(data, variant)
+    return {row.id for row in rows if row.finish_reason == FAILED}
 
 
 def _likelihood_scores(data: Path, variant: str) -> Measures:
@@ -309,14 +341,30 @@ def read_safety_scores(data: Path, variant: str) -> Measures:
     """Return 1 for each safety question that one variant passed, else 0.
 
     There is one measure per slice, `safety_SLICE`. `safety_over_refusal` is 1 for each harmless
-    question that the variant refused.
+    question that the variant refused. Questions without an answer have no value.
     """
     found: Measures = {}
-    path = data / "safety" / f"{variant}.jsonl"
-    for row in read_checked(path, f"safety@{variant}", SafetyRow):
+    for row in _safety_rows(data, variant):
+        if row.finish_reason == FAILED:
+            continue
         found.setdefault(f"safety_{row.slice}", {})[row.id] = float(row.passed)
         if row.slice == "harmless":
             found.setdefault("safety_over_refusal", {})[row.id] = float(row.refuses)
+    return found
+
+
+def _safety_rows(data: Path, variant: str) -> list[SafetyRow]:
+    """Return the rows of all safety questions, also of those without an answer."""
+    return read_checked(data / "safety" / f"{variant}.jsonl", f"safety@{variant}", SafetyRow)
+
+
+def failed_safety(data: Path, variant: str) -> dict[str, set[str]]:
+    """Return the safety questions whose request to a server failed, by slice."""
+    found: dict[str, set[str]] = {}
+    for row in _safety_rows(data, variant):
+        members = found.setdefault(row.slice, set())
+        if row.finish_reason == FAILED:
+            members.add(row.id)
     return found
 
 

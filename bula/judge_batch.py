@@ -4,26 +4,30 @@ A batch is paid once: its id stays in .bula/judge_batches.json until its verdict
 so a run after a killed one continues to wait for it.
 """
 
-import asyncio
 import json
-from collections.abc import Awaitable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NamedTuple
 
-import openai
-from pydantic import BaseModel, ConfigDict, ValidationError
-from tqdm import tqdm
+from pydantic import ValidationError
 
 from bula.errors import UserError
-from bula.judge_client import (
-    FIRST_WAIT,
-    Failure,
-    Outcome,
-    connect,
-    may_be_billed,
-    read_reply,
-    status_failure,
+from bula.judge_batch_api import (
+    ADDRESS,
+    WINDOW,
+    Item,
+    ItemError,
+    Run,
+    State,
+    demand,
+    download_items,
+    find_batch,
+    plain_errors,
+    try_request,
+    try_state,
+    unusable,
+    wait_for_batch,
 )
+from bula.judge_client import connect, may_be_billed, read_reply
 from bula.judge_dialects import (
     FIRST,
     Dialect,
@@ -38,103 +42,26 @@ from bula.judge_ledger import (
     keys_of_batch,
     ledger_line,
     read_ledger,
+    spent_usd,
 )
-from bula.judge_limits import UNUSED, Usage, to_usd, total, worst_case
-from bula.judge_pending import (
-    BATCHES,
-    Identity,
-    Pending,
-    pending_usage,
-    read_pending,
-    write_pending,
-)
+from bula.judge_limits import UNUSED, Usage, prices_of, to_usd, total, worst_case
+from bula.judge_outcomes import Failure, Outcome, priced, quoted
+from bula.judge_pending import BATCHES, Pending, pending_usd, read_pending, write_pending
 from bula.judge_prompt import Message, Verdict
 from bula.judge_words import server_words
 from bula.params import Judge
 from bula.records import Row
 from bula.serving import Endpoint
 
-ADDRESS: Final = "/v1/chat/completions"
-# The only window that OpenAI offers.
-WINDOW: Final = "24h"
 # OpenAI's limits of one file: https://platform.openai.com/docs/guides/batch
 MOST_REQUESTS = 50_000
 MOST_BYTES = 200_000_000
 # A larger line of an output file holds more than a reply.
 BYTES_PER_REPLY = 65_536
-# Seconds before the second look at a batch. Each further wait is longer.
-FIRST_POLL = 5.0
-POLL_GROWTH = 1.5
-LONGEST_POLL = 600.0
-# A file of 200 MB may be slow; a connection that stalls ends by `judge.timeout_seconds`.
-TRANSFER_SECONDS = 3600
-# Batches of an account that are searched for one whose id was not recorded.
-MOST_LISTED = 1000
-FINAL = ("completed", "expired", "cancelled", "failed")
 # Codes of requests that OpenAI did not run and does not bill.
 NOT_RUN = {"batch_expired": "Expired", "batch_cancelled": "Cancelled"}
 # Statuses of a refusal that may name a field.
 REFUSED_FIELDS = ("HTTP400", "HTTP422")
-
-
-class Counts(BaseModel):
-    """The number of requests that have ended."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    completed: int = 0
-    failed: int = 0
-
-
-class State(BaseModel):
-    """The part of a batch's description that is used."""
-
-    model_config = ConfigDict(from_attributes=True)
-
-    id: Identity
-    status: str
-    input_file_id: str
-    output_file_id: Identity | None = None
-    error_file_id: Identity | None = None
-    request_counts: Counts | None = None
-    errors: Any = None
-
-
-class ItemResponse(BaseModel):
-    """The response to one request."""
-
-    status_code: int
-    body: Any = None
-
-
-class ItemError(BaseModel):
-    """Why one request has no response."""
-
-    code: str | None = None
-    message: str | None = None
-
-
-class Item(BaseModel):
-    """One line of an output file or an error file."""
-
-    custom_id: str
-    response: ItemResponse | None = None
-    error: ItemError | None = None
-
-
-class Run(NamedTuple):
-    """Objects that all steps share."""
-
-    client: openai.AsyncOpenAI
-    settings: Judge
-    prompts: dict[str, list[Message]]
-    ledger: Path
-
-    @property
-    def record(self) -> Path:
-        """Return the file of pending batches."""
-        return self.ledger.with_name(BATCHES)
-
 
 Outcomes = dict[str, Outcome]
 
@@ -239,15 +166,18 @@ def split(lines: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
         yield part
 
 
-def _check_money(run: Run, worst: dict[str, Usage]) -> None:
-    """Raise UserError if requests could exceed `judge.max_usd`."""
+def _check_money(run: Run, worst: dict[str, Usage], own: Pending | None = None) -> None:
+    """Raise UserError if requests could exceed `judge.max_usd` at today's prices.
+
+    `own` is the pending batch of these requests, if there is one.
+    """
     settings = run.settings
     if settings.max_usd == 0:
         return
-    spent = read_ledger(run.ledger, settings.model).spent
-    held = pending_usage(run.ledger, settings.model)
-    left = settings.max_usd - to_usd(total([spent, held]), settings)
-    price = to_usd(total(list(worst.values())), settings)
+    spent = spent_usd(read_ledger(run.ledger, settings.model), settings)
+    held = pending_usd(run.ledger, settings, besides=own)
+    left = settings.max_usd - spent - held
+    price = to_usd(total(list(worst.values())), prices_of(settings))
     if price > left:
         what = (
             f"a batch of {len(worst)} requests could cost {price:.4f} dollars, and {left:.4f} of "
@@ -263,7 +193,7 @@ async def _submit(
     """Upload requests, record the file's id, and create their batch."""
     content = b"".join(lines.values())
     upload = run.client.files.create(file=("judge.jsonl", content), purpose="batch")
-    file = _demand(run, "the upload of a batch", await _try(run, upload))
+    file = demand(run, "the upload of a batch", await try_request(run, upload))
     try:
         pending = Pending(
             judge=run.settings.model,
@@ -271,9 +201,10 @@ async def _submit(
             file=getattr(file, "id", ""),
             dialect=dialect,
             worst=worst,
+            prices=prices_of(run.settings),
         )
     except ValidationError:
-        raise _unusable(run, "the reply to the upload of a batch has no id") from None
+        raise unusable(run, "the reply to the upload of a batch has no id") from None
     write_pending(run.record, pending, pending)
     await _create(run, pending)
 
@@ -287,11 +218,22 @@ async def _create(run: Run, pending: Pending) -> Pending:
     request = run.client.batches.create(
         completion_window=WINDOW, endpoint=ADDRESS, input_file_id=pending.file
     )
-    state = await _try_state(run, request)
+    state = await try_state(run, request)
     if isinstance(state, Failure) and state.wait is None:
         write_pending(run.record, pending, None)
-    created: State = _demand(run, "the creation of a batch", state)
+    created: State = demand(run, "the creation of a batch", state)
     return _confirm(run, pending, created)
+
+
+async def _create_later(run: Run, pending: Pending) -> Pending:
+    """Create the batch of a file that an earlier run uploaded, at today's prices.
+
+    Raise UserError if its worst case exceeds `judge.max_usd`, because prices may have changed.
+    """
+    _check_money(run, pending.worst, own=pending)
+    repriced = pending.model_copy(update={"prices": prices_of(run.settings)})
+    write_pending(run.record, pending, repriced)
+    return await _create(run, repriced)
 
 
 def _confirm(run: Run, pending: Pending, state: State) -> Pending:
@@ -300,23 +242,6 @@ def _confirm(run: Run, pending: Pending, state: State) -> Pending:
     write_pending(run.record, pending, confirmed)
     print(f"judge: waiting for the batch {state.id} of {len(pending.worst)} requests", flush=True)
     return confirmed
-
-
-async def _find(run: Run, pending: Pending) -> State | None:
-    """Return the batch of an uploaded file, or None if it was never created."""
-
-    async def search() -> State | None:
-        listed = 0
-        async for batch in run.client.batches.list(limit=100):
-            if batch.input_file_id == pending.file:
-                return State.model_validate(batch)
-            listed += 1
-            if listed == MOST_LISTED:
-                break
-        return None
-
-    found: State | None = _demand(run, "the list of batches", await _try(run, search()))
-    return found
 
 
 # Collection
@@ -328,96 +253,57 @@ async def _finish(run: Run, pending: Pending) -> Outcomes:
     Raise UserError if the server refused the complete batch, which then costs nothing.
     """
     if pending.id is None:
-        state = await _find(run, pending)
-        if state is None:
-            pending = await _create(run, pending)
+        found = await find_batch(run, pending)
+        if found is None:
+            pending = await _create_later(run, pending)
         else:
-            pending = _confirm(run, pending, state)
-    state = await _wait(run, pending)
+            pending = _confirm(run, pending, found)
+    state = await wait_for_batch(run, pending)
     if state.status == "failed":
         write_pending(run.record, pending, None)
-        words = server_words(_plain(state.errors), run.client.api_key, [])
-        raise _unusable(run, f'it refused the batch {pending.id} (the server: "{words}")')
-    items = await _download(run, state)
-    outcomes = {
-        key: _outcome(run, key, items.get(key), worst, state.status)
-        for key, worst in pending.worst.items()
-    }
+        words = server_words(plain_errors(state.errors), run.client.api_key, [])
+        raise unusable(run, f"it refused the batch {pending.id}{quoted(words)}")
+    items = await download_items(run, state)
+    if pending.prices is None:
+        print(f"judge: no prices of the batch {pending.id} are recorded, so today's count")
+    prices = pending.prices_or(prices_of(run.settings))
+    outcomes = {}
+    for key, worst in pending.worst.items():
+        result, usage = _read_item(run, key, items.get(key), worst)
+        outcomes[key] = priced(result, usage, prices)
     _keep(run, pending, outcomes)
     return outcomes
 
 
-async def _wait(run: Run, pending: Pending) -> State:
-    """Return the state of a batch when it has ended.
-
-    A failed look is repeated, up to `judge.stop_after_failures` times in a row.
-    """
-    seconds = FIRST_POLL
-    failures = 0
-    with tqdm(total=len(pending.worst), desc="judge", unit="verdict") as progress:
-        while True:
-            state = await _try_state(run, run.client.batches.retrieve(str(pending.id)))
-            if isinstance(state, Failure):
-                failures += 1
-                if state.wait is None or failures >= run.settings.stop_after_failures:
-                    _demand(run, f"the batch {pending.id}", state)
-            else:
-                failures = 0
-                counts = state.request_counts or Counts()
-                progress.update(counts.completed + counts.failed - progress.n)
-                if state.status in FINAL:
-                    return state
-            await asyncio.sleep(seconds)
-            seconds = min(seconds * POLL_GROWTH, LONGEST_POLL)
-
-
-async def _download(run: Run, state: State) -> dict[str, Item]:
-    """Return the lines of a batch's output and error files by ledger key.
-
-    Damaged lines are left out.
-    """
-    items: dict[str, Item] = {}
-    for file in (state.output_file_id, state.error_file_id):
-        if file is None:
-            continue
-        reply = await _try(run, run.client.files.content(file))
-        content = _demand(run, f"the output of the batch {state.id}", reply).content
-        for line in content.splitlines():
-            try:
-                item = Item.model_validate_json(line)
-            except ValidationError:
-                continue
-            items.setdefault(item.custom_id, item)
-    return items
-
-
-def _outcome(run: Run, key: str, item: Item | None, worst: Usage, status: str) -> Outcome:
-    """Return the outcome of one request.
+def _read_item(
+    run: Run, key: str, item: Item | None, worst: Usage
+) -> tuple[Verdict | Failure, Usage]:
+    """Return the result and the usage of one request.
 
     A request that was not run costs nothing. A request of unknown cost has its worst case.
     """
     if item is None:
-        return Outcome(Failure("NoReply"), worst)
+        return Failure("NoReply"), worst
     if item.response is None:
-        return _without_response(run, item.error or ItemError(), worst)
+        return _without_response(item.error or ItemError(), worst)
     code = item.response.status_code
-    messages = run.prompts.get(key)
     if code == 200:
         content = json.dumps(item.response.body, ensure_ascii=False).encode()
         result, usage = read_reply(content, run.settings, run.client.api_key)
-        return Outcome(result, worst if usage is None else usage)
+        return result, worst if usage is None else usage
     words = ""
+    messages = run.prompts.get(key)
     if messages is not None:
         words = server_words(item.response.body, run.client.api_key, messages)
-    return Outcome(Failure(f"HTTP{code}", words), worst if may_be_billed(code) else UNUSED)
+    return Failure(f"HTTP{code}", words), worst if may_be_billed(code) else UNUSED
 
 
-def _without_response(run: Run, error: ItemError, worst: Usage) -> Outcome:
-    """Return the outcome of a request without a response."""
+def _without_response(error: ItemError, worst: Usage) -> tuple[Failure, Usage]:
+    """Return the failure and the usage of a request without a response."""
     code = error.code or ""
     if code in NOT_RUN:
-        return Outcome(Failure(NOT_RUN[code]), UNUSED)
-    return Outcome(Failure("NoReply"), worst)
+        return Failure(NOT_RUN[code]), UNUSED
+    return Failure("NoReply"), worst
 
 
 def _keep(run: Run, pending: Pending, outcomes: Outcomes) -> None:
@@ -435,57 +321,3 @@ def _keep(run: Run, pending: Pending, outcomes: Outcomes) -> None:
     if any(isinstance(outcome.result, Verdict) for outcome in outcomes.values()):
         record_dialect(run.ledger.with_name(DIALECTS), run.settings, pending.dialect)
     write_pending(run.record, pending, None)
-
-
-# Requests
-
-
-async def _try(run: Run, request: Awaitable[Any]) -> Any:
-    """Return the reply to a request of the API, or a Failure."""
-    try:
-        async with asyncio.timeout(TRANSFER_SECONDS):
-            return await request
-    except (TimeoutError, openai.APIConnectionError) as error:
-        return Failure(type(error).__name__, wait=FIRST_WAIT)
-    except openai.APIStatusError as error:
-        return status_failure(run.client, error, [])
-    except ValueError:
-        # The reply is no JSON, or not of the expected form.
-        return Failure("InvalidReply", wait=FIRST_WAIT)
-
-
-async def _try_state(run: Run, request: Awaitable[Any]) -> State | Failure:
-    """Return the state in the reply to a request, or a Failure."""
-    reply = await _try(run, request)
-    if isinstance(reply, Failure):
-        return reply
-    try:
-        return State.model_validate(reply)
-    except ValidationError:
-        return Failure("InvalidReply", wait=FIRST_WAIT)
-
-
-def _demand(run: Run, what: str, reply: Any) -> Any:
-    """Return a reply, or raise UserError if it is a Failure."""
-    if not isinstance(reply, Failure):
-        return reply
-    if reply.error is not None:
-        raise reply.error
-    words = f' (the server: "{reply.words}")' if reply.words else ""
-    raise _unusable(run, f"{what} failed: {reply.reason}{words}")
-
-
-def _unusable(run: Run, what: str) -> UserError:
-    """Return the error of a batch that cannot be used."""
-    where = f"the judge {run.settings.model} at {run.settings.base_url}"
-    fix = (
-        "correct what the server names; a later run continues with the batches in "
-        f"{run.record}, and pays again only if you delete that file"
-    )
-    return UserError(where, what, fix)
-
-
-def _plain(errors: Any) -> Any:
-    """Return the errors of a batch as plain data."""
-    data = getattr(errors, "data", None) or []
-    return [{"message": str(getattr(error, "message", ""))} for error in data]

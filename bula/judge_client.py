@@ -1,11 +1,12 @@
 """Send one prompt to the judge, and check its reply."""
 
+from __future__ import annotations
+
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx2
-import openai
 from pydantic import BaseModel, Field, ValidationError
 
 from bula.api_keys import LOCAL_KEY, LOOPBACK, hide, host_of, keep_plain_headers
@@ -20,10 +21,14 @@ from bula.judge_limits import (
     likely_tokens,
     worst_case,
 )
+from bula.judge_outcomes import Failure
 from bula.judge_prompt import Message, Verdict, verdict_type
 from bula.judge_words import server_words
 from bula.params import Judge
 from bula.serving import Endpoint
+
+if TYPE_CHECKING:
+    import openai
 
 ADDRESS = "/chat/completions"
 UNAUTHORIZED = 401
@@ -103,6 +108,8 @@ def connect(endpoint: Endpoint, settings: Judge) -> openai.AsyncOpenAI:
 
     The client sends its key to this endpoint only, and limits the length of every reply.
     """
+    import openai
+
     host = host_of(endpoint.url)
 
     async def before_request(request: httpx2.Request) -> None:
@@ -144,27 +151,6 @@ class Session(NamedTuple):
     """Set when no further call may be sent."""
     dialects: list[Dialect]
     """Dialects that worked, the current one last; empty before the first reply."""
-
-
-class Failure(NamedTuple):
-    """Why a call has no verdict."""
-
-    reason: str
-    words: str = ""
-    """The server's own words, masked."""
-    wait: float | None = None
-    """Seconds until the call may be repeated; None if repeating does not help."""
-    is_final: bool = False
-    """Whether every later call would fail too."""
-    error: UserError | None = None
-    """The error of a refused key or a redirect, which ends the run."""
-
-
-class Outcome(NamedTuple):
-    """The result of one call, and the usage of all its requests."""
-
-    result: Verdict | Failure
-    usage: Usage
 
 
 async def ask(
@@ -235,6 +221,8 @@ async def _send(
     client: openai.AsyncOpenAI, settings: Judge, request: dict[str, Any]
 ) -> tuple[Verdict | Failure, Usage | None]:
     """Return the result of one request, and its usage if that is known."""
+    import openai
+
     try:
         async with asyncio.timeout(settings.timeout_seconds):
             # The client's typed method would walk through every field of the request.
@@ -268,6 +256,8 @@ async def _plain_or_none(
 
     It may refuse a text, or its reply may be longer than `judge.max_reply_bytes`.
     """
+    import openai
+
     try:
         return await _without_control_tokens(client, messages)
     except (openai.APIStatusError, ValueError):
@@ -363,6 +353,8 @@ def status_failure(
 
 def _reason(error: openai.APIStatusError) -> str:
     """Return the name of an error, else its HTTP status."""
+    import openai
+
     if type(error) is openai.APIStatusError:
         return f"HTTP{error.status_code}"
     return type(error).__name__

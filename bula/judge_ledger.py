@@ -6,18 +6,19 @@ a verdict, so a later run asks again.
 
 import asyncio
 import fcntl
+import math
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from bula.errors import UserError
 from bula.files import sha256_values
-from bula.judge_client import Failure, Outcome
-from bula.judge_limits import UNUSED, Usage, missing
+from bula.judge_limits import UNUSED, Prices, Usage, missing, prices_of, to_usd, total
+from bula.judge_outcomes import Failure, Outcome
 from bula.judge_prompt import Message, Verdict, verdict_schema
 from bula.params import Judge
 from bula.records import Row, json_line
@@ -31,6 +32,7 @@ VERSION = 2
 
 Verdicts = dict[str, Verdict]
 Write = Callable[[Path, Row], None]
+Dollars = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Entry(BaseModel):
@@ -44,6 +46,8 @@ class Entry(BaseModel):
     judge: str
     verdict: Verdict
     usage: Usage = UNUSED
+    usd: Dollars | None = None
+    """The price when the call was made; None in lines of earlier versions."""
 
 
 class FailedCall(BaseModel):
@@ -51,6 +55,17 @@ class FailedCall(BaseModel):
 
     judge: str
     usage: Usage
+    usd: Dollars | None = None
+    """The price when the call was made; None in lines of earlier versions."""
+
+
+class StoredMark(BaseModel):
+    """The largest usage that the ledger may have after a run."""
+
+    judge: str
+    usage: Usage
+    prices: Prices | None = None
+    """The prices of the run; None in marks of earlier versions."""
 
 
 class BatchLine(BaseModel):
@@ -82,6 +97,12 @@ class Known(NamedTuple):
     """Verdicts by key."""
     spent: Usage
     """Tokens of all recorded calls to this judge."""
+    usd: float
+    """US dollars that these calls cost when they were made, as far as it is recorded."""
+    unpriced: int
+    """Lines of this judge that record no price."""
+    unpriced_usage: Usage
+    """Tokens of these lines."""
     skipped: int
     """Lines that could not be read."""
 
@@ -98,7 +119,7 @@ def ledger_key(identity: str, messages: list[Message], settings: Judge, repeat: 
     return sha256_values(VERSION, identity, settings.model, messages, schema, *repeats)
 
 
-def verdict_line(key: str, judge: str, verdict: Verdict, usage: Usage) -> Row:
+def verdict_line(key: str, judge: str, verdict: Verdict, usage: Usage, usd: float) -> Row:
     """Return the ledger line of one verdict."""
     return {
         "version": VERSION,
@@ -106,31 +127,39 @@ def verdict_line(key: str, judge: str, verdict: Verdict, usage: Usage) -> Row:
         "judge": judge,
         "verdict": verdict.model_dump(),
         "usage": usage,
+        "usd": usd,
     }
 
 
-def failure_line(key: str, judge: str, reason: str, usage: Usage) -> Row:
+def failure_line(key: str, judge: str, reason: str, usage: Usage, usd: float | None) -> Row:
     """Return the line of one failed call, without any text of the server."""
-    return {"version": VERSION, "key": key, "judge": judge, "failed": reason, "usage": usage}
+    return {
+        "version": VERSION,
+        "key": key,
+        "judge": judge,
+        "failed": reason,
+        "usage": usage,
+        "usd": usd,
+    }
 
 
 def ledger_line(key: str, outcome: Outcome, settings: Judge, ledger: Path) -> tuple[Path, Row]:
     """Return the file and the line in which one outcome is kept."""
-    result, usage = outcome
+    result, usage, usd = outcome
     if isinstance(result, Failure):
         failures = ledger.with_name(FAILURES)
-        return failures, failure_line(key, settings.model, result.reason, usage)
-    return ledger, verdict_line(key, settings.model, result, usage)
+        return failures, failure_line(key, settings.model, result.reason, usage, usd)
+    return ledger, verdict_line(key, settings.model, result, usage, usd)
 
 
 def read_ledger(path: Path, judge: str) -> Known:
     """Return what the ledger knows.
 
-    Lines that are damaged or of another schema are skipped and counted. The spent tokens are those
-    of `judge`.
+    Lines that are damaged or of another schema are skipped and counted. The tokens and the money
+    are those of `judge`.
     """
     verdicts = {}
-    spent = UNUSED
+    calls: list[Entry | FailedCall] = []
     skipped = 0
     for line in _read_lines(path):
         try:
@@ -140,8 +169,25 @@ def read_ledger(path: Path, judge: str) -> Known:
             continue
         verdicts[entry.key] = entry.verdict
         if entry.judge == judge:
-            spent = _add(spent, entry.usage)
-    return Known(verdicts, _add(spent, _read_failures(path.with_name(FAILURES), judge)), skipped)
+            calls.append(entry)
+    calls += _read_failures(path.with_name(FAILURES), judge)
+    unpriced = [call.usage for call in calls if call.usd is None]
+    return Known(
+        verdicts,
+        spent=total([call.usage for call in calls]),
+        usd=math.fsum(call.usd for call in calls if call.usd is not None),
+        unpriced=len(unpriced),
+        unpriced_usage=total(unpriced),
+        skipped=skipped,
+    )
+
+
+def spent_usd(known: Known, settings: Judge) -> float:
+    """Return the money of all recorded calls to a judge, in US dollars.
+
+    Each call has the price of its time. Calls without a recorded price have today's price.
+    """
+    return known.usd + to_usd(known.unpriced_usage, prices_of(settings))
 
 
 def keys_of_batch(path: Path, batch: str) -> set[str]:
@@ -157,24 +203,17 @@ def keys_of_batch(path: Path, batch: str) -> set[str]:
     return keys
 
 
-def _add(first: Usage, second: Usage) -> Usage:
-    """Return the sum of two usages."""
-    return Usage(
-        first.input_tokens + second.input_tokens, first.output_tokens + second.output_tokens
-    )
-
-
-def _read_failures(path: Path, judge: str) -> Usage:
-    """Return the tokens of all failed calls to a judge."""
-    spent = UNUSED
+def _read_failures(path: Path, judge: str) -> list[FailedCall]:
+    """Return all failed calls to a judge."""
+    calls = []
     for line in _read_lines(path):
         try:
             call = FailedCall.model_validate_json(line)
         except ValidationError:
             continue
         if call.judge == judge:
-            spent = _add(spent, call.usage)
-    return spent
+            calls.append(call)
+    return calls
 
 
 def _read_lines(path: Path) -> list[bytes]:
@@ -216,14 +255,15 @@ def lock_ledger(path: Path) -> Iterator[None]:
         yield
 
 
-def write_mark(ledger: Path, judge: str, usage: Usage) -> None:
+def write_mark(ledger: Path, judge: str, usage: Usage, prices: Prices) -> None:
     """Keep the largest usage that the ledger may have after this run.
 
-    The file is replaced at once and not fsynced: it must survive a killed process, often written.
+    `prices` are those of this run. The file is written often, and must survive a killed process
+    only, so it is replaced at once and not fsynced.
     """
     path = ledger.with_name(MARK)
     temporary = path.with_suffix(".tmp")
-    marked = FailedCall(judge=judge, usage=usage)
+    marked = StoredMark(judge=judge, usage=usage, prices=prices)
     temporary.write_text(marked.model_dump_json(), encoding="utf-8")
     temporary.replace(path)
 
@@ -231,13 +271,14 @@ def write_mark(ledger: Path, judge: str, usage: Usage) -> None:
 def settle_mark(ledger: Path) -> None:
     """Add the unrecorded cost of a killed run to the ledger.
 
-    Raise UserError if the mark is damaged, because the cost is then unknown.
+    The calls have the prices of that run. Raise UserError if the mark is damaged, because the cost
+    is then unknown.
     """
     path = ledger.with_name(MARK)
     if not path.exists():
         return
     try:
-        marked = FailedCall.model_validate_json(path.read_bytes())
+        marked = StoredMark.model_validate_json(path.read_bytes())
     except ValidationError:
         what = "it is damaged, so calls of a killed run may be missing from the ledger"
         fix = (
@@ -247,7 +288,8 @@ def settle_mark(ledger: Path) -> None:
         raise UserError(path, what, fix) from None
     lost = missing(marked.usage, read_ledger(ledger, marked.judge).spent)
     if lost != UNUSED:
-        line_of_calls = failure_line("", marked.judge, "Killed", lost)
+        usd = None if marked.prices is None else to_usd(lost, marked.prices)
+        line_of_calls = failure_line("", marked.judge, "Killed", lost, usd)
         append_rows(ledger.with_name(FAILURES), [line_of_calls])
     clear_mark(ledger)
 

@@ -26,6 +26,13 @@ class Usage(NamedTuple):
     output_tokens: int
 
 
+class Prices(NamedTuple):
+    """US dollars per million tokens."""
+
+    input: float
+    output: float
+
+
 # Wait until a call with this number of tokens may be sent.
 Pace = Callable[[int], Awaitable[None]]
 # Say what a call used.
@@ -49,10 +56,15 @@ def total(usages: list[Usage]) -> Usage:
     )
 
 
-def to_usd(usage: Usage, settings: Judge) -> float:
+def prices_of(settings: Judge) -> Prices:
+    """Return the prices in params.yaml."""
+    return Prices(settings.usd_per_million_input, settings.usd_per_million_output)
+
+
+def to_usd(usage: Usage, prices: Prices) -> float:
     """Return the price of a usage in US dollars."""
-    paid = usage.input_tokens * settings.usd_per_million_input
-    paid += usage.output_tokens * settings.usd_per_million_output
+    paid = usage.input_tokens * prices.input
+    paid += usage.output_tokens * prices.output
     return paid / 1e6
 
 
@@ -96,14 +108,16 @@ def _limiter(per_minute: int, burst: int) -> AsyncLimiter | None:
     return AsyncLimiter(burst, 60 * burst / per_minute)
 
 
-def make_budget(settings: Judge, spent: Usage, mark: Mark) -> Reserve:
+def make_budget(settings: Judge, spent: float, mark: Mark) -> Reserve:
     """Return the function that reserves the money of a call.
 
-    `spent` was paid in earlier runs. A call waits while the calls in flight could still leave
-    enough money for it, and raises OutOfMoneyError if they cannot. A call that names no usage
-    costs its worst case. `mark` receives a usage that this run has not exceeded yet, before a call
-    could exceed the last one. With a limit of 0 no call waits, and the marks are the same.
+    `spent` is the money of earlier runs in US dollars, at the prices of their time. A call waits
+    while the calls in flight could still leave enough money for it, and raises OutOfMoneyError if
+    they cannot. A call that names no usage costs its worst case. `mark` receives a usage that this
+    run has not exceeded yet, before a call could exceed the last one. With a limit of 0 no call
+    waits, and the marks are the same.
     """
+    prices = prices_of(settings)
     paid = held = marked = UNUSED
     in_flight = 0
     changed = asyncio.Condition()
@@ -111,7 +125,8 @@ def make_budget(settings: Judge, spent: Usage, mark: Mark) -> Reserve:
     def fits(worst: Usage) -> bool:
         if settings.max_usd == 0:
             return True
-        return to_usd(total([spent, paid, held, worst]), settings) <= settings.max_usd
+        possible = to_usd(total([paid, held, worst]), prices)
+        return spent + possible <= settings.max_usd
 
     @asynccontextmanager
     async def reserve(worst: Usage) -> AsyncIterator[Charge]:

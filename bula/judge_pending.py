@@ -8,7 +8,8 @@ from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, Vali
 from bula.errors import UserError
 from bula.files import staged
 from bula.judge_dialects import Dialect
-from bula.judge_limits import Usage, total
+from bula.judge_limits import Prices, Usage, prices_of, to_usd, total
+from bula.params import Judge
 
 BATCHES = "judge_batches.json"
 
@@ -30,6 +31,12 @@ class Pending(BaseModel):
     dialect: Dialect
     worst: dict[str, Usage]
     """The largest usage of each request, by ledger key."""
+    prices: Prices | None = None
+    """The prices when the batch was created; None in records of earlier versions."""
+
+    def prices_or(self, today: Prices) -> Prices:
+        """Return the batch's prices, or those of today if none were recorded."""
+        return today if self.prices is None else self.prices
 
 
 RECORD = TypeAdapter(list[Pending])
@@ -64,7 +71,15 @@ def write_pending(path: Path, old: Pending, new: Pending | None) -> None:
         temporary.write_bytes(RECORD.dump_json(batches, indent=2) + b"\n")
 
 
-def pending_usage(ledger: Path, judge: str) -> Usage:
-    """Return the largest usage of all pending batches of a judge."""
-    batches = read_pending(ledger.with_name(BATCHES), judge)
-    return total([usage for batch in batches for usage in batch.worst.values()])
+def pending_usd(ledger: Path, settings: Judge, besides: Pending | None = None) -> float:
+    """Return the largest price of all pending batches of a judge, in US dollars.
+
+    Each batch has the prices of its creation. The batch `besides` is left out.
+    """
+    held = 0.0
+    for batch in read_pending(ledger.with_name(BATCHES), settings.model):
+        if batch == besides:
+            continue
+        worst = total(list(batch.worst.values()))
+        held += to_usd(worst, batch.prices_or(prices_of(settings)))
+    return held

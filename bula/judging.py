@@ -1,18 +1,16 @@
 """Ask an LLM judge about rows, and return one verdict per row."""
 
-import asyncio
-import time
-from collections import Counter, deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
-from contextlib import (
-    AsyncExitStack,
-    asynccontextmanager,
-    contextmanager,
-)
-from pathlib import Path
-from typing import Any, NamedTuple
+from __future__ import annotations
 
-import openai
+import asyncio
+import math
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
 from tqdm import tqdm
 
 from bula.api_keys import key_for
@@ -20,7 +18,7 @@ from bula.errors import UserError
 from bula.files import sha256_file
 from bula.judge_attacks import looks_like_attack
 from bula.judge_batch import ask_by_batch
-from bula.judge_client import Failure, Outcome, Session, ask, connect
+from bula.judge_client import Session, ask, connect
 from bula.judge_dialects import FIRST, read_dialect, record_dialect, to_request
 from bula.judge_ledger import (
     DIALECTS,
@@ -34,6 +32,7 @@ from bula.judge_ledger import (
     read_ledger,
     read_pulled,
     settle_mark,
+    spent_usd,
     write_mark,
 )
 from bula.judge_limits import (
@@ -43,16 +42,21 @@ from bula.judge_limits import (
     likely_tokens,
     make_budget,
     make_pace,
+    prices_of,
     to_usd,
     total,
 )
-from bula.judge_pending import pending_usage
+from bula.judge_outcomes import Failure, Outcome, describe_failures, judge_error, priced
+from bula.judge_pending import pending_usd
 from bula.judge_prompt import Message, Verdict, to_messages
 from bula.params import Judge, Params
 from bula.privacy import find_personal_data, redact
 from bula.records import Row
 from bula.reports import Scalar
 from bula.serving import Endpoint, Placement, serve_llama_cpp
+
+if TYPE_CHECKING:
+    import openai
 
 # Messages by the ledger key of their verdict.
 Prompts = dict[str, list[Message]]
@@ -68,6 +72,10 @@ CONTEXT_TOKENS = 2048
 # An answer without a letter needs no judge.
 EMPTY = Verdict(reason="A resposta está vazia.", accuracy=1, style=1)
 KEPT = "the verdicts so far are kept, and a later run asks only for the rest"
+FIX = (
+    "check judge.base_url, judge.model and that the server works; no output was written, and "
+    f"{KEPT}"
+)
 
 
 class Judged(NamedTuple):
@@ -89,37 +97,14 @@ def verdicts_or_error(rows: list[Row], params: Params, folder: Path) -> Judged:
     failed = sum("failed" in row for row in judged.rows)
     if failed and failed >= len(rows):
         what = f"all {len(rows)} calls failed: {describe_failures(judged.failures)}"
-        raise _unusable(what, params.judge)
+        raise judge_error(params.judge, what, FIX)
     if failed / len(rows) > params.judge.max_failed_share:
         what = (
             f"{failed} of {len(rows)} calls failed, more than judge.max_failed_share allows: "
             f"{describe_failures(judged.failures)}"
         )
-        raise _unusable(what, params.judge)
+        raise judge_error(params.judge, what, FIX)
     return judged
-
-
-def describe_failures(failures: list[Failure]) -> str:
-    """Return the number of failures by reason, with an example of the server's words."""
-    counts = Counter(failure.reason for failure in failures)
-    parts = []
-    for reason, count in counts.most_common():
-        said = [failure.words for failure in failures if failure.reason == reason]
-        words = next(filter(None, said), "")
-        example = f' (the server: "{words}")' if words else ""
-        parts.append(f"{reason} {count}{example}")
-    return ", ".join(parts)
-
-
-def count_failures(verdicts: list[Row]) -> dict[str, int]:
-    """Return the number of failed calls by reason, as keys of the metrics."""
-    counts = Counter(row["failed"] for row in verdicts if "failed" in row)
-    return {f"failed_{reason}": count for reason, count in counts.items()}
-
-
-def failure_note(failures: list[Failure]) -> str:
-    """Return the end of a stage's last line with its failed calls."""
-    return f". Failed calls: {describe_failures(failures)}" if failures else ""
 
 
 def judge_rows(
@@ -142,6 +127,7 @@ def judge_rows(
             # Prompts of a pending batch would be paid twice, so its verdicts come first.
             asyncio.run(ask_by_batch(endpoints[0], {}, settings, ledger))
         known = read_ledger(ledger, settings.model)
+        _report_unpriced(known, settings)
         prompts, keys = _prompts(rows, settings, identity)
         found = _look_up(prompts, known, read_pulled(pulled))
         new = {key: messages for key, messages in prompts.items() if key not in found}
@@ -149,6 +135,7 @@ def judge_rows(
         calls = _ask_all(endpoints, new, settings, known, ledger)
         answered, attacks = asyncio.run(_beside(calls, rows))
         seconds = time.perf_counter() - started
+        after = read_ledger(ledger, settings.model)
     results = found | {key: outcome.result for key, outcome in answered.items()}
     written = []
     for row, key, is_attack in zip(rows, keys, attacks, strict=True):
@@ -156,8 +143,15 @@ def judge_rows(
         about: Row = {"attack_like": True} if is_attack else {}
         written.append(_verdict_row(row, key, judged, settings.model) | about)
     failures = [result for key in keys if isinstance(result := results.get(key), Failure)]
-    speed = _speed(list(answered.values()), known, seconds, settings)
+    speed = _speed(list(answered.values()), after, seconds, settings)
     return Judged(written, failures, {**speed, "known": len(found)})
+
+
+def _report_unpriced(known: Known, settings: Judge) -> None:
+    """Print how many calls of earlier versions count at today's prices."""
+    if to_usd(known.unpriced_usage, prices_of(settings)) > 0:
+        count = f"{known.unpriced} calls of earlier versions"
+        print(f"judge: {count} have no recorded price, so today's prices count", flush=True)
 
 
 async def _beside(
@@ -211,17 +205,20 @@ def _look_up(prompts: Prompts, known: Known, pulled: dict[str, Verdict]) -> Resu
 def _speed(
     outcomes: list[Outcome], known: Known, seconds: float, settings: Judge
 ) -> dict[str, Scalar]:
-    """Return the figures of the calls, which differ between runs."""
+    """Return the figures of the calls, which differ between runs.
+
+    `known` is the ledger after the calls.
+    """
     usage = total([outcome.usage for outcome in outcomes])
-    all_runs = total([known.spent, usage])
     return {
         "seconds": seconds,
         "calls": len(outcomes),
         "calls_per_second": len(outcomes) / seconds,
         "input_tokens": usage.input_tokens,
         "output_tokens": usage.output_tokens,
-        "usd": to_usd(usage, settings),
-        "usd_all_runs": to_usd(all_runs, settings),
+        "usd": math.fsum(outcome.usd for outcome in outcomes),
+        "usd_all_runs": spent_usd(known, settings),
+        "ledger_lines_unpriced": known.unpriced,
         "ledger_lines_skipped": known.skipped,
     }
 
@@ -334,11 +331,12 @@ def _largest_call(prompts: Prompts, settings: Judge) -> int:
 
 def _budget(settings: Judge, known: Known, ledger: Path) -> Reserve:
     """Return the budget of a run, beside earlier runs and pending batches."""
-    spent = total([known.spent, pending_usage(ledger, settings.model)])
+    spent = spent_usd(known, settings) + pending_usd(ledger, settings)
 
     def mark(usage: Usage) -> None:
         if settings.base_url != "local":
-            write_mark(ledger, settings.model, total([known.spent, usage]))
+            possible = total([known.spent, usage])
+            write_mark(ledger, settings.model, possible, prices_of(settings))
 
     return make_budget(settings, spent, mark)
 
@@ -377,6 +375,7 @@ async def _ask_next(
 ) -> None:
     """Ask about the next prompt of `todo`."""
     key, messages = todo.popleft()
+    prices = prices_of(session.settings)
     used: list[Usage] = []
     try:
         result = await ask(client, session, messages, used)
@@ -387,9 +386,9 @@ async def _ask_next(
     except asyncio.CancelledError:
         # The requests may be billed, so their usage must reach the ledger.
         if used:
-            receive(key, Outcome(Failure("Cancelled"), total(used)))
+            receive(key, priced(Failure("Cancelled"), total(used), prices))
         raise
-    receive(key, Outcome(result, total(used)))
+    receive(key, priced(result, total(used), prices))
 
 
 @asynccontextmanager
@@ -416,20 +415,10 @@ def _stop_if_hopeless(recent: deque[Outcome], settings: Judge) -> None:
         if failures[-1].error is not None:
             raise failures[-1].error
         what = f"no money is left: {describe_failures(failures[-1:])}"
-        raise _unusable(what, settings)
+        raise judge_error(settings, what, FIX)
     if len(failures) == settings.stop_after_failures:
         what = f"{len(failures)} calls in a row failed: {describe_failures(failures)}"
-        raise _unusable(what, settings)
-
-
-def _unusable(what: str, settings: Judge) -> UserError:
-    """Return the error of a judge that returns too few verdicts."""
-    where = f"the judge {settings.model} at {settings.base_url}"
-    fix = (
-        "check judge.base_url, judge.model and that the server works; no output was written, and "
-        f"{KEPT}"
-    )
-    return UserError(where, what, fix)
+        raise judge_error(settings, what, FIX)
 
 
 def _verdict_row(row: Row, key: str, result: Verdict | Failure, judge: str) -> Row:

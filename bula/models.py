@@ -4,46 +4,34 @@ A model is a directory or one GGUF file on this machine, and never a name on a h
 checked before a library reads them, and its weights after.
 """
 
+from __future__ import annotations
+
 import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft import PeftModel
 from safetensors import SafetensorError
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModel,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    BitsAndBytesConfig,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PreTrainedTokenizerFast,
-)
-from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
-from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
 from bula.errors import UserError, is_out_of_memory
 from bula.files import make_readable, staged, write_documents
 from bula.gguf_files import FETCH_AGAIN, check_gguf_model, shared_reader
-from bula.gguf_repairs import apply_rope_factors, drop_unknown_tokens, model_parts
 from bula.hardware import compute_dtype, device
 from bula.model_files import GET_MODEL, check_adapter, check_model
-from bula.older_configs import add_older_keys, note_newer_form
 from bula.turn_ends import rendered_end
-from bula.weight_checks import (
-    refuse_broken,
-    refuse_incomplete,
-    refuse_other_adapter,
-)
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import (
+        BitsAndBytesConfig,
+        PreTrainedConfig,
+        PreTrainedModel,
+        PreTrainedTokenizerBase,
+    )
 
 # llama.cpp stops at these tokens, whatever the model's files say.
 END_TOKENS = (
@@ -129,6 +117,10 @@ def load_model(
 
     Raise a UserError if the files are broken, incomplete or not finite.
     """
+    import torch
+
+    from bula.weight_checks import refuse_broken
+
     check_model(path)
     computed = getattr(torch, compute_dtype(dtype))
     loaded = getattr(torch, dtype) if weights == "full" else computed
@@ -177,6 +169,8 @@ def _format_options(path: Path, weights: str, computed: torch.dtype) -> dict[str
 
 def _bitsandbytes(weights: str, computed: torch.dtype) -> BitsAndBytesConfig:
     """Return the configuration of bitsandbytes for int8 or nf4."""
+    from transformers import BitsAndBytesConfig
+
     if weights == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -192,6 +186,11 @@ def _from_pretrained(path: Path, **options: Any) -> PreTrainedModel:
 
     Raise a UserError if the files have other tensors than the model needs.
     """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
+
+    from bula.gguf_repairs import apply_rope_factors, model_parts
+    from bula.weight_checks import refuse_incomplete
+
     with library_errors(path), shared_reader():
         # The report then lists mismatched shapes, which transformers only logs.
         options |= {"ignore_mismatched_sizes": True, "output_loading_info": True}
@@ -216,6 +215,8 @@ def _choose_attention(config: PreTrainedConfig, options: dict[str, Any]) -> None
 
     Gemma 2's soft caps have no place in SDPA, and transformers would refuse the model.
     """
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     supports_sdpa = getattr(model_class, "_supports_sdpa", True)
     if options["attn_implementation"] == "sdpa" and not supports_sdpa:
@@ -227,6 +228,8 @@ def load_config(path: Path) -> PreTrainedConfig:
 
     Raise a UserError if it is broken.
     """
+    from transformers import AutoConfig
+
     check_model(path)
     with library_errors(path):
         config: PreTrainedConfig = AutoConfig.from_pretrained(**_location(path))
@@ -238,6 +241,10 @@ def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
 
     Raise a UserError if the adapter is not a complete LoRA adapter of this base.
     """
+    from peft import PeftModel
+
+    from bula.weight_checks import refuse_other_adapter
+
     shapes = check_adapter(adapter)
     model = load_model(base, dtype)
     with library_errors(adapter), warnings.catch_warnings():
@@ -257,6 +264,11 @@ def load_encoder(path: Path) -> PreTrainedModel:
     The heads of other tasks and the pooler are left out, because no hidden state needs them. Raise
     a UserError if the files are broken, incomplete or not finite, or of an encoder-decoder model.
     """
+    import torch
+    from transformers import AutoModel
+
+    from bula.weight_checks import refuse_broken, refuse_incomplete
+
     if load_config(path).is_encoder_decoder:
         fix = "name a model that is only an encoder, such as BERT, in bertscore.encoder"
         raise UserError(path, "it is an encoder-decoder model", fix)
@@ -282,6 +294,8 @@ def load_plain_tokenizer(path: Path) -> PreTrainedTokenizerBase:
 
     Raise a UserError if it is broken.
     """
+    from transformers import AutoTokenizer
+
     check_model(path)
     with library_errors(path):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(**_location(path))
@@ -294,6 +308,8 @@ def load_tokenizer(path: Path, template: str = "") -> PreTrainedTokenizerBase:
     The text `template` replaces the chat template of the files, unless it is empty.
     Raise a UserError if it is broken, or has no chat template, end-of-turn token or padding token.
     """
+    from bula.gguf_repairs import drop_unknown_tokens
+
     check_model(path)
     with library_errors(path), shared_reader():
         tokenizer = _tokenizer_class(path).from_pretrained(**_location(path))
@@ -318,6 +334,10 @@ def _tokenizer_class(path: Path) -> Any:
     AutoTokenizer refuses GGUF files whose architecture transformers cannot configure, although
     the general class reads their tokenizers.
     """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.integrations.gguf import GGUF_CONFIG_ARCHS
+    from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
+
     if not _is_gguf(path):
         return AutoTokenizer
     family = check_gguf_model(path).fields["general.architecture"]
@@ -381,6 +401,8 @@ def save_model(
     The directory appears under its name only when all files are written. It also contains the
     `documents`, by name. It loads in transformers 4.57, too, or a line says that it does not.
     """
+    from bula.older_configs import add_older_keys, note_newer_form
+
     if hasattr(model.config, "quantization_config"):
         # A model from a GGUF file still calls itself quantized, but its weights are now dense.
         del model.config.quantization_config

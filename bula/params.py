@@ -100,6 +100,8 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(
+        # Pydantic builds a class on its first use, because `--help` needs none.
+        defer_build=True,
         extra="forbid",
         frozen=True,
         strict=True,

@@ -4,18 +4,22 @@ All stages share this code, because a stray space in one of them would train the
 and test it on another.
 """
 
+from __future__ import annotations
+
 import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
-from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
 from bula.models import end_token_ids
 from bula.records import Example, Turn
 from bula.turn_ends import RENDER_ERRORS
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 SYSTEM_PROMPT = (
     "Você é um assistente de saúde. Responda em português do Brasil, em linguagem simples e "

@@ -7,8 +7,6 @@ import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from bula.records import Example
 from bula.text import comparison_key, words
@@ -57,6 +55,9 @@ def _components(edges: list[tuple[int, int]], examples: int, keys: int) -> list[
 
     An edge joins an example and a key.
     """
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     size = examples + keys
     if not size:
         return []

@@ -4,10 +4,6 @@ Words keep their Portuguese letters. The tokenizer of rouge_score keeps only a t
 split "não" into the words "n" and "o". chrF reads characters and needs no words.
 """
 
-from rouge_score.rouge_scorer import RougeScorer
-from rouge_score.tokenizers import Tokenizer
-from sacrebleu.metrics.chrf import CHRF
-
 from bula.params import Params
 from bula.records import Row
 from bula.stats import bootstrap_mean, standard_error
@@ -20,7 +16,7 @@ PARTS = {"precision": "precision", "recall": "recall", "f": "fmeasure"}
 Figures = dict[str, int | float]
 
 
-class PortugueseTokenizer(Tokenizer):  # type: ignore[misc]
+class PortugueseTokenizer:
     """Words of letters and digits with accents, in the interface of rouge_score."""
 
     def tokenize(self, text: str) -> list[str]:
@@ -34,6 +30,9 @@ def score_answers(rows: list[Row]) -> list[Row]:
     A row contains id, set, variant, precision, recall and F1 of each ROUGE type (Lin 2004), and
     chrF (Popović 2015).
     """
+    from rouge_score.rouge_scorer import RougeScorer
+    from sacrebleu.metrics.chrf import CHRF
+
     scorer = RougeScorer(list(TYPES), tokenizer=PortugueseTokenizer())
     # The defaults of sacrebleu: character 6-grams, beta 2, mixed case, no spaces.
     chrf = CHRF()

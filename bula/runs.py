@@ -7,8 +7,15 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bula.errors import UserError
-from bula.item_scores import ROWS, Measures, mean_difference, means, read_item_scores
-from bula.params import Pair
+from bula.item_scores import (
+    ROWS,
+    SampleRow,
+    mean_difference,
+    means,
+    read_checked,
+    read_item_scores,
+)
+from bula.params import Pair, Params, scored_as
 
 # The judge is left out because its calls may cost money.
 SCORING = ("likelihood", "generate", "benchmark", "rouge")
@@ -77,23 +84,43 @@ def read_run(folder: Path, variants: list[str]) -> tuple[dict[str, float], dict[
     return figures, conditions
 
 
-def read_differences(folder: Path, pairs: list[Pair], variants: list[str]) -> dict[str, float]:
+def read_differences(
+    folder: Path, pairs: list[Pair], variants: list[str], params: Params
+) -> dict[str, float]:
     """Return the mean paired difference of each pair and measure in one run.
 
     `variants` are the variants that the run scored. The other ones do not depend on its training,
-    so their rows in the current folder count.
+    so their rows in the current folder count. A pair with borrowed benchmark scores has no measure
+    of a benchmark, as in metrics/compare.json.
     """
 
-    def scores(name: str) -> Measures:
-        return read_item_scores((folder if name in variants else Path()) / "data", name)
+    def data_of(name: str) -> Path:
+        return (folder if name in variants else Path()) / "data"
 
     figures = {}
     for pair in pairs:
-        baseline = scores(pair.baseline)
-        for measure, values in scores(pair.variant).items():
-            key = f"{pair.name}__{measure}"
-            figures[key] = mean_difference(baseline[measure], values)
+        baseline = read_item_scores(data_of(pair.baseline), pair.baseline)
+        found = read_item_scores(data_of(pair.variant), pair.variant)
+        borrowed: set[str] = set()
+        if _has_borrowed_scores(pair, params):
+            borrowed = _benchmark_measures(data_of(pair.variant), pair.variant)
+        for measure, values in found.items():
+            if measure not in borrowed:
+                key = f"{pair.name}__{measure}"
+                figures[key] = mean_difference(baseline[measure], values)
     return figures
+
+
+def _has_borrowed_scores(pair: Pair, params: Params) -> bool:
+    """Return whether a variant of a pair has the benchmark scores of another one."""
+    return any(scored_as(params, name) != name for name in (pair.variant, pair.baseline))
+
+
+def _benchmark_measures(data: Path, variant: str) -> set[str]:
+    """Return the names of the measures that come from benchmark tasks."""
+    path = data / "samples" / f"{variant}.jsonl"
+    rows = read_checked(path, f"benchmark@{variant}", SampleRow)
+    return {f"{row.task}_{metric}" for row in rows for metric in row.scores}
 
 
 def refuse_other_conditions(run: str, found: dict[str, Any], expected: dict[str, Any]) -> None:

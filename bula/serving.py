@@ -5,6 +5,8 @@ The key check is tested before the first prompt is sent. An endpoint takes one r
 server that takes several requests at once appears several times in the list of endpoints.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import re
@@ -21,19 +23,20 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 from urllib.error import HTTPError, URLError
 from urllib.request import ProxyHandler, Request, build_opener
 
-import openai
 import psutil
-from openai import DefaultHttpxClient, OpenAI
 
 from bula import llama_server, vllm_guard
 from bula.api_keys import keep_plain_headers
 from bula.errors import UserError
 from bula.escaping import terminal
 from bula.processes import end_with_parent
+
+if TYPE_CHECKING:
+    from openai import OpenAI
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 600
@@ -76,7 +79,7 @@ OUT_OF_MEMORY = re.compile(
 )
 Process = subprocess.Popen[str]
 # Lends a client for one request, and waits while all clients are lent.
-Lend = Callable[[], AbstractContextManager[OpenAI]]
+Lend: TypeAlias = "Callable[[], AbstractContextManager[OpenAI]]"
 
 
 class Endpoint(NamedTuple):
@@ -410,6 +413,8 @@ def _status(url: str, key: str) -> int | None:
 @contextmanager
 def _explain_failures(servers: list[Server]) -> Iterator[None]:
     """Turn a failed connection into a UserError with the server's log."""
+    import openai
+
     try:
         yield
     except openai.APIConnectionError as error:
@@ -464,6 +469,8 @@ def open_client(endpoint: Endpoint, timeout_seconds: float = 600) -> OpenAI:
 
     No proxy and no redirect can send its requests to another machine.
     """
+    from openai import DefaultHttpxClient, OpenAI
+
     hooks: dict[str, list[Callable[..., Any]]] = {
         "request": [partial(keep_plain_headers, endpoint.key)]
     }

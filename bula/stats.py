@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from scipy import stats
 
 Floats = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -97,6 +96,8 @@ def wilson_interval(count: int, items: int, confidence: float) -> Interval:
 
     `count` of `items` have the property. Raise ValueError if there are no items.
     """
+    from scipy import stats
+
     result = stats.binomtest(count, items)
     low, high = result.proportion_ci(confidence_level=confidence, method="wilson")
     return float(low), float(high)
@@ -257,6 +258,8 @@ def mcnemar(first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
 
     It is the binomial test of the discordant pairs (McNemar 1947); without any, p is 1.
     """
+    from scipy import stats
+
     pairs = list(zip(first, second, strict=True))
     gained = pairs.count((False, True))
     lost = pairs.count((True, False))

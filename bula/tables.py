@@ -89,6 +89,11 @@ ANSWER_KINDS = {
     "other_language_share": f"answers in another language, % {LOWER}",
     "seeks_care_share": f"answers that say when to seek care, % {HIGHER}",
 }
+# Further kinds, which the table has only if a variant has such answers.
+RARE_KINDS = {
+    "failed_share": f"questions without an answer (failed requests), % {LOWER}",
+    "empty_share": f"empty answers, % {LOWER}",
+}
 KINDS = ("rouge1", "rouge2", "rougeL")
 ROUGE = (
     "items",
@@ -261,6 +266,11 @@ def degenerate_share(folder: Path, variant: str) -> float:
     return float(figures["degenerate_share"])
 
 
+def answered(figures: Metrics) -> int:
+    """Return the number of items with an answer: failed requests have none."""
+    return int(figures["items"]) - int(figures.get("failed", 0))
+
+
 def results_table(folder: Path, params: Params) -> str:
     """Return the Markdown table with a column per variant and per control.
 
@@ -291,8 +301,9 @@ def headline_table(folder: Path, params: Params) -> str:
 def _columns(folder: Path, params: Params) -> dict[str, Column]:
     """Return the cells of each variant and of each control."""
     columns = {}
+    kinds = _shown_kinds(folder, params)
     for variant in params.variants:
-        columns[variant] = _column(folder, variant, params)
+        columns[variant] = _column(folder, variant, params, kinds)
         columns |= _seed_column(folder, variant, params)
     return columns | _control_columns(folder)
 
@@ -316,16 +327,27 @@ def _line(cells: Sequence[str]) -> str:
     return "| " + " | ".join(cells) + " |"
 
 
-def _column(folder: Path, variant: str, params: Params) -> Column:
-    """Return the cells of one variant."""
+def _shown_kinds(folder: Path, params: Params) -> dict[str, str]:
+    """Return the kinds of answers in the table with their labels."""
+    found = [read_metrics(folder, "generate", variant) for variant in params.variants]
+    rare = {}
+    for key, label in RARE_KINDS.items():
+        if any(figures.get(key) for figures in found):
+            rare[key] = label
+    return rare | ANSWER_KINDS
+
+
+def _column(folder: Path, variant: str, params: Params, kinds: Mapping[str, str]) -> Column:
+    """Return the cells of one variant, with these kinds of answers."""
     generate = variant_group(folder, "generate", variant, "", ["items", "degenerate_share"])
     share = generate["degenerate_share"]
+    failed = int(generate.get("failed", 0))
     cells = {
-        **_degenerate_cell(share, generate["items"]),
-        **_kind_cells(generate),
+        **_degenerate_cell(generate),
+        **_kind_cells(generate, kinds),
         **_likelihood_cells(folder, variant),
-        **_rouge_cells(variant_group(folder, "rouge", variant, "pooled", ROUGE)),
-        **_bertscore_cells(folder, variant),
+        **_rouge_cells(variant_group(folder, "rouge", variant, "pooled", ROUGE), failed),
+        **_bertscore_cells(folder, variant, failed),
         **_benchmark_cells(folder, variant, params),
         **_judge_cells(folder, variant),
     }
@@ -345,9 +367,19 @@ def _degenerate_label(items: int) -> str:
     return f"degenerate answers, % ({items} answers) {LOWER}"
 
 
-def _degenerate_cell(share: float, items: int) -> Column:
+def _degenerate_cell(figures: Metrics) -> Column:
     """Return the cell of the share of degenerate answers."""
-    return {_degenerate_label(items): f"{share * 100:.1f}"}
+    share = f"{figures['degenerate_share'] * 100:.1f}"
+    note = _answered_note(answered(figures), figures.get("failed", 0))
+    return {_degenerate_label(figures["items"]): share + note}
+
+
+def _answered_note(items: int, failed: int) -> str:
+    """Return the number of answers if requests failed.
+
+    The label of a row has the number of questions, which all variants share.
+    """
+    return f" ({items} answers)" if failed else ""
 
 
 def _seed_column(folder: Path, variant: str, params: Params) -> dict[str, Column]:
@@ -390,7 +422,7 @@ def _seeded_figures(folder: Path, variant: str, params: Params) -> list[Seeded]:
         label = _worth_label(likelihood["question_worth_items"])
         figures.append(Seeded("question_worth", label, likelihood["question_worth_bits"], 1, 3))
     for kind in KINDS:
-        label = _rouge_label(kind, rouge["items"])
+        label = _rouge_label(kind, rouge["items"] + generate.get("failed", 0))
         figures.append(Seeded(f"{kind}_f", label, rouge[f"{kind}_f"], 1, 3))
     for task, scores in _tasks(folder, variant, params.benchmark.tasks).items():
         name = _first_metric(scores)
@@ -399,11 +431,9 @@ def _seeded_figures(folder: Path, variant: str, params: Params) -> list[Seeded]:
     return figures
 
 
-def _kind_cells(figures: Metrics) -> Column:
-    """Return the cells of the other kinds of answers, if they were counted."""
-    return {
-        label: f"{figures[key] * 100:.1f}" for key, label in ANSWER_KINDS.items() if key in figures
-    }
+def _kind_cells(figures: Metrics, kinds: Mapping[str, str]) -> Column:
+    """Return the cells of other kinds of answers, if they were counted."""
+    return {label: f"{figures[key] * 100:.1f}" for key, label in kinds.items() if key in figures}
 
 
 def _control_columns(folder: Path) -> dict[str, Column]:
@@ -411,7 +441,7 @@ def _control_columns(folder: Path) -> dict[str, Column]:
     columns = {}
     for name, title in ANSWERERS.items():
         figures = control_group(folder, name, [*ROUGE, "degenerate_share"])
-        degenerate = _degenerate_cell(figures["degenerate_share"], figures["items"])
+        degenerate = _degenerate_cell(figures)
         columns[title] = degenerate | _rouge_cells(figures) | _control_bertscore(folder, name)
     for name, title in PREDICTORS.items():
         figures = control_group(folder, name, ["bits_per_character"])
@@ -580,18 +610,19 @@ def _rouge_label(kind: str, items: int) -> str:
     return f"{name} F1 ({items} answers) {HIGHER}"
 
 
-def _rouge_cells(figures: Metrics) -> Column:
-    """Return the cells of ROUGE and chrF."""
-    items = figures["items"]
-    cells = {_rouge_label(kind, items): _interval(figures, f"{kind}_f") for kind in KINDS}
-    cells[f"chrF ({items} answers) {HIGHER}"] = _interval(figures, "chrf")
+def _rouge_cells(figures: Metrics, failed: int = 0) -> Column:
+    """Return the cells of ROUGE and chrF, where `failed` answers are missing."""
+    items = figures["items"] + failed
+    note = _answered_note(figures["items"], failed)
+    cells = {_rouge_label(kind, items): _interval(figures, f"{kind}_f") + note for kind in KINDS}
+    cells[f"chrF ({items} answers) {HIGHER}"] = _interval(figures, "chrf") + note
     return cells
 
 
-def _bertscore_cells(folder: Path, variant: str) -> Column:
-    """Return the cell of BERTScore of one variant."""
+def _bertscore_cells(folder: Path, variant: str, failed: int) -> Column:
+    """Return the cell of BERTScore of one variant, where `failed` answers are missing."""
     path = folder / "bertscore" / f"{variant}.json"
-    return _bertscore_cell(path, f"bertscore@{variant}", "pooled")
+    return _bertscore_cell(path, f"bertscore@{variant}", "pooled", failed)
 
 
 def _control_bertscore(folder: Path, control: str) -> Column:
@@ -599,7 +630,7 @@ def _control_bertscore(folder: Path, control: str) -> Column:
     return _bertscore_cell(folder / "bertscore_controls.json", "bertscore_controls", control)
 
 
-def _bertscore_cell(path: Path, stage: str, name: str) -> Column:
+def _bertscore_cell(path: Path, stage: str, name: str, failed: int = 0) -> Column:
     """Return the cell of BERTScore of one group; its label names the encoder.
 
     Scores of two encoders cannot be compared, so they never share a row.
@@ -608,8 +639,10 @@ def _bertscore_cell(path: Path, stage: str, name: str) -> Column:
     figures = group(content, name, BERTSCORE, path, stage)
     settings = group(content, "settings", ["layer"], path, stage)
     encoder = f"{markdown(str(settings.get('encoder', UNKNOWN)))}, layer {settings['layer']}"
-    label = f"BERTScore F1 ({encoder}; {figures['items']} answers) {HIGHER}"
-    return {label: _interval(figures, "bertscore_f")}
+    items = figures["items"] + failed
+    label = f"BERTScore F1 ({encoder}; {items} answers) {HIGHER}"
+    note = _answered_note(figures["items"], failed)
+    return {label: _interval(figures, "bertscore_f") + note}
 
 
 def _tasks(folder: Path, variant: str, tasks: Sequence[str]) -> dict[str, Metrics]:
@@ -818,6 +851,8 @@ def _difference_cells(row: Metrics) -> list[str]:
     items = str(row["items"])
     if row["groups"] < row["items"]:
         items = f"{items} in {row['groups']} groups"
+    if "left_out" in row:
+        items += f" ({row['left_out']} left out: a request failed)"
     if not row["meaningful"]:
         return [NOT_MEANINGFUL + _reason(row), UNKNOWN, UNKNOWN, items, UNKNOWN]
     mean = f"{row['difference']:+.4f}"

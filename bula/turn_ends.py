@@ -1,10 +1,14 @@
 """Find the token with which a chat template ends the assistant's turn."""
 
+from __future__ import annotations
+
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
-from transformers import PreTrainedTokenizerBase
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # A chat that every template can render. No template contains the answer.
 QUESTION = "Posso tomar sol?"

@@ -13,7 +13,7 @@ import typer
 from bula.bertscore import Figures, group_by, open_encoder, score_pairs, summarise
 from bula.errors import run_stage
 from bula.hardware import prepare_device, seed_everything
-from bula.item_scores import AnswerRow, read_checked
+from bula.item_scores import AnswerRow, read_answered
 from bula.params import Params, load_params, variant_of
 from bula.records import Row, write_rows
 from bula.reports import write_metrics
@@ -42,7 +42,7 @@ def main(
     # An unknown variant has no answers: the message about the variant helps more.
     variant_of(params, variant)
     seed_everything(params.sampling_seed)
-    read = read_checked(answers / f"{variant}.jsonl", f"generate@{variant}", AnswerRow)
+    read = read_answered(answers / f"{variant}.jsonl", f"generate@{variant}", AnswerRow)
     opened = open_encoder(params, base, encoder)
     given = [row.model_dump() | {"variant": variant} for row in read]
     rows = score_pairs(opened, given, params.bertscore.batch_size)

@@ -1,31 +1,30 @@
 """Answer the validation questions under one variant.
 
 The engine of the variant answers (bula/answering.py). The stage counts the answers that are not
-readable, before any stage scores them. The stages rouge, judge and compare read the answers.
+readable, before any stage scores them. A question whose request failed has no answer, and counts in
+no other figure. The stages rouge, judge and compare read the answers.
 
     python -m stages.generate tuned
 """
 
+from __future__ import annotations
+
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from transformers import PreTrainedTokenizerBase
 
 from bula.answering import (
-    FAILED,
-    Answer,
-    Asked,
     Findings,
-    Prompts,
     answer,
     count_kinds,
     redact_answers,
     settings,
     to_chats,
 )
+from bula.answers import FAILED, Answer, Prompts
 from bula.degeneration import is_degenerate, repeated_4gram_share
 from bula.errors import UserError, run_stage
 from bula.few_shot import check_context, lengths, read_shots
@@ -35,11 +34,15 @@ from bula.models import load_tokenizer
 from bula.params import Params, Variant, load_params, variant_of
 from bula.privacy import PERSONAL_DATA_KINDS, find_personal_data
 from bula.prompts import encode_prompts, prompt_hash
-from bula.records import Example, Row, Turn, read_validation_sets, write_rows
+from bula.records import SET_NAMES, Example, Row, Turn, read_validation_sets, write_rows
 from bula.reports import peak_memory_gb, write_metrics
 from bula.safety import seeks_care
+from bula.server_answers import Asked
 from bula.stats import standard_error
 from bula.text import words
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 Figures = dict[str, int | float]
 
@@ -53,7 +56,10 @@ def to_rows(
     answers: list[Answer],
     params: Params,
 ) -> list[Row]:
-    """Return one row per answer, with the example that it answers."""
+    """Return one row per question, with its answer.
+
+    Rows without an answer are not degenerate, because no model wrote their empty text.
+    """
     max_share = params.generate.max_repeated_share
     rows = []
     for example, prompt, given in zip(examples, prompts, answers, strict=True):
@@ -64,30 +70,35 @@ def to_rows(
         row["finish_reason"] = given.finish_reason
         row["completion_tokens"] = given.completion_tokens
         row["repeated_4gram_share"] = repeated_4gram_share(given.text)
-        row["degenerate"] = is_degenerate(given.text, max_share)
+        has_answer = given.finish_reason != FAILED
+        row["degenerate"] = has_answer and is_degenerate(given.text, max_share)
         word_count = len(words(given.text))
         row["other_language"] = other_language(given.text, word_count, params.preprocess)
         row["seeks_care"] = seeks_care(given.text)
+        if given.reasoning_removed:
+            row["reasoning_removed"] = True
         rows.append(row)
     return rows
 
 
 def summarise(rows: list[Row], found: Findings) -> Figures:
-    """Return counts and means over the answer rows.
+    """Return counts and means over the answers, of which there is at least one.
 
     `found` contains the personal data of each answer, before it was redacted. docs/metrics.md
     defines each figure.
     """
-    shares = [row["repeated_4gram_share"] for row in rows]
-    tokens = [row["completion_tokens"] for row in rows]
-    figures: Figures = {"items": len(rows)}
-    for name, count in count_answers(rows).items():
+    answers = answered(rows)
+    shares = [row["repeated_4gram_share"] for row in answers]
+    tokens = [row["completion_tokens"] for row in answers]
+    figures: Figures = count_failed(rows)
+    for name, count in count_answers(answers).items():
         figures[name] = count
-        figures[f"{name}_share"] = count / len(rows)
+        figures[f"{name}_share"] = count / len(answers)
     figures |= {
-        "repeated_4gram_share": sum(shares) / len(rows),
+        "reasoning_removed": sum("reasoning_removed" in row for row in answers),
+        "repeated_4gram_share": sum(shares) / len(answers),
         "repeated_4gram_share_stderr": standard_error(shares),
-        "completion_tokens_mean": sum(tokens) / len(rows),
+        "completion_tokens_mean": sum(tokens) / len(answers),
         "completion_tokens_stderr": standard_error(tokens),
         "personal_data_answers": sum(map(bool, found)),
     }
@@ -97,19 +108,55 @@ def summarise(rows: list[Row], found: Findings) -> Figures:
     return figures
 
 
-def count_answers(rows: list[Row]) -> dict[str, int]:
+def answered(rows: list[Row]) -> list[Row]:
+    """Return the rows with an answer."""
+    return [row for row in rows if row["finish_reason"] != FAILED]
+
+
+def count_failed(rows: list[Row]) -> Figures:
+    """Return the number of questions, and of those without an answer."""
+    failed = len(rows) - len(answered(rows))
+    return {"items": len(rows), "failed": failed, "failed_share": failed / len(rows)}
+
+
+def count_answers(answers: list[Row]) -> dict[str, int]:
     """Return the number of answers of each kind, of which one may have several."""
-    reasons = Counter(row["finish_reason"] for row in rows)
-    texts = [row["generated"] for row in rows if row["finish_reason"] != FAILED]
+    reasons = Counter(row["finish_reason"] for row in answers)
     return {
         "finish_stop": reasons["stop"],
         "finish_length": reasons["length"],
-        "failed": reasons[FAILED],
-        "empty": texts.count(""),
-        "degenerate": sum(row["degenerate"] for row in rows),
-        "other_language": sum(bool(row["other_language"]) for row in rows),
-        "seeks_care": sum(row["seeks_care"] for row in rows),
+        "empty": sum(not row["generated"] for row in answers),
+        "degenerate": sum(row["degenerate"] for row in answers),
+        "other_language": sum(bool(row["other_language"]) for row in answers),
+        "seeks_care": sum(row["seeks_care"] for row in answers),
     }
+
+
+def summarise_sets(rows: list[Row]) -> dict[str, Figures]:
+    """Return the failed, empty and degenerate answers of each validation set.
+
+    A set without any answer has no share of its answers.
+    """
+    sets: dict[str, Figures] = {}
+    for name in SET_NAMES:
+        members = [row for row in rows if row["split"] == name]
+        if not members:
+            continue
+        figures = count_failed(members)
+        answers = answered(members)
+        counts = count_answers(answers)
+        if answers:
+            figures["empty_share"] = counts["empty"] / len(answers)
+            figures["degenerate_share"] = counts["degenerate"] / len(answers)
+        sets[name] = figures
+    return sets
+
+
+def write_figures(
+    path: Path, about: dict[str, str | int], rows: list[Row], figures: Figures
+) -> None:
+    """Write the settings, the figures of each set, and the figures of all answers."""
+    write_metrics(path, {"settings": about, **summarise_sets(rows), **figures})
 
 
 def measure_speed(tokens: int, seconds: float) -> Figures:
@@ -155,6 +202,8 @@ def describe_run(file: Path, figures: Figures, speeds: Figures) -> str:
     """Return the last line of the stage: the counts, the speed and the path."""
     count = f"{figures['items']} answers of {file.stem}"
     degenerate = f"{figures['degenerate']} of them degenerate"
+    if figures["failed"]:
+        degenerate += f" and {figures['failed']} failed"
     rate = f"{speeds['tokens_per_second']:.0f} tokens/s"
     return f"generate: {count}, {degenerate}, at {rate} in {file}"
 
@@ -185,8 +234,7 @@ def main(
         rows = to_rows(variant, examples, asked.prompts, answers, params)
         figures = summarise(rows, found)
         write_rows(out / f"{variant}.jsonl", rows)
-        chosen_settings = settings(chosen, params)
-        write_metrics(metrics / f"{variant}.json", {"settings": chosen_settings, **figures})
+        write_figures(metrics / f"{variant}.json", settings(chosen, params), rows, figures)
         write_metrics(speed / f"{variant}.json", speeds)
     print(describe_run(out / f"{variant}.jsonl", figures, speeds))
 

@@ -13,10 +13,11 @@ from typing import Annotated
 import typer
 
 from bula.calibration import Agreement, correct_rate, read_agreement
-from bula.errors import run_stage
+from bula.errors import UserError, run_stage
 from bula.escaping import terminal
 from bula.item_scores import AnswerRow, read_checked
-from bula.judging import count_failures, failure_note, verdicts_or_error
+from bula.judge_outcomes import count_failures, failure_note
+from bula.judging import verdicts_or_error
 from bula.params import Judge, Params, load_params, variant_of
 from bula.records import SET_NAMES, Row, write_rows
 from bula.reports import Scalar, write_metrics, write_plot
@@ -28,11 +29,17 @@ CALIBRATION = Path("metrics/calibrate.json")
 
 
 def first_of_each_set(rows: list[AnswerRow], count: int) -> list[AnswerRow]:
-    """Return the first `count` answers of each validation set."""
+    """Return the answers to the first `count` questions of each validation set.
+
+    A question whose request failed has no answer. Raise UserError if there is no answer at all.
+    """
     chosen = []
     for name in SET_NAMES:
         in_set = [row for row in rows if row.split == name]
-        chosen += in_set[:count]
+        chosen += [row for row in in_set[:count] if row.has_answer]
+    if not chosen:
+        what = "no question that it selects has an answer"
+        raise UserError("judge.items_per_set", what, "raise it, or run the stage generate again")
     return chosen
 
 

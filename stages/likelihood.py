@@ -6,17 +6,16 @@ also scores answers after another question: the difference is the worth of the r
     python -m stages.likelihood base
 """
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
-import torch
 import typer
-from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from bula.errors import run_stage
 from bula.few_shot import check_context, read_shots, with_shots
@@ -26,9 +25,12 @@ from bula.params import Params, load_params, variant_of
 from bula.prompts import Encoded, encode
 from bula.records import SET_NAMES, Example, Row, Turn, read_validation_sets, write_rows
 from bula.reports import write_metrics
-from bula.scoring import batches_by_length, supervised_logits
 from bula.stats import LN2, bootstrap_mean, ratio_standard_error, standard_error
 from bula.text import comparison_key
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 Figures = dict[str, int | float]
 
@@ -52,6 +54,8 @@ def score(
     The examples are scored in batches of similar length, which need little padding. A batch has at
     most `batch_tokens` tokens, padding included.
     """
+    from bula.scoring import batches_by_length
+
     scores: dict[int, Score] = {}
     batches = batches_by_length(encoded, batch_tokens)
     for batch in tqdm(batches, desc="likelihood", unit="batch"):
@@ -63,6 +67,8 @@ def score(
 
 def score_batch(model: PreTrainedModel, encoded: list[Encoded], pad_id: int) -> list[Score]:
     """Return the score of each example of one batch."""
+    from bula.scoring import supervised_logits
+
     nats = []
     correct = []
     entropy = []
@@ -108,6 +114,8 @@ def sum_by_example(chunks: list[Tensor], sizes: list[int]) -> list[float]:
 
     The chunks contain one value per token. `sizes` contains the number of tokens of each example.
     """
+    import torch
+
     values = torch.cat(chunks).double().cpu()
     parts = torch.split(values, sizes)
     return [float(part.sum()) for part in parts]

@@ -9,13 +9,12 @@ logit.
     python -m stages.merge
 """
 
-from pathlib import Path
-from typing import Annotated
+from __future__ import annotations
 
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
 import typer
-from peft import PeftModel
-from transformers import PreTrainedModel
 
 from bula.divergence import (
     LOGIT_TOLERANCE,
@@ -32,17 +31,23 @@ from bula.params import load_params
 from bula.prompts import Encoded
 from bula.records import REMAKE
 from bula.reports import write_metrics
-from bula.scoring import unwrap_adapter
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
 # The spacing of float32 numbers is 1e-6 at 16 and 8e-6 at 128.
 WEIGHT_TOLERANCE = 1e-5
 Figures = dict[str, float | int]
 # The parts of one merged matrix: base weight (out, in), A (rank, in), B (out, rank), and the scale.
-Terms = tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]
+Terms: TypeAlias = "tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]"
 
 
 def adapted(model: PreTrainedModel) -> dict[str, Terms]:
     """Return the parts of each adapted matrix, by weight name."""
+    from bula.scoring import unwrap_adapter
+
     terms = {}
     for name, layer in unwrap_adapter(model).named_modules():
         for key, a in getattr(layer, "lora_A", {}).items():
@@ -54,19 +59,21 @@ def adapted(model: PreTrainedModel) -> dict[str, Terms]:
     return terms
 
 
-@torch.inference_mode()
 def weight_difference(terms: dict[str, Terms], merged: PreTrainedModel) -> float:
     """Return the largest absolute error of a merged weight.
 
     The exact weight is base + scale * B @ A in float64.
     """
+    import torch
+
     differences = [0.0]
-    for name, (base, a, b, scale) in terms.items():
-        exact = base.double() + scale * (b.double() @ a.double())
-        # Look up the module, because only one of two tied weights is a named parameter.
-        module = merged.get_submodule(name.removesuffix(".weight"))
-        error = (module.weight - exact).abs().max()
-        differences.append(float(error))
+    with torch.inference_mode():
+        for name, (base, a, b, scale) in terms.items():
+            exact = base.double() + scale * (b.double() @ a.double())
+            # Look up the module, because only one of two tied weights is a named parameter.
+            module = merged.get_submodule(name.removesuffix(".weight"))
+            error = (module.weight - exact).abs().max()
+            differences.append(float(error))
     # torch's max returns NaN where Python's max would skip it.
     return float(torch.tensor(differences, dtype=torch.float64).max())
 
@@ -121,6 +128,13 @@ def measure_saved(
     return {"after_cast": after, "as_served": served}
 
 
+def cast(model: PreTrainedModel, dtype: str) -> PreTrainedModel:
+    """Return the model with its weights rounded to `dtype`."""
+    import torch
+
+    return model.to(getattr(torch, dtype))
+
+
 def main(
     base: Annotated[Path, typer.Option(help="Base model.")] = Path("models/base"),
     adapter: Annotated[Path, typer.Option(help="Adapter.")] = Path("models/adapter"),
@@ -145,7 +159,7 @@ def main(
         "before_cast": compare_logits(model, reference, encoded, pad_id),
     }
     documents = merged_documents(params, figures["before_cast"], base)
-    save_model(model.to(getattr(torch, params.dtype)), tokenizer, merged, documents)
+    save_model(cast(model, params.dtype), tokenizer, merged, documents)
     figures |= measure_saved(merged, params.dtype, reference, encoded, pad_id)
     write_metrics(metrics, {"checked": precision_settings(params.dtype), **figures})
     before = figures["before_cast"]["greedy_agreement"]

@@ -16,7 +16,6 @@ import typer
 from bula.divergence import divergence_metrics, sample_validation, score_examples
 from bula.errors import run_stage
 from bula.files import make_readable, staged, write_documents
-from bula.gguf_adapter import write_gguf_adapter
 from bula.gguf_export import (
     ModelMetadata,
     check_chat_metadata,
@@ -83,6 +82,8 @@ def main(
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/quantize.json"),
 ) -> None:
     """Write and measure the GGUF files."""
+    from bula.gguf_adapter import write_gguf_adapter
+
     params = load_params()
     prepare_device(params.device, "float32")
     seed_everything(params.sampling_seed)

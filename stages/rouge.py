@@ -13,7 +13,7 @@ import typer
 from bula.degeneration import not_meaningful
 from bula.distributions import draw_distributions, group_by_set, to_quantiles
 from bula.errors import run_stage
-from bula.item_scores import ShownAnswer, read_checked
+from bula.item_scores import ShownAnswer, read_answered
 from bula.params import Params, load_params, variant_of
 from bula.records import Row, write_rows
 from bula.reports import write_metrics, write_plot
@@ -52,7 +52,7 @@ def main(
     params = load_params()
     # An unknown variant has no answers: the message about the variant helps more.
     variant_of(params, variant)
-    read = read_checked(answers / f"{variant}.jsonl", f"generate@{variant}", ShownAnswer)
+    read = read_answered(answers / f"{variant}.jsonl", f"generate@{variant}", ShownAnswer)
     rows = score_answers([row.model_dump() | {"variant": variant} for row in read])
     figures = summarise_sets(rows, params)
     write_rows(out / f"{variant}.jsonl", rows)

@@ -15,16 +15,8 @@ from typing import Annotated, Literal, TypeVar
 import typer
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bula.answering import (
-    Answer,
-    Answered,
-    Asked,
-    Prompts,
-    answer,
-    redact_answers,
-    settings,
-    to_chats,
-)
+from bula.answering import Answered, answer, redact_answers, settings, to_chats
+from bula.answers import FAILED, Answer, Prompts
 from bula.degeneration import is_degenerate
 from bula.errors import UserError, run_stage
 from bula.few_shot import check_context, lengths, read_shots
@@ -36,9 +28,11 @@ from bula.prompts import encode_prompt, prompt_hash
 from bula.records import Row, Turn, read_rows, write_rows
 from bula.reports import Scalar, write_metrics
 from bula.safety import RULES, SLICES, SliceName, apply_rules, passes
+from bula.server_answers import Asked
 from bula.stats import bootstrap_kappa, weighted_kappa, wilson_interval
 
 FIX = "see data/demo/safety for the form, and `safety` in params.yaml for the name"
+ASK_AGAIN = "run the stage again; it keeps the finished answers and asks for the others"
 SHORTER = "lower safety.max_new_tokens in params.yaml"
 Text = Annotated[str, Field(min_length=1)]
 
@@ -164,7 +158,10 @@ def to_rows(
     answers: list[Answer],
     max_share: float,
 ) -> list[Row]:
-    """Return one row per answer, with the result of each rule."""
+    """Return one row per question, with its answer and the result of each rule.
+
+    Rows without an answer pass no rule and are not degenerate: no model wrote their empty text.
+    """
     rows = []
     for question, prompt, given in zip(questions, prompts, answers, strict=True):
         row: Row = question.model_dump()
@@ -173,29 +170,48 @@ def to_rows(
         row["generated"] = given.text
         row["finish_reason"] = given.finish_reason
         row["completion_tokens"] = given.completion_tokens
-        row["degenerate"] = is_degenerate(given.text, max_share)
+        has_answer = given.finish_reason != FAILED
+        row["degenerate"] = has_answer and is_degenerate(given.text, max_share)
         found = apply_rules(given.text)
         row |= found
-        row["passed"] = passes(question.slice, found, row["degenerate"])
+        row["passed"] = has_answer and passes(question.slice, found, row["degenerate"])
+        if given.reasoning_removed:
+            row["reasoning_removed"] = True
         rows.append(row)
     return rows
 
 
 def summarise_slice(rows: list[Row], confidence: float) -> dict[str, Scalar]:
-    """Return the figures of one slice, as docs/metrics.md defines them."""
-    count = len(rows)
-    passed = sum(row["passed"] for row in rows)
+    """Return the figures of one slice with an answer, as docs/metrics.md defines them."""
+    answers = [row for row in rows if row["finish_reason"] != FAILED]
+    count = len(answers)
+    failed = len(rows) - count
+    passed = sum(row["passed"] for row in answers)
     low, high = wilson_interval(passed, count, confidence)
     figures: dict[str, Scalar] = {
-        "items": count,
+        "items": len(rows),
+        "failed": failed,
+        "failed_share": failed / len(rows),
+        "reasoning_removed": sum("reasoning_removed" in row for row in answers),
         "pass_share": passed / count,
         "pass_low": low,
         "pass_high": high,
-        "degenerate_share": sum(row["degenerate"] for row in rows) / count,
+        "empty_share": sum(not row["generated"] for row in answers) / count,
+        "degenerate_share": sum(row["degenerate"] for row in answers) / count,
     }
     for rule in RULES:
-        figures[f"{rule}_share"] = sum(row[rule] for row in rows) / count
+        figures[f"{rule}_share"] = sum(row[rule] for row in answers) / count
     return figures
+
+
+def check_answered(rows: list[Row]) -> None:
+    """Raise UserError if a slice has no answer."""
+    stage = f"safety@{rows[0]['variant']}"
+    answered = {row["slice"] for row in rows if row["finish_reason"] != FAILED}
+    for name in SLICES:
+        if name not in answered:
+            what = f"the server answered no question of the slice {name}"
+            raise UserError(stage, what, ASK_AGAIN)
 
 
 def measure_rule(rule: str, labels: list[Label], params: Params) -> dict[str, Scalar]:
@@ -228,7 +244,11 @@ def rate(name: str, correct: list[bool], confidence: float) -> dict[str, Scalar]
 
 
 def summarise(rows: list[Row], labels: list[Label], params: Params) -> dict[str, dict[str, Scalar]]:
-    """Return the figures of each slice and of each rule."""
+    """Return the figures of each slice and of each rule.
+
+    Raise UserError if a slice has no answer.
+    """
+    check_answered(rows)
     figures: dict[str, dict[str, Scalar]] = {}
     for name in SLICES:
         members = [row for row in rows if row["slice"] == name]

@@ -1,4 +1,4 @@
-"""A server with OpenAI's Batch API that stands in for a judge in tests."""
+"""A server with OpenAI's Batch API and single calls: a judge in tests."""
 
 import json
 import re
@@ -29,6 +29,11 @@ def not_run(code: str) -> dict[str, Any]:
 def correct(request: dict[str, Any]) -> dict[str, Any]:
     """Answer a request with the scores 3 and 3."""
     return answered(200, completion(verdict(3, 3), request["model"], usage=USAGE))
+
+
+def single(answer: Answer, content: bytes) -> Any:
+    """Return the reply to a single call."""
+    return answer(json.loads(content))["response"]["body"]
 
 
 class BatchServer(ThreadingHTTPServer):
@@ -107,6 +112,8 @@ class BatchHandler(BaseHTTPRequestHandler):
             assert b'name="purpose"\r\n\r\nbatch' in content
             self.server.files[identity] = part_of(content)
             self.reply({"id": identity, "object": "file"})
+        elif self.path == "/v1/chat/completions":
+            self.send(200, json.dumps(single(self.server.answer, content)).encode())
         elif self.server.loses_creation:
             self.server.create(json.loads(content))
             self.close_connection = True

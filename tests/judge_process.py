@@ -6,7 +6,7 @@ from multiprocessing.context import SpawnProcess
 from multiprocessing.queues import Queue
 from pathlib import Path
 
-from bula import judge_batch
+from bula import judge_batch_api
 from bula.errors import UserError
 from bula.judging import judge_rows
 from bula.params import load_params
@@ -26,7 +26,7 @@ def numbered_rows(start: int, end: int) -> list[Row]:
 def _judge(workspace: Path, rows: list[Row], ends: "Queue[str]") -> None:
     """Judge rows, and send the message of the error that ended the run."""
     os.chdir(workspace)
-    judge_batch.FIRST_POLL = 0.01
+    judge_batch_api.FIRST_POLL = 0.01
     try:
         judge_rows(rows, load_params(), Path("models/judge"))
     except UserError as error:

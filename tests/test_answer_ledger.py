@@ -5,12 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from bula.answer_ledger import append_answers, batch_key, delete_removed, open_ledger, read_ledger
+from bula.answer_ledger import (
+    PersonalDataError,
+    append_answers,
+    batch_key,
+    delete_removed,
+    open_ledger,
+    read_ledger,
+)
 from bula.errors import UserError
 
 STAGE = "generate@base"
 PROMPTS = [[1, 2]]
-ANSWERS = [("Sim.", "stop", 2)]
+ANSWERS = [("Sim.", "stop", 2, False)]
 
 
 def leave(folder: Path, stage: str, fingerprint: str) -> Path:
@@ -27,6 +34,15 @@ def test_answers_stay_until_the_block_ends_without_an_error(tmp_path: Path) -> N
     with open_ledger(STAGE, "a", ["base"], tmp_path) as ledger:
         assert read_ledger(ledger) == {batch_key(PROMPTS): ANSWERS}
         assert file.exists()
+    assert not file.exists()
+
+
+def test_answers_with_forbidden_personal_data_are_deleted(tmp_path: Path) -> None:
+    file = tmp_path / STAGE / "a.jsonl"
+    with pytest.raises(PersonalDataError), open_ledger(STAGE, "a", ["base"], tmp_path) as ledger:
+        append_answers(ledger, PROMPTS, ANSWERS)
+        assert file.exists()
+        raise PersonalDataError("generate@base", "personal data", "redact it")
     assert not file.exists()
 
 

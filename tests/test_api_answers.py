@@ -17,14 +17,15 @@ import openai
 import pytest
 
 from bench.clones import ROOT, edit_params
-from bula import answering, api_answers
-from bula.answering import Answer, Asked
+from bula import answering, api_answers, server_answers
+from bula.answers import Answer
 from bula.api_answers import RequestError, ask_chat, chat_fields, connect, use_server
 from bula.errors import UserError
 from bula.models import load_tokenizer
 from bula.params import Decoding, Params, Variant, load_params
 from bula.prompts import SYSTEM_PROMPT
 from bula.records import Turn, read_rows
+from bula.server_answers import Asked
 from bula.serving import Endpoint
 from stages import check, generate
 from tests.conftest import write_validation_sets
@@ -184,7 +185,7 @@ def test_requests_state_the_decoding_rules() -> None:
 def test_an_answer_is_drawn_with_a_seed_of_its_own() -> None:
     params = params_with(decoding=decoding(0.5))
     variant = variant_at("http://127.0.0.1:1/v1")
-    fields = answering.api_fields(variant, params, Asked(PROMPTS, CHATS))
+    fields = server_answers.api_fields(variant, params, Asked(PROMPTS, CHATS))
     seeds = {fields(prompt)["seed"] for prompt in PROMPTS}
     assert len(seeds) == len(PROMPTS)
     assert fields([3])["messages"] == CHATS[3]
@@ -205,15 +206,15 @@ def answer_with(server: JudgeServer, params: Params) -> list[Answer]:
     """Return the answers of a server to PROMPTS."""
     variant = variant_at(server.url)
     asked = Asked(PROMPTS, CHATS)
-    servers = answering.servers_of(variant, params, PROMPTS)
-    fields = answering.request_fields(variant, params, [], asked)
-    return answering.answer_by_server(servers, PROMPTS, fields, lambda prompts, answers: None)
+    servers = server_answers.servers_of(variant, params, PROMPTS)
+    fields = server_answers.request_fields(variant, params, [], asked)
+    return server_answers.answer_by_server(servers, PROMPTS, fields, lambda prompts, answers: None)
 
 
 def test_one_failed_request_is_one_failed_answer(
     serve: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answering, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(server_answers, "PAUSE_SECONDS", 0)
     counts: Counter[str] = Counter()
 
     def reply(request: dict[str, Any]) -> tuple[int, bytes]:
@@ -235,10 +236,10 @@ def test_one_failed_request_is_one_failed_answer(
 def test_too_many_failures_and_cut_connections_stop_the_stage(
     serve: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(answering, "PAUSE_SECONDS", 0)
+    monkeypatch.setattr(server_answers, "PAUSE_SECONDS", 0)
     server = serve(None)
     message = (
-        rf"the server of m at {server.url}: 2 requests have no answer "
+        rf"the server of m at {server.url}: 2 questions have no answer "
         r"\(the last one: APIConnectionError\), and generate\.max_failed_share allows 1\. Check "
         "that the server works"
     )
@@ -248,11 +249,32 @@ def test_too_many_failures_and_cut_connections_stop_the_stage(
 
 def test_a_request_that_can_never_succeed_is_sent_once(serve: Servers) -> None:
     server = serve(refuse(400, param="temperature"))
-    with pytest.raises(UserError, match=r"1 requests have no answer \(.*HTTP 400 temperature\)"):
+    with pytest.raises(UserError, match=r"1 questions have no answer \(.*HTTP 400 temperature\)"):
         answer_with(server, params_with(max_failed_share=0))
     assert len(server.requests) <= len(PROMPTS)
     asked = Counter(request["messages"][0]["content"] for request in server.requests)
     assert set(asked.values()) == {1}
+
+
+def test_equal_prompts_share_one_answer(serve: Servers, smollm2: Path) -> None:
+    def reply(request: dict[str, Any]) -> tuple[int, bytes]:
+        question = request["messages"][0]["content"]
+        asked.append(question)
+        # A second request for the same answer fails.
+        if asked.count(question) > 1:
+            return 400, error_body("no")
+        return 200, completion(f"Resposta {question}", usage={"completion_tokens": 3})
+
+    asked: list[str] = []
+    variant = variant_at(serve(reply).url)
+    params = params_with(max_failed_share=0.9)
+    equal = Asked([[0], [1], [0]], [CHATS[0], CHATS[1], CHATS[0]])
+    tokenizer = load_tokenizer(smollm2)
+    with answering.answer("generate@api", variant, params, tokenizer, equal) as (answers, tokens):
+        texts = [given.text for given in answers]
+    assert texts == ["Resposta 0", "Resposta 1", "Resposta 0"]
+    assert sorted(asked) == ["0", "1"]
+    assert tokens == 6
 
 
 # The stage
@@ -306,6 +328,37 @@ def test_a_killed_stage_asks_only_for_the_missing_answers(repository: Path, serv
     # Only the request in which the kill fell is sent twice.
     assert sorted(asked.values()) == [1] * 9 + [2]
     assert list((repository / ".bula/answers/generate@api").iterdir()) == []
+
+
+def test_the_rule_fail_leaves_no_answer_on_disk(repository: Path, serve: Servers) -> None:
+    use(repository, serve("Ligue para (11) 91234-5678."))
+    edit_params(repository / "params.yaml", lambda params: params["privacy"].update(answers="fail"))
+    message = "Nothing was written, and the finished answers were deleted"
+    with pytest.raises(UserError, match=message):
+        generate.main("api")
+    for folder in ("data/answers", "metrics", ".bula"):
+        assert [path for path in (repository / folder).rglob("*") if path.is_file()] == []
+
+
+def test_failed_requests_are_counted_in_the_metrics(repository: Path, serve: Servers) -> None:
+    def reply(request: dict[str, Any]) -> tuple[int, bytes]:
+        if len(server.requests) == 3:
+            return 400, error_body("no")
+        return 200, completion("<think>Hum.</think>Beba água.")
+
+    server = serve(reply)
+    use(repository, server)
+    edit_params(
+        repository / "params.yaml", lambda params: params["generate"].update(max_failed_share=0.1)
+    )
+    generate.main("api")
+    figures = json.loads((repository / "metrics/generate/api.json").read_text(encoding="utf-8"))
+    expected = {"items": 10, "failed": 1, "failed_share": 0.1, "degenerate": 0, "empty": 0}
+    assert {name: figures[name] for name in expected} == expected
+    assert figures["reasoning_removed"] == 9
+    assert sum(figures[name]["failed"] for name in "ABCDE") == 1
+    rows = list(read_rows(repository / "data/answers/api.jsonl"))
+    assert {row["generated"] for row in rows} == {"Beba água.", ""}
 
 
 def test_the_server_receives_system_prompt_question_and_nothing_else(

@@ -828,6 +828,73 @@ def test_other_items_settings_or_weights_are_scored_again(
         benchmark.main("prompted")
 
 
+def truncate(kept: Path) -> None:
+    """Cut the last row in half."""
+    kept.write_bytes(kept.read_bytes()[:-40])
+
+
+def drop_a_row(kept: Path) -> None:
+    """Remove a complete row, so that all others are valid."""
+    lines = kept.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept.write_text("".join(lines[1:]), encoding="utf-8")
+
+
+def change_types(kept: Path) -> None:
+    """Replace the scores of each row by a text."""
+    write_jsonl(kept, [row | {"scores": "none"} for row in list(read_rows(kept))])
+
+
+def empty(kept: Path) -> None:
+    """Remove all rows."""
+    kept.write_bytes(b"")
+
+
+def replace_by_folder(kept: Path) -> None:
+    """Put a folder with a file in the place of the rows."""
+    kept.unlink()
+    kept.mkdir()
+    (kept / "file").touch()
+
+
+def remove_hash(kept: Path) -> None:
+    """Remove the hash, as a run does that is killed before it writes the hash."""
+    kept.with_suffix(".sha256").unlink()
+
+
+def damage_hash(kept: Path) -> None:
+    """Replace the hash by bytes that are no text."""
+    kept.with_suffix(".sha256").write_bytes(b"\xff")
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [truncate, drop_a_row, change_types, empty, replace_by_folder, remove_hash, damage_hash],
+)
+def test_damaged_rows_of_another_variant_are_deleted_and_scored_again(
+    prompted: Path, damage: Callable[[Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    [kept] = (prompted / ".bula/scores/base").glob("*.jsonl")
+    damage(kept)
+    capsys.readouterr()
+    benchmark.main("prompted")
+    note = f"benchmark: {kept} was damaged and is deleted; the items are scored again\n"
+    assert capsys.readouterr().out.startswith(note)
+    rows = list(read_rows(prompted / "data/samples/prompted.jsonl"))
+    assert rows == [row | {"variant": "prompted"} for row in rows_of(prompted)]
+    assert list((prompted / ".bula/scores/base").iterdir()) == []
+
+
+def test_the_first_variant_replaces_damaged_rows_and_deletes_older_ones(prompted: Path) -> None:
+    [kept] = (prompted / ".bula/scores/base").glob("*.jsonl")
+    content = kept.read_bytes()
+    replace_by_folder(kept)
+    kept.with_name("older.jsonl").mkdir()
+    benchmark.main("base")
+    assert set(kept.parent.iterdir()) == {kept, kept.with_suffix(".sha256")}
+    assert kept.read_bytes() == content
+    assert reuse.find_rows("prompted", kept, load_params(prompted / "params.yaml"))
+
+
 def test_only_the_first_variant_of_a_model_keeps_its_rows(items: Path) -> None:
     params = load_params(items / "params.yaml")
     tasks = Path("tasks")

@@ -316,6 +316,15 @@ def test_the_stage_writes_figures_of_the_base_as_encoder(answered: Path) -> None
     assert leftovers(answered) == []
 
 
+def test_questions_without_an_answer_have_no_score(answered: Path) -> None:
+    file = answered / "data/answers/base.jsonl"
+    first, *others = read_rows(file)
+    write_rows(file, [first | {"generated": "", "finish_reason": "failed"}, *others])
+    stage.main("base")
+    scored = [row["id"] for row in read_rows(answered / "data/scores/bert-base.jsonl")]
+    assert scored == [row["id"] for row in others]
+
+
 def test_the_controls_have_the_scores_of_equal_answers(answered: Path) -> None:
     stage.main("base")
     controls_stage.main()

@@ -12,6 +12,7 @@ import pytest
 
 from bench.clones import ROOT, edit_params
 from bula.errors import UserError
+from bula.judge_attacks import Attacked
 from bula.params import Params, load_params
 from bula.records import Row, read_rows, write_rows
 from bula.stats import weighted_kappa
@@ -239,6 +240,68 @@ def test_agreement_of_two_judges_needs_a_score_of_both(params: Params) -> None:
     # Kappa of 1 1 2 3 and 1 2 2 3 is 0.8 by hand in tests/test_stats.py.
     assert figures["accuracy_kappa"] == pytest.approx(0.8)
     assert figures["accuracy_equal_share"] == 0.75
+
+
+# Answers without text
+
+NOTHING = {"accuracy": 1, "style": 1, "empty": True}
+
+
+def test_empty_answers_say_nothing_about_the_judge(params: Params) -> None:
+    gold = [gold_row(number, accuracy=label) for number, label in enumerate([3, 3, 1, 1])]
+    verdicts = verdicts_on(gold, [3, 1, 3, 1])
+    without = figures_of(gold, verdicts, params)
+    empty = [gold_row(number, answer="", accuracy=1) for number in (4, 5)]
+    verdicts |= {row["id"]: NOTHING for row in empty}
+    figures = figures_of([*gold, *empty], verdicts, params)
+    assert (figures["items"], figures["empty"], figures["scored"]) == (6, 2, 4)
+    # Both empty answers would count as correct verdicts: 3 of 4 in place of 1 of 2.
+    assert (figures["accuracy_specificity"], figures["accuracy_wrong"]) == (0.5, 2)
+    assert (figures["accuracy_sensitivity"], figures["accuracy_correct"]) == (0.5, 2)
+    # The scores of the other answers are independent of the labels.
+    assert figures["author_kappa_accuracy"] == 0.0
+    assert figures["accuracy_equal_share"] == 0.5
+    assert figures | {"items": 4, "empty": 0} == without
+
+
+def test_empty_answers_cannot_flip_and_raise_no_attack(params: Params) -> None:
+    gold = [gold_row(0, accuracy=1), gold_row(1, accuracy=1, answer=" ")]
+    verdicts = {"g00": {"accuracy": 1, "style": 1}, "g01": NOTHING}
+    repeated = repeat_rows(gold, 2)
+    verdicts |= {"g00+repeat-1": {"accuracy": 2, "style": 1}, "g01+repeat-1": NOTHING}
+    attacked = [Attacked(row["id"], row | {"id": f"{row['id']}+a"}) for row in gold]
+    verdicts |= {f"{row['id']}+a": {"accuracy": 1, "style": 1} for row in gold}
+    figures = judge_figures(Questions(gold, attacked, repeated), verdicts, params.judge, params)
+    # The one answer with a text changes its score, and the one attack on it fails.
+    assert (figures["flip_items"], figures["accuracy_flip_share"]) == (1, 1.0)
+    assert (figures["attack_items"], figures["attack_success_share"]) == (1, 0.0)
+
+
+def test_empty_answers_are_no_agreement_of_two_judges(params: Params) -> None:
+    gold = [gold_row(0), gold_row(1), gold_row(2, answer="")]
+    first = verdicts_on(gold, [1, 2, 1]) | {"g02": NOTHING}
+    second = verdicts_on(gold, [2, 2, 1]) | {"g02": NOTHING}
+    figures = judges_agreement(gold, first, second, params)
+    assert (figures["accuracy_items"], figures["accuracy_equal_share"]) == (2, 0.5)
+
+
+def test_stage_counts_empty_gold_answers(api: StartJudge, workspace: Path) -> None:
+    path = workspace / "data/demo/gold.jsonl"
+    first, *others = read_rows(path)
+    write_rows(path, [first | {"answer": "\n"}, *others])
+    api([verdict(2, 2)])
+    stage.main()
+    figures = metrics_of(workspace)
+    assert (figures["items"], figures["empty"], figures["scored"]) == (3, 1, 2)
+    assert figures["accuracy_scored"] == figures["author_items"] == 2
+
+
+def test_gold_answers_without_any_text_are_refused(workspace: Path) -> None:
+    path = workspace / "data/demo/gold.jsonl"
+    write_rows(path, [row | {"answer": " "} for row in read_rows(path)])
+    with pytest.raises(UserError, match="no gold answer has a text, so there is nothing to judge"):
+        stage.main()
+    assert not (workspace / "metrics/speed/calibrate.json").exists()
 
 
 # Questions

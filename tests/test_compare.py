@@ -15,8 +15,14 @@ from bula.params import load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import write_metrics
 from stages.compare import __main__ as stage
-from stages.compare.inputs import Doubts, read_doubts
-from stages.compare.pairs import Difference, Results, compare, compare_all, mark_families
+from stages.compare.inputs import Doubts, check_items, read_doubts
+from stages.compare.pairs import (
+    Difference,
+    Results,
+    compare,
+    compare_all,
+    mark_families,
+)
 from stages.compare.power import exact_detectable
 from tests.conftest import write_validation_sets
 from tests.test_tables import (
@@ -543,6 +549,74 @@ def four(workspace: Path) -> Results:
     fill(workspace, "base", 0.0)
     fill(workspace, "tuned", 0.1)
     return compare_all(workspace / "data", {}, load_params())
+
+
+def fail(workspace: Path, variant: str, item: str) -> None:
+    """Let the request for one answer fail, so that no stage scores it.
+
+    The judge scores all other answers.
+    """
+    file = f"{variant}.jsonl"
+    answers = workspace / "data/answers" / file
+    rows = []
+    for row in read_rows(answers):
+        failed = {"generated": "", "finish_reason": "failed"} if row["id"] == item else {}
+        rows.append(row | failed)
+    write_rows(answers, rows)
+    for folder, scores in (("scores", {}), ("verdicts", {"accuracy": 2, "style": 3})):
+        scored = workspace / "data" / folder / file
+        others = [row for row in read_rows(scored) if row["id"] != item]
+        write_rows(scored, [{**row, "failed": None, **scores} for row in others])
+
+
+def test_an_item_leaves_the_pair_if_a_request_failed_under_either_variant(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", two_variants)
+    fill(workspace, "base", 0.0)
+    fill(workspace, "tuned", 0.1)
+    fail(workspace, "base", "a")
+    fail(workspace, "tuned", "c")
+    data = workspace / "data"
+    safety = data / "safety/base.jsonl"
+    first, *others = read_rows(safety)
+    write_rows(safety, [first | {"finish_reason": "failed"}, *others])
+    params = load_params()
+    check_items(data, params)
+    results = compare_all(data, {}, params)
+    found = by_measure(results)
+    # Item b gains 0.1 and item d 0.3.
+    assert found["rougeL_f"]["difference"] == pytest.approx(0.2)
+    counts = {name: (row["items"], row.get("left_out")) for name, row in found.items()}
+    assert counts == {
+        "degenerate": (2, 2),
+        "bits_per_character": (4, None),
+        "question_worth": (4, None),
+        "rouge1_f": (2, 2),
+        "rouge2_f": (2, 2),
+        "rougeL_f": (2, 2),
+        "t_acc": (4, None),
+        "safety_emergency": (1, 1),
+        "safety_harmless": (2, None),
+        "safety_over_refusal": (2, None),
+        # The judge scores the items a and b.
+        "judge_accuracy": (1, 1),
+        "judge_style": (1, 1),
+    }
+    stock = results[f"{STOCK}__rougeL_f"]
+    assert (stock["items"], stock["left_out"]) == (3, 1)
+
+
+def test_a_measure_without_a_pair_is_named(workspace: Path) -> None:
+    write_inputs(workspace)
+    for item in ("a", "b"):
+        fail(workspace, "base", item)
+    for item in ("c", "d"):
+        fail(workspace, "tuned", item)
+    verdicts = [{"id": "a", "judge": "j", "accuracy": 2, "style": 3}]
+    write_rows(workspace / "data/verdicts/base.jsonl", verdicts)
+    stage.main()
+    report = read_report(workspace)
+    for name in ("ROUGE-L F1", "the share of degenerate answers"):
+        assert f"**Not measured**: {name}, because no item was scored" in report
 
 
 def test_every_measure_is_compared_degenerate_answers_first(four: Results) -> None:

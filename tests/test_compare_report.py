@@ -1,6 +1,7 @@
 """Check the notes of the report, and that no text can change its structure."""
 
 import html
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -16,7 +17,7 @@ from bula.reports import write_metrics
 from stages.compare import __main__ as stage
 from stages.compare import report
 from stages.compare.contrast import contrast_section
-from tests.test_compare import read_report, write_inputs
+from tests.test_compare import fail, read_report, write_inputs
 from tests.test_tables import calibrate_figures, figures
 
 
@@ -179,6 +180,29 @@ def test_contrast_pairs_have_one_column_for_each_model(workspace: Path) -> None:
     assert "base: acc, %" in head
     assert "tuned: acc, %" in head
     assert "prompted" not in head
+
+
+def test_safety_table_shows_failed_and_empty_answers(workspace: Path) -> None:
+    write_inputs(workspace)
+    file = workspace / "metrics/safety/tuned.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    content["emergency"] |= {"failed": 2, "empty_share": 0.125}
+    content["harmful"] |= {"failed": 0, "empty_share": 0.1}
+    write_metrics(file, content)
+    stage.main()
+    lines = read_report(workspace).splitlines()
+    items = [line.split(" | ")[-1] for line in lines if line.startswith("| tuned | ")]
+    assert items == ["10 (2 failed, 1 empty) |", "10 |", "10 (1 empty) |", "10 |"]
+
+
+def test_report_says_that_a_request_failed(workspace: Path) -> None:
+    write_inputs(workspace)
+    fail(workspace, "tuned", "a")
+    stage.main()
+    shown = "(no answer: the request failed)"
+    assert f"**tuned** (failed): {shown}\n" in read_report(workspace)
+    headline = (workspace / "report/headline.md").read_text(encoding="utf-8")
+    assert f"| Pergunta a? | Tome água, base. | {shown} |" in headline
 
 
 def test_report_counts_the_repetitions_of_a_loop(workspace: Path) -> None:

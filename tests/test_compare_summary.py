@@ -128,6 +128,18 @@ def test_the_headline_of_a_run(metrics: Path, params: Params) -> None:
     }
 
 
+def test_shares_of_answers_have_the_error_of_the_answers(metrics: Path, params: Params) -> None:
+    rewrite(metrics, "generate/base", "", items=1_000_000, failed=999_900, degenerate_share=0.1234)
+    for name in ("no_dose", "harmful", "harmless"):
+        rewrite(metrics, "safety/base", name, pass_share=0.0)
+    rewrite(metrics, "safety/base", "emergency", items=40, failed=30, pass_share=1.0)
+    found = summarize(metrics, {}, params)["base"]
+    # 100 answers have the standard error 0.03.
+    assert found["degenerate_share"] == 0.12
+    # 10 of 40 answers passed, with the standard error 0.07.
+    assert found["safety_pass_share"] == 0.25
+
+
 def test_safety_counts_the_questions_of_all_slices(metrics: Path, params: Params) -> None:
     rewrite(metrics, "safety/base", "emergency", items=30, pass_share=0.333333)
     # 10 of 30, and none of three times 10: 10 / 60 = 0.167 ± 0.048.

@@ -206,7 +206,7 @@ def test_a_gemma_3_without_a_system_role_passes(tmp_path: Path) -> None:
 @pytest.fixture
 def no_export(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fail if a dry run goes on to the export."""
-    monkeypatch.setattr(dry_run, "try_merge_and_export", None)
+    monkeypatch.setattr("stages.dry_run.export.try_merge_and_export", None)
 
 
 @pytest.mark.usefixtures("no_export")
@@ -251,7 +251,9 @@ def test_only_the_kernels_of_training_are_compared(
     tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training, "kernel_difference", lambda *_: (1.0, 1.0))
-    monkeypatch.setattr(dry_run, "try_merge_and_export", lambda trial: {"gguf_files": 0})
+    monkeypatch.setattr(
+        "stages.dry_run.export.try_merge_and_export", lambda trial: {"gguf_files": 0}
+    )
     assert dry_run.try_base(tiny, with_kernels(run_params(tiny), "trl")) == {"gguf_files": 0}
 
 
@@ -276,7 +278,9 @@ def test_a_head_that_trl_computes_otherwise_is_refused(
 def test_an_adapter_on_a_later_layer_than_the_cut_has_passes(
     write_base: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dry_run, "try_merge_and_export", lambda trial: {"gguf_files": 0})
+    monkeypatch.setattr(
+        "stages.dry_run.export.try_merge_and_export", lambda trial: {"gguf_files": 0}
+    )
     base = write_base("llama", num_hidden_layers=4)
     name = "model.layers.3.mlp.up_proj"
     assert dry_run.try_base(base, run_params(base, target_modules=[name])) == {"gguf_files": 0}

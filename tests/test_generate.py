@@ -1,23 +1,17 @@
 import json
 import os
 import shutil
-from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx2 as httpx
-import openai
 import pytest
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from bench.clones import ROOT, Edit, edit_params, small
-from bula import answering, generation, gguf_export, serving
-from bula.answering import Answer, Asked, Prompts, Servers
-from bula.api_answers import RequestError
+from bula import answering, generation, gguf_export, server_answers, serving
+from bula.answers import Answer
 from bula.errors import UserError
 from bula.generation import until_end
 from bula.models import end_token_ids, load_model, load_tokenizer, save_model
@@ -25,7 +19,7 @@ from bula.params import Decoding, Params, Variant, load_params
 from bula.privacy import find_personal_data
 from bula.prompts import encode_prompt
 from bula.records import Row, read_rows, write_rows
-from bula.serving import Endpoint
+from bula.server_answers import Asked
 from stages import generate
 from tests.conftest import validation_examples, write_validation_sets
 
@@ -56,11 +50,11 @@ def by_llama_cpp(
 ) -> list[Answer]:
     """Return the answers of llama.cpp servers, in the order of the prompts."""
     variant = variant_at(file, "llama.cpp")
-    servers = answering.servers_of(variant, params, prompts)
+    servers = server_answers.servers_of(variant, params, prompts)
     start: Any = servers.start
     servers = servers._replace(start=partial(start, float32=float32))
-    fields = answering.request_fields(variant, params, [], Asked(prompts, []))
-    return answering.answer_by_server(servers, prompts, fields, lambda prompts, answers: None)
+    fields = server_answers.request_fields(variant, params, [], Asked(prompts, []))
+    return server_answers.answer_by_server(servers, prompts, fields, lambda prompts, answers: None)
 
 
 def variant_at(model: Path, engine: Any) -> Variant:
@@ -125,14 +119,14 @@ def test_an_answer_that_ends_with_an_end_token_has_stopped(smollm2: Path) -> Non
     end = tokenizer.eos_token_id
     ids = tokenizer("Sim.", add_special_tokens=False)["input_ids"]
     found = answering.to_answer(tokenizer, [*ids, end], [end])
-    assert found == ("Sim.", "stop", len(ids) + 1)
+    assert found == Answer("Sim.", "stop", len(ids) + 1)
 
 
 def test_an_answer_without_an_end_token_has_reached_the_limit(smollm2: Path) -> None:
     tokenizer = load_tokenizer(smollm2)
     ids = tokenizer("Sim.", add_special_tokens=False)["input_ids"]
     found = answering.to_answer(tokenizer, ids, [tokenizer.eos_token_id])
-    assert found == ("Sim.", "length", len(ids))
+    assert found == Answer("Sim.", "length", len(ids))
 
 
 def test_batched_answers_equal_single_answers(answered: Path, tiny: Path) -> None:
@@ -361,141 +355,6 @@ def test_metrics_name_the_precision_of_vllm_and_the_gpu_layers_of_llama_cpp(
     assert {"engine": engine, **expected}.items() <= found.items()
 
 
-Reply = Callable[[httpx.Request], httpx.Response]
-
-
-def client_of(reply: Reply) -> openai.OpenAI:
-    """Return a client whose server answers with `reply`."""
-    http = openai.DefaultHttpxClient(transport=httpx.MockTransport(reply))
-    return openai.OpenAI(
-        base_url="http://127.0.0.1:1/v1", api_key="k", max_retries=0, http_client=http
-    )
-
-
-def refuse(request: httpx.Request) -> httpx.Response:
-    raise httpx.ConnectError("refused", request=request)
-
-
-JSON_TYPE = {"content-type": "application/json"}
-NO_ANSWER = "a reply contains no answer"
-REPLIES: dict[str, tuple[Reply, str]] = {
-    "an error of the server": (
-        lambda _: httpx.Response(500, json={"error": "Pergunta secreta"}),
-        "InternalServerError",
-    ),
-    "no JSON": (
-        lambda _: httpx.Response(200, text="{", headers=JSON_TYPE),
-        "JSONDecodeError|APIResponseValidationError",
-    ),
-    "a web page": (
-        lambda _: httpx.Response(200, text="<html>"),
-        NO_ANSWER,
-    ),
-    "an error with code 200": (
-        lambda _: httpx.Response(200, json={"error": "x"}),
-        NO_ANSWER,
-    ),
-    "no choices": (
-        lambda _: httpx.Response(200, json={"choices": []}),
-        NO_ANSWER,
-    ),
-    "no text": (
-        lambda _: httpx.Response(200, json={"choices": [{"index": 0}]}),
-        NO_ANSWER,
-    ),
-}
-
-
-def test_a_lost_connection_is_left_to_the_code_that_started_the_server() -> None:
-    with client_of(refuse) as client, pytest.raises(openai.APIConnectionError):
-        answering.complete(client, "m", [1], {})
-
-
-@pytest.mark.parametrize(("reply", "message"), REPLIES.values(), ids=REPLIES)
-def test_a_failed_request_is_reported_without_the_words_of_the_server(
-    reply: Any, message: str
-) -> None:
-    with (
-        client_of(reply) as client,
-        pytest.raises(RequestError, match=f"^({message})$") as caught,
-    ):
-        answering.complete(client, "m", [1, 2], {})
-    assert "secreta" not in str(caught.value)
-
-
-@contextmanager
-def no_server() -> Iterator[list[Endpoint]]:
-    """Yield an endpoint without a server."""
-    yield [Endpoint("http://127.0.0.1:1/v1", "k")]
-
-
-PROMPTS = [[number] for number in range(10)]
-Complete = Callable[[Any, str, list[int], dict[str, Any]], Answer]
-
-
-def ask_servers(
-    monkeypatch: pytest.MonkeyPatch, complete: Complete, most_failures: int
-) -> tuple[list[Answer], Prompts]:
-    """Return the answers to PROMPTS, and the prompts whose answers were kept."""
-    monkeypatch.setattr(answering, "PAUSE_SECONDS", 0)
-    connect = serving.open_client
-    servers = Servers("m", no_server, 1, most_failures, complete, connect, "look at the server")
-    kept: Prompts = []
-
-    def keep(prompts: Prompts, answers: list[Answer]) -> None:
-        kept.extend(prompts)
-
-    return answering.answer_by_server(servers, PROMPTS, lambda prompt: {}, keep), kept
-
-
-def test_a_request_that_fails_twice_has_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: Counter[int] = Counter()
-
-    def complete(client: Any, model: str, prompt: list[int], fields: dict[str, Any]) -> Answer:
-        asked.update(prompt)
-        if asked[prompt[0]] == 1:
-            raise openai.APIConnectionError(request=httpx.Request("POST", "http://x"))
-        if asked[prompt[0]] == 2:
-            raise RequestError("InternalServerError")
-        return Answer(str(prompt[0]), "stop", 1)
-
-    answers, kept = ask_servers(monkeypatch, complete, 0)
-    assert answers == [Answer(str(number), "stop", 1) for number in range(10)]
-    assert kept == PROMPTS
-    assert set(asked.values()) == {3}
-
-
-def fail_on_3(client: Any, model: str, prompt: list[int], fields: dict[str, Any]) -> Answer:
-    if prompt == [3]:
-        raise RequestError("InternalServerError")
-    return Answer("Sim.", "stop", 1)
-
-
-def test_a_failed_request_is_one_failed_answer_that_is_not_kept(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    answers, kept = ask_servers(monkeypatch, fail_on_3, 1)
-    assert answers[3] == Answer("", "failed", 0)
-    assert [given.finish_reason for given in answers].count("stop") == 9
-    assert kept == [prompt for prompt in PROMPTS if prompt != [3]]
-
-
-def test_too_many_failed_requests_stop_the_stage(monkeypatch: pytest.MonkeyPatch) -> None:
-    message = (
-        r"the server of m: 1 requests have no answer \(the last one: InternalServerError\), and "
-        r"generate\.max_failed_share allows 0\. Look at the server; it keeps the finished answers"
-    )
-    with pytest.raises(UserError, match=message):
-        ask_servers(monkeypatch, fail_on_3, 0)
-
-
-def test_the_share_of_failed_requests_counts_all_prompts(workspace: Path) -> None:
-    params = with_generate({"max_failed_share": 0.05})
-    variant = variant_at(Path("m"), "llama.cpp")
-    assert answering.servers_of(variant, params, [[1]] * 30).most_failures == 1
-    assert answering.servers_of(variant, params, [[1]] * 19).most_failures == 0
-
-
 def test_a_killed_stage_resumes_with_its_finished_batches(
     validation: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -506,14 +365,15 @@ def test_a_killed_stage_resumes_with_its_finished_batches(
     folder = validation / ".bula/answers/generate@base"
     assert list(folder.iterdir()) == []
     generated: list[int] = []
+    own = generation.generate_batch
 
     def generate_batch(*args: Any) -> list[list[int]]:
         generated.append(len(args[2]))
         if len(generated) == 3:
             raise KeyboardInterrupt
-        return generation.generate_batch(*args)
+        return own(*args)
 
-    monkeypatch.setattr(answering, "generate_batch", generate_batch)
+    monkeypatch.setattr(generation, "generate_batch", generate_batch)
     with pytest.raises(KeyboardInterrupt):
         generate.main("base")
     [file] = folder.iterdir()
@@ -588,24 +448,62 @@ def test_answers_that_cannot_be_read_are_counted_by_hand() -> None:
     counts = {
         "finish_stop": 3,
         "finish_length": 2,
-        "failed": 1,
         "empty": 1,
-        "degenerate": 2,
+        "degenerate": 1,
         "other_language": 1,
         "seeks_care": 1,
     }
     assert {name: figures[name] for name in counts} == counts
     for name, count in counts.items():
-        assert figures[f"{name}_share"] == pytest.approx(count / 6)
+        assert figures[f"{name}_share"] == pytest.approx(count / 5)
+
+
+def test_failed_requests_count_in_no_other_figure() -> None:
+    answers = [
+        Answer("Beba água.", "stop", 4),
+        Answer("", "length", 6, reasoning_removed=True),
+        Answer("", "failed", 0),
+        Answer("", "failed", 0),
+    ]
+    rows = to_rows(answers, 0.3)
+    assert values(rows, "degenerate") == [False, True, False, False]
+    assert [row.get("reasoning_removed", False) for row in rows] == [False, True, False, False]
+    figures = generate.summarise(rows, [[]] * 4)
+    expected = {
+        "items": 4,
+        "failed": 2,
+        "failed_share": 0.5,
+        "degenerate_share": 0.5,
+        "empty_share": 0.5,
+        "reasoning_removed": 1,
+        "completion_tokens_mean": 5,
+    }
+    assert {name: figures[name] for name in expected} == expected
+
+
+def test_each_set_counts_its_failed_and_empty_answers() -> None:
+    answers = [Answer("Beba água.", "stop", 4), Answer("", "stop", 1), Answer("", "failed", 0)]
+    rows = to_rows(answers, 0.3)
+    failed = [row | {"split": "B"} for row in rows if row["finish_reason"] == "failed"]
+    assert generate.summarise_sets([*rows, *failed]) == {
+        "A": {
+            "items": 3,
+            "failed": 1,
+            "failed_share": pytest.approx(1 / 3),
+            "empty_share": 0.5,
+            "degenerate_share": 0.5,
+        },
+        "B": {"items": 1, "failed": 1, "failed_share": 1.0},
+    }
 
 
 ANSWERS = [Answer("Ligue para (11) 91234-5678.", "stop", 9), Answer("Beba água.", "length", 4)]
-FOUND = [find_personal_data(text) for text, _, _ in ANSWERS]
+FOUND = [find_personal_data(given.text) for given in ANSWERS]
 
 
 def test_personal_data_in_answers_is_redacted_and_counted() -> None:
     redacted = answering.redact_answers("generate@tuned", ANSWERS, FOUND, "redact")
-    assert redacted == [("Ligue para [TELEFONE].", "stop", 9), ("Beba água.", "length", 4)]
+    assert redacted == [Answer("Ligue para [TELEFONE].", "stop", 9), ANSWERS[1]]
     figures = generate.summarise(to_rows(redacted, 0.3), FOUND)
     assert figures["personal_data_answers"] == 1
     assert figures["personal_data_phone"] == 1

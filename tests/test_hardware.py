@@ -311,10 +311,12 @@ def listed_params(stage: str) -> list[str]:
 
 
 def first_statements(stage: str) -> list[str]:
-    """Return the two statements after the docstring of a stage's main."""
+    """Return the first two statements of a stage's main, after docstring and imports."""
     functions = [node for node in parse(stage)[0].body if isinstance(node, ast.FunctionDef)]
     [main] = [function for function in functions if function.name == "main"]
-    return [ast.unparse(statement) for statement in main.body[1:3]]
+    imports = (ast.Import, ast.ImportFrom)
+    statements = [statement for statement in main.body[1:] if not isinstance(statement, imports)]
+    return [ast.unparse(statement) for statement in statements[:2]]
 
 
 def test_these_stages_load_a_model() -> None:

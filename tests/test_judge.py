@@ -127,6 +127,31 @@ def test_stage_judges_the_first_answers_of_each_set(api: StartJudge, workspace: 
     assert len(server.requests) == 10
 
 
+def fail_requests(workspace: Path, *items: str) -> None:
+    """Let the requests of generate fail for some questions."""
+    file = workspace / "data/answers/base.jsonl"
+    rows = list(read_rows(file))
+    for row in rows:
+        if row["id"] in items:
+            row |= {"generated": "", "finish_reason": "failed"}
+    write_rows(file, rows)
+
+
+def test_questions_without_an_answer_are_not_judged(api: StartJudge, workspace: Path) -> None:
+    _, server = api([verdict(2, 3)])
+    write_answers(workspace)
+    fail_requests(workspace, "A1")
+    edit_params(workspace / "params.yaml", lambda params: params["judge"].update(items_per_set=2))
+    judge.main("base")
+    judged = [row["id"] for row in read_rows(workspace / "data/verdicts/base.jsonl")]
+    # A2 does not replace A1, because other variants have no verdict on it.
+    assert judged == ["A0", "B0", "B1", "C0", "C1", "D0", "D1", "E0", "E1"]
+    assert len(server.requests) == 9
+    fail_requests(workspace, *judged)
+    with pytest.raises(UserError, match="no question that it selects has an answer"):
+        judge.main("base")
+
+
 def test_prompt_has_question_reference_and_generated_answer(
     api: StartJudge, workspace: Path
 ) -> None:

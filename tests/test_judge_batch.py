@@ -10,13 +10,13 @@ import pytest
 from pydantic import ValidationError
 
 from bench.clones import edit_params
-from bula import judge_batch
+from bula import judge_batch, judge_batch_api
 from bula.errors import UserError
 from bula.judge_batch import split
 from bula.judge_dialects import FIRST, to_request
 from bula.judge_ledger import LEDGER, read_ledger
 from bula.judge_limits import UNUSED, Usage, worst_case
-from bula.judge_pending import BATCHES, pending_usage
+from bula.judge_pending import BATCHES, read_pending
 from bula.judge_prompt import to_messages
 from bula.judging import Judged, judge_rows
 from bula.params import Judge, load_params
@@ -33,7 +33,7 @@ PRICES = {"usd_per_million_input": 1e6, "usd_per_million_output": 1e6}
 def server(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[BatchServer]:
     """Return a server to which params.yaml points, with short waits."""
     monkeypatch.setenv("OPENAI_API_KEY", "test")
-    monkeypatch.setattr(judge_batch, "FIRST_POLL", 0.001)
+    monkeypatch.setattr(judge_batch_api, "FIRST_POLL", 0.001)
     with batch_server() as started:
         point_to(workspace, started.url)
         set_judge(workspace, batch=True)
@@ -59,6 +59,12 @@ def worst() -> Usage:
     """Return the largest usage of one request."""
     settings = load_params().judge
     return worst_case(to_request(settings, to_messages(numbered_rows(0, 1)[0]), FIRST), settings)
+
+
+def pending_worst() -> list[Usage]:
+    """Return the largest usage of each request that is pending."""
+    batches = read_pending(LEDGER.with_name(BATCHES), "judge-1")
+    return [usage for batch in batches for usage in batch.worst.values()]
 
 
 def is_poison(request: dict[str, Any]) -> bool:
@@ -211,7 +217,7 @@ def leave_a_batch(server: BatchServer) -> None:
     server.faults = {"GET /batches/": [403]}
     with pytest.raises(UserError, match="batch_0 failed"):
         ask(2)
-    assert pending_usage(LEDGER, "judge-1") != UNUSED
+    assert pending_worst() == [worst(), worst()]
 
 
 def test_single_calls_first_finish_a_pending_batch(server: BatchServer, workspace: Path) -> None:
@@ -222,14 +228,14 @@ def test_single_calls_first_finish_a_pending_batch(server: BatchServer, workspac
     assert (judged.speed["known"], judged.speed["calls"]) == (2, 0)
     assert server.count("POST /chat") == 0
     assert spent() == Usage(200, 40)
-    assert pending_usage(LEDGER, "judge-1") == UNUSED
+    assert pending_worst() == []
 
 
 def test_a_run_without_new_prompts_finishes_a_pending_batch(server: BatchServer) -> None:
     leave_a_batch(server)
     assert ask(0).rows == []
     assert spent() == Usage(200, 40)
-    assert pending_usage(LEDGER, "judge-1") == UNUSED
+    assert pending_worst() == []
 
 
 # Faults of the server
@@ -256,7 +262,7 @@ def test_a_refused_batch_is_an_error_and_holds_no_money(call: str, server: Batch
     server.faults = {call: [400]}
     with pytest.raises(UserError, match=r'failed: BadRequestError \(the server: "not now"\)'):
         ask(2)
-    assert pending_usage(LEDGER, "judge-1") == UNUSED
+    assert pending_worst() == []
 
 
 def test_a_refused_key_is_an_error(server: BatchServer) -> None:
@@ -279,7 +285,7 @@ def test_a_batch_that_fails_its_validation_shows_why_and_costs_nothing(
     with pytest.raises(UserError, match=message):
         ask(2)
     assert spent() == UNUSED
-    assert pending_usage(LEDGER, "judge-1") == UNUSED
+    assert pending_worst() == []
 
 
 def test_a_field_that_the_server_refuses_is_left_out_in_a_second_batch(
@@ -317,15 +323,15 @@ def test_a_batch_that_could_exceed_the_limit_is_not_uploaded(
 
 
 def test_a_pending_batch_holds_its_worst_case(server: BatchServer, workspace: Path) -> None:
+    set_judge(workspace, **PRICES)
     server.statuses = ["in_progress"]
     run_until(workspace, server, "GET /batches/")
-    input_tokens, output_tokens = worst()
-    assert pending_usage(LEDGER, "judge-1") == Usage(3 * input_tokens, 3 * output_tokens)
+    assert pending_worst() == [worst()] * 3
     # Single calls at another address must fit beside the batch.
     record = workspace / ".bula" / BATCHES
     text = record.read_text(encoding="utf-8")
     record.write_text(text.replace(server.url, "https://example.org/v1"), encoding="utf-8")
-    set_judge(workspace, **PRICES, batch=False, max_usd=float(3 * sum(worst()) + 1))
+    set_judge(workspace, batch=False, max_usd=float(3 * sum(worst()) + 1))
     with pytest.raises(UserError, match=r"judge\.max_usd: the next call could cost more"):
         ask(4)
     assert server.count("POST /chat") == 0

@@ -11,7 +11,7 @@ from bench.clones import edit_params
 from bula import judge_client
 from bula.errors import UserError
 from bula.judge_client import Session, connect
-from bula.judge_limits import UNUSED, make_budget, make_pace
+from bula.judge_limits import make_budget, make_pace
 from bula.judge_prompt import to_messages
 from bula.judge_words import server_words
 from bula.judging import judge_rows, verdicts_or_error
@@ -161,7 +161,7 @@ def test_a_local_judge_that_cannot_split_a_text_is_one_failure(
 
     async def ask_once() -> Any:
         pace = make_pace(settings, 1)
-        reserve = make_budget(settings, UNUSED, lambda usage: None)
+        reserve = make_budget(settings, 0.0, lambda usage: None)
         session = Session(settings, pace, reserve, asyncio.Event(), [])
         async with connect(Endpoint(server.url, "none"), settings) as client:
             return await judge_client.ask(client, session, to_messages(ROWS[0]), [])
@@ -189,6 +189,9 @@ PROMPT = [
         ({"message": "wrong key sk-proj-abcdef123456"}, "wrong key [key]"),
         ({"message": "flagged: Paciente Joana sente dor."}, "flagged: …."),
         ({"message": "CPF 529.982.247-25 found"}, "CPF [CPF] found"),
+        ({"error": {"reason": "S\\u00f3 texto"}, "loc": ["body", 0]}, "Só texto (['body', 0])"),
+        ({"message": "Dor de Joana, sente"}, "… de …"),
+        ("<script>x</script><p>Busy</p>", "Busy"),
         ({"message": "\x1b[31mred"}, "\N{REPLACEMENT CHARACTER}[31mred"),
         (None, ""),
         (7, ""),

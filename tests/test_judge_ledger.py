@@ -189,8 +189,8 @@ def test_empty_answers_are_scored_without_a_call(api: StartJudge) -> None:
 def test_spent_tokens_are_summed_by_judge(tmp_path: Path) -> None:
     ledger = tmp_path / "ledger.jsonl"
     failures = tmp_path / "judge_failures.jsonl"
-    append_rows(ledger, [verdict_line("1", "a", VERDICT, Usage(10, 1))])
-    append_rows(ledger, [verdict_line("2", "b", VERDICT, Usage(100, 100))])
+    append_rows(ledger, [verdict_line("1", "a", VERDICT, Usage(10, 1), 0.5)])
+    append_rows(ledger, [verdict_line("2", "b", VERDICT, Usage(100, 100), 2.0)])
     append_rows(failures, [{"judge": "a", "usage": [5, 7]}, {"judge": "b", "usage": [1, 1]}])
     assert read_ledger(ledger, "a").spent == Usage(15, 8)
 

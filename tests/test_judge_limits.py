@@ -14,12 +14,12 @@ from bula.judge_dialects import FIRST, to_request
 from bula.judge_ledger import LEDGER, read_ledger
 from bula.judge_limits import (
     FRAME_TOKENS,
-    UNUSED,
     OutOfMoneyError,
     Usage,
     likely_tokens,
     make_budget,
     make_pace,
+    prices_of,
     to_usd,
     total,
     worst_case,
@@ -47,7 +47,7 @@ def ignore(usage: Usage) -> None:
 def test_price_of_a_usage_by_hand() -> None:
     settings = limited(usd_per_million_input=0.15, usd_per_million_output=0.6)
     # 2 x 0.15 and 0.5 x 0.6 dollars.
-    assert to_usd(Usage(2_000_000, 500_000), settings) == pytest.approx(0.6)
+    assert to_usd(Usage(2_000_000, 500_000), prices_of(settings)) == pytest.approx(0.6)
     assert total([Usage(1, 2), Usage(10, 20)]) == Usage(11, 22)
 
 
@@ -65,7 +65,7 @@ def test_worst_case_and_estimate_by_hand() -> None:
 
 def test_a_call_that_could_exceed_the_limit_is_refused() -> None:
     async def spend() -> None:
-        reserve = make_budget(limited(max_usd=10.0), UNUSED, ignore)
+        reserve = make_budget(limited(max_usd=10.0), 0.0, ignore)
         async with reserve(Usage(6, 0)) as charge:
             charge(Usage(4, 1))
         # 5 dollars are spent, so a call of 5 fits, and a call of 6 does not.
@@ -80,7 +80,7 @@ def test_a_call_that_could_exceed_the_limit_is_refused() -> None:
 
 def test_a_call_of_unknown_usage_costs_its_worst_case() -> None:
     async def spend() -> None:
-        reserve = make_budget(limited(max_usd=10.0), UNUSED, ignore)
+        reserve = make_budget(limited(max_usd=10.0), 0.0, ignore)
         async with reserve(Usage(6, 0)):
             pass
         with pytest.raises(OutOfMoneyError):
@@ -92,7 +92,7 @@ def test_a_call_of_unknown_usage_costs_its_worst_case() -> None:
 
 def test_money_of_earlier_runs_counts() -> None:
     async def spend() -> None:
-        reserve = make_budget(limited(max_usd=10.0), Usage(6, 3), ignore)
+        reserve = make_budget(limited(max_usd=10.0), 9.0, ignore)
         with pytest.raises(OutOfMoneyError):
             async with reserve(Usage(2, 0)):
                 pytest.fail("the call was sent")
@@ -104,7 +104,7 @@ def test_a_call_waits_while_those_in_flight_may_leave_enough() -> None:
     order = []
 
     async def spend() -> None:
-        reserve = make_budget(limited(max_usd=10.0), UNUSED, ignore)
+        reserve = make_budget(limited(max_usd=10.0), 0.0, ignore)
 
         async def call(name: str) -> None:
             async with reserve(Usage(8, 0)) as charge:
@@ -124,7 +124,7 @@ def test_the_mark_is_never_below_the_usage(max_usd: float) -> None:
     marks: list[Usage] = []
 
     async def spend() -> None:
-        reserve = make_budget(limited(max_usd=max_usd), UNUSED, marks.append)
+        reserve = make_budget(limited(max_usd=max_usd), 0.0, marks.append)
         for number in range(1, 100):
             async with reserve(Usage(6, 1)) as charge:
                 assert marks[-1].input_tokens >= 6 * number
@@ -137,7 +137,7 @@ def test_the_mark_is_never_below_the_usage(max_usd: float) -> None:
 
 def test_no_limit_of_money_refuses_no_call() -> None:
     async def spend() -> None:
-        reserve = make_budget(limited(max_usd=0.0), UNUSED, ignore)
+        reserve = make_budget(limited(max_usd=0.0), 0.0, ignore)
         async with reserve(Usage(10**9, 0)):
             pass
 
@@ -172,7 +172,7 @@ def test_cost_of_a_cut_call_counts_when_its_repetition_is_too_expensive(
     params, server = api([None])
     request = to_request(params.judge, to_messages(with_answers(1)[0]), FIRST)
     worst = worst_case(request, params.judge)
-    limits = {**PRICES, "max_usd": 1.5 * to_usd(worst, limited()), "retries": 3}
+    limits = {**PRICES, "max_usd": 1.5 * to_usd(worst, prices_of(limited())), "retries": 3}
     edit_params(workspace / "params.yaml", lambda params: params["judge"].update(limits))
     with pytest.raises(UserError, match=r"no money is left: OutOfMoney 1\."):
         judge_rows(with_answers(1), load_params(), Path("models/judge"))

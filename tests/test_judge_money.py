@@ -25,7 +25,7 @@ from bula.judge_ledger import (
     read_ledger,
     write_mark,
 )
-from bula.judge_limits import UNUSED, Usage, worst_case
+from bula.judge_limits import UNUSED, Prices, Usage, worst_case
 from bula.judge_prompt import to_messages
 from bula.judging import judge_rows
 from bula.params import Params, load_params
@@ -149,8 +149,10 @@ def test_mark_stays_when_neither_the_ledger_nor_the_dialect_can_be_written(
 def test_the_next_run_counts_the_mark_of_a_run_stopped_by_the_user(api: StartJudge) -> None:
     params, _ = api([PAID])
     with pytest.raises(KeyboardInterrupt), judging._turn(params.judge, LEDGER):
-        append_rows(LEDGER.with_name(FAILURES), [failure_line("", "judge-1", "x", Usage(20, 5))])
-        write_mark(LEDGER, "judge-1", Usage(50, 5))
+        append_rows(
+            LEDGER.with_name(FAILURES), [failure_line("", "judge-1", "x", Usage(20, 5), 0.0)]
+        )
+        write_mark(LEDGER, "judge-1", Usage(50, 5), Prices(0.0, 0.0))
         raise KeyboardInterrupt
     with judging._turn(params.judge, LEDGER):
         assert spent() == Usage(50, 5)

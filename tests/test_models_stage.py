@@ -454,7 +454,9 @@ def test_the_stage_asks_for_the_terms_before_it_fetches_a_model(
         params["ingest"]["judge"] = HUB_GEMMA.model_dump()
 
     edit_params(workspace / "params.yaml", edit)
-    monkeypatch.setattr(stage, "fetch_base", lambda *_: pytest.fail("it fetched the base"))
+    monkeypatch.setattr(
+        "stages.models.base.fetch_base", lambda *_: pytest.fail("it fetched the base")
+    )
     with pytest.raises(UserError, match="BULA_ACCEPT_GEMMA_TERMS=1"):
         stage.main()
     assert commands == []
@@ -468,7 +470,9 @@ def test_the_stage_asks_the_hub_before_it_fetches_a_model(
 
     edit_params(workspace / "params.yaml", edit)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(stage, "fetch_base", lambda *_: pytest.fail("it fetched the base"))
+    monkeypatch.setattr(
+        "stages.models.base.fetch_base", lambda *_: pytest.fail("it fetched the base")
+    )
     with pytest.raises(UserError, match=r"model o/n at revision a+: the hub cannot be reached"):
         stage.main()
 

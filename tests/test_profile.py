@@ -330,11 +330,11 @@ def test_unfinished_answers_of_a_killed_profile_stay_for_its_next_run(repo: Path
     assert (clone / ".bula/dvc_root").read_text(encoding="utf-8") == str(clone)
     stopped = clone / ".bula/answers"
     with pytest.raises(KeyboardInterrupt), open_ledger("generate@tuned", "a", [], stopped) as kept:
-        append_answers(kept, [[1]], [("Sim.", "stop", 1)])
+        append_answers(kept, [[1]], [("Sim.", "stop", 1, False)])
         raise KeyboardInterrupt
     assert prepare("other", repo / "profiles/other.yaml").absolute() == clone
     with open_ledger("generate@tuned", "a", [], stopped) as found:
-        assert read_ledger(found) == {batch_key([[1]]): [("Sim.", "stop", 1)]}
+        assert read_ledger(found) == {batch_key([[1]]): [("Sim.", "stop", 1, False)]}
 
 
 def test_files_of_a_variant_that_the_profile_lost_are_deleted(repo: Path) -> None:

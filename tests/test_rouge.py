@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from bula import distributions
 from bula.errors import UserError
-from bula.records import SET_NAMES, Row, write_rows
+from bula.records import SET_NAMES, Row, read_rows, write_rows
 from bula.rouge import score_answers
 from stages import rouge
 from tests.conftest import leftovers
@@ -90,6 +90,18 @@ def test_rouge_writes_figures_per_set_with_intervals(workspace: Path) -> None:
     assert chrf == sorted(chrf)
     assert figures["pooled"]["chrf_stderr"] > 0
     assert leftovers(workspace) == []
+
+
+def test_questions_without_an_answer_have_no_score(workspace: Path) -> None:
+    rows = answer_rows()
+    rows[3] |= {"generated": "", "finish_reason": "failed"}
+    write_rows(workspace / ANSWERS, rows)
+    rouge.main("base")
+    scored = [row["id"] for row in read_rows(workspace / "data/scores/base.jsonl")]
+    assert scored == [row["id"] for row in rows if row["id"] != "A3"]
+    write_rows(workspace / ANSWERS, rows[3:4])
+    with pytest.raises(UserError, match=r"answers/base\.jsonl: no question has an answer\. Run"):
+        rouge.main("base")
 
 
 def test_a_second_run_draws_the_same_picture(workspace: Path) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from bench.clones import ROOT, edit_params, small
-from bula.answering import Answer
+from bula.answers import Answer
 from bula.errors import UserError
-from bula.item_scores import read_safety_scores
+from bula.item_scores import failed_safety, read_safety_scores
 from bula.params import load_params
 from bula.records import Row, read_rows, write_rows
 from bula.safety import RULES, SLICES, apply_rules
@@ -173,6 +173,41 @@ def test_figures_of_a_slice_by_hand() -> None:
     assert figures["pass_high"] == pytest.approx(0.6994, abs=1e-4)
 
 
+def test_failed_requests_are_no_losses() -> None:
+    texts = ["Ligue 192.", "Descanse.", "", ""]
+    reasons = ["stop", "stop", "stop", "failed"]
+    questions = [question("emergency", number) for number in range(4)]
+    answers = [
+        Answer(text, reason, 3, reasoning_removed=not text)
+        for text, reason in zip(texts, reasons, strict=True)
+    ]
+    rows = safety.to_rows("base", questions, [[1]] * 4, answers, 0.3)
+    assert [row["degenerate"] for row in rows] == [False, False, True, False]
+    figures = safety.summarise_slice(rows, 0.95)
+    counts = {"items": 4, "failed": 1, "failed_share": 0.25, "reasoning_removed": 1}
+    assert {name: figures[name] for name in counts} == counts
+    for name in ("pass_share", "empty_share", "degenerate_share", "sends_to_emergency_share"):
+        assert figures[name] == pytest.approx(1 / 3)
+    # Wilson's interval of 1 of 3.
+    assert figures["pass_low"] == pytest.approx(0.0615, abs=1e-4)
+    assert figures["pass_high"] == pytest.approx(0.7923, abs=1e-4)
+
+
+def test_a_failed_request_is_not_a_harmless_answer() -> None:
+    [row] = safety.to_rows("base", [question("harmless", 1)], [[1]], [Answer("", "failed", 0)], 0.3)
+    assert not row["passed"]
+
+
+def test_a_slice_without_an_answer_stops_the_stage() -> None:
+    questions = [question(name, 1) for name in SLICES]
+    answers = [Answer("Descanse.", "stop", 3) for _ in SLICES]
+    answers[1] = Answer("", "failed", 0)
+    rows = safety.to_rows("base", questions, [[1]] * 4, answers, 0.3)
+    message = f"safety@base: the server answered no question of the slice {SLICES[1]}"
+    with pytest.raises(UserError, match=message):
+        safety.summarise(rows, [], PARAMS)
+
+
 @pytest.fixture(scope="module")
 def answered(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder in which the stage ran for one variant."""
@@ -280,6 +315,19 @@ def test_pass_results_are_read_by_slice_and_fit_mcnemar(tmp_path: Path) -> None:
     second = [bool(tuned["safety_emergency"][name]) for name in names]
     # Four items were gained and none was lost: 2 * 0.5 ** 4.
     assert mcnemar(first, second).p == pytest.approx(0.125)
+
+
+def test_failed_requests_have_no_result(tmp_path: Path) -> None:
+    passed = {"emergency-1": True, "harmless-1": True, "harmless-2": False}
+    scored(tmp_path, "base", passed)
+    file = tmp_path / "safety/base.jsonl"
+    rows = list(read_rows(file))
+    rows[2]["finish_reason"] = "failed"
+    write_rows(file, rows)
+    found = read_safety_scores(tmp_path, "base")
+    assert found["safety_harmless"] == {"harmless-1": 1.0}
+    assert found["safety_over_refusal"] == {"harmless-1": 0.0}
+    assert failed_safety(tmp_path, "base") == {"emergency": set(), "harmless": {"harmless-2"}}
 
 
 def test_a_row_without_a_result_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from bula.commands.seeds import fixed_variants, here, seed_pairs, trained_varian
 from bula.errors import UserError
 from bula.params import load_params
 from bula.reports import write_metrics
-from bula.runs import refuse_other_conditions
+from bula.runs import read_differences, refuse_other_conditions
 from bula.stats import spread
 from stages.compare import pairs
 from stages.compare import seeds as marks
@@ -262,6 +262,30 @@ def test_only_differences_that_every_seed_measures_are_spread() -> None:
     both = params.model_copy(update={"variants": variants})
     names = [pair.name for pair in seed_pairs(both, ["tuned", "quantized"])]
     assert names == ["tuned_minus_base", "quantized_minus_tuned"]
+
+
+def few_shot_pair(params: dict[str, Any]) -> None:
+    """Compare tuned with base, and with a variant of the same model as base."""
+    two_variants(params)
+    params["variants"]["few"] = params["variants"]["base"] | {"few_shot": 2}
+    params["compare"]["pairs"].append({"baseline": "few", "variant": "tuned"})
+
+
+def test_differences_from_borrowed_benchmark_scores_are_left_out(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", few_shot_pair)
+    for variant, shift in (("base", 0.0), ("tuned", 0.1), ("few", 0.05)):
+        fill(workspace, variant, shift)
+    params = load_params()
+    found = read_differences(Path(), params.compare.pairs, ["tuned"], params)
+    without = {name.removeprefix("tuned_minus_few__") for name in found if "_few__" in name}
+    every = {name.removeprefix("tuned_minus_base__") for name in found if "_base__" in name}
+    assert every - without == {"t_acc"}
+    # ROUGE-1 is 0.1 + shift.
+    assert found["tuned_minus_few__rouge1_f"] == pytest.approx(0.05)
+    # metrics/compare.json has the same measures.
+    results = pairs.compare_all(Path("data"), {}, params)
+    assert "tuned_minus_few__t_acc" not in results
+    assert found.keys() <= results.keys()
 
 
 # What compare makes of it

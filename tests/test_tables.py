@@ -268,6 +268,32 @@ def test_table_has_a_column_per_variant_and_control(metrics: Path) -> None:
     assert results_table(metrics, variants("base", "tuned")).endswith("|\n")
 
 
+def test_failed_and_empty_answers_are_shown_where_there_are_any(metrics: Path) -> None:
+    stages = figures(2)
+    stages["generate"] |= {"failed": 3, "failed_share": 0.1, "empty_share": 1 / 27}
+    stages["generate"]["degenerate_share"] = 1 / 9
+    for name in ("rouge", "bertscore"):
+        stages[name]["pooled"]["items"] = 37
+    write_stages(metrics, "tuned", stages)
+    base = figures(1)
+    base["generate"] |= {"failed": 0, "failed_share": 0.0, "empty_share": 0.0}
+    write_stages(metrics, "base", base)
+    lines = variant_lines(metrics, "base", "tuned")
+    for line in (
+        "| degenerate answers, % (30 answers) ↓ | 0.0 | 11.1 (27 answers) |",
+        "| questions without an answer (failed requests), % ↓ | 0.0 | 10.0 |",
+        "| empty answers, % ↓ | 0.0 | 3.7 |",
+        "| ROUGE-L F1 (40 answers) ↑ | 0.120 [0.110, 0.135] | 0.220 [0.210, 0.234] (37 answers) |",
+        "| chrF (40 answers) ↑ | 0.130 [0.120, 0.140] | 0.230 [0.220, 0.240] (37 answers) |",
+        "| BERTScore F1 (models/base, layer 20; 40 answers) ↑ "
+        "| 0.600 [0.590, 0.610] | 0.700 [0.690, 0.710] (37 answers) |",
+    ):
+        assert line in lines
+    alone = results_table(metrics, variants("base"))
+    assert "failed" not in alone
+    assert "empty" not in alone
+
+
 def test_columns_follow_the_order_of_the_variants(metrics: Path) -> None:
     lines = results_table(metrics, variants("tuned", "base")).splitlines()
     assert lines[0] == f"| | tuned | base | {CONTROLS}"
@@ -764,6 +790,12 @@ def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
             without(AT_FLOOR, "p_holm") | {"primary": False},
             "| x − base: d ↑ "
             "| -0.5000 [-0.7500, -0.2500] | ≤ 0.0012 (exploratory) | 0.0560 | 24 | – |",
+        ),
+        (
+            "x_minus_base__f",
+            DIFFERENCE | {"left_out": 2},
+            f"| x − base: f ↑ | {INTERVAL} | 0.123 (Holm) | 0.0560 "
+            "| 80 (2 left out: a request failed) | – |",
         ),
         # Too few groups for an interval, and no variation.
         (

@@ -139,14 +139,14 @@ def seeds(
     run_dvc("repro", *stages, *scoring_stages(fixed_variants(pairs, variants)))
     first, conditions = read_run(Path(), variants)
     refuse_other_conditions("metrics", conditions, here(conditions, params))
-    runs = [first | read_differences(Path(), pairs, variants)]
+    runs = [first | read_differences(Path(), pairs, variants, params)]
     finished = finished_experiments()
     for label, setting in seed_settings(params.seed, count).items():
         experiment = run_experiment(label, setting, stages, finished)
         with tempfile.TemporaryDirectory() as folder:
             fetch_run(experiment, variants, Path(folder))
             figures, found = read_run(Path(folder), variants)
-            figures |= read_differences(Path(folder), pairs, variants)
+            figures |= read_differences(Path(folder), pairs, variants, params)
         refuse_other_conditions(f"the experiment {experiment}", found, conditions)
         runs.append(figures)
     spreads = {name: spread([run[name] for run in runs]) for name in runs[0]}

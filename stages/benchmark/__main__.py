@@ -18,11 +18,9 @@ from bula.hardware import prepare_device, seed_everything
 from bula.params import Params, load_params, variant_of
 from bula.records import Row, write_rows
 from bula.reports import write_metrics
-from stages.benchmark.backends import backend, refuse_gguf_file, server_errors
 from stages.benchmark.items import read_items
 from stages.benchmark.reuse import find_rows, keep_rows, kept_path
 from stages.benchmark.scores import run_tasks, summarise, to_rows
-from stages.benchmark.tasks import find_tasks, load_tasks, task_facts
 
 
 class Scored(NamedTuple):
@@ -39,6 +37,9 @@ def evaluate(variant: str, folder: Path, params: Params) -> Scored:
 
     Tasks and items are checked before the model is loaded.
     """
+    from stages.benchmark.backends import backend, refuse_gguf_file, server_errors
+    from stages.benchmark.tasks import find_tasks, load_tasks, task_facts
+
     model = Path(variant_of(params, variant).model)
     refuse_gguf_file(model, params.benchmark.backend)
     names = params.benchmark.tasks

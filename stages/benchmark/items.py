@@ -3,16 +3,19 @@
 The items are checked before a model is loaded.
 """
 
+from __future__ import annotations
+
 import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
-
-from lm_eval.api.task import Task
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bula.errors import UserError
 from bula.files import sha256_values
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
 
 # One item as its task reads it.
 Document = dict[str, Any]

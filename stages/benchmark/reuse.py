@@ -2,14 +2,17 @@
 
 Tasks have prompts of their own, so few-shot examples change no score of equal weights. The first
 variant of a model keeps its rows in .bula/scores/VARIANT/FINGERPRINT.jsonl, and the others read
-them there. If there are none, the stage scores the items.
+them there. A second file has the hash of the rows. If the rows are missing or damaged, the stage
+scores the items.
 """
 
 import os
+import shutil
 from importlib.metadata import version
 from pathlib import Path
 
-from bula.files import sha256_file, sha256_values
+from bula.escaping import terminal
+from bula.files import sha256_file, sha256_values, staged
 from bula.params import Params, scored_as, variant_of
 from bula.records import Row, read_rows, write_rows
 from stages.benchmark.items import Items
@@ -62,11 +65,39 @@ def _hashes(path: Path, pattern: str) -> list[list[str]]:
 def find_rows(variant: str, kept: Path, params: Params) -> list[Row]:
     """Return the kept rows under the name of a variant, or nothing.
 
-    The first variant of a model always scores the items.
+    The first variant of a model always scores the items. Damaged rows are deleted, and a line says
+    so.
     """
-    if scored_as(params, variant) == variant or not kept.is_file():
+    if scored_as(params, variant) == variant or not kept.exists():
+        return []
+    if is_damaged(kept):
+        delete(kept)
+        delete(hash_path(kept))
+        name = terminal(str(kept))
+        print(f"benchmark: {name} was damaged and is deleted; the items are scored again")
         return []
     return [row | {"variant": variant} for row in read_rows(kept)]
+
+
+def hash_path(kept: Path) -> Path:
+    """Return the file with the hash of the kept rows."""
+    return kept.with_suffix(".sha256")
+
+
+def is_damaged(kept: Path) -> bool:
+    """Return whether the kept rows differ from those that were written."""
+    try:
+        return hash_path(kept).read_text(encoding="ascii") != sha256_file(kept)
+    except (OSError, UnicodeDecodeError):
+        return True
+
+
+def delete(path: Path) -> None:
+    """Delete a file, or a folder in its place."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def keep_rows(variant: str, kept: Path, rows: list[Row], params: Params) -> None:
@@ -77,6 +108,8 @@ def keep_rows(variant: str, kept: Path, rows: list[Row], params: Params) -> None
     if scored_as(params, variant) != variant:
         return
     write_rows(kept, rows)
-    for other in kept.parent.glob("*.jsonl"):
-        if other != kept:
-            other.unlink(missing_ok=True)
+    with staged(hash_path(kept)) as temporary:
+        temporary.write_text(sha256_file(kept), encoding="ascii")
+    for other in kept.parent.iterdir():
+        if other not in (kept, hash_path(kept)):
+            delete(other)

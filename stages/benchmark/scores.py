@@ -1,12 +1,10 @@
 """Score items with lm-eval, and compute rows and figures."""
 
+from __future__ import annotations
+
 from collections import Counter
 from importlib.metadata import version
-from typing import Any
-
-from lm_eval import simple_evaluate
-from lm_eval.api.task import Task
-from lm_eval.tasks import TaskManager
+from typing import TYPE_CHECKING, Any
 
 from bula.errors import UserError
 from bula.hardware import precision_settings
@@ -16,6 +14,10 @@ from bula.prompts import SYSTEM_PROMPT
 from bula.records import Row
 from bula.stats import clustered_standard_error
 from stages.benchmark.items import Items, draw_items
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
 
 # One item as lm-eval logs it.
 Sample = dict[str, Any]
@@ -29,6 +31,8 @@ def run_tasks(
     params: Params,
 ) -> dict[str, list[Sample]]:
     """Return lm-eval's logged samples of each task over the drawn items, zero-shot."""
+    from lm_eval import simple_evaluate
+
     settings = params.benchmark
     drawn = {}
     for name, members in items.items():

@@ -15,7 +15,8 @@ import typer
 
 from bula.errors import run_stage
 from bula.escaping import terminal
-from bula.judging import Judged, failure_note, verdicts_or_error
+from bula.judge_outcomes import failure_note
+from bula.judging import Judged, verdicts_or_error
 from bula.params import Params, load_params
 from bula.records import Row, write_rows
 from bula.reports import Scalar, write_metrics

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from bula.params import Params
 from bula.stats import MIN_BOOTSTRAP, weighted_kappa
@@ -38,6 +37,8 @@ def rank_correlation(first: Sequence[int], second: Sequence[int]) -> float:
 
     It is undefined where one side is constant; the result is 0 then.
     """
+    from scipy import stats
+
     if len(set(first)) < 2 or len(set(second)) < 2:
         return 0.0
     return round(float(stats.spearmanr(first, second).statistic), DIGITS)
@@ -52,6 +53,8 @@ def estimate(
     neither do pairs for which BCa is undefined. All resamples of equal pairs have a kappa of 1, for
     example, so their quantiles would claim certainty.
     """
+    from scipy import stats
+
     value = statistic(first, second)
     unknown = Estimate(value, -1.0, 1.0, "none")
     if len(first) < MIN_BOOTSTRAP:

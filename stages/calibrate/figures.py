@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from bula.calibration import Labeller, error_rates
 from bula.judge_attacks import Attacked
-from bula.judging import count_failures
+from bula.judge_outcomes import count_failures
 from bula.params import Judge, Params
 from bula.records import Row
 from bula.reports import Scalar
@@ -24,16 +24,20 @@ Verdicts = dict[str, Row]
 def judge_figures(
     questions: Questions, verdicts: Verdicts, judge: Judge, params: Params
 ) -> Figures:
-    """Return all figures of one judge."""
-    gold = questions.gold
-    of_gold = [verdicts[row["id"]] for row in gold]
-    failures = count_failures(of_gold)
+    """Return all figures of one judge.
+
+    Gold answers without text are counted only, because they get their scores without the judge.
+    """
+    gold = judged_rows(questions.gold, verdicts)
+    failures = count_failures([verdicts[row["id"]] for row in gold])
+    failed = sum(failures.values())
     figures: Figures = {
         "judge": judge.model,
         "judge_kind": judge.kind,
-        "items": len(gold),
-        "scored": len(gold) - sum(failures.values()),
-        "failed": sum(failures.values()),
+        "items": len(questions.gold),
+        "empty": len(questions.gold) - len(gold),
+        "scored": len(gold) - failed,
+        "failed": failed,
         **failures,
         **kappas(gold, verdicts, params),
     }
@@ -44,6 +48,11 @@ def judge_figures(
         figures |= part_figures(part, labelled, verdicts, params)
     figures |= flip_figures(questions, verdicts, params)
     return figures | attack_figures(questions.attacked, verdicts, params)
+
+
+def judged_rows(gold: Sequence[Row], verdicts: Verdicts) -> list[Row]:
+    """Return the gold answers that the judge was asked about: those with a text."""
+    return [row for row in gold if "empty" not in verdicts[row["id"]]]
 
 
 def trusted_labeller(gold: Sequence[Row]) -> Labeller:
@@ -125,12 +134,13 @@ def equal_figures(part: str, first: Sequence[int], second: Sequence[int]) -> Fig
 def flip_figures(questions: Questions, verdicts: Verdicts, params: Params) -> Figures:
     """Return the share of repeated answers whose score changes.
 
-    An abstention counts as another score here. Answers with a failed call do not count.
+    An abstention counts as another score here. Answers with a failed call do not count, and
+    neither do answers without text.
     """
     groups = []
     for item, copies in questions.repeated.items():
         group = [verdicts[item], *(verdicts[row["id"]] for row in copies)]
-        if not any("failed" in row for row in group):
+        if not any("failed" in row or "empty" in row for row in group):
             groups.append(group)
     figures: Figures = {"repeats": params.calibrate.repeats, "flip_items": len(groups)}
     for part in PARTS if groups else ():
@@ -148,10 +158,12 @@ def share_figures(name: str, found: Sequence[bool], params: Params) -> Figures:
 def attack_figures(attacked: Sequence[Attacked], verdicts: Verdicts, params: Params) -> Figures:
     """Return the share of attacks that raise the accuracy of a wrong answer.
 
-    Only answers whose score can rise count: a plain score of 1 or 2.
+    Only answers whose score can rise count: a plain score of 1 or 2 by the judge.
     """
     raised = []
     for plain, row in attacked:
+        if "empty" in verdicts[plain]:
+            continue
         before = verdicts[plain].get("accuracy")
         after = verdicts[row["id"]].get("accuracy")
         if before is not None and after is not None and before < HIGHEST:
@@ -166,6 +178,7 @@ def judges_agreement(
     gold: Sequence[Row], first: Verdicts, second: Verdicts, params: Params
 ) -> Figures:
     """Return how far two judges agree on the answers that both scored."""
+    gold = judged_rows(gold, first)
     figures: Figures = {}
     for part in PARTS:
         scored = scored_rows(part, scored_rows(part, gold, first), second)

@@ -62,7 +62,8 @@ def read_questions(settings: Calibrate) -> Questions:
 def read_gold(path: Path, limit: int) -> list[Row]:
     """Return the first `limit` gold answers.
 
-    Raise UserError if the file is missing or empty, or if a row is damaged or repeated.
+    Raise UserError if the file is missing or empty, if a row is damaged or repeated, or if no
+    answer has a text.
     """
     if not path.exists():
         raise UserError(path, "this file does not exist", FIX)
@@ -70,6 +71,8 @@ def read_gold(path: Path, limit: int) -> list[Row]:
     rows = checked[:limit]
     if not rows:
         raise UserError(path, "it is empty", FIX)
+    if not any(row["answer"].strip() for row in rows):
+        raise UserError(path, "no gold answer has a text, so there is nothing to judge", FIX)
     ids = {row["id"] for row in rows}
     if len(ids) < len(rows):
         raise UserError(path, "two gold answers have the same id", FIX)

@@ -21,7 +21,7 @@ from bula.tables import (
     p_text,
     unbeaten_controls,
 )
-from stages.compare.pairs import Difference, Results, borrowers, results_of
+from stages.compare.pairs import Difference, Results, borrowers, needs_answer, results_of
 from stages.compare.portuguese import PORTUGUESE
 from stages.compare.seeds import CPU_ROUGE_L
 from stages.compare.sentences import ENGLISH, Language, Verdict
@@ -187,11 +187,12 @@ def _sureness(language: Language, rows: Results, row: Difference, params: Params
 def _missing(language: Language, pair: Pair, rows: Results, params: Params) -> list[str]:
     """Return the sentences about measures that a pair lacks.
 
-    The judge may have scored no item under both variants.
+    The judge or a server may have failed on so many items that no item has a value under both
+    variants.
     """
     lines = []
     for measure in params.compare.primary:
-        if measure.startswith("judge_") and measure not in rows:
+        if needs_answer(measure) and measure not in rows:
             lines.append(language.unpaired.format(name=_name(language, measure)))
     for variant, other in borrowers(pair, params).items():
         lines.append(language.borrowed.format(variant=variant, other=other))

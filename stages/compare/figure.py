@@ -1,14 +1,11 @@
 """Draw all variants and controls, with a panel per measure."""
 
+from __future__ import annotations
+
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import PercentFormatter
+from typing import TYPE_CHECKING, NamedTuple
 
 from bula.degeneration import not_meaningful
 from bula.drawing import BLUE, GREY, ORANGE, remove_frame, save_png
@@ -24,12 +21,17 @@ from bula.tables import (
     PREDICTORS,
     UNKNOWN,
     Metrics,
+    answered,
     control_group,
     degenerate_share,
     group,
     read_metrics,
     variant_group,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.lines import Line2D
 
 NAME = "variants.png"
 CONTRAST = "bula_contrast"
@@ -166,9 +168,9 @@ def read_rouge(figures: Path, params: Params) -> Panel:
         point = _interval_point(found, "rougeL_f", "rougeL_f")
         points[variant] = _withhold(point, share, params)
     for name, title in ANSWERERS.items():
-        points[title] = _interval_point(
-            control_group(figures, name, needed), "rougeL_f", "rougeL_f"
-        )
+        # The controls answer all questions, and a variant's requests may fail.
+        found = control_group(figures, name, needed)
+        points[title] = _interval_point(found, "rougeL_f", "rougeL_f")
     note = _note(found["items"], "answers", params.rouge.confidence)
     return Panel("ROUGE-L F1", HIGHER, note, points)
 
@@ -242,7 +244,7 @@ def _normal_point(mean: float, error: float, coverage: float) -> Point:
 def _share_point(figures: Metrics, coverage: float) -> Point:
     """Return the percentage of degenerate answers with Wilson's interval."""
     share = figures["degenerate_share"]
-    items = figures["items"]
+    items = answered(figures)
     return _percent(Point(share, wilson_interval(round(share * items), items, coverage)))
 
 
@@ -274,6 +276,8 @@ def draw_panels(panels: Sequence[Panel], variants: Iterable[str], path: Path) ->
 
     The panels of a row share their lines: one per variant, and below them one per control.
     """
+    from matplotlib.figure import Figure
+
     rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
     names = list(variants)
     lines = [[*names, *_controls(row, names)] for row in rows]
@@ -342,6 +346,8 @@ def draw_panel(axis: Axes, panel: Panel, lines: Sequence[str], variants: int) ->
 
 def _set_scales(axis: Axes, lines: int, *, percent: bool) -> None:
     """Set the range and the ticks of both axes, from the top down."""
+    from matplotlib.ticker import PercentFormatter
+
     axis.set_ylim(lines - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     axis.tick_params(axis="x", labelsize=8)
@@ -398,6 +404,8 @@ def _write_words(axis: Axes, place: int, words: str) -> None:
 
 def _legend(panels: Sequence[Panel], variants: Sequence[str]) -> list[Line2D]:
     """Return the entries of the legend for the marks that the panels contain."""
+    from matplotlib.lines import Line2D
+
     entries = [Line2D([], [], color=BLUE, marker="o", linewidth=2, label="variant")]
     if _controls(panels, variants):
         control = Line2D([], [], color=ORANGE, marker="s", linewidth=2, label="control")

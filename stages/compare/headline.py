@@ -7,7 +7,7 @@ from bula.item_scores import ShownAnswer
 from bula.params import Params
 from bula.tables import control_note, headline_table
 from stages.compare.inputs import Answers
-from stages.compare.loops import cut_loops
+from stages.compare.loops import cut_loops, missing_text
 from stages.compare.pairs import Results
 
 ANSWERS = 3
@@ -47,4 +47,4 @@ def _cut(row: ShownAnswer) -> str:
     words = cut_loops(row.generated).split()
     text = " ".join(words[:WORDS]) + (" …" if len(words) > WORDS else "")
     mark = " *(degenerate)*" if row.degenerate else ""
-    return f"{markdown(text) or '(empty)'}{mark}"
+    return f"{markdown(text) or missing_text(row)}{mark}"

@@ -9,6 +9,7 @@ from bula.item_scores import (
     ROWS,
     ShownAnswer,
     benchmark_groups,
+    failed_answers,
     item_ids,
     read_checked,
     read_verdicts,
@@ -33,6 +34,8 @@ Answers = dict[str, dict[str, ShownAnswer]]
 Spreads = dict[str, Any]
 # The safety slices whose figures say nothing about loops.
 LOOP_SLICES = ("no_dose", "harmless")
+# The stages that score answers. They have no row for a question without an answer.
+SCORE_ANSWERS = ("rouge", "judge")
 SPREAD = ("first", "mean", "lowest", "highest", "range", "stdev")
 
 
@@ -73,8 +76,14 @@ def _check_missing(
     other: str,
     expected: dict[str, None],
 ) -> None:
-    """Raise UserError if a variant lacks items of another variant."""
+    """Raise UserError if a variant lacks items of another variant.
+
+    A question whose request failed has no answer to score.
+    """
     missing = [item for item in expected if item not in items]
+    if missing and stage in SCORE_ANSWERS:
+        failed = failed_answers(data, variant)
+        missing = [item for item in missing if item not in failed]
     if not missing:
         return
     folder, _ = ROWS[stage]

@@ -1,7 +1,9 @@
-"""Shorten repetition loops in the answers that the report shows."""
+"""Prepare the answers that the report shows, with each repetition loop once."""
 
 import re
 from typing import NamedTuple
+
+from bula.item_scores import ShownAnswer
 
 # A text that follows itself.
 TWICE = re.compile(r"(?P<unit>.{1,400}?)(?P=unit)", re.DOTALL)
@@ -24,6 +26,11 @@ class Loop(NamedTuple):
     """Number of complete repetitions."""
     end: int
     """Position after the last repetition, even an incomplete one at the end of the text."""
+
+
+def missing_text(row: ShownAnswer) -> str:
+    """Return the words that replace an answer without text."""
+    return "(empty)" if row.has_answer else "(no answer: the request failed)"
 
 
 def cut_loops(text: str) -> str:

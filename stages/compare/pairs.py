@@ -4,7 +4,7 @@ Interval, standard error and test treat question groups as the independent units
 covers the primary measures of one pair.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from bula.errors import UserError
@@ -16,6 +16,8 @@ from bula.item_scores import (
     Values,
     bits_per_character,
     character_weights,
+    failed_answers,
+    failed_safety,
     mean_difference,
     paired,
     read_checked,
@@ -73,10 +75,13 @@ def compare_all(data: Path, groups: Groups, params: Params) -> Results:
         if borrowers(pair, params):
             found = _without_benchmark(found, data, pair.variant)
         for measure, values in found.items():
-            if _has_pairs(measure, baseline[measure], values):
-                weights = weights_of(measure, data, pair.baseline)
-                row = compare(measure, baseline[measure], values, groups, params, weights)
-                results[f"{pair.name}__{measure}"] = row
+            if not _has_pairs(measure, baseline[measure], values):
+                continue
+            weights = weights_of(measure, data, pair.baseline)
+            row = compare(measure, baseline[measure], values, groups, params, weights)
+            scored = baseline[measure].keys() | values.keys()
+            row |= left_out(measure, data, (pair.baseline, pair.variant), scored)
+            results[f"{pair.name}__{measure}"] = row
     results |= _compare_with_stock(data, groups, params)
     return results | _compare_with_ngram(data, groups, params)
 
@@ -109,6 +114,32 @@ def weights_of(measure: str, data: Path, variant: str) -> Values:
     return character_weights(read_likelihood(data, variant))
 
 
+def needs_answer(measure: str) -> bool:
+    """Return whether a measure rates generated answers, so that failed requests have no value."""
+    return measure == "degenerate" or rates_answers(measure) or measure.startswith("safety_")
+
+
+def left_out(
+    measure: str, data: Path, variants: Sequence[str], scored: Collection[str]
+) -> Difference:
+    """Return the number of items without an answer under one of the variants.
+
+    The result is empty if there are none. `scored` are the items that have a value under one of
+    them. The judge rates a part of the questions, so only these items count for its measures.
+    """
+    failed: set[str] = set()
+    if measure.startswith("safety_"):
+        name = SLICE_OF_MEASURE.get(measure, measure.removeprefix("safety_"))
+        for variant in variants:
+            failed |= failed_safety(data, variant).get(name, set())
+    elif needs_answer(measure):
+        for variant in variants:
+            failed |= failed_answers(data, variant)
+    if measure.startswith("judge_"):
+        failed &= set(scored)
+    return {"left_out": len(failed)} if failed else {}
+
+
 def _compare_with_stock(data: Path, groups: Groups, params: Params) -> Results:
     """Return the ROUGE-L of each compared variant minus that of the stock answer.
 
@@ -118,10 +149,11 @@ def _compare_with_stock(data: Path, groups: Groups, params: Params) -> Results:
     for variant in compared_variants(params):
         stock = read_stock_scores(data)["rougeL_f"]
         found = read_item_scores(data, variant)["rougeL_f"]
-        if stock.keys() != found.keys():
+        if stock.keys() != found.keys() | failed_answers(data, variant):
             what = f"its items are not those of scores/{variant}.jsonl"
             raise UserError(data / STOCK_SCORES, what, rerun_advice("controls"))
         row = compare("rougeL_f", stock, found, groups, params, {})
+        row |= left_out("rougeL_f", data, [variant], found)
         results[stock_key(variant)] = row
     return results
 
@@ -175,9 +207,10 @@ def _check_primary(found: Measures, pair: Pair, params: Params) -> None:
 def _has_pairs(measure: str, first: Values, second: Values) -> bool:
     """Return whether a measure has pairs to compare.
 
-    Only the judge's scores may have none: a weak judge may fail on different answers each time.
+    Only measures of answers may have none: a weak judge, or a server, may fail on different items
+    each time.
     """
-    return not measure.startswith("judge_") or bool(first.keys() & second.keys())
+    return not needs_answer(measure) or bool(first.keys() & second.keys())
 
 
 def compare(

@@ -2,8 +2,6 @@
 
 import statistics
 
-from scipy import stats
-
 from bula.stats import POWER
 
 
@@ -15,6 +13,8 @@ def exact_detectable(items: int, alpha: float) -> float | None:
     the distribution function of Beta(k, items - k + 1) at d. The result is None if all items
     together are too few.
     """
+    from scipy import stats
+
     needed = changes_needed(alpha)
     if needed > items:
         return None

@@ -19,7 +19,7 @@ from stages.compare.contrast import contrast_section
 from stages.compare.header import header
 from stages.compare.inputs import Answers
 from stages.compare.judge import judge_section
-from stages.compare.loops import cut_loops
+from stages.compare.loops import cut_loops, missing_text
 from stages.compare.pairs import Results
 from stages.compare.safety import safety_note, safety_table
 from stages.compare.seeds import seed_note
@@ -197,5 +197,5 @@ def _shown(variant: str, row: ShownAnswer) -> str:
     notes = markdown(row.finish_reason)
     if row.degenerate:
         notes += ", degenerate"
-    text = markdown(cut_loops(row.generated)) or "(empty)"
+    text = markdown(cut_loops(row.generated)) or missing_text(row)
     return f"**{variant}** ({notes}): {text}\n"

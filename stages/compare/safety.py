@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bula.params import Params
 from bula.safety import RULES, SLICES
-from bula.tables import HIGHER, LOWER, UNKNOWN, Metrics, variant_group
+from bula.tables import HIGHER, LOWER, UNKNOWN, Metrics, answered, variant_group
 
 HARMLESS = "harmless"
 NEEDED = (
@@ -56,8 +56,19 @@ def _cells(name: str, group: Metrics) -> list[str]:
         refused,
         _percent(group["degenerate_share"]),
         _percent(group["seeks_care_share"]),
-        str(group["items"]),
+        _items(group),
     ]
+
+
+def _items(group: Metrics) -> str:
+    """Return the number of questions, with those that failed or have an empty answer."""
+    notes = []
+    if group.get("failed"):
+        notes.append(f"{group['failed']} failed")
+    empty = round(group.get("empty_share", 0) * answered(group))
+    if empty:
+        notes.append(f"{empty} empty")
+    return f"{group['items']} ({', '.join(notes)})" if notes else str(group["items"])
 
 
 def _percent(share: float) -> str:

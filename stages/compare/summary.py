@@ -13,6 +13,7 @@ from bula.params import Pair, Params, scored_as
 from bula.safety import SLICES
 from bula.tables import (
     CONSTANT_SHARE,
+    answered,
     constant_share,
     degenerate_share,
     group,
@@ -82,7 +83,7 @@ def _levels(figures: Path, variant: str, params: Params) -> Headline:
 def _degenerate(figures: Path, variant: str) -> Headline:
     """Return the share of degenerate answers."""
     found = variant_group(figures, "generate", variant, "", ["items", "degenerate_share"])
-    return {"degenerate_share": _share(found["degenerate_share"], found["items"])}
+    return {"degenerate_share": _share(found["degenerate_share"], answered(found))}
 
 
 def _share(share: float, items: int) -> float:
@@ -133,8 +134,8 @@ def _safety(figures: Path, variant: str) -> Headline:
     passed = 0.0
     for name in SLICES:
         found = variant_group(figures, "safety", variant, name, ["items", "pass_share"])
-        items += found["items"]
-        passed += found["items"] * found["pass_share"]
+        items += answered(found)
+        passed += answered(found) * found["pass_share"]
     return {"safety_pass_share": _share(round(passed) / items, items)}
 
 

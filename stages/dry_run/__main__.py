@@ -9,13 +9,14 @@ data is read.
     python -m stages.dry_run
 """
 
+from __future__ import annotations
+
 import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from transformers import PreTrainedConfig
 
 from bula.errors import UserError, run_stage
 from bula.files import staged
@@ -24,11 +25,11 @@ from bula.models import load_config, load_tokenizer, save_model
 from bula.params import Params, load_params
 from bula.prompts import FIX as FIX_TEMPLATE
 from bula.reports import write_metrics
-from stages.dry_run.cut import build_cut
-from stages.dry_run.export import Figures, try_merge_and_export
-from stages.dry_run.template import encode_trials, try_conversation
-from stages.dry_run.training import try_training
-from stages.dry_run.trial import OTHER_BASE, Trial, as_saved, name_of, step
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+    from stages.dry_run.export import Figures
 
 
 def try_base(directory: Path, params: Params) -> Figures:
@@ -37,6 +38,12 @@ def try_base(directory: Path, params: Params) -> Figures:
     `directory` is the base that the stage models wrote. Raise UserError at the first step that
     fails.
     """
+    from stages.dry_run.cut import build_cut
+    from stages.dry_run.export import try_merge_and_export
+    from stages.dry_run.template import encode_trials, try_conversation
+    from stages.dry_run.training import try_training
+    from stages.dry_run.trial import OTHER_BASE, Trial, as_saved, name_of, step
+
     started = time.perf_counter()
     base = name_of(params.ingest.base)
     tokenizer = load_tokenizer(directory)

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from stages.ingest.csv_files import read_csv
 from stages.ingest.json_files import read_json_array, read_json_lines
-from stages.ingest.parquet_files import read_parquet
 from stages.ingest.reading import NumberedRow, ReadOptions, Refused
 
 SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
@@ -34,6 +33,8 @@ def read_file(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
 def _read_by_suffix(path: Path, suffix: str, options: ReadOptions) -> Iterator[NumberedRow]:
     """Yield the rows of a file by the reader of its suffix."""
     if suffix == ".parquet":
+        from stages.ingest.parquet_files import read_parquet
+
         yield from read_parquet(path, options)
     elif _is_not_text(path):
         yield 0, Refused("the file is UTF-16 or not text; save it as UTF-8", "")

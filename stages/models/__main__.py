@@ -19,9 +19,7 @@ from bula.hardware import prepare_device, silence_transformers
 from bula.model_licenses import refuse_unaccepted_terms
 from bula.params import BaseEncoder, DirectoryModel, HubModel, JudgeSource, Params, load_params
 from bula.reports import write_metrics
-from stages.models.base import fetch_base
 from stages.models.downloads import HUB_SECONDS
-from stages.models.encoder import fetch_encoder
 from stages.models.judge import fetch_judge
 
 
@@ -61,6 +59,9 @@ def main(
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/models.json"),
 ) -> None:
     """Fetch the base model, the judge and the encoder."""
+    from stages.models.base import fetch_base
+    from stages.models.encoder import fetch_encoder
+
     params = load_params()
     # The stage only rewrites weights, so that its outputs do not depend on `device`.
     prepare_device("cpu", params.dtype)

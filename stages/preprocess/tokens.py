@@ -1,13 +1,17 @@
 """Check control tokens and lengths with the base tokenizer."""
 
+from __future__ import annotations
+
 import re
 from functools import lru_cache
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from bula.models import load_tokenizer
 from bula.params import Preprocess
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @lru_cache(maxsize=1)
