@@ -128,7 +128,7 @@ def test_a_judge_without_money_left_is_not_called(folder: Path) -> None:
     prices = {"usd_per_million_input": 1.0, "usd_per_million_output": 1.0, "max_usd": 1.0}
     with judge([completion_of_one_token()]) as server:
         point_judge_to(server.url, **prices)
-        spent = failure_line("", "judge-1", "Refusal", Usage(999_990, 0))
+        spent = failure_line("", "judge-1", "Refusal", Usage(999_990, 0), 0.99999)
         append_rows(folder / ".bula" / FAILURES, [spent])
         message = "1.0000 of 1.0 dollars are spent, too much for one more call"
         assert message in faults()["judge.base_url"]

@@ -27,9 +27,10 @@ from bula.judge_ledger import (
     append_rows,
     failure_line,
     read_ledger,
+    spent_usd,
 )
-from bula.judge_limits import UNUSED, Usage, to_usd, total, worst_case
-from bula.judge_pending import pending_usage
+from bula.judge_limits import UNUSED, Usage, prices_of, to_usd, worst_case
+from bula.judge_pending import pending_usd
 from bula.judge_prompt import Message
 from bula.judge_words import server_words
 from bula.params import ApiBackend, Judge, Params
@@ -139,10 +140,9 @@ def _free_ledger(ledger: Path) -> Iterator[None]:
 
 def _refuse_empty_budget(key: str, settings: Judge, ledger: Path, worst: Usage) -> None:
     """Raise UserError if the next call could exceed `max_usd`."""
-    recorded = read_ledger(ledger, settings.model).spent
-    spent = total([recorded, pending_usage(ledger, settings.model)])
-    if settings.max_usd and to_usd(total([spent, worst]), settings) > settings.max_usd:
-        paid = to_usd(spent, settings)
+    known = read_ledger(ledger, settings.model)
+    paid = spent_usd(known, settings) + pending_usd(ledger, settings)
+    if settings.max_usd and paid + to_usd(worst, prices_of(settings)) > settings.max_usd:
         what = f"{paid:.4f} of {settings.max_usd} dollars are spent, too much for one more call"
         raise UserError(f"{key}.max_usd", what, f"raise {key}.max_usd in params.yaml")
 
@@ -164,7 +164,7 @@ def _call_and_charge(
         raise _silent(settings.base_url, error) from error
     finally:
         if cost != UNUSED:
-            line = failure_line("", settings.model, REASON, cost)
+            line = failure_line("", settings.model, REASON, cost, to_usd(cost, prices_of(settings)))
             append_rows(ledger.with_name(FAILURES), [line])
     return called
 
