@@ -470,7 +470,9 @@ def test_the_stage_asks_the_hub_before_it_fetches_a_model(
 
     edit_params(workspace / "params.yaml", edit)
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(stage, "fetch_base", lambda *_: pytest.fail("it fetched the base"))
+    monkeypatch.setattr(
+        "stages.models.base.fetch_base", lambda *_: pytest.fail("it fetched the base")
+    )
     with pytest.raises(UserError, match=r"model o/n at revision a+: the hub cannot be reached"):
         stage.main()
 
