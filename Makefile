@@ -107,6 +107,7 @@ gpu: .venv-vllm/.installed
 # outputs of the stage, so keep-runs records the finished stages, also after a failure.
 repro: setup
 ifeq ($(origin PROFILE),command line)
+	@python -m bula preflight --profile "$$PROFILE"
 	@python -m bula profile "$$PROFILE"
 else
 	@python -m bula preflight

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from bench.clones import git
+from bench.clones import edit_params, git
 from bula.commands.preflight_plan import done_stages, output_bytes
 from bula.errors import UserError
 from bula.params import load_params
@@ -138,6 +138,19 @@ def test_a_bad_value_stops_before_any_check(folder: Path) -> None:
     result = preflight()
     assert isinstance(result.exception, UserError)
     assert "train.learning_rate: Input should be greater than 0" in str(result.exception)
+
+
+def test_a_profile_is_checked_by_its_name(folder: Path) -> None:
+    (folder / "profiles").mkdir()
+    (folder / "params.yaml").rename(folder / "profiles/mine.yaml")
+    edit_params(
+        folder / "profiles/mine.yaml", lambda params: params["calibrate"].update(gold="none.jsonl")
+    )
+    assert "calibrate.gold" in faults("--profile", "mine", "--offline")
+    wrong = preflight("--profile", "other")
+    assert wrong.exit_code != 0
+    assert isinstance(wrong.exception, UserError)
+    assert "name one of mine" in str(wrong.exception).lower()
 
 
 def test_two_faults_are_listed_at_once_with_their_fixes(folder: Path) -> None:

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 
 from bula.commands.preflight_plan import done_stages, plan_checks
+from bula.commands.profile import find_profile
 from bula.compared_files import check_compared_files
 from bula.escaping import terminal
 from bula.model_licenses import refuse_unaccepted_terms
@@ -121,7 +122,8 @@ def format_summary(outcomes: list[Outcome], seconds: float) -> str:
     """Return the line that counts the outcomes."""
     faults = select(outcomes, "fault")
     passed = len(select(outcomes, "passed"))
-    text = f"preflight: {len(faults)} faults, {passed} checks passed"
+    noun = "fault" if len(faults) == 1 else "faults"
+    text = f"preflight: {len(faults)} {noun}, {passed} checks passed"
     skipped = select(outcomes, "not checked")
     if skipped:
         named = [f"{outcome.name} ({outcome.text})" for outcome in skipped[:SHOWN_REASONS]]
@@ -165,11 +167,12 @@ def preflight(
     verbose: Annotated[bool, typer.Option("--verbose", help="Print each check.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     params: Annotated[Path, typer.Option(help="Parameter file.")] = PARAMS,
+    profile: Annotated[str, typer.Option(help="Profile, in place of a parameter file.")] = "",
 ) -> None:
     """Check keys, hosts, files, models, device, memory and disk before a run."""
     started = time.monotonic()
-    values = load_params(params)
-    checks = all_checks(values, params, Path(), remote=remote)
+    file = find_profile(profile) if profile else params
+    checks = all_checks(load_params(file), file, Path(), remote=remote)
     outcomes = run_checks(checks, offline=offline)
     seconds = time.monotonic() - started
     text = report(outcomes, seconds, verbose=verbose)
