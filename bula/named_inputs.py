@@ -20,8 +20,9 @@ from bula.params import (
 )
 
 # Directories of models that the pipeline writes; bula/params.py checks the names of GGUF files.
-WRITTEN_MODELS = ("models/base", "models/merged")
-GGUF_FOLDER = "models/gguf/"
+WRITTEN_MODELS = ("models/base", "models/merged", "models/judge", "models/encoder")
+# The folders whose files the pipeline writes, too.
+WRITTEN_FOLDERS = ("models/gguf/", "models/judge/")
 
 
 class NamedInput(NamedTuple):
@@ -73,14 +74,11 @@ def _models(params: Params) -> Iterator[NamedInput]:
     for key, source in named.items():
         if isinstance(source, DirectoryModel):
             yield NamedInput(key, source.path, "correct the model's `path` in params.yaml")
-    written = ", ".join(WRITTEN_MODELS)
+    written = ", ".join([*WRITTEN_MODELS, *WRITTEN_FOLDERS])
     for name, variant in params.variants.items():
         path = os.path.normpath(variant.model)
-        if path not in WRITTEN_MODELS and not path.startswith(GGUF_FOLDER):
-            fix = (
-                f"no stage writes it: name {written} or a file of {GGUF_FOLDER}, or run `dvc pull` "
-                "for a model of your own"
-            )
+        if path not in WRITTEN_MODELS and not path.startswith(WRITTEN_FOLDERS):
+            fix = f"no stage writes it: name one of {written}, or `dvc pull` a model of your own"
             yield NamedInput(f"variants.{name}.model", variant.model, fix)
 
 

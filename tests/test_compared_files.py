@@ -95,6 +95,12 @@ def test_a_wrong_list_is_refused_with_the_command_that_corrects_it(
     check_compared_files(file, ["base", "old"])
 
 
+def test_a_pipeline_without_compare_is_not_refused(tmp_path: Path) -> None:
+    pipeline = tmp_path / "dvc.yaml"
+    pipeline.write_text("stages:\n  ingest:\n    cmd: exec ./stage\n", encoding="utf-8")
+    check_compared_files(pipeline, ["base"])
+
+
 @pytest.mark.parametrize("profile", sorted(path.stem for path in ROOT.glob("profiles/*.yaml")))
 def test_the_list_can_be_written_for_each_profile(profile: str, tmp_path: Path) -> None:
     shutil.copy(ROOT / "dvc.yaml", tmp_path)

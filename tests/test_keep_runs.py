@@ -148,3 +148,22 @@ def test_outputs_stay_as_they_are(repo: Path) -> None:
     shutil.rmtree(repo / ".dvc/cache/runs", ignore_errors=True)
     keep_finished(repo)
     assert {path.name: path.read_bytes() for path in repo.iterdir() if path.is_file()} == before
+
+
+def test_a_stage_whose_output_persists_is_not_counted(repo: Path) -> None:
+    write(repo, "dvc.yaml", PIPELINE.replace("    - copy\n", "    - copy: {persist: true}\n"))
+    assert repro(repo)[0] == 0
+    # DVC itself records no such stage.
+    assert keep_finished(repo) == (1, 2)
+
+
+@pytest.mark.parametrize("text", ["stages: []", "stages: {a: {"])
+def test_a_pipeline_that_dvc_cannot_read_is_a_sentence(repo: Path, text: str) -> None:
+    write(repo, "dvc.yaml", text)
+    with pytest.raises(UserError, match="DVC cannot read it"):
+        keep_finished(repo)
+
+
+def test_a_folder_without_dvc_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="DVC cannot read it"):
+        keep_finished(tmp_path)

@@ -71,7 +71,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "variants.tuned.model",
             "models/mergd",
             "variants.tuned.model",
-            "models/mergd: it does not exist. no stage writes it: name models/base, models/merged",
+            "models/mergd: it does not exist. no stage writes it: name one of models/base, ",
         ),
         (
             "ingest.base",
@@ -100,6 +100,11 @@ def test_a_path_that_leads_nowhere_is_a_fault(
     found = faults("--offline")
     assert list(found) == [key]
     assert message in found[key]
+
+
+def test_the_judge_of_the_stage_models_may_be_a_variant(folder: Path) -> None:
+    edit(lambda params: set_key("variants.quantized.model", "models/judge/judge.gguf", params))
+    assert not [key for key in faults("--offline") if key.endswith(".model")]
 
 
 def test_a_task_with_a_typing_error_is_a_fault(folder: Path) -> None:

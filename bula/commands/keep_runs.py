@@ -20,15 +20,22 @@ if TYPE_CHECKING:
 
 
 def is_unchanged(stage: "Stage") -> bool:
-    """Return whether a stage's command, inputs and outputs are those of dvc.lock."""
-    return bool(stage.cmd) and not any(stage.changed_entries())
+    """Return whether a stage's command, inputs and outputs are those of dvc.lock.
+
+    DVC records no stage with an output that persists.
+    """
+    if not stage.cmd or any(out.persist for out in stage.outs):
+        return False
+    return not any(stage.changed_entries())
 
 
 def keep_finished(folder: Path) -> tuple[int, int]:
     """Record the unchanged stages of a repository in the run-cache.
 
-    Return their number and the number of all stages. Raise UserError if another DVC command runs.
+    Return their number and the number of all stages. Raise UserError if another DVC command runs,
+    or if DVC cannot read the repository.
     """
+    from dvc.exceptions import DvcException
     from dvc.lock import LockError
     from dvc.repo import Repo, lock_repo
 
@@ -42,6 +49,9 @@ def keep_finished(folder: Path) -> tuple[int, int]:
     except LockError as error:
         what = "another DVC command runs here, so no stage was recorded"
         raise UserError(folder.absolute(), what, "run this command when it has ended") from error
+    except DvcException as error:
+        fix = "run this in a clone of the repository"
+        raise UserError(folder.absolute(), f"DVC cannot read it ({error})", fix) from error
     return len(unchanged), len(stages)
 
 

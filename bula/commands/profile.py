@@ -8,6 +8,7 @@ overrides cannot express every key, such as a column's name with an accent.
 """
 
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -127,7 +128,9 @@ def profile(
     try:
         run_dvc("repro", folder=clone)
     finally:
-        keep_finished(clone)
+        # An error of dvc repro is the one to show.
+        with suppress(UserError):
+            keep_finished(clone)
     save_experiment(name, clone)
     results = record(file, params, clone)
     print(describe(name, params, clone, results))
