@@ -26,7 +26,7 @@ class Answer(NamedTuple):
 
 
 def without_reasoning(answer: Answer) -> Answer:
-    """Return an answer without the reasoning before it.
+    """Return an answer without the blocks of reasoning before it.
 
     Reasoning without an end has used up the tokens of the answer, which is then empty and cut. Some
     chat templates write the start tag into the prompt, so an end tag alone also ends reasoning.
@@ -34,8 +34,10 @@ def without_reasoning(answer: Answer) -> Answer:
     text = answer.text.lstrip()
     before, end, rest = text.partition(REASONING_END)
     starts = text.startswith(REASONING_START)
-    if end and (starts or REASONING_START not in before):
+    if not starts and (not end or REASONING_START in before):
+        return answer
+    while rest.lstrip().startswith(REASONING_START):
+        _, end, rest = rest.partition(REASONING_END)
+    if end:
         return answer._replace(text=rest.strip(), reasoning_removed=True)
-    if starts:
-        return answer._replace(text="", finish_reason="length", reasoning_removed=True)
-    return answer
+    return answer._replace(text="", finish_reason="length", reasoning_removed=True)

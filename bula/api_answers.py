@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 from pydantic import BaseModel, Field, ValidationError
 
+from bula.answers import FAILED
 from bula.api_keys import KEY, LOCAL_KEY, LOOPBACK, host_of, keep_plain_headers, key_for
 from bula.errors import UserError
 from bula.params import Generate, Variant
@@ -38,6 +39,8 @@ LONGEST_WAIT = 60.0
 SHORT_WORD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,60}")
 # An empty text is an answer if the server says that it stopped the answer itself.
 EMPTY_REASONS = ("length", "content_filter")
+# A reply with such a reason is incomplete. FAILED is our own mark, so no reply may bring it.
+BROKEN_REASONS = (FAILED, "error", "abort")
 # Text, finish reason and number of tokens of one answer.
 Parts = tuple[str, str, int]
 
@@ -193,11 +196,18 @@ def _read_reply(content: bytes) -> Parts:
     except ValidationError:
         raise RequestError("a reply contains no answer") from None
     first = reply.choices[0]
+    check_finish_reason(first.finish_reason)
     texts = [text for text in (first.message.content, first.message.refusal) if text is not None]
     if not texts and first.finish_reason not in EMPTY_REASONS:
         raise RequestError("a reply contains no answer")
     text = max(texts, key=len, default="")
     return text.strip(), str(first.finish_reason), _tokens(reply.usage)
+
+
+def check_finish_reason(reason: str | None) -> None:
+    """Raise RequestError if a finish reason says that the server broke off."""
+    if reason in BROKEN_REASONS:
+        raise RequestError(f"a reply has finish_reason {reason}")
 
 
 def _tokens(usage: Any) -> int:

@@ -20,7 +20,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 from tqdm import tqdm
 
 from bula.answers import FAILED, Answer, Prompts, without_reasoning
-from bula.api_answers import RequestError, ask_chat, chat_fields, connect, use_server
+from bula.api_answers import (
+    RequestError,
+    ask_chat,
+    chat_fields,
+    check_finish_reason,
+    connect,
+    use_server,
+)
 from bula.errors import UserError
 from bula.files import sha256_values
 from bula.params import Decoding, Params, Variant
@@ -107,8 +114,7 @@ def servers_of(variant: Variant, params: Params, prompts: Prompts) -> Servers:
     """
     limits = params.generate
     questions = Counter(map(tuple, prompts))
-    # A variant without any answer has no figure.
-    most_failures = min(int(limits.max_failed_share * len(prompts)), len(prompts) - 1)
+    most_failures = count_allowed(limits.max_failed_share, len(prompts))
     if variant.engine == "openai":
         start: Start = partial(use_server, str(variant.base_url), limits.parallel)
         name = f"{variant.served_model} at {variant.base_url}"
@@ -132,6 +138,15 @@ def servers_of(variant: Variant, params: Params, prompts: Prompts) -> Servers:
     return Servers(
         path.name, start, limits.parallel, questions, most_failures, complete, open_client, RERUN
     )
+
+
+def count_allowed(share: float, total: int) -> int:
+    """Return how many of `total` questions may fail: at most this share.
+
+    At least one question needs an answer, because a variant without any answer has no figure.
+    """
+    # Like the judge, compare the quotients: the product 0.29 * 100 is below 29.
+    return sum(failed / total <= share for failed in range(1, total))
 
 
 def request_fields(variant: Variant, params: Params, end_ids: list[int], asked: Asked) -> Fields:
@@ -337,6 +352,7 @@ def complete(
     if not choices or not isinstance(choices[0].text, str):
         raise RequestError("a reply contains no answer")
     first = choices[0]
+    check_finish_reason(first.finish_reason)
     return Answer(
         text=first.text.strip(),
         finish_reason=str(first.finish_reason),

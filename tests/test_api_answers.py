@@ -98,6 +98,14 @@ FAILURES: dict[str, tuple[Reply, str, float | None]] = {
     "a web page": (b"<html><body>Bad gateway</body></html>", NO_ANSWER, 0.0),
     "no choices": (b'{"choices": []}', NO_ANSWER, 0.0),
     "no text": (body({"finish_reason": "stop", "message": {"content": None}}), NO_ANSWER, 0.0),
+    **{
+        f"finish_reason {reason}": (
+            body({"finish_reason": reason, "message": {"content": "Tome"}}),
+            f"a reply has finish_reason {reason}",
+            0.0,
+        )
+        for reason in ("error", "abort", "failed")
+    },
     "no object": (b"null", NO_ANSWER, 0.0),
 }
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from bench.clones import edit_params
+from bula.records import read_rows, write_rows
 from bula.review.answers import Answers, Changed, changed_answers, word_distance
 from bula.review.changes import Change, changed_counts, changed_params, differences
 from bula.review.gate import check_gates
@@ -159,6 +160,17 @@ def test_the_five_answers_that_changed_most_are_shown(before: Path, tmp_path: Pa
     # 1 - 2 × 2 / (3 + 2 + n) for n = 7 to 3.
     assert distances == [round(1 - 4 / (5 + n), 3) for n in (7, 6, 5, 4, 3)]
     assert "Pergunta sobre palavra7?" in as_markdown(review_of(before, after))
+
+
+@pytest.mark.parametrize("failed", ["before", "after"])
+def test_a_failed_request_is_no_changed_answer(before: Path, tmp_path: Path, failed: str) -> None:
+    after = write_run(tmp_path / "after", generated={3: "Outro texto."})
+    path = tmp_path / failed / "data/answers/tuned.jsonl"
+    rows = list(read_rows(path))
+    rows[0].update(generated="", finish_reason="failed")
+    write_rows(path, rows)
+    found = changed_answers(run_of(before), run_of(after))
+    assert (found.compared, found.changed) == (19, 1)
 
 
 @pytest.mark.parametrize("closed", ["before", "after"])

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import httpx2 as httpx
@@ -13,7 +14,7 @@ import pytest
 
 from bench.clones import ROOT
 from bula import server_answers, serving
-from bula.answers import Answer, Prompts
+from bula.answers import Answer, Prompts, without_reasoning
 from bula.api_answers import RequestError
 from bula.errors import UserError
 from bula.params import Params, Variant, load_params
@@ -43,6 +44,11 @@ def refuse(request: httpx.Request) -> httpx.Response:
     raise httpx.ConnectError("refused", request=request)
 
 
+def reply_with(finish_reason: str, request: httpx.Request) -> httpx.Response:
+    choice = {"index": 0, "text": "Tome", "finish_reason": finish_reason}
+    return httpx.Response(200, json={"choices": [choice]})
+
+
 JSON_TYPE = {"content-type": "application/json"}
 NO_ANSWER = "a reply contains no answer"
 REPLIES: dict[str, tuple[Reply, str]] = {
@@ -70,6 +76,13 @@ REPLIES: dict[str, tuple[Reply, str]] = {
         lambda _: httpx.Response(200, json={"choices": [{"index": 0}]}),
         NO_ANSWER,
     ),
+    **{
+        f"finish_reason {reason}": (
+            partial(reply_with, reason),
+            f"a reply has finish_reason {reason}",
+        )
+        for reason in ("error", "abort", "failed")
+    },
 }
 
 
@@ -177,6 +190,8 @@ def test_too_many_failed_requests_stop_the_stage(monkeypatch: pytest.MonkeyPatch
 def test_the_share_of_failed_requests_counts_all_prompts() -> None:
     assert most_failures(0.05, 30) == 1
     assert most_failures(0.05, 19) == 0
+    # In binary, 0.29 * 100 is below 29, but 29 / 100 equals 0.29.
+    assert most_failures(0.29, 100) == 29
 
 
 def most_failures(max_failed_share: float, questions: int) -> int:
@@ -303,3 +318,19 @@ def test_reasoning_is_no_part_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> N
     cut = Answer("", "length", 9, reasoning_removed=True)
     other = Answer("Procure <think> um </think> médico.", "stop", 9)
     assert answers == [advice, advice, cut, cut, other] * 2
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>a</think>\n<think>b</think>Tome água", ("Tome água", "stop")),
+        ("a</think><think>b</think> <think>c</think>Tome água", ("Tome água", "stop")),
+        ("<think>a</think>\n<think>b", ("", "length")),
+        ("<think>a</think>Tome <think>b</think>", ("Tome <think>b</think>", "stop")),
+    ],
+)
+def test_every_block_of_reasoning_before_an_answer_is_removed(
+    text: str, expected: tuple[str, str]
+) -> None:
+    found = without_reasoning(Answer(text, "stop", 9))
+    assert found == Answer(*expected, 9, reasoning_removed=True)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from bula.answers import FAILED
 from bula.item_scores import ROWS
 from bula.records import read_rows
 from bula.review.runs import Run
@@ -78,9 +79,14 @@ def changed_answers(before: Run, after: Run) -> Answers:
 
 
 def _rows(run: Run, variant: str) -> dict[str, Mapping[str, Any]]:
-    """Return the answers of one variant by id, if they are at hand."""
+    """Return the answers of one variant by id, if they are at hand.
+
+    A question whose request failed has no answer.
+    """
     file = run.folder / f"data/{ROWS['generate'][0]}/{variant}.jsonl"
-    return {row["id"]: row for row in read_rows(file)} if file.is_file() else {}
+    if not file.is_file():
+        return {}
+    return {row["id"]: row for row in read_rows(file) if row.get("finish_reason") != FAILED}
 
 
 def _question(row: Mapping[str, Any]) -> list[Any]:
