@@ -187,7 +187,7 @@ def _check_money(run: Run, worst: dict[str, Usage], own: Pending | None = None) 
         fix = "raise it, or lower judge.items_per_set; nothing was sent"
         if own is not None:
             fix = (
-                f"raise it, or delete the entry of the file {own.file} from {run.record}; then the "
+                f"raise it, or delete the entry of {own.file} from {run.record}; then the "
                 "calls are made anew"
             )
         raise UserError("judge.max_usd", what, fix)

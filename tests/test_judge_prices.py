@@ -268,7 +268,7 @@ def test_a_batch_that_is_created_later_must_fit_at_the_new_prices(server: BatchS
     with pytest.raises(UserError, match=r"judge\.max_usd: a batch of 2 requests could") as error:
         ask(2)
     # The recorded worst case does not depend on judge.items_per_set.
-    advice = "raise it, or delete the entry of the file file-0 from .bula/judge_batches.json"
+    advice = "Raise it, or delete the entry of file-0 from .bula/judge_batches.json"
     assert advice in str(error.value)
     assert "items_per_set" not in str(error.value)
     assert server.batches == {}
