@@ -169,7 +169,8 @@ def split(lines: dict[str, bytes]) -> Iterator[dict[str, bytes]]:
 def _check_money(run: Run, worst: dict[str, Usage], own: Pending | None = None) -> None:
     """Raise UserError if requests could exceed `judge.max_usd` at today's prices.
 
-    `own` is the pending batch of these requests, if there is one.
+    `own` is the pending batch of these requests, if there is one. Its worst case is recorded, so
+    only its removal from the record leads to smaller requests.
     """
     settings = run.settings
     if settings.max_usd == 0:
@@ -184,6 +185,11 @@ def _check_money(run: Run, worst: dict[str, Usage], own: Pending | None = None) 
             f"{settings.max_usd} are left"
         )
         fix = "raise it, or lower judge.items_per_set; nothing was sent"
+        if own is not None:
+            fix = (
+                f"raise it, or delete the entry of {own.file} from {run.record}; then the "
+                "calls are made anew"
+            )
         raise UserError("judge.max_usd", what, fix)
 
 
@@ -250,14 +256,18 @@ def _confirm(run: Run, pending: Pending, state: State) -> Pending:
 async def _finish(run: Run, pending: Pending) -> Outcomes:
     """Wait for a batch, and return the outcomes that are now in the ledger.
 
-    Raise UserError if the server refused the complete batch, which then costs nothing.
+    Without `judge.batch`, an upload without a batch is forgotten, because it costs nothing. Raise
+    UserError if the server refused the complete batch, which then costs nothing.
     """
     if pending.id is None:
         found = await find_batch(run, pending)
-        if found is None:
+        if found is not None:
+            pending = _confirm(run, pending, found)
+        elif run.settings.batch:
             pending = await _create_later(run, pending)
         else:
-            pending = _confirm(run, pending, found)
+            write_pending(run.record, pending, None)
+            return {}
     state = await wait_for_batch(run, pending)
     if state.status == "failed":
         write_pending(run.record, pending, None)

@@ -12,6 +12,7 @@ from bula.item_scores import (
     SampleRow,
     mean_difference,
     means,
+    paired,
     read_checked,
     read_item_scores,
 )
@@ -91,7 +92,7 @@ def read_differences(
 
     `variants` are the variants that the run scored. The other ones do not depend on its training,
     so their rows in the current folder count. A pair with borrowed benchmark scores has no measure
-    of a benchmark, as in metrics/compare.json.
+    of a benchmark, as in metrics/compare.json. A measure without shared items is left out.
     """
 
     def data_of(name: str) -> Path:
@@ -105,7 +106,7 @@ def read_differences(
         if _has_borrowed_scores(pair, params):
             borrowed = _benchmark_measures(data_of(pair.variant), pair.variant)
         for measure, values in found.items():
-            if measure not in borrowed:
+            if measure not in borrowed and paired(baseline[measure], values):
                 key = f"{pair.name}__{measure}"
                 figures[key] = mean_difference(baseline[measure], values)
     return figures

@@ -231,6 +231,29 @@ def test_single_calls_first_finish_a_pending_batch(server: BatchServer, workspac
     assert pending_worst() == []
 
 
+def test_single_calls_forget_an_upload_without_a_batch(
+    server: BatchServer, workspace: Path
+) -> None:
+    server.faults = {"POST /batches": [503]}
+    with pytest.raises(UserError, match="InternalServerError"):
+        ask(2)
+    set_judge(workspace, batch=False)
+    assert [row["accuracy"] for row in ask(2).rows] == [3, 3]
+    assert (server.batches, pending_worst()) == ({}, [])
+    assert server.count("POST /chat") == 2
+
+
+def test_single_calls_find_a_batch_whose_creation_was_not_confirmed(
+    server: BatchServer, workspace: Path
+) -> None:
+    server.loses_creation = True
+    with pytest.raises(UserError, match="APIConnectionError"):
+        ask(2)
+    set_judge(workspace, batch=False)
+    assert [row["accuracy"] for row in ask(2).rows] == [3, 3]
+    assert server.count("POST /chat") == 0
+
+
 def test_a_run_without_new_prompts_finishes_a_pending_batch(server: BatchServer) -> None:
     leave_a_batch(server)
     assert ask(0).rows == []

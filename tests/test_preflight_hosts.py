@@ -17,8 +17,8 @@ import pytest
 from huggingface_hub import constants
 
 from bula.errors import UserError
-from bula.judge_ledger import FAILURES, append_rows, failure_line, lock_ledger
-from bula.judge_limits import Usage
+from bula.judge_ledger import FAILURES, append_rows, failure_line, lock_ledger, write_mark
+from bula.judge_limits import Prices, Usage
 from bula.preflight import hosts, judges
 from tests.judge_server import JudgeServer, Reply, error_body
 from tests.preflight_folder import (
@@ -133,6 +133,17 @@ def test_a_judge_without_money_left_is_not_called(folder: Path) -> None:
         message = "1.0000 of 1.0 dollars are spent, too much for one more call"
         assert message in faults()["judge.base_url"]
         assert server.requests == []
+
+
+def test_the_calls_of_a_killed_run_are_counted_before_a_new_one(folder: Path) -> None:
+    (folder / ".bula").mkdir(exist_ok=True)
+    write_mark(folder / ".bula/ledger.jsonl", "judge-1", Usage(50, 7), Prices(1.0, 1.0))
+    with judge([completion_of_one_token()]):
+        assert "judge.base_url" not in faults()
+    lines = (folder / ".bula" / FAILURES).read_text(encoding="utf-8").splitlines()
+    # The new call would lower the loss of the killed run to 38 and 6 tokens.
+    found = [(line["failed"], line["usage"]) for line in map(json.loads, lines)]
+    assert found == [("Killed", [50, 7]), ("Preflight", [12, 1])]
 
 
 def test_a_judge_that_another_run_uses_is_not_asked(folder: Path) -> None:

@@ -14,10 +14,17 @@ from typer.testing import CliRunner
 from bench.clones import ROOT, Edit, edit_params
 from bula import hardware
 from bula.__main__ import app
-from bula.commands.seeds import fixed_variants, here, seed_pairs, trained_variants
+from bula.commands.seeds import (
+    common_spreads,
+    fixed_variants,
+    here,
+    seed_pairs,
+    trained_variants,
+)
 from bula.errors import UserError
 from bula.paired import Difference
 from bula.params import load_params
+from bula.records import read_rows, write_rows
 from bula.reports import write_metrics
 from bula.runs import read_differences, refuse_other_conditions
 from bula.stats import spread
@@ -287,6 +294,24 @@ def test_differences_from_borrowed_benchmark_scores_are_left_out(workspace: Path
     results = pairs.compare_all(Path("data"), {}, params)
     assert "tuned_minus_few__t_acc" not in results
     assert found.keys() <= results.keys()
+
+
+def test_a_measure_without_shared_items_has_no_difference(workspace: Path) -> None:
+    edit_params(workspace / "params.yaml", two_variants)
+    fill(workspace, "base", 0.0)
+    fill(workspace, "tuned", 0.1)
+    path = workspace / "data/scores/tuned.jsonl"
+    write_rows(path, [row | {"id": f"other-{row['id']}"} for row in read_rows(path)])
+    params = load_params()
+    found = read_differences(Path(), params.compare.pairs, ["tuned"], params)
+    assert "tuned_minus_base__rouge1_f" not in found
+    assert "tuned_minus_base__t_acc" in found
+
+
+def test_only_figures_of_all_runs_have_a_spread() -> None:
+    found = common_spreads([{"a": 1.0, "b": 2.0}, {"a": 3.0}, {"a": 2.0, "c": 5.0}])
+    assert list(found) == ["a"]
+    assert (found["a"]["first"], found["a"]["mean"]) == (1.0, 2.0)
 
 
 # What compare makes of it

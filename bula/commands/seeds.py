@@ -126,6 +126,12 @@ def here(conditions: dict[str, Any], params: Params) -> dict[str, Any]:
     return expected
 
 
+def common_spreads(runs: list[dict[str, float]]) -> dict[str, dict[str, float | int]]:
+    """Return the spread of each figure that all runs have."""
+    names = [name for name in runs[0] if all(name in run for run in runs)]
+    return {name: spread([run[name] for run in runs]) for name in names}
+
+
 def seeds(
     count: Annotated[int, typer.Option(min=2, help="Number of seeds, including params.yaml's.")],
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/seeds.json"),
@@ -149,6 +155,6 @@ def seeds(
             figures |= read_differences(Path(folder), pairs, variants, params)
         refuse_other_conditions(f"the experiment {experiment}", found, conditions)
         runs.append(figures)
-    spreads = {name: spread([run[name] for run in runs]) for name in runs[0]}
+    spreads = common_spreads(runs)
     write_metrics(metrics, {"seeds": count, **spreads})
     print(f"seeds: the spread of {len(spreads)} figures over {count} seeds is in {metrics}")

@@ -27,6 +27,7 @@ from bula.judge_ledger import (
     append_rows,
     failure_line,
     read_ledger,
+    settle_mark,
     spent_usd,
 )
 from bula.judge_limits import UNUSED, Usage, prices_of, to_usd, worst_case
@@ -128,13 +129,17 @@ def check_judge(key: str, settings: Judge, ledger: Path) -> str:
 
 @contextmanager
 def _free_ledger(ledger: Path) -> Iterator[None]:
-    """Hold the judge's lock, so that no other process pays at the same time."""
+    """Hold the judge's lock, so that no other process pays at the same time.
+
+    The mark of a killed run is counted first, because each recorded call makes its loss smaller.
+    """
     ledger.parent.mkdir(parents=True, exist_ok=True)
     with ledger.with_name(LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise NotCheckedError("another run uses the judge at this moment") from None
+        settle_mark(ledger)
         yield
 
 

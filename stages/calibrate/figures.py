@@ -134,13 +134,12 @@ def equal_figures(part: str, first: Sequence[int], second: Sequence[int]) -> Fig
 def flip_figures(questions: Questions, verdicts: Verdicts, params: Params) -> Figures:
     """Return the share of repeated answers whose score changes.
 
-    An abstention counts as another score here. Answers with a failed call do not count, and
-    neither do answers without text.
+    An abstention counts as another score here. Answers with a failed call do not count.
     """
     groups = []
     for item, copies in questions.repeated.items():
         group = [verdicts[item], *(verdicts[row["id"]] for row in copies)]
-        if not any("failed" in row or "empty" in row for row in group):
+        if not any("failed" in row for row in group):
             groups.append(group)
     figures: Figures = {"repeats": params.calibrate.repeats, "flip_items": len(groups)}
     for part in PARTS if groups else ():
@@ -162,8 +161,6 @@ def attack_figures(attacked: Sequence[Attacked], verdicts: Verdicts, params: Par
     """
     raised = []
     for plain, row in attacked:
-        if "empty" in verdicts[plain]:
-            continue
         before = verdicts[plain].get("accuracy")
         after = verdicts[row["id"]].get("accuracy")
         if before is not None and after is not None and before < HIGHEST:

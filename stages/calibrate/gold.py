@@ -51,12 +51,14 @@ class Questions(NamedTuple):
 def read_questions(settings: Calibrate) -> Questions:
     """Return all that a judge is asked.
 
-    Raise UserError if a file is missing or damaged.
+    Only answers with a text are attacked or repeated, because the others get their scores without
+    the judge. Raise UserError if a file is missing or damaged.
     """
     gold = read_gold(Path(settings.gold), settings.items)
     attacks = read_attacks(Path(settings.attacks), settings.attack_items)
-    repeated = repeat_rows(gold[: settings.repeat_items], settings.repeats)
-    return Questions(gold, attack_rows(gold, attacks), repeated)
+    with_text = [row for row in gold if row["answer"].strip()]
+    repeated = repeat_rows(with_text[: settings.repeat_items], settings.repeats)
+    return Questions(gold, attack_rows(with_text, attacks), repeated)
 
 
 def read_gold(path: Path, limit: int) -> list[Row]:
