@@ -1,7 +1,7 @@
 """Run the scripts of .ci in a small repository, as a runner does.
 
 Programs in its .venv record the calls. `bula review` and `preflight` are replaced, and `verify` in
-all tests but one. DVC, git, `verify-remote` and `keep-runs` are real.
+all tests but one. DVC, git, `release-check`, `verify-remote` and `keep-runs` are real.
 """
 
 import base64
@@ -101,6 +101,9 @@ def repo(pushed: Path, tmp_path: Path) -> Path:
     shutil.copytree(pushed, tmp_path, symlinks=True, dirs_exist_ok=True)
     repo = tmp_path / "bula"
     git(repo, "remote", "set-url", "origin", str(tmp_path / "origin.git"))
+    # A runner refuses the relative folder.
+    local = f"['remote \"local\"']\n    url = {tmp_path / 'store'}\n"
+    (repo / ".dvc/config.local").write_text(local, encoding="utf-8")
     return repo
 
 
@@ -159,6 +162,7 @@ def test_a_run_is_pushed_committed_and_proved_in_this_order(repo: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert lines(repo / "calls") == [
         "bula preflight",
+        "bula release-check",
         "bula verify-remote",
         "dvc pull",
         "dvc repro",
@@ -210,6 +214,15 @@ def test_a_failed_gate_pushes_nothing_and_keeps_the_review(repo: Path) -> None:
     assert lines(repo / "review.md") == [
         "-m bula review --base origin/work --out review.md",
     ]
+
+
+def test_a_relative_remote_stops_the_run_before_any_stage(repo: Path) -> None:
+    (repo / ".dvc/config.local").unlink()
+    change_source(repo, "three\n")
+    result = gpu(repo)
+    assert result.returncode == 1
+    assert "local (../../store)" in result.stderr
+    assert lines(repo / "calls") == ["bula preflight", "bula release-check"]
 
 
 def test_a_damaged_object_stops_the_run_and_trains_nothing(repo: Path) -> None:

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 
 from bench.clones import ROOT, commit, git
 from bench.remote_servers import Place, http_root
-from bula.commands.release_check import is_relative_folder, release_check
+from bula.commands.release_check import check_remotes, is_relative_folder, release_check
 from bula.errors import UserError
 from tests.conftest import run
 from tests.remote_repository import INPUTS, config_text, dvc, place, push_to, write_repository
@@ -233,6 +233,44 @@ def test_an_artifact_on_a_relative_remote_is_named(
         "so other machines cannot import it",
         "default remote team: s3://bucket/bula; HEAD can be tagged if the objects are there",
     ]
+
+
+def test_a_folder_of_this_machine_needs_a_permission(
+    repo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_remote(repo, "/srv/bula")
+    commit(repo, "name a folder")
+    with pytest.raises(
+        UserError, match=r"only machines that mount /srv/bula can import it.*folder"
+    ):
+        release_check()
+    release_check(allow_folder=True)
+    assert "default remote team: /srv/bula; HEAD can be tagged" in capsys.readouterr().out
+    write_remote(repo, "file:///srv/bula")
+    commit(repo, "name it by a scheme")
+    with pytest.raises(UserError, match="only machines that mount file:///srv/bula"):
+        release_check()
+
+
+def test_a_run_elsewhere_needs_every_remote_of_a_push(
+    repo: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"rows \(\.\./\.\./rows\), team \(\.\./\.\./store\)"):
+        release_check(remotes=True)
+    # The configuration of this machine counts, because a push reads it.
+    write_remote(repo, "s3://bucket/bula")
+    with pytest.raises(UserError, match=r"no other machine has: rows \(\.\./\.\./rows\)\. "):
+        release_check(remotes=True)
+    local = "['remote \"rows\"']\n    url = /srv/rows\n"
+    (repo / ".dvc/config.local").write_text(local, encoding="utf-8")
+    release_check(remotes=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["remote rows: /srv/rows", "remote team: s3://bucket/bula"]
+
+
+def test_a_run_elsewhere_needs_a_default_remote(repo: Path) -> None:
+    with pytest.raises(UserError, match="it names no default remote"):
+        check_remotes({})
 
 
 # --- dvc.yaml ----------------------------------------------------------------------------------

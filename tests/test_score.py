@@ -3,13 +3,14 @@
 import subprocess
 import sys
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import pytest
 from networkx import DiGraph
 
 from bench.clones import ROOT
-from bula.commands.score import choose_places, run_variants, split_stages
+from bula.commands.score import choose_places, run_variant, run_variants, split_stages
 from bula.errors import UserError
 from tests.conftest import run
 
@@ -36,7 +37,10 @@ stages:
       outs: ["score-${key}.txt"]
   scorer:
     cmd: echo scorer > scorer.txt
-    outs: [scorer.txt]
+    deps: [params.yaml]
+    outs:
+      # DVC alone records no stage with such an output.
+      - scorer.txt: {cache: false}
   compare:
     cmd: cat score-base.txt score-tuned.txt score-quantized.txt > compare.txt
     deps: [score-base.txt, score-tuned.txt, score-quantized.txt]
@@ -63,6 +67,12 @@ def call(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `bula score` in the working folder."""
     command = [sys.executable, "-m", "bula", "score", *arguments]
     return run(command, Path.cwd(), PYTHONPATH=str(ROOT))
+
+
+def recorded(repo: Path) -> str:
+    """Return the text of DVC's run-cache."""
+    files = [file for file in (repo / ".dvc/cache/runs").rglob("*") if file.is_file()]
+    return "".join(file.read_text() for file in files)
 
 
 class Stage(NamedTuple):
@@ -96,6 +106,7 @@ def test_variants_run_beside_each_other_on_their_own_devices(repo: Path) -> None
     status = run(["dvc", "status", "--json"], repo)
     # dvc.lock has every stage, although three processes wrote it.
     assert status.stdout.strip() == "{}"
+    assert "echo scorer" in recorded(repo)
 
 
 def test_a_variant_that_fails_leaves_the_others(repo: Path) -> None:
@@ -108,6 +119,7 @@ def test_a_variant_that_fails_leaves_the_others(repo: Path) -> None:
     assert (repo / "score-quantized.txt").exists()
     assert not (repo / "compare.txt").exists()
     assert "score@tuned" in (repo / ".bula/score/tuned.log").read_text()
+    assert "echo scorer" in recorded(repo)
 
 
 def test_a_device_scores_several_variants_in_turn(
@@ -123,6 +135,20 @@ def test_a_device_scores_several_variants_in_turn(
     monkeypatch.setattr(subprocess, "call", record)
     assert run_variants({"a": ["s@a"], "b": ["s@b"]}, ["7"]) == []
     assert used == [("s@a", "7"), ("s@b", "7")]
+
+
+def test_a_variant_without_a_log_leaves_its_device_to_the_others(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # The log of the first variant cannot be opened.
+    (tmp_path / ".bula/score/a.log").mkdir(parents=True)
+    monkeypatch.setattr(subprocess, "call", lambda *_, **__: 0)
+    devices: SimpleQueue[str] = SimpleQueue()
+    devices.put("7")
+    with pytest.raises(IsADirectoryError):
+        run_variant("a", ["s@a"], devices)
+    assert devices.get_nowait() == "7"
 
 
 @pytest.mark.parametrize(("devices", "jobs"), [("", 0), ("0,1", 2)])

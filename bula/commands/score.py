@@ -3,7 +3,8 @@
 DVC runs the stages of one command one after the other. Several `dvc repro --single-item` may run
 in one repository, because DVC locks only what a running stage reads and writes. `--wait-for-lock`
 lets them wait for each other between stages. So one `dvc repro` runs the stages that the variants
-need, then each variant has its own processes, and a last one runs the rest, such as compare.
+need, then each variant has its own processes, and a last one runs the rest, such as compare. The
+finished stages are recorded in DVC's run-cache, also after a failure.
 
     python -m bula score --devices 0,1,2,3
 """
@@ -12,6 +13,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Annotated, Any
@@ -19,6 +21,7 @@ from typing import Annotated, Any
 import typer
 from networkx import topological_sort
 
+from bula.commands.keep_runs import keep_finished
 from bula.errors import UserError
 from bula.experiments import run_dvc
 
@@ -57,26 +60,41 @@ def read_stages() -> tuple[list[str], dict[str, list[str]]]:
         raise UserError("dvc.yaml", str(error), "run this in a clone of the repository") from error
 
 
+def log_of(variant: str) -> Path:
+    """Return the file with the output of a variant's stages."""
+    return LOGS / f"{variant}.log"
+
+
+def run_stages(stages: list[str], device: str, log: Path) -> int:
+    """Run stages one after the other, until one fails.
+
+    Return dvc's exit code.
+    """
+    environment = dict(os.environ)
+    if device:
+        environment["CUDA_VISIBLE_DEVICES"] = device
+    with log.open("wb") as output:
+        for stage in stages:
+            command = [*REPRO, stage]
+            code = subprocess.call(command, env=environment, stdout=output, stderr=output)
+            if code:
+                return code
+    return 0
+
+
 def run_variant(variant: str, stages: list[str], devices: SimpleQueue[str]) -> int:
     """Run a variant's stages on the next free device, until one fails.
 
     Return dvc's exit code. A device is a GPU's number, or empty if the variants share all devices.
     """
     device = devices.get()
-    log = LOGS / f"{variant}.log"
-    environment = dict(os.environ)
-    if device:
-        environment["CUDA_VISIBLE_DEVICES"] = device
     place = f" on GPU {device}" if device else ""
-    print(f"score: {variant} runs{place}, see {log}", flush=True)
-    code = 0
-    with log.open("wb") as output:
-        for stage in stages:
-            command = [*REPRO, stage]
-            code = subprocess.call(command, env=environment, stdout=output, stderr=output)
-            if code:
-                break
-    devices.put(device)
+    print(f"score: {variant} runs{place}, see {log_of(variant)}", flush=True)
+    try:
+        code = run_stages(stages, device, log_of(variant))
+    finally:
+        # The other variants wait for the device, whatever happened.
+        devices.put(device)
     print(f"score: {variant} {'failed' if code else 'is done'}", flush=True)
     return code
 
@@ -105,16 +123,29 @@ def choose_places(devices: str, jobs: int) -> list[str]:
     return numbers or [""] * jobs
 
 
+def run_all(places: list[str]) -> None:
+    """Run the stages before the variants, the variants, and the stages after them.
+
+    Raise UserError if a stage fails.
+    """
+    shared, of_variant = read_stages()
+    run_dvc("repro", *shared)
+    failed = run_variants(of_variant, places)
+    if failed:
+        logs = ", ".join(str(log_of(name)) for name in failed)
+        raise UserError("score", f"these variants failed: {', '.join(failed)}", f"read {logs}")
+    run_dvc("repro")
+
+
 def score(
     devices: Annotated[str, typer.Option(help="Numbers of GPUs, such as 0,1,2,3.")] = "",
     jobs: Annotated[int, typer.Option(min=0, help="Variants at once, where no GPU is named.")] = 0,
 ) -> None:
     """Run the pipeline with the variants beside each other."""
     places = choose_places(devices, jobs)
-    shared, of_variant = read_stages()
-    run_dvc("repro", *shared)
-    failed = run_variants(of_variant, places)
-    if failed:
-        logs = ", ".join(str(LOGS / f"{name}.log") for name in failed)
-        raise UserError("score", f"these variants failed: {', '.join(failed)}", f"read {logs}")
-    run_dvc("repro")
+    try:
+        run_all(places)
+    finally:
+        # An error of the run is the one to show.
+        with suppress(UserError):
+            keep_finished(Path())
