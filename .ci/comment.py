@@ -48,8 +48,8 @@ ACTIVE = re.compile(
 )
 
 
-class NoReviewError(Exception):
-    """The reason why a run has no review that can be shown."""
+class BadReviewError(Exception):
+    """The reason why a review cannot be shown."""
 
 
 def call(*arguments: str, body: dict[str, Any] | None = None) -> bytes:
@@ -77,22 +77,25 @@ def find_pull_request(repository: str, owner: str, branch: str, commit: str) -> 
     return numbers[0] if len(numbers) == 1 else None
 
 
-def find_artifact(repository: str, run: str) -> int:
-    """Return the id of the run's review. Raise NoReviewError without one, or if it is large."""
+def find_artifact(repository: str, run: str) -> int | None:
+    """Return the id of the run's review, or None without one.
+
+    Raise BadReviewError if the archive is large.
+    """
     answer = json.loads(call(f"repos/{repository}/actions/runs/{run}/artifacts?name={ARTIFACT}"))
     for artifact in answer["artifacts"]:
         if artifact["name"] == ARTIFACT and not artifact["expired"]:
             if artifact["size_in_bytes"] > MOST_ARCHIVE_BYTES:
                 what = f"the artifact {ARTIFACT} has more than {MOST_ARCHIVE_BYTES} bytes"
-                raise NoReviewError(what)
+                raise BadReviewError(what)
             return int(artifact["id"])
-    raise NoReviewError("the run left no review")
+    return None
 
 
 def read_review(archive: bytes) -> str:
     """Return the review's text from an archive, at most one character over the limit.
 
-    Raise NoReviewError if the archive cannot be read.
+    Raise BadReviewError if the archive cannot be read.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened, opened.open(MEMBER) as member:
@@ -100,8 +103,16 @@ def read_review(archive: bytes) -> str:
             content = member.read(4 * MOST_CHARACTERS + 4)
     except UNREADABLE as error:
         what = f"the artifact {ARTIFACT} contains no readable {MEMBER} ({error})"
-        raise NoReviewError(what) from error
+        raise BadReviewError(what) from error
     return content.decode("utf-8", errors="replace")
+
+
+def fetch_review(repository: str, run: str) -> str | None:
+    """Return the review's text, or None if the run left none."""
+    artifact = find_artifact(repository, run)
+    if artifact is None:
+        return None
+    return read_review(call(f"repos/{repository}/actions/artifacts/{artifact}/zip"))
 
 
 def is_hidden(character: str) -> bool:
@@ -191,14 +202,17 @@ def main() -> None:
     if number is None:
         print("no single open pull request has this commit as its newest one")
         return
+    notice = notice_text(repository, run, commit)
     try:
-        artifact = find_artifact(repository, run)
-        archive = call(f"repos/{repository}/actions/artifacts/{artifact}/zip")
-        review = read_review(archive)
-    except NoReviewError as error:
-        replace_comment(repository, number, notice_text(repository, run, commit))
+        review = fetch_review(repository, run)
+    except BadReviewError as error:
+        replace_comment(repository, number, notice)
         sys.exit(str(error))
-    write_comment(repository, number, review, commit)
+    if review is None:
+        print("the run left no review")
+        replace_comment(repository, number, notice)
+    else:
+        write_comment(repository, number, review, commit)
 
 
 if __name__ == "__main__":
