@@ -48,6 +48,10 @@ ACTIVE = re.compile(
 )
 
 
+class BadReviewError(Exception):
+    """The reason why a review cannot be shown."""
+
+
 def call(*arguments: str, body: dict[str, Any] | None = None) -> bytes:
     """Return the answer of one call of GitHub's API. A failed call ends the program."""
     command = ["gh", "api", *arguments]
@@ -74,25 +78,41 @@ def find_pull_request(repository: str, owner: str, branch: str, commit: str) -> 
 
 
 def find_artifact(repository: str, run: str) -> int | None:
-    """Return the id of the run's review, or None without one. A large archive is refused."""
+    """Return the id of the run's review, or None without one.
+
+    Raise BadReviewError if the archive is large.
+    """
     answer = json.loads(call(f"repos/{repository}/actions/runs/{run}/artifacts?name={ARTIFACT}"))
     for artifact in answer["artifacts"]:
         if artifact["name"] == ARTIFACT and not artifact["expired"]:
             if artifact["size_in_bytes"] > MOST_ARCHIVE_BYTES:
-                sys.exit(f"the artifact {ARTIFACT} has more than {MOST_ARCHIVE_BYTES} bytes")
+                what = f"the artifact {ARTIFACT} has more than {MOST_ARCHIVE_BYTES} bytes"
+                raise BadReviewError(what)
             return int(artifact["id"])
     return None
 
 
 def read_review(archive: bytes) -> str:
-    """Return the review's text from an archive, at most one character over the limit."""
+    """Return the review's text from an archive, at most one character over the limit.
+
+    Raise BadReviewError if the archive cannot be read.
+    """
     try:
         with zipfile.ZipFile(io.BytesIO(archive)) as opened, opened.open(MEMBER) as member:
             # A character of UTF-8 has at most 4 bytes.
             content = member.read(4 * MOST_CHARACTERS + 4)
     except UNREADABLE as error:
-        sys.exit(f"the artifact {ARTIFACT} contains no readable {MEMBER} ({error})")
+        what = f"the artifact {ARTIFACT} contains no readable {MEMBER} ({error})"
+        raise BadReviewError(what) from error
     return content.decode("utf-8", errors="replace")
+
+
+def fetch_review(repository: str, run: str) -> str | None:
+    """Return the review's text, or None if the run left none."""
+    artifact = find_artifact(repository, run)
+    if artifact is None:
+        return None
+    return read_review(call(f"repos/{repository}/actions/artifacts/{artifact}/zip"))
 
 
 def is_hidden(character: str) -> bool:
@@ -125,12 +145,18 @@ def clean(text: str) -> str:
     return ACTIVE.sub(lambda match: match.group() + NO_BREAK, text)
 
 
-def comment_text(review: str) -> str:
-    """Return the text of the comment: the mark, a notice, and the cleaned review."""
+def comment_text(review: str, commit: str) -> str:
+    """Return the text of the comment: mark, commit, notice, and the cleaned review."""
     text = clean(review)
     if len(text) > MOST_CHARACTERS:
         text = text[:MOST_CHARACTERS].rpartition("\n")[0] + SHORTENED
-    return f"{MARKER}\n*{NOTICE}*\n\n{text}\n"
+    return f"{MARKER}\n*Review of {commit}. {NOTICE}*\n\n{text}\n"
+
+
+def notice_text(repository: str, run: str, commit: str) -> str:
+    """Return the text that replaces an older review if the newest run has none."""
+    address = f"https://github.com/{repository}/actions/runs/{run}"
+    return f"{MARKER}\nThere is no review of {commit}: see [the run]({address}).\n"
 
 
 def find_comment(repository: str, number: int) -> int | None:
@@ -145,27 +171,48 @@ def find_comment(repository: str, number: int) -> int | None:
     return None
 
 
-def main() -> None:
-    """Write or replace the comment of the run that the environment names."""
-    repository = os.environ["GITHUB_REPOSITORY"]
-    artifact = find_artifact(repository, os.environ["RUN_ID"])
-    if artifact is None:
-        print("the run left no review, so there is nothing to write")
-        return
-    number = find_pull_request(
-        repository, os.environ["HEAD_OWNER"], os.environ["HEAD_BRANCH"], os.environ["HEAD_SHA"]
-    )
-    if number is None:
-        print("no single open pull request has this commit as its newest one")
-        return
-    archive = call(f"repos/{repository}/actions/artifacts/{artifact}/zip")
-    body = {"body": comment_text(read_review(archive))}
+def write_comment(repository: str, number: int, review: str, commit: str) -> None:
+    """Write the review as a new comment, or in place of the older review."""
+    body = {"body": comment_text(review, commit)}
     comment = find_comment(repository, number)
     if comment is None:
         call("--method", "POST", f"repos/{repository}/issues/{number}/comments", body=body)
     else:
         call("--method", "PATCH", f"repos/{repository}/issues/comments/{comment}", body=body)
     print(f"the review is a comment of pull request {number}")
+
+
+def replace_comment(repository: str, number: int, text: str) -> None:
+    """Replace the older review, if there is one, because it belongs to other code."""
+    comment = find_comment(repository, number)
+    if comment is not None:
+        path = f"repos/{repository}/issues/comments/{comment}"
+        call("--method", "PATCH", path, body={"body": text})
+        print(f"the comment of pull request {number} says that there is no review")
+
+
+def main() -> None:
+    """Write or replace the comment of the run that the environment names."""
+    repository = os.environ["GITHUB_REPOSITORY"]
+    run = os.environ["RUN_ID"]
+    commit = os.environ["HEAD_SHA"]
+    number = find_pull_request(
+        repository, os.environ["HEAD_OWNER"], os.environ["HEAD_BRANCH"], commit
+    )
+    if number is None:
+        print("no single open pull request has this commit as its newest one")
+        return
+    notice = notice_text(repository, run, commit)
+    try:
+        review = fetch_review(repository, run)
+    except BadReviewError as error:
+        replace_comment(repository, number, notice)
+        sys.exit(str(error))
+    if review is None:
+        print("the run left no review")
+        replace_comment(repository, number, notice)
+    else:
+        write_comment(repository, number, review, commit)
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ def written(answers: Path, review: str) -> str:
     [(_, _, text)] = sent(answers)
     mark, notice, empty, *rest = text.split("\n")
     assert mark == "<!-- bula review -->"
+    assert notice.startswith(f"*Review of {COMMIT}. ")
     assert "may come from a fork" in notice
     assert empty == ""
     return "\n".join(rest)
@@ -162,6 +163,32 @@ def test_a_run_without_a_review_writes_nothing(answers: Path) -> None:
     result = write(answers)
     assert (result.returncode, sent(answers)) == (0, [])
     assert "the run left no review" in result.stdout
+
+
+def set_older_review(answers: Path) -> None:
+    """Let the pull request have a review of an earlier commit."""
+    older = comment(9, "github-actions[bot]", "<!-- bula review -->\nthe gate passes")
+    (answers / COMMENTS).write_text(older, encoding="utf-8")
+
+
+NOTICE = f"""\
+<!-- bula review -->
+There is no review of {COMMIT}: see [the run](https://github.com/o/r/actions/runs/7).
+"""
+
+
+def test_a_run_without_a_review_replaces_the_older_review(answers: Path) -> None:
+    set_older_review(answers)
+    set_answer(answers, ARTIFACTS, {"artifacts": []})
+    assert write(answers).returncode == 0
+    assert sent(answers) == [("PATCH", "repos/o/r/issues/comments/9", NOTICE)]
+
+
+def test_an_unreadable_review_replaces_the_older_review(answers: Path) -> None:
+    set_older_review(answers)
+    (answers / ARCHIVE).write_bytes(b"no archive")
+    assert write(answers).returncode == 1
+    assert sent(answers) == [("PATCH", "repos/o/r/issues/comments/9", NOTICE)]
 
 
 @pytest.mark.parametrize(

@@ -154,6 +154,21 @@ def test_a_judge_that_another_run_uses_is_not_asked(folder: Path) -> None:
     assert "another run uses the judge at this moment" in reasons
 
 
+def answer_after_a_moment(request: dict[str, Any]) -> tuple[int, bytes]:
+    """Answer so late that a second call at the same time would meet the first one."""
+    time.sleep(0.3)
+    return 200, completion_of_one_token()
+
+
+def test_two_judges_are_asked_one_after_the_other(folder: Path) -> None:
+    with judge([answer_after_a_moment]) as server:
+        second = {"model": "judge-2", "base_url": server.url, "max_usd": 0.0}
+        prices = {"usd_per_million_input": 0.0, "usd_per_million_output": 0.0}
+        edit(partial(set_key, "judge.second", {**second, **prices}))
+        assert faults() == {}
+    assert {request["model"] for request in server.requests} == {"judge-1", "judge-2"}
+
+
 def test_the_server_of_a_variant_is_asked_for_one_token(folder: Path) -> None:
     with judge([know_only_the_judge]) as server:
         served = {"engine": "openai", "model": "models/base", "served_model": "m"}

@@ -6,6 +6,7 @@ Such a call proves address, key, model and fields of the request together.
 import asyncio
 import fcntl
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -48,6 +49,8 @@ REASON = "Preflight"
 RATE_LIMIT = 429
 # Statuses of a request with a field that the server does not know.
 REFUSED = (400, 422)
+# Two checks of this process would refuse each other the lock of the ledger.
+ONE_JUDGE = threading.Lock()
 COUNTED = ", and the call counts in max_usd"
 # A model that thinks first needs more than one token, and says so.
 TOO_SHORT = re.compile(r"(max_tokens|max_completion_tokens|output limit).*reached")
@@ -65,13 +68,15 @@ class Called(NamedTuple):
 
 def server_checks(params: Params, ledger: Path) -> list[Check]:
     """Return one check per server that judges, answers or scores."""
-    checks = []
+    checks: list[Check] = []
     names = ("judge", "judge.second")
     for key, judge in zip(names, params.judge.judges, strict=False):
         if judge.base_url != "local":
             name = f"{judge.model} at {judge.base_url}"
             run = partial(check_judge, key, judge, ledger)
-            checks.append(Check(f"{key}.base_url", name, run, network=True))
+            # The second judge is asked after the first one.
+            seconds = NETWORK_SECONDS * (len(checks) + 1)
+            checks.append(Check(f"{key}.base_url", name, run, True, seconds))
     for name, variant in params.variants.items():
         if variant.base_url and variant.served_model:
             where = f"variants.{name}.base_url"
@@ -134,7 +139,7 @@ def _free_ledger(ledger: Path) -> Iterator[None]:
     The mark of a killed run is counted first, because each recorded call makes its loss smaller.
     """
     ledger.parent.mkdir(parents=True, exist_ok=True)
-    with ledger.with_name(LOCK).open("a") as file:
+    with ONE_JUDGE, ledger.with_name(LOCK).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
