@@ -1258,6 +1258,8 @@ class Review(Section):
     """
     gates: list[Gate] = Field(max_length=100)
     """Figures that decide whether the review passes."""
+    lock: Literal["fail", "warn"]
+    """What follows if dvc.lock does not match the code, the parameters or the data."""
 
 
 class Variant(Section):

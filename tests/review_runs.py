@@ -161,7 +161,7 @@ def run_of(folder: Path, name: str = "this run", items_hash: str = ITEMS_HASH) -
     entry = {"path": "data/clean/validation", "md5": items_hash}
     lock = {f"likelihood@{VARIANT}": {"deps": [entry]}}
     params = YAML(typ="safe").load((folder / "params.yaml").read_text(encoding="utf-8"))
-    return Run(name, "abc1234", False, folder, params, lock, {})
+    return Run(name, "abc1234", False, folder, params, lock, {}, [])
 
 
 def params_of(folder: Path) -> Params:

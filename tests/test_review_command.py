@@ -170,6 +170,40 @@ def test_a_damaged_copy_is_no_basis(repo: Path) -> None:
     assert figure_of(found, "tuned.degenerate")["source"] == "items"
 
 
+def test_rows_of_another_commit_are_fetched_and_named(repo: Path) -> None:
+    # As after `git checkout after` without `dvc checkout`: the rows are those of the base.
+    save_rows = (repo / "data", repo.parent / "rows")
+    shutil.rmtree(repo / "data")
+    git(repo, "checkout", "--quiet", "before")
+    run(["dvc", "checkout", "--quiet"], repo)
+    shutil.move(*save_rows)
+    git(repo, "checkout", "--quiet", "-")
+    shutil.move(*reversed(save_rows))
+    code, found = review_json("--base", "before")
+    assert (code, found["lock_problems"]) == (1, [])
+    assert figure_of(found)["difference"] == pytest.approx(0.05)
+    assert found["run"]["stale_rows"] == ["data/answers/tuned.jsonl", "data/likelihood/tuned.jsonl"]
+    assert "Run `dvc checkout` or `python -m bula pull`" in review("--base", "before")[1]
+
+
+def test_stale_rows_that_dvc_lacks_leave_committed_figures(repo: Path) -> None:
+    (repo / "data/likelihood/tuned.jsonl").write_text("{}\n", encoding="utf-8")
+    shutil.rmtree(repo / ".dvc/cache")
+    _, found = review_json("--base", "HEAD")
+    assert found["run"]["missing_rows"]["data/likelihood/tuned.jsonl"] == NOT_FOUND
+    assert figure_of(found)["source"] == "committed figures"
+
+
+def test_a_run_of_other_code_fails(repo: Path) -> None:
+    (repo / "code.py").write_text("2\n", encoding="utf-8")
+    code, output = review("--base", "HEAD")
+    assert code == 1
+    reason = "dvc.lock does not match, the figures belong to other code"
+    assert output.startswith(f"# Review: the gate fails: {reason}")
+    edit_params(repo / "params.yaml", lambda params: params["review"].update(lock="warn"))
+    assert review("--base", "HEAD")[0] == 0
+
+
 # dvc.lock
 
 

@@ -37,6 +37,7 @@ def review_of(before: Path, after: Path, **fields: Any) -> Review:
         headline=[],
         answers=changed_answers(first, second),
         alpha=params.review.alpha,
+        lock=params.review.lock,
     )
     return found._replace(**fields)
 
@@ -115,7 +116,18 @@ def test_problems_of_the_lock_and_missing_commits_are_stated(before: Path) -> No
     text = as_markdown(review_of(before, before, problems=problems, behind=1))
     assert "**does not match**: `bula/x.py` is modified (train and 2 more stages); " in text
     assert "; 2 more. Run `dvc repro`" in text
+    reason = "dvc.lock does not match, the figures belong to other code"
+    assert text.startswith(f"# Review: the gate fails: {reason}\n")
     assert "this branch lacks 1 commit of it" in text
+
+
+@pytest.mark.parametrize(("lock", "passed"), [("fail", False), ("warn", True)])
+def test_a_lock_that_does_not_match_fails_or_warns(before: Path, lock: str, passed: bool) -> None:
+    review = review_of(before, before, problems=["code.py is modified (train)"], lock=lock)
+    assert (review.passed, as_object(review)["passed"]) == (passed, passed)
+    title = as_markdown(review).splitlines()[0]
+    assert title.endswith("dvc.lock does not match, the figures belong to other code")
+    assert ("the gate fails" in title) is not passed
 
 
 def test_counts_of_data_and_privacy_are_listed(before: Path, tmp_path: Path) -> None:

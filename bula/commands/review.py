@@ -48,6 +48,7 @@ def read_review(base: str, folder: Path) -> "Review":
         headline=changes.changed_headline(before, after),
         answers=answers.changed_answers(before, after),
         alpha=params.review.alpha,
+        lock=params.review.lock,
     )
 
 
@@ -61,7 +62,7 @@ def write_review(base: str, *, as_json: bool) -> tuple[str, bool]:
             text = json.dumps(as_object(found), ensure_ascii=False, indent=2, allow_nan=False)
         else:
             text = as_markdown(found)
-    return text, not found.failed
+    return text, found.passed
 
 
 def review(
@@ -71,7 +72,8 @@ def review(
 ) -> None:
     """Compare this run with that of another commit, and apply the gate.
 
-    The exit code is 1 if the gate fails, and 2 if there is nothing to compare.
+    The exit code is 1 if the gate fails or dvc.lock does not match, and 2 if there is nothing to
+    compare.
     """
     from bula.commands.generated import write_text
 

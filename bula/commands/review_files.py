@@ -1,10 +1,11 @@
 """Gather the files of two runs: this workspace and a commit.
 
 git has the figures, the parameters and the lock. DVC has the rows of items, in its cache or on a
-remote, or nowhere.
+remote, or nowhere. Rows of the workspace count only if they have the hash of dvc.lock.
 """
 
 import hashlib
+import os
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -75,8 +76,12 @@ def _with_rows(
     """Return a run after its rows were fetched into its folder."""
     params = _read_yaml(folder / PARAMS, name)
     lock = _read_yaml(folder / LOCK, name).get("stages")
-    run = Run(name, commit[:DIGITS], is_changed, folder, params, lock or {}, {})
-    return run._replace(missing=_fetch(_row_files(run.variants), folder, revision))
+    run = Run(name, commit[:DIGITS], is_changed, folder, params, lock or {}, {}, [])
+    paths = _row_files(run.variants)
+    stale = [] if revision else _copy_rows(paths, folder)
+    wanted = [path for path in paths if not (folder / path).is_file()]
+    missing = _fetch(wanted, folder, revision) if wanted else {}
+    return run._replace(missing=missing, stale=stale)
 
 
 def _read_yaml(file: Path, name: str) -> dict[str, Any]:
@@ -105,21 +110,27 @@ def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
 
 
-def _fetch(paths: list[str], folder: Path, revision: str | None) -> dict[str, str]:
-    """Write rows into a folder, and return why others are missing.
+def _copy_rows(paths: list[str], folder: Path) -> list[str]:
+    """Copy the workspace's rows that have the hash of dvc.lock, and return the others.
 
-    `revision` is None for the workspace, whose own files come first.
+    After `git checkout` without `dvc checkout`, the workspace has the rows of another commit.
     """
-    wanted = []
-    for path in paths:
-        if revision is None and Path(path).is_file():
+    from dvc.repo import Repo
+
+    from bula.commands.review_lock import matching_outputs, output_of
+
+    with Repo() as repo:
+        outputs = matching_outputs(repo)
+    stale = []
+    for path in filter(os.path.isfile, paths):
+        if outputs.get(output_of(path, outputs), False):
             _copy(Path(path), folder / path)
         else:
-            wanted.append(path)
-    return _fetch_from_dvc(wanted, folder, revision) if wanted else {}
+            stale.append(path)
+    return stale
 
 
-def _fetch_from_dvc(paths: list[str], folder: Path, revision: str | None) -> dict[str, str]:
+def _fetch(paths: list[str], folder: Path, revision: str | None) -> dict[str, str]:
     """Write files that DVC has, and return why others are missing.
 
     After a failure of a remote, no other file is asked from it: each attempt may take minutes.
@@ -134,7 +145,8 @@ def _fetch_from_dvc(paths: list[str], folder: Path, revision: str | None) -> dic
         with Repo() as repo:
             # In a commit's own configuration, DVC resolves relative addresses wrongly.
             remotes = {name: dict(repo.config[name]) for name in ("core", "remote")}
-        files = DVCFileSystem(rev=revision, config=remotes)
+        # The file system of DVC's objects alone: the other one prefers a file of the workspace.
+        files = DVCFileSystem(rev=revision, config=remotes).repo.datafs
         for path in paths:
             reason = _fetch_one(files, path, folder / path)
             if reason:
@@ -156,7 +168,7 @@ def _fetch_one(files: Any, path: str, target: Path) -> str:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         files.get_file(path, str(target))
-        entry = files.info(path).get("dvc_info", {}).get("entry")
+        entry = files.info(path).get("entry")
     except (FileNotFoundError, DataIndexDirError):
         target.unlink(missing_ok=True)
         return "DVC finds it neither in its cache nor on a remote"

@@ -8,7 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from bula.escaping import markdown
 from bula.review.answers import STATED, Answers, Changed
@@ -54,6 +54,13 @@ class Review(NamedTuple):
     headline: list[Change]
     answers: Answers
     alpha: float
+    lock: Literal["fail", "warn"]
+    """What follows if dvc.lock does not match."""
+
+    @property
+    def passed(self) -> bool:
+        """Return whether no gate fails, and dvc.lock matches or need not."""
+        return not self.failed and not (self.problems and self.lock == "fail")
 
     @property
     def failed(self) -> list[Outcome]:
@@ -80,7 +87,7 @@ class Section(NamedTuple):
 def as_object(review: Review) -> dict[str, Any]:
     """Return a review as a JSON object."""
     return {
-        "passed": not review.failed,
+        "passed": review.passed,
         "base": _run_object(review.before),
         "run": _run_object(review.after),
         "commits_behind": review.behind,
@@ -112,6 +119,7 @@ def _run_object(run: Run) -> dict[str, Any]:
         "profile": profile_of(run),
         "base_model": base_of(run),
         "missing_rows": dict(run.missing),
+        "stale_rows": list(run.stale),
     }
 
 
@@ -169,6 +177,9 @@ def _fit(sections: Sequence[Section], most: int) -> str:
 
 def _title(review: Review) -> str:
     """Return the verdict as a heading."""
+    if review.problems:
+        result = "" if review.passed else "the gate fails: "
+        return f"# Review: {result}dvc.lock does not match, the figures belong to other code"
     if review.failed:
         return "# Review: the gate fails"
     if not review.outcomes:
@@ -195,7 +206,7 @@ def _opening(review: Review) -> list[str]:
         f"**No comparison**: {_reasons(without)}",
         f"- **How**: {_how(review)}",
         f"- **Runs**: {_run(after)}, against {_run(before)}{_behind(review)}",
-        f"- **dvc.lock**: {_lock(review.problems)}",
+        f"- **dvc.lock**: {_lock(review.problems)}{_stale(review.after)}",
         f"- **Changed**: {_changed(review)}",
     ]
 
@@ -286,6 +297,15 @@ def _lock(problems: list[str]) -> str:
     others = len(problems) - MOST_PROBLEMS
     more = f"; {others} more" if others > 0 else ""
     return f"**does not match**: {shown}{more}. Run `dvc repro`"
+
+
+def _stale(run: Run) -> str:
+    """Return which rows of this folder belong to another commit."""
+    if not run.stale:
+        return ""
+    files = f"{count(len(run.stale), 'file')} of rows in this folder ({code(run.stale[0])})"
+    reason = "without the hash of dvc.lock, so the review used DVC's rows or committed figures"
+    return f"; {files} {reason}. Run `dvc checkout` or `python -m bula pull`"
 
 
 def _problem(text: str) -> str:

@@ -1,7 +1,7 @@
 """Read the files of one run from its folder."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,8 @@ class Run(NamedTuple):
     """The stages of dvc.lock by name."""
     missing: Mapping[str, str]
     """Why a file of rows is missing, by path."""
+    stale: Sequence[str]
+    """Files of rows in the workspace that do not have the hash of dvc.lock."""
 
     @property
     def variants(self) -> list[str]:
