@@ -43,7 +43,7 @@ stages:
 """
 PYTHON = f"""\
 #!/bin/sh
-echo "${{2:-}} ${{3:-}}" >> calls
+echo "${{2:-}} ${{3:-}}${{4:+ $4}}" >> calls
 test "$3" = "$FAILING" && exit 1
 case "$3" in
   preflight) exit 0 ;;
@@ -161,13 +161,13 @@ def test_a_run_is_pushed_committed_and_proved_in_this_order(repo: Path) -> None:
     result = gpu(repo, REAL_VERIFY="1")
     assert result.returncode == 0, result.stdout + result.stderr
     assert lines(repo / "calls") == [
-        "bula preflight",
+        "bula preflight --remote",
         "bula release-check",
         "bula verify-remote",
         "dvc pull",
         "dvc repro",
         "bula keep-runs",
-        "bula review",
+        "bula review --base",
         "dvc push",
         "bula verify",
     ]
@@ -194,7 +194,7 @@ def test_a_run_without_changes_runs_no_stage_and_commits_nothing(repo: Path) -> 
 
 @pytest.mark.parametrize(
     ("failing", "last"),
-    [("preflight", "bula preflight"), ("keep-runs", "bula keep-runs")],
+    [("preflight", "bula preflight --remote"), ("keep-runs", "bula keep-runs")],
 )
 def test_a_failed_step_ends_the_run_before_data_and_commit(
     repo: Path, failing: str, last: str

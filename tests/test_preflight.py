@@ -1,5 +1,6 @@
 """Check that `bula preflight` finds faults of files and machine, and lists all at once."""
 
+import hashlib
 import json
 import shutil
 import time
@@ -10,8 +11,15 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from bench.clones import edit_params, git
-from bula.commands.preflight_plan import done_stages, output_bytes
+from bench.clones import ROOT, edit_params, git
+from bula.commands.preflight_done import (
+    DEVICE_STAGES,
+    DEVICE_VARIANT_STAGES,
+    MODEL_STAGES,
+    done_stages,
+)
+from bula.commands.preflight_plan import output_bytes
+from bula.commands.preflight_remotes import remote_checks
 from bula.errors import UserError
 from bula.params import load_params
 from bula.preflight import machine
@@ -227,8 +235,8 @@ def fetched(folder: Path) -> Path:
     return folder
 
 
-def lock(folder: Path, stage: str, keys: tuple[str, ...]) -> None:
-    """Record in dvc.lock that a stage ran with the present parameters."""
+def lock(folder: Path, stage: str, keys: tuple[str, ...], *files: str) -> None:
+    """Record in dvc.lock that a stage ran with the present parameters and files."""
     values = YAML(typ="safe").load(folder / "params.yaml")
     recorded = {}
     for key in keys:
@@ -240,8 +248,76 @@ def lock(folder: Path, stage: str, keys: tuple[str, ...]) -> None:
     content: Params = {"schema": "2.0", "stages": {}}
     if file.exists():
         content = YAML(typ="safe").load(file)
-    content["stages"][stage] = {"params": {"params.yaml": recorded}}
+    content["stages"][stage] = {
+        "deps": [{"path": name, "md5": md5_of(folder / name)} for name in files],
+        "params": {"params.yaml": recorded},
+    }
     YAML(typ="safe").dump(content, file)
+
+
+def md5_of(file: Path) -> str:
+    """Return the MD5 of a file."""
+    return hashlib.md5(file.read_bytes()).hexdigest()
+
+
+@pytest.fixture
+def finished(fetched: Path) -> Path:
+    """Return the folder after a run on a GPU with two judges at an address."""
+    point_judge_to("https://api.openai.com/v1")
+    prices = {"usd_per_million_input": 0.0, "usd_per_million_output": 0.0, "max_usd": 0.0}
+    second = {"model": "judge-2", "base_url": "https://api.openai.com/v1"}
+    edit(partial(set_key, "judge.second", {**second, **prices}))
+    edit(partial(set_key, "device", "cuda"))
+    edit(partial(set_key, "train.launch", "gpu"))
+    for stage, paths in MODEL_STAGES.items():
+        lock(fetched, stage, ("dtype",))
+        for path in paths:
+            (fetched / path).mkdir(parents=True, exist_ok=True)
+    for stage in ("check", "dry_run", "bertscore_controls"):
+        lock(fetched, stage, ("device",))
+    lock(fetched, "calibrate", ("judge",), "data/demo/gold.jsonl")
+    for name in ("base", "tuned", "quantized"):
+        for stage in ("likelihood", "generate", "safety", "benchmark", "bertscore"):
+            lock(fetched, f"{stage}@{name}", ("device", f"variants.{name}"))
+        lock(fetched, f"judge@{name}", ("judge",))
+    return fetched
+
+
+def open_keys() -> tuple[set[str], set[str]]:
+    """Return the keys of faults, and those whose stages are finished."""
+    found = json.loads(preflight("--json", "--offline").stdout)
+    skipped = [item for item in found["not_checked"] if item["text"] == "its stages are finished"]
+    return {item["key"] for item in found["faults"]}, {item["key"] for item in skipped}
+
+
+def test_finished_stages_need_neither_judge_nor_gpu(finished: Path) -> None:
+    judges = {"judge.base_url", "judge.second.base_url"}
+    assert open_keys() == (set(), {"device", *judges})
+    # Another judge scores the answers again, but needs no GPU.
+    edit(partial(set_key, "judge.model", "judge-3"))
+    assert open_keys() == (judges, {"device"})
+
+
+def test_answers_without_verdicts_need_only_the_first_judge(finished: Path) -> None:
+    content = YAML(typ="safe").load(finished / "dvc.lock")
+    del content["stages"]["judge@tuned"]
+    YAML(typ="safe").dump(content, finished / "dvc.lock")
+    assert open_keys() == ({"judge.base_url"}, {"device", "judge.second.base_url"})
+
+
+def test_changed_gold_answers_need_the_judges(finished: Path) -> None:
+    with (finished / "data/demo/gold.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n")
+    assert open_keys() == ({"judge.base_url", "judge.second.base_url"}, {"device"})
+
+
+def test_device_stages_are_those_of_dvc_yaml() -> None:
+    stages = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
+    listed = {
+        name for name, stage in stages.items() if "device" in stage.get("do", stage)["params"]
+    }
+    # The stage compare only writes the device into the report.
+    assert listed - {"compare"} == {*DEVICE_STAGES, *DEVICE_VARIANT_STAGES}
 
 
 def test_fetched_models_need_no_index(fetched: Path) -> None:
@@ -344,3 +420,19 @@ def test_dvc_remotes_are_asked_only_on_demand(folder: Path) -> None:
     remotes = [item for item in result["faults"] if item["key"] == "--remote"]
     assert [item["name"] for item in remotes] == ["DVC remote web"]
     assert "remote web: it cannot be reached" in remotes[0]["text"]
+    assert not [file for file in (folder / "store").rglob("*") if file.is_file()]
+
+
+def test_a_remote_that_stores_nothing_is_a_fault(folder: Path) -> None:
+    git(folder, "init", "--quiet")
+    assert run(["dvc", "init", "--quiet"], folder).returncode == 0
+    assert run(["dvc", "remote", "add", "full", str(folder / "store")], folder).returncode == 0
+    # Root may write to every folder, but no file replaces a folder.
+    target = folder / "store/files/bula-write-check"
+    target.mkdir(parents=True)
+    [check] = remote_checks(folder)
+    with pytest.raises(UserError, match=r"remote full: it refuses to store an object \("):
+        check.run()
+    target.rmdir()
+    assert check.run() == "it stores objects"
+    assert not target.exists()

@@ -14,7 +14,8 @@ from typing import Annotated
 
 import typer
 
-from bula.commands.preflight_plan import done_stages, plan_checks
+from bula.commands.preflight_done import done_stages, skip_finished
+from bula.commands.preflight_plan import plan_checks
 from bula.commands.profile import find_profile
 from bula.compared_files import check_compared_files
 from bula.escaping import terminal
@@ -43,8 +44,12 @@ def all_checks(params: Params, file: Path, root: Path, *, remote: bool) -> list[
         checks += terms_checks(params)
     checks += network_checks(params, done, root / LEDGER)
     if remote:
+        # Imported here, because DVC takes a second to load.
+        from bula.commands.preflight_remotes import remote_checks
+
         checks += remote_checks(root)
-    return [*checks, *plan_checks(params, done, root)]
+    checks += plan_checks(params, done, root)
+    return skip_finished(checks, params, done)
 
 
 def compare_files(params: Params, root: Path) -> str:
@@ -90,23 +95,6 @@ def needs_server(params: Params) -> bool:
     judges = any(judge.base_url != "local" for judge in params.judge.judges)
     answers = any(variant.base_url for variant in params.variants.values())
     return judges or answers or params.benchmark.backend.kind == "openai"
-
-
-def remote_checks(root: Path) -> list[Check]:
-    """Return one check per DVC remote of the repository."""
-    # Imported here, because DVC takes a second to load.
-    from dvc.repo import Repo
-
-    from bula.commands.remote_checks import open_stores, remote_errors
-
-    def reach(name: str) -> str:
-        open_stores(repo, name)
-        return "it answers"
-
-    with remote_errors("the DVC repository"):
-        repo = Repo(str(root))
-    names = repo.config["remote"]
-    return [Check("--remote", f"DVC remote {name}", partial(reach, name), True) for name in names]
 
 
 # --- output ------------------------------------------------------------------------------------
@@ -163,7 +151,7 @@ def as_json(outcomes: list[Outcome], seconds: float) -> str:
 
 def preflight(
     offline: Annotated[bool, typer.Option("--offline", help="Ask no host.")] = False,
-    remote: Annotated[bool, typer.Option("--remote", help="Ask the DVC remotes too.")] = False,
+    remote: Annotated[bool, typer.Option("--remote", help="Write to the DVC remotes too.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Print each check.")] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     params: Annotated[Path, typer.Option(help="Parameter file.")] = PARAMS,

@@ -1,24 +1,18 @@
-"""Find the finished stages, and plan memory and disk of the others.
-
-A stage counts as done if its outputs exist and dvc.lock has its parameters. DVC itself also
-compares code and data, so it may repeat a stage that counts as done here.
-"""
+"""Plan memory and disk of the stages that are not finished."""
 
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ruamel.yaml import YAML
-
 from bula.commands.plan import (
     find_config,
     find_launch,
-    locked_params,
     read_template_figures,
     rows_of_metrics,
     rows_of_options,
 )
+from bula.commands.preflight_done import MODEL_STAGES
 from bula.errors import UserError
 from bula.params import HubModel, Params
 from bula.preflight.checks import Check, NotCheckedError
@@ -33,51 +27,10 @@ from bula.preflight.machine import (
 if TYPE_CHECKING:
     from bula.training_cost import Rows, Shape
 
-# Outputs by which a stage counts as done.
-OUTPUTS = {
-    "models": ("models/base", "models/judge", "models/encoder"),
-    "ingest": ("data/raw", "data/benchmarks"),
-    "preprocess": ("data/clean",),
-    "train": ("models/adapter",),
-    "merge": ("models/merged",),
-    "quantize": ("models/gguf",),
-}
 # DVC keeps a copy of each output in its cache.
 COPIES = 2
 # Rows before and after preprocess, and their scores.
 ROW_COPIES = 3
-
-
-def done_stages(file: Path, root: Path) -> set[str]:
-    """Return the stages that are done, and whose inputs are done too."""
-    values = YAML(typ="safe").load(file.read_text(encoding="utf-8"))
-    done: set[str] = set()
-    if _is_done("models", values, root):
-        done.add("models")
-    if _is_done("ingest", values, root):
-        done.add("ingest")
-    if {"models", "ingest"} <= done:
-        for stage in ("preprocess", "train", "merge", "quantize"):
-            if not _is_done(stage, values, root):
-                break
-            done.add(stage)
-    return done
-
-
-def _is_done(stage: str, values: Mapping[str, Any], root: Path) -> bool:
-    """Return whether a stage's outputs exist, and dvc.lock has its parameters."""
-    locked = locked_params(root / "dvc.lock", stage)
-    if locked is None or not all((root / path).exists() for path in OUTPUTS[stage]):
-        return False
-    return all(_value_at(values, key) == value for key, value in locked.items())
-
-
-def _value_at(values: Mapping[str, Any], key: str) -> Any:
-    """Return the value at a dotted key, or None."""
-    found: Any = values
-    for part in key.split("."):
-        found = found.get(part) if isinstance(found, Mapping) else None
-    return found
 
 
 def plan_checks(params: Params, done: set[str], root: Path) -> list[Check]:
@@ -106,7 +59,7 @@ def check_memory(params: Params, done: set[str], root: Path) -> str:
 
 def check_disk(params: Params, done: set[str], root: Path) -> str:
     """Compare the bytes of all outputs that are not done with the free disk."""
-    if done >= OUTPUTS.keys():
+    if done >= MODEL_STAGES.keys():
         return "the models are up to date"
     config = _known_config(params, root)
     from bula.training_cost import count_shape
