@@ -11,10 +11,11 @@ from bench.clones import edit_params
 from bula.errors import UserError
 from bula.params import Params, load_params
 from bula.records import write_rows
-from bula.review.gate import Outcome, check_directions, check_gates
+from bula.review.gate import Outcome, check_directions, check_gates, with_gates_of
 from bula.review.measures import committed, shown_measures, stage_of
 from bula.review.verdicts import Figure, compare_runs
 from tests.review_runs import (
+    GATE,
     ITEMS_HASH,
     PROFILE,
     VARIANT,
@@ -75,6 +76,7 @@ def test_a_gain_is_better(before: Path, tmp_path: Path) -> None:
 def test_holm_counts_only_figures_with_a_changed_item(before: Path, tmp_path: Path) -> None:
     # Four items more are loops: McNemar's p is 2 / 2^4, the larger of two p-values.
     after = write_run(tmp_path / "after", bits=2.05, loops=range(4))
+    edit_params(after / "params.yaml", lambda p: p["review"].update(gates=[]))
     figures = compare(before, after)
     assert figures[BITS].p_holm == pytest.approx(2 * 2 / 2**20)
     loops = figures["tuned.degenerate"]
@@ -82,6 +84,19 @@ def test_holm_counts_only_figures_with_a_changed_item(before: Path, tmp_path: Pa
     assert loops.verdict == "no difference beyond noise"
     same = figures["tuned.rougeL_f"]
     assert (same.difference, same.p, same.p_holm) == (0.0, None, None)
+
+
+def test_figures_without_a_gate_do_not_hide_the_loss_of_a_gated_one(
+    before: Path, tmp_path: Path
+) -> None:
+    # Six items more are loops: p is 2 / 2^6, which a second figure would double to 0.0625.
+    after = write_run(tmp_path / "after", bits=2.05, loops=range(6))
+    found = outcome(
+        before, after, lambda gate: gate.update(figure="tuned.degenerate", max_drop=0.05)
+    )
+    assert found.figure is not None
+    assert found.figure.p_holm == pytest.approx(2 / 2**6)
+    assert (found.result, found.reason) == ("fail", "worse by 0.3, and 0.05 is allowed")
 
 
 def test_a_difference_below_the_smallest_effect_counts_as_noise(
@@ -320,10 +335,12 @@ def test_a_gate_passes_a_loss_that_is_allowed(before: Path, tmp_path: Path) -> N
     assert (found.result, found.reason) == ("pass", "no loss above 0.02 was found")
 
 
-def test_a_gate_passes_a_loss_that_noise_explains(before: Path, tmp_path: Path) -> None:
+def test_a_gate_warns_of_a_loss_that_the_interval_does_not_exclude(
+    before: Path, tmp_path: Path
+) -> None:
     # Four losses have the exact p-value 2 / 2^4, and the interval reaches beyond 0.02.
     found = outcome(before, write_run(tmp_path / "after", bits=shifted(4, 0.5)))
-    assert found.result == "pass"
+    assert found.result == "warn"
     assert found.reason == "the interval does not exclude a loss above 0.02"
 
 
@@ -371,6 +388,42 @@ def test_two_gates_on_one_figure_are_refused(before: Path) -> None:
     )
     with pytest.raises(UserError, match=r"review\.gates has tuned\.bits_per_character twice"):
         params_of(before)
+
+
+# Gates of the other run
+
+
+def test_a_run_cannot_loosen_its_own_gate(before: Path, tmp_path: Path) -> None:
+    after = write_run(tmp_path / "after", bits=2.05)
+    loose = {**GATE, "max_drop": 0.5}
+    extra = {**GATE, "figure": "tuned.degenerate"}
+    edit_params(
+        after / "params.yaml", lambda p: p["review"].update(gates=[loose, extra], alpha=0.01)
+    )
+    params, differing = with_gates_of(run_of(before, "main"), params_of(after))
+    assert differing == ["alpha 0.05 → 0.01", f"{BITS} max_drop 0.02 → 0.5"]
+    assert params.review.alpha == 0.05
+    [first, second] = params.review.gates
+    assert (first.figure, first.max_drop) == (BITS, 0.02)
+    assert second.figure == "tuned.degenerate"
+
+
+def test_a_gate_that_this_run_removed_still_applies(before: Path, tmp_path: Path) -> None:
+    after = write_run(tmp_path / "after")
+    edit_params(after / "params.yaml", lambda p: p["review"].update(gates=[]))
+    params, differing = with_gates_of(run_of(before, "main"), params_of(after))
+    assert differing == [f"{BITS} has no gate here"]
+    assert [gate.figure for gate in params.review.gates] == [BITS]
+
+
+@pytest.mark.parametrize("section", [None, {"gates": [{"figure": 1}]}])
+def test_own_gates_apply_where_the_other_run_has_none(before: Path, section: object) -> None:
+    run = run_of(before, "main")
+    params, differing = with_gates_of(
+        run._replace(params={**run.params, "review": section}), params_of(before)
+    )
+    assert params == params_of(before)
+    assert len(differing) == (section is not None)
 
 
 # Names

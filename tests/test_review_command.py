@@ -172,13 +172,14 @@ def test_a_damaged_copy_is_no_basis(repo: Path) -> None:
 
 def test_rows_of_another_commit_are_fetched_and_named(repo: Path) -> None:
     # As after `git checkout after` without `dvc checkout`: the rows are those of the base.
-    save_rows = (repo / "data", repo.parent / "rows")
+    data = repo / "data"
+    rows = repo.parent / "rows"
     shutil.rmtree(repo / "data")
     git(repo, "checkout", "--quiet", "before")
     run(["dvc", "checkout", "--quiet"], repo)
-    shutil.move(*save_rows)
+    shutil.move(data, rows)
     git(repo, "checkout", "--quiet", "-")
-    shutil.move(*reversed(save_rows))
+    shutil.move(rows, data)
     code, found = review_json("--base", "before")
     assert (code, found["lock_problems"]) == (1, [])
     assert figure_of(found)["difference"] == pytest.approx(0.05)
@@ -202,6 +203,16 @@ def test_a_run_of_other_code_fails(repo: Path) -> None:
     assert output.startswith(f"# Review: the gate fails: {reason}")
     edit_params(repo / "params.yaml", lambda params: params["review"].update(lock="warn"))
     assert review("--base", "HEAD")[0] == 0
+
+
+def test_the_gate_of_the_base_applies_and_the_difference_is_named(repo: Path) -> None:
+    edit_params(
+        repo / "params.yaml", lambda params: params["review"]["gates"][0].update(max_drop=9)
+    )
+    code, output = review("--base", "before")
+    assert code == 1
+    differs = f"**Thresholds differ from before**, whose apply: {BITS} max_drop 0.02 → 9"
+    assert differs.replace("_", "\\_") in output
 
 
 # dvc.lock

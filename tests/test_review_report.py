@@ -14,7 +14,7 @@ from bula.review.changes import Change, changed_counts, changed_params, differen
 from bula.review.gate import check_gates
 from bula.review.report import Review, as_markdown, as_object, short
 from bula.review.verdicts import compare_runs
-from tests.review_runs import change_json, params_of, run_of, write_run
+from tests.review_runs import change_json, params_of, run_of, shifted, write_run
 from tests.test_escaping import HOSTILE, RENDER
 
 MOST_BYTES = 20_000
@@ -38,6 +38,7 @@ def review_of(before: Path, after: Path, **fields: Any) -> Review:
         answers=changed_answers(first, second),
         alpha=params.review.alpha,
         lock=params.review.lock,
+        differing=[],
     )
     return found._replace(**fields)
 
@@ -83,6 +84,15 @@ def test_a_review_that_compared_no_gated_figure_says_so(before: Path, tmp_path: 
     text = as_markdown(review_of(before, after))
     assert text.startswith("# Review: the gate could compare none of its figures\n")
     assert "1 of 1 warns: `tuned.bits_per_character` (not comparable: other items)" in text
+
+
+def test_a_gate_that_excludes_no_loss_is_a_warning_in_title_and_line(
+    before: Path, tmp_path: Path
+) -> None:
+    text = as_markdown(review_of(before, write_run(tmp_path / "after", bits=shifted(4, 0.5))))
+    assert text.startswith("# Review: the gate passes, with 1 warning\n")
+    reason = "the interval does not exclude a loss above 0.02"
+    assert f"1 of 1 warns: `tuned.bits_per_character` ({reason})" in text
 
 
 def test_committed_figures_are_marked(before: Path, tmp_path: Path) -> None:

@@ -54,11 +54,12 @@ def check_remote(repo: Repo, name: str) -> str:
             what = f"it refuses to store an object ({short_reason(error)})"
             fix = "give this account write access, because the run pushes its outputs there"
             raise UserError(f"remote {name}", what, fix) from error
+    refused: tuple[type[Exception], ...] = (NotImplementedError, *client_errors())
     try:
         store.fs.rm(target)
     except FileNotFoundError:
         # Another check deleted it at the same moment.
         return "it stores objects"
-    except (NotImplementedError, *client_errors()):
+    except refused:
         return f"it stores objects, and keeps {target}, because it refuses to delete"
     return "it stores objects"

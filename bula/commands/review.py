@@ -35,6 +35,7 @@ def read_review(base: str, folder: Path) -> "Review":
     commit = review_files.resolve(base)
     before = review_files.gather_revision(base, commit, folder / "before")
     after = review_files.gather_workspace(folder / "after")
+    params, differing = gate.with_gates_of(before, params)
     figures = verdicts.compare_runs(before, after, params)
     return report.Review(
         before=before,
@@ -49,6 +50,7 @@ def read_review(base: str, folder: Path) -> "Review":
         answers=answers.changed_answers(before, after),
         alpha=params.review.alpha,
         lock=params.review.lock,
+        differing=differing,
     )
 
 

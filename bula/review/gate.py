@@ -1,10 +1,17 @@
-"""Decide by the thresholds of params.yaml whether a run passes."""
+"""Decide by the thresholds of params.yaml whether a run passes.
+
+The thresholds of the other run apply where it has them, so that no change loosens its own gate.
+"""
 
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+from pydantic import ValidationError
+
 from bula.errors import UserError
-from bula.params import Gate, Params
+from bula.params import Gate, Params, Review
+from bula.review.changes import Change, differences
+from bula.review.runs import Run
 from bula.review.verdicts import NOT_COMPARABLE, NOT_MEANINGFUL, Figure
 from bula.tables import LOWER, direction
 
@@ -29,6 +36,48 @@ def check_directions(params: Params) -> None:
             raise UserError("params.yaml: review.gates", what, f"write direction: {known}")
 
 
+def with_gates_of(before: Run, params: Params) -> tuple[Params, list[str]]:
+    """Return the parameters with the section `review` of another run.
+
+    Gates on figures that the other run does not gate are kept. The second value lists the
+    thresholds that differ.
+    """
+    own = params.review
+    section = before.params.get("review")
+    if not isinstance(section, dict):
+        return params, []
+    try:
+        base = Review.model_validate({**own.model_dump(), **section})
+    except ValidationError:
+        return params, ["its section review has another form, so those of this run apply"]
+    known = {gate.figure for gate in base.gates}
+    gates = [*base.gates, *(gate for gate in own.gates if gate.figure not in known)]
+    review = base.model_copy(update={"gates": gates})
+    return params.model_copy(update={"review": review}), _differing(base, own)
+
+
+def _differing(base: Review, own: Review) -> list[str]:
+    """Return each threshold of a run that another run has with another value."""
+    fields = {"alpha", "lock"}
+    changes = differences(base.model_dump(include=fields), own.model_dump(include=fields))
+    found = [_difference(change) for change in changes]
+    gates = {gate.figure: gate for gate in own.gates}
+    for gate in base.gates:
+        other = gates.get(gate.figure)
+        if other is None:
+            found.append(f"{gate.figure} has no gate here")
+            continue
+        changes = differences(gate.model_dump(), other.model_dump())
+        found += [f"{gate.figure} {_difference(change)}" for change in changes]
+    return found
+
+
+def _difference(change: Change) -> str:
+    """Return the name of a threshold and its two values."""
+    values = ("null" if part is None else part for part in (change.before, change.after))
+    return "{} {} → {}".format(change.key, *values)
+
+
 def check_gates(figures: Iterable[Figure], params: Params) -> list[Outcome]:
     """Return the outcome of each gate."""
     by_name = {figure.name: figure for figure in figures}
@@ -48,6 +97,9 @@ def _check(gate: Gate, figure: Figure | None, alpha: float) -> Outcome:
     if _is_worse(figure, alpha) and figure.loss > gate.max_drop:
         reason = f"worse by {figure.loss:.3g}, and {gate.max_drop:g} is allowed"
         return Outcome(gate, figure, "fail", reason)
+    if _may_be_worse(gate, figure):
+        reason = f"the interval does not exclude a loss above {gate.max_drop:g}"
+        return Outcome(gate, figure, "warn", reason)
     return Outcome(gate, figure, "pass", _passing(gate, figure))
 
 
@@ -63,12 +115,18 @@ def _is_worse(figure: Figure, alpha: float) -> bool:
     return figure.loss > 0 and figure.p_holm is not None and figure.p_holm < alpha
 
 
+def _may_be_worse(gate: Gate, figure: Figure) -> bool:
+    """Return whether the interval, or else the loss itself, reaches beyond `max_drop`."""
+    if figure.p is None or figure.verdict == "better":
+        return False
+    worst = figure.loss if figure.largest_loss is None else figure.largest_loss
+    return worst > gate.max_drop
+
+
 def _passing(gate: Gate, figure: Figure) -> str:
     """Return what a gate that passes leaves open."""
     if figure.p is None:
         return "nothing changed"
     if figure.verdict == "better":
         return "better"
-    if figure.largest_loss is not None and figure.largest_loss > gate.max_drop:
-        return f"the interval does not exclude a loss above {gate.max_drop:g}"
     return f"no loss above {gate.max_drop:g} was found"

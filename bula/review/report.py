@@ -56,6 +56,8 @@ class Review(NamedTuple):
     alpha: float
     lock: Literal["fail", "warn"]
     """What follows if dvc.lock does not match."""
+    differing: list[str]
+    """Thresholds of the other run, which apply, that this run has with another value."""
 
     @property
     def passed(self) -> bool:
@@ -94,6 +96,7 @@ def as_object(review: Review) -> dict[str, Any]:
         "lock_matches": not review.problems,
         "lock_problems": review.problems,
         "alpha": review.alpha,
+        "thresholds_that_differ": review.differing,
         "gates": [_outcome_object(outcome) for outcome in review.outcomes],
         "figures": [_figure_object(figure) for figure in review.figures],
         "parameters": [change._asdict() for change in review.params],
@@ -185,7 +188,9 @@ def _title(review: Review) -> str:
     if not review.outcomes:
         return "# Review: params.yaml sets no gate"
     warnings = len(review.warned)
-    if warnings == len(review.outcomes):
+    figures = [outcome.figure for outcome in review.warned]
+    without = [f for f in figures if f and f.verdict in (NOT_COMPARABLE, NOT_MEANINGFUL)]
+    if len(without) == len(review.outcomes):
         return "# Review: the gate could compare none of its figures"
     return f"# Review: the gate passes{', with ' + count(warnings, 'warning') if warnings else ''}"
 
@@ -199,7 +204,7 @@ def _opening(review: Review) -> list[str]:
     same = len(by_verdict.get(NOISE, []))
     without = [*by_verdict.get(NOT_COMPARABLE, []), *by_verdict.get(NOT_MEANINGFUL, [])]
     return [
-        f"- **Gate**: {_gate_line(review)}",
+        f"- **Gate**: {_gate_line(review)}{_thresholds(review)}",
         f"- **Worse**: {_names(by_verdict.get('worse', []), _with_difference)}",
         f"- **Better**: {_names(by_verdict.get('better', []), _with_difference)}",
         f"- **No difference beyond noise**: {count(same, 'figure')}. "
@@ -222,6 +227,15 @@ def _gate_line(review: Review) -> str:
             verb = word if len(found) > 1 else f"{word}s"
             parts.append(f"{len(found)} of {len(review.outcomes)} {verb}: {_list(texts)}")
     return "; ".join(parts) or f"{len(review.outcomes)} of {len(review.outcomes)} pass"
+
+
+def _thresholds(review: Review) -> str:
+    """Return the thresholds of this run that the other run has with another value."""
+    if not review.differing:
+        return ""
+    texts = [short(text, CELL_BYTES) for text in review.differing]
+    base = short(review.before.name, CELL_BYTES)
+    return f". **Thresholds differ from {base}**, whose apply: {_list(texts)}"
 
 
 def _names(figures: list[Figure], text: Callable[[Figure], str]) -> str:
@@ -264,7 +278,8 @@ def _how(review: Review) -> str:
     sources = Counter(figure.source for figure in review.figures)
     by_items = f"{count(sources['items'], 'figure')} by pairs, item by item"
     level = (
-        f"Holm's correction at {review.alpha:g} over the figures with a changed item, "
+        f"Holm's correction at {review.alpha:g} over the gated figures with a changed item, "
+        "and over the others, "
         f"{100 * (1 - review.alpha):g} % intervals"
     )
     committed = sources["committed figures"]

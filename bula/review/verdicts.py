@@ -50,7 +50,7 @@ class Figure(NamedTuple):
     high: float | None = None
     p: float | None = None
     p_holm: float | None = None
-    """The p-value after Holm's correction over all figures with a changed item."""
+    """The p-value after Holm's correction over the gated figures, or over the others."""
     p_at_floor: bool = False
     items: int = 0
     source: Source = "none"
@@ -193,16 +193,22 @@ def _compare_levels(
 def _judge(figures: list[Figure], gates: Mapping[str, Gate], alpha: float) -> list[Figure]:
     """Return the figures with their corrected p-values and verdicts.
 
-    A figure without a changed item has no p-value and does not count in Holm's correction, because
-    no test could find a difference there (Tarone 1990).
+    Figures with a gate and those without one are two families of Holm's correction: figures that
+    decide nothing must not hide a loss of a gated one. A figure without a changed item has no
+    p-value and does not count, because no test could find a difference there (Tarone 1990).
     """
-    tested = [number for number, figure in enumerate(figures) if figure.p is not None]
-    corrected = holm([figures[number].p or 0.0 for number in tested])
     judged = list(figures)
-    for number, p_holm in zip(tested, corrected, strict=True):
-        figure = figures[number]._replace(p_holm=p_holm)
-        gate = gates.get(figure.name)
-        judged[number] = _with_verdict(figure, gate.min_effect if gate else 0.0, alpha)
+    for gated in (True, False):
+        tested = [
+            number
+            for number, figure in enumerate(figures)
+            if figure.p is not None and (figure.name in gates) == gated
+        ]
+        corrected = holm([figures[number].p or 0.0 for number in tested])
+        for number, p_holm in zip(tested, corrected, strict=True):
+            figure = figures[number]._replace(p_holm=p_holm)
+            min_effect = gates[figure.name].min_effect if gated else 0.0
+            judged[number] = _with_verdict(figure, min_effect, alpha)
     return judged
 
 
