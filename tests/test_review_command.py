@@ -202,6 +202,9 @@ def test_a_run_of_other_code_fails(repo: Path) -> None:
     reason = "dvc.lock does not match, the figures belong to other code"
     assert output.startswith(f"# Review: the gate fails: {reason}")
     edit_params(repo / "params.yaml", lambda params: params["review"].update(lock="warn"))
+    # The thresholds of the base apply.
+    assert review("--base", "HEAD")[0] == 1
+    commit(repo, "warn")
     assert review("--base", "HEAD")[0] == 0
 
 
@@ -211,8 +214,8 @@ def test_the_gate_of_the_base_applies_and_the_difference_is_named(repo: Path) ->
     )
     code, output = review("--base", "before")
     assert code == 1
-    differs = f"**Thresholds differ from before**, whose apply: {BITS} max_drop 0.02 → 9"
-    assert differs.replace("_", "\\_") in output
+    name = BITS.replace(".", "\\.")
+    assert f"**Thresholds differ from before**, whose apply: {name} max_drop 0.02 → 9.0" in output
 
 
 # dvc.lock
