@@ -1,6 +1,7 @@
 """Check the figures, verdicts and gates of a review on two small runs."""
 
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from bench.clones import edit_params
 from bula.errors import UserError
 from bula.params import Params, load_params
-from bula.records import write_rows
+from bula.records import read_rows, write_rows
 from bula.review.gate import Outcome, check_directions, check_gates, with_gates_of
 from bula.review.measures import committed, shown_measures, stage_of
 from bula.review.verdicts import Figure, compare_runs
@@ -140,6 +141,17 @@ def test_other_items_are_not_compared(before: Path, tmp_path: Path) -> None:
     assert figure.reason == "other items (19 of 20 and 20 items are shared)"
 
 
+def test_items_whose_text_only_one_run_has_are_compared_by_their_rows(tmp_path: Path) -> None:
+    first = write_run(tmp_path / "first")
+    second = write_run(tmp_path / "second", bits=2.05)
+    # Without its validation sets, a run knows only the texts of the answers' rows.
+    shutil.rmtree(first / "data/clean/validation")
+    rows = list(read_rows(first / f"data/answers/{VARIANT}.jsonl"))
+    write_rows(first / f"data/answers/{VARIANT}.jsonl", rows[:10])
+    figure = compare(first, second)[BITS]
+    assert (figure.verdict, figure.items, figure.reason) == ("worse", 20, "")
+
+
 def test_enough_shared_items_are_compared_and_counted(tmp_path: Path) -> None:
     first = write_run(tmp_path / "first", per_set=5)
     # The two changed references lose most, and do not count.
@@ -255,6 +267,16 @@ def test_committed_figures_of_other_data_are_not_compared(before: Path, tmp_path
     figure = compare(before, after, items_hash="b" * 32)[BITS]
     assert figure.verdict == "not comparable"
     assert figure.reason == "other items (data/clean/validation changed)"
+
+
+def test_committed_figures_without_any_error_are_not_compared(tmp_path: Path) -> None:
+    for name, bits in (("first", 2.0), ("second", 2.5)):
+        folder = write_run(tmp_path / name, bits=bits, rows=False)
+        pooled = {"items": 20, "bits_per_character": bits, "loss_nats": 3.0, "loss_nats_stderr": 0}
+        change_json(folder / f"metrics/likelihood/{VARIANT}.json", {"pooled": pooled})
+    figure = compare(tmp_path / "first", tmp_path / "second")[BITS]
+    assert (figure.verdict, figure.p) == ("not comparable", None)
+    assert figure.reason == "git has a standard error of 0 for it"
 
 
 # What prevents a comparison

@@ -65,12 +65,21 @@ def test_the_first_ten_lines_carry_the_verdict(before: Path, tmp_path: Path) -> 
     assert lines[2] == f"- **Gate**: 1 of 1 fails: `tuned.bits_per_character` ({reason})"
     assert lines[3] == "- **Worse**: `tuned.bits_per_character` +0.05"
     assert lines[4] == "- **Better**: nothing"
-    assert lines[5].startswith("- **No difference beyond noise**: 3 figures. **No comparison**: 0")
+    noise = "- **No difference beyond noise**: 3 figures, 3 of them without a changed item."
+    assert lines[5].startswith(f"{noise} **No comparison**: 0")
     assert "4 figures by pairs, item by item" in lines[6]
     assert "this run (`abc1234`; cpu, bfloat16, profile own parameters" in lines[7]
     assert lines[8] == "- **dvc.lock**: matches the code, the parameters and the data"
     changed = "1 parameter, 0 counts of data and privacy, 1 of 20 answers"
     assert lines[9] == f"- **Changed**: {changed}"
+
+
+def test_parameters_that_change_no_output_are_counted_apart(before: Path, tmp_path: Path) -> None:
+    after = write_run(tmp_path / "after")
+    edit_params(after / "params.yaml", lambda params: params["compute"].update(workers=7))
+    edit_params(after / "params.yaml", lambda params: params["train"].update(learning_rate=0.5))
+    lines = as_markdown(review_of(before, after)).splitlines()[:10]
+    assert lines[9].startswith("- **Changed**: 1 parameter (and 1 that change no output), ")
 
 
 def test_the_table_of_all_figures_has_their_numbers(before: Path, tmp_path: Path) -> None:

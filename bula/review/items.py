@@ -87,8 +87,8 @@ def known_items(before: Run, after: Run, variant: str) -> Known:
     """
     examples = [_examples(run, variant) for run in (before, after)]
     texts = [_texts(found) for found in examples]
-    if not all(texts):
-        texts = [{}, {}]
+    both = texts[0].keys() & texts[1].keys()
+    texts = [{item: known[item] for item in both} for known in texts]
     found: dict[str, str] = {}
     for run, members in zip((after, before), reversed(examples), strict=True):
         groups = example_groups(members)

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from bula.escaping import markdown
 from bula.review.answers import STATED, Answers, Changed
-from bula.review.changes import Change, base_of, profile_of
+from bula.review.changes import NO_OUTPUT, Change, base_of, profile_of
 from bula.review.gate import Outcome
 from bula.review.measures import machine
 from bula.review.runs import Run
@@ -201,13 +201,15 @@ def _opening(review: Review) -> list[str]:
     by_verdict: dict[str, list[Figure]] = {}
     for figure in review.figures:
         by_verdict.setdefault(figure.verdict, []).append(figure)
-    same = len(by_verdict.get(NOISE, []))
+    same = by_verdict.get(NOISE, [])
+    unchanged = sum(figure.p is None for figure in same)
     without = [*by_verdict.get(NOT_COMPARABLE, []), *by_verdict.get(NOT_MEANINGFUL, [])]
     return [
         f"- **Gate**: {_gate_line(review)}{_thresholds(review)}",
         f"- **Worse**: {_names(by_verdict.get('worse', []), _with_difference)}",
         f"- **Better**: {_names(by_verdict.get('better', []), _with_difference)}",
-        f"- **No difference beyond noise**: {count(same, 'figure')}. "
+        f"- **No difference beyond noise**: {count(len(same), 'figure')}, "
+        f"{unchanged} of them without a changed item. "
         f"**No comparison**: {_reasons(without)}",
         f"- **How**: {_how(review)}",
         f"- **Runs**: {_run(after)}, against {_run(before)}{_behind(review)}",
@@ -332,8 +334,12 @@ def _problem(text: str) -> str:
 def _changed(review: Review) -> str:
     """Return how many parameters, counts and answers changed."""
     answers = review.answers
+    idle = [change for change in review.params if change.key.startswith(NO_OUTPUT)]
+    parameters = count(len(review.params) - len(idle), "parameter")
+    if idle:
+        parameters += f" (and {len(idle)} that change no output)"
     texts = [
-        count(len(review.params), "parameter"),
+        parameters,
         f"{count(len(review.counts), 'count')} of data and privacy",
     ]
     if answers.compared:

@@ -181,6 +181,9 @@ def _compare_levels(
     if before.error is None or after.error is None:
         return compared._replace(verdict=NOT_COMPARABLE, reason="git has no standard error of it")
     error = math.hypot(before.error, after.error)
+    if not error:
+        reason = "git has a standard error of 0 for it"
+        return compared._replace(verdict=NOT_COMPARABLE, reason=reason)
     normal = statistics.NormalDist()
     reach = normal.inv_cdf(1 - params.review.alpha / 2) * error
     return compared._replace(
