@@ -74,11 +74,11 @@ def _models(params: Params) -> Iterator[NamedInput]:
     for key, source in named.items():
         if isinstance(source, DirectoryModel):
             yield NamedInput(key, source.path, "correct the model's `path` in params.yaml")
-    written = ", ".join([*WRITTEN_MODELS, *WRITTEN_FOLDERS])
+    written = "models/base, models/merged or a file of models/gguf/"
     for name, variant in params.variants.items():
         path = os.path.normpath(variant.model)
         if path not in WRITTEN_MODELS and not path.startswith(WRITTEN_FOLDERS):
-            fix = f"no stage writes it: name one of {written}, or `dvc pull` a model of your own"
+            fix = f"no stage writes it: name {written}, or `dvc pull` a model of your own"
             yield NamedInput(f"variants.{name}.model", variant.model, fix)
 
 

@@ -79,7 +79,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "variants.tuned.model",
             "models/mergd",
             "variants.tuned.model",
-            "models/mergd: it does not exist. no stage writes it: name one of models/base, ",
+            "models/mergd: it does not exist. no stage writes it: name models/base, ",
         ),
         (
             "ingest.base",
