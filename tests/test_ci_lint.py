@@ -30,7 +30,7 @@ jobs:
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
     """Return a repository with the files that the script reads."""
-    for name in (".ci", ".github"):
+    for name in (".ci", ".github", "cloud"):
         shutil.copytree(ROOT / name, tmp_path / name)
     for name in (".gitlab-ci.yml", "stage"):
         shutil.copy(ROOT / name, tmp_path / name)
