@@ -99,7 +99,7 @@ def _value_at(values: Mapping[str, Any], key: str) -> Any:
 
 
 def _is_same_file(dependency: Mapping[str, Any], root: Path) -> bool:
-    """Return whether a dependency exists, and has the locked MD5 if it is a file."""
+    """Return whether a dependency exists, and a file has the locked MD5."""
     path = root / dependency["path"]
     if path.is_dir():
         return True

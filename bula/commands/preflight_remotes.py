@@ -1,4 +1,4 @@
-"""Ask the DVC remotes, and prove that a run may push to them.
+"""Check that a run may push to the DVC remotes.
 
 The proof is one small object that is written and deleted.
 """

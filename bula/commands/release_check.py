@@ -6,8 +6,8 @@ machines that mount it can import the tag.
 
     python -m bula release-check
 
-A rented machine takes the folders of its own disk with it. Before a run there, check all remotes
-that a push uses, `rows` included:
+The disk of a rented machine is lost with it. Before a run there, check all remotes that a push
+uses, `rows` included:
 
     python -m bula release-check --remotes
 """
@@ -36,7 +36,7 @@ def is_relative_folder(url: str) -> bool:
 
 
 def address(config: Mapping[str, Any], name: object) -> str:
-    """Return the address of a remote as the configuration has it, or an empty text."""
+    """Return the configured address of a remote, or an empty text."""
     return str(config.get("remote", {}).get(name, {}).get("url", ""))
 
 
@@ -78,7 +78,7 @@ def limited_artifacts(repo: Any, config: Mapping[str, Any]) -> list[str]:
 
 
 def import_limit(url: str) -> str:
-    """Return which machines can import from a folder, or an empty text for other addresses."""
+    """Return which machines can import from an address that is a folder."""
     if not is_folder(url):
         return ""
     if is_relative_folder(url):
@@ -121,7 +121,7 @@ def used_remotes(repo: Any, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_remotes(remotes: Mapping[str, str]) -> None:
-    """Raise UserError if a remote is a relative folder or has no address, or if there is none."""
+    """Raise UserError if there is no remote, or one without a usable address."""
     fix = "give each of them an address that other machines reach: docs/remotes.md, S3 or SSH"
     if not remotes:
         raise UserError(CONFIG, "it names no default remote, so a push has no place", fix)
