@@ -188,7 +188,7 @@ def _check_money(run: Run, worst: dict[str, Usage], own: Pending | None = None) 
         if own is not None:
             fix = (
                 f"raise it, or delete the entry of {own.file} from {run.record}; then the "
-                "calls are made anew"
+                "calls are made again"
             )
         raise UserError("judge.max_usd", what, fix)
 
