@@ -162,7 +162,7 @@ def test_a_run_is_pushed_committed_and_proved_in_this_order(repo: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert lines(repo / "calls") == [
         "bula preflight --remote",
-        "bula release-check",
+        "bula release-check --remotes",
         "bula verify-remote",
         "dvc pull",
         "dvc repro",
