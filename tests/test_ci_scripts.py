@@ -222,7 +222,7 @@ def test_a_relative_remote_stops_the_run_before_any_stage(repo: Path) -> None:
     result = gpu(repo)
     assert result.returncode == 1
     assert "local (../../store)" in result.stderr
-    assert lines(repo / "calls") == ["bula preflight", "bula release-check"]
+    assert lines(repo / "calls") == ["bula preflight --remote", "bula release-check --remotes"]
 
 
 def test_a_damaged_object_stops_the_run_and_trains_nothing(repo: Path) -> None:
