@@ -53,7 +53,7 @@ class BadReviewError(Exception):
 
 
 def call(*arguments: str, body: dict[str, Any] | None = None) -> bytes:
-    """Return the answer of one call of GitHub's API. A failed call ends the program."""
+    """Return the answer of GitHub's API, or end the program."""
     command = ["gh", "api", *arguments]
     if body is not None:
         command += ["--input", "-"]
@@ -116,7 +116,7 @@ def fetch_review(repository: str, run: str) -> str | None:
 
 
 def is_hidden(character: str) -> bool:
-    """Return whether a reader cannot see a character, or it changes the order of others."""
+    """Return whether a character is invisible, or reorders its neighbours."""
     return character != "\n" and unicodedata.category(character) in (
         "Cc",
         "Cf",

@@ -132,7 +132,7 @@ def training_batch(setting: Setting) -> Batch:
 
 
 def stub_tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with an end token and a template; the check has ids and no text."""
+    """Return a tokenizer that has only an end token and a template."""
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer(WordLevel({"<end>": 0, "<pad>": 1}, unk_token="<end>")),
         eos_token="<end>",
@@ -196,7 +196,7 @@ def largest_memory(setting: Setting) -> float:
 
 
 def start_memory(setting: Setting) -> None:
-    """Forget the memory that was used so far, such as float32 weights before their cast."""
+    """Reset the largest memory, which float32 weights took before their cast."""
     if setting.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     else:
