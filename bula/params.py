@@ -606,7 +606,11 @@ class NearDuplicates(Section):
     """
 
     threshold: float = Field(gt=0, le=1)
-    """Smallest Jaccard similarity of the shingle sets of two near-duplicates."""
+    """Smallest similarity of two near-duplicates.
+
+    It applies to the Jaccard similarity of their shingle sets, and to the similarity of their
+    questions and of their answers by weighted words.
+    """
     shingle_words: Few
     """Number of consecutive words in a shingle."""
     bands: Few
@@ -616,13 +620,31 @@ class NearDuplicates(Section):
     """
     band_rows: Few
     """Number of MinHash values in a band."""
+    content_threshold: float = Field(gt=0, le=1)
+    """Smallest similarity of two similar questions at which their answers do not matter.
+
+    It is the Jaccard similarity of their words, weighted by inverse document frequency.
+    """
+    paraphrases: Literal["keep", "remove"]
+    """What happens to near-duplicate training rows with equal answers (wordings of a question)."""
+    max_paraphrases: Positive
+    """Most wordings of one answer that share a split; a more frequent answer is a stock answer."""
 
 
 class Contamination(Section):
     """Treatment of training rows that overlap with validation or benchmark items."""
 
     run_words: Few
-    """Number of consecutive words that a contaminated row shares with an item."""
+    """Number of consecutive words in a run that a training row shares with an item."""
+    max_run_rows: Positive
+    """Most rows with a run that counts; a run in more rows is boilerplate."""
+    min_share: float = Field(gt=0, le=1)
+    """Share of the words of an item's question or other text that shared runs must cover.
+
+    Words of boilerplate are left out.
+    """
+    passage_words: Positive
+    """Words that shared runs must cover if they cover most of an item, but less than min_share."""
     policy: Literal["remove", "keep"]
     """What happens to contaminated training rows; they are counted in both cases."""
 
