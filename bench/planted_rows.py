@@ -43,7 +43,7 @@ TITLE = (
 )
 # Five forms of a question; the name is all that differs. The answers of the last two have one form.
 FORMS = (
-    "Posso amamentar enquanto uso {}?",
+    "Posso amamentar o meu bebê enquanto uso {}?",
     "Esqueci uma dose de {}, o que devo fazer agora?",
     "Quais são as reações mais frequentes de {}?",
     "Como devo guardar {} em casa depois de aberto?",
@@ -69,6 +69,8 @@ class Length(NamedTuple):
 
 QUESTION = Length(22, 7)
 ANSWER = Length(55, 20)
+# A run has 13 words, so a shorter text cannot be found in a quote.
+QUOTED = Length(60, 15)
 
 
 class Original(NamedTuple):
@@ -232,7 +234,7 @@ def _form_rows(vocabulary: Vocabulary) -> Iterator[Row]:
 def _quote_rows(vocabulary: Vocabulary) -> Iterator[Row]:
     """Yield validation rows, and training rows whose answers quote the validation answers."""
     for number in range(QUOTES):
-        answer = random_text(vocabulary, ANSWER)
+        answer = random_text(vocabulary, QUOTED)
         yield {
             "question": random_text(vocabulary, QUESTION) + "?",
             "answer": f"{answer}.",

@@ -606,11 +606,7 @@ class NearDuplicates(Section):
     """
 
     threshold: float = Field(gt=0, le=1)
-    """Smallest similarity of two near-duplicates.
-
-    It applies to the Jaccard similarity of their shingle sets, and to the similarity of their
-    questions and of their answers by weighted words.
-    """
+    """Smallest Jaccard similarity of the shingle sets of two near-duplicates."""
     shingle_words: Few
     """Number of consecutive words in a shingle."""
     bands: Few
@@ -620,10 +616,15 @@ class NearDuplicates(Section):
     """
     band_rows: Few
     """Number of MinHash values in a band."""
-    content_threshold: float = Field(gt=0, le=1)
-    """Smallest similarity of two similar questions at which their answers do not matter.
+    words_threshold: float = Field(gt=0, le=1)
+    """Smallest similarity of the questions, and of the answers, of two near-duplicates.
 
     It is the Jaccard similarity of their words, weighted by inverse document frequency.
+    """
+    content_threshold: float = Field(gt=0, le=1)
+    """Smallest similarity by weighted words at which two questions repeat each other.
+
+    Their answers do not matter then, because the words that differ have hardly any weight.
     """
     paraphrases: Literal["keep", "remove"]
     """What happens to near-duplicate training rows with equal answers (wordings of a question)."""

@@ -35,7 +35,7 @@ Field = Literal["question", "text"]
 # Each text is compared with this many equal texts right before it, and as many first ones.
 REACH = 4
 # Pairs that a worker verifies at once.
-CHUNK = 20_000
+CHUNK = 8_000
 
 
 class Matches(NamedTuple):
@@ -141,10 +141,10 @@ def _write_pairs(corpus: Corpus, early: Indices, late: Indices) -> None:
 
 
 class Compared(NamedTuple):
-    """The texts of a row."""
+    """The distinct words of a row."""
 
-    question: str
-    answer: str
+    question: Words
+    answer: Words
 
 
 def verify_chunk(number: int, work: Path, field: Field, settings: NearDuplicates) -> list[float]:
@@ -162,49 +162,56 @@ def verify_chunk(number: int, work: Path, field: Field, settings: NearDuplicates
     sets = {}
     for place, row in read_places(work, early + late).items():
         example = row["example"]
-        texts[place] = Compared(question_text(example), answer_text(example))
-        compared = texts[place].question if field == "question" else full_text(example)
+        question = question_text(example)
+        answer = distinct_words(answer_text(example))
+        texts[place] = Compared(distinct_words(question), answer)
+        compared = question if field == "question" else full_text(example)
         sets[place] = shingles(compared, settings.shingle_words)
     similarities = []
     for one, other in zip(early, late, strict=True):
         similarity = jaccard_similarity(sets[one], sets[other])
-        is_near = similarity >= settings.threshold
-        is_near = is_near and is_repetition(texts[one], texts[other], field, weights, settings)
-        similarities.append(similarity if is_near else 0.0)
+        compare = compare_questions if field == "question" else compare_texts
+        similarities.append(compare(texts[one], texts[other], similarity, weights, settings))
     return similarities
 
 
-def is_repetition(
-    one: Compared, other: Compared, field: Field, weights: Weights, settings: NearDuplicates
-) -> bool:
-    """Return whether two rows with similar words ask the same.
+def compare_questions(
+    one: Compared, other: Compared, similarity: float, weights: Weights, settings: NearDuplicates
+) -> float:
+    """Return the similarity of two rows if their questions repeat each other, or 0.
 
-    Question and answer must both be alike by the weights of their words. Of two similar questions,
-    the answers do not matter if the words that differ have hardly any weight.
+    The answers do not matter if the words that differ have hardly any weight. `similarity` is the
+    Jaccard similarity of the shingles, which moved function words lower.
     """
-    question = distinct_words(one.question)
-    other_question = distinct_words(other.question)
-    answer = distinct_words(one.answer)
-    other_answer = distinct_words(other.answer)
-    if _follows(question - other_question, answer - other_answer) and _follows(
-        other_question - question, other_answer - answer
-    ):
-        return False
-    alike = weighted_jaccard(question, other_question, weights)
-    if field == "question" and alike >= settings.content_threshold:
-        return True
-    if alike < settings.threshold:
-        return False
-    return weighted_jaccard(answer, other_answer, weights) >= settings.threshold
+    alike = weighted_jaccard(one.question, other.question, weights)
+    if alike >= settings.content_threshold and not _names_another_subject(one, other):
+        return similarity if similarity >= settings.threshold else alike
+    return compare_texts(one, other, similarity, weights, settings)
 
 
-def _follows(question: Words, answer: Words) -> bool:
-    """Return whether an answer repeats a word that only its question has.
+def compare_texts(
+    one: Compared, other: Compared, similarity: float, weights: Weights, settings: NearDuplicates
+) -> float:
+    """Return the similarity of two rows if questions and answers are alike, or 0.
 
-    The arguments are the words that one row of a pair has and the other row lacks. If this is true
-    for both rows, the word is the subject: each answer is about another drug.
+    `similarity` is the Jaccard similarity of the shingles of the texts or questions.
     """
-    return not question.isdisjoint(answer)
+    if similarity < settings.threshold or _names_another_subject(one, other):
+        return 0.0
+    for words, other_words in zip(one, other, strict=True):
+        if weighted_jaccard(words, other_words, weights) < settings.words_threshold:
+            return 0.0
+    return similarity
+
+
+def _names_another_subject(one: Compared, other: Compared) -> bool:
+    """Return whether each answer repeats a word that only its own question has.
+
+    The two rows then ask the same about different subjects, such as two drugs.
+    """
+    own = (one.question - other.question) & (one.answer - other.answer)
+    others = (other.question - one.question) & (other.answer - one.answer)
+    return bool(own) and bool(others)
 
 
 def equal_questions(table: Table, alive: Flags) -> Matches:
