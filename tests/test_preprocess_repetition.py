@@ -183,6 +183,20 @@ def test_weighted_jaccard_by_hand(word_weights: weights.Weights) -> None:
     assert weights.weighted_jaccard(set(), set(), word_weights) == 1
 
 
+@pytest.mark.parametrize(
+    ("other", "expected"),
+    [("Posso tomar ibuprofeno com café?", 0.47), ("Posso tomar a losartana com café?", 0.95)],
+)
+def test_the_worked_examples_of_weighted_words_in_docs_metrics(other: str, expected: float) -> None:
+    frequency = {"posso": 250, "tomar": 250, "com": 500, "cafe": 20, "a": 900}
+    values = numpy.full(weights.BUCKETS, math.log1p(1000 / 10))
+    known = weights.Weights(values.astype(numpy.float32))
+    known.known.update({word: math.log1p(1000 / rows) for word, rows in frequency.items()})
+    words = weights.distinct_words("Posso tomar losartana com café?")
+    similarity = weights.weighted_jaccard(words, weights.distinct_words(other), known)
+    assert similarity == pytest.approx(expected, abs=0.005)
+
+
 def form_rows(answer: Callable[[str, int], str], validation: bool) -> list[Row]:
     """Return one question about four drugs, with one drug in a validation set if asked."""
     rows = []
