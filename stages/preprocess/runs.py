@@ -188,7 +188,8 @@ def _own_words(index: RunIndex, is_rare: Flags, size: int) -> Flags:
     change = numpy.zeros(index.offsets[-1] + 1, numpy.int64)
     numpy.add.at(change, frequent, 1)
     numpy.add.at(change, frequent + size, -1)
-    return numpy.cumsum(change)[:-1] == 0
+    own: Flags = numpy.cumsum(change)[:-1] == 0
+    return own
 
 
 def _word_counts(index: RunIndex, own: Flags) -> Indices:

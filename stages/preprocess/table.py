@@ -24,8 +24,18 @@ from stages.preprocess.wordings import join_wordings
 
 # Rows in memory at once while rows are read again.
 BATCH_ROWS = 20_000
-COLUMNS = ("part", "start", "size", "id", "split", "tokens")
-COLUMNS += ("question", "text", "answer", "answer_words")
+COLUMNS = (
+    "part",
+    "start",
+    "size",
+    "id",
+    "split",
+    "tokens",
+    "question",
+    "text",
+    "answer",
+    "answer_words",
+)
 
 
 class Place(NamedTuple):
