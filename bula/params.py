@@ -84,9 +84,10 @@ UNIONS = {
     ("ingest", "benchmarks"),
     ("benchmark", "backend"),
     ("bertscore", "encoder"),
+    ("preprocess", "encoder"),
 }
 UNION_TAGS = {
-    *("wheel", "wheels", "hub", "directory", "api", "base"),
+    *("wheel", "wheels", "hub", "directory", "api", "base", "none"),
     *("demo", "files", "url"),
     *("hf", "vllm", "openai"),
     *("pairs", "chats"),
@@ -646,8 +647,22 @@ class Contamination(Section):
     """
     passage_words: Positive
     """Words that shared runs must cover if they cover most of an item, but less than min_share."""
+    cosine_threshold: float = Field(gt=0, le=1)
+    """Smallest cosine of the embeddings of two questions with one meaning.
+
+    It applies only if `preprocess.encoder` names an encoder.
+    """
     policy: Literal["remove", "keep"]
     """What happens to contaminated training rows; they are counted in both cases."""
+
+
+class NoEncoder(Section):
+    """No encoder: questions with one meaning and other words are not searched."""
+
+    kind: Literal["none"]
+
+
+QuestionEncoder = Annotated[NoEncoder | DirectoryModel, Field(discriminator="kind")]
 
 
 class Preprocess(Section):
@@ -672,6 +687,11 @@ class Preprocess(Section):
     """How near-duplicate rows are found."""
     contamination: Contamination
     """How training rows that reveal an item are found and treated."""
+    encoder: QuestionEncoder
+    """The encoder that searches train for questions with the meaning of an item's question.
+
+    A multilingual encoder also finds the English original of a translated item.
+    """
     overlap_items: Positive
     """Number of items per validation set whose nearest training row is searched.
 

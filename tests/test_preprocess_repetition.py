@@ -262,7 +262,7 @@ def test_a_wording_of_a_fixed_validation_row_leaves_train(tiny: Path, tmp_path: 
     result = deduplicate_rows(rows, tiny, tmp_path)
     [identity] = identities(result, "B")
     reasons = [refused["reason"] for refused in result.refused]
-    assert reasons == [f"same answer as {identity} in B"]
+    assert reasons == [f"same answer as {identity} in B (1.00)"]
 
 
 def test_a_short_answer_is_not_a_leak(tiny: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from stages.preprocess.near_duplicates import (
     near_duplicates,
 )
 from stages.preprocess.runs import SharedRuns, shared_runs
+from stages.preprocess.semantic import same_meanings
 from stages.preprocess.table import Corpus, Table
 from stages.preprocess.weights import write_weights
 
@@ -29,6 +30,8 @@ from stages.preprocess.weights import write_weights
 NEAR_QUESTION = "near-duplicate question"
 NEAR_TEXT = "near-duplicate text"
 SAME_ANSWER = "same answer"
+SAME_MEANING = "same meaning"
+SAME = (SAME_ANSWER, SAME_MEANING)
 
 
 class Decision(NamedTuple):
@@ -101,7 +104,12 @@ def _find_matches(
     answers = equal_answers(
         table, comparable, params.contamination.run_words, settings.max_paraphrases
     )
-    return {NEAR_QUESTION: questions, NEAR_TEXT: texts, SAME_ANSWER: answers}
+    return {
+        NEAR_QUESTION: questions,
+        NEAR_TEXT: texts,
+        SAME_ANSWER: answers,
+        SAME_MEANING: same_meanings(corpus, comparable, params),
+    }
 
 
 def first_occurrences(key: Hashes) -> Indices:
@@ -148,8 +156,8 @@ def _remove_matches_of_items(
         other_split = table.split[early] != table.split[late]
         if protects and other_split and rows.alive[late]:
             label = _label(table, early)
-            reason = f"{kind} of {label} ({similarity:.2f})"
-            rows.remove(late, f"{kind} as {label}" if kind == SAME_ANSWER else reason)
+            word = "as" if kind in SAME else "of"
+            rows.remove(late, f"{kind} {word} {label} ({similarity:.2f})")
 
 
 def _remove_shared_runs(rows: _Survivors, table: Table, runs: SharedRuns) -> None:
