@@ -37,7 +37,7 @@ LARGE_MEMORY_GB = 3.0
 # Smallest share of the planted repetitions of each kind that must be found.
 FOUND = {"exact": 1.0, "near": 0.99, "quote": 0.99}
 ORIGINALS = {"exact": "own", "near": "own", "quote": "item"}
-# Rows with boilerplate, and questions of one form; none of them may leave.
+# Rows with boilerplate, and questions of one form. All of these rows must stay.
 HARMLESS = ("notice", "title", "form")
 PRECISION = 0.995
 TIME_RATIO_PER_TIMES = 1.1

@@ -148,7 +148,9 @@ class Compared(NamedTuple):
 
 
 def verify_chunk(number: int, work: Path, field: Field, settings: NearDuplicates) -> list[float]:
-    """Return the Jaccard similarity of each pair of one chunk, or 0 if it is no repetition.
+    """Return the similarity of each pair of one chunk, or 0.
+
+    The result is 0 if the rows of the pair do not repeat each other.
 
     The pairs are read from pairs.npy, and the weights of words from weights.npy.
     """

@@ -211,7 +211,7 @@ def _write_turns(path: Path, examples: list[Row]) -> None:
 
 
 def _group_hashes(examples: list[Row]) -> Hashes:
-    """Return the hash of the group of each first question, by which rows are split."""
+    """Return the hash of the group of each first question."""
     groups = [question_group(row_turns(example)[0]["question"]) for example in examples]
     return numpy.array([hash64(group) for group in groups], dtype=numpy.uint64)
 

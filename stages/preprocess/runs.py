@@ -1,4 +1,4 @@
-"""Find the text of items in training rows by shared runs of words.
+"""Find the text of items in training rows by shared runs.
 
 One shared run proves nothing: a disclaimer, the title of a guideline and a proverb are longer than
 13 words. So a run that many rows contain does not count, and the runs that count must cover nearly
@@ -153,7 +153,7 @@ def scan_part(number: int, work: Path, size: int) -> None:
 
 
 def _runs_of_parts(corpus: Corpus, alive: Flags) -> Iterator[tuple[Indices, Indices]]:
-    """Yield the rank and the run of each pair that `scan_part` found in alive rows."""
+    """Yield the ranks of alive rows and the runs that `scan_part` found there."""
     table = corpus.table
     row_counts = numpy.bincount(table.part, minlength=corpus.parts)
     offsets = numpy.concatenate([[0], numpy.cumsum(row_counts)])
@@ -199,7 +199,7 @@ def _word_counts(index: RunIndex, own: Flags) -> Indices:
 
 
 def cover_texts(index: RunIndex, own: Flags, rows: Indices, runs: Indices, size: int) -> Cover:
-    """Count the own words of each text that its runs in one training row cover.
+    """Count the own words of each text that one row covers.
 
     `rows` and `runs` are pairs of a training row and a run in it.
     """
@@ -246,7 +246,7 @@ def _items_found(
 
 
 def _covers_most(cover: Cover, item: Indices, words: Indices, passage_words: int) -> Flags:
-    """Return for each pair whether the row covers most of the item, in a long passage."""
+    """Return for each pair whether the row covers most of a long item."""
     first = numpy.ones(len(item), bool)
     first[1:] = (cover.row[1:] != cover.row[:-1]) | (item[1:] != item[:-1])
     pair = numpy.cumsum(first) - 1

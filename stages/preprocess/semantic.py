@@ -27,9 +27,10 @@ Vectors = NDArray[numpy.float32]
 
 
 def same_meanings(corpus: Corpus, comparable: Flags, params: Preprocess) -> Matches:
-    """Return each training row with the item whose question is nearest, if it is near enough.
+    """Return the training rows that ask the question of an item.
 
-    Items are the rows of benchmarks and of A to E. There are no pairs without an encoder.
+    Each row is paired with the item whose question is nearest, if it is near enough. Items are the
+    rows of benchmarks and of A to E. There are no pairs without an encoder.
     """
     table = corpus.table
     is_item = table.split < table.dev
@@ -62,7 +63,7 @@ def open_encoder(path: Path) -> Encoder:
 
 
 def _embed_rows(encoder: Encoder, corpus: Corpus, ranks: Indices) -> Iterator[Vectors]:
-    """Yield the embeddings of the questions of rows, one block of rows at a time."""
+    """Yield the embeddings of the questions of rows in blocks."""
     for start in range(0, len(ranks), BLOCK_ROWS):
         rows = rows_at(corpus.table, corpus.work, ranks[start : start + BLOCK_ROWS])
         yield embed_questions(encoder, [question_text(row["example"]) for row in rows])
