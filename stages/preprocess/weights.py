@@ -12,7 +12,7 @@ import numpy
 from numpy.typing import NDArray
 
 from bula.text import words
-from stages.preprocess.minhash import Indices, hash64, strip_accents, word_hashes
+from stages.preprocess.minhash import Indices, hash64, is_first_of_run, strip_accents, word_hashes
 
 # Two words in one bucket share their weight; health text has far fewer frequent words.
 BUCKETS = 2**20
@@ -24,9 +24,11 @@ def count_words(texts: list[str]) -> Indices:
     flat, offsets = word_hashes(texts)
     owner = numpy.repeat(numpy.arange(len(texts)), numpy.diff(offsets))
     bucket = (flat % numpy.uint64(BUCKETS)).astype(numpy.int64)
-    once_per_text = numpy.unique(owner * BUCKETS + bucket)
-    buckets, counts = numpy.unique(once_per_text % BUCKETS, return_counts=True)
-    return numpy.stack([buckets, counts])
+    pairs = numpy.sort(owner * BUCKETS + bucket)
+    once_per_text = numpy.sort(pairs[is_first_of_run(pairs)] % BUCKETS)
+    first = numpy.flatnonzero(is_first_of_run(once_per_text))
+    counts = numpy.diff(numpy.append(first, len(once_per_text)))
+    return numpy.stack([once_per_text[first], counts])
 
 
 def write_weights(work: Path, parts: int, rows: int) -> None:
