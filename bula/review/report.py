@@ -17,7 +17,7 @@ from bula.review.gate import Outcome
 from bula.review.measures import machine, processor
 from bula.review.runs import Run
 from bula.review.verdicts import NOISE, NOT_COMPARABLE, NOT_MEANINGFUL, Figure
-from bula.tables import HIGHER, LOWER
+from bula.tables.cells import HIGHER, LOWER
 
 # GitHub refuses comments above 65,536 characters, and a reader refuses more than this.
 MOST_BYTES = 19_500
