@@ -627,6 +627,11 @@ class NearDuplicates(Section):
 
     Their answers do not matter then, because the words that differ have hardly any weight.
     """
+    light_word_share: float = Field(gt=0, le=1)
+    """Smallest share of the rows that contain a word without content, such as "que".
+
+    Two similar questions that differ only in such words repeat each other too.
+    """
     paraphrases: Literal["keep", "remove"]
     """What happens to near-duplicate training rows with equal answers (wordings of a question)."""
     max_paraphrases: Positive

@@ -13,7 +13,6 @@ from stages.preprocess import benchmarks
 from tests.conftest import write_jsonl
 from tests.test_preprocess import (
     ANSWER,
-    NEARLY,
     OTHER,
     QUESTION,
     Result,
@@ -39,16 +38,19 @@ COMPLETION: Row = {
     "text": ANSWER + " Procure se a febre",
     "value": "durar",
 }
+REORDERED = (
+    "Desde ontem minha filha de dois anos está com febre alta, posso dar banho frio para baixar?"
+)
 ITEMS: dict[str, list[Row]] = {"mcq": [MULTIPLE_CHOICE], "leaf": [COMPLETION]}
 
 
 def contaminated_rows() -> list[Row]:
     """Return four rows, two of which contain an item.
 
-    The first quotes the completion, and the second asks nearly the same question as the item of
-    multiple choice.
+    The first quotes the completion, and the second asks the question of the item of multiple choice
+    in another order of words.
     """
-    return [row(answer=quote(ANSWER)), row(NEARLY, OTHER), row(), row(split="A")]
+    return [row(answer=quote(ANSWER)), row(REORDERED, OTHER), row(), row(split="A")]
 
 
 def quote(text: str) -> str:

@@ -176,6 +176,13 @@ def test_a_number_has_the_largest_weight(word_weights: weights.Weights) -> None:
     assert word_weights["10mg"] == word_weights.largest
 
 
+def test_a_light_word_stands_in_enough_rows(word_weights: weights.Weights) -> None:
+    assert word_weights.are_light({"a"}, 1.0)
+    assert word_weights.are_light({"a", "b"}, 0.33)
+    assert not word_weights.are_light({"a", "b"}, 0.34)
+    assert not word_weights.are_light({"5", "b"}, 0.34)
+
+
 def test_weighted_jaccard_by_hand(word_weights: weights.Weights) -> None:
     # log 2 of log 2 + 2 log 4 is one of five; without weights it would be one of three.
     similarity = weights.weighted_jaccard({"a", "b"}, {"a", "c"}, word_weights)
@@ -197,6 +204,14 @@ def test_the_worked_examples_of_weighted_words_in_docs_metrics(other: str, expec
     assert similarity == pytest.approx(expected, abs=0.005)
 
 
+def test_another_residue_of_a_long_title_is_another_question(tiny: Path, tmp_path: Path) -> None:
+    questions = [f"{TITLE}, {end}" for end in ("qual é a dose?", "quando suspender?", "quem usa?")]
+    rows = [row(question, split="E") for question in questions[:1]]
+    rows += [row(question) for question in questions[1:]] + [row() for _ in range(20)]
+    result = deduplicate_rows(rows, tiny, tmp_path)
+    assert result.refused == []
+
+
 def form_rows(answer: Callable[[str, int], str], validation: bool) -> list[Row]:
     """Return one question about four drugs, with one drug in a validation set if asked."""
     rows = []
@@ -212,9 +227,10 @@ def form_rows(answer: Callable[[str, int], str], validation: bool) -> list[Row]:
     "answer",
     [
         lambda name, number: f"{(ANSWER, OTHER, *ANSWERS)[number]} Isso vale para {name}.",
+        lambda name, number: f"{(ANSWER, OTHER, *ANSWERS)[number]}",
         lambda name, _: f"Tome {name} assim que lembrar, e pule a dose se a próxima estiver perto.",
     ],
-    ids=["own answers", "answers of one form"],
+    ids=["own answers", "own answers without the name", "answers of one form"],
 )
 def test_questions_of_one_form_about_different_drugs_stay(
     answer: Callable[[str, int], str], validation: bool, tiny: Path, tmp_path: Path
@@ -228,7 +244,7 @@ def test_a_validation_question_with_other_function_words_leaves_train(
     tiny: Path, tmp_path: Path
 ) -> None:
     # 13 of 22 shingles are common, which is less than the threshold of 0.7.
-    typed = QUESTION.replace("posso dar", "eu posso lhe dar um")
+    typed = QUESTION.replace("com febre", "com uma febre").replace("posso dar", "e posso dar um")
     rows = [row(QUESTION, ANSWER, "A"), row(typed, OTHER)] + [row() for _ in range(40)]
     result = deduplicate_rows(rows, tiny, tmp_path)
     assert len(result.refused) == 1

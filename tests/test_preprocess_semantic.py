@@ -89,8 +89,9 @@ def test_an_embedding_is_the_mean_of_the_last_hidden_states(bert: Path) -> None:
 
 
 def test_the_stage_reads_the_encoder_of_a_directory(bert: Path, tiny: Path, tmp_path: Path) -> None:
-    # The random encoder knows no word of the two questions, but their first 10 tokens are [UNK].
-    rows = [row(QUESTION, ANSWER, "A"), row(f"{QUESTION} Ela bebe pouco hoje.", OTHER)]
+    # The random encoder knows no word of the two questions: their first 10 tokens are [UNK].
+    other = "Quais exames preciso fazer antes de uma cirurgia de catarata no mês que vem?"
+    rows = [row(QUESTION, ANSWER, "A"), row(other, OTHER)]
     params = with_encoder(bert)
     result = deduplicate_rows(rows, tiny, tmp_path, params)
     reasons = [refused["reason"] for refused in result.refused]

@@ -182,11 +182,15 @@ def compare_questions(
 ) -> float:
     """Return the similarity of two rows if their questions repeat each other, or 0.
 
-    The answers do not matter if the words that differ have hardly any weight. `similarity` is the
-    Jaccard similarity of the shingles, which moved function words lower.
+    The answers do not matter if the words that differ have no content, or hardly any weight.
+    `similarity` is the Jaccard similarity of the shingles, which moved function words lower.
     """
     alike = weighted_jaccard(one.question, other.question, weights)
-    if alike >= settings.content_threshold and not _names_another_subject(one, other):
+    differing = one.question ^ other.question
+    is_light = weights.are_light(differing, settings.light_word_share)
+    is_equal = alike >= settings.content_threshold
+    is_equal = is_equal or (is_light and alike >= settings.words_threshold)
+    if is_equal and not _names_another_subject(one, other):
         return similarity if similarity >= settings.threshold else alike
     return compare_texts(one, other, similarity, weights, settings)
 

@@ -66,6 +66,12 @@ class Weights:
             self.known[word] = weight
         return weight
 
+    def are_light(self, chosen: Words, share: float) -> bool:
+        """Return whether each word stands in at least this share of the rows."""
+        # The sum of a float32 and its limit may differ in the last digit.
+        limit = math.log1p(1 / share) + 1e-6
+        return all(self[word] <= limit for word in chosen)
+
     def total(self, chosen: Words) -> float:
         """Return the exact sum of the weights, which no order of the words changes."""
         return math.fsum(self[word] for word in chosen)
