@@ -21,6 +21,7 @@ from stages.preprocess.losses import (
     reason_name,
     source_line,
 )
+from stages.preprocess.minhash import Indices
 from stages.preprocess.splits import SPLITS
 from tests.conftest import leftovers, write_jsonl
 from tests.test_preprocess import QUESTION, deduplicate_rows, row, settings
@@ -77,11 +78,12 @@ def test_a_share_at_the_limit_passes_and_each_row_is_counted_once(
     metrics = read_metrics(workspace, "preprocess")
     # The default train_limit is 0, which keeps all rows.
     assert metrics["train"]["examples"] == 9
+    no_rows: dict[str, int] = dict.fromkeys(SET_NAMES, 0)
     assert metrics["source_clinic"] == {
         "rows_in": 10,
         "train": 6,
         "dev": 0,
-        **dict.fromkeys(SET_NAMES, 0),
+        **no_rows,
         "set_aside": 0,
         "lost": 4,
         "lost_share": 0.4,
@@ -99,6 +101,8 @@ def test_a_share_at_the_limit_passes_and_each_row_is_counted_once(
         "preprocess: source demo: 21 rows in, 21 kept, 0 lost (0.0%)",
         f"preprocess: source clinic: 10 rows in, 6 kept, 4 lost (40.0%); most for: {largest}",
     ]
+    head = "source  rows in  train  dev  A  B  C  D  E  set aside  lost  largest reasons"
+    assert lines[2].split() == head.split()
     cells = ("demo", 21, 3, 3, *[3] * 5, 0, 0, "none")
     assert lines[3].split() == list(map(str, cells))
     assert lines[4].split()[:11] == list(map(str, ("clinic", 10, 6, *[0] * 7, 4)))
@@ -203,7 +207,8 @@ def test_a_source_above_the_limit_stops_with_reasons_and_masked_rows(
 
 def losses(name: str, rows_in: int, reasons: dict[str, int], aside: int = 0) -> Losses:
     """Return the losses of a source whose other rows went to train."""
-    kept = dict.fromkeys(SPLITS, 0) | {"train": rows_in - sum(reasons.values()) - aside}
+    kept: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    kept["train"] = rows_in - sum(reasons.values()) - aside
     examples: dict[str, list[Row]] = {reason: [] for reason in reasons}
     return Losses(name, rows_in, kept, aside, Refusals(Counter(reasons), examples))
 
@@ -283,7 +288,8 @@ def clinic_only(role: str) -> Params:
 def test_an_empty_split_names_the_remedies(
     empty: list[str], role: str, lost: int, message: str
 ) -> None:
-    kept = {split: numpy.arange(0 if split in empty else 1) for split in SPLITS}
+    kept: dict[str, Indices] = {split: numpy.zeros(1, numpy.int64) for split in SPLITS}
+    kept |= {split: numpy.empty(0, numpy.int64) for split in empty}
     found = [losses("clinic", 100, {"a": lost} if lost else {})]
     with pytest.raises(UserError) as caught:
         check_splits(kept, found, clinic_only(role), QUARANTINE)

@@ -41,7 +41,10 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raw(5, "Dói muito?", "Sim.", history=[{"question": "Oi?", "answer": "Bom dia."}]),
     ]
     write_jsonl(tmp_path / "data/raw/clinic.jsonl", rows)
-    items = [{"question": "Outra?"}, {"question": "Qual?", "options": ["dói muito à noite", "b"]}]
+    items: list[Row] = [
+        {"question": "Outra?"},
+        {"question": "Qual?", "options": ["dói muito à noite", "b"]},
+    ]
     write_jsonl(tmp_path / "data/benchmarks/exam.jsonl", items)
     kept = {"id": KEPT, "set": "A", "source": "clinic", "file": "file-001.csv", "line": 2}
     item = {"id": ITEM, "set": "exam", "file": "exam.jsonl", "line": 2}

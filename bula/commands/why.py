@@ -82,7 +82,7 @@ def read_origins(origins: list[Row]) -> dict[Key, list[Row]]:
 
 
 def label(origin: Row) -> str:
-    """Return the source or benchmark, the set if it is known, the place and the id."""
+    """Return one line with the source, set, place and id of a row."""
     source = f"source {origin['source']}" if "source" in origin else "benchmark"
     parts = [source, f"{origin['file']}:{origin['line']}", f"id {origin['id']}"]
     if "set" in origin:
@@ -161,7 +161,7 @@ def why(
     place: Annotated[str, typer.Argument(help="An id or FILE:LINE of data/quarantine.jsonl.")],
     source: Annotated[str, typer.Option(help="Only rows of this source.")] = "",
 ) -> None:
-    """Show a refused row in full, the reason, and the row that decided against it.
+    """Show a refused row, the reason, and the row that decided against it.
 
     The command reads data/raw and data/benchmarks on this machine, and writes nothing.
     """

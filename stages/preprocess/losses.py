@@ -14,9 +14,8 @@ import numpy
 from bula.errors import UserError
 from bula.escaping import terminal
 from bula.params import Params, Tabular
-from bula.records import Row
+from bula.records import SET_NAMES, Row
 from stages.preprocess.minhash import Indices
-from stages.preprocess.splits import SPLITS
 from stages.preprocess.table import Table
 
 # The name of a reason is its text before the first of these separators.
@@ -26,7 +25,7 @@ NAMED_REASONS = 3
 NAMED_ROWS = 2
 CHUNK_BYTES = 1_000_000
 # The order in which tables have the splits.
-COLUMNS = ("train", *(split for split in SPLITS if split != "train"))
+COLUMNS = ("train", "dev", *SET_NAMES)
 
 Figures = dict[str, int | float]
 
@@ -41,7 +40,7 @@ class Refusals(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What became of the rows of one source."""
+    """The rows of one source that are kept, set aside and lost."""
 
     source: str
     rows_in: int
