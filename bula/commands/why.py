@@ -139,7 +139,7 @@ def _without_accents(word: str) -> str:
 
 
 def explanation(record: Row, found: dict[Key, list[Row]]) -> Iterator[str]:
-    """Yield the lines on a refused row: the row, the reason and the deciding row."""
+    """Yield the lines on a refused row, its reason and the deciding row."""
     yield f"refused: {label(record)}"
     yield f"reason: {record['reason']}"
     rows = found[origin_key(record)]
