@@ -237,6 +237,15 @@ def test_rows_set_aside_do_not_count_as_lost() -> None:
     )
 
 
+def test_each_example_of_a_divided_row_counts() -> None:
+    kept: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    kept["train"] = 6
+    found = Losses("one", 4, kept, 0, Refusals(Counter({"a": 2}), {"a": []}))
+    check_losses([found], 0.25, QUARANTINE)
+    with pytest.raises(UserError, match=r"source one lost 2 of 8 rows \(25\.0% > 24\.0%\)"):
+        check_losses([found], 0.24, QUARANTINE)
+
+
 # --- empty splits ---
 
 

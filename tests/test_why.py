@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 from bula.__main__ import app
 from bula.commands.why import longest_run, why
 from bula.errors import UserError
-from bula.records import Row
+from bula.records import Row, example_id
 from tests.conftest import write_jsonl
 
 KEPT = "00000000000000aa"
@@ -102,6 +102,18 @@ def test_rows_at_one_place_are_told_apart_by_their_source(data: Path) -> None:
     with pytest.raises(UserError, match=r"of source other: no refused row has the id or place"):
         why("file-001.csv:3", source="other")
     assert show("file-001.csv:3", "--source", "clinic") == show("file-001.csv:3")
+
+
+def test_of_several_rows_at_one_place_the_id_selects_one(data: Path) -> None:
+    rows = [raw(4, "Primeira?", "Sim."), raw(4, "Segunda?", "Não.")]
+    write_jsonl(data / "data/raw/clinic.jsonl", rows)
+    identity = example_id("clinic", "Segunda?", "Não.")
+    write_jsonl(data / "data/quarantine.jsonl", [refused(identity, 4, "answer is missing")])
+    assert "  question: Segunda?" in show(identity)
+    assert "Primeira?" not in show(identity)
+    # Cleaning changed the text, so that the id selects no row as it came.
+    write_jsonl(data / "data/quarantine.jsonl", [refused(LOST, 4, "answer is missing")])
+    assert "  question: Primeira?\n  answer: Sim.\n  question: Segunda?" in show(LOST)
 
 
 def test_at_most_five_rows_are_shown(data: Path) -> None:

@@ -13,7 +13,7 @@ import typer
 
 from bula.errors import UserError
 from bula.escaping import terminal
-from bula.records import Row, read_rows, turn_texts
+from bula.records import Row, example_id, read_rows, turn_texts
 from bula.text import words
 
 QUARANTINE = Path("data/quarantine.jsonl")
@@ -70,7 +70,7 @@ def read_origins(origins: list[Row]) -> dict[Key, list[Row]]:
     found: dict[Key, list[Row]] = {origin_key(origin): [] for origin in origins}
     for path in sorted({path for path, _, _ in found}):
         for line, row in enumerate(read_rows(path), start=1):
-            # Benchmark items have no place of their own.
+            # A benchmark item does not state its place.
             key = (path, row.get("file", path.name), row.get("line", line))
             if key in found:
                 found[key].append(row)
@@ -79,6 +79,16 @@ def read_origins(origins: list[Row]) -> dict[Key, list[Row]]:
             what = f"it has no row {file}:{line}, which {QUARANTINE} names"
             raise UserError(path, what, "run `dvc repro preprocess`")
     return found
+
+
+def rows_of(origin: Row, found: dict[Key, list[Row]]) -> list[Row]:
+    """Return the row of an origin, or all rows of its place.
+
+    One row of a file may become several. An id that cleaning changed selects none of them.
+    """
+    rows = found[origin_key(origin)]
+    name = origin.get("source", "")
+    return [row for row in rows if example_id(name, *turn_texts(row)) == origin["id"]] or rows
 
 
 def label(origin: Row) -> str:
@@ -142,7 +152,7 @@ def explanation(record: Row, found: dict[Key, list[Row]]) -> Iterator[str]:
     """Yield the lines on a refused row, its reason and the deciding row."""
     yield f"refused: {label(record)}"
     yield f"reason: {record['reason']}"
-    rows = found[origin_key(record)]
+    rows = rows_of(record, found)
     for row in rows:
         yield from field_lines(row)
     decider = record.get("decided_by")
@@ -150,7 +160,7 @@ def explanation(record: Row, found: dict[Key, list[Row]]) -> Iterator[str]:
         yield "No other row decided."
         return
     yield f"decided by: {label(decider)}"
-    others = found[origin_key(decider)]
+    others = rows_of(decider, found)
     for row in others:
         yield from field_lines(row)
     run = longest_run(full_text(rows[0], record), full_text(others[0], decider))

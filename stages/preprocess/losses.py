@@ -57,9 +57,17 @@ class Losses(NamedTuple):
         return self.refusals.reasons.total()
 
     @property
+    def outcomes(self) -> int:
+        """Return the number of rows kept, set aside and lost.
+
+        It equals `rows_in` unless one row became several examples.
+        """
+        return sum(self.kept.values()) + self.set_aside + self.lost
+
+    @property
     def share(self) -> float:
         """Return the share of the source's rows that were refused."""
-        return self.lost / self.rows_in
+        return self.lost / self.outcomes
 
     @property
     def largest(self) -> list[tuple[str, int]]:
@@ -202,7 +210,7 @@ def check_losses(losses: list[Losses], most: float, quarantine: Path) -> None:
         return
     lines = ["more rows are lost than preprocess.max_loss_share allows"]
     for source in over:
-        amount = f"{source.lost} of {source.rows_in} rows ({source.share:.1%} > {most:.1%})"
+        amount = f"{source.lost} of {source.outcomes} rows ({source.share:.1%} > {most:.1%})"
         lines.append(f"source {source.source} lost {amount}")
         for reason, count in source.largest:
             lines.append(f"  {reason}: {count} rows, such as")
