@@ -23,7 +23,7 @@ BENCHMARKS = Path("data/benchmarks")
 MOST_ROWS = 5
 # Fields of a raw row that say where it comes from.
 ORIGIN = ("source", "license", "file", "line", "split")
-# A file of data/raw or data/benchmarks, and a row's own file and line.
+# A file of data/raw or data/benchmarks, and the source's file and line.
 Key = tuple[Path, str, int]
 NOTE = "These rows are shown as they came, with any personal data. Keep them on this machine."
 
@@ -84,7 +84,7 @@ def read_origins(origins: list[Row]) -> dict[Key, list[Row]]:
 def rows_of(origin: Row, found: dict[Key, list[Row]]) -> list[Row]:
     """Return the row of an origin, or all rows of its place.
 
-    One row of a file may become several. An id that cleaning changed selects none of them.
+    One row of a file may become several. An id that cleaning changed selects no row, and all are returned.
     """
     rows = found[origin_key(origin)]
     name = origin.get("source", "")
