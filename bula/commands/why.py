@@ -84,7 +84,7 @@ def read_origins(origins: list[Row]) -> dict[Key, list[Row]]:
 def rows_of(origin: Row, found: dict[Key, list[Row]]) -> list[Row]:
     """Return the row of an origin, or all rows of its place.
 
-    One row of a file may become several. An id that cleaning changed selects no row, and all are returned.
+    One row of a file may become several. If cleaning changed the id, all of them are returned.
     """
     rows = found[origin_key(origin)]
     name = origin.get("source", "")
