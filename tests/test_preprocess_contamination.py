@@ -50,7 +50,8 @@ def contaminated_rows() -> list[Row]:
     The first quotes the completion, and the second asks the question of the item of multiple choice
     in another order of words.
     """
-    return [row(answer=quote(ANSWER)), row(REORDERED, OTHER), row(), row(split="A")]
+    quoted = quote(COMPLETION["text"])
+    return [row(answer=quoted), row(REORDERED, OTHER), row(), row(split="A")]
 
 
 def quote(text: str) -> str:
