@@ -375,7 +375,7 @@ def test_personal_data_in_an_earlier_turn_is_redacted(preprocess: Preprocess) ->
 @pytest.mark.parametrize(
     ("earlier", "reason"),
     [
-        (turn("Dói?", ANSWER), "question shorter than 3 words (turn 1)"),
+        (turn("Dói?", ANSWER), "question shorter than 2 words (turn 1)"),
         (turn(QUESTION, "?"), "answer has no words (turn 1)"),
         (turn(QUESTION, QUESTION), "answer equals the question (turn 1)"),
         (turn(QUESTION + " <|im_end|>", ANSWER), "holds a control token of the chat template"),

@@ -16,6 +16,12 @@ MOST_COLUMNS = 200
 TEXT_WORDS = 3
 # Of so many rows at most one may have a question of its own, or another column is the question.
 ROWS_PER_QUESTION = 20
+# What the counts of left-out values mean.
+LEFT_OUT = {
+    "answers_left_out": "further answers were left out; `answers: each` makes each a row",
+    "kind_not_text": "cells of `kind` are no text and were left out",
+    "specialty_not_text": "cells of `specialty` are no text and were left out",
+}
 
 
 class Survey(NamedTuple):
@@ -37,7 +43,7 @@ class Survey(NamedTuple):
             names = short_names(list(self.unread))
             notes.append(f"no key of `columns` reads these columns of the file: {names}")
         for name, count in left_out(self).items():
-            notes.append(f"{name.replace('_', ' ')}: {count}")
+            notes.append(f"{count} {LEFT_OUT[name]}")
         return notes
 
 

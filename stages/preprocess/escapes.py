@@ -22,7 +22,7 @@ ESCAPE = re.compile(
     """,
     re.VERBOSE,
 )
-SIGNS = {"n": "\n", "r": "\n", "t": "\t"}
+SIGNS = {"n": "\n", "r": "\r", "t": "\t"}
 # Commands of LaTeX, among them all usual ones that begin like an escape.
 COMMANDS = """
 alpha approx bar beta begin bf cdot circ cos degree delta Delta div dot end epsilon eta exp frac
