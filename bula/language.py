@@ -36,7 +36,9 @@ def detect_language(text: str) -> tuple[str, float]:
 
 
 def pair_language(question: str, answer: str, params: Preprocess) -> str:
-    """Return the language of a question and its answer if the pair must be refused.
+    """Return the language for which a question and its answer are refused.
+
+    Return an empty string if the language is accepted or uncertain.
 
     Both texts are judged together, because short questions alone are mistaken. A text that is long
     enough and has hardly any probability of an accepted language is also refused alone.

@@ -1,4 +1,4 @@
-"""Propose the `columns` of params.yaml for a cell that is not a text.
+"""Propose the `columns` of params.yaml for a cell without text.
 
 Names of columns and fields appear in messages. Values never do.
 """
@@ -22,7 +22,7 @@ def flow(entry: Row) -> str:
     """Return an entry as it is written on one line of params.yaml."""
     writer = YAML(typ="safe", pure=True)
     writer.default_flow_style = True
-    writer.sort_base_mapping_type_on_output = False
+    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     writer.width = 10_000
     text = io.StringIO()
     writer.dump(entry, text)
@@ -30,14 +30,20 @@ def flow(entry: Row) -> str:
 
 
 def short_names(names: list[str]) -> str:
-    """Return the first names of a list as one text, each at most 60 characters long."""
+    """Return the first names of a list as one text, shortened.
+
+    At most 20 names with at most 60 characters each are named.
+    """
     shown = [name[:NAME_CHARACTERS] for name in names[:SHOWN_NAMES]]
     more = len(names) - len(shown)
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
 def advise(column: str, cell: Any, field: str, columns: Columns | ChatColumns) -> str:
-    """Return why a list or an object is no text, with the entry of params.yaml to write."""
+    """Return why a list or an object is refused as a text.
+
+    The reason has the entry of params.yaml to write, if there is one.
+    """
     if isinstance(cell, dict):
         nested = _text_fields(cell)
         what = f"{column} is an object and not text"

@@ -42,7 +42,10 @@ def find_cell(row: Row, column: str) -> Any:
 
 
 def is_empty(value: object) -> bool:
-    """Return whether a cell has no content, such as null, NaN or the text "nan"."""
+    """Return whether a cell has no content.
+
+    Null, NaN and the text "nan" are such cells.
+    """
     if isinstance(value, str):
         return value.strip().lower() in EMPTY_TEXTS
     is_nan = isinstance(value, float) and not math.isfinite(value)
@@ -116,7 +119,7 @@ def question_columns(columns: Columns) -> list[str]:
 
 
 def read_answers(row: Row, columns: Columns, counts: Counter[str]) -> list[Scalar] | Refused:
-    """Return the answers of a row that become rows, or why the row is refused.
+    """Return the answers of a row, or why the row is refused.
 
     A list without a text has the answer null. Answers that are left out are counted.
     """

@@ -33,7 +33,10 @@ def read_turns(cell: object) -> list[Row] | str:
 
 
 def _parse_messages(cell: object) -> object:
-    """Return messages with role and content, of a list or of its JSON text in a table."""
+    """Return the messages of a list, or of its JSON text in a table.
+
+    Each has role and content. Another cell is returned unchanged.
+    """
     if isinstance(cell, str):
         try:
             cell = json.loads(cell)

@@ -105,7 +105,7 @@ def passes(source: Tabular, row: Row) -> bool:
 
 
 def map_columns(row: Row, source: Tabular, counts: Counter[str]) -> list[Row] | Refused:
-    """Return the rows under this project's names that a row becomes, or why it is refused.
+    """Return a row under this project's names, or why it is refused.
 
     A list of several answers or turns may become several rows. Cells and answers that are left out
     are added to `counts`. The reason names columns, and of values only an unknown split.
@@ -130,7 +130,7 @@ def map_columns(row: Row, source: Tabular, counts: Counter[str]) -> list[Row] | 
 
 
 def _missing_columns(row: Row, source: Tabular) -> str:
-    """Return the columns that a row must have and lacks, with where they may be."""
+    """Return the required columns that a row lacks, and similar nested fields."""
     optional = optional_columns(source)
     required = [column for column in wanted_columns(source) if column not in optional]
     missing = [column for column in required if find_cell(row, column) is MISSING]
@@ -158,7 +158,7 @@ def _map_labels(row: Row, columns: Columns | ChatColumns, counts: Counter[str]) 
 
 
 def _map_pair(row: Row, columns: Columns, counts: Counter[str]) -> list[Row] | Refused:
-    """Return one row for each answer that is read, or why the row is refused."""
+    """Return one row for each answer, or why the row is refused."""
     question = read_question(row, columns)
     if isinstance(question, Refused):
         return question
@@ -169,7 +169,7 @@ def _map_pair(row: Row, columns: Columns, counts: Counter[str]) -> list[Row] | R
 
 
 def _map_conversation(row: Row, columns: ChatColumns) -> list[Row] | Refused:
-    """Return the turns of a row as one row or several, or why it is refused.
+    """Return the turns of a row as rows, or why it is refused.
 
     In one row the last turn is the question and the answer, and the earlier turns are the history.
     """

@@ -4,7 +4,10 @@ from pathlib import Path
 
 
 def column_names(path: Path) -> list[str]:
-    """Return the names of a Parquet file's columns, or an empty list for a damaged file."""
+    """Return the names of a Parquet file's columns.
+
+    The list is empty for a damaged file.
+    """
     # Imported here, because pyarrow loads slowly.
     from pyarrow import parquet
 

@@ -38,7 +38,7 @@ def read_source(source: DataSource, limits: Limits, survey: Survey | None = None
     """Yield the rows of one source with its name and license.
 
     A row that could not be read has `refused` (the reason) and `excerpt` (masked) in place of
-    question and answer. `survey` receives what ingest saw in the rows of a table. Raise UserError
+    question and answer. `survey` receives observations about the rows of a table. Raise UserError
     if the complete source differs from what params.yaml says.
     """
     for row in _rows_by_kind(source, limits, new_survey() if survey is None else survey):

@@ -14,9 +14,9 @@ COMPARED_ROWS = 10_000
 MOST_COLUMNS = 200
 # A column with fewer words in every cell has names or codes and no text.
 TEXT_WORDS = 3
-# Of so many rows at most one may have a question of its own, or another column is the question.
+# With as many rows for each different question, an unread column may be the question.
 ROWS_PER_QUESTION = 20
-# What the counts of left-out values mean.
+# The meaning of each count.
 LEFT_OUT = {
     "answers_left_out": "further answers were left out; `answers: each` makes each a row",
     "kind_not_text": "cells of `kind` are no text and were left out",
@@ -25,7 +25,7 @@ LEFT_OUT = {
 
 
 class Survey(NamedTuple):
-    """What ingest saw in the rows of one source."""
+    """The observations about the rows of one source."""
 
     unread: dict[str, set[int]]
     """Hashes of the different texts of each column that no key of `columns` reads."""

@@ -33,7 +33,7 @@ LOST_ACCENT = re.compile(
         | lic[ao] | fic[ao] | mic[ao] | vel | veis | quid[ao] | pid[ao] | sic[ao] | psula | lise
         | bit[ao] | lcool | ngue | cil | ceis | nea | neo
       ) s? (?![^\W\d_])
-    # crian?a, doen?a, cabe?a, for?a, bra?o, servi?o, pesco?o, sa?de
+    # crian?a, cabe?a, for?a, bra?o, servi?o, pesco?o, sa?de
     | (?: [ae]n | cabe | for | bra | servi | sco ) \?+ [ao] s? (?![^\W\d_])
     | (?<![^\W\d_]) sa \?+ de (?![^\W\d_])
     # ?gua, ?lcool, ?ltimo

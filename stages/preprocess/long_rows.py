@@ -68,10 +68,10 @@ def sentences(text: str) -> list[str]:
 def _cut_answer(
     example: Example, length: int, tokenizer: PreTrainedTokenizerBase, params: Preprocess
 ) -> list[Sized]:
-    """Return examples with the parts of the answer, each with as many sentences as fit.
+    """Return examples with parts of the answer.
 
-    A sentence that does not fit alone ends a truncated answer, and is left out of a split one, as
-    a part with fewer words than `min_answer_words` is.
+    Each part has as many sentences as fit. A sentence that does not fit alone ends a truncated
+    answer, and is left out of a split one, as a part with fewer words than `min_answer_words` is.
     """
     rest = sentences(example.answer)
     encoded = tokenizer(rest, add_special_tokens=False)["input_ids"]
@@ -130,7 +130,10 @@ def _longest_part(
 def _fitting(
     example: Example, parts: list[str], tokenizer: PreTrainedTokenizerBase, params: Preprocess
 ) -> Sized | None:
-    """Return the example with these sentences as its answer, or None if it is too long."""
+    """Return the example with these sentences as its answer.
+
+    Return None if it is too long.
+    """
     answer = "".join(parts).strip()
     if not answer:
         return None
