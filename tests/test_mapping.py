@@ -329,7 +329,7 @@ def test_the_stage_writes_and_prints_unread_columns(
     assert "\u202e" not in printed
 
 
-@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv"])
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
 def test_equal_questions_with_an_unread_text_stop_the_source(suffix: str, read: Read) -> None:
     rows = [
         {"q": "Responda.", "a": "Sim.", "id": f"c{n}", "x": f"Dor no pé {n}?"} for n in range(3)

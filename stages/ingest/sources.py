@@ -25,9 +25,9 @@ from stages.ingest.fetch import download, public_address
 from stages.ingest.formats import SUFFIXES, read_file
 from stages.ingest.hub import hub_rows
 from stages.ingest.mapping import map_rows, optional_columns, refusal, wanted_columns
-from stages.ingest.parquet_columns import column_names
+from stages.ingest.parquet_columns import column_names, first_texts
 from stages.ingest.reading import FileRow, NumberedRow, ReadOptions, Refused
-from stages.ingest.survey import Survey, new_survey, observe_names
+from stages.ingest.survey import COMPARED_ROWS, Survey, new_survey, observe_names, observe_texts
 from stages.ingest.task_items import map_items, wanted_task_columns
 from stages.ingest.user_files import data_files
 
@@ -126,6 +126,9 @@ def _columns_of_file(source: FilesSource | UrlSource, path: Path, survey: Survey
     if path.suffix.lower() == ".parquet":
         names = column_names(path)
         observe_names(survey, source, names)
+        unread = [name for name in names if name in survey.unread]
+        for row in first_texts(path, unread, COMPARED_ROWS):
+            observe_texts(survey, row)
         return sorted({name if name in names else name.split(".")[0] for name in wanted})
     if path.suffix.lower() == ".json":
         optional = optional_columns(source)

@@ -74,6 +74,11 @@ def observe_row(survey: Survey, source: Tabular, row: Row, mapped: Row) -> None:
         return
     survey.counts["compared"] += 1
     survey.questions.add(hash(mapped.get("question")))
+    observe_texts(survey, row)
+
+
+def observe_texts(survey: Survey, row: Row) -> None:
+    """Add the texts of a row's unread columns."""
     for name, values in survey.unread.items():
         value = row.get(name)
         if isinstance(value, str) and not is_empty(value):
