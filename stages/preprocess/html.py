@@ -109,7 +109,8 @@ def strip_html(text: str) -> str:
     Each pass undoes one level: "&amp;lt;p&amp;gt;" is a paragraph that was escaped twice.
     """
     for level in range(ESCAPE_LEVELS):
-        if not TAG.search(text) and not ENTITY.search(text):
+        has_tag = "<" in text and TAG.search(text)
+        if not has_tag and not ("&" in text and ENTITY.search(text)):
             break
         plain = html_to_text(text, unescaped=level > 0)
         if plain == text:
