@@ -1,4 +1,4 @@
-"""List the columns of a Parquet file, and read the start of its text columns."""
+"""List the columns of a Parquet file, and sample its texts."""
 
 from itertools import islice
 from pathlib import Path
@@ -54,7 +54,10 @@ def first_texts(path: Path, names: list[str], rows: int) -> list[dict[str, str]]
 
 
 def _text_columns(file: Any, names: list[str]) -> list[str]:
-    """Return the names of text columns, or an empty list for a file without rows."""
+    """Return the names of text columns.
+
+    The list is empty for a file without rows.
+    """
     from pyarrow import types
 
     if not file.num_row_groups:

@@ -43,7 +43,7 @@ LOST_ACCENT = re.compile(
     # interromp?-la, tom?-lo
     | [^\W\d_] \?+ - (?: l[ao]s? | se | me ) (?![^\W\d_])
     # h? motivo, j? come, est? com, voc? tem: the word goes on to the next one.
-    | (?<![^\W\d_]) (?: h | j | l | ol | est | voc | at | beb | caf | a?manh | irm )
+    | (?<![^\W\d_]) (?: h | j | l | ol | est | voc | at | beb | a?manh | irm )
         \?+ ,? \s+ [a-zà-ÿ]
     """,
     re.IGNORECASE | re.VERBOSE,
