@@ -678,7 +678,8 @@ class Preprocess(Section):
     """What happens to an example of more than max_tokens.
 
     `refuse` refuses it. `truncate` keeps the first sentences of its last answer that fit. `split`
-    makes several examples of one question, each with as many sentences of the answer as fit.
+    makes several training examples of one question, each with as many sentences as fit; examples of
+    the other splits are truncated.
     """
     max_prompt_tokens: Positive
     """Longest prompt kept, in tokens: system prompt, question and chat template."""

@@ -320,11 +320,18 @@ def test_a_short_row_is_unchanged_under_every_rule(tokenizer: PreTrainedTokenize
         assert found == ([" ".join(SENTENCES)], {})
 
 
-def test_the_rows_of_a_split_answer_stay_in_one_split(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("split", ["train", "B"])
+def test_only_training_rows_are_split(split: str, tiny: Path, tmp_path: Path) -> None:
     answer = " ".join(fresh()[1] for _ in range(4))
-    long = row("O que faço com febre alta desde ontem?", answer, split=None, line=7)
+    long = row("O que faço com febre alta desde ontem?", answer, split=split)
     result = deduplicate_rows([long], tiny, tmp_path, settings(long_rows="split"))
-    [kept] = [kept for kept in result.kept.values() if kept]
-    assert len(kept) > 1
-    assert sum(len(part["answer"].split()) for part in kept) == len(answer.split())
-    assert result.counts["repaired answers_split"] == 1
+    kept = result.kept[split]
+    words = sum(len(part["answer"].split()) for part in kept)
+    if split == "train":
+        assert len(kept) > 1
+        assert words == len(answer.split())
+        assert result.counts["repaired answers_split"] == 1
+    else:
+        assert len(kept) == 1
+        assert words < len(answer.split())
+        assert result.counts["repaired answers_truncated"] == 1

@@ -47,7 +47,8 @@ def fit_example(
     if params.long_rows == "refuse" or prompt_length > params.max_prompt_tokens:
         return reason
     parts = _cut_answer(example, length, tokenizer, params)
-    if params.long_rows == "truncate":
+    # The later part of an answer is no reference for the question.
+    if params.long_rows == "truncate" or example.split != "train":
         parts = parts[:1]
     if not parts:
         return reason
