@@ -47,14 +47,17 @@ def labels(line: Line) -> list[Finding]:
 def is_found(label: Finding, text: str, findings: list[Finding]) -> bool:
     """Return whether findings cover all letters and digits of a label.
 
-    The word that names a value is no part of it.
+    The word that names a value is no part of it. Of an address all digits must be covered, because
+    labels end at the house, at the apartment or at the district.
     """
     covered = set()
     for finding in findings:
         covered.update(range(finding.start, finding.end))
     word = NAMING_WORD.match(text, label.start, label.end)
     places = range(word.end() if word else label.start, label.end)
-    return all(place in covered for place in places if text[place].isalnum())
+    has_digits = any(text[place].isdigit() for place in places)
+    is_part = str.isdigit if label.kind == "address" and has_digits else str.isalnum
+    return all(place in covered for place in places if is_part(text[place]))
 
 
 def overlaps(finding: Finding, found: list[Finding]) -> bool:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator
 
 from bula.privacy.fragments import ANY_CASE, LINK, STATES, VERBOSE, find_groups
+from bula.privacy.given_names import ascii_words
 from bula.privacy.kinds import Finding, Recogniser
 
 # "AV" is a street unless it is atrioventricular or the acuity of an eye.
@@ -18,7 +19,7 @@ _STREET = rf"""
 (?:
     [Rr]ua | RUA | [Aa]venida | AVENIDA | (?i:{_AV}) | [Aa][Vv]\. | [Tt]ravessa | TRAVESSA
     | [Tt]v\. | [Tt]rav\. | [Aa]lameda | [Pp]raça | [Pp]ça\.? | [Rr]odovia | [Rr]od\.
-    | [Ee]strada | [Ee]str\. | [Ll]argo | [Bb]eco | [Vv]iela | [Ll]adeira
+    | [Ee]strada | [Ee]str\. | [Ll]ogradouro | [Ll]argo | [Bb]eco | [Vv]iela | [Ll]adeira
 )
 """
 # These words name health posts, towns and groups too, so they need more evidence.
@@ -28,10 +29,14 @@ _NAME = rf"(?:d[aeo]s?[ ]){{0,2}} {_CAPITAL} (?: [ ] (?: {_CAPITAL} | d[aeo]s? |
 _SIGN = r"""
 (?:
     [Nn]o?[º°.] [º°o]? \.? :? [ ]? | [Nn][úu]mero[ :]{1,2} | [Nn]um\.?[ ] | [Nn]r\.?[ ] | [Cc]asa[ ]
-    | [Nn][ ]
+    | [Nn]o?[ ]? (?=\d)
 )
 """
-_NUMBER = r"(?: \d{1,2}\.\d{3} | \d{1,5} ) (?: [ ]? -? [ ]? [A-D]\b )?"
+_NUMBER = r"""
+    (?: \d{1,2}\.\d{3} | \d{1,5} ) (?: [ ]? -? [ ]? [A-H]\b )?
+    # the apartment after the number of the house
+    (?: /\d{2,4} \b (?!/) )?
+"""
 # A number with a unit, an ordinal and a count are not the number of a house.
 _NO_UNIT = r"""
 (?!
@@ -69,10 +74,10 @@ _STORY = r"""
     | chega | tenho | tem | teve | desde | cerca | uns | umas | mais | menos | quase | durante | até
 )
 """
-_SMALL_WORD = rf"(?:d[aeo]s?[ ])? (?! {_STORY} \b) [a-zà-ÿ]{{3,30}}"
+_SMALL_WORD = rf"(?: (?:d[aeo]s?[ ])? (?! {_STORY} \b) [a-zà-ÿ]{{3,30}} | \d{{1,2}}[ ]de[ ][a-zç]{{4,9}} )"
 STREET_ADDRESS = re.compile(
     rf"""
-    \b {_STREET} [ ]+
+    \b {_STREET} :? [ ]+
     (?:
         {_NAME} (?: [ ]?[,-][ ]? | [ ] ) (?: {_SIGN} | [Nn][o ]?[ ]? )?
         | \d{{1,3}} {_SIGNED}
@@ -115,7 +120,7 @@ CLOSE_NUMBER_ADDRESS = re.compile(
     \b
     (?:
         (?: rua | avenida | {_AV} | av\. | travessa | tv | alameda | praça | estrada | ladeira )
-        [ ]+ {_SMALL_WORD}
+        [ ]+ (?: {_SMALL_WORD} | [a-z]\b )
         | r\.? [ ] d[aeo]s? [ ] {_SMALL_WORD}
     )
     (?: [ ] {_SMALL_WORD} ){{0,3}} (?: [ ] | {_COMMA} ) {_SIGN}?
@@ -129,7 +134,7 @@ NO_NUMBER_ADDRESS = re.compile(
     rf"""
     \b {_STREET} [ ]+ (?: {_NAME} | {_SMALL_WORD} (?: [ ] {_SMALL_WORD} ){{0,3}} )
     (?:
-        [ ]?[,-]?[ ]? s / n [º°o]? \b
+        (?: [ ] \d{{1,3}} )? [ ]?[,-]?[ ]? s/?n [º°o]? \b
         | (?<=\w) [ ]?[,-]?[ ]? km [ ] \d{{1,4}} (?:,\d)? \b
     )
     """,
@@ -141,10 +146,11 @@ _PART = rf"""
     (?: [ ]?[,;/-]?[ ]?
         \b
         (?:
-            bloco | bl | conjunto | conj | cj | lote | lt | casa | cs | apartamento | apto? | ap
+            bloco | bl | conjunto | conj | cj | lote | lt | casa | cs | apartamento | apto? | ap | ch[áa]cara | ch
+            | mr
             | rua | entrada | sala | loja | m[óo]dulo | quadra | qd | andar | torre
         )
-        \b \.? [ ]? (?: n[º°.]{{1,2}}[ ]? )? {_ID}
+        (?![^\W\d_]) \.? [ ]? (?: n[º°.]{{1,2}}[ ]? )? {_ID}
     )
 """
 _QUADRA = r"(?: quadra | qdr?a?\.? | q\. )"
@@ -154,14 +160,25 @@ BLOCK_ADDRESS = re.compile(
     (?:
         {_QUADRA} [ ]? {_ID} {_PART}{{1,4}}
         # the smaller part first
-        | (?: lote | lt | conjunto | conj | cj | bloco | casa | apto | ch[áa]cara ) \.? [ ]? {_ID}
+        | (?: lote | lt | conjunto | conj | cj | bloco | casa | apto? | ch[áa]cara ) \.? [ ]? {_ID}
           [ ]?[,;/-]?[ ]? (?: d[ao][ ] )?
-          \b (?: quadra | qd | lote | casa | apto? | apartamento ) \b \.? [ ]? {_ID} {_PART}{{0,3}}
+          \b (?: quadra | qd | lote | casa | apto? | apartamento | bloco | bl | torre ) (?![^\W\d_]) \.? [ ]? {_ID} {_PART}{{0,3}}
         # a name of a housing estate
-        | (?: conjunto | condom[íi]nio | residencial | loteamento | ch[áa]caras? | s[íi]tio )
-          (?: [ ] \w{{2,20}} | [ ] \d{{1,2}} ){{1,5}}? [ ,]{{1,2}} (?: casa | lote | quadra | apto? | bloco )
+        | (?: conjunto | condom[íi]nio | residencial | loteamento | ch[áa]caras? | s[íi]tio | fazenda | edif[íi]cio
+            | ed\. | assentamento | comunidade | povoado | jardim | parque | bairro | setor | vila )
+          (?: [ ] \w{{2,20}} | [ ] \d{{1,2}} ){{1,5}}? [ ,]{{1,2}} (?: casa | lote | quadra | apto? | bloco | km )
           [ ] \d{{1,4}} \b {_NO_UNIT} {_PART}{{0,3}}
     )
+    """,
+    ANY_CASE,
+)
+# A street and a part of the plot: "rua 24 norte, lote 5", "rua das flores casa 12".
+PLOT_ADDRESS = re.compile(
+    rf"""
+    \b
+    (?: rua | r\. | av\.? | avenida | travessa | tv\.? | alameda | beco | viela | estrada | ladeira )
+    (?: [ ] (?: {_SMALL_WORD} | \d{{1,3}} | [a-z]\b ) ){{1,4}}? {_PART}{{1,4}} {_NO_UNIT}
+    | \b caixa [ ] postal [ ] \d{{1,6}}
     """,
     ANY_CASE,
 )
@@ -179,6 +196,9 @@ SECTOR_ADDRESS = re.compile(
     \b
     (?:
         {_SUPER} [ ,-]{{1,2}} (?:quadra[ ])? \d{{3}} \b {_PART}{{0,4}}
+        # any other code in capitals
+        | (?-i: [A-Z]{{2,5}} ) [ ] \d{{1,3}} (?: /\d{{1,2}} )? [ ,]{{1,2}}
+          (?: conjunto | conj | cj | bloco | lote | casa | ch[áa]cara | ch ) \.? [ ]? {_ID} {_PART}{{0,4}}
         | (?: {_SECTOR} [ ,-]{{1,2}} ){{1,2}} (?: trecho[ ] | quadra[ ] )? \d{{1,4}} {_PART}{{1,4}}
     )
     """,
@@ -213,12 +233,13 @@ STREETS = (
     CLOSE_NUMBER_ADDRESS,
     NO_NUMBER_ADDRESS,
     BLOCK_ADDRESS,
+    PLOT_ADDRESS,
     SECTOR_ADDRESS,
 )
 # Every spelling beside the word. A committee of ethics (CEP) has opinions and projects.
 CEP = re.compile(
     rf"""
-    \bCEPs? \b {LINK}
+    \b (?: CEPs? | C\.E\.P\.? | c[óo]digo [ ] postal ) (?!\w) {LINK}
     (
         \d{{2}} [ ]?[.]?[ ]? \d{{3}} [ ]? (?:[-./][ ]?)? \d{{3}}
         # a digit too few or too many
@@ -233,24 +254,44 @@ BARE_CEP = re.compile(
     r"(?<![\d.,-]) (?: \d{5} [ ]?-[ ]? \d{3} | \d{2}\.\d{3}-\d{3} ) (?![\d-])",
     VERBOSE,
 )
-CITY = re.compile(rf"[A-Za-zÀ-ÿ]{{2}} [ ]? [/,–-] [ ]? (?:{STATES})\b", VERBOSE)
+CITY = re.compile(rf"[A-Za-zÀ-ÿ]{{2}} [ ]? [(/,–-] [ ]? (?:{STATES})\b", VERBOSE)
 # Digits of a post code.
 CEP_DIGITS = 8
 
 
 # A text without one of these words has no address.
-WORD = re.compile(
-    rf"""
-    \b
-    (?:
-        rua | r\b | end | resid | mor[ao] | mudei | av | trav | tv | alameda | pra[çc]a | p[çc]a | rod | estr | largo | beco | viela
-        | ladeira | vila | conj | quadra | q | cep | lote | lt\b | bloco | casa | apto | ch[áa]cara
-        | condom | residencial | loteamento | s[íi]tio | {_SUPER} | {_SECTOR}
-    )
-    | \d-\d | \d[ ]-[ ]\d
+WORDS = frozenset(
+    """
+    rua av avenida trav travessa tv alameda praca pca rod rodovia estr estrada largo beco viela
+    ladeira vila cep postal condominio residencial loteamento sitio fazenda edificio logradouro
+    assentamento comunidade povoado jardim parque bairro setor endereco residencia moro mora
+    moramos moram resido reside residente mudei mudamos quadra qd qdr qda
+    sqn sqs sqnw sqsw cln cls clnw clsw scln scls sclnw sclsw scrn scrs shcn shcs shcgn shigs shin
+    shis shln shls shtn shts sgan sgas sepn seps smpw smdb smln smas sres sof sofn sofs scia saan
+    scen sces qna qnb qnc qnd qne qnf qng qnh qni qnj qnk qnl qnm qnn qno qnp qnq qnr qs qsa qsb
+    qsc qsd qse qsf qi ql qe qr qc qn qmsw qrsw cna cnb cnc cnd cne cnf csa csb csc csd cse ccsw
+    eqn eqnn eqns eqs aos ae
+    """.split()
+)
+# These words have other meanings, so a number or a letter must follow.
+PART_WORDS = frozenset("r end ed q l lote lt casa bloco apto ap conj conjunto cj ch chacara".split())
+PART = re.compile(
+    r"""
+    \b (?: r | end | ed ) \b [.: ]
+    | \b (?: q | lote | lt | casa | bloco | apto? | conj(?:unto)? | cj | ch(?:[áa]cara)? )
+      [ .]{0,2} (?: \d | (?-i:[A-Z])\b )
     """,
     ANY_CASE,
 )
+POST_CODE = re.compile(r"\d{2} [ ]?-[ ]? \d{3}", VERBOSE)
+
+
+def _may_contain_address(text: str) -> bool:
+    """Return whether a text has a word of an address, or a post code."""
+    words = ascii_words(text)
+    if not words.isdisjoint(WORDS) or POST_CODE.search(text):
+        return True
+    return not words.isdisjoint(PART_WORDS) and PART.search(text) is not None
 
 
 def _streets(text: str) -> Iterator[Finding]:
@@ -267,7 +308,7 @@ def _find(text: str) -> Iterator[Finding]:
     A post code without the word CEP counts only in a text with a street, or with a city and its
     state.
     """
-    if not WORD.search(text):
+    if not _may_contain_address(text):
         return
     streets = list(_streets(text))
     yield from streets

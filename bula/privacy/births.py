@@ -45,7 +45,8 @@ _BORN = rf"""
 (?=[adn]) {_NOT_EXPECTED} (?<!recém-) (?<!recém[ ])
 (?:
     nascid[oa]s? | nasci | nasceu | nasceram | nascimento | data[ ]de[ ]nasc
-    | dt\.?[ ]?nasc | anivers[áa]rio | (?<![^\W_])nasc\b | nasc\. | \bd\.?[ ]?n\.?(?=[ :.=(\[])
+    | dt\.?[ ]?nasc | anivers[áa]rio | (?<![^\W_])nasc(?![^\W\d_]) | nasc\.
+    | na(?:s|sc|c)imento | nacid[oa]s? | naceu | \bd\.?[ ]?n\.?(?=[\d :.=(\[])
 )
 """
 # These words say that a date belongs to another event. An "e" does not if it is part of a label
@@ -58,8 +59,8 @@ _OTHER_EVENT = r"""
 """
 BEFORE_DATE = re.compile(
     rf"""
-    {_BORN} (?!\w)
-    (?: (?: (?!{_OTHER_EVENT}) [^\d.;!?\n] ){{0,50}}? | (?:[ ]em)? (?:{NEXT_LINE}) )
+    {_BORN} (?![^\W\d_])
+    (?: (?: (?!{_OTHER_EVENT}) [^\d.;!?\n] ){{0,50}}? | (?:[ ]em)? (?:{NEXT_LINE}) | [ ]{{0,3}} [:.]? [ ]{{0,3}} \r?\n [ ]{{0,8}} )
     ({_DATE})
     # abbreviations with a full stop
     | \bd\.n\. [ :(\[]{{0,3}} ({_DATE})
@@ -77,17 +78,36 @@ AFTER_DATE = re.compile(
 )
 
 
-# A date in brackets after a name, as in "Ana Souza (12/03/1985)".
-BRACKETED = re.compile(rf"([^\W\d_]+) [ ]?,?[ ]? [(\[] [ ]? \*? ({_DATE}) [ ]? [)\]]", ANY_CASE)
+# A date in brackets after a name, as in "Ana Souza (12/03/1985)". Without brackets it may be that of
+# a visit, so the year must be long ago.
+BRACKETED = re.compile(
+    rf"""
+    ([^\W\d_]+)
+    (?:
+        [ ]?,?[ ]? [(\[] [ ]? \*? ({_DATE}) [ ]? [)\]]
+        | (?: [ ]-[ ] | ,[ ] | [ ] ) (\d{{1,2}} [/.-] \d{{1,2}} [/.-] 19\d{{2}}) (?!\d)
+    )
+    """,
+    ANY_CASE,
+)
+
+
+# A text in small letters without one of these strings has no date of birth.
+SIGNS = ("nas", "nac", "dn", "d.n", "d. n", "d n", "anivers", "/19", ".19", "-19")
+BRACKET = re.compile(r"[(\[][ *]{0,2}\d")
 
 
 def _find(text: str) -> Iterator[Finding]:
     """Yield the dates of birth."""
+    small = text.lower()
+    if not any(sign in small for sign in SIGNS) and not BRACKET.search(text):
+        return
     for pattern in (BEFORE_DATE, AFTER_DATE):
         yield from find_groups("birth_date", pattern, text)
     for match in BRACKETED.finditer(text):
         if fold(match[1]) in GIVEN_NAMES | SURNAMES:
-            yield Finding("birth_date", match.start(2), match.end(2))
+            group = match.lastindex or 0
+            yield Finding("birth_date", match.start(group), match.end(group))
 
 
 # "8 de março de 85" has three digits.

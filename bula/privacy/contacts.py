@@ -32,11 +32,11 @@ HANDLE = re.compile(
 _UUID = r"[0-9a-f]{8} [ ]?-[ ]? (?:[0-9a-f]{4} [ ]?-[ ]?){3} [0-9a-f]{12} | [0-9a-f]{32}"
 PIX = re.compile(
     rf"""
-    \b pix \b [^\n]{{0,60}}? (?<![0-9a-f]) ({_UUID}) (?![0-9a-f])
+    \b (?: pix | chave ) \b .{{0,80}}? (?<![0-9a-f]) ({_UUID}) (?![0-9a-f])
     | \b chave [ ] aleat[óo]ria \b [^\n]{{0,40}}? (?<![0-9a-f]) ({_UUID}) (?![0-9a-f])
     | (?<![0-9a-f]) ({_UUID}) (?![0-9a-f]) [^\n.;!?]{{0,40}} \b pix \b
     """,
-    ANY_CASE,
+    ANY_CASE | re.DOTALL,
 )
 
 

@@ -23,7 +23,7 @@ _NUMBER_WORD = r"""
 CRM = re.compile(
     rf"""
     # the word, and a state before the number
-    \bCRMM? [ ./:-]{{0,6}}
+    \b (?: CRMM? | C\.R\.M\.? | CREM(?: E[A-Z]{{1,3}} | ESP | ERJ ) ) [ ./:-]{{0,6}}
     (?: \((?:{STATES})\) | (?:{STATES})\b )? (?:{STATES})?
     (?:
         [ ./:nNº°ro-]{{0,8}}
@@ -48,6 +48,7 @@ COUNCIL = re.compile(
     (?:
         (?: COREN | OAB | CRO | CREFITO | CRN | CRBM | CRFA | CRESS | CREF | CRMV | CRF ) {_STATE}?
         | CRP {_STATE}
+        | conselho [ ] regional [ ] de [ ] \w+ {_STATE}?
         # the region of the council, such as CRP 06/12345 and CRN-3 12345
         | (?: CRP | CRN | CREFITO | CRFA | CREF | CRBM ) {_SEPARATOR}? \d{{1,2}} [ªa]? (?= [ /.-] )
     )

@@ -12,13 +12,15 @@ from validate_docbr import CNPJ, CNS, CPF, PIS, DocumentBase
 
 from bula.privacy.fragments import (
     ANY_CASE,
+    BACK_LINK,
     GAP,
-    LINK,
     NO_DIGIT_BEFORE,
     VERBOSE,
+    WIDE_LINK,
     find_groups,
     named_number,
 )
+from bula.privacy.given_names import ascii_words
 from bula.privacy.kinds import Finding, Recogniser
 
 _CPF = re.compile(
@@ -64,7 +66,7 @@ _PIS_NAME = r"(?: NIS | PIS | PASEP | NIT | PIS[ /-]{1,3}(?:PASEP|NIS) )"
 _CNH_NAME = r"""
     (?: CNH | C\.N\.H\.? | (?:carteira[ ](?:nacional[ ])?de[ ])?(?:habilita[çc][ãa]o|motorista) )
 """
-_VOTER_NAME = r"t[íi]t(?:ulo|\.)? (?: [ ] (?:(?:d[eo][ ])?eleitora? | eleitoral | eleit\.) )?"
+_VOTER_NAME = r"(?: e-)? (?: inscri[çc][ãa]o[ ]eleitoral | eleitora? [ ]n[º°.]{1,2} | t[íi]t(?:ulo|\.)? (?: [ ] (?:(?:d[eo][ ])?eleitora? | eleitoral | eleit\.) )? )"
 NAMED = (
     ("cpf", named_number(_CPF_NAME, 9, 14)),
     # The form 000.000.000-00 before the word.
@@ -74,33 +76,45 @@ NAMED = (
         "cnpj",
         re.compile(
             rf"""
-            \b CNPJ \b {LINK}
+            \b CNPJ \b {WIDE_LINK}
             ([\dA-Z]{{2}} \. [\dA-Z]{{3}} \. [\dA-Z]{{3}} / [\dA-Z]{{4}} - \d{{1,2}}) (?!\d)
             """,
             ANY_CASE,
         ),
     ),
-    ("cns", named_number(_CNS_NAME, 13, 17)),
+    ("cns", named_number(_CNS_NAME, 12, 18)),
     ("pis", named_number(_PIS_NAME, 9, 13)),
     ("cnh", named_number(_CNH_NAME, 9, 13)),
-    ("voter", named_number(_VOTER_NAME, 10, 14)),
+    ("voter", named_number(_VOTER_NAME, 8, 15)),
     (
         "passport",
         re.compile(
             rf"""
-            \b (?: passaporte s? | passap | passport ) \b {LINK}
+            \b pass? (?:ap\w* | port\w*) \b {WIDE_LINK}
             # two letters and six digits in Brazil, and other forms elsewhere
             \b
             (
-                [A-Z]{{1,3}} [ .-]? \d{{2,3}} [ .]? \d{{3}} (?:\d{{1,3}})? | \d{{7,9}}
-                | [A-Z]{{1,3}} [ .-]? \d{{5}}
+                [A-Z]{{1,3}} [ .-]? \d{{2,3}} [ .]? \d{{3}} (?:\d{{1,3}})? | \d{{6,9}}
+                | [A-Z]{{1,3}} [ .-]? \d{{4,5}}
                 | (?= [A-Z\d]{{0,4}}\d ) (?= (?:[A-Z]{{0,3}}\d){{4}} ) [A-Z\d]{{7,9}}
             )
             \b
+            # the number first
+            | \b ([A-Z]{{1,3}} [ .-]? \d{{6}}) \b {BACK_LINK} passaporte \b
             """,
             ANY_CASE,
         ),
     ),
+)
+
+
+# A text without one of these words names no document. The last ones are of C.P.F. and C.N.S.
+NAME_WORDS = frozenset(
+    """
+    cpf cpfs cnpj cnpjs cns sus nis pis pasep nit cnh habilitacao motorista titulo tit eleitor
+    eleitora eleitoral inscricao passaporte passaportes passap passport pasaporte passaport
+    cartao pessoa pessoas mf f j s h
+    """.split()
 )
 
 
@@ -111,6 +125,8 @@ def _find(text: str) -> Iterator[Finding]:
             number = re.sub(r"[^\dA-Z]", "", match[1])
             if document.validate(number):
                 yield Finding(kind, match.start(1), match.end(1))
+    if NAME_WORDS.isdisjoint(ascii_words(text)):
+        return
     for kind, pattern in NAMED:
         yield from find_groups(kind, pattern, text)
 

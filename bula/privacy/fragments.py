@@ -33,11 +33,16 @@ _OTHER_NAME = r"""
 # A short number ("zona 12") may stand there too.
 _LINK_SIGN = r"(?: [^\d\n;!?] | (?<!\d) \d{1,4} (?! [ .,_/-]{0,3} \d | \d ) )"
 LINK = rf"""
-    (?: (?! \b {_OTHER_NAME} ) {_LINK_SIGN} ){{0,36}}? (?: [ ]* :? [ ]* \r?\n [ ]{{0,8}} )?
+    (?: (?! \b {_OTHER_NAME} ) {_LINK_SIGN} ){{0,60}}? (?: [ ]* :? [ ]* \r?\n [ ]{{0,8}} )?
+"""
+# A document has so many digits that a question ("seu CPF?") or two line breaks may stand there too.
+WIDE_LINK = rf"""
+    (?: (?! \b {_OTHER_NAME} ) (?: {_LINK_SIGN} | [;!?] ) ){{0,60}}?
+    (?: [ ]* \r?\n [ ]* (?: (?! \b {_OTHER_NAME} ) [^\d\n] ){{0,30}}? ){{0,2}}
 """
 # The text between a number and the name after it: "529... é o meu CPF".
 BACK_LINK = r"""
-    (?: [ ](?:é|eh|e|foi|,)[ ] | [ ]?\([ ]? )
+    (?: [ ](?:é|eh|e|foi)[ ] | [ ]?\([ ]? )
     (?: (?: o | a | n[º°.]{1,2} | n[úu]mero | d[aeo] | meu | minha | seu | sua | dele | dela ) [ ] ){0,4}
 """
 # A date or a telephone after the name of a document is no document.
@@ -60,7 +65,7 @@ def named_number(name: str, fewest: int, most: int) -> re.Pattern[str]:
     number = rf"{NO_DATE} \d (?:{GAP} \d){{{fewest - 1},{most - 1}}}"
     return re.compile(
         rf"""
-        (?<!\w) {name} (?!\w) {LINK} ({number}) (?!\d)
+        (?<!\w) {name} (?!\w) {WIDE_LINK} ({number}) (?!\d)
         | (?<![\d.,]) ({number}) (?!\d) {BACK_LINK} {name} (?!\w)
         """,
         ANY_CASE,

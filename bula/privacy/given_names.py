@@ -1,5 +1,6 @@
 """List common given names and surnames of Brazil, without accents, in small letters."""
 
+import re
 import unicodedata
 from functools import lru_cache
 
@@ -64,8 +65,8 @@ jovita joyce juarez jucara jucelia jucelino judite judith julia juliana juliane 
 julinha julio junior juraci juracy jurandir juscelino jussara justina justino juvenal juvencio kaio
 kaique karen karina karine karla karol karolina karoline kassia katia katiane katiuscia kaua kauan
 kauane kayky keila keity kelen keli kelly kelvin kenia kesia keyla kleber lais laila lana lara larissa
-laudelino laura laureano laurinda laurindo lauro lavinia lazara lazaro lea leandra leandro leda leia
-leidiane leila leila lena leni lenice lenilda lenir leo leocadia leona leonardo leoncio leonel leonidas
+laudelino laura laureano laurinda laurindo lauro lavinia lazara lazaro lea leandra leandro leda 
+leidiane leila lena leni lenice lenilda lenir leo leocadia leona leonardo leoncio leonel leonidas
 leonor leontina leopoldo leticia levi lia liana lidia lidiane ligia lilia lilian liliana liliane
 lina linda lindalva lindaura lindinalva lindomar lino lisandra livia liz lizandra lorena lorenzo
 loreta louise lourdes lourenco lourival lourivaldo luan luana luanda luara luca lucas lucelia lucia
@@ -114,7 +115,32 @@ viviane vladimir wagner waldemar waldir waldomiro walace walison wallace walmir 
 wander wanderlei wanderley wanderson wanessa washington wagno webert welington wellington wendel
 wendell wesley weslley weverton wilian william willian wilma wilmar wilson yan yago yara yasmim yasmin
 yolanda yuri zaira zacarias zelia zelita zelinda zeca zenaide zenilda zenir zeno zilda zilma zilmar
-zita zoraide zuleica zuleide zuleika zulmira
+zita zoraide darci darcy wilton isaltina ysadora ryan rayan jurema otto goncalo zefinha marcinha
+ketlyn kethelyn ketlin lucineide lucineia rosineide edineide claudineide josineide ivaneide marinalva
+gilvaneide cleonilda adelaide adelino adelina aderbal ademilde adina aderito agenor alaide albertina
+albino alcebiades aldenora aldenir almira altair amauri amarildo anselmo antonella aparicio arimateia
+aristides arminda arnobio astrogildo aurelina aurino avelino balbina baltazar basilio belarmino
+benjamin bernadino bonifacio brigida calixto candida candido carmelo casimiro cassilda cecy cezar
+charlene cirlene claudimir cleomar cleonilson conrado crispim custodio davina decio delfim delma
+demetrio deodato dileta domicio dorvalino duda edilberto edilce edivan edmara edvania eliandro
+elinaldo elizeu elpidio emidio eneida ermirio estevao estevam etelvina eugenia euzebio evaristo
+eveline fatinha ferdinando firmino flora floripes fortunato gaudencio genario geneci generosa genival
+germana germano getulia gildete gilmara giuseppe graziele guto hamilton heleno helvecio heron hilton
+honorina iasmin idalia ilca ilma ilson inocencio iradilson irineia iron isaltino isidoro isidora
+ivair ivanor izidoro jacyra janiele janio jeniffer jessyca joanice jocelino jocelia jomar jordana
+jordania josefino joseane josimara josefa jovino jovelino jucilene julieta jurema justiniano karoline
+katarina kethlen kevin laercio laerte larissa laurita lauriane leocir leopoldina lindolfo lorival
+luciene lucineide luisinho luzinete mafalda manuelina marcelle marcella mariinha mariluce marivaldo
+marivone matildes maximiano maximo mayke mayla melania meire merces milagros minelvina miralva
+moises natacha natanaele neuzita nilce nilda nilcea nilsa nilva normelia odalia odaleia odelia
+olegario olinto onesimo orlandina osmilda osorio otoni pascoal pascoalina pedrosa perpetua petrona
+policarpa quirino rafa railson ramona raul reinalda rogelio ronilda rosaura rosilane rosivania
+rosendo rosemar rossana ruan rufino ruthe salustiano santino sebastiano selmira servulo severo
+sidneia sigmar silvania silvina sinval sirlei suzi suzy tania tarcio telvina teofila teonila tereza
+tiburcio tonia ulda valdelina valdenor valderez valdilene valdomira valfrido valmor vanilza vanusa
+veneranda venancio veronice virgulino vitalina vivaldo waldete waldomira walquiria wilker wilza
+wladimir xisto yohana yasmine zaqueu zeferino zefa zenaldo zeni zilah zilca zoraida zuila zulmar
+ze nando tiao tonho zeze juca bia gabi duda leninha nanda fefa dani rafa manu zuleica zuleide zuleika zulmira
 """
 _SURNAMES = """
 abrantes abreu accioly aguiar albuquerque alcantara alencar almeida alvarenga alves amancio amaral
@@ -144,15 +170,17 @@ vidal vieira vilela villela vilaca viveiros xavier weber zanetti zanella
 """
 GIVEN_NAMES = frozenset(_GIVEN.split())
 SURNAMES = frozenset(_SURNAMES.split())
+ASCII_WORD = re.compile(r"[a-z]+")
 # Names that are also words, so they count only with a capital letter.
 WORDS = frozenset(
     """
-    alba alexandrina aparecida aparecido aurea branca caro celeste clara conceicao constancia cora
+    candida candido flora firmino severo maximo perpetua generosa veneranda iron merces pascoal
+    conrado inocencio fortunato custodio vivaldo ma alba alexandrina aparecida aparecido aurea branca caro celeste clara conceicao constancia cora
     divina divino domingas domingos dora elia eli esmeralda eva felicia graca hortencia ida iris
     irma jasmim lazaro lea leda lia linda lino liz luca lucia luna magna
     magno mara marina marco margarida mel mercedes mestre nazare nena nina nino noel olinda
     palmira patricio perla primo querem regina rosa rosaria rosario salvador santina sara
-    serafim sol socorro tais urbano vera vitoria
+    serafim sol socorro tais tonico urbano vera vitoria
     """.split()
 )
 
@@ -163,3 +191,13 @@ def fold(word: str) -> str:
     """Return a word in small letters and without accents."""
     letters = unicodedata.normalize("NFD", word.casefold())
     return "".join(letter for letter in letters if not unicodedata.combining(letter))
+
+
+@lru_cache(maxsize=4)
+def ascii_words(text: str) -> frozenset[str]:
+    """Return the words of a text in small letters and without accents, as one set.
+
+    Several recognisers ask for the words of the same text.
+    """
+    letters = unicodedata.normalize("NFD", text).encode("ascii", "ignore").decode().lower()
+    return frozenset(ASCII_WORD.findall(letters))

@@ -29,7 +29,7 @@ _COMPANY = r"""
 # Groups of digits, perhaps after letters, as on the card.
 HEALTH_PLAN = (
     re.compile(
-        rf"\b {_CARD} \b {LINK} {_NO_CARD} ((?:[A-Z]{{1,3}}[ -]?)? \d (?:{_GAP} \d){{4,20}}) {_NO_UNIT}",
+        rf"\b {_CARD} \b {LINK} {_NO_CARD} ((?-i:[A-Z]{{1,3}}[ -]?)? \d (?:{_GAP} \d){{4,20}}) {_NO_UNIT}",
         ANY_CASE,
     ),
     re.compile(
@@ -39,9 +39,9 @@ HEALTH_PLAN = (
 )
 _RECORD = r"""
     (?:
-        prontu[áa]rio s? | pront \.? | ficha | registro [ ] (?: hospitalar | d[oa] [ ] paciente )
+        prontu[áa]rio s? | pront \.? | ficha (?= [ ] (?: n[º°.]{1,2} [ ]? )? \d ) | registro [ ] (?: hospitalar | d[oa] [ ] paciente )
         | (?: n[úu]mero | n[º°]? \.? ) [ ] d[oe] [ ] (?: paciente | atendimento | prontu[áa]rio )
-        | atendimento [ ] n[º°o.]{1,2} | same | cadastro [ ] (?: n[º°o.]{1,2} | d[oa] [ ] paciente )
+        | atendimento [ ] n[º°.]{1,2} | same | cadastro [ ] (?: n[º°.]{1,2} | d[oa] [ ] paciente )
     )
 """
 # A year after "prontuário de" is no number of a record.
@@ -49,7 +49,7 @@ RECORD = re.compile(
     rf"""
     (?<!\w) {_RECORD} (?!\w) {LINK} {NO_DATE}
     (?! (?:19|20)\d{{2}} (?![\d./-]\d | \d) )
-    ((?:[A-Z]{{1,3}}[ -]?)? \d (?: [.\-/]? \d ){{2,14}} (?: -?[A-Z]\b )?) {_NO_UNIT}
+    ((?-i:[A-Z]{{1,3}}[ -]?)? \d (?: [.\-/]? \d ){{3,14}} (?: -?[A-Z]\b )?) {_NO_UNIT}
     """,
     ANY_CASE,
 )
@@ -67,4 +67,4 @@ def _records(text: str) -> Iterator[Finding]:
 
 
 CARDS = Recogniser(_cards, digits=5)
-RECORDS = Recogniser(_records, digits=3)
+RECORDS = Recogniser(_records, digits=4)

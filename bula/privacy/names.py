@@ -6,18 +6,20 @@ Names of places, diseases and institutions ("Hospital Ana Nery", "doença de Wil
 """
 
 import re
-import unicodedata
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from bula.privacy.fragments import ANY_CASE
-from bula.privacy.given_names import GIVEN_NAMES, SURNAMES, WORDS, fold
+from bula.privacy.given_names import GIVEN_NAMES, SURNAMES, WORDS, ascii_words, fold
 from bula.privacy.kinds import Finding, Recogniser
 
 # The text before a name in which a cue is searched.
 CUE_REACH = 60
 MOST_WORDS = 7
 KNOWN = GIVEN_NAMES | SURNAMES
+PLAIN_NAMES = GIVEN_NAMES - WORDS
+# Second names that are written as an initial.
+ABBREVIATIONS = {*"abcdefghijklmnopqrstuvwxyz", "ap", "aparec", "fco", "ma", "mª"}
 PARTICLES = {"da", "de", "do", "das", "dos", "e", "del", "di"}
 # Surnames that are common words in small letters.
 SURNAME_WORDS = {
@@ -47,7 +49,7 @@ _PROFESSION = r"""
       | professora? | prof | profa | secret[áa]ri[oa] | recepcionista | atendente | motorista
       | solicitante | requerente | autora? | declarante | testemunha | perit[oa] | residente | bab[áa]
       | pastora? | padre | porteiro | tec | farm | psic | fono | acomp | resp | recep
-      | mes[áa]ri[oa] | gerente | diretora? | coordenadora? | vigilante | bombeir[oa] | massagista )
+      | mes[áa]ri[oa] | gerente | diretora? | conselheir[oa] | viajante | moradora? | visitante | motorista | coordenadora? | vigilante | bombeir[oa] | massagista )
 """
 # A cue that a name must follow, so an unknown word with a capital letter is a name too.
 STRONG_CUE = re.compile(
@@ -79,6 +81,9 @@ CUE = re.compile(
           [ ] (?: [ao] [ ] )?
         | \b (?: atenciosamente | obrigad[oa] | grat[oa] | abra[çc]os? | abs | bjs? | cordialmente )
           [ ,.!\n-]{{1,4}}
+        | \b (?: rn | filh[oa] | m[ãa]e | pai | espos[oa] | laudo | exames? | resultado | nome | pedido | caso ) [ ] de [ ]
+        | \b quem [ ] \w+ [ ] (?: é | e | eh | foi ) [ ] (?: [ao] [ ] )?
+        | ~ [ ]?
         | \b (?: oi | ol[áa] ) [ ,]{{1,3}} (?: sou [ ] [ao]? [ ]? )?
         | \b (?: respons[áa]vel | realizado | feito | aplicad[oa] | atendid[oa] | operad[oa] ) [ ] (?: por | pel[oa] ) [ ]
     )
@@ -91,7 +96,8 @@ NEAR_CUE = re.compile(
     rf"""
     \b
     (?:
-        (?: meu | minha | seu | sua | nosso | nossa | d[oa] ) [ ] {_RELATIVE} [ ]? ,? [ ] (?: dona [ ] | d\. [ ] | seu [ ] )?
+        (?: meu | minha | seu | sua | nosso | nossa | [oa] | d[oa] | pel[oa] | com | à | ao | pr[ao] ) [ ]
+          (?: {_RELATIVE} | {_PROFESSION} ) [ ]? ,? [ ] (?: dona [ ] | d\. [ ] | seu [ ] )?
         | dona [ ] | aqui [ ] (?: é | e | eh ) [ ] [ao] [ ] | sou [ ] [ao] [ ]
     )
     $
@@ -104,17 +110,16 @@ INTRODUCTION = re.compile(_INTRODUCTION, ANY_CASE)
 INTRODUCTION_BEFORE = re.compile(rf"{_INTRODUCTION} $", ANY_CASE)
 # An article before a given name.
 ARTICLE = re.compile(r"(?<![\w]) (?: [ao] | d[ao] | com | p?[rp]a | para | pel[ao] | e | segundo | que ) [ ] $", ANY_CASE)
-# A comma or a small letter before a name shows that its capital letter does not start a sentence.
 # "de" before a name is mostly that of a disease or a place.
-INSIDE = re.compile(r"(?: , | [a-zà-ÿ] ) (?<! \b de ) [ ] $", re.VERBOSE)
-CAPITAL_INSIDE = re.compile(r"[^\W\d_.!?] [,:(=]? \s [A-ZÀ-Ý] | [:=(] [A-ZÀ-Ý]", re.VERBOSE)
-ASCII_WORD = re.compile(r"[a-z]+")
+OF = re.compile(r"\b de [ ] $", ANY_CASE)
+CAPITAL_INSIDE = re.compile(r"[^\W\d_.!?] [,:(=]? \s [A-ZÀ-Ý][a-zà-ÿ] | [:=(] [A-ZÀ-Ý][a-zà-ÿ]", re.VERBOSE)
+DIMINUTIVE = re.compile(r"(?<=\w{3})z?inh[oa]$")
 # An age or a document after a name.
 CUE_AFTER = re.compile(
     r"""
     [ ]? [,(;-]? [ ]{0,2}
     (?:
-        (?: de[ ] | com[ ] | tem[ ] )? \d{1,3} [ ]? (?: anos? | a\b | meses ) | cpf \b | rg \b | c\.p\.f | nis \b
+        (?: de[ ] | com[ ] | tem[ ] )? \d{1,3} [ ]? (?: anos? | a\b | meses ) | cpf \b | rg \b | : | tel\b | cel\b | fone | whats | insta\b | c\.p\.f | nis \b
         | portadora? | inscrit[oa] | nascid[oa] | dn \b | crm | coren | filh[oa] [ ] de
     )
     """,
@@ -144,6 +149,7 @@ INSTITUTION = re.compile(
 PUBLIC_NAMES = {
     *("oswaldo cruz", "osvaldo cruz", "carlos chagas", "maria da penha", "vital brasil"),
     *("vital brazil", "adolfo lutz", "emilio ribas", "anna nery", "ana nery", "drauzio varella"),
+    *("nise da silveira", "paulo freire", "machado de assis"),
     *("zilda arns", "getulio vargas", "santos dumont", "monteiro lobato", "jesus cristo"),
     *("joao pessoa", "fernando de noronha", "francisco beltrao", "joao monlevade"),
     *("luis eduardo magalhaes", "antonio carlos", "julio de castilhos", "jose de alencar"),
@@ -159,7 +165,7 @@ LABELS = frozenset(
 # Words with a capital letter after a cue that are no names.
 NO_NAMES = LABELS | frozenset(
     """
-    google consulta house saude paciente doutor doutora senhor senhora masculino feminino
+    dr dra sr sra srta prof profa google consulta house saude paciente doutor doutora senhor senhora masculino feminino
     nascimento nome nao sim ignorado desconhecido generico comercial medicamento remedio produto
     clinica covid dengue zika chikungunya alzheimer parkinson down crohn hiv aids dpoc avc has dm
     ola bom boa obs a o as os um uma e em no na de do da meu minha ele ela eu tenho estou qual
@@ -167,7 +173,7 @@ NO_NAMES = LABELS | frozenset(
     refere apresenta deu evolui clinico geral cirurgiao pediatra cardiologista deus jesus unimed
     resultado plano glicemia pressao tipo solicito solicita encaminho declaro atesto prescrevo
     uso oral losartana metformina dipirona paracetamol ibuprofeno omeprazol sinvastatina
-    amoxicilina brasil enfermeiro enfermeira tdah tea toc autista diabetico diabetica
+    atencao amoxicilina brasil enfermeiro enfermeira tdah tea toc autista diabetico diabetica
     """.split()
 )
 # Given names that are also names of places, of diseases or of signs, so they need a cue.
@@ -203,8 +209,7 @@ def _may_contain_name(text: str) -> bool:
     """Return whether a text has a given name, or a capital letter inside a sentence."""
     if CAPITAL_INSIDE.search(text):
         return True
-    letters = unicodedata.normalize("NFD", text).encode("ascii", "ignore").decode().lower()
-    return not GIVEN_NAMES.isdisjoint(ASCII_WORD.findall(letters)) or bool(INTRODUCTION.search(text))
+    return not PLAIN_NAMES.isdisjoint(ascii_words(text)) or INTRODUCTION.search(text) is not None
 
 
 def _find(text: str) -> Iterator[Finding]:
@@ -221,10 +226,18 @@ def _find(text: str) -> Iterator[Finding]:
         place += length or 1
 
 
+def _is_given(word: str) -> bool:
+    """Return whether a word is a given name of the list, or its diminutive."""
+    if word in GIVEN_NAMES:
+        return True
+    stem = DIMINUTIVE.sub("", word)
+    return stem != word and any(stem + end in GIVEN_NAMES for end in ("", "o", "a", "e"))
+
+
 def _name_length(text: str, words: list[Word], place: int) -> int:
     """Return the number of words of the name that starts here, or 0."""
     first = words[place]
-    is_given = first.folded in GIVEN_NAMES
+    is_given = _is_given(first.folded)
     if not is_given and not _may_start(text, first):
         return 0
     before = text[max(0, first.start - CUE_REACH) : first.start]
@@ -255,15 +268,17 @@ def _may_start(text: str, first: Word) -> bool:
 def _is_given_name(text: str, name: list[Word], before: str) -> bool:
     """Return whether a given name of the list has a surname or a cue."""
     first = name[0]
-    if len(name) > 1 and (first.is_title or all(word.folded in KNOWN for word in name[-1:])):
+    is_ambiguous = first.folded in WORDS | EPONYMS
+    if len(name) > 1 and (name[-1].folded in KNOWN or (first.is_title and not is_ambiguous)):
         return True
     if CUE.search(before) or CUE_AFTER.match(text, name[-1].end):
         return True
-    if first.folded in WORDS | EPONYMS:
+    # "ELISA" in small letters is a test.
+    if is_ambiguous or (first.text.isupper() and not before.isupper()):
         return False
     if ARTICLE.search(before):
         return True
-    return first.is_title and INSIDE.search(before) is not None
+    return first.is_title and not OF.search(before)
 
 
 def _is_unknown_name(name: list[Word], before: str, is_strong: bool) -> bool:
@@ -279,7 +294,9 @@ def _is_unknown_name(name: list[Word], before: str, is_strong: bool) -> bool:
         return len(name) > 1
     if NEAR_CUE.search(before):
         return True
-    return len(name) > 1 and name[-1].folded in KNOWN and CUE.search(before) is not None
+    if len(name) < 2 or name[-1].folded not in SURNAMES - SURNAME_WORDS:
+        return False
+    return not INSTITUTION.search(f"{before}{first.text} ")
 
 
 def _extent(words: list[Word], place: int, text: str, is_strong: bool) -> int:
@@ -287,7 +304,7 @@ def _extent(words: list[Word], place: int, text: str, is_strong: bool) -> int:
     first = words[place]
     length = 1
     while length < MOST_WORDS and place + length < len(words):
-        step = 2 if words[place + length].folded in PARTICLES else 1
+        step = 2 if _needs_next(words[place + length], text) else 1
         last = place + length + step - 1
         if last >= len(words) or not _continues(text, words, place, last, step):
             break
@@ -297,11 +314,18 @@ def _extent(words: list[Word], place: int, text: str, is_strong: bool) -> int:
     return length
 
 
+def _needs_next(word: Word, text: str) -> bool:
+    """Return whether a word is part of a name only if another word of the name follows."""
+    if word.folded in PARTICLES:
+        return True
+    return word.folded in ABBREVIATIONS and text[word.end : word.end + 1] == "."
+
+
 def _continues(text: str, words: list[Word], place: int, last: int, step: int) -> bool:
     """Return whether only spaces, and the full stop of an initial, are between the words."""
     for one, other in zip(words[last - step : last], words[last - step + 1 : last + 1], strict=True):
         between = text[one.end : other.start]
-        is_initial = len(one.text) == 1 and between == ". "
+        is_initial = one.folded in ABBREVIATIONS and between in (". ", ".")
         if between != " " and not is_initial:
             return False
     return True
