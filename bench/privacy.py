@@ -50,7 +50,7 @@ def is_found(label: Finding, text: str, findings: list[Finding]) -> bool:
     The word that names a value is no part of it. Of an address all digits must be covered, because
     labels end at the house, at the apartment or at the district.
     """
-    covered = set()
+    covered: set[int] = set()
     for finding in findings:
         covered.update(range(finding.start, finding.end))
     word = NAMING_WORD.match(text, label.start, label.end)

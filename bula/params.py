@@ -84,9 +84,10 @@ UNIONS = {
     ("ingest", "benchmarks"),
     ("benchmark", "backend"),
     ("bertscore", "encoder"),
+    ("privacy", "names"),
 }
 UNION_TAGS = {
-    *("wheel", "wheels", "hub", "directory", "api", "base"),
+    *("wheel", "wheels", "hub", "directory", "api", "base", "none"),
     *("demo", "files", "url"),
     *("hf", "vllm", "openai"),
     *("pairs", "chats"),
@@ -324,7 +325,12 @@ class FilesSource(Tabular):
 
     kind: Literal["files"]
     names: Literal["removed", "present"]
-    """Whether people's names were removed from the rows; this project cannot detect names."""
+    """Whether people's names were removed from the rows.
+
+    `present` needs a model in `privacy.names`, or `names_waiver: true`.
+    """
+    names_waiver: bool = False
+    """Accept that names without a cue beside them stay in the rows of a source with names."""
     path: RepositoryPath
     """A file, or a directory whose files are read in the order of their names.
 
@@ -583,10 +589,19 @@ class Ingest(Section):
         return self
 
 
+class NoModel(Section):
+    """No model; names are found only by lists of names and the words beside them."""
+
+    kind: Literal["none"]
+
+
+NamesModel = Annotated[NoModel | HubModel | DirectoryModel, Field(discriminator="kind")]
+
+
 class Privacy(Section):
     """Treatment of personal data.
 
-    bula/privacy.py defines what is found. Findings are counted by kind in every case.
+    bula/privacy defines what is found. Findings are counted by kind in every case.
     """
 
     rows: Literal["redact", "quarantine", "fail"]
@@ -596,6 +611,8 @@ class Privacy(Section):
 
     An answer is never left out, because its variant would then avoid a score.
     """
+    names: NamesModel = NoModel(kind="none")
+    """Token classifier that finds further names of people in rows (named-entity recognition)."""
 
 
 class NearDuplicates(Section):
@@ -1344,6 +1361,7 @@ class Params(Section):
                 **self._problems_of_pairs(),
                 **self._problems_of_gates(),
                 **self._problems_of_judges(),
+                **self._problems_of_names(),
                 **self._problems_of_decoding(),
                 "gpu_layers of generate and judge need device: cuda": self._offloads_on_cpu(),
                 "variants.gold: calibrate uses this name; rename it": "gold" in self.variants,
@@ -1362,6 +1380,20 @@ class Params(Section):
         problems["judge.second.model is judge.model, so it is no second judge"] = len(
             set(models)
         ) < len(models)
+        return problems
+
+    def _problems_of_names(self) -> dict[str, bool]:
+        """Return the problem of each source with names of people, and whether it is present."""
+        problems = {}
+        for source in self.ingest.sources:
+            if isinstance(source, FilesSource) and source.names == "present":
+                what = (
+                    f"source {source.name} has names: present, and no model finds names; set "
+                    "privacy.names to a token classifier, or the source's names_waiver to true, "
+                    "which leaves names without a cue in the rows"
+                )
+                is_searched = not isinstance(self.privacy.names, NoModel)
+                problems[what] = not is_searched and not source.names_waiver
         return problems
 
     def _problems_of_pairs(self) -> dict[str, bool]:

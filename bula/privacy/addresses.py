@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from bula.privacy.fragments import ANY_CASE, LINK, STATES, VERBOSE, find_groups
-from bula.privacy.given_names import ascii_words
+from bula.privacy.given_names import ascii_words, word_set
 from bula.privacy.kinds import Finding, Recogniser
 
 # "AV" is a street unless it is atrioventricular or the acuity of an eye.
@@ -74,7 +74,9 @@ _STORY = r"""
     | chega | tenho | tem | teve | desde | cerca | uns | umas | mais | menos | quase | durante | até
 )
 """
-_SMALL_WORD = rf"(?: (?:d[aeo]s?[ ])? (?! {_STORY} \b) [a-zà-ÿ]{{3,30}} | \d{{1,2}}[ ]de[ ][a-zç]{{4,9}} )"
+_SMALL_WORD = (
+    rf"(?: (?:d[aeo]s?[ ])? (?! {_STORY} \b) [a-zà-ÿ]{{3,30}} | \d{{1,2}}[ ]de[ ][a-zç]{{4,9}} )"
+)
 STREET_ADDRESS = re.compile(
     rf"""
     \b {_STREET} :? [ ]+
@@ -146,7 +148,8 @@ _PART = rf"""
     (?: [ ]?[,;/-]?[ ]?
         \b
         (?:
-            bloco | bl | conjunto | conj | cj | lote | lt | casa | cs | apartamento | apto? | ap | ch[áa]cara | ch
+            bloco | bl | conjunto | conj | cj | lote | lt | casa | cs | apartamento | apto?
+              | ap | ch[áa]cara | ch
             | mr
             | rua | entrada | sala | loja | m[óo]dulo | quadra | qd | andar | torre
         )
@@ -162,11 +165,14 @@ BLOCK_ADDRESS = re.compile(
         # the smaller part first
         | (?: lote | lt | conjunto | conj | cj | bloco | casa | apto? | ch[áa]cara ) \.? [ ]? {_ID}
           [ ]?[,;/-]?[ ]? (?: d[ao][ ] )?
-          \b (?: quadra | qd | lote | casa | apto? | apartamento | bloco | bl | torre ) (?![^\W\d_]) \.? [ ]? {_ID} {_PART}{{0,3}}
+          \b (?: quadra | qd | lote | casa | apto? | apartamento | bloco | bl
+            | torre ) (?![^\W\d_]) \.? [ ]? {_ID} {_PART}{{0,3}}
         # a name of a housing estate
-        | (?: conjunto | condom[íi]nio | residencial | loteamento | ch[áa]caras? | s[íi]tio | fazenda | edif[íi]cio
+        | (?: conjunto | condom[íi]nio | residencial | loteamento | ch[áa]caras? | s[íi]tio
+        | fazenda | edif[íi]cio
             | ed\. | assentamento | comunidade | povoado | jardim | parque | bairro | setor | vila )
-          (?: [ ] \w{{2,20}} | [ ] \d{{1,2}} ){{1,5}}? [ ,]{{1,2}} (?: casa | lote | quadra | apto? | bloco | km )
+          (?: [ ] \w{{2,20}} | [ ] \d{{1,2}} ){{1,5}}? [ ,]{{1,2}} (?: casa | lote | quadra
+            | apto? | bloco | km )
           [ ] \d{{1,4}} \b {_NO_UNIT} {_PART}{{0,3}}
     )
     """,
@@ -176,7 +182,8 @@ BLOCK_ADDRESS = re.compile(
 PLOT_ADDRESS = re.compile(
     rf"""
     \b
-    (?: rua | r\. | av\.? | avenida | travessa | tv\.? | alameda | beco | viela | estrada | ladeira )
+    (?: rua | r\. | av\.? | avenida | travessa | tv\.? | alameda | beco | viela | estrada
+      | ladeira )
     (?: [ ] (?: {_SMALL_WORD} | \d{{1,3}} | [a-z]\b ) ){{1,4}}? {_PART}{{1,4}} {_NO_UNIT}
     | \b caixa [ ] postal [ ] \d{{1,6}}
     """,
@@ -198,7 +205,8 @@ SECTOR_ADDRESS = re.compile(
         {_SUPER} [ ,-]{{1,2}} (?:quadra[ ])? \d{{3}} \b {_PART}{{0,4}}
         # any other code in capitals
         | (?-i: [A-Z]{{2,5}} ) [ ] \d{{1,3}} (?: /\d{{1,2}} )? [ ,]{{1,2}}
-          (?: conjunto | conj | cj | bloco | lote | casa | ch[áa]cara | ch ) \.? [ ]? {_ID} {_PART}{{0,4}}
+          (?: conjunto | conj | cj | bloco | lote | casa | ch[áa]cara
+            | ch ) \.? [ ]? {_ID} {_PART}{{0,4}}
         | (?: {_SECTOR} [ ,-]{{1,2}} ){{1,2}} (?: trecho[ ] | quadra[ ] )? \d{{1,4}} {_PART}{{1,4}}
     )
     """,
@@ -214,7 +222,8 @@ LABELLED_ADDRESS = re.compile(
     rf"""
     \b
     (?:
-        (?: endere[çc]o (?: [ ] (?: residencial | completo | d[aeo] [ ] \w+ ) )? | end | resid[êe]ncia )
+        (?: endere[çc]o (?: [ ] (?: residencial | completo | d[aeo] [ ] \w+ ) )? | end
+          | resid[êe]ncia )
         [ ]?\.? [ ]? : [ ]? \n? ([^\n;@\d]{{4,50}} (?!{_YEAR}) \d{{1,5}} \b) {_NO_UNIT}
         | (?: moro | mora | moramos | moram | resid[oe] | residente | mudei | mudamos ) [ ]
           (?: (?: n[ao] | em | à | [àa] | ao | p(?:r[ao])? | pra ) [ ] )
@@ -260,21 +269,40 @@ CEP_DIGITS = 8
 
 
 # A text without one of these words has no address.
-WORDS = frozenset(
+WORDS = word_set(
     """
-    rua av avenida trav travessa tv alameda praca pca rod rodovia estr estrada largo beco viela
-    ladeira vila cep postal condominio residencial loteamento sitio fazenda edificio logradouro
-    assentamento comunidade povoado jardim parque bairro setor endereco residencia moro mora
-    moramos moram resido reside residente mudei mudamos quadra qd qdr qda
-    sqn sqs sqnw sqsw cln cls clnw clsw scln scls sclnw sclsw scrn scrs shcn shcs shcgn shigs shin
-    shis shln shls shtn shts sgan sgas sepn seps smpw smdb smln smas sres sof sofn sofs scia saan
-    scen sces qna qnb qnc qnd qne qnf qng qnh qni qnj qnk qnl qnm qnn qno qnp qnq qnr qs qsa qsb
-    qsc qsd qse qsf qi ql qe qr qc qn qmsw qrsw cna cnb cnc cnd cne cnf csa csb csc csd cse ccsw
-    eqn eqnn eqns eqs aos ae
-    """.split()
+    ae alameda aos assentamento av avenida bairro beco ccsw cep cln clnw cls clsw cna cnb cnc
+    cnd cne cnf comunidade condominio csa csb csc csd cse edificio endereco eqn eqnn eqns eqs
+    estr estrada fazenda jardim ladeira largo logradouro loteamento mora moram moramos moro
+    mudamos mudei parque pca postal povoado praca qc qd qda qdr qe qi ql qmsw qn qna qnb qnc qnd
+    qne qnf qng qnh qni qnj qnk qnl qnm qnn qno qnp qnq qnr qr qrsw qs qsa qsb qsc qsd qse qsf
+    quadra reside residencia residencial residente resido rod rodovia rua saan scen sces scia
+    scln sclnw scls sclsw scrn scrs sepn seps setor sgan sgas shcgn shcn shcs shigs shin shis
+    shln shls shtn shts sitio smas smdb smln smpw sof sofn sofs sqn sqnw sqs sqsw sres trav
+    travessa tv viela vila
+    """
 )
 # These words have other meanings, so a number or a letter must follow.
-PART_WORDS = frozenset("r end ed q l lote lt casa bloco apto ap conj conjunto cj ch chacara".split())
+PART_WORDS = frozenset(
+    [
+        "r",
+        "end",
+        "ed",
+        "q",
+        "l",
+        "lote",
+        "lt",
+        "casa",
+        "bloco",
+        "apto",
+        "ap",
+        "conj",
+        "conjunto",
+        "cj",
+        "ch",
+        "chacara",
+    ]
+)
 PART = re.compile(
     r"""
     \b (?: r | end | ed ) \b [.: ]

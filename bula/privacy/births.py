@@ -7,7 +7,9 @@ from bula.privacy.fragments import ANY_CASE, NEXT_LINE, find_groups
 from bula.privacy.given_names import GIVEN_NAMES, SURNAMES, fold
 from bula.privacy.kinds import Finding, Recogniser
 
-_MONTHS = "janeiro|fevereiro|mar[çc]o|abril|maio|junho|julho|agosto|setembro|outubro|novembro|dezembro"
+_MONTHS = (
+    "janeiro|fevereiro|mar[çc]o|abril|maio|junho|julho|agosto|setembro|outubro|novembro|dezembro"
+)
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _DAY_WORD = r"""
 (?:
@@ -60,7 +62,8 @@ _OTHER_EVENT = r"""
 BEFORE_DATE = re.compile(
     rf"""
     {_BORN} (?![^\W\d_])
-    (?: (?: (?!{_OTHER_EVENT}) [^\d.;!?\n] ){{0,50}}? | (?:[ ]em)? (?:{NEXT_LINE}) | [ ]{{0,3}} [:.]? [ ]{{0,3}} \r?\n [ ]{{0,8}} )
+    (?: (?: (?!{_OTHER_EVENT}) [^\d.;!?\n] ){{0,50}}? | (?:[ ]em)? (?:{NEXT_LINE})
+      | [ ]{{0,3}} [:.]? [ ]{{0,3}} \r?\n [ ]{{0,8}} )
     ({_DATE})
     # abbreviations with a full stop
     | \bd\.n\. [ :(\[]{{0,3}} ({_DATE})
@@ -78,8 +81,8 @@ AFTER_DATE = re.compile(
 )
 
 
-# A date in brackets after a name, as in "Ana Souza (12/03/1985)". Without brackets it may be that of
-# a visit, so the year must be long ago.
+# A date in brackets after a name, as in "Ana Souza (12/03/1985)". Without brackets it may be the
+# date of a visit, so the year must be long ago.
 BRACKETED = re.compile(
     rf"""
     ([^\W\d_]+)

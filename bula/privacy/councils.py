@@ -16,7 +16,8 @@ _SEPARATOR = r"(?: [ ]? [/.:-]{1,2} [ ]? | [ ] )"
 _STATE = rf"(?: {_SEPARATOR}? \(? (?:{STATES})\b \)? )"
 _NUMBER_WORD = r"""
     (?:
-        [ .:/-]{0,3} (?: sob[ ]o[ ] )? (?: n[º°o.]{1,3} | n[úu]mero | [ée][ ]o? | registro ) [ .:]{0,3}
+        [ .:/-]{0,3} (?: sob[ ]o[ ] )? (?: n[º°o.]{1,3} | n[úu]mero | [ée][ ]o?
+          | registro ) [ .:]{0,3}
         | [ ./:º°-]{1,6}
     )?
 """
@@ -27,8 +28,10 @@ CRM = re.compile(
     (?: \((?:{STATES})\) | (?:{STATES})\b )? (?:{STATES})?
     (?:
         [ ./:nNº°ro-]{{0,8}}
-        | [ ] (?: é | eh | e | n[úu]mero | num\.? | registro | sob | d[aeo] | o | a | m[ée]dic[oa] | dele | dela
-          | n[º°.]{{1,2}} ){{1}} (?: [ ] (?: é | eh | o | n[º°.]{{1,2}} | n[úu]mero | m[ée]dic[oa] ) ){{0,3}} [ :]{{1,3}}
+        | [ ] (?: é | eh | e | n[úu]mero | num\.? | registro | sob | d[aeo] | o | a
+        | m[ée]dic[oa] | dele | dela
+          | n[º°.]{{1,2}} ){{1}} (?: [ ] (?: é | eh | o | n[º°.]{{1,2}} | n[úu]mero
+          | m[ée]dic[oa] ) ){{0,3}} [ :]{{1,3}}
     )
     (?:
         # the number of a state's council, such as 52-12345-6

@@ -20,7 +20,7 @@ from bula.privacy.fragments import (
     find_groups,
     named_number,
 )
-from bula.privacy.given_names import ascii_words
+from bula.privacy.given_names import ascii_words, word_set
 from bula.privacy.kinds import Finding, Recogniser
 
 _CPF = re.compile(
@@ -58,7 +58,8 @@ _CPF_NAME = r"(?: CPFs? | C\.P\.F\.? | CPF/MF | cadastro[ ]de[ ]pessoas?[ ]f[íi
 _CNPJ_NAME = r"(?: CNPJs? | C\.N\.P\.J\.? | CNPJ/MF )"
 _CNS_NAME = r"""
     (?:
-        CNS | C\.N\.S\.? | cart[ãa]o[ ]de[ ]sa[úu]de | (?:cart[ãa]o|carteir(?:a|inha)|cart[ãa]ozinho|n[úu]mero|n[º°])[ ](?:do[ ])?SUS
+        CNS | C\.N\.S\.? | cart[ãa]o[ ]de[ ]sa[úu]de
+          | (?:cart[ãa]o|carteir(?:a|inha)|cart[ãa]ozinho|n[úu]mero|n[º°])[ ](?:do[ ])?SUS
         | cart[ãa]o[ ]nacional[ ]de[ ]sa[úu]de | SUS
     )
 """
@@ -66,7 +67,13 @@ _PIS_NAME = r"(?: NIS | PIS | PASEP | NIT | PIS[ /-]{1,3}(?:PASEP|NIS) )"
 _CNH_NAME = r"""
     (?: CNH | C\.N\.H\.? | (?:carteira[ ](?:nacional[ ])?de[ ])?(?:habilita[çc][ãa]o|motorista) )
 """
-_VOTER_NAME = r"(?: e-)? (?: inscri[çc][ãa]o[ ]eleitoral | eleitora? [ ]n[º°.]{1,2} | t[íi]t(?:ulo|\.)? (?: [ ] (?:(?:d[eo][ ])?eleitora? | eleitoral | eleit\.) )? )"
+_VOTER_NAME = r"""
+    (?: e-)?
+    (?:
+        inscri[çc][ãa]o[ ]eleitoral | eleitora? [ ] n[º°.]{1,2}
+        | t[íi]t(?:ulo|\.)? (?: [ ] (?: (?:d[eo][ ])? eleitora? | eleitoral | eleit\. ) )?
+    )
+"""
 NAMED = (
     ("cpf", named_number(_CPF_NAME, 9, 14)),
     # The form 000.000.000-00 before the word.
@@ -109,12 +116,12 @@ NAMED = (
 
 
 # A text without one of these words names no document. The last ones are of C.P.F. and C.N.S.
-NAME_WORDS = frozenset(
+NAME_WORDS = word_set(
     """
-    cpf cpfs cnpj cnpjs cns sus nis pis pasep nit cnh habilitacao motorista titulo tit eleitor
-    eleitora eleitoral inscricao passaporte passaportes passap passport pasaporte passaport
-    cartao pessoa pessoas mf f j s h
-    """.split()
+    cartao cnh cnpj cnpjs cns cpf cpfs eleitor eleitora eleitoral f h habilitacao inscricao j mf
+    motorista nis nit pasaporte pasep passap passaport passaporte passaportes passport pessoa
+    pessoas pis s sus tit titulo
+    """
 )
 
 

@@ -43,7 +43,8 @@ WIDE_LINK = rf"""
 # The text between a number and the name after it: "529... é o meu CPF".
 BACK_LINK = r"""
     (?: [ ](?:é|eh|e|foi)[ ] | [ ]?\([ ]? )
-    (?: (?: o | a | n[º°.]{1,2} | n[úu]mero | d[aeo] | meu | minha | seu | sua | dele | dela ) [ ] ){0,4}
+    (?: (?: o | a | n[º°.]{1,2} | n[úu]mero | d[aeo] | meu | minha | seu | sua | dele
+      | dela ) [ ] ){0,4}
 """
 # A date or a telephone after the name of a document is no document.
 NO_DATE = r"""

@@ -5,185 +5,190 @@ import unicodedata
 from functools import lru_cache
 
 _GIVEN = """
-abel abelardo abigail abner abraao acacio adailton adalberto adalgisa adao adauto ademar ademilson
-ademir adenilson adilson adolfo adriana adriane adriano adriele adrielle afonso afranio agata agatha
-agnaldo agnes agostinho aida ailton aimee airton alan alana alba alberto alceu alcides alcione
-alcindo aldair aldo aleksandro alessandra alessandro alex alexandra alexandre alexandrina alexandro
-alexsander alexsandro alfredo alice alicia aline alisson allan allana almerinda almir aloisio alvaro
-alzira amadeu amalia amanda amaro amaury amelia amelie americo amilton ana anabela anais analu
-anastacia anderson andre andrea andreia andressa andrew andreza andrielly angela angelica angelina
-angelo anita anna anne antenor anthony antonia antonieta antonio aparecida aparecido aquiles araci
-arcelino argemiro ariana ariane ariel arlete arlindo armando arnaldo arthur artur ary asafe astolfo
-ataide augusta augusto aurea aurelio auxiliadora ayla ayrton barbara bartolomeu beatriz belmiro
-benedita benedito benicio benjamin benjamim bento berenice bernadete bernardo bete beth betania
-bianca branca braulio brayan breno bruna bruno caetano caio caique camila camile camilla camilo
-carina carla carlos carlota carmelita carmem carmen carmo carol carolaine carolina caroline cassandra
-cassia cassiana cassiano cassio catarina catharina caua cauan cauane cecilia celeste celestino celia
-celina celio celma celso cesar charles chico christian christiane cibele cicera cicero cida cintia
-cirilo ciro clarice clarinda clarissa claudemir claudete claudia claudinei claudineia claudiney
-claudio cleber cleide cleidiane cleiton clelia clemente clementina cleonice cleto cleusa cleuza
-clodoaldo cloves clovis conceicao constancia cora corina cosme creusa creuza cristiana cristiane
-cristiano cristina cyntia dagmar dagoberto daiana daiane dalila dalva damiana damiao daniel daniela
-daniele daniella danielle danilo danubia dario darlene darlan davi david dayana dayane debora deise
-deivid dejair delcio delfina denilson denis denise denize deoclecio derli deusdete deuza deyse diana
-diego dilma dilson dilva dimas dina dinah dinalva dino diogenes diogo dionisio dirce dirceu dirlene
-divina divino djalma djair djanira domingas domingos donizete dora doralice dorinha doris dorival
-doroteia douglas dulce dulcineia durval eber edelson eder edgar edicarlos edilaine edilene edileusa
-edileuza edilson edimar edina edinaldo edinalva edinei edineia edir edison edite edith edivaldo
-edivania edlaine edmar edmea edmilson edmundo edna ednaldo ednalva edneia edson eduarda eduardo
-edvaldo edvan edvania efigenia egidio elaine elba elen elena elenice eleonora eleuterio elga eli elia
-eliana eliane elias eliete eliezer elifas elina eliomar elis elisa elisabete elisabeth elisandra
-elisangela eliseu elizabete elizabeth elizangela elizete ellen elma eloa eloi eloisa eloiza elsa elso
-elson elton elvira elza elzira emanoel emanuel emanuela emanuele emanuelle emanuelly emerson emilia
-emiliano emilio emilly emily enedina eneas eneida enio enrico enzo epaminondas erasmo erica ericka
-erico erik erika erivaldo erivelton ermelinda ernani ernesto esmeralda ester esther estefani estela
-estelita eudes eugenia eugenio eulalia eunice euclides eurico euridice eva evandro evaldo evangelina
-evanildo evelin evelyn evelyne everaldo everson everton expedita expedito ezequias ezequiel fabia
-fabiana fabiane fabiano fabio fabiola fabricia fabricio fatima faustino fausto felicia felicio felipe
-feliciano fernanda fernandinho fernando filipe filomena flavia flaviana flaviano flavio florencia
-floriano florinda florisvaldo francelino francielle francieli francilene francimar francinaldo
-francine francisca francisco franciele franklin frederico gabriel gabriela gabriele gabriella
-gabrielle gabrielly gael gardenia gaspar geni genilda genilson genivaldo genoveva georgina geovana
-geovane geovanna geralda geraldina geraldo gerson gertrudes gessica gesse getulio giane gilberto gilda
-gildo gilmar gilson gilvan giovana giovane giovani giovanna giovanni gisela gisele giselia giselle
-gislaine gislene giulia givanildo glaucia glauco glaucio glauber gleice gleici gleidson gleison
-glenda gleyce godofredo graciela graciete gracilene gracinda graziela graziele graziella gregorio
-greice guilherme guiomar gustavo haroldo heber hebert heitor helder helen helena helenice helia helio
-helloisa heloisa heloise helton henrique heraldo herberto hercilia herculano heriberto hermes
-herminia herminio hernani hilario hilda hildebrando hildete homero honorio horacio hortencia hosana
-hugo humberto iago iara iasmin iasmim icaro ida idalina idelfonso ieda igor ilda ilma ilza inacia
-inacio indiara ines inez ingrid iolanda iraci iracema iraildes irani irene ireni irineu iris irma
-isa isaac isabel isabela isabele isabella isabelle isabelly isadora isaias isaque isaura isis ismael
-isolda israel italo itamar iuri ivan ivana ivanete ivani ivania ivanilda ivanildo ivanilson ivete ivo
-ivone ivonete izabel izabela izabella izadora izaias jaci jacinta jacinto jackeline jackson jacira
-jaco jacqueline jacques jailson jailton jaime jair jairo jamile jamil jana janaina jandira jane
-janete janice janine januario jaqueline jarbas jardel jasmim jean jeane jefferson jeferson jenifer
-jennifer jeova jeremias jeronima jeronimo jesse jessica jesuino joana joanita joao joaquim joaquina
-joca joel joelma joice jonas jonatan jonatas jonathan jorge jorgina josafa jose josefa josefina josefo
-joselia joselito josemar josenildo josiane josias josie josilene josimar josivaldo josue jovelina
-jovita joyce juarez jucara jucelia jucelino judite judith julia juliana juliane juliano julieta
-julinha julio junior juraci juracy jurandir juscelino jussara justina justino juvenal juvencio kaio
-kaique karen karina karine karla karol karolina karoline kassia katia katiane katiuscia kaua kauan
-kauane kayky keila keity kelen keli kelly kelvin kenia kesia keyla kleber lais laila lana lara larissa
-laudelino laura laureano laurinda laurindo lauro lavinia lazara lazaro lea leandra leandro leda 
-leidiane leila lena leni lenice lenilda lenir leo leocadia leona leonardo leoncio leonel leonidas
-leonor leontina leopoldo leticia levi lia liana lidia lidiane ligia lilia lilian liliana liliane
-lina linda lindalva lindaura lindinalva lindomar lino lisandra livia liz lizandra lorena lorenzo
-loreta louise lourdes lourenco lourival lourivaldo luan luana luanda luara luca lucas lucelia lucia
-luciana luciane luciano lucidio lucila lucilene lucilia lucimar lucimara lucinda lucineia lucinete
-lucio lucivania lucrecia ludmila luis luisa luiz luiza luizinho luma luna luzia luzinete lydia madalena
-magali magda magna magno maiara maicon maira maisa maite malu malvina manoel manoela manuel manuela
-manuella mara marcela marcele marcelina marcelino marcella marcelo marcia marciana marciano marcilene
-marcilio marcio marco marcondes marcos marcus margarete margarida margareth maria mariana mariane
-mariangela mariano maricelia mariela marieta marilda marilena marilene marilia marilu marilucia
-mariluce marilza marina marines marinalva marinete marinez mario marisa marise maristela mariza
-marizete marizilda marlene marli marlon marlucia marluce marly marta martha martim martina mary
-mateus matheus matias matilde maura mauricio maurilio mauro maxwell mayara mayra melina melissa mel
-mercedes messias micael michael michel michele michelle michelly miguel mikaela milena milene milton
-minervina miriam mirela mirella mirian mirna mirtes misael moacir moacyr moises moema monalisa monica
-monique murilo nadia nadir nadja naiara nair nanci nancy napoleao nara narciso nardele natalia
-natalie natalino natanael natasha nathalia nathan nayara nazare nazareno neide neila neiva nelci nelio
-nelma nelson nely nena neusa neuza newton neymar nicanor nicola nicolas nicole nicolle nicolly
-nildete nilma nilo nilson nilton nilza nina nino nivaldo nivea noah noel noelia noeli noemi noemia
-norberto norma norival odair odete odila odilia odilon odorico ofelia olavo olga olimpia olimpio
-olinda olindina olivia omar onofre orlanda orlando orestes oscar oscarina oseas osmar osmarina osni
-osvaldina osvaldo oswaldo otacilia otacilio otavia otaviano otavio otelo otilia otoniel ozana pablo
-palmira paloma pamela paola patricia patricio paula paulina pauline paulinho paulino paulo pedrina
-pedrinho pedro penelope perla petronio pietra pietro plinio poliana policarpo pollyana primo
-priscila priscilla querem quiteria rachel rafael rafaela rafaella rafinha railda raimunda raimundo
-raissa ramiro ramon raphael raphaela raquel raul rayane rayssa rebeca regiane regina reginaldo regis
-reinaldo rejane renan renata renato renilda renilson reynaldo ricardo rian rita ritinha rivaldo robert
-roberta roberto robson rodolfo rodrigo rogeria rogerio romao romario romeu romildo romilda romulo
-ronaldo ronan roney roni ronilson rosa rosalia rosalina rosalinda rosalvo rosana rosane rosangela
-rosania rosaria rosario roseane roseli rosely rosemary rosemeire rosemeri rosenilda rosiane rosicleide
-rosilda rosilene rosimar rosimeire rosimeri rosinei rosineide rosita rosivaldo rozilda rubem rubens
-rui rute ruth ruy sabrina salete salomao salome salvador samanta samantha samara samira samuel samuca
-sandoval sandra sandrinha sandro santina sara sarah saulo sebastiana sebastiao selma selene serafim
-serafina sergio severina severino shaiane sheila shirlei shirley sidnei sidney sidineia silas silmara
-silvana silvani silvania silvano silverio silvestre silvia silvino silvio simao simara simone simoni
-sirlei sirlene socorro sofia sol solange sonia sophia sophie soraia soraya stefani stefany stella
-stenio stephanie sueli suelen suellen suely sulamita susan susana suzana suzane suzete tabata taciana
-tadeu taina tainara tais taisa talita tamara tamires tania tarcila tarcisio tarsila tatiana tatiane
-tatiele telma telmo teobaldo teodora teodoro teofilo terezinha teresa teresinha tereza thais thaisa
-thales thalia thalita thatiane theo theodoro thiago thomas tiago timoteo tito tobias tomas tomaz
-toninho tonico ubaldo ubirajara ulisses ulysses urbano ursula valdeci valdecir valdelice valdemar
-valdemir valdenice valdenir valdete valdineia valdinei valdir valdira valdirene valdivino valdomiro
-valentim valentina valeria valerio valmir valmira valter valteir vanda vander vanderlei vanderleia
-vanderson vanessa vania vanilda vanuza vera veridiana veronica vicencia vicente vicentina victor
-victoria vilma vilmar vilson vinicios vinicius virgilio virginia vitor vitoria vitorino viviana
-viviane vladimir wagner waldemar waldir waldomiro walace walison wallace walmir walter waltair wanda
-wander wanderlei wanderley wanderson wanessa washington wagno webert welington wellington wendel
-wendell wesley weslley weverton wilian william willian wilma wilmar wilson yan yago yara yasmim yasmin
-yolanda yuri zaira zacarias zelia zelita zelinda zeca zenaide zenilda zenir zeno zilda zilma zilmar
-zita zoraide darci darcy wilton isaltina ysadora ryan rayan jurema otto goncalo zefinha marcinha
-ketlyn kethelyn ketlin lucineide lucineia rosineide edineide claudineide josineide ivaneide marinalva
-gilvaneide cleonilda adelaide adelino adelina aderbal ademilde adina aderito agenor alaide albertina
-albino alcebiades aldenora aldenir almira altair amauri amarildo anselmo antonella aparicio arimateia
-aristides arminda arnobio astrogildo aurelina aurino avelino balbina baltazar basilio belarmino
-benjamin bernadino bonifacio brigida calixto candida candido carmelo casimiro cassilda cecy cezar
-charlene cirlene claudimir cleomar cleonilson conrado crispim custodio davina decio delfim delma
-demetrio deodato dileta domicio dorvalino duda edilberto edilce edivan edmara edvania eliandro
-elinaldo elizeu elpidio emidio eneida ermirio estevao estevam etelvina eugenia euzebio evaristo
-eveline fatinha ferdinando firmino flora floripes fortunato gaudencio genario geneci generosa genival
-germana germano getulia gildete gilmara giuseppe graziele guto hamilton heleno helvecio heron hilton
-honorina iasmin idalia ilca ilma ilson inocencio iradilson irineia iron isaltino isidoro isidora
-ivair ivanor izidoro jacyra janiele janio jeniffer jessyca joanice jocelino jocelia jomar jordana
-jordania josefino joseane josimara josefa jovino jovelino jucilene julieta jurema justiniano karoline
-katarina kethlen kevin laercio laerte larissa laurita lauriane leocir leopoldina lindolfo lorival
-luciene lucineide luisinho luzinete mafalda manuelina marcelle marcella mariinha mariluce marivaldo
-marivone matildes maximiano maximo mayke mayla melania meire merces milagros minelvina miralva
-moises natacha natanaele neuzita nilce nilda nilcea nilsa nilva normelia odalia odaleia odelia
-olegario olinto onesimo orlandina osmilda osorio otoni pascoal pascoalina pedrosa perpetua petrona
-policarpa quirino rafa railson ramona raul reinalda rogelio ronilda rosaura rosilane rosivania
-rosendo rosemar rossana ruan rufino ruthe salustiano santino sebastiano selmira servulo severo
-sidneia sigmar silvania silvina sinval sirlei suzi suzy tania tarcio telvina teofila teonila tereza
-tiburcio tonia ulda valdelina valdenor valderez valdilene valdomira valfrido valmor vanilza vanusa
-veneranda venancio veronice virgulino vitalina vivaldo waldete waldomira walquiria wilker wilza
-wladimir xisto yohana yasmine zaqueu zeferino zefa zenaldo zeni zilah zilca zoraida zuila zulmar
-ze nando tiao tonho zeze juca bia gabi duda leninha nanda fefa dani rafa manu zuleica zuleide zuleika zulmira
+abel abelardo abigail abner abraao acacio adailton adalberto adalgisa adao adauto adelaide adelina
+adelino ademar ademilde ademilson ademir adenilson aderbal aderito adilson adina adolfo adriana
+adriane adriano adriele adrielle afonso afranio agata agatha agenor agnaldo agnes agostinho aida
+ailton aimee airton alaide alan alana alba albertina alberto albino alcebiades alceu alcides alcindo
+alcione aldair aldenir aldenora aldo aleksandro alessandra alessandro alex alexandra alexandre
+alexandrina alexandro alexsander alexsandro alfredo alice alicia aline alisson allan allana
+almerinda almir almira aloisio altair alvaro alzira amadeu amalia amanda amarildo amaro amauri
+amaury amelia amelie americo amilton ana anabela anais analu anastacia anderson andre andrea andreia
+andressa andrew andreza andrielly angela angelica angelina angelo anita anna anne anselmo antenor
+anthony antonella antonia antonieta antonio aparecida aparecido aparicio aquiles araci arcelino
+argemiro ariana ariane ariel arimateia aristides arlete arlindo armando arminda arnaldo arnobio
+arthur artur ary asafe astolfo astrogildo ataide augusta augusto aurea aurelina aurelio aurino
+auxiliadora avelino ayla ayrton balbina baltazar barbara bartolomeu basilio beatriz belarmino
+belmiro benedita benedito benicio benjamim benjamin bento berenice bernadete bernadino bernardo
+betania bete beth bia bianca bonifacio branca braulio brayan breno brigida bruna bruno caetano caio
+caique calixto camila camile camilla camilo candida candido carina carla carlos carlota carmelita
+carmelo carmem carmen carmo carol carolaine carolina caroline casimiro cassandra cassia cassiana
+cassiano cassilda cassio catarina catharina caua cauan cauane cecilia cecy celeste celestino celia
+celina celio celma celso cesar cezar charlene charles chico christian christiane cibele cicera
+cicero cida cintia cirilo cirlene ciro clarice clarinda clarissa claudemir claudete claudia
+claudimir claudinei claudineia claudineide claudiney claudio cleber cleide cleidiane cleiton clelia
+clemente clementina cleomar cleonice cleonilda cleonilson cleto cleusa cleuza clodoaldo cloves
+clovis conceicao conrado constancia cora corina cosme creusa creuza crispim cristiana cristiane
+cristiano cristina custodio cyntia dagmar dagoberto daiana daiane dalila dalva damiana damiao dani
+daniel daniela daniele daniella danielle danilo danubia darci darcy dario darlan darlene davi david
+davina dayana dayane debora decio deise deivid dejair delcio delfim delfina delma demetrio denilson
+denis denise denize deoclecio deodato derli deusdete deuza deyse diana diego dileta dilma dilson
+dilva dimas dina dinah dinalva dino diogenes diogo dionisio dirce dirceu dirlene divina divino djair
+djalma djanira domicio domingas domingos donizete dora doralice dorinha doris dorival doroteia
+dorvalino douglas duda dulce dulcineia durval eber edelson eder edgar edicarlos edilaine edilberto
+edilce edilene edileusa edileuza edilson edimar edina edinaldo edinalva edinei edineia edineide edir
+edison edite edith edivaldo edivan edivania edlaine edmar edmara edmea edmilson edmundo edna ednaldo
+ednalva edneia edson eduarda eduardo edvaldo edvan edvania efigenia egidio elaine elba elen elena
+elenice eleonora eleuterio elga eli elia eliana eliandro eliane elias eliete eliezer elifas elina
+elinaldo eliomar elis elisa elisabete elisabeth elisandra elisangela eliseu elizabete elizabeth
+elizangela elizete elizeu ellen elma eloa eloi eloisa eloiza elpidio elsa elso elson elton elvira
+elza elzira emanoel emanuel emanuela emanuele emanuelle emanuelly emerson emidio emilia emiliano
+emilio emilly emily eneas enedina eneida enio enrico enzo epaminondas erasmo erica ericka erico erik
+erika erivaldo erivelton ermelinda ermirio ernani ernesto esmeralda estefani estela estelita ester
+estevam estevao esther etelvina euclides eudes eugenia eugenio eulalia eunice eurico euridice
+euzebio eva evaldo evandro evangelina evanildo evaristo evelin eveline evelyn evelyne everaldo
+everson everton expedita expedito ezequias ezequiel fabia fabiana fabiane fabiano fabio fabiola
+fabricia fabricio fatima fatinha faustino fausto fefa felicia feliciano felicio felipe ferdinando
+fernanda fernandinho fernando filipe filomena firmino flavia flaviana flaviano flavio flora
+florencia floriano florinda floripes florisvaldo fortunato francelino franciele francieli francielle
+francilene francimar francinaldo francine francisca francisco franklin frederico gabi gabriel
+gabriela gabriele gabriella gabrielle gabrielly gael gardenia gaspar gaudencio genario geneci
+generosa geni genilda genilson genival genivaldo genoveva georgina geovana geovane geovanna geralda
+geraldina geraldo germana germano gerson gertrudes gesse gessica getulia getulio giane gilberto
+gilda gildete gildo gilmar gilmara gilson gilvan gilvaneide giovana giovane giovani giovanna
+giovanni gisela gisele giselia giselle gislaine gislene giulia giuseppe givanildo glauber glaucia
+glaucio glauco gleice gleici gleidson gleison glenda gleyce godofredo goncalo graciela graciete
+gracilene gracinda graziela graziele graziella gregorio greice guilherme guiomar gustavo guto
+hamilton haroldo heber hebert heitor helder helen helena helenice heleno helia helio helloisa
+heloisa heloise helton helvecio henrique heraldo herberto hercilia herculano heriberto hermes
+herminia herminio hernani heron hilario hilda hildebrando hildete hilton homero honorina honorio
+horacio hortencia hosana hugo humberto iago iara iasmim iasmin icaro ida idalia idalina idelfonso
+ieda igor ilca ilda ilma ilson ilza inacia inacio indiara ines inez ingrid inocencio iolanda iracema
+iraci iradilson iraildes irani irene ireni irineia irineu iris irma iron isa isaac isabel isabela
+isabele isabella isabelle isabelly isadora isaias isaltina isaltino isaque isaura isidora isidoro
+isis ismael isolda israel italo itamar iuri ivair ivan ivana ivaneide ivanete ivani ivania ivanilda
+ivanildo ivanilson ivanor ivete ivo ivone ivonete izabel izabela izabella izadora izaias izidoro
+jaci jacinta jacinto jacira jackeline jackson jaco jacqueline jacques jacyra jailson jailton jaime
+jair jairo jamil jamile jana janaina jandira jane janete janice janiele janine janio januario
+jaqueline jarbas jardel jasmim jean jeane jeferson jefferson jenifer jeniffer jennifer jeova
+jeremias jeronima jeronimo jesse jessica jessyca jesuino joana joanice joanita joao joaquim joaquina
+joca jocelia jocelino joel joelma joice jomar jonas jonatan jonatas jonathan jordana jordania jorge
+jorgina josafa jose joseane josefa josefina josefino josefo joselia joselito josemar josenildo
+josiane josias josie josilene josimar josimara josineide josivaldo josue jovelina jovelino jovino
+jovita joyce juarez juca jucara jucelia jucelino jucilene judite judith julia juliana juliane
+juliano julieta julinha julio junior juraci juracy jurandir jurema juscelino jussara justina
+justiniano justino juvenal juvencio kaio kaique karen karina karine karla karol karolina karoline
+kassia katarina katia katiane katiuscia kaua kauan kauane kayky keila keity kelen keli kelly kelvin
+kenia kesia kethelyn kethlen ketlin ketlyn kevin keyla kleber laercio laerte laila lais lana lara
+larissa laudelino laura laureano lauriane laurinda laurindo laurita lauro lavinia lazara lazaro lea
+leandra leandro leda leidiane leila lena leni lenice lenilda leninha lenir leo leocadia leocir leona
+leonardo leoncio leonel leonidas leonor leontina leopoldina leopoldo leticia levi lia liana lidia
+lidiane ligia lilia lilian liliana liliane lina linda lindalva lindaura lindinalva lindolfo lindomar
+lino lisandra livia liz lizandra lorena lorenzo loreta lorival louise lourdes lourenco lourival
+lourivaldo luan luana luanda luara luca lucas lucelia lucia luciana luciane luciano lucidio luciene
+lucila lucilene lucilia lucimar lucimara lucinda lucineia lucineide lucinete lucio lucivania
+lucrecia ludmila luis luisa luisinho luiz luiza luizinho luma luna luzia luzinete lydia madalena
+mafalda magali magda magna magno maiara maicon maira maisa maite malu malvina manoel manoela manu
+manuel manuela manuelina manuella mara marcela marcele marcelina marcelino marcella marcelle marcelo
+marcia marciana marciano marcilene marcilio marcinha marcio marco marcondes marcos marcus margarete
+margareth margarida maria mariana mariane mariangela mariano maricelia mariela marieta mariinha
+marilda marilena marilene marilia marilu mariluce marilucia marilza marina marinalva marines
+marinete marinez mario marisa marise maristela marivaldo marivone mariza marizete marizilda marlene
+marli marlon marluce marlucia marly marta martha martim martina mary mateus matheus matias matilde
+matildes maura mauricio maurilio mauro maximiano maximo maxwell mayara mayke mayla mayra meire mel
+melania melina melissa mercedes merces messias micael michael michel michele michelle michelly
+miguel mikaela milagros milena milene milton minelvina minervina miralva mirela mirella miriam
+mirian mirna mirtes misael moacir moacyr moema moises monalisa monica monique murilo nadia nadir
+nadja naiara nair nanci nancy nanda nando napoleao nara narciso nardele natacha natalia natalie
+natalino natanael natanaele natasha nathalia nathan nayara nazare nazareno neide neila neiva nelci
+nelio nelma nelson nely nena neusa neuza neuzita newton neymar nicanor nicola nicolas nicole nicolle
+nicolly nilce nilcea nilda nildete nilma nilo nilsa nilson nilton nilva nilza nina nino nivaldo
+nivea noah noel noeli noelia noemi noemia norberto norival norma normelia odair odaleia odalia
+odelia odete odila odilia odilon odorico ofelia olavo olegario olga olimpia olimpio olinda olindina
+olinto olivia omar onesimo onofre orestes orlanda orlandina orlando oscar oscarina oseas osmar
+osmarina osmilda osni osorio osvaldina osvaldo oswaldo otacilia otacilio otavia otaviano otavio
+otelo otilia otoni otoniel otto ozana pablo palmira paloma pamela paola pascoal pascoalina patricia
+patricio paula paulina pauline paulinho paulino paulo pedrina pedrinho pedro pedrosa penelope perla
+perpetua petrona petronio pietra pietro plinio poliana policarpa policarpo pollyana primo priscila
+priscilla querem quirino quiteria rachel rafa rafael rafaela rafaella rafinha railda railson
+raimunda raimundo raissa ramiro ramon ramona raphael raphaela raquel raul rayan rayane rayssa rebeca
+regiane regina reginaldo regis reinalda reinaldo rejane renan renata renato renilda renilson
+reynaldo rian ricardo rita ritinha rivaldo robert roberta roberto robson rodolfo rodrigo rogelio
+rogeria rogerio romao romario romeu romilda romildo romulo ronaldo ronan roney roni ronilda ronilson
+rosa rosalia rosalina rosalinda rosalvo rosana rosane rosangela rosania rosaria rosario rosaura
+roseane roseli rosely rosemar rosemary rosemeire rosemeri rosendo rosenilda rosiane rosicleide
+rosilane rosilda rosilene rosimar rosimeire rosimeri rosinei rosineide rosita rosivaldo rosivania
+rossana rozilda ruan rubem rubens rufino rui rute ruth ruthe ruy ryan sabrina salete salomao salome
+salustiano salvador samanta samantha samara samira samuca samuel sandoval sandra sandrinha sandro
+santina santino sara sarah saulo sebastiana sebastiano sebastiao selene selma selmira serafim
+serafina sergio servulo severina severino severo shaiane sheila shirlei shirley sidineia sidnei
+sidneia sidney sigmar silas silmara silvana silvani silvania silvano silverio silvestre silvia
+silvina silvino silvio simao simara simone simoni sinval sirlei sirlene socorro sofia sol solange
+sonia sophia sophie soraia soraya stefani stefany stella stenio stephanie suelen sueli suellen suely
+sulamita susan susana suzana suzane suzete suzi suzy tabata taciana tadeu taina tainara tais taisa
+talita tamara tamires tania tarcila tarcio tarcisio tarsila tatiana tatiane tatiele telma telmo
+telvina teobaldo teodora teodoro teofila teofilo teonila teresa teresinha tereza terezinha thais
+thaisa thales thalia thalita thatiane theo theodoro thiago thomas tiago tiao tiburcio timoteo tito
+tobias tomas tomaz tonho tonia tonico toninho ubaldo ubirajara ulda ulisses ulysses urbano ursula
+valdeci valdecir valdelice valdelina valdemar valdemir valdenice valdenir valdenor valderez valdete
+valdilene valdinei valdineia valdir valdira valdirene valdivino valdomira valdomiro valentim
+valentina valeria valerio valfrido valmir valmira valmor valteir valter vanda vander vanderlei
+vanderleia vanderson vanessa vania vanilda vanilza vanusa vanuza venancio veneranda vera veridiana
+veronica veronice vicencia vicente vicentina victor victoria vilma vilmar vilson vinicios vinicius
+virgilio virginia virgulino vitalina vitor vitoria vitorino vivaldo viviana viviane vladimir wagner
+wagno walace waldemar waldete waldir waldomira waldomiro walison wallace walmir walquiria waltair
+walter wanda wander wanderlei wanderley wanderson wanessa washington webert welington wellington
+wendel wendell wesley weslley weverton wilian wilker william willian wilma wilmar wilson wilton
+wilza wladimir xisto yago yan yara yasmim yasmin yasmine yohana yolanda ysadora yuri zacarias zaira
+zaqueu ze zeca zefa zeferino zefinha zelia zelinda zelita zenaide zenaldo zeni zenilda zenir zeno
+zeze zilah zilca zilda zilma zilmar zita zoraida zoraide zuila zuleica zuleide zuleika zulmar
+zulmira
 """
 _SURNAMES = """
 abrantes abreu accioly aguiar albuquerque alcantara alencar almeida alvarenga alves amancio amaral
-amorim andrade anjos antunes aragao araujo arantes arruda assis assuncao athayde avila azevedo
-bandeira baptista barbosa barcelos barreto barros barroso bastos batista beltrao bentes benites
+amorim andrade anjos antunes aragao arantes araujo arruda assis assuncao athayde avila azevedo
+bandeira baptista barbosa barcelos barreto barros barroso bastos batista beltrao benites bentes
 bernardes bezerra bicalho bittencourt boaventura bonfim borba borges botelho braga braganca brandao
-brasil brito britto brochado bueno cabral calado caldas caldeira calixto camara camargo camilo campos
-canuto cardoso carneiro carrara carvalho casagrande castanho castro cavalcante cavalcanti cerqueira
-chagas chaves coelho coimbra conceicao cordeiro correa correia costa couto coutinho cruz cunha damasceno
-dantas delgado dias diniz domingues dornelas duarte dutra esteves evangelista fagundes falcao faria
-farias felix fernandes ferraz ferreira ferrari figueira figueiredo fogaca fonseca fontes fontoura
-fraga franca franco freire freitas frota furtado gadelha galvao gama garcia gaspar gentil godoi godoy
-goes gomes goncalves gouveia gouvea guedes guerra guimaraes gusmao henriques holanda iglesias jardim
-jesus jordao lacerda lago lamas leal leao leite leitao lemos lima lins lira lisboa lobato lobo lopes
-louro lourenco luz macedo machado maciel madeira madureira magalhaes maia malheiros malta marinho
-marques martins marcal matos mattos meira meireles meirelles mello melo mendes mendonca menezes mesquita
-miranda moraes morais moreira mota motta moura mourao muniz munhoz nascimento navarro negreiros neri
-nery neto neves nobrega nogueira noronha novaes novais nunes oliveira ornelas ortega ortiz pacheco
-padilha paiva palhares parente paz pedroso peixoto penha penteado pereira peres peralva pimenta pimentel
-pinheiro pinho pinto pires pontes porto portela prado prates prestes proenca queiroga queiros queiroz
-quintela rabelo ramalho ramos rangel rego reis rezende resende ribas ribeiro rios rocha rodrigues rolim
-roriz rosa rossi rufino sa saldanha sales salgado salles salvador sampaio sanches santana santiago santos
-saraiva sardinha schmidt schneider seabra sena senna serra silva silveira simoes siqueira soares sobral
-sobrinho souto souza sousa tavares taveira teixeira teles telles tenorio toledo torres trindade uchoa
-valadares vale valente valenca varela vargas vasconcelos vaz veiga veloso ventura veras viana vianna
-vidal vieira vilela villela vilaca viveiros xavier weber zanetti zanella
+brasil brito britto brochado bueno cabral calado caldas caldeira calixto camara camargo camilo
+campos canuto cardoso carneiro carrara carvalho casagrande castanho castro cavalcante cavalcanti
+cerqueira chagas chaves coelho coimbra conceicao cordeiro correa correia costa coutinho couto cruz
+cunha damasceno dantas delgado dias diniz domingues dornelas duarte dutra esteves evangelista
+fagundes falcao faria farias felix fernandes ferrari ferraz ferreira figueira figueiredo fogaca
+fonseca fontes fontoura fraga franca franco freire freitas frota furtado gadelha galvao gama garcia
+gaspar gentil godoi godoy goes gomes goncalves gouvea gouveia guedes guerra guimaraes gusmao
+henriques holanda iglesias jardim jesus jordao lacerda lago lamas leal leao leitao leite lemos lima
+lins lira lisboa lobato lobo lopes lourenco louro luz macedo machado maciel madeira madureira
+magalhaes maia malheiros malta marcal marinho marques martins matos mattos meira meireles meirelles
+mello melo mendes mendonca menezes mesquita miranda moraes morais moreira mota motta moura mourao
+munhoz muniz nascimento navarro negreiros neri nery neto neves nobrega nogueira noronha novaes
+novais nunes oliveira ornelas ortega ortiz pacheco padilha paiva palhares parente paz pedroso
+peixoto penha penteado peralva pereira peres pimenta pimentel pinheiro pinho pinto pires pontes
+portela porto prado prates prestes proenca queiroga queiros queiroz quintela rabelo ramalho ramos
+rangel rego reis resende rezende ribas ribeiro rios rocha rodrigues rolim roriz rosa rossi rufino sa
+saldanha sales salgado salles salvador sampaio sanches santana santiago santos saraiva sardinha
+schmidt schneider seabra sena senna serra silva silveira simoes siqueira soares sobral sobrinho
+sousa souto souza tavares taveira teixeira teles telles tenorio toledo torres trindade uchoa
+valadares vale valenca valente varela vargas vasconcelos vaz veiga veloso ventura veras viana vianna
+vidal vieira vilaca vilela villela viveiros weber xavier zanella zanetti
+"""
+_WORDS = """
+alba alexandrina aparecida aparecido aurea branca candida candido caro celeste clara conceicao
+conrado constancia cora custodio divina divino domingas domingos dora eli elia esmeralda eva felicia
+firmino flora fortunato generosa graca hortencia ida inocencio iris irma iron jasmim lazaro lea leda
+lia linda lino liz luca lucia luna ma magna magno mara marco margarida marina maximo mel mercedes
+merces mestre nazare nena nina nino noel olinda palmira pascoal patricio perla perpetua primo querem
+regina rosa rosaria rosario salvador santina sara serafim severo socorro sol tais tonico urbano
+veneranda vera vitoria vivaldo
 """
 GIVEN_NAMES = frozenset(_GIVEN.split())
 SURNAMES = frozenset(_SURNAMES.split())
-ASCII_WORD = re.compile(r"[a-z]+")
 # Names that are also words, so they count only with a capital letter.
-WORDS = frozenset(
-    """
-    candida candido flora firmino severo maximo perpetua generosa veneranda iron merces pascoal
-    conrado inocencio fortunato custodio vivaldo ma alba alexandrina aparecida aparecido aurea branca caro celeste clara conceicao constancia cora
-    divina divino domingas domingos dora elia eli esmeralda eva felicia graca hortencia ida iris
-    irma jasmim lazaro lea leda lia linda lino liz luca lucia luna magna
-    magno mara marina marco margarida mel mercedes mestre nazare nena nina nino noel olinda
-    palmira patricio perla primo querem regina rosa rosaria rosario salvador santina sara
-    serafim sol socorro tais tonico urbano vera vitoria
-    """.split()
-)
+WORDS = frozenset(_WORDS.split())
+ASCII_WORD = re.compile(r"[a-z]+")
 
+
+def word_set(text: str) -> frozenset[str]:
+    """Return the words of a list that is written as text."""
+    return frozenset(text.split())
 
 
 @lru_cache(maxsize=100_000)

@@ -21,7 +21,8 @@ _CARD = r"""
 """
 _COMPANY = r"""
     (?:
-        plano (?: [ ] de [ ] sa[úu]de )? | conv[êe]nio | unimed | amil | hapvida | bradesco [ ] sa[úu]de
+        plano (?: [ ] de [ ] sa[úu]de )? | conv[êe]nio | unimed | amil | hapvida
+          | bradesco [ ] sa[úu]de
         | sul [ ]? am[ée]rica | notre[ ]?dame | intermédica | cassi | geap | golden [ ] cross
         | porto [ ] seguro | prevent [ ] senior | ipasgo | ipsemg
     )
@@ -29,7 +30,10 @@ _COMPANY = r"""
 # Groups of digits, perhaps after letters, as on the card.
 HEALTH_PLAN = (
     re.compile(
-        rf"\b {_CARD} \b {LINK} {_NO_CARD} ((?-i:[A-Z]{{1,3}}[ -]?)? \d (?:{_GAP} \d){{4,20}}) {_NO_UNIT}",
+        rf"""
+        \b {_CARD} \b {LINK} {_NO_CARD}
+        ((?-i:[A-Z]{{1,3}}[ -]?)? \d (?:{_GAP} \d){{4,20}}) {_NO_UNIT}
+        """,
         ANY_CASE,
     ),
     re.compile(
@@ -39,7 +43,8 @@ HEALTH_PLAN = (
 )
 _RECORD = r"""
     (?:
-        prontu[áa]rio s? | pront \.? | ficha (?= [ ] (?: n[º°.]{1,2} [ ]? )? \d ) | registro [ ] (?: hospitalar | d[oa] [ ] paciente )
+        prontu[áa]rio s? | pront \.? | ficha (?= [ ] (?: n[º°.]{1,2} [ ]? )? \d )
+          | registro [ ] (?: hospitalar | d[oa] [ ] paciente )
         | (?: n[úu]mero | n[º°]? \.? ) [ ] d[oe] [ ] (?: paciente | atendimento | prontu[áa]rio )
         | atendimento [ ] n[º°.]{1,2} | same | cadastro [ ] (?: n[º°.]{1,2} | d[oa] [ ] paciente )
     )

@@ -16,7 +16,8 @@ _NAME = r"""
 """
 _ISSUER = rf"""
     (?: [ ,/-]{{0,3}} (?i:
-        SSP | SDS | SESP | SJS | SEJUSP | DETRAN | PC(?:II)? | PM | IFP | IIRGD | IGP | ITEP | DIC | MD | MAE
+        SSP | SDS | SESP | SJS | SEJUSP | DETRAN | PC(?:II)? | PM | IFP | IIRGD | IGP | ITEP
+          | DIC | MD | MAE
     ) (?: [ /-]{{0,3}} (?i:{STATES}) )? \b )?
 """
 RG = re.compile(
@@ -41,7 +42,11 @@ RG = re.compile(
 MISTYPED_RG = re.compile(
     rf"""
     {_NAME} (?!\w) {LINK} {NO_DATE}
-    ((?: (?:{STATES}) [ -]{{0,3}} )? \d (?: [ .,-]{{0,2}} \d ){{5,10}} (?: -? [Xx]\b )? {_ISSUER}) (?!\d)
+    (
+        (?: (?:{STATES}) [ -]{{0,3}} )? \d (?: [ .,-]{{0,2}} \d ){{5,10}}
+        (?: -? [Xx]\b )? {_ISSUER}
+    )
+    (?!\d)
     """,
     VERBOSE,
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from bula.privacy.fragments import ANY_CASE
-from bula.privacy.given_names import GIVEN_NAMES, SURNAMES, WORDS, ascii_words, fold
+from bula.privacy.given_names import GIVEN_NAMES, SURNAMES, WORDS, ascii_words, fold, word_set
 from bula.privacy.kinds import Finding, Recogniser
 
 # The text before a name in which a cue is searched.
@@ -33,7 +33,8 @@ WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
 _RELATIVE = r"""
     (?: filh[oa] | m[ãa]e | pai | av[óôo] | v[óôo]v?[óôo]? | irm[ãa]o? | ti[oa] | net[oa] | sogr[oa]
       | prim[oa] | cunhad[oa] | sobrinh[oa] | marido | espos[oa] | mulher | companheir[oa]
-      | namorad[oa] | noiv[oa] | enteado | enteada | nora | genro | madrinha | padrinho | beb[êe] | bb
+      | namorad[oa] | noiv[oa] | enteado | enteada | nora | genro | madrinha | padrinho
+      | beb[êe] | bb
       | ca[çc]ula | g[êe]me[oa]s? | amig[oa] | vizinh[oa] | patr[ãa]o | patroa | chefe | colega
       | afilhad[oa] | bisnet[oa] | bisav[óôo] | madrasta | padrasto | ex )
 """
@@ -47,15 +48,18 @@ _PROFESSION = r"""
       | ginecologista | neurologista | ortopedista | dermatologista | cl[íi]nic[oa] | cirurgi[ãa]o?
       | obstetra | advogad[oa] | procuradora? | assistente[ ]social | agente(?:[ ]comunit[áa]ria)?
       | professora? | prof | profa | secret[áa]ri[oa] | recepcionista | atendente | motorista
-      | solicitante | requerente | autora? | declarante | testemunha | perit[oa] | residente | bab[áa]
+      | solicitante | requerente | autora? | declarante | testemunha | perit[oa] | residente
+      | bab[áa]
       | pastora? | padre | porteiro | tec | farm | psic | fono | acomp | resp | recep
-      | mes[áa]ri[oa] | gerente | diretora? | conselheir[oa] | viajante | moradora? | visitante | motorista | coordenadora? | vigilante | bombeir[oa] | massagista )
+      | mes[áa]ri[oa] | gerente | diretora? | conselheir[oa] | viajante | moradora? | visitante
+      | motorista | coordenadora? | vigilante | bombeir[oa] | massagista )
 """
 # A cue that a name must follow, so an unknown word with a capital letter is a name too.
 STRONG_CUE = re.compile(
     rf"""
     (?:
-        \b (?: dr | dra | drª | sr | sra | srª | srta | prof | profa | enf | enfª | exm[oa] ) [.ªa]{{0,2}}
+        \b (?: dr | dra | drª | sr | sra | srª | srta | prof | profa | enf | enfª
+          | exm[oa] ) [.ªa]{{0,2}}
         | \b (?: me [ ] chamo | meu [ ] nome [ ] (?:completo[ ])? (?: é | e | eh ) | chama-se )
         | \b (?: que[ ] )? se [ ] chama(?:va)? | \b o[ ]nome[ ]d(?:el[ea]|[oa][ ]\w+)[ ](?:é|e|eh)
         | \b assinad[oa] (?: [ ] \w+ )? [ ] (?: por | pel[oa] )
@@ -71,21 +75,28 @@ STRONG_CUE = re.compile(
 CUE = re.compile(
     rf"""
     (?:
-        \b (?: {_RELATIVE} | {_PROFESSION} ) (?: [ ] (?: mais[ ]\w+ | legal | t[ée]cnic[oa] | de[ ]plant[ãa]o
-          | respons[áa]vel | assistente | d[oae][ ]posto | chamad[oa] ) )? [ ]? [,(-]? [ ]? (?: d\.[ ] | [oa][ ] )?
-        | \b (?: dona | d\. | seu | seo | dn\. | nome | prezad[oa] | car[oa] | querid[oa] | chamad[oa] | att?[.,]? | ass\.? ) [ :]{{0,2}}
-        | \b (?: sou | aqui | fala | falo | eu ) (?: [ ] (?: é | e | eh | quem [ ] fala [ ] é ) )? [ ,]{{1,2}} (?: [ao] [ ] )?
+        \b (?: {_RELATIVE} | {_PROFESSION} ) (?: [ ] (?: mais[ ]\w+ | legal | t[ée]cnic[oa]
+          | de[ ]plant[ãa]o
+          | respons[áa]vel | assistente | d[oae][ ]posto
+          | chamad[oa] ) )? [ ]? [,(-]? [ ]? (?: d\.[ ] | [oa][ ] )?
+        | \b (?: dona | d\. | seu | seo | dn\. | nome | prezad[oa] | car[oa] | querid[oa]
+        | chamad[oa] | att?[.,]? | ass\.? ) [ :]{{0,2}}
+        | \b (?: sou | aqui | fala | falo | eu ) (?: [ ] (?: é | e | eh
+        | quem [ ] fala [ ] é ) )? [ ,]{{1,2}} (?: [ao] [ ] )?
         | \b (?: com | por | para | pra | pro | pel[oa] | d[ao] | procurar | chama[r]? | avisar )
           [ ] (?: [ao] [ ] )? (?: dona | seu | sra?\.? | dra?\.? ) [ ]
-        | \b (?: falar | falei | consultei | conversei | passei | tratar | deixar [ ] recado ) [ ] (?: com | pra | para )
+        | \b (?: falar | falei | consultei | conversei | passei | tratar
+        | deixar [ ] recado ) [ ] (?: com | pra | para )
           [ ] (?: [ao] [ ] )?
         | \b (?: atenciosamente | obrigad[oa] | grat[oa] | abra[çc]os? | abs | bjs? | cordialmente )
           [ ,.!\n-]{{1,4}}
-        | \b (?: rn | filh[oa] | m[ãa]e | pai | espos[oa] | laudo | exames? | resultado | nome | pedido | caso ) [ ] de [ ]
+        | \b (?: rn | filh[oa] | m[ãa]e | pai | espos[oa] | laudo | exames? | resultado | nome
+        | pedido | caso ) [ ] de [ ]
         | \b quem [ ] \w+ [ ] (?: é | e | eh | foi ) [ ] (?: [ao] [ ] )?
         | ~ [ ]?
         | \b (?: oi | ol[áa] ) [ ,]{{1,3}} (?: sou [ ] [ao]? [ ]? )?
-        | \b (?: respons[áa]vel | realizado | feito | aplicad[oa] | atendid[oa] | operad[oa] ) [ ] (?: por | pel[oa] ) [ ]
+        | \b (?: respons[áa]vel | realizado | feito | aplicad[oa] | atendid[oa]
+        | operad[oa] ) [ ] (?: por | pel[oa] ) [ ]
     )
     $
     """,
@@ -96,7 +107,8 @@ NEAR_CUE = re.compile(
     rf"""
     \b
     (?:
-        (?: meu | minha | seu | sua | nosso | nossa | [oa] | d[oa] | pel[oa] | com | à | ao | pr[ao] ) [ ]
+        (?: meu | minha | seu | sua | nosso | nossa | [oa] | d[oa] | pel[oa] | com | à | ao
+          | pr[ao] ) [ ]
           (?: {_RELATIVE} | {_PROFESSION} ) [ ]? ,? [ ] (?: dona [ ] | d\. [ ] | seu [ ] )?
         | dona [ ] | aqui [ ] (?: é | e | eh ) [ ] [ao] [ ] | sou [ ] [ao] [ ]
     )
@@ -104,22 +116,30 @@ NEAR_CUE = re.compile(
     """,
     ANY_CASE,
 )
-TITLE = re.compile(r"\b (?: dra? | drª | sra? | srª | srta | profa? ) (?: \.ª? | ª )? [ ] $", ANY_CASE)
+TITLE = re.compile(
+    r"\b (?: dra? | drª | sra? | srª | srta | profa? ) (?: \.ª? | ª )? [ ] $", ANY_CASE
+)
 _INTRODUCTION = r"\b (?: me [ ] chamo | meu [ ] nome [ ] (?:completo[ ])? (?: é | e | eh ) ) [ ]"
 INTRODUCTION = re.compile(_INTRODUCTION, ANY_CASE)
 INTRODUCTION_BEFORE = re.compile(rf"{_INTRODUCTION} $", ANY_CASE)
 # An article before a given name.
-ARTICLE = re.compile(r"(?<![\w]) (?: [ao] | d[ao] | com | p?[rp]a | para | pel[ao] | e | segundo | que ) [ ] $", ANY_CASE)
+ARTICLE = re.compile(
+    r"(?<![\w]) (?: [ao] | d[ao] | com | p?[rp]a | para | pel[ao] | e | segundo | que ) [ ] $",
+    ANY_CASE,
+)
 # "de" before a name is mostly that of a disease or a place.
 OF = re.compile(r"\b de [ ] $", ANY_CASE)
-CAPITAL_INSIDE = re.compile(r"[^\W\d_.!?] [,:(=]? \s [A-ZÀ-Ý][a-zà-ÿ] | [:=(] [A-ZÀ-Ý][a-zà-ÿ]", re.VERBOSE)
+CAPITAL_INSIDE = re.compile(
+    r"[^\W\d_.!?] [,:(=]? \s [A-ZÀ-Ý][a-zà-ÿ] | [:=(] [A-ZÀ-Ý][a-zà-ÿ]", re.VERBOSE
+)
 DIMINUTIVE = re.compile(r"(?<=\w{3})z?inh[oa]$")
 # An age or a document after a name.
 CUE_AFTER = re.compile(
     r"""
     [ ]? [,(;-]? [ ]{0,2}
     (?:
-        (?: de[ ] | com[ ] | tem[ ] )? \d{1,3} [ ]? (?: anos? | a\b | meses ) | cpf \b | rg \b | : | tel\b | cel\b | fone | whats | insta\b | c\.p\.f | nis \b
+        (?: de[ ] | com[ ] | tem[ ] )? \d{1,3} [ ]? (?: anos? | a\b | meses ) | cpf \b | rg \b
+          | : | tel\b | cel\b | fone | whats | insta\b | c\.p\.f | nis \b
         | portadora? | inscrit[oa] | nascid[oa] | dn \b | crm | coren | filh[oa] [ ] de
     )
     """,
@@ -130,19 +150,28 @@ INSTITUTION = re.compile(
     r"""
     \b
     (?i:
-        hospital | hosp | funda[çc][ãa]o | instituto | inst | lei | rua | r | av | avenida | pra[çc]a | ubs | upa
-        | esf | psf | caps | cl[íi]nica | escola | universidade | faculdade | pr[êe]mio | maternidade | centro
-        | casa | col[ée]gio | s[ãa]o | santa | santo | nossa [ ] senhora | doen[çc]a | s[íi]ndrome | sinal
-        | m[ée]todo | manobra | teste | escala | [íi]ndice | classifica[çc][ãa]o | bairro | jardim | vila
-        | cidade | munic[íi]pio | posto | laborat[óo]rio | farm[áa]cia | edif[íi]cio | parque | editora
+        hospital | hosp | funda[çc][ãa]o | instituto | inst | lei | rua | r | av | avenida
+          | pra[çc]a | ubs | upa
+        | esf | psf | caps | cl[íi]nica | escola | universidade | faculdade | pr[êe]mio
+        | maternidade | centro
+        | casa | col[ée]gio | s[ãa]o | santa | santo | nossa [ ] senhora | doen[çc]a
+        | s[íi]ndrome | sinal
+        | m[ée]todo | manobra | teste | escala | [íi]ndice | classifica[çc][ãa]o | bairro
+        | jardim | vila
+        | cidade | munic[íi]pio | posto | laborat[óo]rio | farm[áa]cia | edif[íi]cio | parque
+        | editora
         | programa | projeto | rodovia | travessa | alameda | estrada | largo | ladeira | conjunto
-        | residencial | condom[íi]nio | tumor | ligamento | tend[ãa]o | reflexo | cirurgia | opera[çc][ãa]o
+        | residencial | condom[íi]nio | tumor | ligamento | tend[ãa]o | reflexo | cirurgia
+        | opera[çc][ãa]o
         | crit[ée]rios? | ponto | anel | [áa]rea | lago | rio | serra | porto | hotel | marca
-        | fratura | regra | f[óo]rmula | col[áa]geno | cateter | sonda | linha | ministr[oa] | secretaria
-        | epilepsia | paralisia | anemia | mal | febre | v[íi]rus | dieta | posi[çc][ãa]o | marechal | coronel
+        | fratura | regra | f[óo]rmula | col[áa]geno | cateter | sonda | linha | ministr[oa]
+        | secretaria
+        | epilepsia | paralisia | anemia | mal | febre | v[íi]rus | dieta | posi[çc][ãa]o
+        | marechal | coronel
     )
     \.? [ ]
-    (?: (?i: d[aeo]s? | dra? \.? | prof \.? | e | est[áa]dual | municipal | regional ) [ ] | [A-ZÀ-Ý][\wÀ-ÿ]* [ ] ){0,3} $
+    (?: (?i: d[aeo]s? | dra? \.? | prof \.? | e | est[áa]dual | municipal | regional ) [ ]
+      | [A-ZÀ-Ý][\wÀ-ÿ]* [ ] ){0,3} $
     """,
     re.VERBOSE,
 )
@@ -155,34 +184,35 @@ PUBLIC_NAMES = {
     *("luis eduardo magalhaes", "antonio carlos", "julio de castilhos", "jose de alencar"),
 }
 # Words of forms, which end a name.
-LABELS = frozenset(
+LABELS = word_set(
     """
-    cpf rg cns cnpj crm coren crf cro oab cid dn tel telefone cel celular endereco end convenio
-    exame exames idade sexo mae pai responsavel hospital ubs upa sus nis pis cep email leito
-    prontuario material medico medica laudo data
-    """.split()
+    cel celular cep cid cnpj cns convenio coren cpf crf crm cro data dn email end endereco exame
+    exames hospital idade laudo leito mae material medica medico nis oab pai pis prontuario
+    responsavel rg sexo sus tel telefone ubs upa
+    """
 )
 # Words with a capital letter after a cue that are no names.
-NO_NAMES = LABELS | frozenset(
+NO_NAMES = LABELS | word_set(
     """
-    dr dra sr sra srta prof profa google consulta house saude paciente doutor doutora senhor senhora masculino feminino
-    nascimento nome nao sim ignorado desconhecido generico comercial medicamento remedio produto
-    clinica covid dengue zika chikungunya alzheimer parkinson down crohn hiv aids dpoc avc has dm
-    ola bom boa obs a o as os um uma e em no na de do da meu minha ele ela eu tenho estou qual
-    quais como quando onde porque por ha ja queria gostaria preciso posso com sem se que relata
-    refere apresenta deu evolui clinico geral cirurgiao pediatra cardiologista deus jesus unimed
-    resultado plano glicemia pressao tipo solicito solicita encaminho declaro atesto prescrevo
-    uso oral losartana metformina dipirona paracetamol ibuprofeno omeprazol sinvastatina
-    atencao amoxicilina brasil enfermeiro enfermeira tdah tea toc autista diabetico diabetica
-    """.split()
+    a aids alzheimer amoxicilina apresenta as atencao atesto autista avc boa bom brasil
+    cardiologista chikungunya cirurgiao clinica clinico com comercial como consulta covid crohn
+    da de declaro dengue desconhecido deu deus diabetica diabetico dipirona dm do doutor doutora
+    down dpoc dr dra e ela ele em encaminho enfermeira enfermeiro estou eu evolui favor feminino
+    generico geral glicemia google gostaria ha has hiv house ibuprofeno ignorado ja jesus
+    losartana masculino medicamento metformina meu minha na nao nascimento no nome o obs ola
+    omeprazol onde oral os paciente paracetamol parkinson pediatra plano por porque posso
+    preciso prescrevo pressao produto prof profa quais qual quando que queria refere relata
+    remedio resultado saude se sem senhor senhora sim sinvastatina solicita solicito sr sra srta
+    tdah tea tenho tipo toc um uma unimed uso zika
+    """
 )
 # Given names that are also names of places, of diseases or of signs, so they need a cue.
-EPONYMS = frozenset(
+EPONYMS = word_set(
     """
-    wilson nelson robert charles jackson franklin alice hugo michel washington stella victoria
-    israel salvador natalia jordao messias ester romeu edson adolfo georgia belmiro virginia
-    carolina helena luzia catarina paulo
-    """.split()
+    adolfo alice belmiro carolina catarina charles edson ester franklin georgia helena hugo
+    israel jackson jordao luzia messias michel natalia nelson paulo robert romeu salvador stella
+    victoria virginia washington wilson
+    """
 )
 
 
@@ -220,10 +250,10 @@ def _find(text: str) -> Iterator[Finding]:
     words = [Word(m[0], m.start(), m.end(), fold(m[0])) for m in matches]
     place = 0
     while place < len(words):
-        length = _name_length(text, words, place)
-        if length:
-            yield Finding("name", words[place].start, words[place + length - 1].end)
-        place += length or 1
+        name, is_proved = _name_at(text, words, place)
+        if is_proved:
+            yield Finding("name", name[0].start, name[-1].end)
+        place += len(name) or 1
 
 
 def _is_given(word: str) -> bool:
@@ -234,25 +264,24 @@ def _is_given(word: str) -> bool:
     return stem != word and any(stem + end in GIVEN_NAMES for end in ("", "o", "a", "e"))
 
 
-def _name_length(text: str, words: list[Word], place: int) -> int:
-    """Return the number of words of the name that starts here, or 0."""
+def _name_at(text: str, words: list[Word], place: int) -> tuple[list[Word], bool]:
+    """Return the words that may be a name from here, and whether they are the name of a person.
+
+    The list is empty if no name starts here.
+    """
     first = words[place]
     is_given = _is_given(first.folded)
     if not is_given and not _may_start(text, first):
-        return 0
+        return [], False
     before = text[max(0, first.start - CUE_REACH) : first.start]
-    if INSTITUTION.search(before):
-        return 0
     is_strong = STRONG_CUE.search(before) is not None
-    length = _extent(words, place, text, is_strong)
-    name = words[place : place + length]
-    if " ".join(word.folded for word in name) in PUBLIC_NAMES:
-        return 0
+    name = words[place : place + _extent(words, place, text, is_strong)]
+    if INSTITUTION.search(before) or " ".join(word.folded for word in name) in PUBLIC_NAMES:
+        return name, False
     if is_given and (first.is_capital or first.folded not in WORDS):
-        found = is_strong or _is_given_name(text, name, before)
-    else:
-        found = _is_unknown_name(name, before, is_strong)
-    return length if found else 0
+        return name, is_strong or _is_given_name(text, name, before)
+    is_proved = _is_unknown_name(name, before, is_strong)
+    return name if is_proved else [], is_proved
 
 
 def _may_start(text: str, first: Word) -> bool:
@@ -261,8 +290,10 @@ def _may_start(text: str, first: Word) -> bool:
         return False
     if not first.is_capital:
         return INTRODUCTION_BEFORE.search(text, max(0, first.start - 24), first.start) is not None
-    before = text[max(0, first.start - 2) : first.start]
-    return bool(before) and not before.endswith((". ", "! ", "? "))or TITLE.search(text, max(0, first.start - 8), first.start) is not None
+    before = text[max(0, first.start - 8) : first.start]
+    if TITLE.search(before):
+        return True
+    return bool(before) and not before.endswith((". ", "! ", "? "))
 
 
 def _is_given_name(text: str, name: list[Word], before: str) -> bool:
@@ -273,7 +304,7 @@ def _is_given_name(text: str, name: list[Word], before: str) -> bool:
         return True
     if CUE.search(before) or CUE_AFTER.match(text, name[-1].end):
         return True
-    # "ELISA" in small letters is a test.
+    # "ELISA" in a sentence of small letters is a test.
     if is_ambiguous or (first.text.isupper() and not before.isupper()):
         return False
     if ARTICLE.search(before):
@@ -323,7 +354,9 @@ def _needs_next(word: Word, text: str) -> bool:
 
 def _continues(text: str, words: list[Word], place: int, last: int, step: int) -> bool:
     """Return whether only spaces, and the full stop of an initial, are between the words."""
-    for one, other in zip(words[last - step : last], words[last - step + 1 : last + 1], strict=True):
+    for one, other in zip(
+        words[last - step : last], words[last - step + 1 : last + 1], strict=True
+    ):
         between = text[one.end : other.start]
         is_initial = one.folded in ABBREVIATIONS and between in (". ", ".")
         if between != " " and not is_initial:

@@ -16,22 +16,26 @@ BODY = re.compile(
     r"""
     \b
     (?:
-        minist[ée]rio [ ] d[aeo]s? | esplanada [ ] dos [ ] minist[ée]rios | anvisa | fiocruz | butantan
+        minist[ée]rio [ ] d[aeo]s? | esplanada [ ] dos [ ] minist[ée]rios | anvisa | fiocruz
+          | butantan
         | secretaria [ ] (?: (?:municipal|estadual|nacional)[ ] )? d[ae]s? [ ] \w+
-        | ouvidoria | defensoria | procon | prefeitura | inss | conselho [ ] (?: federal | regional )
+        | ouvidoria | defensoria | procon | prefeitura | inss | conselho [ ] (?: federal
+        | regional )
         | cia?tox | ceatox | centro [ ] de [ ] informa[çc] | disque | samu | cvv | bombeiros | inca
         | funda[çc][ãa]o [ ] oswaldo [ ] cruz
     )
     \b
     # no sentence end and no word of the writer
-    (?: (?! \b (?: moro | mora | resid | meu | minha | eu | sou | endere[çc]o [ ] d[ae] [ ] paciente )
+    (?: (?! \b (?: moro | mora | resid | meu | minha | eu | sou
+      | endere[çc]o [ ] d[ae] [ ] paciente )
         | [.!?] [ ] (?= [A-ZÀ-Ý] ) | \n\n ) . ){0,80}? $
     """,
     ANY_CASE | re.DOTALL,
 )
 PROFILE = re.compile(
     r"""
-    @ (?: min\w*saude | anvisa | fiocruz | govbr | gov | sus | cvv | samu | inca | opas | oms | who | unicef
+    @ (?: min\w*saude | anvisa | fiocruz | govbr | gov | sus | cvv | samu | inca | opas | oms
+      | who | unicef
         | butantan | conass | conasems | prefeitura | governo | cfm | cofen | hemo | media | import
         | \w* (?: oficial | saude[._]?gov ) $ )
     """,
