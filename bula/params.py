@@ -611,7 +611,7 @@ class Privacy(Section):
 
     An answer is never left out, because its variant would then avoid a score.
     """
-    names: NamesModel = NoModel(kind="none")
+    names: NamesModel
     """Token classifier that finds further names of people in rows (named-entity recognition)."""
 
 

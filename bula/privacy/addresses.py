@@ -214,7 +214,7 @@ SECTOR_ADDRESS = re.compile(
 )
 # The rest of an address after the number of the house.
 COMPLEMENT = re.compile(
-    rf"(?: {_PART} | [ ]?[,-]?[ ]? (?: casa [ ] d[oe]s? [ ] )? fundos \b )+",
+    rf"(?: {_PART} | [ ]?[,-]?[ ]? (?: casa [ ] d[oe]s? [ ] )? fundos \b ){{1,6}}",
     ANY_CASE,
 )
 # The word for an address, or the writer's home, and any place with a number.
@@ -224,7 +224,7 @@ LABELLED_ADDRESS = re.compile(
     (?:
         (?: endere[çc]o (?: [ ] (?: residencial | completo | d[aeo] [ ] \w+ ) )? | end
           | resid[êe]ncia )
-        [ ]?\.? [ ]? : [ ]? \n? ([^\n;@\d]{{4,50}} (?!{_YEAR}) \d{{1,5}} \b) {_NO_UNIT}
+        [ ]?\.? [ ]? : [ ]? \n? ([^\n;@\d\[\]]{{4,50}} (?!{_YEAR}) \d{{1,5}} \b) {_NO_UNIT}
         | (?: moro | mora | moramos | moram | resid[oe] | residente | mudei | mudamos ) [ ]
           (?: (?: n[ao] | em | à | [àa] | ao | p(?:r[ao])? | pra ) [ ] )
           ((?: (?! {_STORY} \b | (?: e | uma? | casa ) \b ) [^\W\d]{{1,20}} [ ,]{{1,2}} ){{2,6}}

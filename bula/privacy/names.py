@@ -183,6 +183,8 @@ PUBLIC_NAMES = {
     *("joao pessoa", "fernando de noronha", "francisco beltrao", "joao monlevade"),
     *("luis eduardo magalhaes", "antonio carlos", "julio de castilhos", "jose de alencar"),
 }
+# Without accents and full stops.
+TITLES = word_set("dr dra sr sra srta prof profa")
 # Words of forms, which end a name.
 LABELS = word_set(
     """
@@ -237,9 +239,10 @@ class Word(NamedTuple):
 
 def _may_contain_name(text: str) -> bool:
     """Return whether a text has a given name, or a capital letter inside a sentence."""
-    if CAPITAL_INSIDE.search(text):
+    words = ascii_words(text)
+    if not PLAIN_NAMES.isdisjoint(words) or not TITLES.isdisjoint(words):
         return True
-    return not PLAIN_NAMES.isdisjoint(ascii_words(text)) or INTRODUCTION.search(text) is not None
+    return CAPITAL_INSIDE.search(text) is not None or INTRODUCTION.search(text) is not None
 
 
 def _find(text: str) -> Iterator[Finding]:
