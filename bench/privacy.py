@@ -1,7 +1,9 @@
 """Measure recall and precision of the search for personal data on labelled lines.
 
-tests/data/privacy/*.jsonl has lines with `text` and `spans` (kind, start, end). A hash of the text
-divides the lines: the rules may be improved on the first half, and the second half only measures.
+tests/data/privacy/lines.jsonl has lines with `text` and `spans` (kind, start, end), and
+sentences.txt has medical sentences without personal data, in which every finding is a false alarm.
+A hash of the text divides both: the rules may be improved on the first half, and the second half
+only measures.
 
     python -m bench.privacy
 """
@@ -19,19 +21,21 @@ from bench.clones import ROOT
 from bula.privacy import PERSONAL_DATA_KINDS, Finding, find_personal_data
 from bula.stats import wilson_interval
 
-LINES = ROOT / "tests/data/privacy"
+FOLDER = ROOT / "tests/data/privacy"
 NAMING_WORD = re.compile("CEP|RG|CPF")
 HALVES = ("improved on", "measured only")
 Line = dict[str, Any]
 
 
-def read_lines(folder: Path = LINES) -> list[Line]:
+def read_lines(folder: Path = FOLDER) -> list[Line]:
     """Return the labelled lines of a folder."""
-    lines = []
-    for file in sorted(folder.glob("*.jsonl")):
-        for line in file.read_text(encoding="utf-8").splitlines():
-            lines.append(json.loads(line))
-    return lines
+    text = (folder / "lines.jsonl").read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def read_sentences(folder: Path = FOLDER) -> list[str]:
+    """Return the sentences without personal data."""
+    return (folder / "sentences.txt").read_text(encoding="utf-8").splitlines()
 
 
 def half(text: str) -> int:
@@ -106,6 +110,9 @@ def main() -> None:
         chosen = [line for line in lines if half(line["text"]) == number]
         print(f"\n{len(chosen)} lines, {name}")
         print_table(chosen)
+        sentences = [text for text in read_sentences() if half(text) == number]
+        alarms = sum(len(find_personal_data(text)) for text in sentences)
+        print(f"false alarms in sentences: {share(alarms, len(sentences))}")
     started = time.perf_counter()
     for line in lines:
         find_personal_data(line["text"])

@@ -127,8 +127,11 @@ ARTICLE = re.compile(
     r"(?<![\w]) (?: [ao] | d[ao] | com | p?[rp]a | para | pel[ao] | e | segundo | que ) [ ] $",
     ANY_CASE,
 )
-# "de" before a name is mostly that of a disease or a place.
-OF = re.compile(r"\b de [ ] $", ANY_CASE)
+# "de" or "em" before a name without a cue is mostly that of a disease or a place.
+OF = re.compile(r"\b (?: de | em ) [ ] $", ANY_CASE)
+PLACE = re.compile(r"\b (?: de | em ) [ ] Dona [ ] $", re.VERBOSE)
+# An office after "Sr." or "Sra.": "Sra. Diretora".
+OFFICE = re.compile(r"(?:[dst]ora?|[áa]ri[oa]|ista|eir[oa]|ente|eit[oa]|istr[oa]|legad[oa]|efe)$")
 CAPITAL_INSIDE = re.compile(
     r"[^\W\d_.!?] [,:(=]? \s [A-ZÀ-Ý][a-zà-ÿ] | [:=(] [A-ZÀ-Ý][a-zà-ÿ]", re.VERBOSE
 )
@@ -151,23 +154,19 @@ INSTITUTION = re.compile(
     \b
     (?i:
         hospital | hosp | funda[çc][ãa]o | instituto | inst | lei | rua | r | av | avenida
-          | pra[çc]a | ubs | upa
-        | esf | psf | caps | cl[íi]nica | escola | universidade | faculdade | pr[êe]mio
-        | maternidade | centro
-        | casa | col[ée]gio | s[ãa]o | santa | santo | nossa [ ] senhora | doen[çc]a
-        | s[íi]ndrome | sinal
-        | m[ée]todo | manobra | teste | escala | [íi]ndice | classifica[çc][ãa]o | bairro
-        | jardim | vila
-        | cidade | munic[íi]pio | posto | laborat[óo]rio | farm[áa]cia | edif[íi]cio | parque
-        | editora
-        | programa | projeto | rodovia | travessa | alameda | estrada | largo | ladeira | conjunto
+        | pra[çc]a | ubs | upa | esf | psf | caps | cl[íi]nica | escola | universidade | faculdade
+        | pr[êe]mio | maternidade | centro | casa | col[ée]gio | s[ãa]o | santa | santo
+        | nossa [ ] senhora | doen[çc]a | s[íi]ndrome | sinal | m[ée]todo | manobra | teste
+        | escala | [íi]ndice | classifica[çc][ãa]o | bairro | jardim | vila | cidade | munic[íi]pio
+        | posto | laborat[óo]rio | farm[áa]cia | edif[íi]cio | parque | editora | programa
+        | projeto | rodovia | travessa | alameda | estrada | largo | ladeira | conjunto
         | residencial | condom[íi]nio | tumor | ligamento | tend[ãa]o | reflexo | cirurgia
-        | opera[çc][ãa]o
-        | crit[ée]rios? | ponto | anel | [áa]rea | lago | rio | serra | porto | hotel | marca
-        | fratura | regra | f[óo]rmula | col[áa]geno | cateter | sonda | linha | ministr[oa]
-        | secretaria
-        | epilepsia | paralisia | anemia | mal | febre | v[íi]rus | dieta | posi[çc][ãa]o
-        | marechal | coronel
+        | opera[çc][ãa]o | crit[ée]rios? | ponto | anel | [áa]rea | lago | rio | serra | porto
+        | hotel | marca | fratura | regra | f[óo]rmula | col[áa]geno | cateter | sonda | linha
+        | ministr[oa] | secretaria | epilepsia | paralisia | anemia | mal | febre | v[íi]rus
+        | dieta | posi[çc][ãa]o | marechal | coronel | padre | frei | governador | presidente
+        | senador | dom | duque | bar[ãa]o | visconde | (?-i: Irm[ãa] | Irmão ) | ambulat[óo]rio
+        | pronto[- ]socorro | hemocentro | policl[íi]nica | ministro
     )
     \.? [ ]
     (?: (?i: d[aeo]s? | dra? \.? | prof \.? | e | est[áa]dual | municipal | regional ) [ ]
@@ -279,7 +278,11 @@ def _name_at(text: str, words: list[Word], place: int) -> tuple[list[Word], bool
     before = text[max(0, first.start - CUE_REACH) : first.start]
     is_strong = STRONG_CUE.search(before) is not None
     name = words[place : place + _extent(words, place, text, is_strong)]
-    if INSTITUTION.search(before) or " ".join(word.folded for word in name) in PUBLIC_NAMES:
+    if (
+        INSTITUTION.search(before)
+        or PLACE.search(before)
+        or " ".join(word.folded for word in name) in PUBLIC_NAMES
+    ):
         return name, False
     if is_given and (first.is_capital or first.folded not in WORDS):
         return name, is_strong or _is_given_name(text, name, before)
@@ -303,16 +306,18 @@ def _is_given_name(text: str, name: list[Word], before: str) -> bool:
     """Return whether a given name of the list has a surname or a cue."""
     first = name[0]
     is_ambiguous = first.folded in WORDS | EPONYMS
-    if len(name) > 1 and (name[-1].folded in KNOWN or (first.is_title and not is_ambiguous)):
-        return True
     if CUE.search(before) or CUE_AFTER.match(text, name[-1].end):
+        return True
+    if OF.search(before):
+        return False
+    if len(name) > 1 and (name[-1].folded in KNOWN or (first.is_title and not is_ambiguous)):
         return True
     # "ELISA" in a sentence of small letters is a test.
     if is_ambiguous or (first.text.isupper() and not before.isupper()):
         return False
     if ARTICLE.search(before):
         return True
-    return first.is_title and not OF.search(before)
+    return first.is_title
 
 
 def _is_unknown_name(name: list[Word], before: str, is_strong: bool) -> bool:
@@ -323,12 +328,15 @@ def _is_unknown_name(name: list[Word], before: str, is_strong: bool) -> bool:
     if not first.is_title:
         return is_strong and sum(word.folded in KNOWN for word in name) > 1
     if TITLE.search(before):
-        return True
+        return len(name) > 1 or not OFFICE.search(first.folded)
     if is_strong:
         return len(name) > 1
     if NEAR_CUE.search(before):
         return True
+    # Two surnames are mostly the authors of an article.
     if len(name) < 2 or name[-1].folded not in SURNAMES - SURNAME_WORDS:
+        return False
+    if first.folded in SURNAMES or OF.search(before):
         return False
     return not INSTITUTION.search(f"{before}{first.text} ")
 
