@@ -20,6 +20,7 @@ _STREET = rf"""
     [Rr]ua | RUA | [Aa]venida | AVENIDA | (?i:{_AV}) | [Aa][Vv]\. | [Tt]ravessa | TRAVESSA
     | [Tt]v\. | [Tt]rav\. | [Aa]lameda | [Pp]raça | [Pp]ça\.? | [Rr]odovia | [Rr]od\.
     | [Ee]strada | [Ee]str\. | [Ll]ogradouro | [Ll]argo | [Bb]eco | [Vv]iela | [Ll]adeira
+    | [Pp]assagem | [Ss]ervidão | [Bb]oulevard
 )
 """
 # These words name health posts, towns and groups too, so they need more evidence.
@@ -28,8 +29,8 @@ _CAPITAL = r"(?: [A-ZÀ-Ý][\wÀ-ÿ.'-]* | \d{1,2}º?[ ]de[ ][A-Za-zç]+ )"
 _NAME = rf"(?:d[aeo]s?[ ]){{0,2}} {_CAPITAL} (?: [ ] (?: {_CAPITAL} | d[aeo]s? | e ) ){{0,6}}"
 _SIGN = r"""
 (?:
-    [Nn]o?[º°.] [º°o]? \.? :? [ ]? | [Nn][úu]mero[ :]{1,2} | [Nn]um\.?[ ] | [Nn]r\.?[ ] | [Cc]asa[ ]
-    | [Nn]o?[ ]? (?=\d)
+    [Nn]o?[º°.] [º°o]? \.? :? [ ]? | [Nn][úu]mero[ :]{1,2} | [Nn]um\.?[ ] | [Nn]ro?\.?[ ]
+    | [Cc]asa[ ] | [Nn]o?[ ]? (?=\d)
 )
 """
 _NUMBER = r"""
@@ -121,7 +122,8 @@ CLOSE_NUMBER_ADDRESS = re.compile(
     rf"""
     \b
     (?:
-        (?: rua | avenida | {_AV} | av\. | travessa | tv | alameda | praça | estrada | ladeira )
+        (?: rua | avenida | {_AV} | av\. | travessa | trav?\.? | tv\.? | alameda | al\.
+          | p(?:ra)?[çc]a\.? | estrada | ladeira | passagem | servid[ãa]o | beco | viela | largo )
         [ ]+ (?: {_SMALL_WORD} | [a-z]\b )
         | r\.? [ ] d[aeo]s? [ ] {_SMALL_WORD}
     )
@@ -143,7 +145,9 @@ NO_NUMBER_ADDRESS = re.compile(
     VERBOSE,
 )
 # A number or a letter; "a", "e" and "o" are words in small letters.
-_ID = r"(?: \d{1,4} [ ]? (?:[A-Za-z]\b)? | (?-i:[A-Z])\b | [b-df-np-z]\b ) (?![\w,]\d)"
+_ID = r"""
+    (?: \d{1,4} (?: [ ]?-?[ ]? [A-Z]\b | /\d{1,4} )? | (?-i:[A-Z])\b | [b-df-np-z]\b ) (?![\w,]\d)
+"""
 _PART = rf"""
     (?: [ ]?[,;/-]?[ ]?
         \b
@@ -170,6 +174,7 @@ BLOCK_ADDRESS = re.compile(
         # a name of a housing estate
         | (?: conjunto | condom[íi]nio | residencial | loteamento | ch[áa]caras? | s[íi]tio
         | fazenda | edif[íi]cio
+            | cond\. | res\. | lot\. | conj\.
             | ed\. | assentamento | comunidade | povoado | jardim | parque | bairro | setor | vila )
           (?: [ ] \w{{2,20}} | [ ] \d{{1,2}} ){{1,5}}? [ ,]{{1,2}} (?: casa | lote | quadra
             | apto? | bloco | km )
@@ -186,6 +191,8 @@ PLOT_ADDRESS = re.compile(
       | ladeira )
     (?: [ ] (?: {_SMALL_WORD} | \d{{1,3}} | [a-z]\b ) ){{1,4}}? {_PART}{{1,4}} {_NO_UNIT}
     | \b caixa [ ] postal [ ] \d{{1,6}}
+    | \b km [ ] \d{{1,4}} [ ] d[ao] [ ] (?: estrada | rodovia | BR )\b (?: [ -]? \d{{3}} )?
+    | \b (?-i: BR | [A-Z]{{2}} ) [ -]? \d{{3}} [ ,]{{1,2}} km [ ] \d{{1,4}}
     """,
     ANY_CASE,
 )
@@ -258,12 +265,18 @@ CEP = re.compile(
     ANY_CASE,
 )
 # After a city: "Recife, 50720-180".
-CITY_CEP = re.compile(r"[A-ZÀ-Ý][a-zà-ÿ]{2,} [ ]?[,-][ ]? (\d{5}-\d{3}) (?![\d-])", VERBOSE)
+CITY_CEP = re.compile(
+    r"""
+    [A-ZÀ-Ý][a-zà-ÿ]{2,} (?: [ ]?[,-][ ]? | [ ] ) (\d{2}\.?\d{3}-\d{3}) (?![\d-])
+    | (?<![\d.,-]) (\d{2}\.?\d{3}-\d{3}) [ ]?[,-]?[ ] [A-ZÀ-Ý][a-zà-ÿ]{3,}
+    """,
+    VERBOSE,
+)
 BARE_CEP = re.compile(
     r"(?<![\d.,-]) (?: \d{5} [ ]?-[ ]? \d{3} | \d{2}\.\d{3}-\d{3} ) (?![\d-])",
     VERBOSE,
 )
-CITY = re.compile(rf"[A-Za-zÀ-ÿ]{{2}} [ ]? [(/,–-] [ ]? (?:{STATES})\b", VERBOSE)
+CITY = re.compile(rf"[A-Za-zÀ-ÿ]{{2}} [ ]? (?: [(/,–-] [ ]? | [ ] ) (?:{STATES})\b", VERBOSE)
 # Digits of a post code.
 CEP_DIGITS = 8
 
@@ -271,6 +284,7 @@ CEP_DIGITS = 8
 # A text without one of these words has no address.
 WORDS = word_set(
     """
+    passagem servidao boulevard al km br cond res lot tra trav
     ae alameda aos assentamento av avenida bairro beco ccsw cep cln clnw cls clsw cna cnb cnc
     cnd cne cnf comunidade condominio csa csb csc csd cse edificio endereco eqn eqnn eqns eqs
     estr estrada fazenda jardim ladeira largo logradouro loteamento mora moram moramos moro
@@ -311,11 +325,14 @@ PART = re.compile(
     """,
     ANY_CASE,
 )
+DIGIT = re.compile(r"\d")
 POST_CODE = re.compile(r"\d{2} [ ]?-[ ]? \d{3}", VERBOSE)
 
 
 def _may_contain_address(text: str) -> bool:
     """Return whether a text has a word of an address, or a post code."""
+    if not DIGIT.search(text) and "s/n" not in text.lower():
+        return False
     words = ascii_words(text)
     if not words.isdisjoint(WORDS) or POST_CODE.search(text):
         return True
@@ -346,4 +363,4 @@ def _find(text: str) -> Iterator[Finding]:
         yield from find_groups("address", BARE_CEP, text)
 
 
-RECOGNISER = Recogniser(_find, digits=1)
+RECOGNISER = Recogniser(_find)

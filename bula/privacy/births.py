@@ -34,7 +34,13 @@ _DATE = rf"""
     | (?<!\d) (?:[1-9]|0[1-9]|[12]\d|3[01]|1º) [º°]? (?: [ ]do?e? )? [ ] (?:{_MONTHS})
     (?: (?: , | [ ]d[eo] )? [ ] (?:de[ ])? \d{{4}} | [ ]de[ ]\d{{2}} ) (?!\d)
     # doze de março de 1985
-    | \b {_DAY_WORD} [ ]de[ ] (?:{_MONTHS}) [ ]d[eo][ ] \d{{4}} (?!\d)
+    | (?: \b {_DAY_WORD} | (?<!\d) {_DAY} ) [ ]de[ ] (?:{_MONTHS}) [ ]d[eo][ ]
+      (?:
+        \d{{4}} (?!\d) | mil[ ,]+novecentos[ ]e[ ]\w+ (?:[ ]e[ ]\w+)?
+        | dois[ ]mil (?:[ ]e[ ]\w+){{0,2}}
+      )
+    # 12 do 3 de 85
+    | (?<!\d) {_DAY} [ ]do[ ] (?:0?[1-9]|1[0-2]) [ ]d[eo][ ] (?:\d{{4}}|\d{{2}}) (?!\d)
 )
 """
 # An expected date of birth belongs to a pregnancy.
@@ -96,14 +102,15 @@ BRACKETED = re.compile(
 
 
 # A text in small letters without one of these strings has no date of birth.
-SIGNS = ("nas", "nac", "dn", "d.n", "d. n", "d n", "anivers", "/19", ".19", "-19")
+SIGNS = ("nasc", "nasim", "nacim", "nacid", "naceu", "dn", "d.n", "d. n", "d n", "anivers")
+LONG_AGO = ("/19", ".19", "-19")
 BRACKET = re.compile(r"[(\[][ *]{0,2}\d")
 
 
 def _find(text: str) -> Iterator[Finding]:
     """Yield the dates of birth."""
     small = text.lower()
-    if not any(sign in small for sign in SIGNS) and not BRACKET.search(text):
+    if not any(sign in small for sign in (*SIGNS, *LONG_AGO)) and not BRACKET.search(text):
         return
     for pattern in (BEFORE_DATE, AFTER_DATE):
         yield from find_groups("birth_date", pattern, text)
@@ -113,5 +120,5 @@ def _find(text: str) -> Iterator[Finding]:
             yield Finding("birth_date", match.start(group), match.end(group))
 
 
-# "8 de março de 85" has three digits.
-RECOGNISER = Recogniser(_find, digits=3)
+# A date can be written in words, so it needs no digit.
+RECOGNISER = Recogniser(_find)

@@ -36,6 +36,7 @@ CRM = re.compile(
     (?:
         # the number of a state's council, such as 52-12345-6
         \d{{2}} [ .-] \d{{4,6}} -\d
+        | \d{{1,3}} [ ] \d{{3}} (?![ ]?\d)
         | \d [\d.]{{1,9}} \d (?:-\d{{1,4}})?
     )
     # a state after the number
@@ -55,7 +56,7 @@ COUNCIL = re.compile(
         # the region of the council, such as CRP 06/12345 and CRN-3 12345
         | (?: CRP | CRN | CREFITO | CRFA | CREF | CRBM ) {_SEPARATOR}? \d{{1,2}} [ªa]? (?= [ /.-] )
     )
-    {_NUMBER_WORD}
+    {_NUMBER_WORD} (?: (?:{STATES}) [ -]{{1,2}} )?
     (?: \d{{1,3}} (?: \.\d{{3}} ){{1,2}} | \d{{4,7}} ) {_UNIT}
     # the category or the state after the number
     (?: [ ]? [/-] [ ]? (?: {STATES} | TEC | TE | ENF | AUX | AE | F | TO | LTT? | D | P ) \b

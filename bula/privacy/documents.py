@@ -58,7 +58,7 @@ _CPF_NAME = r"(?: CPFs? | C\.P\.F\.? | CPF/MF | cadastro[ ]de[ ]pessoas?[ ]f[íi
 _CNPJ_NAME = r"(?: CNPJs? | C\.N\.P\.J\.? | CNPJ/MF )"
 _CNS_NAME = r"""
     (?:
-        CNS | C\.N\.S\.? | cart[ãa]o[ ]de[ ]sa[úu]de
+        CNS | cad[ -]?sus | C\.N\.S\.? | cart[ãa]o[ ]de[ ]sa[úu]de
           | (?:cart[ãa]o|carteir(?:a|inha)|cart[ãa]ozinho|n[úu]mero|n[º°])[ ](?:do[ ])?SUS
         | cart[ãa]o[ ]nacional[ ]de[ ]sa[úu]de | SUS
     )
@@ -118,9 +118,9 @@ NAMED = (
 # A text without one of these words names no document. The last ones are of C.P.F. and C.N.S.
 NAME_WORDS = word_set(
     """
-    cartao cnh cnpj cnpjs cns cpf cpfs eleitor eleitora eleitoral f h habilitacao inscricao j mf
-    motorista nis nit pasaporte pasep passap passaport passaporte passaportes passport pessoa
-    pessoas pis s sus tit titulo
+    cad cadsus cartao cnh cnpj cnpjs cns cpf cpfs eleitor eleitora eleitoral f h habilitacao
+    inscricao j mf motorista nis nit pasaporte pasep passap passaport passaporte passaportes
+    passport pessoa pessoas pis s sus tit titulo
     """
 )
 

@@ -44,8 +44,10 @@ HEALTH_PLAN = (
 _RECORD = r"""
     (?:
         prontu[áa]rio s? | pront \.? | ficha (?= [ ] (?: n[º°.]{1,2} [ ]? )? \d )
-          | registro [ ] (?: hospitalar | d[oa] [ ] paciente )
-        | (?: n[úu]mero | n[º°]? \.? ) [ ] d[oe] [ ] (?: paciente | atendimento | prontu[áa]rio )
+        | reg(?:istro | \.) [ ] (?: hosp\w* | d[oae] [ ] (?: paciente | interna\w+ | atendimento ) )
+        | (?: n[úu]mero | n[º°]? \.? ) [ ] (?: d[oe] [ ] )?
+          (?: paciente | atendimento | prontu[áa]rio )
+        | atend(?:imento|\.) (?= [ ]? (?: n[º°.]{0,2} | : | - )? [ ]? \d{5} ) | AIH | boletim
         | atendimento [ ] n[º°.]{1,2} | same | cadastro [ ] (?: n[º°.]{1,2} | d[oa] [ ] paciente )
     )
 """

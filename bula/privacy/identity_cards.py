@@ -28,10 +28,10 @@ RG = re.compile(
     (?: [^\d\n]{{0,30}}? | (?:{NEXT_LINE}) | [ ]{{0,3}} \r?\n [ ]{{0,8}} )
     (
         # groups of digits, such as MG-12.345.678-9
-        (?: (?:{STATES}) [ -]{{0,3}} )?
+        (?: (?i:{STATES}) [ -]{{0,3}} )?
         \d{{1,3}} [. ]? \d{{3}} [. ]? \d{{3}} (?: [ ]?[- ][ ]? [\dXx]{{1,2}} )? \b {_ISSUER}
         # digits without groups, or with one full stop
-        | (?: (?:{STATES}) [ -]{{0,3}} )? \d{{5,10}} [\dXx]? (?: -[\dXx]{{1,2}} )? \b {_ISSUER}
+        | (?: (?i:{STATES}) [ -]{{0,3}} )? \d{{5,10}} [\dXx]? (?: -[\dXx]{{1,2}} )? \b {_ISSUER}
         | \d{{4,6}} \. \d{{3}} (?: -[\dXx]{{1,2}} )? \b {_ISSUER}
     )
     """,
@@ -43,7 +43,7 @@ MISTYPED_RG = re.compile(
     rf"""
     {_NAME} (?!\w) {LINK} {NO_DATE}
     (
-        (?: (?:{STATES}) [ -]{{0,3}} )? \d (?: [ .,-]{{0,2}} \d ){{5,10}}
+        (?: (?i:{STATES}) [ -]{{0,3}} )? \d (?: [ .,-]{{0,2}} \d ){{5,10}}
         (?: -? [Xx]\b )? {_ISSUER}
     )
     (?!\d)

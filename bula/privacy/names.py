@@ -129,7 +129,7 @@ ARTICLE = re.compile(
 )
 # "de" or "em" before a name without a cue is mostly that of a disease or a place.
 OF = re.compile(r"\b (?: de | em ) [ ] $", ANY_CASE)
-PLACE = re.compile(r"\b (?: de | em ) [ ] Dona [ ] $", re.VERBOSE)
+PLACE = re.compile(r"\b (?i: de | em ) [ ] Dona [ ] $", re.VERBOSE)
 # An office after "Sr." or "Sra.": "Sra. Diretora".
 OFFICE = re.compile(r"(?:[dst]ora?|[áa]ri[oa]|ista|eir[oa]|ente|eit[oa]|istr[oa]|legad[oa]|efe)$")
 CAPITAL_INSIDE = re.compile(
