@@ -1,4 +1,4 @@
-"""Measure recall and precision of the search for personal data on labelled lines.
+"""Measure the search for personal data on labelled lines.
 
 tests/data/privacy/lines.jsonl has lines with `text` and `spans` (kind, start, end), and
 sentences.txt has medical sentences without personal data, in which every finding is a false alarm.

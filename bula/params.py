@@ -590,7 +590,7 @@ class Ingest(Section):
 
 
 class NoModel(Section):
-    """No model; names are found only by lists of names and the words beside them."""
+    """No model, so only lists and cues find names."""
 
     kind: Literal["none"]
 
@@ -1383,7 +1383,7 @@ class Params(Section):
         return problems
 
     def _problems_of_names(self) -> dict[str, bool]:
-        """Return the problem of each source with names of people, and whether it is present."""
+        """Return each possible problem of names, and whether it is present."""
         problems = {}
         for source in self.ingest.sources:
             if isinstance(source, FilesSource) and source.names == "present":

@@ -1,4 +1,4 @@
-"""Test each kind of personal data by spellings of its own. All values are invented."""
+"""Test everyday spellings of each kind of personal data, with invented values."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Find streets with a number, addresses of Brasília's form, and post codes (CEP)."""
+"""Find streets with a number, blocks with a lot, and post codes."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""List common given names and surnames of Brazil, without accents, in small letters."""
+"""List common given names and surnames of Brazil, without accents."""
 
 import re
 import unicodedata
@@ -200,7 +200,7 @@ def fold(word: str) -> str:
 
 @lru_cache(maxsize=4)
 def ascii_words(text: str) -> frozenset[str]:
-    """Return the words of a text in small letters and without accents, as one set.
+    """Return the set of words, in small letters and without accents.
 
     Several recognisers ask for the words of the same text.
     """

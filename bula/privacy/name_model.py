@@ -1,4 +1,4 @@
-"""Find names of people by a token classifier, which `privacy.names` of params.yaml names."""
+"""Find names of people by the token classifier of `privacy.names`."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -18,7 +18,7 @@ PART = 800
 def load_finder(
     source: HubModel | DirectoryModel | NoModel,
 ) -> Callable[[str], list[Finding]] | None:
-    """Return the search for names by a model, or None if params.yaml names no model.
+    """Return the search for names by a model, or None without a model.
 
     Raise UserError if the model cannot be loaded or has no label for people.
     """

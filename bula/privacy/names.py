@@ -1,4 +1,4 @@
-"""Find names of people by lists of names and by the words beside them.
+"""Find names of people by lists of names and by cues.
 
 A given name of the list counts beside a cue ("minha mãe", "Dra.", ", 34 anos") or before a surname.
 Another word with a capital letter counts only after a cue that a name must follow ("me chamo").
@@ -237,7 +237,7 @@ class Word(NamedTuple):
 
 
 def _may_contain_name(text: str) -> bool:
-    """Return whether a text has a given name, or a capital letter inside a sentence."""
+    """Return whether a text has a sign of a name."""
     words = ascii_words(text)
     if not PLAIN_NAMES.isdisjoint(words) or not TITLES.isdisjoint(words):
         return True
@@ -267,7 +267,7 @@ def _is_given(word: str) -> bool:
 
 
 def _name_at(text: str, words: list[Word], place: int) -> tuple[list[Word], bool]:
-    """Return the words that may be a name from here, and whether they are the name of a person.
+    """Return the words of a possible name, and whether a person has it.
 
     The list is empty if no name starts here.
     """
@@ -291,7 +291,7 @@ def _name_at(text: str, words: list[Word], place: int) -> tuple[list[Word], bool
 
 
 def _may_start(text: str, first: Word) -> bool:
-    """Return whether a word that is no given name may start a name."""
+    """Return whether a word outside the list may start a name."""
     if first.folded in NO_NAMES or len(first.text) == 1:
         return False
     if not first.is_capital:
@@ -321,7 +321,7 @@ def _is_given_name(text: str, name: list[Word], before: str) -> bool:
 
 
 def _is_unknown_name(name: list[Word], before: str, is_strong: bool) -> bool:
-    """Return whether cues prove that words outside the list of given names are a name."""
+    """Return whether cues prove that words outside the list are a name."""
     first = name[0]
     if INTRODUCTION_BEFORE.search(before):
         return True
@@ -357,14 +357,14 @@ def _extent(words: list[Word], place: int, text: str, is_strong: bool) -> int:
 
 
 def _needs_next(word: Word, text: str) -> bool:
-    """Return whether a word is part of a name only if another word of the name follows."""
+    """Return whether a word belongs to a name only before another word."""
     if word.folded in PARTICLES:
         return True
     return word.folded in ABBREVIATIONS and text[word.end : word.end + 1] == "."
 
 
 def _continues(text: str, words: list[Word], place: int, last: int, step: int) -> bool:
-    """Return whether only spaces, and the full stop of an initial, are between the words."""
+    """Return whether only spaces and full stops of initials separate the words."""
     for one, other in zip(
         words[last - step : last], words[last - step + 1 : last + 1], strict=True
     ):
@@ -376,7 +376,7 @@ def _continues(text: str, words: list[Word], place: int, last: int, step: int) -
 
 
 def _fits(word: Word, first: Word, is_strong: bool) -> bool:
-    """Return whether a later word of a name is written as its first word is."""
+    """Return whether a later word has the capital letters of the first."""
     if word.folded in LABELS:
         return False
     if first.is_title:

@@ -1,4 +1,4 @@
-"""Find telephones that phonenumbers accepts, and local numbers after a word for telephone."""
+"""Find telephones by phonenumbers, and local numbers after a cue."""
 
 import re
 from collections.abc import Iterator
