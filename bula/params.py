@@ -675,8 +675,17 @@ class Preprocess(Section):
     """Share of the rows without a fixed split that goes to dev."""
     validation_share: Share
     """Share of the rows without a fixed split that goes to each of the five validation sets."""
-    train_limit: Positive
-    """Largest number of training rows: the first rows in the order of a hash of their ids."""
+    max_loss_share: float = Field(ge=0, le=1)
+    """Largest share of a source's rows that may be refused; the stage stops above it.
+
+    Every refused row counts, also for repetition and contamination. Rows beyond `train_limit` do
+    not count.
+    """
+    train_limit: Natural
+    """Largest number of training rows: the first in the order of a hash of their ids; 0 keeps all.
+
+    The stage prints how many rows of each source it sets aside.
+    """
 
     @model_validator(mode="after")
     def _shares_leave_rows_for_train(self) -> Self:

@@ -10,9 +10,12 @@ import pytest
 from bench.clones import edit_params
 from bula.records import read_rows, write_rows
 from bula.review.answers import Answers, Changed, changed_answers, word_distance
+from bula.review.cells import short
 from bula.review.changes import Change, changed_counts, changed_params, differences
 from bula.review.gate import check_gates
-from bula.review.report import Review, as_markdown, as_object, short
+from bula.review.report import Review
+from bula.review.report_json import as_object
+from bula.review.report_markdown import as_markdown
 from bula.review.verdicts import compare_runs
 from tests.review_runs import change_json, params_of, run_of, shifted, write_run
 from tests.test_escaping import HOSTILE, RENDER
@@ -54,6 +57,18 @@ def same(tmp_path_factory: pytest.TempPathFactory) -> Review:
     """Return the review of a run against itself."""
     folder = write_run(tmp_path_factory.mktemp("same") / "run")
     return review_of(folder, folder)
+
+
+def test_a_review_names_the_processor_of_each_run(before: Path, tmp_path: Path) -> None:
+    after = write_run(tmp_path / "after")
+    (after / "metrics/speed").mkdir()
+    speed = after / "metrics/speed/train.json"
+    speed.write_text('{"processor": "NVIDIA H200"}', encoding="utf-8")
+    review = review_of(before, after)
+    runs = as_markdown(review).splitlines()[7]
+    assert "this run (`abc1234`; cpu, bfloat16, NVIDIA H200, profile" in runs
+    assert "main (`abc1234`; cpu, bfloat16, profile" in runs
+    assert as_object(review)["run"]["processor"] == "NVIDIA H200"
 
 
 def test_the_first_ten_lines_carry_the_verdict(before: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from bula.paired import SLICE_OF_MEASURE, rates_answers
 from bula.params import Params, scored_as
 from bula.review.runs import Run
 from bula.safety import SLICES
-from bula.tables import CONSTANT_SHARE, constant_share
+from bula.tables.benchmark import CONSTANT_SHARE, constant_share
 
 # Measures per variant, beside those that a gate names.
 MOST = 10
@@ -185,6 +185,11 @@ def machine(run: Run) -> str:
     """Return the device and the precision that trained a run's model."""
     precision = _group(run.metrics("train"), "run").get("compute_dtype", "unknown precision")
     return f"{run.params.get('device', 'unknown device')}, {precision}"
+
+
+def processor(run: Run) -> str:
+    """Return the GPU or CPU that trained a run's model, or an empty text."""
+    return str(run.metrics("speed/train").get("processor", ""))
 
 
 def _machine_of(run: Run, variant: str, measure: str) -> list[str]:
