@@ -36,7 +36,10 @@ from stages.preprocess.table import Table, rows_at
 
 BIN_TOKENS = 32
 OVERLAP_WORDS = 5
-REPAIRS = ("html_stripped", "mojibake_repaired")
+REPAIRS = (
+    *("html_stripped", "mojibake_repaired", "escapes_repaired", "escapes_left"),
+    *("answers_truncated", "answers_split"),
+)
 PLOTTED_COLUMNS = {
     "shared run of words": "items_shared_run",
     "near-duplicate": "items_near_duplicate",
