@@ -21,7 +21,7 @@ from bula.params import (
 )
 from bula.records import SET_NAMES, Row, read_rows
 from stages.ingest.fetch import download, public_address
-from stages.ingest.formats import SUFFIXES, read_file
+from stages.ingest.formats import READABLE, file_suffix, read_file
 from stages.ingest.hub import hub_rows
 from stages.ingest.mapping import map_rows, refusal, wanted_columns
 from stages.ingest.reading import FileRow, NumberedRow, ReadOptions, Refused
@@ -92,9 +92,9 @@ def read_url(source: UrlSource, limits: Limits) -> Iterator[Row]:
 
 def _suffix_of(url: str, owner: str) -> str:
     """Return the suffix of an address, which names the format of its file."""
-    suffix = Path(urllib.parse.urlsplit(url).path).suffix.lower()
-    if suffix not in SUFFIXES:
-        what = f"its path does not end in {', '.join(SUFFIXES)}"
+    suffix = file_suffix(urllib.parse.urlsplit(url).path)
+    if not suffix:
+        what = f"its path does not end like {READABLE}"
         fix = f"correct `url` of {owner} in params.yaml"
         raise UserError(public_address(url), what, fix)
     return suffix
@@ -107,6 +107,7 @@ def _rows_of_files(
     columns = wanted_columns(source)
     for name, path in files.items():
         options = ReadOptions(source.name, name, source.encoding, columns, limits)
+        options = options._replace(rows=source.rows or "", sheet=source.sheet or "")
         for row in read_file(path, options):
             yield name, row
 
