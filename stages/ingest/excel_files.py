@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bula.records import Row
 from stages.ingest.headers import missing_columns, settle_names
@@ -60,13 +60,13 @@ def read_excel(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
             yield number, _row(cells, header, options)
 
 
-def sheet_names(path: Path, options: ReadOptions) -> list[str]:
-    """Return the names of the sheets of a file; it must be a valid one."""
-    book = _open_book(path)
+def sheet_names(path: Path) -> list[str]:
+    """Return the names of a file's sheets, or none if the file is damaged."""
     try:
-        return [sheet.title for sheet in book.worksheets]
-    finally:
-        book.close()
+        with path.open("rb") as file:
+            return [sheet.title for sheet in _open_book(file).worksheets]
+    except EXCEL_ERRORS:
+        return []
 
 
 def _check_size(path: Path, options: ReadOptions) -> None:
@@ -87,23 +87,22 @@ def _check_size(path: Path, options: ReadOptions) -> None:
 
 def _cells_or_damage(path: Path, options: ReadOptions) -> Iterator[tuple[Any, ...] | Refused]:
     """Yield the cells of each row, and a Refused for damage."""
-    try:
-        book = _open_book(path)
-    except EXCEL_ERRORS as error:
-        yield Refused(f"not Excel ({type(error).__name__})", "")
-        return
-    try:
+    with path.open("rb") as file:
+        try:
+            book = _open_book(file)
+        except EXCEL_ERRORS as error:
+            yield Refused(f"not Excel ({type(error).__name__})", "")
+            return
         sheet = _choose_sheet(book.worksheets, options)
-        # Some programs store a wrong size of the sheet, and rows beyond it would be lost.
-        sheet.reset_dimensions()
-        yield from sheet.iter_rows(values_only=True)
-    except EXCEL_ERRORS as error:
-        yield Refused(f"the sheet is damaged ({type(error).__name__})", "")
-    finally:
-        book.close()
+        try:
+            # Some programs store a wrong size of the sheet, and rows beyond it would be lost.
+            sheet.reset_dimensions()
+            yield from sheet.iter_rows(values_only=True)
+        except EXCEL_ERRORS as error:
+            yield Refused(f"the sheet is damaged ({type(error).__name__})", "")
 
 
-def _open_book(path: Path) -> Any:
+def _open_book(file: BinaryIO) -> Any:
     """Open an Excel file so that its rows are streamed."""
     # Imported here, because few sources need it.
     from openpyxl import load_workbook
@@ -112,7 +111,7 @@ def _open_book(path: Path) -> Any:
         # The library warns about styles and rules that it does not read.
         warnings.simplefilter("ignore", UserWarning)
         # A file object keeps the library from judging the suffix.
-        return load_workbook(path.open("rb"), read_only=True, data_only=True, keep_links=False)
+        return load_workbook(file, read_only=True, data_only=True, keep_links=False)
 
 
 def _choose_sheet(sheets: list[Any], options: ReadOptions) -> Any:

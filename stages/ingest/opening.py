@@ -64,7 +64,7 @@ def _chunks(path: Path, compression: str, options: ReadOptions) -> Iterator[byte
     with _open(path, compression) as file:
         while chunk := _read_chunk(file, compression, options):
             size += len(chunk)
-            if size > largest:
+            if size > largest and compression in COMPRESSIONS:
                 what = f"it unpacks to more than {largest} bytes"
                 fix = "split the file, or raise ingest.limits.unpacked_bytes"
                 raise options.error(what, fix)
