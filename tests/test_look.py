@@ -80,20 +80,20 @@ def test_a_file_that_cannot_be_read_ends_with_one_sentence(
         ("p.json", json.dumps(PAIRS).encode(), "JSON array"),
         ("p.json", "\n".join(map(json.dumps, PAIRS)).encode(), "JSON Lines"),
         ("p.json", json.dumps({"data": PAIRS}).encode(), "JSON, with the rows below a key"),
-        ("p.xlsx", excel(TABLE[:1]) and excel(TABLE), "Excel"),
+        ("p.xlsx", excel(TABLE), "Excel"),
         ("p.csv", ("sep=;\n" + CSV).encode(), "CSV (semicolon)"),
         ("p.tsv", CSV.replace(";", "\t").encode("utf-16"), "CSV (tab)"),
     ],
 )
 def test_the_form_of_a_file_is_found(tmp_path: Path, name: str, content: bytes, form: str) -> None:
     (tmp_path / name).write_bytes(content)
-    if form == "Excel":
-        return
     look = look_at(tmp_path / name, LIMITS)
     assert look.form == form
     assert look.columns == ["pergunta", "resposta"]
     assert len(look.rows) == 3
     assert look.options.rows == ("data" if "below" in form else "")
+    # The first sheet is empty.
+    assert look.options.sheet == ("Dados" if form == "Excel" else "")
 
 
 def test_a_parquet_file_is_described(tmp_path: Path) -> None:

@@ -289,7 +289,7 @@ def test_an_exact_name_is_preferred_to_one_with_spaces(read: Read) -> None:
     [
         ("Pergunta ; RESPOSTA", '"Pergunta ", " RESPOSTA"', '"Pergunta " for pergunta'),
         ('"per\ngunta";resposta', r'"per\\ngunta", "resposta"', r'"per\\ngunta" for pergunta'),
-        ("'pergunta';resposta", "\"'pergunta'\", \"resposta\"", "\"'pergunta'\" for pergunta"),
+        ("'pergunta';resposta", '"\'pergunta\'", "resposta"', "\"'pergunta'\" for pergunta"),
         ("perguntas;resposta", '"perguntas", "resposta"', '"perguntas" for pergunta'),
     ],
 )
@@ -336,7 +336,9 @@ def test_parquet_and_excel_show_their_names(read: Read, tmp_path: Path) -> None:
     table = [["Pergunta", "resposta"], *TABLE[1:]]
     with pytest.raises(UserError, match=what):
         read("p.xlsx", excel(table), sheet="Dados")
-    parquet.write_table(pyarrow.table({"Pergunta": ["a"], "resposta": ["b"]}), tmp_path / "p.parquet")
+    parquet.write_table(
+        pyarrow.table({"Pergunta": ["a"], "resposta": ["b"]}), tmp_path / "p.parquet"
+    )
     with pytest.raises(UserError, match=what):
         list(sources.read_files(own_source(tmp_path / "p.parquet"), LIMITS))
 
@@ -371,7 +373,9 @@ def test_another_encoding_is_refused_with_a_proposal(read: Read, stated: str, ac
 
 
 def test_rows_that_do_not_decode_name_the_probable_encoding(read: Read) -> None:
-    rows = read("p.jsonl", "\n".join([*LINES, '{"pergunta": "a", "resposta": "b"}']).encode("cp850"))
+    rows = read(
+        "p.jsonl", "\n".join([*LINES, '{"pergunta": "a", "resposta": "b"}']).encode("cp850")
+    )
     reason = r"not utf-8 (byte 21 of the line); the file looks like cp850"
     assert refusals(rows)[1] == reason
     assert rows[-1]["question"] == "a"

@@ -30,9 +30,7 @@ BYTE_ORDER_MARKS = {
     codecs.BOM_UTF16_BE: "utf-16",
 }
 # Encodings with one byte per character; of equally good ones, the first is proposed.
-NARROW_ENCODINGS = [
-    name for name in get_args(Encoding) if name not in ("utf-8", *WIDE_ENCODINGS)
-]
+NARROW_ENCODINGS = [name for name in get_args(Encoding) if name not in ("utf-8", *WIDE_ENCODINGS)]
 SPECIAL = re.compile(r"[^\x00-\x7f\s]")
 LETTERS = "áàâãéèêíóôõúüçñÁÀÂÃÉÈÊÍÓÔÕÚÜÇÑªº"
 OUT_OF_PLACE = re.compile(

@@ -8,7 +8,7 @@ No word of a row is shown: the five rows are masked.
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
@@ -58,15 +58,15 @@ def look_at(path: Path, limits: Limits) -> Look:
         raise UserError(path, f"only {READABLE} can be read", "convert the file")
     options = ReadOptions(SOURCE_NAME, path.name, "utf-8", [], limits)
     options, form, sheets = _find_form(path, suffix, options)
+    if len(sheets) > 1:
+        options = options._replace(sheet=_first_sheet_with_rows(path, sheets, options))
     rows, refused, has_more = _read_rows(path, options)
     compression = next((name for name in COMPRESSIONS if suffix.endswith(name)), "")
     columns = list(dict.fromkeys(name for row in rows for name in row))
     return Look(suffix, form, compression, options, sheets, columns, rows, refused, has_more)
 
 
-def _find_form(
-    path: Path, suffix: str, options: ReadOptions
-) -> tuple[ReadOptions, str, list[str]]:
+def _find_form(path: Path, suffix: str, options: ReadOptions) -> tuple[ReadOptions, str, list[str]]:
     """Return how a file is read, the words for its form, and the sheets of an Excel file."""
     if suffix == ".parquet":
         from stages.ingest.parquet_files import column_names
@@ -84,6 +84,15 @@ def _find_form(
     with plain_file(path, options) as (plain, plain_options):
         key, form = _text_form(plain, suffix, plain_options)
     return options._replace(rows=key), form, []
+
+
+def _first_sheet_with_rows(path: Path, sheets: list[str], options: ReadOptions) -> str:
+    """Return the first sheet of an Excel file that has a row below its header."""
+    for name in sheets:
+        rows = read_file(path, options._replace(sheet=name))
+        if any(not isinstance(row, Refused) for _, row in rows):
+            return name
+    return sheets[0]
 
 
 def _text_form(path: Path, suffix: str, options: ReadOptions) -> tuple[str, str]:
@@ -170,7 +179,9 @@ def look_at_folder(root: Path, limits: Limits) -> tuple[Look, str, list[str]]:
     if len(groups) == 1:
         return looks[0], "", notes
     if sum(suffix == chosen[0] for suffix, _ in groups) > 1:
-        notes.append("files of one suffix have different columns: put them into folders of their own")
+        notes.append(
+            "files of one suffix have different columns: put them into folders of their own"
+        )
     return looks[0], f"*{chosen[0]}", notes
 
 
@@ -190,8 +201,7 @@ def _report(path: Path, look: Look, pattern: str) -> Iterator[str]:
     place, notes = _place(path)
     columns, doubts = propose_columns(look.columns, look.rows)
     options = look.options
-    sheet = look.sheets[0] if len(look.sheets) > 1 else ""
-    fields: dict[str, Any] = {"pattern": pattern, "rows": options.rows, "sheet": sheet}
+    fields = {"pattern": pattern, "rows": options.rows, "sheet": options.sheet}
     yield from (f"note: {note}" for note in [*notes, *doubts])
     yield "entry for ingest.sources in params.yaml (check names, license and redistribution):"
     yield to_yaml(source_entry(place, columns, options.encoding, fields)).rstrip("\n")

@@ -59,7 +59,9 @@ def files_of_rows(root: Path, pattern: str, source_name: str) -> list[Path]:
     rows = [file for file in readable if file.name not in SIDE_FILES]
     _report_left_out(source_name, matching)
     if len(matching) < len(found):
-        _say(source_name, f"left out {len(found) - len(matching)} files that do not match {pattern}")
+        _say(
+            source_name, f"left out {len(found) - len(matching)} files that do not match {pattern}"
+        )
     if len(rows) < len(readable):
         names = sorted({file.name for file in readable} & set(SIDE_FILES))
         _say(source_name, f"left out {', '.join(names)}, which describe the rows beside them")
