@@ -125,7 +125,10 @@ def excel(rows: list[list[Any]], title: str = "Dados") -> bytes:
     return content.getvalue()
 
 
-TABLE = [["pergunta", "resposta"], *([p["pergunta"], p["resposta"]] for p in PAIRS)]
+TABLE: list[list[Any]] = [
+    ["pergunta", "resposta"],
+    *([p["pergunta"], p["resposta"]] for p in PAIRS),
+]
 
 
 def test_a_sheet_is_read_with_the_row_numbers_of_excel(read: Read) -> None:
@@ -179,7 +182,11 @@ def test_an_excel_file_that_unpacks_to_too_much_stops_the_source(read: Read) -> 
 
 # Compression
 
-COMPRESSORS = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstd.compress}
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "zst": zstd.compress,
+}
 
 
 @pytest.mark.parametrize("name", COMPRESSORS)

@@ -1,4 +1,4 @@
-"""Describe a file or a folder of rows, and propose its entry in params.yaml.
+"""Describe a file or folder of rows, and propose its source entry.
 
 The readers of files belong to the stage ingest, so the command runs them in a process of their own.
 

@@ -71,7 +71,7 @@ def _stated_delimiter(ahead: list[NumberedLine], lines: Iterator[NumberedLine]) 
 def _take_header(
     ahead: list[NumberedLine], lines: Iterator[NumberedLine], options: ReadOptions
 ) -> NumberedLine:
-    """Return the number and the text of the header, and remove it from the lines ahead.
+    """Remove the header from the lines ahead; return its number and text.
 
     A quoted name may have line feeds.
     """

@@ -1,4 +1,4 @@
-"""Find out whether a text file has the encoding that its source states.
+"""Check the stated encoding of a text file, and propose another one.
 
 charset-normalizer measures how disordered a text looks under an encoding. A better encoding is
 proposed in messages, and never used without the user's word.

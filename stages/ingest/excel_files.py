@@ -156,7 +156,10 @@ def _row(cells: tuple[Any, ...], header: list[str], options: ReadOptions) -> Row
 
 
 def _value(cell: Any) -> Any:
-    """Return a cell as a JSON scalar: dates as ISO 8601, whole numbers without a point."""
+    """Return a cell as a JSON scalar.
+
+    Dates follow ISO 8601, and whole numbers have no point.
+    """
     if isinstance(cell, datetime | date | time):
         return cell.isoformat()
     if isinstance(cell, float) and cell.is_integer():

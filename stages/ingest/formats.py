@@ -1,4 +1,4 @@
-"""Read a file of rows in the format of its suffix and its content."""
+"""Read a file of rows by its suffix and its content."""
 
 from collections.abc import Iterator
 from pathlib import Path, PurePath

@@ -1,16 +1,15 @@
-"""Find the wanted columns in the header of a table or the keys of a row.
+"""Find the wanted columns among the names of a header or row.
 
 A name matches a column exactly, or apart from surrounding spaces and a byte order mark. Every other
 difference is an error that shows the names and proposes the entry of params.yaml.
 """
 
 import difflib
-import json
 import re
 import unicodedata
 
 from bula.errors import UserError
-from bula.records import Row
+from bula.records import Row, json_line
 from bula.text import mask
 from stages.ingest.reading import ReadOptions, Refused
 
@@ -88,7 +87,7 @@ def _entries(proposals: dict[str, str]) -> str:
 
 def _quote(name: str) -> str:
     """Return a name in double quotes, with escapes that YAML reads."""
-    return json.dumps(name[:NAME_CHARACTERS], ensure_ascii=False)
+    return json_line(name[:NAME_CHARACTERS]).rstrip("\n")
 
 
 def show_header(names: list[str], columns: list[str]) -> str:
@@ -106,13 +105,19 @@ def show_header(names: list[str], columns: list[str]) -> str:
 
 
 def _show_name(name: str, is_header: bool) -> str:
-    """Return one name of a header in quotes; what may be a person's name is masked."""
+    """Return one name of a header in quotes.
+
+    A name that may be a person's is masked.
+    """
     is_person = not is_header and PERSON.search(name)
     return _quote(mask(name) if is_person else name)
 
 
 def same_name(column: str, names: list[str]) -> str:
-    """Return the name that differs from a column only in case, spaces, accents and signs."""
+    """Return the name that equals a column in its letters and digits.
+
+    Case, spaces, accents and signs are ignored.
+    """
     key = name_key(column)
     same = [name for name in names if name != column and name_key(name) == key]
     return same[0] if key and len(same) == 1 else ""

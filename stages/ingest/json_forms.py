@@ -1,4 +1,4 @@
-"""Decide by its content whether a JSON file has lines, an array, or rows below a key."""
+"""Find rows in a JSON file: lines, an array, or below a key."""
 
 import json
 import re
@@ -41,7 +41,10 @@ def has_json_lines(path: Path, is_named_array: bool, options: ReadOptions) -> bo
 
 
 def _first_lines(path: Path, options: ReadOptions) -> Iterator[str]:
-    """Yield the lines that are not blank; a line that cannot be read is empty."""
+    """Yield the lines that are not blank.
+
+    A line that cannot be read is empty.
+    """
     for _, line in read_lines(path, options):
         text = line if isinstance(line, str) else ""
         if text.strip() or not isinstance(line, str):

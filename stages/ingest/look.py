@@ -1,4 +1,4 @@
-"""Describe a file or a folder of rows, and propose its entry in params.yaml.
+"""Describe a file or folder of rows, and propose its source entry.
 
 No word of a row is shown: the five rows are masked.
 
@@ -67,7 +67,7 @@ def look_at(path: Path, limits: Limits) -> Look:
 
 
 def _find_form(path: Path, suffix: str, options: ReadOptions) -> tuple[ReadOptions, str, list[str]]:
-    """Return how a file is read, the words for its form, and the sheets of an Excel file."""
+    """Return how a file is read, its form in words, and its sheets."""
     if suffix == ".parquet":
         from stages.ingest.parquet_files import column_names
 
@@ -87,7 +87,7 @@ def _find_form(path: Path, suffix: str, options: ReadOptions) -> tuple[ReadOptio
 
 
 def _first_sheet_with_rows(path: Path, sheets: list[str], options: ReadOptions) -> str:
-    """Return the first sheet of an Excel file that has a row below its header."""
+    """Return the first sheet that has a row below its header."""
     for name in sheets:
         rows = read_file(path, options._replace(sheet=name))
         if any(not isinstance(row, Refused) for _, row in rows):
@@ -96,7 +96,7 @@ def _first_sheet_with_rows(path: Path, sheets: list[str], options: ReadOptions) 
 
 
 def _text_form(path: Path, suffix: str, options: ReadOptions) -> tuple[str, str]:
-    """Return the key below which a text file has its rows, and the words for its form."""
+    """Return the key above the rows of a text file, and its form in words."""
     if suffix.startswith((".csv", ".tsv")):
         return "", f"CSV ({DELIMITER_NAMES.get(find_delimiter(path, options), 'other delimiter')})"
     is_named_array = suffix.split(".")[1] == "json"
@@ -116,7 +116,7 @@ def _has_one_line(path: Path) -> bool:
 
 
 def _read_rows(path: Path, options: ReadOptions) -> tuple[list[Row], list[str], bool]:
-    """Return the first rows of a file, why others were refused, and whether more follow."""
+    """Return the first rows, the refusals, and whether more rows follow."""
     rows: list[Row] = []
     refused: list[str] = []
     for count, (line, row) in enumerate(read_file(path, options)):
@@ -186,7 +186,7 @@ def look_at_folder(root: Path, limits: Limits) -> tuple[Look, str, list[str]]:
 
 
 def _place(path: Path) -> tuple[str, list[str]]:
-    """Return the path that params.yaml may name, and a note if the file must be copied there."""
+    """Return the path for params.yaml, and a note if it needs a copy."""
     resolved = path.resolve()
     root = Path().resolve()
     if resolved.is_relative_to(root / "data/sources"):

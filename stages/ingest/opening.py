@@ -81,7 +81,7 @@ def _open(path: Path, compression: str) -> BinaryIO:
         case ".zst":
             from backports import zstd
 
-            return zstd.open(path)
+            return zstd.open(path)  # type: ignore[return-value]
     return path.open("rb")
 
 
@@ -106,7 +106,8 @@ def _library_errors(compression: str) -> tuple[type[Exception], ...]:
         return ()
     from backports import zstd
 
-    return (zstd.ZstdError,)
+    errors: tuple[type[Exception], ...] = (zstd.ZstdError,)
+    return errors
 
 
 def _damaged(error: Exception, options: ReadOptions) -> UserError:

@@ -1,4 +1,4 @@
-"""Propose the entry of a source in params.yaml from the columns of its rows."""
+"""Propose the entry of a source from the columns of its rows."""
 
 import io
 from typing import Any

@@ -49,7 +49,7 @@ def data_files(source: FilesSource) -> dict[str, Path]:
 
 
 def files_of_rows(root: Path, pattern: str, source_name: str) -> list[Path]:
-    """Return the files of a folder that have rows, in the order of their names.
+    """Return the files with rows in a folder, sorted by their paths.
 
     Print what is left out: files that do not match the pattern, side files, unknown formats.
     """
@@ -69,7 +69,10 @@ def files_of_rows(root: Path, pattern: str, source_name: str) -> list[Path]:
 
 
 def _matches(path: Path, pattern: str) -> bool:
-    """Return whether a path below the folder fits a pattern; an empty pattern fits all."""
+    """Return whether a path below the folder fits a pattern.
+
+    An empty pattern fits all paths.
+    """
     return not pattern or path.match(pattern)
 
 
