@@ -110,7 +110,7 @@ def test_a_folder_with_two_forms_gets_a_pattern(workspace: Path) -> None:
     (folder / "state.json").write_text("{}", encoding="utf-8")
     done = run(["python", "-m", "bula", "look", "data/sources/d"], workspace)
     assert done.returncode == 0, done.stderr
-    assert "left out state.json" in done.stderr
+    assert "left out file-004.json (state.json)" in done.stderr
     assert "files: 3, of which 3 were opened" in done.stdout
     entry = FilesSource.model_validate(entry_of(done.stdout))
     assert (entry.path, entry.pattern) == ("data/sources/d", "*.jsonl")

@@ -71,6 +71,11 @@ def test_an_array_in_a_file_named_jsonl_is_read(read: Read) -> None:
     assert found(rows) == QUESTIONS
 
 
+def test_objects_that_follow_each_other_without_commas_are_read(read: Read) -> None:
+    text = "\n".join(json.dumps(pair, indent=1) for pair in PAIRS)
+    assert found(read("p.json", text)) == QUESTIONS
+
+
 def test_an_array_without_its_bracket_is_still_reported(read: Read) -> None:
     rows = read("p.json", ",\n".join(LINES) + "\n]")
     assert found(rows)[1:] == QUESTIONS
@@ -227,11 +232,21 @@ def test_side_files_are_left_out_and_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_jsonl(tmp_path / "train.jsonl", PAIRS)
-    for name in ("dataset_info.json", "state.json", "README.md"):
+    for name in ("dataset_info.json", "joana.json", "README.md"):
         (tmp_path / name).write_text('{"features": {}}', encoding="utf-8")
+    rows = list(sources.read_files(own_source(tmp_path), LIMITS))
+    assert found(rows) == QUESTIONS
+    assert rows[0]["file"] == "file-003.jsonl"
+    printed = capsys.readouterr().err
+    assert "left out file-001.json (dataset_info.json), which has no rows" in printed
+    assert "left out file-002.json, which has no rows" in printed
+    assert "joana" not in printed
+
+
+def test_a_row_in_a_file_of_its_own_is_no_side_file(tmp_path: Path) -> None:
+    for number, pair in enumerate(PAIRS):
+        (tmp_path / f"{number}.json").write_text(json.dumps(pair, indent=1), encoding="utf-8")
     assert found(list(sources.read_files(own_source(tmp_path), LIMITS))) == QUESTIONS
-    note = "left out dataset_info.json, state.json, which describe the rows beside them"
-    assert note in capsys.readouterr().err
 
 
 def test_a_pattern_narrows_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

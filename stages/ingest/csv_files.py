@@ -175,7 +175,10 @@ def _parse_row(
     if isinstance(fields, Refused):
         return fields
     if len(fields) != len(names):
-        return Refused(f"{len(fields)} fields instead of {len(names)}", line)
+        reason = f"{len(fields)} fields instead of {len(names)}"
+        if len(fields) > len(names):
+            reason += "; a field with a delimiter in it must be in quotes"
+        return Refused(reason, line)
     return dict(zip(names, fields, strict=True))
 
 

@@ -19,7 +19,7 @@ SAMPLE_BYTES = 100_000
 # Fewer letters with accents than these prove nothing.
 LEAST_CHARACTERS = 3
 # A stated encoding is wrong if more than this share of the special characters are out of place...
-MOST_WRONG = 0.5
+MOST_WRONG = 0.3
 # ...and if at most this share are out of place under the proposed encoding.
 MOST_WRONG_PROPOSED = 0.1
 # Half of the bytes of Portuguese in UTF-16 are zero; fewer zeros are damage to single rows.
@@ -37,6 +37,7 @@ OUT_OF_PLACE = re.compile(
     rf"""
     [\x80-\x9f\ufffd]                           # control characters of Latin-1
     | (?<=[a-z])[ÁÀÂÃÉÈÊÍÓÔÕÚÜÇÑ]               # a capital after a small letter
+    | (?<=[A-Z])[áàâãéèêíóôõúüçñ](?=[A-Z])      # a small letter between capitals
     | [^\W\d_A-Za-z{LETTERS}]                   # a letter that Portuguese does not have
     | (?<=[^\W\d_])[^\w\s'’\x00-\x7f\-‐‑–—\u00ad](?=[^\W\d_])   # a sign within a word
     | [\u2500-\u259f]                           # lines and blocks of DOS

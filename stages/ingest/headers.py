@@ -7,6 +7,7 @@ difference is an error that shows the names and proposes the entry of params.yam
 import difflib
 import re
 import unicodedata
+from functools import lru_cache
 
 from bula.errors import UserError
 from bula.records import Row, json_line
@@ -132,6 +133,7 @@ def similar_name(column: str, names: list[str]) -> str:
     return keys[close[0]] if close else ""
 
 
+@lru_cache(maxsize=4096)
 def name_key(name: str) -> str:
     """Return the letters and digits of a name in small letters, without accents."""
     decomposed = unicodedata.normalize("NFKD", name).casefold()

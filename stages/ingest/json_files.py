@@ -97,8 +97,21 @@ def read_json_array(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
         start = _skip_separators(text, start + 1)
     else:
         _refuse_rows_below_key(text, options)
+        if _has_objects_only(text, start):
+            yield from _read_objects(text, start, options, damaged=False, is_array=False)
+            return
         yield 1, Refused("a JSON array is expected", text[start : start + EXCERPT_CHARACTERS])
     yield from _read_objects(text, start, options, damaged=not opened)
+
+
+def _has_objects_only(text: str, start: int) -> bool:
+    """Return whether objects follow each other without commas, as jq writes them."""
+    try:
+        value, end = DECODER.raw_decode(text, start)
+    except JSON_ERRORS:
+        return False
+    rest = text[end : end + EXCERPT_CHARACTERS].lstrip()
+    return isinstance(value, dict) and (rest.startswith("{") or not text[end:].strip())
 
 
 def array_text(path: Path, options: ReadOptions) -> str:
@@ -116,11 +129,12 @@ def array_text(path: Path, options: ReadOptions) -> str:
 
 
 def _read_objects(
-    text: str, place: int, options: ReadOptions, damaged: bool
+    text: str, place: int, options: ReadOptions, damaged: bool, is_array: bool = True
 ) -> Iterator[NumberedRow]:
     """Yield the objects from `place` to the end of the array.
 
-    `damaged` says whether damage before `place` has already been reported.
+    Objects without an array around them (`is_array`) end with the text. `damaged` says whether
+    damage before `place` has already been reported.
     """
     line = 1
     counted = 0
@@ -136,7 +150,7 @@ def _read_objects(
         if end is None:
             end = _next_object(text, place + 1, options.columns)
         place = _skip_separators(text, end)
-    if place >= len(text) and not damaged:
+    if is_array and place >= len(text) and not damaged:
         # The file was cut between two objects, for example by an interrupted download.
         yield line, Refused("the array is never closed", "")
 

@@ -1,4 +1,4 @@
-"""Find rows in a JSON file: lines, an array, or below a key."""
+"""Find the rows of a JSON file by its content."""
 
 import json
 import re
@@ -111,6 +111,19 @@ def rows_key(text: str, columns: list[str]) -> str:
     if not isinstance(value, dict) or (columns and all(name in value for name in columns)):
         return ""
     return _rows_key(value, columns)
+
+
+def is_description(text: str, columns: list[str]) -> bool:
+    """Return whether a text is one JSON object that is no row and has no rows below a key."""
+    try:
+        value = json.loads(text)
+    except JSON_ERRORS:
+        return False
+    # A column with dots is a field of a nested object.
+    names = {part for column in columns for part in (column, column.split(".")[0])}
+    if not isinstance(value, dict) or names & value.keys():
+        return False
+    return not _rows_key(value, columns)
 
 
 def _rows_key(value: Row, columns: list[str], depth: int = 2) -> str:

@@ -25,7 +25,7 @@ from stages.ingest.json_forms import has_json_lines, rows_key
 from stages.ingest.opening import COMPRESSIONS, plain_file
 from stages.ingest.proposals import SOURCE_NAME, propose_columns, source_entry, to_yaml
 from stages.ingest.reading import ReadOptions, Refused
-from stages.ingest.user_files import files_of_rows
+from stages.ingest.user_files import folder_files
 
 # Rows that are read, rows that are shown, and files of a folder that are opened.
 MOST_ROWS = 10_000
@@ -96,7 +96,7 @@ def _first_sheet_with_rows(path: Path, sheets: list[str], options: ReadOptions) 
 
 
 def _text_form(path: Path, suffix: str, options: ReadOptions) -> tuple[str, str]:
-    """Return the key above the rows of a text file, and its form in words."""
+    """Return the key above the rows of a file, and its form."""
     if suffix.startswith((".csv", ".tsv")):
         return "", f"CSV ({DELIMITER_NAMES.get(find_delimiter(path, options), 'other delimiter')})"
     is_named_array = suffix.split(".")[1] == "json"
@@ -165,7 +165,7 @@ def look_at_folder(root: Path, limits: Limits) -> tuple[Look, str, list[str]]:
 
     The pattern is empty if all files have this form.
     """
-    files = files_of_rows(root, "", SOURCE_NAME)
+    files = list(folder_files(root, "").values())
     if not files:
         raise UserError(root, f"no {READABLE}, is there", "name another folder")
     groups: dict[tuple[str, tuple[str, ...]], list[Look]] = {}

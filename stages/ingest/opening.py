@@ -91,7 +91,7 @@ def _read_chunk(file: BinaryIO, compression: str, options: ReadOptions) -> bytes
         return file.read(CHUNK_BYTES)
     try:
         return file.read(CHUNK_BYTES)
-    except (EOFError, zlib.error, *_library_errors(compression)) as error:
+    except _library_errors(compression) as error:
         raise _damaged(error, options) from error
     except OSError as error:
         # An error of the disk has a number; the libraries raise theirs without one.
@@ -101,13 +101,12 @@ def _read_chunk(file: BinaryIO, compression: str, options: ReadOptions) -> bytes
 
 
 def _library_errors(compression: str) -> tuple[type[Exception], ...]:
-    """Return the further errors of the library that reads a compression."""
+    """Return what the library of a compression raises, besides OSError."""
     if compression != ".zst":
-        return ()
-    from backports import zstd
+        return (EOFError, zlib.error)
+    from backports.zstd import ZstdError
 
-    errors: tuple[type[Exception], ...] = (zstd.ZstdError,)
-    return errors
+    return (EOFError, ZstdError)
 
 
 def _damaged(error: Exception, options: ReadOptions) -> UserError:

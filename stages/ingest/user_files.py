@@ -9,10 +9,13 @@ from pathlib import Path
 from bula.errors import UserError
 from bula.params import FilesSource
 from stages.ingest.formats import READABLE, file_suffix
+from stages.ingest.json_forms import is_description
+from stages.ingest.mapping import wanted_columns
 
 # Suffixes of files without rows, which a folder that DVC tracks contains beside the data.
 NO_DATA_SUFFIXES = ("", ".dvc", ".md")
 # Files that tools write beside the rows. Their names are fixed, so messages may show them.
+SIDE_BYTES = 1_000_000
 SIDE_FILES = (
     "dataset_info.json",
     "dataset_infos.json",
@@ -35,37 +38,65 @@ def data_files(source: FilesSource) -> dict[str, Path]:
     if not root.exists():
         raise UserError(root, "it does not exist", fix)
     pattern = source.pattern or ""
-    readable = files_of_rows(root, pattern, source.name) if root.is_dir() else [root]
-    if not any(file_suffix(file.name) for file in readable):
+    files = folder_files(root, pattern, source) if root.is_dir() else numbered_files([root])
+    if not files:
         what = f"no file there matches the pattern {pattern} and is {READABLE}"
         if not pattern:
             what = f"no {READABLE}, is there"
         raise UserError(root, what, fix)
-    files: dict[str, Path] = {}
-    for number, file in enumerate(readable, start=1):
-        name = f"file-{number:03d}{file_suffix(file.name)}"
-        files[name] = file
     return files
 
 
-def files_of_rows(root: Path, pattern: str, source_name: str) -> list[Path]:
-    """Return the files with rows in a folder, sorted by their paths.
+def numbered_files(files: list[Path]) -> dict[str, Path]:
+    """Return the files that can be read by neutral names."""
+    readable = [file for file in files if file_suffix(file.name)]
+    numbered: dict[str, Path] = {}
+    for number, file in enumerate(readable, start=1):
+        name = f"file-{number:03d}{file_suffix(file.name)}"
+        numbered[name] = file
+    return numbered
 
-    Print what is left out: files that do not match the pattern, side files, unknown formats.
+
+def folder_files(root: Path, pattern: str, source: FilesSource | None = None) -> dict[str, Path]:
+    """Return the files with rows in a folder by neutral names.
+
+    Print what is left out: unknown formats, files that do not match the pattern, and side files.
+    Every readable file has a number, so that a person finds it by its position in the folder.
     """
     found = _visible_files(root)
-    matching = [file for file in found if _matches(file.relative_to(root), pattern)]
-    readable = [file for file in matching if file_suffix(file.name)]
-    rows = [file for file in readable if file.name not in SIDE_FILES]
-    _report_left_out(source_name, matching)
-    if len(matching) < len(found):
-        _say(
-            source_name, f"left out {len(found) - len(matching)} files that do not match {pattern}"
-        )
-    if len(rows) < len(readable):
-        names = sorted({file.name for file in readable} & set(SIDE_FILES))
-        _say(source_name, f"left out {', '.join(names)}, which describe the rows beside them")
-    return rows
+    source_name = source.name if source else root.name
+    _report_left_out(source_name, found)
+    files = numbered_files(found)
+    matching = {
+        name: file for name, file in files.items() if _matches(file.relative_to(root), pattern)
+    }
+    others = len(files) - len(matching)
+    if others:
+        _say(source_name, f"left out {others} files that do not match {pattern}")
+    columns = wanted_columns(source) if source else []
+    has_key = bool(source and source.rows)
+    side = [name for name, file in matching.items() if is_side_file(file, columns, has_key)]
+    if len(side) == len(matching):
+        return matching
+    for name in side:
+        shown = f"{name} ({files[name].name})" if files[name].name in SIDE_FILES else name
+        _say(source_name, f"left out {shown}, which has no rows")
+        del matching[name]
+    return matching
+
+
+def is_side_file(file: Path, columns: list[str], has_key: bool) -> bool:
+    """Return whether a tool wrote a file beside the rows, to describe them.
+
+    The file has a usual name for this, or a single JSON object that is no row.
+    """
+    if file.name in SIDE_FILES:
+        return True
+    is_small = file.suffix.lower() == ".json" and file.stat().st_size <= SIDE_BYTES
+    if not is_small or has_key:
+        return False
+    text = file.read_bytes().decode("utf-8-sig", "replace")
+    return is_description(text, columns)
 
 
 def _matches(path: Path, pattern: str) -> bool:
