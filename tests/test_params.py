@@ -795,8 +795,8 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 # The schema cannot express this check of the values of a list.
 NOT_IN_SCHEMA = {"train.lora.target_modules"}
 # The schema has no definition of the two base classes, only of the classes of each kind.
-NOT_IN_SCHEMA = (Source, Tabular, FileForm, Task)
-FIELDS_IN_SCHEMA = [field for field in FIELDS if field.values[0] not in NOT_IN_SCHEMA]
+BASE_SECTIONS = (Source, Tabular, FileForm, Task)
+FIELDS_IN_SCHEMA = [field for field in FIELDS if field.values[0] not in BASE_SECTIONS]
 
 
 def test_the_schema_file_equals_the_generated_schema() -> None:
