@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 # The finish reason of an answer whose request failed every time.
 FAILED = "failed"
+# A reply with such a reason is incomplete. FAILED is our own mark, so no server may send it.
+BROKEN_REASONS = (FAILED, "error", "abort")
 # The tags around the reasoning that some models write before an answer.
 REASONING_START = "<think>"
 REASONING_END = "</think>"

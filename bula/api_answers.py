@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2
 from pydantic import BaseModel, Field, ValidationError
 
-from bula.answers import FAILED
+from bula.answers import BROKEN_REASONS
 from bula.api_keys import KEY, LOCAL_KEY, LOOPBACK, host_of, keep_plain_headers, key_for
 from bula.errors import UserError
 from bula.params import Generate, Variant
@@ -39,8 +39,6 @@ LONGEST_WAIT = 60.0
 SHORT_WORD = re.compile(r"[A-Za-z0-9_.\[\]-]{1,60}")
 # An empty text is an answer if the server says that it stopped the answer itself.
 EMPTY_REASONS = ("length", "content_filter")
-# A reply with such a reason is incomplete. FAILED is our own mark, so no reply may bring it.
-BROKEN_REASONS = (FAILED, "error", "abort")
 # Text, finish reason and number of tokens of one answer.
 Parts = tuple[str, str, int]
 

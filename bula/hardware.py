@@ -209,6 +209,15 @@ def has_bfloat16_matmul() -> bool:
     )
 
 
+def processor() -> str:
+    """Return the name of the GPU or CPU that computes, such as NVIDIA H100."""
+    import torch
+
+    if device() == "cuda":
+        return torch.cuda.get_device_name()
+    return torch.cpu.get_capabilities().get("cpu_name") or platform.machine()
+
+
 def compute_dtype(dtype: str, place: str | None = None) -> str:
     """Return the computing precision for weights in `dtype`.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import httpx2
 from pydantic import BaseModel, Field, ValidationError
 
+from bula.answers import BROKEN_REASONS
 from bula.api_keys import LOCAL_KEY, LOOPBACK, hide, host_of, keep_plain_headers
 from bula.errors import UserError
 from bula.judge_dialects import FIRST, Dialect, find_verdict, next_dialect, to_request
@@ -328,6 +329,8 @@ def _read_choice(choice: Choice, settings: Judge, key: str) -> Verdict | Failure
     """Return the verdict in one reply of the judge, or its failure."""
     if choice.finish_reason == "length":
         return Failure("LengthFinishReasonError")
+    if choice.finish_reason in BROKEN_REASONS:
+        return Failure("Incomplete")
     if choice.message.content is None:
         return Failure("Refusal")
     verdict = find_verdict(choice.message.content, verdict_type(settings))

@@ -166,10 +166,10 @@ def test_a_second_call_in_one_clone_continues(plain: Path) -> None:
     assert pulls_of(folder) == []
     (folder / "broken").unlink()
     assert start(folder).returncode == 0
-    assert pulls_of(folder) == ["pull --with-deps preprocess"]
+    assert pulls_of(folder) == ["pull --force --with-deps preprocess"]
     # After the last stage, everything is fetched.
     assert start(folder).returncode == 0
-    assert pulls_of(folder) == ["pull"]
+    assert pulls_of(folder) == ["pull --force"]
     assert len(bundles(plain)) == 1
 
 

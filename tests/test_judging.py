@@ -123,6 +123,12 @@ def test_openai_receives_no_schema_keyword_that_it_refuses(api: StartJudge) -> N
 # Failures
 
 
+def ended(reason: str) -> bytes:
+    """Return a chat completion with a complete verdict and this finish reason."""
+    message = {"content": verdict(3, 3)}
+    return json.dumps({"choices": [{"finish_reason": reason, "message": message}]}).encode()
+
+
 @pytest.mark.parametrize(
     ("bad", "name"),
     [
@@ -140,6 +146,8 @@ def test_openai_receives_no_schema_keyword_that_it_refuses(api: StartJudge) -> N
             b'{"choices": [{"finish_reason": "length", "message": {"content": "{"}}]}',
             "LengthFinishReasonError",
         ),
+        (ended("error"), "Incomplete"),
+        (ended("abort"), "Incomplete"),
         (b'{"choices": [' + b" " * 1_000_000 + b"]}", "ReplyTooLong"),
     ],
 )

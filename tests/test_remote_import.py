@@ -19,7 +19,16 @@ from bench.remote_servers import Place, http_root
 from bula.commands.release_check import check_remotes, is_relative_folder, release_check
 from bula.errors import UserError
 from tests.conftest import run
-from tests.remote_repository import INPUTS, config_text, dvc, place, push_to, write_repository
+from tests.remote_repository import (
+    FILES,
+    INPUTS,
+    config_text,
+    delivered,
+    dvc,
+    place,
+    push_to,
+    write_repository,
+)
 
 # fsspec keeps the connections of S3 and SSH open until the process exits.
 pytestmark = [
@@ -43,13 +52,17 @@ class Release(NamedTuple):
     tag: str
 
 
-def documented_tags() -> list[str]:
-    """Return the commands of docs/remotes.md that tag a release."""
+def documented(number: int) -> list[str]:
+    """Return the commands of one block of the section Release in docs/remotes.md."""
     text = (ROOT / "docs/remotes.md").read_text(encoding="utf-8")
     section = text.partition("\n## Release\n")[2].partition("\n## ")[0]
-    block = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)[0]
-    lines = [line.partition("#")[0].strip() for line in block.splitlines()]
-    return [line for line in lines if line.startswith(("gto ", "git tag "))]
+    block = re.findall(r"```bash\n(.*?)```", section, re.DOTALL)[number]
+    return [line.partition(" #")[0].strip() for line in block.splitlines()]
+
+
+def documented_tags() -> list[str]:
+    """Return the commands of docs/remotes.md that tag a release."""
+    return [line for line in documented(0) if line.startswith(("gto ", "git tag "))]
 
 
 def tag_release(repo: Path) -> str:
@@ -271,6 +284,53 @@ def test_a_run_elsewhere_needs_every_remote_of_a_push(
 def test_a_run_elsewhere_needs_a_default_remote(repo: Path) -> None:
     with pytest.raises(UserError, match="it names no default remote"):
         check_remotes({})
+
+
+# --- a release without a server ----------------------------------------------------------------
+
+
+def run_lines(lines: list[str], folder: Path, **replaced: str) -> str:
+    """Run commands by one shell that stops at the first error, and return what it prints."""
+    script = "\n".join(["set -euo pipefail", *lines])
+    for old, new in replaced.items():
+        script = script.replace(old, new)
+    result = run(["bash", "-c", script], folder, PYTHONPATH=str(ROOT))
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+@pytest.fixture
+def archive(made: Path, tmp_path: Path) -> Path:
+    """Return the archive of a tag's objects, written by the documented commands."""
+    folder = tmp_path / "bula"
+    shutil.copytree(made, folder, symlinks=True)
+    shutil.copy(ROOT / ".dvc/config", folder / ".dvc/config")
+    commit(folder, "name the remotes of a fresh clone")
+    git(folder, "tag", "v0.1.0")
+    (tmp_path / "release").mkdir()
+    run_lines(documented(1), folder)
+    return tmp_path / "release/bula-v0.1.0-data.tar"
+
+
+def test_anybody_pulls_a_release_from_its_archive(archive: Path, tmp_path: Path) -> None:
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    shutil.copy(archive, stranger)
+    shutil.rmtree(archive.parent)
+    lines = [line for line in documented(2) if line != "make setup"]
+    said = run_lines(lines, stranger, URL=f"file://{tmp_path}/bula")
+    assert said.endswith("Data and pipelines are up to date.\n")
+    assert delivered(stranger / "bula") == FILES
+
+
+def test_get_takes_an_output_from_the_unpacked_archive(
+    archive: Path, tmp_path: Path, other: Path
+) -> None:
+    run_lines([f"tar -xf {archive}"], other)
+    text = (ROOT / "docs/remotes.md").read_text(encoding="utf-8")
+    [command] = re.findall(r"`(dvc get URL [^`]* --remote-config [^`]*)`", text)
+    run_lines([command], other, URL=f"file://{tmp_path}/bula")
+    assert (other / "adapter/weights").read_bytes() == INPUTS["weights"]
 
 
 # --- dvc.yaml ----------------------------------------------------------------------------------

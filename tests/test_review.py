@@ -438,6 +438,32 @@ def test_a_gate_that_this_run_removed_still_applies(before: Path, tmp_path: Path
     assert [gate.figure for gate in params.review.gates] == [BITS]
 
 
+def test_a_run_cannot_loosen_the_tests_behind_its_gate(before: Path, tmp_path: Path) -> None:
+    after = write_run(tmp_path / "after")
+    base = params_of(before).compare
+    edit_params(
+        after / "params.yaml",
+        lambda p: p["compare"].update(
+            permutations=400_000, max_degenerate_share=0.0, primary=[*base.primary, "chrf"]
+        ),
+    )
+    params, differing = with_gates_of(run_of(before, "main"), params_of(after))
+    assert params.compare == base
+    assert differing == [
+        f"compare.max_degenerate_share {base.max_degenerate_share} → 0.0",
+        f"compare.permutations {base.permutations} → 400000",
+        f"compare.primary[{len(base.primary)}] – → chrf",
+    ]
+
+
+def test_own_tests_apply_where_the_other_run_has_another_form(before: Path) -> None:
+    run = run_of(before, "main")
+    other = run._replace(params={**run.params, "compare": {"primary": 1}})
+    params, differing = with_gates_of(other, params_of(before))
+    assert params == params_of(before)
+    assert differing == ["its section compare has another form, so the tests of this run apply"]
+
+
 @pytest.mark.parametrize("section", [None, {"gates": [{"figure": 1}]}])
 def test_own_gates_apply_where_the_other_run_has_none(before: Path, section: object) -> None:
     run = run_of(before, "main")

@@ -56,6 +56,18 @@ def same(tmp_path_factory: pytest.TempPathFactory) -> Review:
     return review_of(folder, folder)
 
 
+def test_a_review_names_the_processor_of_each_run(before: Path, tmp_path: Path) -> None:
+    after = write_run(tmp_path / "after")
+    (after / "metrics/speed").mkdir()
+    speed = after / "metrics/speed/train.json"
+    speed.write_text('{"processor": "NVIDIA H200"}', encoding="utf-8")
+    review = review_of(before, after)
+    runs = as_markdown(review).splitlines()[7]
+    assert "this run (`abc1234`; cpu, bfloat16, NVIDIA H200, profile" in runs
+    assert "main (`abc1234`; cpu, bfloat16, profile" in runs
+    assert as_object(review)["run"]["processor"] == "NVIDIA H200"
+
+
 def test_the_first_ten_lines_carry_the_verdict(before: Path, tmp_path: Path) -> None:
     after = write_run(tmp_path / "after", bits=2.05, generated={3: "Outro texto."})
     edit_params(after / "params.yaml", lambda params: params["train"].update(learning_rate=0.5))

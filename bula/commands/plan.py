@@ -14,7 +14,6 @@ from ruamel.yaml import YAML
 
 from bula.errors import UserError
 from bula.launch import find_configuration, read_configuration
-from bula.model_files import MOST_JSON_BYTES, read_object
 from bula.params import DirectoryModel, HubModel, Params, load_params
 from bula.rates import ASSUMPTIONS, GPUS, Gpu, assumed
 from bula.records import SET_NAMES
@@ -100,6 +99,9 @@ def find_config(params: Params, root: Path, model: Path | None) -> tuple[str, di
 
     `model` is the directory of --model. A missing file is a UserError.
     """
+    # Imported here, because a reader of GGUF files takes a while to load.
+    from bula.model_files import MOST_JSON_BYTES, read_object
+
     for folder in config_folders(params, root, model):
         file = root / folder / "config.json"
         if file.exists():

@@ -19,7 +19,6 @@ from queue import SimpleQueue
 from typing import Annotated, Any
 
 import typer
-from networkx import topological_sort
 
 from bula.commands.keep_runs import keep_finished
 from bula.errors import UserError
@@ -36,6 +35,9 @@ def split_stages(graph: Any) -> tuple[list[str], dict[str, list[str]]]:
     `graph` is DVC's graph, whose edges lead from a stage to those that it depends on. A variant's
     stage is named STAGE@VARIANT.
     """
+    # Imported here, because no other command needs it.
+    from networkx import topological_sort
+
     of_variant: dict[str, list[str]] = {}
     needed: list[str] = []
     for stage in reversed(list(topological_sort(graph))):

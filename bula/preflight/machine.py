@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from bula.errors import UserError
 from bula.launch import find_configuration, read_configuration
 from bula.params import Params
@@ -117,6 +115,9 @@ def _find_vllm() -> str:
 
 def free_memory() -> int:
     """Return the bytes of memory that new processes can have, within a container's limit."""
+    # Imported here, because no other command needs it.
+    import psutil
+
     available = int(psutil.virtual_memory().available)
     try:
         limit = MEMORY_LIMIT.read_text(encoding="ascii").strip()

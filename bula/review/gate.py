@@ -1,6 +1,7 @@
 """Decide by the thresholds of params.yaml whether a run passes.
 
-The thresholds of the other run apply where it has them, so that no change loosens its own gate.
+The thresholds and tests of the other run apply where it has them, so that no change loosens its own
+gate.
 """
 
 from collections.abc import Iterable
@@ -9,13 +10,15 @@ from typing import Literal, NamedTuple
 from pydantic import ValidationError
 
 from bula.errors import UserError
-from bula.params import Gate, Params, Review
+from bula.params import Compare, Gate, Params, Review
 from bula.review.changes import Change, differences
 from bula.review.runs import Run
 from bula.review.verdicts import NOT_COMPARABLE, NOT_MEANINGFUL, Figure
 from bula.tables import LOWER, direction
 
 Result = Literal["pass", "warn", "fail"]
+# The settings of the section compare that decide what is tested, and what is significant.
+TESTS = {"primary", "permutations", "max_degenerate_share"}
 
 
 class Outcome(NamedTuple):
@@ -37,11 +40,34 @@ def check_directions(params: Params) -> None:
 
 
 def with_gates_of(before: Run, params: Params) -> tuple[Params, list[str]]:
-    """Return the parameters with the section `review` of another run.
+    """Return the parameters with the gates and the tests of another run.
 
     Gates on figures that the other run does not gate are kept. The second value lists the
     thresholds that differ.
     """
+    params, tests = _with_tests_of(before, params)
+    params, gates = _with_review_of(before, params)
+    return params, tests + gates
+
+
+def _with_tests_of(before: Run, params: Params) -> tuple[Params, list[str]]:
+    """Return the parameters with the tests of another run's section `compare`."""
+    section = before.params.get("compare")
+    if not isinstance(section, dict):
+        return params, []
+    own = params.compare
+    tests = {key: section[key] for key in TESTS if key in section}
+    try:
+        base = Compare.model_validate({**own.model_dump(), **tests})
+    except ValidationError:
+        return params, ["its section compare has another form, so the tests of this run apply"]
+    changes = differences(base.model_dump(include=TESTS), own.model_dump(include=TESTS), "compare")
+    found = [_difference(change) for change in changes]
+    return params.model_copy(update={"compare": base}), found
+
+
+def _with_review_of(before: Run, params: Params) -> tuple[Params, list[str]]:
+    """Return the parameters with the section `review` of another run."""
     own = params.review
     section = before.params.get("review")
     if not isinstance(section, dict):

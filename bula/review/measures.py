@@ -187,6 +187,11 @@ def machine(run: Run) -> str:
     return f"{run.params.get('device', 'unknown device')}, {precision}"
 
 
+def processor(run: Run) -> str:
+    """Return the GPU or CPU that trained a run's model, or an empty text."""
+    return str(run.metrics("speed/train").get("processor", ""))
+
+
 def _machine_of(run: Run, variant: str, measure: str) -> list[str]:
     """Return the machines that one figure depends on."""
     stage = stage_of(measure)

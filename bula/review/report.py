@@ -14,7 +14,7 @@ from bula.escaping import markdown
 from bula.review.answers import STATED, Answers, Changed
 from bula.review.changes import NO_OUTPUT, Change, base_of, profile_of
 from bula.review.gate import Outcome
-from bula.review.measures import machine
+from bula.review.measures import machine, processor
 from bula.review.runs import Run
 from bula.review.verdicts import NOISE, NOT_COMPARABLE, NOT_MEANINGFUL, Figure
 from bula.tables import HIGHER, LOWER
@@ -119,6 +119,7 @@ def _run_object(run: Run) -> dict[str, Any]:
         "commit": run.commit,
         "uncommitted_changes": run.is_changed,
         "machine": machine(run),
+        "processor": processor(run),
         "profile": profile_of(run),
         "base_model": base_of(run),
         "missing_rows": dict(run.missing),
@@ -293,8 +294,8 @@ def _how(review: Review) -> str:
 def _run(run: Run) -> str:
     """Return what identifies a run."""
     changed = " with uncommitted changes" if run.is_changed else ""
-    parts = [machine(run), f"profile {profile_of(run)}", f"base {base_of(run)}"]
-    named = ", ".join(short(part, CELL_BYTES) for part in parts)
+    parts = [machine(run), processor(run), f"profile {profile_of(run)}", f"base {base_of(run)}"]
+    named = ", ".join(short(part, CELL_BYTES) for part in parts if part)
     return f"{short(run.name, CELL_BYTES)} (`{run.commit}`{changed}; {named})"
 
 

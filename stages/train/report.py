@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bula.errors import UserError
 from bula.files import make_readable, sha256_values, staged, write_documents
+from bula.hardware import processor
 from bula.model_cards import Base, Documents
 from bula.models import end_token_ids
 from bula.records import Example
@@ -309,7 +310,8 @@ def write_figures(
     write_metrics(metrics / "train.json", summary)
     write_metrics(metrics / "template.json", template)
     rates = [line["tokens_per_second"] for line in history if "tokens_per_second" in line]
-    speed = {
+    speed: dict[str, float | str] = {
+        "processor": processor(),
         "seconds": seconds,
         "tokens_per_second": median(rates),
         "peak_memory_gb": peak_memory_gb(),
