@@ -13,6 +13,7 @@ import pytest
 from backports import zstd
 from openpyxl import Workbook
 from pyarrow import parquet
+from pydantic import ValidationError
 
 from bula.errors import UserError
 from bula.params import FilesSource
@@ -426,3 +427,22 @@ def test_the_share_of_characters_out_of_place_is_counted() -> None:
 
 def test_random_bytes_have_no_encoding() -> None:
     assert propose_encoding(bytes(range(128, 256)) * 4) == ""
+
+
+# Parameters
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("encoding", "utf-7"),
+        ("pattern", "/etc/*"),
+        ("pattern", "../*.csv"),
+        ("rows", "data..items"),
+        ("rows", "a\n"),
+        ("sheet", "a\x1b"),
+    ],
+)
+def test_a_malformed_key_of_a_source_is_refused(key: str, value: str) -> None:
+    with pytest.raises(ValidationError):
+        own_source(Path("p"), **{key: value})

@@ -114,7 +114,7 @@ def rows_key(text: str, columns: list[str]) -> str:
 
 
 def is_description(text: str, columns: list[str]) -> bool:
-    """Return whether a text is one JSON object that is no row and has no rows below a key."""
+    """Return whether a text is one JSON object without rows."""
     try:
         value = json.loads(text)
     except JSON_ERRORS:

@@ -35,7 +35,7 @@ DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
 class Look(NamedTuple):
-    """What is known about a file."""
+    """The form of a file and its first rows."""
 
     suffix: str
     form: str
@@ -52,7 +52,10 @@ class Look(NamedTuple):
 
 
 def look_at(path: Path, limits: Limits) -> Look:
-    """Return what is known about a file; raise UserError if it cannot be read."""
+    """Return the form of a file and its first rows.
+
+    Raise UserError if it cannot be read.
+    """
     suffix = file_suffix(path.name)
     if not suffix:
         raise UserError(path, f"only {READABLE} can be read", "convert the file")
