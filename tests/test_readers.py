@@ -264,6 +264,11 @@ def test_a_pattern_without_files_is_reported(tmp_path: Path) -> None:
         list(sources.read_files(own_source(tmp_path, pattern="*.csv"), LIMITS))
 
 
+def test_a_single_file_of_an_unknown_form_is_reported(read: Read) -> None:
+    with pytest.raises(UserError, match=r"only \.jsonl, .* can be read\. Convert it, .* to \.csv"):
+        read("p.xls", b"x")
+
+
 # Parquet
 
 
@@ -399,7 +404,7 @@ def test_rows_that_do_not_decode_name_the_probable_encoding(read: Read) -> None:
     rows = read(
         "p.jsonl", "\n".join([*LINES, '{"pergunta": "a", "resposta": "b"}']).encode("cp850")
     )
-    reason = r"not utf-8 (byte 21 of the line); the file looks like cp850"
+    reason = r"not utf-8 (byte 21 of the line); it looks like `encoding: cp850`"
     assert refusals(rows)[1] == reason
     assert rows[-1]["question"] == "a"
 

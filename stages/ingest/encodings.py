@@ -151,7 +151,7 @@ def check_encoding(path: Path, options: ReadOptions) -> ReadOptions:
     if _is_wrong(sample, stated, proposed):
         what = f"read as {stated}, its accented letters become other characters"
         raise options.error(what, _fix(proposed, options))
-    return options._replace(encoding_hint=f"; the file looks like {proposed}")
+    return options._replace(encoding_hint=f"; it looks like `encoding: {proposed}`")
 
 
 def _is_wrong(sample: bytes, stated: str, proposed: str) -> bool:

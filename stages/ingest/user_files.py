@@ -41,7 +41,10 @@ def data_files(source: FilesSource) -> dict[str, Path]:
     files = folder_files(root, pattern, source) if root.is_dir() else numbered_files([root])
     if not files:
         what = f"no file there matches the pattern {pattern} and is {READABLE}"
-        if not pattern:
+        if root.is_file():
+            what = f"only {READABLE} can be read"
+            fix = "convert it, for example to .csv"
+        elif not pattern:
             what = f"no {READABLE}, is there"
         raise UserError(root, what, fix)
     return files
