@@ -49,7 +49,7 @@ def read(tmp_path: Path) -> Read:
         file = tmp_path / name
         file.write_bytes(content.encode() if isinstance(content, str) else content)
         limits = changes.pop("limits", LIMITS)
-        return list(sources.read_files(own_source(file, **changes), limits))
+        return list(sources.read_source(own_source(file, **changes), limits))
 
     return write_and_read
 
@@ -235,7 +235,7 @@ def test_side_files_are_left_out_and_named(
     write_jsonl(tmp_path / "train.jsonl", PAIRS)
     for name in ("dataset_info.json", "joana.json", "README.md"):
         (tmp_path / name).write_text('{"features": {}}', encoding="utf-8")
-    rows = list(sources.read_files(own_source(tmp_path), LIMITS))
+    rows = list(sources.read_source(own_source(tmp_path), LIMITS))
     assert found(rows) == QUESTIONS
     assert rows[0]["file"] == "file-003.jsonl"
     printed = capsys.readouterr().err
@@ -247,21 +247,21 @@ def test_side_files_are_left_out_and_named(
 def test_a_row_in_a_file_of_its_own_is_no_side_file(tmp_path: Path) -> None:
     for number, pair in enumerate(PAIRS):
         (tmp_path / f"{number}.json").write_text(json.dumps(pair, indent=1), encoding="utf-8")
-    assert found(list(sources.read_files(own_source(tmp_path), LIMITS))) == QUESTIONS
+    assert found(list(sources.read_source(own_source(tmp_path), LIMITS))) == QUESTIONS
 
 
 def test_a_pattern_narrows_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_jsonl(tmp_path / "2023/train.jsonl", PAIRS[:1])
     write_jsonl(tmp_path / "2024/train.jsonl", PAIRS[1:])
     narrowed = own_source(tmp_path, pattern="2024/*.jsonl")
-    assert found(list(sources.read_files(narrowed, LIMITS))) == QUESTIONS[1:]
+    assert found(list(sources.read_source(narrowed, LIMITS))) == QUESTIONS[1:]
     assert "left out 1 files that do not match 2024/*.jsonl" in capsys.readouterr().err
 
 
 def test_a_pattern_without_files_is_reported(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "train.jsonl", PAIRS)
     with pytest.raises(UserError, match=r"no file there matches the pattern \*\.csv"):
-        list(sources.read_files(own_source(tmp_path, pattern="*.csv"), LIMITS))
+        list(sources.read_source(own_source(tmp_path, pattern="*.csv"), LIMITS))
 
 
 def test_a_single_file_of_an_unknown_form_is_reported(read: Read) -> None:
@@ -277,7 +277,7 @@ def test_text_that_parquet_stores_as_bytes_is_decoded(tmp_path: Path) -> None:
     answers = [PAIRS[0]["resposta"].encode(), b"N\xe3o sei dizer."]
     table = pyarrow.table({"pergunta": QUESTIONS[:2], "resposta": answers})
     parquet.write_table(table, file)
-    rows = list(sources.read_files(own_source(file), LIMITS))
+    rows = list(sources.read_source(own_source(file), LIMITS))
     assert rows[0]["answer"] == PAIRS[0]["resposta"]
     assert refusals(rows) == {2: "row cannot be read (UnicodeDecodeError)"}
 
@@ -368,7 +368,7 @@ def test_parquet_and_excel_show_their_names(read: Read, tmp_path: Path) -> None:
         pyarrow.table({"Pergunta": ["a"], "resposta": ["b"]}), tmp_path / "p.parquet"
     )
     with pytest.raises(UserError, match=what):
-        list(sources.read_files(own_source(tmp_path / "p.parquet"), LIMITS))
+        list(sources.read_source(own_source(tmp_path / "p.parquet"), LIMITS))
 
 
 # Encodings
