@@ -124,8 +124,8 @@ SHARE_GPT = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
     ("row", "columns"),
     [
         ({"messages": CHAT}, {"messages": "messages"}),
-        ({"id": 1, "conversations": SHARE_GPT}, {"conversations": "conversations"}),
-        ({"chat": SHARE_GPT}, {"conversations": "chat"}),
+        ({"id": 1, "conversations": SHARE_GPT}, {"messages": "conversations"}),
+        ({"chat": SHARE_GPT}, {"messages": "chat"}),
         (
             {"instruction": "a", "input": "b", "output": "c"},
             {"question": ["instruction", "input"], "answer": "output"},

@@ -23,7 +23,7 @@ OPTIONAL = {
     "split": ("split", "particao", "divisao"),
 }
 # The fields of a message in the two usual forms of conversations.
-CHAT_FORMS = {"messages": {"role", "content"}, "conversations": {"from", "value"}}
+CHAT_FORMS = ({"role", "content"}, {"from", "value"})
 
 Columns = dict[str, str | list[str]]
 
@@ -35,7 +35,7 @@ def propose_columns(names: list[str], rows: list[Row]) -> tuple[Columns, list[st
     chosen = _chat_column(names, rows)
     if not chosen:
         chosen = _question_and_answer(keys, rows)
-    if "messages" not in chosen and "conversations" not in chosen and len(chosen) < 2:
+    if "messages" not in chosen and len(chosen) < 2:
         chosen = _longest_columns(names, rows)
         notes.append("no column has a usual name; question and answer are chosen by their length")
     for field, known in OPTIONAL.items():
@@ -52,9 +52,8 @@ def _chat_column(names: list[str], rows: list[Row]) -> Columns:
     for name in names:
         cell = next((row[name] for row in rows if row.get(name)), None)
         message = cell[0] if isinstance(cell, list) else None
-        for form, fields in CHAT_FORMS.items():
-            if isinstance(message, dict) and fields <= message.keys():
-                return {form: name}
+        if isinstance(message, dict) and any(form <= message.keys() for form in CHAT_FORMS):
+            return {"messages": name}
     return {}
 
 
