@@ -226,4 +226,4 @@ def main(path: Annotated[Path, typer.Argument(help="File or folder with rows.")]
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, less_memory="lower ingest.limits.unpacked_bytes")
