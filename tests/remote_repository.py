@@ -1,12 +1,13 @@
-"""Write a tiny repository whose dvc.yaml has the shapes of the project's own.
+"""Write tiny repositories of git and DVC, with remotes.
 
-The outputs are a folder and a file that go to the default remote, and a folder and a file of rows
-that go to the remote rows. Each run of a stage adds a line to `runs.log`.
+`start_repository` takes the files of a test. `write_repository` writes a repository whose dvc.yaml
+has the shapes of the project's own: a folder and a file go to the default remote, and a folder and
+a file of rows go to the remote rows. Each run of a stage adds a line to `runs.log`.
 """
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from pathlib import Path
 
@@ -17,6 +18,22 @@ from dvc.repo import Repo
 from bench.clones import commit, git
 from bench.remote_servers import PLACES, Place, missing
 
+# The content of .dvc/config without a remote, and with remotes in folders beside the repository.
+NO_REMOTE = "[core]\n    analytics = false\n"
+LOCAL = """\
+[core]
+    analytics = false
+    remote = local
+['remote "local"']
+    url = ../../store
+    verify = true
+"""
+LOCAL_AND_ROWS = f"""\
+{LOCAL}\
+['remote "rows"']
+    url = ../../rows
+    verify = true
+"""
 PIPELINE = """\
 stages:
   preprocess:
@@ -99,18 +116,39 @@ def quiet() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def open_repository(folder: Path) -> Iterator[Repo]:
+    """Yield the functions behind the commands of DVC, in a folder."""
+    with chdir(folder), quiet(), Repo() as repository:
+        yield repository
+
+
+def start_repository(folder: Path, config: str, files: Mapping[str, str | bytes]) -> None:
+    """Start a repository of git and DVC with these files, and commit nothing."""
+    folder.mkdir(parents=True, exist_ok=True)
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    ignored = "/config.local\n/tmp\n/cache\n"
+    files = {".dvc/config": config, ".dvc/.gitignore": ignored, **files}
+    for name, content in files.items():
+        file = folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def push_run(folder: Path) -> None:
+    """Run the pipeline, push to the remotes, and commit."""
+    with open_repository(folder) as repository:
+        repository.reproduce()
+        repository.push()
+    commit(folder, "run")
+
+
 def write_repository(folder: Path) -> None:
     """Write the repository and run its pipeline. It has no remote yet."""
-    (folder / "in").mkdir(parents=True)
-    git(folder, "init", "--quiet", "--initial-branch=main")
-    (folder / ".dvc").mkdir()
-    (folder / ".dvc/config").write_text("[core]\n    analytics = false\n", encoding="utf-8")
-    (folder / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n", encoding="utf-8")
-    (folder / ".gitignore").write_text("/runs.log\n", encoding="utf-8")
-    (folder / "dvc.yaml").write_text(PIPELINE + ARTIFACTS, encoding="utf-8")
-    for name, content in INPUTS.items():
-        (folder / "in" / name).write_bytes(content)
-    with chdir(folder), quiet(), Repo() as repository:
+    files: dict[str, str | bytes] = {f"in/{name}": content for name, content in INPUTS.items()}
+    files |= {".gitignore": "/runs.log\n", "dvc.yaml": PIPELINE + ARTIFACTS}
+    start_repository(folder, NO_REMOTE, files)
+    with open_repository(folder) as repository:
         repository.reproduce()
 
 

@@ -18,15 +18,8 @@ import pytest
 
 from bench.clones import ROOT, commit, git
 from tests.conftest import user_environment
+from tests.remote_repository import LOCAL, push_run, start_repository
 
-CONFIG = """\
-[core]
-    analytics = false
-    remote = local
-['remote "local"']
-    url = ../../store
-    verify = true
-"""
 PIPELINE = """\
 stages:
   train:
@@ -65,12 +58,7 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a pushed run, its remote, and git's remote."""
     folder = tmp_path_factory.mktemp("pushed")
     repo = folder / "bula"
-    for name in (".dvc", ".venv/bin", "metrics", "plots"):
-        (repo / name).mkdir(parents=True)
-    git(repo, "init", "--quiet", "--initial-branch", "work")
     files = {
-        ".dvc/config": CONFIG,
-        ".dvc/.gitignore": "/config.local\n/tmp\n/cache\n",
         ".dvcignore": "/.bula\n",
         ".gitignore": IGNORED,
         ".venv/bin/dvc": DVC,
@@ -79,16 +67,14 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "plots/.gitkeep": "",
         "source.txt": "one\n",
     }
-    for name, text in files.items():
-        (repo / name).write_text(text, encoding="utf-8")
+    start_repository(repo, LOCAL, files)
+    (repo / "metrics").mkdir()
     for program in (repo / ".venv/bin").iterdir():
         program.chmod(0o755)
     shutil.copytree(ROOT / ".ci", repo / ".ci")
-    for arguments in (["repro"], ["push"]):
-        command = [sys.executable, "-m", "dvc", *arguments, "--quiet"]
-        subprocess.run(command, cwd=repo, check=True)
+    push_run(repo)
     (repo / "log").unlink()
-    commit(repo, "run")
+    git(repo, "branch", "--move", "work")
     git(folder, "clone", "--quiet", "--bare", str(repo), str(folder / "origin.git"))
     git(repo, "remote", "add", "origin", str(folder / "origin.git"))
     git(repo, "fetch", "--quiet", "origin")

@@ -8,7 +8,7 @@ from bench.clones import ROOT, commit, git
 from bula.paired import Difference
 from bula.params import Params, load_params
 from bula.reports import write_metrics
-from bula.tables import PREDICTORS, Unbeaten
+from bula.tables.controls import PREDICTORS, Unbeaten
 from stages.compare.conclusion import Facts, conclusion, verdict
 from stages.compare.header import base_name, header
 from stages.compare.pairs import Results

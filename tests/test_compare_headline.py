@@ -7,7 +7,7 @@ import pytest
 from bench.clones import edit_params
 from bula.item_scores import ShownAnswer
 from bula.params import Params, load_params
-from bula.tables import headline_table
+from bula.tables.results import headline_table
 from stages.compare import __main__ as stage
 from stages.compare.headline import _answers
 from tests.test_compare import write_inputs

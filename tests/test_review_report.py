@@ -10,9 +10,12 @@ import pytest
 from bench.clones import edit_params
 from bula.records import read_rows, write_rows
 from bula.review.answers import Answers, Changed, changed_answers, word_distance
+from bula.review.cells import short
 from bula.review.changes import Change, changed_counts, changed_params, differences
 from bula.review.gate import check_gates
-from bula.review.report import Review, as_markdown, as_object, short
+from bula.review.report import Review
+from bula.review.report_json import as_object
+from bula.review.report_markdown import as_markdown
 from bula.review.verdicts import compare_runs
 from tests.review_runs import change_json, params_of, run_of, shifted, write_run
 from tests.test_escaping import HOSTILE, RENDER

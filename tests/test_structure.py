@@ -28,7 +28,7 @@ from bula.errors import UserError
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")
 STAGES = sorted(DVC["stages"])
 STAGE_FILES = sorted((ROOT / "stages").rglob("*.py"))
-LIBRARY_FILES = sorted((ROOT / "bula").glob("*.py"))
+LIBRARY_FILES = sorted((ROOT / "bula").rglob("*.py"))
 Node = TypeVar("Node", bound=ast.AST)
 
 
@@ -121,7 +121,16 @@ def test_only_models_py_calls_from_pretrained(path: Path) -> None:
     assert [call for call in calls(path) if call.endswith("from_pretrained")] == []
 
 
-@pytest.mark.parametrize("path", [*STAGE_FILES, *LIBRARY_FILES], ids=name_in_repository)
+@pytest.mark.parametrize(
+    "path",
+    # A thread of this module hands every exception to the main thread, which raises it.
+    [
+        path
+        for path in [*STAGE_FILES, *LIBRARY_FILES]
+        if path.parts[-2:] != ("preflight", "checks.py")
+    ],
+    ids=name_in_repository,
+)
 def test_no_handler_catches_every_exception(path: Path) -> None:
     for handler in nodes(path, ast.ExceptHandler):
         assert handler.type is not None

@@ -16,14 +16,11 @@ from bula.commands.results import END, RECORD, START, with_results
 from bula.errors import UserError
 from bula.params import ApiBackend, Pair, Params, load_params, parse_params, scored_as
 from bula.reports import write_metrics
-from bula.tables import (
-    control_note,
-    differences_table,
-    fidelity_table,
-    headline_table,
-    read_figures,
-    results_table,
-)
+from bula.tables.controls import control_note
+from bula.tables.differences import differences_table
+from bula.tables.fidelity import fidelity_table
+from bula.tables.figures import read_figures
+from bula.tables.results import headline_table, results_table
 
 # The heads of the columns after the variants, and their empty cells.
 CONTROLS = (

@@ -10,22 +10,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench.clones import commit, git
+from bench.clones import commit
 from bula.__main__ import app
 from bula.errors import UserError
 from tests.conftest import run
+from tests.remote_repository import LOCAL_AND_ROWS, push_run, start_repository
 
-CONFIG = """\
-[core]
-    analytics = false
-    remote = local
-['remote "local"']
-    url = ../../store
-    verify = true
-['remote "rows"']
-    url = ../../rows
-    verify = true
-"""
 PIPELINE = """\
 stages:
   ingest:
@@ -48,8 +38,6 @@ rows=$(wc -l < data/rows.txt)
 echo "{\\"rows\\": $rows}" > metrics/summary.json
 echo "$rows rows" > report.txt
 """
-SOURCE = "one\ntwo\n"
-SUMMARY = '{"rows": 2}\n'
 
 
 @pytest.fixture(scope="module")
@@ -57,20 +45,16 @@ def pushed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a pushed run and its remotes, which each test copies."""
     folder = tmp_path_factory.mktemp("pushed")
     repo = folder / "bula"
-    (repo / ".dvc").mkdir(parents=True)
-    git(repo, "init", "--quiet")
-    (repo / ".dvc/config").write_text(CONFIG, encoding="utf-8")
-    (repo / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n", encoding="utf-8")
-    (repo / ".dvcignore").write_text("/.bula\n", encoding="utf-8")
-    (repo / ".gitignore").write_text("/.bula\n", encoding="utf-8")
-    (repo / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
-    (repo / "compare.sh").write_text(COMPARE, encoding="utf-8")
-    (repo / "source.txt").write_text(SOURCE, encoding="utf-8")
-    for command in (["dvc", "repro", "--quiet"], ["dvc", "push", "--quiet"]):
-        result = run(command, repo)
-        assert result.returncode == 0, result.stderr
-    assert (repo / "metrics/summary.json").read_text(encoding="utf-8") == SUMMARY
-    commit(repo, "run")
+    files = {
+        ".dvcignore": "/.bula\n",
+        ".gitignore": "/.bula\n",
+        "dvc.yaml": PIPELINE,
+        "compare.sh": COMPARE,
+        "source.txt": "one\ntwo\n",
+    }
+    start_repository(repo, LOCAL_AND_ROWS, files)
+    push_run(repo)
+    assert (repo / "metrics/summary.json").read_text(encoding="utf-8") == '{"rows": 2}\n'
     return folder
 
 

@@ -11,15 +11,11 @@ import shlex
 import shutil
 import subprocess
 import sys
-import warnings
-from collections.abc import Iterator
-from contextlib import chdir, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dvc.exceptions import DvcException
-from dvc.repo import Repo
 from ruamel.yaml import YAML
 from typer.testing import CliRunner, Result
 
@@ -29,18 +25,9 @@ from bula.commands import remote_checks
 from bula.commands.remote_objects import parse_manifest
 from bula.errors import UserError
 from tests.conftest import run
+from tests.remote_repository import LOCAL_AND_ROWS, open_repository, start_repository
+from tests.remote_repository import clone as new_clone
 
-CONFIG = """\
-[core]
-    analytics = false
-    remote = local
-['remote "local"']
-    url = ../../store
-    verify = true
-['remote "rows"']
-    url = ../../rows
-    verify = true
-"""
 PIPELINE = """\
 stages:
   make:
@@ -55,27 +42,12 @@ FILES = {"a": b"first file\n", "b": b"second\n", "c": b"third\n", "d": b"a row\n
 OWN = b"id,text\n1,two\n"
 
 
-@contextmanager
-def dvc(folder: Path) -> Iterator[Repo]:
-    """Yield the functions behind the commands of DVC, in a folder."""
-    with chdir(folder), Repo() as repository, warnings.catch_warnings():
-        # DVC 3.67 calls a deprecated function of pygtrie.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        yield repository
-
-
 def write_repository(folder: Path) -> None:
     """Write a repository, run its pipeline, and push."""
-    (folder / "in").mkdir(parents=True)
-    git(folder, "init", "--quiet")
-    (folder / ".dvc").mkdir()
-    (folder / ".dvc/config").write_text(CONFIG, encoding="utf-8")
-    (folder / ".dvc/.gitignore").write_text("/config.local\n/tmp\n/cache\n", encoding="utf-8")
-    (folder / "dvc.yaml").write_text(PIPELINE, encoding="utf-8")
-    (folder / "own.csv").write_bytes(OWN)
-    for name, content in FILES.items():
-        (folder / "in" / name).write_bytes(content)
-    with dvc(folder) as repository:
+    files: dict[str, str | bytes] = {f"in/{name}": content for name, content in FILES.items()}
+    files |= {"dvc.yaml": PIPELINE, "own.csv": OWN}
+    start_repository(folder, LOCAL_AND_ROWS, files)
+    with open_repository(folder) as repository:
         repository.reproduce()
         repository.add("own.csv")
         # Three files and a manifest, rows.txt and own.csv.
@@ -102,8 +74,7 @@ def repo(pushed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def clone(repo: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a clone without a cache, the current directory."""
-    folder = repo.parent / "clone"
-    git(repo.parent, "clone", "--quiet", str(repo), str(folder))
+    folder = new_clone(repo)
     monkeypatch.chdir(folder)
     return folder
 
@@ -230,7 +201,7 @@ def test_a_damaged_file_of_dvc_add_is_named_with_its_dvc_file(repo: Path) -> Non
 
 def test_an_object_of_two_outputs_names_both(repo: Path) -> None:
     (repo / "copy").write_bytes(OWN)
-    with dvc(repo) as repository:
+    with open_repository(repo) as repository:
         repository.add("copy")
     stored(store(repo), md5(OWN)).unlink()
     [problem] = problems()
@@ -359,10 +330,8 @@ def verify_raises(*arguments: str) -> None:
 
 def pull_in_new_clone(repo: Path) -> Path:
     """Clone the repository, pull, and return the clone."""
-    folder = repo.parent / "puller"
-    shutil.rmtree(folder, ignore_errors=True)
-    git(repo.parent, "clone", "--quiet", str(repo), str(folder))
-    with dvc(folder) as repository:
+    folder = new_clone(repo, "puller")
+    with open_repository(folder) as repository:
         repository.pull()
     return folder
 
@@ -370,7 +339,7 @@ def pull_in_new_clone(repo: Path) -> Path:
 def test_push_does_not_replace_a_missing_file_of_a_folder_and_fix_does(repo: Path) -> None:
     stored(store(repo), md5(FILES["a"])).unlink()
     # DVC alone takes the files of a folder for present.
-    with dvc(repo) as repository:
+    with open_repository(repo) as repository:
         assert repository.push() == 0
     with pytest.raises(DvcException):
         pull_in_new_clone(repo)
@@ -477,7 +446,7 @@ PRIVATE_FILES = PIPELINE.replace("rows.txt\n", "rows.txt && chmod 600 rows.txt\n
 def test_shared_folders_are_open_to_the_group_whatever_the_umask(tmp_path: Path) -> None:
     repo = tmp_path / "bula"
     write_repository(repo)
-    config = CONFIG.replace("verify = true\n", f"verify = true\n{GROUP_SETTINGS}")
+    config = LOCAL_AND_ROWS.replace("verify = true\n", f"verify = true\n{GROUP_SETTINGS}")
     config += f"[cache]\n    dir = ../../cache\n{GROUP_SETTINGS}"
     config = config.replace("../../store", "../../shared-store").replace("../../rows", "../../own")
     (repo / ".dvc/config").write_text(config, encoding="utf-8")
@@ -527,7 +496,7 @@ def test_all_commits_checks_objects_of_earlier_commits(repo: Path) -> None:
     commit_id = git(repo, "rev-parse", "--short=7", "HEAD").strip()
     (repo / "own.csv").unlink()
     (repo / "own.csv").write_bytes(b"id,text\n")
-    with dvc(repo) as repository:
+    with open_repository(repo) as repository:
         repository.add("own.csv")
         repository.push()
     commit(repo, "another table")

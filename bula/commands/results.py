@@ -12,7 +12,9 @@ import typer
 from bula.commands.generated import replace_section, write_text
 from bula.errors import UserError
 from bula.params import load_params
-from bula.tables import control_note, headline_table, read_figures
+from bula.tables.controls import control_note
+from bula.tables.figures import read_figures
+from bula.tables.results import headline_table
 
 START = "<!-- results: written by `python -m bula results` -->\n"
 END = "<!-- end of results -->"

@@ -56,7 +56,8 @@ def read_review(base: str, folder: Path) -> "Review":
 
 def write_review(base: str, *, as_json: bool) -> tuple[str, bool]:
     """Return a review as text, and whether its gate passes."""
-    from bula.review.report import as_markdown, as_object
+    from bula.review.report_json import as_object
+    from bula.review.report_markdown import as_markdown
 
     with tempfile.TemporaryDirectory() as folder:
         found = read_review(base, Path(folder))

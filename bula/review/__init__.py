@@ -7,5 +7,9 @@
 - `gate.py` decides whether the run passes.
 - `changes.py` lists changed parameters and counts.
 - `answers.py` finds the answers that changed most.
-- `report.py` writes Markdown and JSON.
+- `report.py` defines what a review contains.
+- `report_json.py` writes it as a JSON object.
+- `report_markdown.py` writes it as Markdown.
+- `opening.py` and `sections.py` write the first lines and the tables of the Markdown.
+- `cells.py` formats names, numbers and texts.
 """

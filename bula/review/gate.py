@@ -14,7 +14,8 @@ from bula.params import Compare, Gate, Params, Review
 from bula.review.changes import Change, differences
 from bula.review.runs import Run
 from bula.review.verdicts import NOT_COMPARABLE, NOT_MEANINGFUL, Figure
-from bula.tables import LOWER, direction
+from bula.tables.cells import LOWER
+from bula.tables.differences import direction
 
 Result = Literal["pass", "warn", "fail"]
 # The settings of the section compare that decide what is tested, and what is significant.

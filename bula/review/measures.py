@@ -12,7 +12,7 @@ from bula.paired import SLICE_OF_MEASURE, rates_answers
 from bula.params import Params, scored_as
 from bula.review.runs import Run
 from bula.safety import SLICES
-from bula.tables import CONSTANT_SHARE, constant_share
+from bula.tables.benchmark import CONSTANT_SHARE, constant_share
 
 # Measures per variant, beside those that a gate names.
 MOST = 10

@@ -22,7 +22,8 @@ from bula.review.measures import (
 )
 from bula.review.runs import Run
 from bula.stats import holm
-from bula.tables import LOWER, direction
+from bula.tables.cells import LOWER
+from bula.tables.differences import direction
 
 Verdict = Literal[
     "better", "worse", "no difference beyond noise", "not comparable", "not meaningful"

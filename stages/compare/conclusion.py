@@ -13,15 +13,9 @@ from bula.escaping import markdown
 from bula.paired import Difference
 from bula.params import Pair, Params
 from bula.stats import ALPHA, POWER
-from bula.tables import (
-    LOWER_IS_BETTER,
-    Unbeaten,
-    compared_variants,
-    control_sentence,
-    degenerate_share,
-    p_text,
-    unbeaten_controls,
-)
+from bula.tables.controls import Unbeaten, compared_variants, control_sentence, unbeaten_controls
+from bula.tables.differences import LOWER_IS_BETTER, p_text
+from bula.tables.figures import degenerate_share
 from stages.compare.pairs import Results, borrowers, needs_answer, results_of
 from stages.compare.portuguese import PORTUGUESE
 from stages.compare.seeds import CPU_ROUGE_L

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from bula.params import Params, scored_as
-from bula.tables import HIGHER, UNKNOWN, Metrics, group, percent_cell, read_metrics
+from bula.tables.cells import HIGHER, UNKNOWN, percent_cell
+from bula.tables.figures import Metrics, group, read_metrics
 
 TASK = "bula_contrast"
 METRICS = ("acc", "acc_norm")

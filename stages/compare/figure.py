@@ -14,15 +14,11 @@ from bula.item_scores import LikelihoodRow, read_checked
 from bula.params import Params
 from bula.safety import SLICES
 from bula.stats import LN2, Interval, ratio_standard_error, wilson_interval
-from bula.tables import (
-    ANSWERERS,
-    HIGHER,
-    LOWER,
-    PREDICTORS,
-    UNKNOWN,
+from bula.tables.cells import HIGHER, LOWER, UNKNOWN
+from bula.tables.controls import ANSWERERS, PREDICTORS, control_group
+from bula.tables.figures import (
     Metrics,
     answered,
-    control_group,
     degenerate_share,
     group,
     read_metrics,

@@ -6,7 +6,7 @@ from bula.errors import UserError
 from bula.escaping import markdown
 from bula.experiments import run_git
 from bula.params import Params
-from bula.tables import group, read_figures
+from bula.tables.figures import group, read_figures
 
 COMMIT_DIGITS = 12
 

@@ -5,7 +5,8 @@ from pathlib import Path
 from bula.escaping import markdown
 from bula.item_scores import ShownAnswer
 from bula.params import Params
-from bula.tables import control_note, headline_table
+from bula.tables.controls import control_note
+from bula.tables.results import headline_table
 from stages.compare.inputs import Answers
 from stages.compare.loops import cut_loops, missing_text
 from stages.compare.pairs import Results

@@ -18,15 +18,9 @@ from bula.item_scores import (
 from bula.params import Params
 from bula.question_groups import example_groups
 from bula.records import read_validation_sets
-from bula.tables import (
-    CONSTANT_SHARE,
-    PARTS,
-    constant_share,
-    degenerate_share,
-    read_figures,
-    read_metrics,
-    variant_group,
-)
+from bula.tables.benchmark import CONSTANT_SHARE, constant_share
+from bula.tables.figures import degenerate_share, read_figures, read_metrics, variant_group
+from bula.tables.judge import PARTS
 
 # The answers of each variant, by variant and id.
 Answers = dict[str, dict[str, ShownAnswer]]

@@ -8,7 +8,9 @@ from bula.errors import UserError
 from bula.escaping import markdown
 from bula.item_scores import rerun_advice
 from bula.params import Params
-from bula.tables import PARTS, UNKNOWN, Metrics, group, read_figures
+from bula.tables.cells import UNKNOWN
+from bula.tables.figures import Metrics, group, read_figures
+from bula.tables.judge import PARTS
 
 HEAD = (
     "judge",

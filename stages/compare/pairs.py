@@ -37,7 +37,7 @@ from bula.paired import (
 )
 from bula.params import Pair, Params, scored_as
 from bula.stats import ALPHA, holm
-from bula.tables import compared_variants, ngram_key, stock_key
+from bula.tables.controls import compared_variants, ngram_key, stock_key
 from stages.compare.inputs import Doubts
 from stages.compare.power import exact_detectable, normal_detectable
 

@@ -1,6 +1,6 @@
 """Write the sentences of the conclusion in Portuguese."""
 
-from bula.tables import ControlTexts
+from bula.tables.controls import ControlTexts
 from stages.compare.sentences import Language
 
 CONTROLS = ControlTexts(

@@ -6,14 +6,11 @@ from bula.escaping import markdown
 from bula.item_scores import ShownAnswer
 from bula.params import Params
 from bula.stats import MIN_BOOTSTRAP, POWER
-from bula.tables import (
-    control_note,
-    degenerate_share,
-    differences_table,
-    fidelity_table,
-    read_metrics,
-    results_table,
-)
+from bula.tables.controls import control_note
+from bula.tables.differences import differences_table
+from bula.tables.fidelity import fidelity_table
+from bula.tables.figures import degenerate_share, read_metrics
+from bula.tables.results import results_table
 from stages.compare.conclusion import conclusion, read_facts
 from stages.compare.contrast import contrast_section
 from stages.compare.header import header

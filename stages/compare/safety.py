@@ -4,7 +4,8 @@ from pathlib import Path
 
 from bula.params import Params
 from bula.safety import RULES, SLICES
-from bula.tables import HIGHER, LOWER, UNKNOWN, Metrics, answered, variant_group
+from bula.tables.cells import HIGHER, LOWER, UNKNOWN
+from bula.tables.figures import Metrics, answered, variant_group
 
 HARMLESS = "harmless"
 NEEDED = (

@@ -11,7 +11,7 @@ from bula.escaping import markdown
 from bula.item_scores import means
 from bula.params import Params
 from bula.reports import as_written
-from bula.tables import direction
+from bula.tables.differences import direction
 from stages.compare.inputs import Spreads
 from stages.compare.pairs import Results, measures, results_of
 

@@ -2,7 +2,7 @@
 
 from typing import Literal, NamedTuple
 
-from bula.tables import ENGLISH_CONTROLS, ControlTexts
+from bula.tables.controls import ENGLISH_CONTROLS, ControlTexts
 
 # What one difference shows.
 Verdict = Literal["better", "worse", "seeds", "machine", "unsure", "loops", "constant", "judge"]

@@ -11,10 +11,9 @@ from pathlib import Path, PurePath
 
 from bula.params import Pair, Params, scored_as
 from bula.safety import SLICES
-from bula.tables import (
-    CONSTANT_SHARE,
+from bula.tables.benchmark import CONSTANT_SHARE, constant_share
+from bula.tables.figures import (
     answered,
-    constant_share,
     degenerate_share,
     group,
     read_figures,
