@@ -297,6 +297,12 @@ def test_a_name_with_a_line_feed_is_read(read: Read) -> None:
     assert questions(read("p.csv", text, columns=columns)) == dict(enumerate(QUESTIONS, start=3))
 
 
+def test_a_delimiter_without_quotes_is_explained(read: Read) -> None:
+    rows = read("p.csv", CSV + "a;b;c\n")
+    reason = "3 fields instead of 2; a field with a delimiter in it must be in quotes"
+    assert refusals(rows) == {5: reason}
+
+
 # Headers
 
 
