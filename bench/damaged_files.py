@@ -5,6 +5,7 @@ import csv
 import gzip
 import io
 import json
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pandas
@@ -55,7 +56,11 @@ ARRAYS = {
     "one-line-json": (b", ", b"]"),
     "below-key": (b",\n", b"\n]}"),
 }
-COMPRESSORS = {"gz": gzip.compress, "bz2": bz2.compress, "zst": zstd.compress}
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": gzip.compress,
+    "bz2": bz2.compress,
+    "zst": zstd.compress,
+}
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Texts that people's files contain and that confuse parsers.
 QUIRKS = ["{}", 'Ele disse: "{}"', "{}\nE depois?", "{};;", "{} \\", ",{}", "'{}'", "{}\t"]
