@@ -33,7 +33,7 @@ BASE = ROOT / "models/base"
 PROFILE = ROOT / "profiles/smollm2-135m.yaml"
 COLUMNS = {"question": "pergunta", "answer": "resposta", "specialty": "", "kind": ""}
 # The only errors that may stop a stage.
-EXPECTED_MESSAGES = ("no row could be used", "cannot be read: ", "no column")
+EXPECTED_MESSAGES = ("no row could be used", "cannot be read: ", "no column", "no list of rows")
 
 
 class Outcome(NamedTuple):

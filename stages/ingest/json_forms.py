@@ -74,7 +74,8 @@ def find_rows(text: str, key: str, options: ReadOptions) -> int:
     else:
         if text.startswith("[", place):
             return place + 1
-    what = f"no list of rows below the key {key}; the keys are {', '.join(seen) or 'missing'}"
+    shown = f"the keys are {', '.join(seen)}" if seen else "there is no other key"
+    what = f"no list of rows below the key {key}; {shown}"
     raise options.error(what, f"correct `rows` of source {options.source_name} in params.yaml")
 
 
