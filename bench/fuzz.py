@@ -146,7 +146,7 @@ def run_stages(case: Case, params: Params, base: Path, folder: Path) -> Outcome:
     except UserError as error:
         return Outcome(set(), [], str(error))
     only_this_source = params.model_copy(update={"ingest": settings})
-    table, decision, _, parts = preprocess(raw, [], base, folder, only_this_source)
+    table, decision, _, parts, *_ = preprocess(raw, [], base, folder, only_this_source)
     alive = numpy.flatnonzero(decision.alive)
     questions = [row["example"]["question"] for row in rows_at(table, folder, alive)]
     quarantine = quarantine_rows(table, decision, folder, parts)

@@ -25,6 +25,7 @@ from bula.commands.sweep import sweep
 from bula.commands.tree import tree
 from bula.commands.verify import verify
 from bula.commands.verify_remote import verify_remote
+from bula.commands.why import why
 from bula.errors import run_app
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
@@ -37,6 +38,7 @@ COMMANDS = (
     results,
     review,
     score,
+    why,
     seeds,
     sweep,
     pull,

@@ -92,6 +92,7 @@ UNION_TAGS = {
     *("demo", "files", "url"),
     *("hf", "vllm", "openai"),
     *("pairs", "chats"),
+    *("one_column", "column_list"),
     *("choice_columns", "statement_columns"),
 }
 # Licenses that forbid redistribution of derived rows, or say nothing about it. Licenses with a
@@ -221,38 +222,68 @@ JudgeSource = Annotated[
 # --- Sources of rows and benchmark items ------------------------------------------------------
 
 
+ColumnName = Annotated[Column, Field(min_length=1)]
+
+
+def _kind_of_names(names: object) -> str:
+    """Return the tag of one name, or of a list of names."""
+    return "column_list" if isinstance(names, list) else "one_column"
+
+
+QuestionColumns = Annotated[
+    Annotated[ColumnName, Tag("one_column")]
+    | Annotated[list[ColumnName], Field(min_length=1, max_length=8), Tag("column_list")],
+    Discriminator(_kind_of_names),
+]
+
+
 class Columns(Section):
     """The column of a source for each field of an example.
 
-    An empty name means that the source has no such column.
+    An empty name means that the source has no such column. A name with dots, such as
+    data.question, also reads a field of a nested object.
     """
 
-    question: Column = Field(min_length=1)
-    """Column with the question."""
+    question: QuestionColumns
+    """Column with the question, or a list of columns whose texts are joined, one a line.
+
+    Empty parts are left out, as the `input` of many Alpaca rows.
+    """
+    context: Column = ""
+    """Column with a text to which the question refers; it is put before the question."""
     answer: Column = Field(min_length=1)
-    """Column with the answer."""
+    """Column with the answer, or with a list of answers, or with SQuAD's object {text: [...]}."""
+    answers: Literal["first", "each"] = "first"
+    """Which answers of a list are read: the first, or each different one as a separate row."""
     specialty: Column
     """Column with the medical specialty, or an empty name."""
     kind: Column
     """Column with the kind of question, or an empty name."""
+    split: Column = ""
+    """Column with the split of each row, or an empty name; docs/data.md lists its values."""
 
 
 class ChatColumns(Section):
     """The columns of a source whose rows are conversations.
 
-    An empty name means that the source has no such column.
+    An empty name means that the source has no such column. A name with dots, such as data.chat,
+    also reads a field of a nested object.
     """
 
     messages: Column = Field(min_length=1)
-    """Column with a list of messages, each with a `role` and a text as `content`.
+    """Column with a list of messages: a `role` and a text as `content`, or `from` and `value`.
 
-    Messages of the roles user and assistant alternate, and the last is the assistant's. A system
-    message at the start is dropped. CSV files cannot have such a column.
+    Messages of the roles user and assistant (human and gpt) alternate, and the last is the
+    assistant's. A system message at the start is dropped. A text cell must have the list as JSON.
     """
+    turns: Literal["together", "apart"] = "together"
+    """Whether a conversation is one row, or each of its turns is a row without the others."""
     specialty: Column
     """Column with the medical specialty, or an empty name."""
     kind: Column
     """Column with the kind of question, or an empty name."""
+    split: Column = ""
+    """Column with the split of each row, or an empty name; docs/data.md lists its values."""
 
 
 def _kind_of_columns(columns: object) -> str:
@@ -658,6 +689,13 @@ class Preprocess(Section):
     """Smallest number of words in an answer; shorter answers are refused."""
     max_tokens: Positive
     """Longest example kept, in tokens of the base model's tokenizer, with the chat template."""
+    long_rows: Literal["refuse", "truncate", "split"]
+    """What happens to an example of more than max_tokens.
+
+    `refuse` refuses it. `truncate` keeps the first sentences of its last answer that fit. `split`
+    makes several training examples of one question, each with as many sentences as fit; examples of
+    the other splits are truncated.
+    """
     max_prompt_tokens: Positive
     """Longest prompt kept, in tokens: system prompt, question and chat template."""
     near_duplicates: NearDuplicates
@@ -673,8 +711,17 @@ class Preprocess(Section):
     """Share of the rows without a fixed split that goes to dev."""
     validation_share: Share
     """Share of the rows without a fixed split that goes to each of the five validation sets."""
-    train_limit: Positive
-    """Largest number of training rows: the first rows in the order of a hash of their ids."""
+    max_loss_share: float = Field(ge=0, le=1)
+    """Largest share of a source's rows that may be refused; the stage stops above it.
+
+    Every refused row counts, also for repetition and contamination. Rows beyond `train_limit` do
+    not count.
+    """
+    train_limit: Natural
+    """Largest number of training rows: the first in the order of a hash of their ids; 0 keeps all.
+
+    The stage prints how many rows of each source it sets aside.
+    """
 
     @model_validator(mode="after")
     def _shares_leave_rows_for_train(self) -> Self:

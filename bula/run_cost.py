@@ -361,7 +361,7 @@ def hub_rows(params: Params) -> int:
     for source in params.ingest.sources:
         if isinstance(source, HubSource):
             known = HUB_ROWS.get(source.id, params.preprocess.train_limit)
-            rows += min(known, source.limit or known)
+            rows += min(known, source.limit or known) if known else source.limit
     return rows
 
 
@@ -371,7 +371,9 @@ def preprocess(run: Run) -> StageTime:
     cores = run.params.compute.workers
     cleaning = rows / assumed("preprocess_rows") / cores
     seconds = assumed("start_seconds") + cleaning
-    return StageTime("preprocess", seconds, 0.0, f"{rows:,} rows on {cores} cores")
+    # Without a limit, the rows of other sources are not known before ingest.
+    amount = f"{rows:,} rows" if rows else "an unknown number of rows"
+    return StageTime("preprocess", seconds, 0.0, f"{amount} on {cores} cores")
 
 
 def merge(run: Run) -> StageTime:

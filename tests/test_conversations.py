@@ -27,6 +27,7 @@ from stages.compare.report import side_by_side
 from stages.dry_run import template as dry_run
 from stages.dry_run.trial import Trial
 from stages.ingest import sources
+from stages.ingest.survey import new_survey
 from stages.train import report
 from stages.train.trainer import tokenise
 from tests.conftest import make_ready
@@ -228,7 +229,7 @@ def read(file: Path) -> list[Row]:
     """Return the rows that ingest makes of a file with messages."""
     files = source(file, columns={"messages": "messages", "specialty": "area", "kind": ""})
     assert isinstance(files.columns, ChatColumns)
-    return list(sources.read_files(files, LIMITS))
+    return list(sources.read_files(files, LIMITS, new_survey()))
 
 
 CONVERSATION = {"messages": messages("P1", "R1", "P2", "R2", system="Seja breve."), "area": "a"}
@@ -321,7 +322,7 @@ def test_a_long_conversation_of_the_hub_is_refused(
     cell = messages("P" * length, "R" * length)
     rows = [{"messages": cell, "area": ""}, PAIR]
     monkeypatch.setattr(sources, "hub_rows", lambda *_: iter(rows))
-    first, second = sources.read_hub(HubSource.model_validate(HUB_SOURCE), limits)
+    first, second = sources.read_hub(HubSource.model_validate(HUB_SOURCE), limits, new_survey())
     assert ("refused" in first) == is_refused
     assert second["question"] == "P1"
 
@@ -374,7 +375,7 @@ def test_personal_data_in_an_earlier_turn_is_redacted(preprocess: Preprocess) ->
 @pytest.mark.parametrize(
     ("earlier", "reason"),
     [
-        (turn("Dói?", ANSWER), "question shorter than 3 words (turn 1)"),
+        (turn("Dói?", ANSWER), "question shorter than 2 words (turn 1)"),
         (turn(QUESTION, "?"), "answer has no words (turn 1)"),
         (turn(QUESTION, QUESTION), "answer equals the question (turn 1)"),
         (turn(QUESTION + " <|im_end|>", ANSWER), "holds a control token of the chat template"),

@@ -22,6 +22,7 @@ from bula.params import Columns, DemoSource, FilesSource, HubSource, Ingest, Url
 from bula.records import Row, read_rows
 from stages.ingest import __main__ as ingest
 from stages.ingest import sources
+from stages.ingest.survey import new_survey
 from tests.conftest import leftovers, run, write_jsonl
 
 SETTINGS = load_params(ROOT / "profiles/smollm2-135m.yaml").ingest
@@ -65,7 +66,7 @@ def fields_without(*names: str) -> dict[str, Any]:
 def rows_of(path: Path, encoding: str = "utf-8", **changes: object) -> list[Row]:
     """Return the rows of a source of files at `path`."""
     files = source(path, encoding, **changes)
-    return list(sources.read_files(files, LIMITS))
+    return list(sources.read_files(files, LIMITS, new_survey()))
 
 
 Read = Callable[..., list[Row]]

@@ -21,6 +21,8 @@ from bula.__main__ import app
 from bula.commands.schema import schema_text
 from bula.errors import UserError
 from bula.params import (
+    ChatColumns,
+    Columns,
     DemoSource,
     FileForm,
     Params,
@@ -180,8 +182,8 @@ def test_a_field_has_a_description(section: type[Section], name: str) -> None:
 def test_a_field_has_no_default_which_dvc_could_not_see(section: type[Section], name: str) -> None:
     # DVC tracks the complete entries of lists and variants, so it sees a missing key of an entry.
     optional = {"few_shot", "columns", "base_url", "served_model"}
-    optional |= {"rows", "sheet", "pattern"}
-    has_optional = issubclass(section, Task | Variant | FileForm)
+    optional |= {"context", "split", "answers", "turns", "rows", "sheet", "pattern"}
+    has_optional = issubclass(section, Task | Variant | Columns | ChatColumns | FileForm)
     may_be_missing = optional if has_optional else set()
     assert section.model_fields[name].is_required() or name in may_be_missing
 
@@ -622,8 +624,28 @@ def test_columns_may_name_messages_instead_of_question_and_answer() -> None:
     params = parse_params(
         changed({"ingest.sources.0": OWN_FILES | {"columns": CHATS}}), "some.yaml"
     )
-    [source, *_] = params.ingest.model_dump()["sources"]
+    [source, *_] = params.ingest.model_dump(exclude_defaults=True)["sources"]
     assert source["columns"] == CHATS
+
+
+PAIRS = {"question": "q", "answer": "a", "specialty": "", "kind": ""}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"question": ["instruction", "input"]},
+        {"question": "data.pergunta", "answer": "data.respostas", "answers": "each"},
+        {"context": "trecho", "split": "conjunto"},
+    ],
+)
+def test_columns_may_join_nest_and_name_a_context_and_a_split(changes: dict[str, Any]) -> None:
+    columns = PAIRS | changes
+    params = parse_params(
+        changed({"ingest.sources.0": OWN_FILES | {"columns": columns}}), "some.yaml"
+    )
+    [source, *_] = params.ingest.model_dump(exclude_defaults=True)["sources"]
+    assert source["columns"] == columns
 
 
 @pytest.mark.parametrize(
@@ -636,6 +658,9 @@ def test_columns_may_name_messages_instead_of_question_and_answer() -> None:
             "sources.0.columns.answer: Field required",
         ),
         ({**CHATS, "messages": ""}, "sources.0.columns.messages: String should have at least 1"),
+        ({**PAIRS, "question": []}, "sources.0.columns.question: List should have at least 1"),
+        ({**PAIRS, "question": ""}, "sources.0.columns.question: String should have at least 1"),
+        ({**PAIRS, "question": 3}, "sources.0.columns.question: Input should be a valid string"),
     ],
 )
 def test_wrong_columns_are_reported_for_one_kind_only(columns: dict[str, str], words: str) -> None:

@@ -140,7 +140,7 @@ def tokenizer(smollm2: Path) -> PreTrainedTokenizerBase:
         ("Posso tomar sol?", 3, "answer is no text"),
         ("Posso tomar sol?", " ?! ", "answer has no words"),
         ("Posso tomar sol?", "sol " * 30_000, "answer longer than 100000 characters"),
-        ("Sol?", "Sim, procure o posto de saúde.", "question shorter than 3 words"),
+        ("Sol?", "Sim, procure o posto de saúde.", "question shorter than 2 words"),
         ("Posso tomar sol?", "Sim, pode.", "answer shorter than 5 words"),
         (
             "Posso tomar sol de manhã cedo?",
@@ -150,12 +150,12 @@ def tokenizer(smollm2: Path) -> PreTrainedTokenizerBase:
         (
             "¿Cuánto tiempo dura la fiebre del dengue en los niños?",
             "Sim, procure o posto de saúde.",
-            "question in another language (es)",
+            "in another language (es)",
         ),
         (
             "Posso tomar sol?",
             "Yes, but only early in the morning and with sunscreen.",
-            "answer in another language (en)",
+            "in another language (en)",
         ),
         ("Posso tomar \ufffdlcool?", "Sim, procure o posto de saúde.", "question is mojibake"),
         (
@@ -184,14 +184,14 @@ def test_an_unfit_row_goes_to_quarantine_with_its_reason(
 
 def test_a_follow_up_may_be_shorter_than_a_first_question(tiny: Path, tmp_path: Path) -> None:
     first = {"question": QUESTION, "answer": ANSWER}
-    follow_up = row("E hoje?", OTHER) | {"history": [first]}
+    follow_up = row("Hoje?", OTHER) | {"history": [first]}
     no_words = row("?!", OTHER) | {"history": [first]}
-    result = deduplicate_rows([follow_up, row("E hoje?", ANSWER), no_words], tiny, tmp_path)
+    result = deduplicate_rows([follow_up, row("Hoje?", ANSWER), no_words], tiny, tmp_path)
     [kept] = result.kept["train"]
-    assert kept["question"] == "E hoje?"
+    assert kept["question"] == "Hoje?"
     assert kept["history"] == [first]
     reasons = [refused["reason"] for refused in result.refused]
-    assert reasons == ["question shorter than 3 words", "question has no words"]
+    assert reasons == ["question shorter than 2 words", "question has no words"]
 
 
 def test_an_unreadable_row_goes_to_quarantine_with_ingests_reason(

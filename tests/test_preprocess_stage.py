@@ -255,7 +255,7 @@ def test_an_input_that_ingest_did_not_write_is_an_error_before_any_output(
 
 def test_an_empty_validation_set_is_an_error_before_any_output(workspace: Path, tiny: Path) -> None:
     prepare(workspace, tiny, [row(split=split) for split in SPLITS if split != "E"])
-    message = r"no examples left for E; data/quarantine\.jsonl says why 0 rows were refused"
+    message = r"no examples left for E; none of the 6 rows was refused\. Add rows, or add a source"
     with pytest.raises(UserError, match=message):
         stage.main()
     assert not (workspace / "data/clean").exists()

@@ -293,3 +293,23 @@ def test_a_gguf_file_from_elsewhere_counts_with_its_own_size(
     Path("models").mkdir()
     Path("models/received.gguf").write_bytes(b"GGUF" * 10)
     assert run_cost.variant_bytes(run, "models/received.gguf") == 40.0
+
+
+@pytest.mark.parametrize(
+    ("limit", "train_limit", "rows", "amount"),
+    [
+        (50, 0, 50, "50 rows"),
+        (0, 0, 0, "an unknown number of rows"),
+        (0, 700, 700, "700 rows"),
+        (50, 700, 50, "50 rows"),
+    ],
+)
+def test_the_limit_of_an_unknown_data_set_stands_for_its_rows(
+    limit: int, train_limit: int, rows: int, amount: str
+) -> None:
+    run = run_on(SLOW)
+    source = run.params.ingest.sources[0]
+    unknown = source.model_copy(update={"id": "clinic/rows", "limit": limit})
+    params = params_with(ingest={"sources": [unknown]}, preprocess={"train_limit": train_limit})
+    assert run_cost.hub_rows(params) == rows
+    assert run_cost.preprocess(run._replace(params=params)).reason.startswith(f"{amount} on ")

@@ -9,7 +9,6 @@ answer, specialty and kind here; preprocess judges them.
 import os
 import sys
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
@@ -27,13 +26,16 @@ from bula.params import (
     Ingest,
     Limits,
     LocalTask,
+    Tabular,
     TaskSource,
     load_params,
 )
 from bula.records import Row, write_rows
 from bula.reports import write_metrics
+from stages.ingest.advice import short_names
 from stages.ingest.remotes import refuse_unplaced, weights_note
 from stages.ingest.sources import read_source, read_task
+from stages.ingest.survey import Survey, left_out, new_survey
 
 # Refused rows of each source that the terminal names; data/quarantine.jsonl lists all of them.
 NAMED_REFUSALS = 5
@@ -92,9 +94,11 @@ def say(note: str) -> None:
     print(f"ingest: {terminal(note)}", file=sys.stderr)
 
 
-def list_refusals(source: DataSource, limits: Limits, refused: list[str]) -> Iterator[Row]:
+def list_refusals(
+    source: DataSource, limits: Limits, refused: list[str], survey: Survey
+) -> Iterator[Row]:
     """Yield the rows of a source, and append its refusals to `refused`."""
-    for row in read_source(source, limits):
+    for row in read_source(source, limits, survey):
         if "refused" in row:
             where = f"{row['file']}:{row['line']}"
             refused.append(f"{where}: {row['refused']}")
@@ -107,9 +111,10 @@ def ingest_source(source: DataSource, folder: Path, settings: Ingest) -> Figures
     Raise UserError if too many rows cannot be read.
     """
     refused: list[str] = []
+    survey = new_survey()
     path = folder / f"{source.name}.jsonl"
-    rows = write_rows(path, list_refusals(source, settings.limits, refused))
-    for line in islice(refused, NAMED_REFUSALS):
+    rows = write_rows(path, list_refusals(source, settings.limits, refused, survey))
+    for line in [*refused[:NAMED_REFUSALS], *survey.notes()]:
         say(f"{source.name}: {line}")
     if len(refused) > settings.unreadable_share * rows:
         path.unlink()
@@ -125,7 +130,9 @@ def ingest_source(source: DataSource, folder: Path, settings: Ingest) -> Figures
     }
     if isinstance(source, FilesSource):
         figures["names"] = source.names
-    return figures
+    if isinstance(source, Tabular):
+        figures["unread_columns"] = short_names(list(survey.unread))
+    return figures | left_out(survey)
 
 
 def ingest_task(task: TaskSource, folder: Path, limits: Limits) -> Figures:

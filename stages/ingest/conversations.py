@@ -1,11 +1,14 @@
 """Read a cell with the messages of a conversation as turns."""
 
+import json
 from typing import Any
 
 from bula.records import Row
 from stages.ingest.reading import NOT_UTF_8, SURROGATE
 
 ROLES = ("user", "assistant")
+# Roles of ShareGPT's messages, which have the keys `from` and `value`.
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 # Fields by which a message is more than its text.
 CALLS = ("tool_calls", "function_call")
 
@@ -16,16 +19,39 @@ def read_turns(cell: object) -> list[Row] | str:
     A system message at the start is dropped, because the project has its own system prompt. The
     reason has no words of the conversation.
     """
-    if not isinstance(cell, list):
+    messages = _parse_messages(cell)
+    if not isinstance(messages, list):
         return f"{type(cell).__name__} and not a list of messages"
-    for message in cell:
+    for message in messages:
         if reason := _unusable_message(message):
             return reason
-    messages = _without_system(cell)
+    messages = _without_system(messages)
     roles = [message["role"] for message in messages]
     if not roles or roles != list(ROLES) * (len(roles) // 2):
         return "user and assistant do not alternate up to an answer"
     return _pair_messages(messages)
+
+
+def _parse_messages(cell: object) -> object:
+    """Return the messages of a list, or of its JSON text in a table.
+
+    Each has role and content. Another cell is returned unchanged.
+    """
+    if isinstance(cell, str):
+        try:
+            cell = json.loads(cell)
+        except (ValueError, RecursionError):
+            return cell
+    return [_plain_message(message) for message in cell] if isinstance(cell, list) else cell
+
+
+def _plain_message(message: Any) -> Any:
+    """Return a message of ShareGPT's form with role and content."""
+    if not isinstance(message, dict) or "from" not in message or "role" in message:
+        return message
+    role = message["from"]
+    name = SHAREGPT_ROLES.get(role, role) if isinstance(role, str) else role
+    return message | {"role": name, "content": message.get("value")}
 
 
 def _without_system(messages: list[Row]) -> list[Row]:

@@ -1,29 +1,45 @@
 """Filter the rows of a source, and map their columns."""
 
-import math
+from collections import Counter
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from bula.errors import UserError
-from bula.params import ChatColumns, Limits, Tabular
+from bula.params import ChatColumns, Columns, Limits, Tabular
 from bula.records import Row
 from bula.text import mask
+from stages.ingest.advice import advise
+from stages.ingest.cells import (
+    MISSING,
+    find_cell,
+    mapped_columns,
+    question_columns,
+    read_answers,
+    read_label,
+    read_question,
+    read_split,
+)
 from stages.ingest.conversations import read_turns
 from stages.ingest.reading import FileRow, Refused
+from stages.ingest.survey import Survey, check_questions, observe_row
 
 
-def map_rows(source: Tabular, rows: Iterator[FileRow], limits: Limits) -> Iterator[Row]:
+def map_rows(
+    source: Tabular, rows: Iterator[FileRow], limits: Limits, survey: Survey
+) -> Iterator[Row]:
     """Yield the rows of a source under this project's names.
 
     Rows that do not pass the filter are left out, and rows that could not be read are yielded as
-    refused. At most `source.limit` good rows are yielded (0 means all). Raise UserError if no row
-    is good, if no row has an optional column, or if the source has too many rows.
+    refused. At most `source.limit` good rows are read (0 means all). Raise UserError if no row is
+    good, if no row has an optional column, if all rows ask the same although an unread column
+    differs, or if the source has too many rows.
     """
     good = 0
     filtered = 0
     first_refusal = ""
     absent = optional_columns(source)
     for file, (line, row) in _bounded(source.name, rows, limits.rows):
-        mapped = _filter_and_map(row, source)
+        mapped = _filter_and_map(row, source, survey)
         if mapped is None:
             filtered += 1
         elif isinstance(mapped, Refused):
@@ -32,13 +48,15 @@ def map_rows(source: Tabular, rows: Iterator[FileRow], limits: Limits) -> Iterat
             yield _place(source, file, line) | refusal(mapped)
         else:
             good += 1
-            absent -= set(row)
-            yield _place(source, file, line) | mapped
+            absent = {column for column in absent if find_cell(mapped.row, column) is MISSING}
+            for part in mapped.parts:
+                yield _place(source, file, line) | part
             if good == source.limit:
                 break
     if not good:
         raise _no_good_row(source.name, first_refusal, filtered)
     _check_optional_columns(source.name, absent)
+    check_questions(survey, source)
 
 
 def _bounded(source_name: str, rows: Iterator[FileRow], most: int) -> Iterator[FileRow]:
@@ -51,7 +69,14 @@ def _bounded(source_name: str, rows: Iterator[FileRow], most: int) -> Iterator[F
         yield row
 
 
-def _filter_and_map(row: Row | Refused, source: Tabular) -> Row | Refused | None:
+class Mapped(NamedTuple):
+    """A row of a file, and the rows that ingest makes of it."""
+
+    row: Row
+    parts: list[Row]
+
+
+def _filter_and_map(row: Row | Refused, source: Tabular, survey: Survey) -> Mapped | Refused | None:
     """Return the mapped row, or why it is refused.
 
     Return None if the row does not pass the filter.
@@ -60,7 +85,11 @@ def _filter_and_map(row: Row | Refused, source: Tabular) -> Row | Refused | None
         return row
     if not passes(source, row):
         return None
-    return map_columns(row, source)
+    parts = map_columns(row, source, survey.counts)
+    if isinstance(parts, Refused):
+        return parts
+    observe_row(survey, source, row, parts[0])
+    return Mapped(row, parts)
 
 
 def passes(source: Tabular, row: Row) -> bool:
@@ -69,79 +98,111 @@ def passes(source: Tabular, row: Row) -> bool:
     A row that lacks a column of the filter passes here and is refused later.
     """
     for column, values in source.filter.items():
-        if column in row and str(row[column]) not in values:
+        cell = find_cell(row, column)
+        if cell is not MISSING and str(cell) not in values:
             return False
     return True
 
 
-def map_columns(row: Row, source: Tabular) -> Row | Refused:
+def map_columns(row: Row, source: Tabular, counts: Counter[str]) -> list[Row] | Refused:
     """Return a row under this project's names, or why it is refused.
 
-    The reason names columns and never values.
+    A list of several answers or turns may become several rows. Cells and answers that are left out
+    are added to `counts`. The reason names columns, and of values only an unknown split.
     """
+    columns = source.columns
+    if missing := _missing_columns(row, source):
+        return Refused(f"no column {missing}", "")
+    split = read_split(find_cell(row, columns.split), columns.split) if columns.split else None
+    if isinstance(split, Refused):
+        return split
+    texts = (
+        _map_conversation(row, columns)
+        if isinstance(columns, ChatColumns)
+        else _map_pair(row, columns, counts)
+    )
+    if isinstance(texts, Refused):
+        return texts
+    fields = _map_labels(row, columns, counts)
+    if split:
+        fields["split"] = split
+    return [fields | part for part in texts]
+
+
+def _missing_columns(row: Row, source: Tabular) -> str:
+    """Return the required columns that a row lacks, and similar nested fields."""
     optional = optional_columns(source)
     required = [column for column in wanted_columns(source) if column not in optional]
-    missing = ", ".join(column for column in required if column not in row)
-    if missing:
-        return Refused(f"no column {missing}", "")
-    columns = _mapped_columns(source)
-    if isinstance(source.columns, ChatColumns):
-        return _map_conversation(row, columns)
-    for field in ("question", "answer"):
-        cell = row[columns[field]]
-        if isinstance(cell, list | dict):
-            return Refused(f"{columns[field]} is a {type(cell).__name__} and not text", "")
-    return {field: plain_cell(row.get(column)) for field, column in columns.items()}
+    missing = [column for column in required if find_cell(row, column) is MISSING]
+    if isinstance(source.columns, Columns) and not missing:
+        parts = question_columns(source.columns)
+        if all(find_cell(row, column) is MISSING for column in parts):
+            missing = parts
+    nested = [f"{name}.{column}" for column in missing for name in row if _holds(row[name], column)]
+    text = ", ".join(missing)
+    return f"{text}; an object of the row has it: write {', '.join(nested)}" if nested else text
 
 
-def _map_conversation(row: Row, columns: dict[str, str]) -> Row | Refused:
-    """Return the turns of a row, or why it is refused.
+def _holds(cell: object, field: str) -> bool:
+    """Return whether a cell is an object with a field."""
+    return isinstance(cell, dict) and field in cell
 
-    The last turn is the question and the answer, and the earlier turns are the history.
+
+def _map_labels(row: Row, columns: Columns | ChatColumns, counts: Counter[str]) -> Row:
+    """Return specialty and kind of a row, if the source has them."""
+    labels: Row = {}
+    for field, column in (("specialty", columns.specialty), ("kind", columns.kind)):
+        if column:
+            labels[field] = read_label(find_cell(row, column), field, counts)
+    return labels
+
+
+def _map_pair(row: Row, columns: Columns, counts: Counter[str]) -> list[Row] | Refused:
+    """Return one row for each answer, or why the row is refused."""
+    question = read_question(row, columns)
+    if isinstance(question, Refused):
+        return question
+    answers = read_answers(row, columns, counts)
+    if isinstance(answers, Refused):
+        return answers
+    return [{"question": question, "answer": answer} for answer in answers]
+
+
+def _map_conversation(row: Row, columns: ChatColumns) -> list[Row] | Refused:
+    """Return the turns of a row as rows, or why it is refused.
+
+    In one row the last turn is the question and the answer, and the earlier turns are the history.
     """
-    column = columns.pop("messages")
-    turns = read_turns(row[column])
+    cell = find_cell(row, columns.messages)
+    if isinstance(cell, dict):
+        return Refused(advise(columns.messages, cell, "messages", columns), "")
+    turns = read_turns(cell)
     if isinstance(turns, str):
-        return Refused(f"{column}: {turns}", "")
-    mapped: Row = {field: plain_cell(row.get(name)) for field, name in columns.items()}
+        return Refused(f"{columns.messages}: {turns}", "")
+    if columns.turns == "apart":
+        return turns
     *history, last = turns
-    mapped |= last
     if history:
-        mapped["history"] = history
-    return mapped
+        last = last | {"history": history}
+    return [last]
 
 
 def wanted_columns(source: Tabular) -> list[str]:
     """Return the columns of the mapping and of the filter."""
-    mapped = _mapped_columns(source).values()
-    return sorted({*mapped, *source.filter})
+    return sorted({*mapped_columns(source.columns), *source.filter})
 
 
 def optional_columns(source: Tabular) -> set[str]:
     """Return the mapped columns that single rows may lack."""
-    columns = {source.columns.specialty, source.columns.kind}
+    columns = source.columns
+    optional = {columns.specialty, columns.kind, columns.split}
+    if isinstance(columns, Columns):
+        optional.add(columns.context)
+        if isinstance(columns.question, list) and len(columns.question) > 1:
+            optional.update(columns.question)
     # An empty name means that the source has no such column.
-    columns.discard("")
-    return columns
-
-
-def _mapped_columns(source: Tabular) -> dict[str, str]:
-    """Return the source's column for each of this project's fields.
-
-    A field without a column (an empty name in params.yaml) is left out.
-    """
-    columns: dict[str, str] = source.columns.model_dump()
-    return {field: column for field, column in columns.items() if column}
-
-
-def plain_cell(value: object) -> str | int | float | bool | None:
-    """Return a cell as a JSON scalar.
-
-    NaN, infinities, lists and objects become null.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool) else None
+    optional.discard("")
+    return optional
 
 
 def _place(source: Tabular, file: str, line: int) -> Row:

@@ -20,36 +20,40 @@ from bula.params import (
     UrlTask,
 )
 from bula.records import SET_NAMES, Row, read_rows
+from stages.ingest.cells import find_cell
 from stages.ingest.fetch import download, public_address
 from stages.ingest.formats import READABLE, file_suffix, read_file
 from stages.ingest.hub import hub_rows
-from stages.ingest.mapping import map_rows, refusal, wanted_columns
+from stages.ingest.mapping import map_rows, optional_columns, refusal, wanted_columns
+from stages.ingest.parquet_columns import column_names, first_texts
 from stages.ingest.reading import FileRow, NumberedRow, ReadOptions, Refused
+from stages.ingest.survey import COMPARED_ROWS, Survey, new_survey, observe_names, observe_texts
 from stages.ingest.task_items import map_items, wanted_task_columns
 from stages.ingest.user_files import data_files
 
 DEMO_FILES = ("train", "dev", *(f"validation/{name}" for name in SET_NAMES))
 
 
-def read_source(source: DataSource, limits: Limits) -> Iterator[Row]:
+def read_source(source: DataSource, limits: Limits, survey: Survey | None = None) -> Iterator[Row]:
     """Yield the rows of one source with its name and license.
 
     A row that could not be read has `refused` (the reason) and `excerpt` (masked) in place of
-    question and answer. Raise UserError if the complete source differs from what params.yaml says.
+    question and answer. `survey` receives observations about the rows of a table. Raise UserError
+    if the complete source differs from what params.yaml says.
     """
-    for row in _rows_by_kind(source, limits):
+    for row in _rows_by_kind(source, limits, new_survey() if survey is None else survey):
         yield row | {"source": source.name, "license": source.license}
 
 
-def _rows_by_kind(source: DataSource, limits: Limits) -> Iterator[Row]:
+def _rows_by_kind(source: DataSource, limits: Limits, survey: Survey) -> Iterator[Row]:
     """Return the rows of a source by the reader of its kind."""
     if isinstance(source, DemoSource):
         return read_demo(source, limits)
     if isinstance(source, FilesSource):
-        return read_files(source, limits)
+        return read_files(source, limits, survey)
     if isinstance(source, UrlSource):
-        return read_url(source, limits)
-    return read_hub(source, limits)
+        return read_url(source, limits, survey)
+    return read_hub(source, limits, survey)
 
 
 def read_demo(source: DemoSource, limits: Limits) -> Iterator[Row]:
@@ -70,13 +74,13 @@ def read_demo(source: DemoSource, limits: Limits) -> Iterator[Row]:
             yield place | fields
 
 
-def read_files(source: FilesSource, limits: Limits) -> Iterator[Row]:
+def read_files(source: FilesSource, limits: Limits, survey: Survey) -> Iterator[Row]:
     """Yield the mapped rows of a user's files."""
-    rows = _rows_of_files(source, data_files(source), limits)
-    yield from map_rows(source, rows, limits)
+    rows = _rows_of_files(source, data_files(source), limits, survey)
+    yield from map_rows(source, rows, limits, survey)
 
 
-def read_url(source: UrlSource, limits: Limits) -> Iterator[Row]:
+def read_url(source: UrlSource, limits: Limits, survey: Survey) -> Iterator[Row]:
     """Yield the mapped rows of a file behind an address.
 
     Raise UserError if the file does not have the pinned checksum.
@@ -86,8 +90,8 @@ def read_url(source: UrlSource, limits: Limits) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / name
         download(source.url, source.sha256, path, limits)
-        rows = _rows_of_files(source, {name: path}, limits)
-        yield from map_rows(source, rows, limits)
+        rows = _rows_of_files(source, {name: path}, limits, survey)
+        yield from map_rows(source, rows, limits, survey)
 
 
 def _suffix_of(url: str, owner: str) -> str:
@@ -101,20 +105,41 @@ def _suffix_of(url: str, owner: str) -> str:
 
 
 def _rows_of_files(
-    source: FilesSource | UrlSource, files: dict[str, Path], limits: Limits
+    source: FilesSource | UrlSource, files: dict[str, Path], limits: Limits, survey: Survey
 ) -> Iterator[FileRow]:
     """Yield the rows of files by neutral names."""
-    columns = wanted_columns(source)
     for name, path in files.items():
+        columns = _columns_of_file(source, path, survey)
         options = ReadOptions(source.name, name, source.encoding, columns, limits)
         options = options._replace(rows=source.rows or "", sheet=source.sheet or "")
         for row in read_file(path, options):
             yield name, row
 
 
-def read_hub(source: HubSource, limits: Limits) -> Iterator[Row]:
+def _columns_of_file(source: FilesSource | UrlSource, path: Path, survey: Survey) -> list[str]:
+    """Return the columns that the reader of a file must find at its top.
+
+    A name with dots may name a field of a nested object, and objects of JSON may lack an optional
+    column. Rows of a Parquet file contain only the wanted columns, so the survey learns of the
+    others here.
+    """
+    wanted = wanted_columns(source)
+    if path.suffix.lower() == ".parquet":
+        names = column_names(path)
+        observe_names(survey, source, names)
+        unread = [name for name in names if name in survey.unread]
+        for row in first_texts(path, unread, COMPARED_ROWS):
+            observe_texts(survey, row)
+        return sorted({name if name in names else name.split(".")[0] for name in wanted})
+    if file_suffix(path.name).split(".")[1] == "json":
+        optional = optional_columns(source)
+        return [name for name in wanted if "." not in name and name not in optional]
+    return wanted
+
+
+def read_hub(source: HubSource, limits: Limits, survey: Survey) -> Iterator[Row]:
     """Yield the mapped rows of a data set on the hub, streamed."""
-    yield from map_rows(source, _rows_of_hub(source, limits), limits)
+    yield from map_rows(source, _rows_of_hub(source, limits), limits, survey)
 
 
 def _rows_of_hub(source: HubSource, limits: Limits) -> Iterator[FileRow]:
@@ -130,7 +155,7 @@ def _rows_of_hub(source: HubSource, limits: Limits) -> Iterator[FileRow]:
 
 def _refuse_long_row(row: Row, columns: list[str], longest: int) -> Row | Refused:
     """Return a row unless its wanted columns exceed `longest` characters."""
-    characters = sum(_count_characters(row.get(column)) for column in columns)
+    characters = sum(_count_characters(find_cell(row, column)) for column in columns)
     if characters > longest:
         return Refused(f"row longer than {longest} bytes", "")
     return row

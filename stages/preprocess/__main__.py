@@ -26,6 +26,7 @@ from stages.preprocess import report
 from stages.preprocess.benchmarks import benchmark_rows
 from stages.preprocess.clean import Settings
 from stages.preprocess.deduplicate import deduplicate
+from stages.preprocess.losses import count_lines
 from stages.preprocess.parts import clean_shard, write_part
 from stages.preprocess.report import Metrics, Outcome, SplitRanks
 from stages.preprocess.shards import cut, each, workers
@@ -46,8 +47,8 @@ Plots = Annotated[Path, typer.Option(help="Folder for plots.")]
 
 def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Params) -> Outcome:
     """Clean all shards into the work folder, and decide which rows stay."""
-    files = [raw / f"{source.name}.jsonl" for source in params.ingest.sources]
-    shards = cut(files)
+    files = {source.name: raw / f"{source.name}.jsonl" for source in params.ingest.sources}
+    shards = cut(files.values())
     settings = Settings(
         base=base.absolute(),
         preprocess=params.preprocess,
@@ -64,7 +65,14 @@ def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Par
         table = load_table(work, len(shards), [task.stem for task in tasks])
         corpus = Corpus(table, work, len(shards), pool)
         decision = deduplicate(corpus, params.preprocess)
-    return Outcome(table, decision, counts, len(shards))
+    return Outcome(
+        table=table,
+        decision=decision,
+        counts=counts,
+        parts=len(shards),
+        sources=[shard.path.stem for shard in shards],
+        rows_in={name: count_lines(file) for name, file in files.items()},
+    )
 
 
 def check_inputs(raw: Path, tasks: list[Path], params: Params) -> None:

@@ -11,6 +11,7 @@ from bula.escaping import markdown
 from bula.params import FilesSource, Params
 from bula.privacy import PERSONAL_DATA_KINDS
 from bula.records import SET_NAMES
+from stages.preprocess.losses import Losses, loss_rows
 
 MATRIX_COLUMNS = (
     "items",
@@ -31,11 +32,12 @@ SOURCE_HEADINGS = ("source", "kind", "license", "redistribution", "names", "rows
 
 
 class Figures(NamedTuple):
-    """The figures of the card: rows per source, metrics and the contamination matrix."""
+    """The figures of the card: rows per source, metrics, contamination matrix and losses."""
 
     sources: Counter[str]
     metrics: dict[str, dict[str, int | float]]
     matrix: dict[str, dict[str, int]]
+    losses: list[Losses]
 
 
 def data_set_card(params: Params, figures: Figures, splits: Iterable[str]) -> str:
@@ -48,6 +50,7 @@ def data_set_card(params: Params, figures: Figures, splits: Iterable[str]) -> st
         _section("Sources", _source_table(params, figures.sources)),
         _section("Splits", _split_table(figures.metrics, splits)),
         _section("Language", _language(params)),
+        _section("Rows of each source", _loss_table(figures.losses)),
         _section("Refused rows", _refusal_table(figures.metrics["quarantine"])),
         _section("Personal data", _personal_data(params, figures.metrics["privacy"])),
         _section("Contamination", _contamination(params, figures.matrix)),
@@ -135,6 +138,12 @@ def _language(params: Params) -> str:
     """Return the sentence on the languages that are kept."""
     languages = markdown(", ".join(params.preprocess.languages))
     return f"Languages kept: {languages} (identified by fastText). Other rows are refused.\n\n"
+
+
+def _loss_table(losses: list[Losses]) -> str:
+    """Return the table of rows in, kept, set aside and lost by source."""
+    head, rows = loss_rows(losses)
+    return as_table(head, rows)
 
 
 def _refusal_table(quarantine: dict[str, int | float]) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from bula.errors import UserError
-from bula.language import other_language
+from bula.language import pair_language
 from bula.params import Preprocess, Privacy
 from bula.privacy import find_personal_data, redact
 from bula.records import Example, Row, Turn, example_id, row_turns, turn_texts
 from bula.text import comparison_key, mask, normalise, words
-from stages.preprocess.encoding import is_mojibake, repair_mojibake
+from stages.preprocess.encoding import has_lost_accents, is_mojibake, repair_mojibake
+from stages.preprocess.escapes import keeps_escapes, repair_escapes
 from stages.preprocess.html import strip_html
 from stages.preprocess.splits import assign_split
 
@@ -36,13 +37,18 @@ class Settings(NamedTuple):
 def repair_text(text: str) -> tuple[str, list[str]]:
     """Return the repaired text and the names of the repairs.
 
-    Mojibake and HTML are removed, and the text is normalised. A repair that changed nothing is not
-    named.
+    Escapes, mojibake and HTML are removed, and the text is normalised. A repair that changed
+    nothing is not named. `escapes_left` names a text with escapes that may be LaTeX or a path.
     """
-    decoded = repair_mojibake(text)
+    unescaped = repair_escapes(text)
+    decoded = repair_mojibake(unescaped)
     plain = strip_html(decoded)
     repairs = []
-    if decoded != text:
+    if unescaped != text:
+        repairs.append("escapes_repaired")
+    elif keeps_escapes(text):
+        repairs.append("escapes_left")
+    if decoded != unescaped:
         repairs.append("mojibake_repaired")
     if plain != decoded:
         repairs.append("html_stripped")
@@ -185,24 +191,28 @@ def _unfit_text(turn: Fields, min_question_words: int, params: Preprocess) -> st
     """Return why a repaired turn is unfit for training."""
     question = turn["question"]
     answer = turn["answer"]
-    reason = _unfit_field("question", question, min_question_words, params)
-    reason = reason or _unfit_field("answer", answer, params.min_answer_words, params)
-    if not reason and comparison_key(question) == comparison_key(answer):
+    reason = _unfit_field("question", question, min_question_words)
+    reason = reason or _unfit_field("answer", answer, params.min_answer_words)
+    if reason:
+        return reason
+    if comparison_key(question) == comparison_key(answer):
         return "answer equals the question"
-    return reason
+    if language := pair_language(question, answer, params):
+        return f"in another language ({language})"
+    return ""
 
 
-def _unfit_field(name: str, text: str, min_words: int, params: Preprocess) -> str:
+def _unfit_field(name: str, text: str, min_words: int) -> str:
     """Return why one repaired field is unfit for training."""
     word_count = len(words(text))
     if not word_count:
         return f"{name} has no words"
     if is_mojibake(text):
         return f"{name} is mojibake"
+    if has_lost_accents(text):
+        return f"accents replaced by ? ({name})"
     if word_count < min_words:
         return f"{name} shorter than {min_words} words"
-    if language := other_language(text, word_count, params):
-        return f"{name} in another language ({language})"
     return ""
 
 

@@ -1,6 +1,7 @@
-"""Repair and detect mojibake.
+"""Repair mojibake, and detect it and lost accents.
 
-Mojibake is UTF-8 text that was decoded as Latin-1 or Windows-1252.
+Mojibake is UTF-8 text that was decoded as Latin-1 or Windows-1252. Accents are lost if a program
+wrote "?" in place of each letter that its encoding does not have; no repair can know the letter.
 """
 
 import re
@@ -13,6 +14,45 @@ SUSPECT = re.compile("[ÃÂâ€œð\u0080-\u009f\ufffd]")
 CAPITAL_A_TILDE = re.compile("(?<=[A-ZÀ-Ý])Ã(?=[”’»®™…–—\"'\u00a0])")
 # The planes of private use contain more characters than a text can have.
 PRIVATE_USE = range(0xF0000, 0x10FFFE)
+# No other "?" can stand for an accent. Most texts have none, and the patterns below are slow.
+LETTER_AFTER = re.compile(r"\?-?[^\W\d_]|[a-zA-Z]\?+,?\s+[a-zà-ÿ]")
+# An address may have a "?" between letters.
+ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\S+\.\w{2,4}/\S*", re.IGNORECASE)
+# A "?" in a word, by which the word cannot be the end of a question and the start of a sentence.
+LOST_ACCENT = re.compile(
+    r"""
+    # n?o, m?dico, r?pido: no word consists of the letter before it.
+    (?<![^\W\d_]) [b-df-np-z] \?+ [^\W\d_]
+    # gesta??o, cora??es, infec??o, avalia????o: two letters are lost.
+    | [aeiounpcr] \?{2,} (?: o | os | es ) (?![^\W\d_]) (?! \s+ que \b )
+    # press?o, pulm?es, infecç?o; "dor?o que" is a question without a space.
+    | [b-df-hj-np-zç] \? (?: o | os | es ) (?![^\W\d_]) (?! \s+ que \b )
+    # conv?m, ap?s, vir?s, parab?ns: no word consists of the letters after it.
+    | [^\W\d_]{2} \?+ (?: [b-df-np-z] | ns ) (?![^\W\d_])
+    # emerg?ncia, necess?rio, diagn?stico, poss?vel, rem?dio, l?quido, c?psula
+    | [^\W\d_] \?+ (?:
+        nci[ao] | ri[ao] | di[ao] | stic[ao] | tic[ao] | dic[ao] | nic[ao] | ric[ao] | gic[ao]
+        | lic[ao] | fic[ao] | mic[ao] | vel | veis | quid[ao] | pid[ao] | sic[ao] | psula | lise
+        | bit[ao] | lcool | ngue | cil | ceis | nea | neo
+      ) s? (?![^\W\d_])
+    # crian?a, cabe?a, for?a, bra?o, servi?o, pesco?o, sa?de
+    | (?: [ae]n | cabe | for | bra | servi | sco ) \?+ [ao] s? (?![^\W\d_])
+    | (?<![^\W\d_]) sa \?+ de (?![^\W\d_])
+    # ?gua, ?lcool, ?ltimo
+    | (?<![^\W_]) \?+ (?: gua | lcool | ltim[ao] ) s? (?![^\W\d_])
+    # interromp?-la, tom?-lo
+    | [^\W\d_] \?+ - (?: l[ao]s? | se | me ) (?![^\W\d_])
+    # h? motivo, j? come, est? com, voc? tem: the word goes on to the next one.
+    | (?<![^\W\d_]) (?: h | j | l | ol | est | voc | at | beb | a?manh | irm )
+        \?+ ,? \s+ [a-zà-ÿ]
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# A "?" between two words of small letters may be a question without a space after it.
+BETWEEN_LETTERS = re.compile(r"[a-zà-ÿ]\?+[a-zà-ÿ]")
+ACCENT = re.compile("[À-ÖØ-öø-ÿ]")
+# So many of them in a text without any accent are no accident.
+MOST_BETWEEN = 3
 
 
 def repair_mojibake(text: str) -> str:
@@ -34,3 +74,14 @@ def is_mojibake(text: str) -> bool:
         return True
     plain = CAPITAL_A_TILDE.sub("A", text)
     return bool(SUSPECT.search(plain)) and ftfy.badness.is_bad(plain)
+
+
+def has_lost_accents(text: str) -> bool:
+    """Return whether "?" stands in place of accented letters of a text."""
+    if not LETTER_AFTER.search(text):
+        return False
+    plain = ADDRESS.sub(" ", text)
+    if LOST_ACCENT.search(plain):
+        return True
+    between = len(BETWEEN_LETTERS.findall(plain))
+    return between > MOST_BETWEEN and not ACCENT.search(plain)

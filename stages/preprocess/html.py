@@ -1,7 +1,8 @@
 """Convert fragments of HTML to the text that a reader would see.
 
 Python's html.parser takes the markup apart. It reports every tag, so "1</div>5 mg" stays two
-lines; parsers that build a tree (lxml, selectolax) drop end tags without a start tag.
+lines. Parsers that build a tree drop an end tag without a start tag: lxml, BeautifulSoup,
+selectolax and inscriptis return 15 mg, and html2text breaks words in angle brackets.
 People write "<" for "less than" and put words in angle brackets, so the parser is only shown the
 tags that TAG recognises; every other "<" is escaped first.
 """
@@ -17,20 +18,26 @@ summary table tbody td tfoot th thead title tr ul
 """
 BLOCKS = frozenset(BLOCK_NAMES.split())
 # Elements whose content continues the line.
-INLINE_NAMES = "a abbr b big code em font i label s small span strong sub sup u"
+INLINE_NAMES = """
+a abbr acronym b bdi bdo big cite code del dfn em font i ins kbd label mark nobr s samp small span
+strike strong sub sup tt u var wbr
+"""
 INLINE = frozenset(INLINE_NAMES.split())
 # Elements whose content is no text.
-HIDDEN = frozenset({"script", "style"})
+HIDDEN = frozenset({"script", "style", "xml"})
 # Where "<" may have been meant as a sign, these elements count only if they are closed.
 NEEDS_END = INLINE | HIDDEN
 # Elements that a reader sees as a gap between two words.
-OBJECTS = frozenset({"iframe", "img", "input", "link", "meta", "video"})
+OBJECT_NAMES = "audio button embed iframe img input link meta object param picture source svg video"
+OBJECTS = frozenset(OBJECT_NAMES.split())
 # Attributes without a value; any other word makes "<em jejum>" and "<a 100 e >" text.
 FLAGS = (
     "allowfullscreen|async|checked|compact|controls|defer|disabled|hidden|noshade|nowrap|readonly"
     "|selected"
 )
-NAMES = "|".join(sorted(BLOCKS | INLINE | HIDDEN | OBJECTS | {"br"}))
+# Elements of Word and Outlook, such as o:p and st1:PersonName, continue the line.
+OFFICE = "(?:o|w|v|m|x|u1|st1|st2|w10|wx|aml):[a-z][a-z0-9]*"
+NAMES = "|".join([*sorted(BLOCKS | INLINE | HIDDEN | OBJECTS | {"br"}), OFFICE])
 # Possessive quantifiers (*+, ++) keep the match linear on a field full of openings.
 TAG = re.compile(
     rf"""
@@ -48,6 +55,12 @@ TAG = re.compile(
     | <!--
     # A document type.
     | <!doctype [^<>]{{0,200}} >
+    # Marks of Word and of XML around text that is shown.
+    | (?P<mark>
+        <!\[ (?: if\b [^<>]{{0,200}} | endif ) \]>
+        | <\?xml\b [^<>]{{0,300}} >
+        | <!\[CDATA\[
+    )
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -66,6 +79,7 @@ SUBSCRIPT = "\x04"
 # Versions of Python disagree about these empty comments.
 EMPTY_COMMENT = re.compile("<!--+>")
 MARKS = re.compile(f"[{EDGE}-{SUBSCRIPT}]")
+CDATA = "<![CDATA["
 AT_START = (
     dict.fromkeys(BLOCKS, EDGE)
     | dict.fromkeys(OBJECTS | HIDDEN, " ")
@@ -95,7 +109,8 @@ def strip_html(text: str) -> str:
     Each pass undoes one level: "&amp;lt;p&amp;gt;" is a paragraph that was escaped twice.
     """
     for level in range(ESCAPE_LEVELS):
-        if not TAG.search(text) and not ENTITY.search(text):
+        has_tag = "<" in text and TAG.search(text)
+        if not has_tag and not ("&" in text and ENTITY.search(text)):
             break
         plain = html_to_text(text, unescaped=level > 0)
         if plain == text:
@@ -115,6 +130,8 @@ def html_to_text(fragment: str, unescaped: bool = False) -> str:
     """
     parser = _TextParser()
     fragment = EMPTY_COMMENT.sub(" ", MARKS.sub(" ", fragment))
+    if CDATA in fragment:
+        fragment = fragment.replace("]]>", "")
     parser.feed(_escape_signs(fragment, unescaped))
     parser.close()
     return _break_lines(_mark_powers("".join(parser.parts)))
@@ -127,7 +144,7 @@ class _TextParser(HTMLParser):
     """
 
     # Newer versions of Python list more elements here, so their output would differ.
-    CDATA_CONTENT_ELEMENTS = ("script", "style")  # type: ignore[misc]
+    CDATA_CONTENT_ELEMENTS = ("script", "style", "xml")  # type: ignore[misc]
     RCDATA_CONTENT_ELEMENTS = ()  # type: ignore[misc]
 
     def __init__(self) -> None:
@@ -171,7 +188,11 @@ def _escape_signs(fragment: str, unescaped: bool) -> str:
         markup = match.group()
         if markup == "<!--":
             return markup if match.end() <= last_comment_end else " "
-        if markup == "<" or (unescaped and _is_open(match, last_end_tag)):
+        if match["mark"]:
+            return ""
+        # Browsers hide no text after an open <xml>, but after an open <script>.
+        can_be_text = unescaped or (match["name"] or "").lower() == "xml"
+        if markup == "<" or (can_be_text and _is_open(match, last_end_tag)):
             return "&lt;" + markup[1:]
         return markup
 

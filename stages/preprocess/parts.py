@@ -18,10 +18,11 @@ from bula.params import NearDuplicates
 from bula.prompts import token_lengths
 from bula.records import Example, Row, json_line, row_turns, turn_texts
 from stages.preprocess.clean import Settings, clean_row, refuse
+from stages.preprocess.long_rows import fit_example
 from stages.preprocess.minhash import Hashes, band_hashes, comparison_hash
 from stages.preprocess.shards import Shard, shard_lines
 from stages.preprocess.splits import SPLITS
-from stages.preprocess.tokens import cached_tokenizer, control_token_pattern, excess_length
+from stages.preprocess.tokens import cached_tokenizer, control_token_pattern
 
 # Ingest writes these keys into every row.
 RAW_KEYS = {"source", "license", "file", "line"}
@@ -51,7 +52,7 @@ def clean_shard(shard: Shard, settings: Settings) -> Counter[str]:
     refused: dict[int, Row] = {}
     accepted = _clean_lines(shard, settings, refused, counts)
     accepted = _refuse_control_tokens(accepted, settings.base, refused)
-    rows, tokens = _refuse_long(accepted, settings, refused)
+    rows, tokens = _fit_rows(accepted, settings, refused, counts)
     write_part(
         settings.work,
         shard.number,
@@ -118,26 +119,30 @@ def _refuse_control_tokens(
     return passed
 
 
-def _refuse_long(
-    accepted: list[Accepted], settings: Settings, refused: dict[int, Row]
+def _fit_rows(
+    accepted: list[Accepted], settings: Settings, refused: dict[int, Row], counts: Counter[str]
 ) -> tuple[list[Row], list[int]]:
-    """Refuse long rows, and return the others with their lengths in tokens."""
+    """Return the rows that training receives with their lengths in tokens.
+
+    Long rows are refused, truncated or split, as `preprocess.long_rows` says.
+    """
     tokenizer = cached_tokenizer(settings.base)
     lengths = token_lengths(tokenizer, [item.example for item in accepted])
     rows = []
     tokens = []
-    for item, (prompt_length, length) in zip(accepted, lengths, strict=True):
-        reason = excess_length(prompt_length, length, settings.preprocess)
-        if reason:
-            refused[item.place] = refuse(item.row, reason)
+    for item, sizes in zip(accepted, lengths, strict=True):
+        fitted = fit_example(item.example, sizes, tokenizer, settings.preprocess, counts)
+        if isinstance(fitted, str):
+            refused[item.place] = refuse(item.row, fitted)
             continue
-        row = {
-            "file": item.row["file"],
-            "line": item.row["line"],
-            "example": item.example.model_dump(exclude_none=True),
-        }
-        rows.append(row)
-        tokens.append(length)
+        for example, length in fitted:
+            row = {
+                "file": item.row["file"],
+                "line": item.row["line"],
+                "example": example.model_dump(exclude_none=True),
+            }
+            rows.append(row)
+            tokens.append(length)
     return rows, tokens
 
 

@@ -1,14 +1,13 @@
 """Write splits, quarantine and evidence, and compute the metrics."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy
 
-from bula.errors import UserError
 from bula.files import staged
 from bula.params import Params
 from bula.privacy import PERSONAL_DATA_KINDS
@@ -17,8 +16,19 @@ from stages.preprocess.benchmarks import duplicate_options
 from stages.preprocess.card import Figures, data_set_card, split_path
 from stages.preprocess.clean import refuse
 from stages.preprocess.contamination import nearest_rows
+from stages.preprocess.deciders import deciders
 from stages.preprocess.deduplicate import Decision
 from stages.preprocess.few_shot import write_few_shot
+from stages.preprocess.losses import (
+    Losses,
+    check_losses,
+    check_splits,
+    count_refusals,
+    empty_refusals,
+    loss_metrics,
+    print_losses,
+    source_losses,
+)
 from stages.preprocess.minhash import Indices
 from stages.preprocess.parts import full_text
 from stages.preprocess.splits import SPLITS
@@ -26,13 +36,14 @@ from stages.preprocess.table import Table, rows_at
 
 BIN_TOKENS = 32
 OVERLAP_WORDS = 5
-REPAIRS = ("html_stripped", "mojibake_repaired")
+REPAIRS = (
+    *("html_stripped", "mojibake_repaired", "escapes_repaired", "escapes_left"),
+    *("answers_truncated", "answers_split"),
+)
 PLOTTED_COLUMNS = {
     "shared run of words": "items_shared_run",
     "near-duplicate": "items_near_duplicate",
 }
-# The metric's name is the text of a reason before the first of these separators.
-PARTICULARS = (":", " (", " as ", " of ", " with ")
 
 SplitRanks = dict[str, Indices]
 Metrics = dict[str, dict[str, int | float]]
@@ -48,6 +59,10 @@ class Outcome(NamedTuple):
     """Repairs and personal data."""
     parts: int
     """Number of parts of raw rows in the work folder."""
+    sources: list[str]
+    """The source of each part of raw rows."""
+    rows_in: dict[str, int]
+    """The number of raw rows of each source."""
 
 
 def write_clean(
@@ -55,19 +70,20 @@ def write_clean(
 ) -> tuple[SplitRanks, Metrics]:
     """Write the splits, evidence, card and quarantine.
 
-    Return the ranks written and the metrics. Raise UserError if a split is empty.
+    Return the ranks written and the metrics. Raise UserError if a source lost too many rows or a
+    split is empty. Only the quarantine is written then.
     """
     table = outcome.table
     decision = outcome.decision
     kept = kept_ranks(table, decision, params.preprocess.train_limit)
-    reasons: Counter[str] = Counter()
-    refused = quarantine_rows(table, decision, work, outcome.parts)
-    write_rows(quarantine, _count_reasons(refused, reasons))
-    _check_splits(kept, quarantine, reasons)
+    losses = write_quarantine(quarantine, outcome, kept, work)
+    print_losses(losses, params.preprocess.train_limit)
+    check_losses(losses, params.preprocess.max_loss_share, quarantine)
+    check_splits(kept, losses, params, quarantine)
     _check_ids(table, kept)
     sources: Counter[str] = Counter()
     metrics = _split_metrics(table, kept)
-    metrics["train"]["beyond_limit"] = _rows_beyond_limit(table, decision, kept)
+    metrics["train"]["beyond_limit"] = sum(source.set_aside for source in losses)
     with staged(clean) as temporary:
         _write_splits(temporary, table, work, kept, sources)
         write_few_shot(temporary, table.tokens[kept["train"]].tolist(), params)
@@ -75,22 +91,39 @@ def write_clean(
         overlaps = _write_overlaps(temporary, params.preprocess.overlap_items)
         for name, overlap in overlaps.items():
             metrics[name]["overlap_5gram_largest"] = overlap
-        metrics.update(_row_metrics(outcome.counts, reasons))
-        card = data_set_card(params, Figures(sources, metrics, decision.matrix), kept)
+        metrics.update(_row_metrics(outcome.counts, losses))
+        card = data_set_card(params, Figures(sources, metrics, decision.matrix, losses), kept)
         (temporary / "README.md").write_text(card, encoding="utf-8")
     return kept, metrics
+
+
+def write_quarantine(path: Path, outcome: Outcome, kept: SplitRanks, work: Path) -> list[Losses]:
+    """Write the refused rows, and return the losses of each source."""
+    table = outcome.table
+    refusals = empty_refusals()
+    records = quarantine_rows(table, outcome.decision, work, outcome.parts)
+    write_rows(path, count_refusals(records, refusals))
+    return source_losses(
+        table,
+        kept,
+        _ranks_beyond_limit(table, outcome.decision, kept),
+        outcome.sources,
+        outcome.rows_in,
+        refusals,
+    )
 
 
 def kept_ranks(table: Table, decision: Decision, limit: int) -> SplitRanks:
     """Return the ranks to write by split.
 
-    At most `limit` training rows are kept.
+    At most `limit` training rows are kept; 0 means all.
     """
     kept: SplitRanks = {}
     for split in SPLITS:
         in_split = table.split == table.names.index(split)
         kept[split] = numpy.flatnonzero(decision.alive & in_split)
-    kept["train"] = kept["train"][:limit]
+    if limit:
+        kept["train"] = kept["train"][:limit]
     return kept
 
 
@@ -98,41 +131,19 @@ def quarantine_rows(table: Table, decision: Decision, work: Path, parts: int) ->
     """Yield the quarantine records.
 
     Rows refused by a filter come first, in the order of the sources; rows refused because of
-    another row follow.
+    another row follow, with the origin of that row as `decided_by`.
     """
     for number in range(parts):
         yield from read_rows(work / f"{number}.refused.jsonl")
     ranks = numpy.array(sorted(decision.refused), dtype=numpy.int64)
-    for rank, row in zip(ranks.tolist(), rows_at(table, work, ranks), strict=True):
-        refused = dict(row["example"])
-        refused["file"] = row["file"]
-        refused["line"] = row["line"]
-        yield refuse(refused, decision.refused[rank])
-
-
-def _count_reasons(rows: Iterable[Row], counts: Counter[str]) -> Iterator[Row]:
-    """Yield the records, and count their reasons.
-
-    A reason is counted as the name of a metric, without its particulars.
-    """
-    for row in rows:
-        reason = row["reason"]
-        for separator in PARTICULARS:
-            reason = reason.split(separator)[0]
-        counts["_".join(reason.lower().split())] += 1
-        yield row
-
-
-def _check_splits(kept: SplitRanks, quarantine: Path, reasons: Counter[str]) -> None:
-    """Raise UserError if a split is empty."""
-    empty = [split for split, ranks in kept.items() if not len(ranks)]
-    if empty:
-        raise UserError(
-            "preprocess",
-            f"no examples left for {', '.join(empty)}; "
-            f"{quarantine} says why {reasons.total()} rows were refused",
-            "add rows, or change the shares and filters of preprocess",
-        )
+    reasons = [decision.refused[rank] for rank in ranks.tolist()]
+    columns = (rows_at(table, work, ranks), reasons, deciders(table, work, reasons))
+    for row, reason, decider in zip(*columns, strict=True):
+        place = {"file": row["file"], "line": row["line"]}
+        record = refuse(row["example"] | place, reason)
+        if decider:
+            record["decided_by"] = decider
+        yield record
 
 
 def _check_ids(table: Table, kept: SplitRanks) -> None:
@@ -215,26 +226,32 @@ def _split_metrics(table: Table, kept: SplitRanks) -> Metrics:
     return metrics
 
 
-def _rows_beyond_limit(table: Table, decision: Decision, kept: SplitRanks) -> int:
-    """Return the number of training rows that only `train_limit` leaves out."""
+def _ranks_beyond_limit(table: Table, decision: Decision, kept: SplitRanks) -> Indices:
+    """Return the ranks of the training rows that only `train_limit` leaves out."""
     in_train = table.split == table.train
-    return int(numpy.count_nonzero(decision.alive & in_train)) - len(kept["train"])
+    ranks: Indices = numpy.flatnonzero(decision.alive & in_train)
+    return ranks[len(kept["train"]) :]
 
 
-def _row_metrics(counts: Counter[str], reasons: Counter[str]) -> Metrics:
-    """Return the counts of repairs, personal data and refusals."""
+def _row_metrics(counts: Counter[str], losses: list[Losses]) -> Metrics:
+    """Return the counts of repairs, personal data and refusals, and of each source."""
     repaired: dict[str, int | float] = {}
     for name in REPAIRS:
         repaired[name] = counts[f"repaired {name}"]
     privacy: dict[str, int | float] = {}
     for name in ("rows", *PERSONAL_DATA_KINDS):
         privacy[name] = counts[f"privacy {name}"]
+    reasons: Counter[str] = Counter()
+    for source in losses:
+        reasons += source.refusals.reasons
     quarantine: dict[str, int | float] = {"rows": reasons.total()}
-    quarantine.update(sorted(reasons.items()))
+    for reason, count in sorted(reasons.items()):
+        quarantine["_".join(reason.split())] = count
     return {
         "repaired": repaired,
         "privacy": privacy,
         "quarantine": quarantine,
+        **loss_metrics(losses),
     }
 
 
