@@ -144,6 +144,8 @@ def test_columns_are_proposed_by_name_and_form(row: dict[str, Any], columns: Any
     proposed, notes = propose_columns(list(row), [row])
     assert proposed == {"specialty": "", "kind": "", **columns}
     assert notes == []
+    [entry] = YAML(typ="safe").load(to_yaml(source_entry("data/sources/p", proposed, "utf-8", {})))
+    assert FilesSource.model_validate(entry).role == "split"
 
 
 def test_columns_without_usual_names_are_chosen_by_length_and_marked() -> None:
