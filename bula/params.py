@@ -40,10 +40,12 @@ from bula.param_types import (
     Few,
     FigureName,
     Finite,
+    Glob,
     GpuLayers,
     HubId,
     HubPart,
     Kappa,
+    Keys,
     LanguageCode,
     Layer,
     License,
@@ -348,11 +350,29 @@ class DemoSource(Source):
     """Directory of the corpus."""
 
 
-class FilesSource(Tabular):
-    """A user's own files.
+class FileForm(Tabular):
+    """A source whose rows stand in files.
 
-    Formats: JSON Lines, a JSON array, CSV (comma, semicolon or tab) and Parquet.
+    Formats: JSON Lines, a JSON array, CSV (comma, semicolon, tab or bar), Parquet and Excel. Text
+    files may be compressed: .gz, .bz2, .zst.
     """
+
+    encoding: Encoding
+    """Text encoding of JSON and CSV files.
+
+    A row with a byte outside the encoding is refused; no character is ever replaced.
+    """
+    rows: Keys | None = None
+    """Key below which a JSON file has its list of rows; a dot separates keys below each other.
+
+    Without this key, the file itself is the list of rows.
+    """
+    sheet: Column | None = None
+    """Sheet of an Excel file; without this key, the first sheet."""
+
+
+class FilesSource(FileForm):
+    """A user's own files."""
 
     kind: Literal["files"]
     names: Literal["removed", "present"]
@@ -367,14 +387,11 @@ class FilesSource(Tabular):
 
     The path lies below data/sources/, so that DVC sees every edit.
     """
-    encoding: Encoding
-    """Text encoding of JSON and CSV files.
-
-    A row with a byte outside the encoding is refused; no character is ever replaced.
-    """
+    pattern: Glob | None = None
+    """Files of the directory that are read, such as `*.csv`; without this key, all files."""
 
 
-class UrlSource(Tabular):
+class UrlSource(FileForm):
     """One file at an http or https address.
 
     The formats are those of kind `files`; the ending of the address selects one.
@@ -385,8 +402,6 @@ class UrlSource(Tabular):
     """Address of the file."""
     sha256: Sha256
     """SHA-256 of the file, because the content at an address can change."""
-    encoding: Encoding
-    """Text encoding of JSON and CSV files."""
 
 
 class HubSource(Tabular):
