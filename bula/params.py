@@ -40,10 +40,12 @@ from bula.param_types import (
     Few,
     FigureName,
     Finite,
+    Glob,
     GpuLayers,
     HubId,
     HubPart,
     Kappa,
+    Keys,
     LanguageCode,
     Layer,
     License,
@@ -85,6 +87,7 @@ UNIONS = {
     ("benchmark", "backend"),
     ("bertscore", "encoder"),
     ("preprocess", "encoder"),
+    ("privacy", "names"),
 }
 UNION_TAGS = {
     *("wheel", "wheels", "hub", "directory", "api", "base", "none"),
@@ -348,28 +351,48 @@ class DemoSource(Source):
     """Directory of the corpus."""
 
 
-class FilesSource(Tabular):
-    """A user's own files.
+class FileForm(Tabular):
+    """A source whose rows stand in files.
 
-    Formats: JSON Lines, a JSON array, CSV (comma, semicolon or tab) and Parquet.
+    Formats: JSON Lines, a JSON array, CSV (comma, semicolon, tab or bar), Parquet and Excel. Text
+    files may be compressed: .gz, .bz2, .zst.
     """
 
-    kind: Literal["files"]
-    names: Literal["removed", "present"]
-    """Whether people's names were removed from the rows; this project cannot detect names."""
-    path: RepositoryPath
-    """A file, or a directory whose files are read in the order of their names.
-
-    The path lies below data/sources/, so that DVC sees every edit.
-    """
     encoding: Encoding
     """Text encoding of JSON and CSV files.
 
     A row with a byte outside the encoding is refused; no character is ever replaced.
     """
+    rows: Keys | None = None
+    """Key below which a JSON file has its list of rows; a dot separates keys below each other.
+
+    Without this key, the file itself is the list of rows.
+    """
+    sheet: Column | None = None
+    """Sheet of an Excel file; without this key, the first sheet."""
 
 
-class UrlSource(Tabular):
+class FilesSource(FileForm):
+    """A user's own files."""
+
+    kind: Literal["files"]
+    names: Literal["removed", "present"]
+    """Whether people's names were removed from the rows.
+
+    `present` needs a model in `privacy.names`, or `names_waiver: true`.
+    """
+    names_waiver: bool = False
+    """Accept that names without a cue beside them stay in the rows of a source with names."""
+    path: RepositoryPath
+    """A file, or a directory whose files are read in the order of their names.
+
+    The path lies below data/sources/, so that DVC sees every edit.
+    """
+    pattern: Glob | None = None
+    """Files of the directory that are read, such as `*.csv`; without this key, all files."""
+
+
+class UrlSource(FileForm):
     """One file at an http or https address.
 
     The formats are those of kind `files`; the ending of the address selects one.
@@ -380,8 +403,6 @@ class UrlSource(Tabular):
     """Address of the file."""
     sha256: Sha256
     """SHA-256 of the file, because the content at an address can change."""
-    encoding: Encoding
-    """Text encoding of JSON and CSV files."""
 
 
 class HubSource(Tabular):
@@ -615,10 +636,19 @@ class Ingest(Section):
         return self
 
 
+class NoModel(Section):
+    """No model, so only lists and cues find names."""
+
+    kind: Literal["none"]
+
+
+NamesModel = Annotated[NoModel | HubModel | DirectoryModel, Field(discriminator="kind")]
+
+
 class Privacy(Section):
     """Treatment of personal data.
 
-    bula/privacy.py defines what is found. Findings are counted by kind in every case.
+    bula/privacy defines what is found. Findings are counted by kind in every case.
     """
 
     rows: Literal["redact", "quarantine", "fail"]
@@ -628,6 +658,8 @@ class Privacy(Section):
 
     An answer is never left out, because its variant would then avoid a score.
     """
+    names: NamesModel
+    """Token classifier that finds further names of people in rows (named-entity recognition)."""
 
 
 class NearDuplicates(Section):
@@ -1439,6 +1471,7 @@ class Params(Section):
                 **self._problems_of_pairs(),
                 **self._problems_of_gates(),
                 **self._problems_of_judges(),
+                **self._problems_of_names(),
                 **self._problems_of_decoding(),
                 "gpu_layers of generate and judge need device: cuda": self._offloads_on_cpu(),
                 "variants.gold: calibrate uses this name; rename it": "gold" in self.variants,
@@ -1457,6 +1490,20 @@ class Params(Section):
         problems["judge.second.model is judge.model, so it is no second judge"] = len(
             set(models)
         ) < len(models)
+        return problems
+
+    def _problems_of_names(self) -> dict[str, bool]:
+        """Return each possible problem of names, and whether it is present."""
+        problems = {}
+        for source in self.ingest.sources:
+            if isinstance(source, FilesSource) and source.names == "present":
+                what = (
+                    f"source {source.name} has names: present, and no model finds names; set "
+                    "privacy.names to a token classifier, or the source's names_waiver to true, "
+                    "which leaves names without a cue in the rows"
+                )
+                is_searched = not isinstance(self.privacy.names, NoModel)
+                problems[what] = not is_searched and not source.names_waiver
         return problems
 
     def _problems_of_pairs(self) -> dict[str, bool]:

@@ -24,6 +24,7 @@ from bula.params import (
     ChatColumns,
     Columns,
     DemoSource,
+    FileForm,
     Params,
     Section,
     Source,
@@ -181,8 +182,9 @@ def test_a_field_has_a_description(section: type[Section], name: str) -> None:
 def test_a_field_has_no_default_which_dvc_could_not_see(section: type[Section], name: str) -> None:
     # DVC tracks the complete entries of lists and variants, so it sees a missing key of an entry.
     optional = {"few_shot", "columns", "base_url", "served_model"}
-    optional |= {"context", "split", "answers", "turns"}
-    has_optional = issubclass(section, Task | Variant | Columns | ChatColumns)
+    optional |= {"context", "split", "answers", "turns", "rows", "sheet", "pattern"}
+    optional |= {"names_waiver"}
+    has_optional = issubclass(section, Task | Variant | Columns | ChatColumns | FileForm)
     may_be_missing = optional if has_optional else set()
     assert section.model_fields[name].is_required() or name in may_be_missing
 
@@ -196,6 +198,20 @@ SECOND = {
     "usd_per_million_output": 0.0,
     "max_usd": 0.0,
 }
+OWN_FILES = {
+    "kind": "files",
+    "name": "mine",
+    "names": "removed",
+    "path": "data/sources/Perguntas (março) 2.csv",
+    "encoding": "utf-8",
+    "columns": {"question": "Pergunta do paciente", "answer": "r", "specialty": "", "kind": ""},
+    "filter": {},
+    "limit": 0,
+    "role": "split",
+    "license": "proprietary",
+    "redistribution": "forbidden",
+}
+NAMES_MODEL = {"kind": "directory", "path": "data/ner", "license": "mit"}
 BAD_VALUES: dict[str, Any] = {
     "seed": -1,
     "dtype": "float16",
@@ -310,6 +326,10 @@ def test_an_unknown_key_is_an_error_at_every_depth(key: str) -> None:
         ({"judge.second": {**SECOND, "base_url": "local"}}, "judge.second.base_url: "),
         ({"judge.second": {**SECOND, "model": "$(rm)"}}, "judge.second.model: "),
         (
+            {"ingest.sources.0": OWN_FILES | {"names": "present"}},
+            "source mine has names: present, and no model finds names; set privacy.names to a",
+        ),
+        (
             {"judge.base_url": "https://api.openai.com/v1"},
             "judge.base_url is local exactly when ingest.judge brings a model",
         ),
@@ -402,6 +422,11 @@ def test_contradicting_values_are_refused(changes: dict[str, Any], words: str) -
         {"train.compile": True, "train.kernels": "trl", "train.packing": True},
         {"compare.pairs": [{"variant": "quantized", "baseline": "base"}]},
         {"compare.pairs": []},
+        {"ingest.sources.0": OWN_FILES | {"names": "present", "names_waiver": True}},
+        {
+            "ingest.sources.0": OWN_FILES | {"names": "present"},
+            "privacy.names": NAMES_MODEL,
+        },
         {"preprocess.dev_share": 0.4, "preprocess.validation_share": 0.1},
     ],
 )
@@ -595,21 +620,6 @@ def test_an_inexact_version_is_refused(version: str) -> None:
 )
 def test_versions_of_the_package_index_are_allowed(version: str) -> None:
     parse_params(changed({"ingest.base.version": version}), "some.yaml")
-
-
-OWN_FILES = {
-    "kind": "files",
-    "name": "mine",
-    "names": "removed",
-    "path": "data/sources/Perguntas (março) 2.csv",
-    "encoding": "utf-8",
-    "columns": {"question": "Pergunta do paciente", "answer": "r", "specialty": "", "kind": ""},
-    "filter": {},
-    "limit": 0,
-    "role": "split",
-    "license": "proprietary",
-    "redistribution": "forbidden",
-}
 
 
 def test_a_path_may_have_accents_and_spaces() -> None:
@@ -819,7 +829,8 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 # The schema cannot express this check of the values of a list.
 NOT_IN_SCHEMA = {"train.lora.target_modules"}
 # The schema has no definition of the two base classes, only of the classes of each kind.
-FIELDS_IN_SCHEMA = [field for field in FIELDS if field.values[0] not in (Source, Tabular, Task)]
+BASE_SECTIONS = (Source, Tabular, FileForm, Task)
+FIELDS_IN_SCHEMA = [field for field in FIELDS if field.values[0] not in BASE_SECTIONS]
 
 
 def test_the_schema_file_equals_the_generated_schema() -> None:

@@ -18,10 +18,12 @@ from bench.clones import ROOT
 from bula.errors import UserError
 from bula.models import load_tokenizer
 from bula.params import Params, Preprocess, load_params
+from bula.privacy import Finding
 from bula.prompts import encode, token_lengths
 from bula.records import SET_NAMES, Example, Row, example_id, read_rows
 from bula.text import mask
 from stages.preprocess import __main__ as stage
+from stages.preprocess import clean
 from stages.preprocess.report import quarantine_rows
 from stages.preprocess.splits import SPLITS
 from stages.preprocess.table import rows_at
@@ -243,6 +245,21 @@ def test_personal_data_is_redacted_and_counted(tiny: Path, tmp_path: Path) -> No
     assert result.kept["train"][0]["question"] == redacted
     counts = {name: n for name, n in result.counts.items() if name.startswith("privacy")}
     assert counts == {"privacy cpf": 1, "privacy address": 1, "privacy rows": 1}
+
+
+def test_a_name_that_only_the_model_finds_is_redacted_and_counted(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(text: str) -> list[Finding]:
+        start = text.find("zylanna")
+        return [Finding("name", start, start + 7)] if start >= 0 else []
+
+    monkeypatch.setattr(clean, "load_finder", lambda source: find)
+    question = "Ontem vi zylanna com febre alta, o que ela deve tomar?"
+    result = deduplicate_rows([row(question)], tiny, tmp_path)
+    expected = "Ontem vi [NOME] com febre alta, o que ela deve tomar?"
+    assert result.kept["train"][0]["question"] == expected
+    assert result.counts["privacy name"] == 1
 
 
 def test_personal_data_can_be_quarantined_and_no_digit_is_left_there(

@@ -212,7 +212,7 @@ def test_the_card_warns_of_names() -> None:
     )
     params = settings()
     ingest = params.ingest.model_copy(update={"sources": [source]})
-    notice = "**Rows of clinic_1 contain people's names, which were not removed.**\n\n"
+    notice = "**Rows of clinic_1 contain people's names, and not all were removed.**\n\n"
     assert names_notice(params) == ""
     assert names_notice(params.model_copy(update={"ingest": ingest})) == notice
 

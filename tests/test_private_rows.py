@@ -37,6 +37,7 @@ CLINIC = {
     "kind": "files",
     "name": "clinic",
     "names": "present",
+    "names_waiver": True,
     "path": "data/sources/clinic.jsonl",
     "columns": {"question": "q", "answer": "a", "specialty": "", "kind": ""},
     "encoding": "utf-8",

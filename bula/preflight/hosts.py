@@ -61,6 +61,8 @@ def model_checks(params: Params) -> list[Check]:
     }
     if not isinstance(params.bertscore.encoder, BaseEncoder):
         sources["bertscore.encoder"] = params.bertscore.encoder
+    if isinstance(params.privacy.names, HubModel):
+        sources["privacy.names"] = params.privacy.names
     keys: dict[Pinned, list[str]] = {}
     for key, source in sources.items():
         for pinned in _fetched_parts(source):

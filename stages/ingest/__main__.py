@@ -83,7 +83,7 @@ def warn_of_rows(sources: list[DataSource]) -> None:
     for source in sources:
         if isinstance(source, FilesSource) and source.names == "present":
             where = "in its rows, data/clean and the model (names: present)"
-            note = f"people's names stay {where}; no rule of this project finds names"
+            note = f"people's names stay {where} where neither a cue nor privacy.names finds them"
             say(f"warning: source {source.name}: {note}")
     if note := weights_note(sources):
         say(f"warning: {note}")

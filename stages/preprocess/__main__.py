@@ -93,10 +93,10 @@ def check_inputs(raw: Path, tasks: list[Path], params: Params) -> None:
 
 
 def warn_of_names(params: Params) -> None:
-    """Warn of sources with people's names, because no rule redacts names."""
+    """Warn of sources with people's names, because no rule redacts all names."""
     for source in params.ingest.sources:
         if isinstance(source, FilesSource) and source.names == "present":
-            note = "people's names stay in its rows (names: present); no rule here finds names"
+            note = "people's names stay in its rows (names: present) where nothing finds them"
             print(f"preprocess: warning: source {source.name}: {note}", file=sys.stderr)
 
 

@@ -101,7 +101,7 @@ def names_notice(params: Params) -> str:
     if not names:
         return ""
     sources = markdown(", ".join(names))
-    return f"**Rows of {sources} contain people's names, which were not removed.**\n\n"
+    return f"**Rows of {sources} contain people's names, and not all were removed.**\n\n"
 
 
 def _section(title: str, text: str) -> str:
@@ -161,7 +161,7 @@ def _personal_data(params: Params, privacy: dict[str, int | float]) -> str:
     kinds = ", ".join(found) or "none"
     return (
         f"Rows with personal data: {privacy['rows']} (rule `{rule}`). Findings: {kinds}. "
-        "The pipeline does not detect people's names.\n\n"
+        "People's names are found only beside a cue, and by the model of `privacy.names`.\n\n"
     )
 
 

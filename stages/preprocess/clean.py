@@ -11,6 +11,7 @@ from bula.errors import UserError
 from bula.language import pair_language
 from bula.params import Preprocess, Privacy
 from bula.privacy import find_personal_data, redact
+from bula.privacy.name_model import load_finder
 from bula.records import Example, Row, Turn, example_id, row_turns, turn_texts
 from bula.text import comparison_key, mask, normalise, words
 from stages.preprocess.encoding import has_lost_accents, is_mojibake, repair_mojibake
@@ -72,7 +73,7 @@ def clean_row(row: Row, settings: Settings, counts: Counter[str]) -> Example | s
     if reason := _first_reason([_unusable_fields(turn) for turn in turns]):
         return reason
     repaired = [_repair_fields(turn, counts) for turn in turns]
-    kinds = _redact_turns(repaired, counts)
+    kinds = _redact_turns(repaired, settings.privacy, counts)
     if kinds and (reason := _apply_privacy_rule(row, kinds, settings.privacy)):
         return reason
     if reason := _first_reason(_unfit_turns(repaired, settings.preprocess)):
@@ -139,21 +140,22 @@ def _repair_fields(row: Row, counts: Counter[str]) -> Fields:
     return fields
 
 
-def _redact_turns(turns: list[Fields], counts: Counter[str]) -> list[str]:
+def _redact_turns(turns: list[Fields], privacy: Privacy, counts: Counter[str]) -> list[str]:
     """Redact the turns of a row, and return the kinds of personal data found."""
     kinds: set[str] = set()
     for fields in turns:
-        kinds.update(_redact_fields(fields, counts))
+        kinds.update(_redact_fields(fields, privacy, counts))
     if kinds:
         counts["privacy rows"] += 1
     return sorted(kinds)
 
 
-def _redact_fields(fields: Fields, counts: Counter[str]) -> set[str]:
+def _redact_fields(fields: Fields, privacy: Privacy, counts: Counter[str]) -> set[str]:
     """Redact the fields of a turn, and return the kinds of personal data found."""
     kinds: set[str] = set()
+    find_names = load_finder(privacy.names)
     for name, text in fields.items():
-        findings = find_personal_data(text)
+        findings = find_personal_data(text, find_names)
         fields[name] = redact(text, findings)
         counts.update(f"privacy {finding.kind}" for finding in findings)
         kinds.update(finding.kind for finding in findings)

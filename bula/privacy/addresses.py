@@ -1,0 +1,366 @@
+"""Find streets with a number, blocks with a lot, and post codes."""
+
+import re
+from collections.abc import Iterator
+
+from bula.privacy.fragments import ANY_CASE, LINK, STATES, VERBOSE, find_groups
+from bula.privacy.given_names import ascii_words, word_set
+from bula.privacy.kinds import Finding, Recogniser
+
+# "AV" is a street unless it is atrioventricular or the acuity of an eye.
+_AV = r"""
+av
+(?<!bloqueio[ ]av) (?<!bloqueios[ ]av) (?<!nó[ ]av) (?<!nodo[ ]av) (?<!fístula[ ]av)
+(?<!fístulas[ ]av) (?<!condução[ ]av) (?<!malformação[ ]av) (?<!malformações[ ]av)
+(?<!intervalo[ ]av) (?<!junção[ ]av) (?<!valva[ ]av) (?<!dissociação[ ]av)
+(?!\.) (?! [ ]+ (?:Mobitz|Wenckebach|total|O[DE])\b )
+"""
+_STREET = rf"""
+(?:
+    [Rr]ua | RUA | [Aa]venida | AVENIDA | (?i:{_AV}) | [Aa][Vv]\. | [Tt]ravessa | TRAVESSA
+    | [Tt]v\. | [Tt]rav\. | [Aa]lameda | [Pp]raça | [Pp]ça\.? | [Rr]odovia | [Rr]od\.
+    | [Ee]strada | [Ee]str\. | [Ll]ogradouro | [Ll]argo | [Bb]eco | [Vv]iela | [Ll]adeira
+    | [Pp]assagem | [Ss]ervidão | [Bb]oulevard
+)
+"""
+# These words name health posts, towns and groups too, so they need more evidence.
+_PLACE = r"(?: [Vv]ila | [Cc]onjunto | [Qq]uadra )"
+_CAPITAL = r"(?: [A-ZÀ-Ý][\wÀ-ÿ.'-]* | \d{1,2}º?[ ]de[ ][A-Za-zç]+ )"
+_NAME = rf"(?:d[aeo]s?[ ]){{0,2}} {_CAPITAL} (?: [ ] (?: {_CAPITAL} | d[aeo]s? | e ) ){{0,6}}"
+_SIGN = r"""
+(?:
+    [Nn]o?[º°.] [º°o]? \.? :? [ ]? | [Nn][úu]mero[ :]{1,2} | [Nn]um\.?[ ] | [Nn]ro?\.?[ ]
+    | [Cc]asa[ ] | [Nn]o?[ ]? (?=\d)
+)
+"""
+_NUMBER = r"""
+    (?: \d{1,2}\.\d{3} | \d{1,5} ) (?: [ ]? -? [ ]? [A-H]\b )?
+    # the apartment after the number of the house
+    (?: /\d{2,4} \b (?!/) )?
+"""
+# A number with a unit, an ordinal and a count are not the number of a house.
+_NO_UNIT = r"""
+(?!
+    [\d/º°ª%] | [.,]\d | :[ ]?\d
+    | [ ]?
+    (?:
+        h | horas? | min | minutos? | vez | vezes | anos? | dias? | semanas? | mês | meses | km
+        | metros | mmHg | bpm | UI | [mk]g | mcg | [µg]g? | m[lL] | graus? | doses? | comprimidos?
+        | cápsulas? | gotas? | ampolas? | sessões | casos? | pessoas | pacientes | participantes
+    )\b
+)
+"""
+_YEAR = r"(?:19|20)\d{2}(?!\d)"
+_COMMA = r"[ ]?,[ ]?"
+_SIGNED = rf"(?: (?: [ ]?[,-][ ]? | [ ] ) {_SIGN} | {_COMMA} [Nn][ ] )"
+# The number ends the clause, or a word of an address follows.
+_CLOSED = r"""
+(?=
+    [ ]*
+    (?:
+        $ | [.,;:!?)\n-]
+        | (?:
+            e | ap | apt | apto | apartamento | bairro | bl | bloco | casa | fundos | centro | em
+            | no | na | cep | jardim | jd | vila | sala | loja
+        )\b
+    )
+)
+"""
+# A street in small letters has a name without words that tell a story.
+_STORY = r"""
+(?:
+    ontem | hoje | agora | que | com | sem | para | pra | por | tod[oa]s? | sempre | quando | onde
+    | mas | então | depois | antes | muit[oa]s? | dias? | noite | manhã | tarde | cedo
+    | sozinh[oa]s? | perto | longe | aqui | ali | está | estava | estou | foi | fui | fica | faz
+    | chega | tenho | tem | teve | desde | cerca | uns | umas | mais | menos | quase | durante | até
+)
+"""
+_SMALL_WORD = (
+    rf"(?: (?:d[aeo]s?[ ])? (?! {_STORY} \b) [a-zà-ÿ]{{3,30}} | \d{{1,2}}[ ]de[ ][a-zç]{{4,9}} )"
+)
+STREET_ADDRESS = re.compile(
+    rf"""
+    \b {_STREET} :? [ ]+
+    (?:
+        {_NAME} (?: [ ]?[,-][ ]? | [ ] ) (?: {_SIGN} | [Nn][o ]?[ ]? )?
+        | \d{{1,3}} {_SIGNED}
+    )
+    {_NUMBER} {_NO_UNIT}
+    """,
+    VERBOSE,
+)
+# R. may be the first name of an author too, so a year is no number.
+R_ADDRESS = re.compile(
+    rf"""
+    \b R (?: \. [ ]+ {_NAME} (?: {_COMMA} (?!{_YEAR}) | {_SIGNED} ) {_NUMBER} {_NO_UNIT} (?!\()
+    # without a comma the number ends the clause
+    | \.? [ ]+ {_NAME} [ ,]{{1,2}} (?!{_YEAR}) \d{{1,5}} \b {_NO_UNIT} (?!\() {_CLOSED} )
+    """,
+    VERBOSE,
+)
+PLACE_ADDRESS = re.compile(
+    rf"""
+    \b {_PLACE} [ ]+
+    (?:
+        {_NAME} {_COMMA} (?!{_YEAR}) {_NUMBER} {_NO_UNIT} {_CLOSED}
+        | (?: {_NAME} | \d{{1,3}} ) {_SIGNED} {_NUMBER} {_NO_UNIT}
+    )
+    """,
+    VERBOSE,
+)
+SMALL_LETTER_ADDRESS = re.compile(
+    rf"""
+    \b (?: rua | avenida | {_AV} | av\. | travessa | alameda | praça | estrada | rodovia ) [ ]+
+    {_SMALL_WORD} (?: [ ] {_SMALL_WORD} ){{0,3}}
+    (?: {_COMMA} {_SIGN}? | [ ] {_SIGN} )
+    {_NUMBER} {_NO_UNIT} {_CLOSED}
+    """,
+    ANY_CASE,
+)
+# A name in small letters and a number without a comma. A plural after the number is counted by it.
+CLOSE_NUMBER_ADDRESS = re.compile(
+    rf"""
+    \b
+    (?:
+        (?: rua | avenida | {_AV} | av\. | travessa | trav?\.? | tv\.? | alameda | al\.
+          | p(?:ra)?[çc]a\.? | estrada | ladeira | passagem | servid[ãa]o | beco | viela | largo )
+        [ ]+ (?: {_SMALL_WORD} | [a-z]\b )
+        | r\.? [ ] d[aeo]s? [ ] {_SMALL_WORD}
+    )
+    (?: [ ] {_SMALL_WORD} ){{0,3}} (?: [ ] | {_COMMA} ) {_SIGN}?
+    (?!{_YEAR}) (?: \d{{2,5}} | \d{{1,2}}\.\d{{3}} ) \b {_NO_UNIT}
+    (?! [ ]+ [a-zà-ÿ]+s\b )
+    """,
+    ANY_CASE,
+)
+# A house without a number, and a place at a kilometre of a road.
+NO_NUMBER_ADDRESS = re.compile(
+    rf"""
+    \b {_STREET} [ ]+ (?: {_NAME} | {_SMALL_WORD} (?: [ ] {_SMALL_WORD} ){{0,3}} )
+    (?:
+        (?: [ ] \d{{1,3}} )? [ ]?[,-]?[ ]? s/?n [º°o]? \b
+        | (?<=\w) [ ]?[,-]?[ ]? km [ ] \d{{1,4}} (?:,\d)? \b
+    )
+    """,
+    VERBOSE,
+)
+# A number or a letter; "a", "e" and "o" are words in small letters.
+_ID = r"""
+    (?: \d{1,4} (?: [ ]?-?[ ]? [A-Z]\b | /\d{1,4} )? | (?-i:[A-Z])\b | [b-df-np-z]\b ) (?![\w,]\d)
+"""
+_PART = rf"""
+    (?: [ ]?[,;/-]?[ ]?
+        \b
+        (?:
+            bloco | bl | conjunto | conj | cj | lote | lt | casa | cs | apartamento | apto?
+              | ap | ch[áa]cara | ch
+            | mr
+            | rua | entrada | sala | loja | m[óo]dulo | quadra | qd | andar | torre
+        )
+        (?![^\W\d_]) \.? [ ]? (?: n[º°.]{{1,2}}[ ]? )? {_ID}
+    )
+"""
+_QUADRA = r"(?: quadra | qdr?a?\.? | q\. )"
+BLOCK_ADDRESS = re.compile(
+    rf"""
+    \b
+    (?:
+        {_QUADRA} [ ]? {_ID} {_PART}{{1,4}}
+        # the smaller part first
+        | (?: lote | lt | conjunto | conj | cj | bloco | casa | apto? | ch[áa]cara ) \.? [ ]? {_ID}
+          [ ]?[,;/-]?[ ]? (?: d[ao][ ] )?
+          \b (?: quadra | qd | lote | casa | apto? | apartamento | bloco | bl
+            | torre ) (?![^\W\d_]) \.? [ ]? {_ID} {_PART}{{0,3}}
+        # a name of a housing estate
+        | (?: conjunto | condom[íi]nio | residencial | loteamento | ch[áa]caras? | s[íi]tio
+        | fazenda | edif[íi]cio
+            | cond\. | res\. | lot\. | conj\.
+            | ed\. | assentamento | comunidade | povoado | jardim | parque | bairro | setor | vila )
+          (?: [ ] \w{{2,20}} | [ ] \d{{1,2}} ){{1,5}}? [ ,]{{1,2}} (?: casa | lote | quadra
+            | apto? | bloco | km )
+          [ ] \d{{1,4}} \b {_NO_UNIT} {_PART}{{0,3}}
+    )
+    """,
+    ANY_CASE,
+)
+# A street and a part of the plot: "rua 24 norte, lote 5", "rua das flores casa 12".
+PLOT_ADDRESS = re.compile(
+    rf"""
+    \b
+    (?: rua | r\. | av\.? | avenida | travessa | tv\.? | alameda | beco | viela | estrada
+      | ladeira )
+    (?: [ ] (?: {_SMALL_WORD} | \d{{1,3}} | [a-z]\b ) ){{1,4}}? {_PART}{{1,4}} {_NO_UNIT}
+    | \b caixa [ ] postal [ ] \d{{1,6}}
+    | \b km [ ] \d{{1,4}} [ ] d[ao] [ ] (?: estrada | rodovia | BR )\b (?: [ -]? \d{{3}} )?
+    | \b (?-i: BR | [A-Z]{{2}} ) [ -]? \d{{3}} [ ,]{{1,2}} km [ ] \d{{1,4}}
+    """,
+    ANY_CASE,
+)
+# The codes of Brasília's sectors.
+_SUPER = r"(?: SQ[NS]W? | S?CL[NS]W? )"
+_SECTOR = r"""
+    (?:
+        SCR[NS] | SHC[NS] | SHCGN | SHIGS | SH[IL][NS] | SHT[NS] | SGA[NS] | SEP[NS] | SMPW | SMDB
+        | SMLN | SMAS | SRES | SOF[NS]? | SCIA | SAAN | SCE[NS] | QN[A-R] | QS[A-F]? | QI | QL
+        | QE | QR | QC | QN | Q[MR]SW | CN[A-F] | CS[A-E] | CCSW | EQN[NS]? | EQS | AOS | AE
+    )
+"""
+SECTOR_ADDRESS = re.compile(
+    rf"""
+    \b
+    (?:
+        {_SUPER} [ ,-]{{1,2}} (?:quadra[ ])? \d{{3}} \b {_PART}{{0,4}}
+        # any other code in capitals
+        | (?-i: [A-Z]{{2,5}} ) [ ] \d{{1,3}} (?: /\d{{1,2}} )? [ ,]{{1,2}}
+          (?: conjunto | conj | cj | bloco | lote | casa | ch[áa]cara
+            | ch ) \.? [ ]? {_ID} {_PART}{{0,4}}
+        | (?: {_SECTOR} [ ,-]{{1,2}} ){{1,2}} (?: trecho[ ] | quadra[ ] )? \d{{1,4}} {_PART}{{1,4}}
+    )
+    """,
+    ANY_CASE,
+)
+# The rest of an address after the number of the house.
+COMPLEMENT = re.compile(
+    rf"(?: {_PART} | [ ]?[,-]?[ ]? (?: casa [ ] d[oe]s? [ ] )? fundos \b ){{1,6}}",
+    ANY_CASE,
+)
+# The word for an address, or the writer's home, and any place with a number.
+LABELLED_ADDRESS = re.compile(
+    rf"""
+    \b
+    (?:
+        (?: endere[çc]o (?: [ ] (?: residencial | completo | d[aeo] [ ] \w+ ) )? | end
+          | resid[êe]ncia )
+        [ ]?\.? [ ]? : [ ]? \n? ([^\n;@\d\[\]]{{4,50}} (?!{_YEAR}) \d{{1,5}} \b) {_NO_UNIT}
+        | (?: moro | mora | moramos | moram | resid[oe] | residente | mudei | mudamos ) [ ]
+          (?: (?: n[ao] | em | à | [àa] | ao | p(?:r[ao])? | pra ) [ ] )
+          ((?: (?! {_STORY} \b | (?: e | uma? | casa ) \b ) [^\W\d]{{1,20}} [ ,]{{1,2}} ){{2,6}}
+           (?: {_SIGN} )? (?!{_YEAR}) \d{{2,5}} \b) {_NO_UNIT} (?! [ ]+ [a-zà-ÿ]+s\b )
+    )
+    """,
+    ANY_CASE,
+)
+STREETS = (
+    LABELLED_ADDRESS,
+    STREET_ADDRESS,
+    R_ADDRESS,
+    PLACE_ADDRESS,
+    SMALL_LETTER_ADDRESS,
+    CLOSE_NUMBER_ADDRESS,
+    NO_NUMBER_ADDRESS,
+    BLOCK_ADDRESS,
+    PLOT_ADDRESS,
+    SECTOR_ADDRESS,
+)
+# Every spelling beside the word. A committee of ethics (CEP) has opinions and projects.
+CEP = re.compile(
+    rf"""
+    \b (?: CEPs? | C\.E\.P\.? | c[óo]digo [ ] postal ) (?!\w) {LINK}
+    (
+        \d{{2}} [ ]?[.]?[ ]? \d{{3}} [ ]? (?:[-./][ ]?)? \d{{3}}
+        # a digit too few or too many
+        | \d{{5}} [ ]? - [ ]? \d{{2,4}}
+    ) (?! [\d/-] )
+    """,
+    ANY_CASE,
+)
+# After a city: "Recife, 50720-180".
+CITY_CEP = re.compile(
+    r"""
+    [A-ZÀ-Ý][a-zà-ÿ]{2,} (?: [ ]?[,-][ ]? | [ ] ) (\d{2}\.?\d{3}-\d{3}) (?![\d-])
+    | (?<![\d.,-]) (\d{2}\.?\d{3}-\d{3}) [ ]?[,-]?[ ] [A-ZÀ-Ý][a-zà-ÿ]{3,}
+    """,
+    VERBOSE,
+)
+BARE_CEP = re.compile(
+    r"(?<![\d.,-]) (?: \d{5} [ ]?-[ ]? \d{3} | \d{2}\.\d{3}-\d{3} ) (?![\d-])",
+    VERBOSE,
+)
+CITY = re.compile(rf"[A-Za-zÀ-ÿ]{{2}} [ ]? (?: [(/,–-] [ ]? | [ ] ) (?:{STATES})\b", VERBOSE)
+# Digits of a post code.
+CEP_DIGITS = 8
+
+
+# A text without one of these words has no address.
+WORDS = word_set(
+    """
+    passagem servidao boulevard al km br cond res lot tra trav
+    ae alameda aos assentamento av avenida bairro beco ccsw cep cln clnw cls clsw cna cnb cnc
+    cnd cne cnf comunidade condominio csa csb csc csd cse edificio endereco eqn eqnn eqns eqs
+    estr estrada fazenda jardim ladeira largo logradouro loteamento mora moram moramos moro
+    mudamos mudei parque pca postal povoado praca qc qd qda qdr qe qi ql qmsw qn qna qnb qnc qnd
+    qne qnf qng qnh qni qnj qnk qnl qnm qnn qno qnp qnq qnr qr qrsw qs qsa qsb qsc qsd qse qsf
+    quadra reside residencia residencial residente resido rod rodovia rua saan scen sces scia
+    scln sclnw scls sclsw scrn scrs sepn seps setor sgan sgas shcgn shcn shcs shigs shin shis
+    shln shls shtn shts sitio smas smdb smln smpw sof sofn sofs sqn sqnw sqs sqsw sres trav
+    travessa tv viela vila
+    """
+)
+# These words have other meanings, so a number or a letter must follow.
+PART_WORDS = frozenset(
+    [
+        "r",
+        "end",
+        "ed",
+        "q",
+        "l",
+        "lote",
+        "lt",
+        "casa",
+        "bloco",
+        "apto",
+        "ap",
+        "conj",
+        "conjunto",
+        "cj",
+        "ch",
+        "chacara",
+    ]
+)
+PART = re.compile(
+    r"""
+    \b (?: r | end | ed ) \b [.: ]
+    | \b (?: q | lote | lt | casa | bloco | apto? | conj(?:unto)? | cj | ch(?:[áa]cara)? )
+      [ .]{0,2} (?: \d | (?-i:[A-Z])\b )
+    """,
+    ANY_CASE,
+)
+DIGIT = re.compile(r"\d")
+POST_CODE = re.compile(r"\d{2} [ ]?-[ ]? \d{3}", VERBOSE)
+
+
+def _may_contain_address(text: str) -> bool:
+    """Return whether a text has a word of an address, or a post code."""
+    if not DIGIT.search(text) and "s/n" not in text.lower():
+        return False
+    words = ascii_words(text)
+    if not words.isdisjoint(WORDS) or POST_CODE.search(text):
+        return True
+    return not words.isdisjoint(PART_WORDS) and PART.search(text) is not None
+
+
+def _streets(text: str) -> Iterator[Finding]:
+    """Yield streets with a number, up to the apartment."""
+    for pattern in STREETS:
+        for finding in find_groups("address", pattern, text):
+            rest = COMPLEMENT.match(text, finding.end)
+            yield finding._replace(end=rest.end()) if rest else finding
+
+
+def _find(text: str) -> Iterator[Finding]:
+    """Yield streets with a number, and post codes.
+
+    A post code without the word CEP counts only in a text with a street, or with a city and its
+    state.
+    """
+    if not _may_contain_address(text):
+        return
+    streets = list(_streets(text))
+    yield from streets
+    for pattern in (CEP, CITY_CEP):
+        yield from find_groups("address", pattern, text)
+    if streets or CITY.search(text):
+        yield from find_groups("address", BARE_CEP, text)
+
+
+RECOGNISER = Recogniser(_find)

@@ -1,0 +1,78 @@
+"""Find registrations of physicians (CRM) and of other professions (COREN, CRF, OAB).
+
+A finding includes the name of the council and the state.
+"""
+
+import re
+from collections.abc import Iterator
+
+from bula.privacy.fragments import ANY_CASE, STATES
+from bula.privacy.kinds import Finding, Recogniser
+
+# A shorter number beside the name is a version or a year.
+FEWEST_DIGITS = 4
+# Signs and words between the council, the state and the number.
+_SEPARATOR = r"(?: [ ]? [/.:-]{1,2} [ ]? | [ ] )"
+_STATE = rf"(?: {_SEPARATOR}? \(? (?:{STATES})\b \)? )"
+_NUMBER_WORD = r"""
+    (?:
+        [ .:/-]{0,3} (?: sob[ ]o[ ] )? (?: n[º°o.]{1,3} | n[úu]mero | [ée][ ]o?
+          | registro ) [ .:]{0,3}
+        | [ ./:º°-]{1,6}
+    )?
+"""
+CRM = re.compile(
+    rf"""
+    # the word, and a state before the number
+    \b (?: CRMM? | C\.R\.M\.? | CREM(?: E[A-Z]{{1,3}} | ESP | ERJ ) ) [ ./:-]{{0,6}}
+    (?: \((?:{STATES})\) | (?:{STATES})\b )? (?:{STATES})?
+    (?:
+        [ ./:nNº°ro-]{{0,8}}
+        | [ ] (?: é | eh | e | n[úu]mero | num\.? | registro | sob | d[aeo] | o | a
+        | m[ée]dic[oa] | dele | dela
+          | n[º°.]{{1,2}} ){{1}} (?: [ ] (?: é | eh | o | n[º°.]{{1,2}} | n[úu]mero
+          | m[ée]dic[oa] ) ){{0,3}} [ :]{{1,3}}
+    )
+    (?:
+        # the number of a state's council, such as 52-12345-6
+        \d{{2}} [ .-] \d{{4,6}} -\d
+        | \d{{1,3}} [ ] \d{{3}} (?![ ]?\d)
+        | \d [\d.]{{1,9}} \d (?:-\d{{1,4}})?
+    )
+    # a state after the number
+    (?: [ ]? [/-]? [ ]? \(? (?:{STATES})\b \)? )?
+    """,
+    ANY_CASE,
+)
+# CRF and CRP are also a hormone and a protein, so these need a state, a region or no unit.
+_UNIT = r"(?! [\d.,]* [ ]? (?: m?c?g | mL | UI | [pn]g | mg/ | % | x[ ] )\b | [.,/]?\d )"
+COUNCIL = re.compile(
+    rf"""
+    \b
+    (?:
+        (?: COREN | OAB | CRO | CREFITO | CRN | CRBM | CRFA | CRESS | CREF | CRMV | CRF ) {_STATE}?
+        | CRP {_STATE}
+        | conselho [ ] regional [ ] de [ ] \w+ {_STATE}?
+        # the region of the council, such as CRP 06/12345 and CRN-3 12345
+        | (?: CRP | CRN | CREFITO | CRFA | CREF | CRBM ) {_SEPARATOR}? \d{{1,2}} [ªa]? (?= [ /.-] )
+    )
+    {_NUMBER_WORD} (?: (?:{STATES}) [ -]{{1,2}} )?
+    (?: \d{{1,3}} (?: \.\d{{3}} ){{1,2}} | \d{{4,7}} ) {_UNIT}
+    # the category or the state after the number
+    (?: [ ]? [/-] [ ]? (?: {STATES} | TEC | TE | ENF | AUX | AE | F | TO | LTT? | D | P ) \b
+      | [ ] (?: {STATES} | ENF | TEC ) \b )?
+    """,
+    ANY_CASE,
+)
+
+
+def _find(text: str) -> Iterator[Finding]:
+    """Yield the registrations of a text."""
+    for kind, pattern in (("crm", CRM), ("council", COUNCIL)):
+        for match in pattern.finditer(text):
+            digits = sum(character.isdigit() for character in match[0])
+            if digits >= FEWEST_DIGITS:
+                yield Finding(kind, match.start(), match.end())
+
+
+RECOGNISER = Recogniser(_find, digits=FEWEST_DIGITS)

@@ -1,0 +1,64 @@
+"""Find the number of an identity card (RG) beside its name."""
+
+import re
+from collections.abc import Iterator
+
+from bula.privacy.fragments import LINK, NEXT_LINE, NO_DATE, STATES, VERBOSE, find_groups
+from bula.privacy.kinds import Finding, Recogniser
+
+# A shorter number beside the name is a count.
+FEWEST_DIGITS = 4
+_NAME = r"""
+(?:
+    \b[Rr]\.?[Gg]\.? | \b[Ii]dent(?:idade|\.) | \b[Rr]egistro[ ][Gg]eral
+    | \bIDENTIDADE | \bREGISTRO[ ]GERAL
+)
+"""
+_ISSUER = rf"""
+    (?: [ ,/-]{{0,3}} (?i:
+        SSP | SDS | SESP | SJS | SEJUSP | DETRAN | PC(?:II)? | PM | IFP | IIRGD | IGP | ITEP
+          | DIC | MD | MAE
+    ) (?: [ /-]{{0,3}} (?i:{STATES}) )? \b )?
+"""
+RG = re.compile(
+    rf"""
+    {_NAME}
+    # not a short count, such as "RG 12"
+    (?! [ ]* \d{{1,3}}\b (?! [. ]\d{{3}} ) )
+    (?: [^\d\n]{{0,30}}? | (?:{NEXT_LINE}) | [ ]{{0,3}} \r?\n [ ]{{0,8}} )
+    (
+        # groups of digits, such as MG-12.345.678-9
+        (?: (?i:{STATES}) [ -]{{0,3}} )?
+        \d{{1,3}} [. ]? \d{{3}} [. ]? \d{{3}} (?: [ ]?[- ][ ]? [\dXx]{{1,2}} )? \b {_ISSUER}
+        # digits without groups, or with one full stop
+        | (?: (?i:{STATES}) [ -]{{0,3}} )? \d{{5,10}} [\dXx]? (?: -[\dXx]{{1,2}} )? \b {_ISSUER}
+        | \d{{4,6}} \. \d{{3}} (?: -[\dXx]{{1,2}} )? \b {_ISSUER}
+    )
+    """,
+    VERBOSE,
+)
+
+# Other groups of digits, because people mistype.
+MISTYPED_RG = re.compile(
+    rf"""
+    {_NAME} (?!\w) {LINK} {NO_DATE}
+    (
+        (?: (?i:{STATES}) [ -]{{0,3}} )? \d (?: [ .,-]{{0,2}} \d ){{5,10}}
+        (?: -? [Xx]\b )? {_ISSUER}
+    )
+    (?!\d)
+    """,
+    VERBOSE,
+)
+
+
+def _find(text: str) -> Iterator[Finding]:
+    """Yield the numbers of identity cards."""
+    for pattern in (RG, MISTYPED_RG):
+        for finding in find_groups("rg", pattern, text):
+            value = text[finding.start : finding.end]
+            if sum(character.isdigit() for character in value) >= FEWEST_DIGITS:
+                yield finding
+
+
+RECOGNISER = Recogniser(_find, digits=FEWEST_DIGITS)
