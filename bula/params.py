@@ -779,8 +779,8 @@ class Preprocess(Section):
     max_loss_share: float = Field(ge=0, le=1)
     """Largest share of a source's rows that may be refused; the stage stops above it.
 
-    Every refused row counts, also for repetition and contamination. Rows beyond `train_limit` do
-    not count.
+    Every refused row counts, also for repetition and contamination, unless it repeats a training
+    row of another source. Rows beyond `train_limit` do not count.
     """
     train_limit: Natural
     """Largest number of training rows: the first in the order of a hash of their ids; 0 keeps all.
