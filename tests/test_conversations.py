@@ -299,7 +299,9 @@ def test_an_unusable_conversation_is_refused_with_its_reason(name: str, tmp_path
     cell, reason = UNUSABLE[name]
     write(tmp_path / "chats.jsonl", [{"messages": cell, "area": ""}, PAIR])
     refused, good = read(tmp_path / "chats.jsonl")
-    assert refused["refused"].startswith("messages: ")
+    # The reader of the file finds half a surrogate pair before the columns are known.
+    prefix = "" if name == "half a pair" else "messages: "
+    assert refused["refused"].startswith(prefix + reason[:1])
     assert reason in refused["refused"]
     assert good["question"] == "P1"
 

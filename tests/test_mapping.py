@@ -243,7 +243,14 @@ def test_names_of_splits_have_a_table(value: object, split: str | None) -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [("holdout", "'holdout'"), (3, "'3'"), ("Maria tem dor", "a text of 13 characters")],
+    [
+        ("holdout", "'holdout'"),
+        ("fold_1", "'fold_1'"),
+        (3, "'3'"),
+        ("Maria tem dor", "a text of 13 characters"),
+        ("529.982.247-25", "a text of 14 characters"),
+        ("ana@example.org", "a text of 15 characters"),
+    ],
 )
 def test_an_unknown_split_is_refused_and_a_word_is_shown(value: object, shown: str) -> None:
     reason = f"conjunto is {shown} and not train, dev, validation, test or A to E"

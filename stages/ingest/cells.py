@@ -1,6 +1,7 @@
 """Read single cells of a row: nested fields, texts, labels and answers."""
 
 import math
+import re
 from collections import Counter
 from typing import Any
 
@@ -19,8 +20,8 @@ SPLIT_NAMES: dict[str, Split] = {
     **dict.fromkeys(("test", "testing", "teste", "a"), "A"),
     **{"b": "B", "c": "C", "d": "D", "e": "E"},
 }
-# A longer value, or a value of several words, may be a patient's text.
-SHOWN_CHARACTERS = 20
+# A longer value, several words, a long number or an address may be a patient's text.
+SHOWN_SPLIT = re.compile(r"[^\W\d]{0,16}[-_]?\d{0,2}")
 MISSING = object()
 
 Scalar = str | int | float | bool | None
@@ -89,8 +90,7 @@ def read_split(value: object, column: str) -> Split | Refused | None:
     split = SPLIT_NAMES.get(name.lower())
     if split:
         return split
-    is_word = len(name) <= SHOWN_CHARACTERS and " " not in name
-    shown = repr(name) if is_word else f"a text of {len(name)} characters"
+    shown = repr(name) if SHOWN_SPLIT.fullmatch(name) else f"a text of {len(name)} characters"
     return Refused(f"{column} is {shown} and not train, dev, validation, test or A to E", "")
 
 
@@ -103,7 +103,8 @@ def read_question(row: Row, columns: Columns) -> Scalar | Refused:
     for column in [*names, columns.context]:
         cell = find_cell(row, column)
         if isinstance(cell, list | dict):
-            return Refused(advise(column, cell, "question", columns), "")
+            field = "context" if column == columns.context else "question"
+            return Refused(advise(column, cell, field, columns), "")
     parts = [read_text(find_cell(row, column)) for column in names]
     filled = [part for part in parts if part is not None]
     context = read_text(find_cell(row, columns.context)) if columns.context else None

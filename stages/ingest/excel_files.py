@@ -37,6 +37,8 @@ EXCEL_ERRORS = (
     NotImplementedError,
     RuntimeError,
 )
+# The number of the last row that a sheet can have.
+LAST_ROW = 1_048_576
 # Sheets that a message names.
 MOST_SHEETS = 10
 
@@ -50,6 +52,10 @@ def read_excel(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
     numbered = enumerate(_cells_or_damage(path, options), start=1)
     header: list[str] | None = None
     for number, cells in numbered:
+        if number > LAST_ROW:
+            # openpyxl fills gaps with empty rows, so a wrong number of a row would never end.
+            yield 0, Refused(f"a row has a number above {LAST_ROW}, Excel's last", "")
+            return
         if isinstance(cells, Refused):
             yield 0, cells
         elif not any(_text(cell).strip() for cell in cells):

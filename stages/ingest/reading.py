@@ -9,6 +9,7 @@ text of a row, a neutral name stands for the file, and errors of libraries appea
 """
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from bula.errors import UserError
@@ -71,11 +72,23 @@ def check_row(value: object, text: str) -> Row | Refused:
     """
     if not isinstance(value, dict):
         return Refused(f"a JSON object is expected, found {type(value).__name__}", text)
-    parts = [part for pair in value.items() for part in pair]
     # JSON allows a \ud83d without its partner, which is no character.
-    if any(isinstance(part, str) and SURROGATE.search(part) for part in parts):
+    if any(SURROGATE.search(part) for part in _texts(value)):
         return Refused(NOT_UTF_8, SURROGATE.sub("?", text))
     return value
+
+
+def _texts(value: object) -> Iterator[str]:
+    """Yield all texts and keys in a JSON value, at any depth."""
+    waiting = [value]
+    while waiting:
+        part = waiting.pop()
+        if isinstance(part, str):
+            yield part
+        elif isinstance(part, dict):
+            waiting += [*part.keys(), *part.values()]
+        elif isinstance(part, list):
+            waiting += part
 
 
 def check_unique_columns(options: ReadOptions, names: list[str]) -> None:

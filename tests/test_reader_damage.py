@@ -1,0 +1,63 @@
+"""Test rows and files that once ended a reader, or showed more than a shape."""
+
+import io
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bula.errors import UserError
+from stages.ingest import sources
+from tests.test_ingest import LIMITS, refusals, source
+from tests.test_readers import QUESTIONS, TABLE, Read, excel, found, read
+
+__all__ = ["read"]
+
+HALF = "\\ud83d"
+NOT_UTF_8 = "contains half a surrogate pair or bytes of another encoding"
+
+
+@pytest.mark.parametrize(
+    ("good", "columns"),
+    [
+        ({"d": {"q": "a", "r": "x"}}, {"question": "d.q", "answer": "d.r"}),
+        ({"q": "a", "r": ["x", "y"]}, {"question": "q", "answer": "r"}),
+        ({"q": "a", "r": {"text": ["x"]}}, {"question": "q", "answer": "r"}),
+    ],
+)
+def test_half_a_surrogate_pair_below_the_top_refuses_its_row_only(
+    tmp_path: Path, good: dict[str, Any], columns: dict[str, str]
+) -> None:
+    text = json.dumps(good)
+    file = tmp_path / "p.jsonl"
+    file.write_text(f"{text}\n{text.replace('x', HALF)}\n", encoding="utf-8")
+    mine = source(file, columns={**columns, "specialty": "", "kind": ""})
+    rows = list(sources.read_source(mine, LIMITS))
+    assert found(rows) == ["a", None]
+    assert refusals(rows) == {2: NOT_UTF_8}
+
+
+def test_a_context_that_is_an_object_gets_advice_for_the_context(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text('{"q": "a", "r": "b", "c": {"texto": "d"}}\n', encoding="utf-8")
+    columns = {"question": "q", "answer": "r", "context": "c", "specialty": "", "kind": ""}
+    with pytest.raises(UserError, match=r"write context: c\.texto"):
+        list(sources.read_source(source(file, columns=columns), LIMITS))
+
+
+def renumbered(number: int) -> bytes:
+    """Return an Excel file whose last row states another number."""
+    content = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(excel(TABLE))) as old, zipfile.ZipFile(content, "w") as new:
+        for name in old.namelist():
+            part = old.read(name)
+            new.writestr(name, part.replace(b'<row r="4"', f'<row r="{number}"'.encode()))
+    return content.getvalue()
+
+
+def test_a_row_number_beyond_excels_last_row_ends_the_source(read: Read) -> None:
+    assert found(read("p.xlsx", renumbered(1000), sheet="Dados")) == QUESTIONS
+    with pytest.raises(UserError, match="a row has a number above 1048576"):
+        read("p.xlsx", renumbered(10**12), sheet="Dados")
