@@ -77,7 +77,7 @@ Encoding = Literal[
     "mac-roman",
 ]
 # Keys of a JSON object that lead to its rows, and names of files with wildcards.
-KEYS = r"^[^\x00-\x20\x7f-\x9f.]+(\.[^\x00-\x20\x7f-\x9f.]+)*$"
+KEYS = r"^[^\x00-\x1f\x7f-\x9f.]+(\.[^\x00-\x1f\x7f-\x9f.]+)*$"
 Keys = Annotated[str, Field(pattern=KEYS, max_length=200)]
 GLOB = r"^[\w*?][\w .()+,@=/*?\[\]-]*$"
 Glob = Annotated[str, Field(pattern=GLOB, max_length=200)]

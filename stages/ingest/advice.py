@@ -4,15 +4,19 @@ Names of columns and fields appear in messages. Values never do.
 """
 
 import io
+import re
 from typing import Any
 
 from ruamel.yaml import YAML
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 
 from bula.params import ChatColumns, Columns
 from bula.records import Row
 
 # Keys by which a list of objects is a list of messages.
 MESSAGE_KEYS = ({"role", "content"}, {"from", "value"})
+# A name that YAML reads without quotes at every place.
+PLAIN_NAME = re.compile(r"[^\W\d][\w.]*(?:[ _-][\w.]+)*")
 # Most characters and items of a file's own names in a message.
 NAME_CHARACTERS = 60
 SHOWN_NAMES = 20
@@ -20,13 +24,24 @@ SHOWN_NAMES = 20
 
 def flow(entry: Row) -> str:
     """Return an entry as it is written on one line of params.yaml."""
-    writer = YAML(typ="safe", pure=True)
+    writer = YAML()
     writer.default_flow_style = True
-    writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     writer.width = 10_000
     text = io.StringIO()
-    writer.dump(entry, text)
+    writer.dump({key: quoted(value) for key, value in entry.items()}, text)
     return text.getvalue().strip()
+
+
+def quoted(value: Any) -> Any:
+    """Return a value for YAML, in which names with signs are in double quotes.
+
+    The writer leaves a name such as "Qual é a dúvida?" bare, and the reader refuses it in a flow.
+    """
+    if isinstance(value, list):
+        return [quoted(item) for item in value]
+    if isinstance(value, str) and value and not PLAIN_NAME.fullmatch(value):
+        return DoubleQuotedScalarString(value)
+    return value
 
 
 def short_names(names: list[str]) -> str:

@@ -19,7 +19,7 @@ def read_turns(cell: object) -> list[Row] | str:
     A system message at the start is dropped, because the project has its own system prompt. The
     reason has no words of the conversation.
     """
-    messages = _parse_messages(cell)
+    messages = parse_messages(cell)
     if not isinstance(messages, list):
         return f"{type(cell).__name__} and not a list of messages"
     for message in messages:
@@ -32,7 +32,7 @@ def read_turns(cell: object) -> list[Row] | str:
     return _pair_messages(messages)
 
 
-def _parse_messages(cell: object) -> object:
+def parse_messages(cell: object) -> object:
     """Return the messages of a list, or of its JSON text in a table.
 
     Each has role and content. Another cell is returned unchanged.

@@ -105,6 +105,11 @@ def show_header(names: list[str], columns: list[str]) -> str:
     return ", ".join(shown) + (f" and {more} more" if more else "")
 
 
+def looks_like_data(name: str) -> bool:
+    """Return whether a name of a column may be a cell of a row, such as a person's name."""
+    return bool(DATA_CELL.search(name) or PERSON.search(name))
+
+
 def _show_name(name: str, is_header: bool) -> str:
     """Return one name of a header in quotes.
 

@@ -19,6 +19,8 @@ DECODER = json.JSONDecoder(parse_constant=refuse_constant)
 # Between a key and its value.
 COLON = re.compile(r"\s*:\s*")
 SPACE = re.compile(r"\s*")
+# Keys below each other that may lead to the rows.
+MOST_KEYS = 4
 # Lists that are one row's own, and no list of rows.
 CHAT_KEYS = ("messages", "conversations")
 
@@ -62,21 +64,26 @@ def _is_object(line: str) -> bool:
 def find_rows(text: str, key: str, options: ReadOptions) -> int:
     """Return the place after the bracket of the array below a key.
 
-    Dots separate keys that lie below each other. Raise UserError if there is no such array.
+    A key with dots is one key of that name, or else leads to a key below another. Raise UserError
+    if there is no such array.
     """
-    place = SPACE.match(text).end()  # type: ignore[union-attr]
-    seen: list[str] = []
-    for part in key.split("."):
-        found, seen = _find_key(text, place, part)
-        if found is None:
-            break
-        place = found
-    else:
-        if text.startswith("[", place):
+    for parts in ([key], key.split(".")):
+        place, seen = _find_path(text, parts)
+        if place is not None and text.startswith("[", place):
             return place + 1
     shown = f"the keys are {', '.join(seen)}" if seen else "there is no other key"
     what = f"no list of rows below the key {key}; {shown}"
     raise options.error(what, f"correct `rows` of source {options.source_name} in params.yaml")
+
+
+def _find_path(text: str, parts: list[str]) -> tuple[int | None, list[str]]:
+    """Return where the value below some keys starts, and the keys passed at the last level."""
+    place: int | None = SPACE.match(text).end()  # type: ignore[union-attr]
+    seen: list[str] = []
+    for part in parts:
+        if place is not None:
+            place, seen = _find_key(text, place, part)
+    return place, seen
 
 
 def _find_key(text: str, place: int, wanted: str) -> tuple[int | None, list[str]]:
@@ -127,7 +134,7 @@ def is_description(text: str, columns: list[str]) -> bool:
     return not _rows_key(value, columns)
 
 
-def _rows_key(value: Row, columns: list[str], depth: int = 2) -> str:
+def _rows_key(value: Row, columns: list[str], depth: int = MOST_KEYS) -> str:
     """Return the dotted key of a list of rows, at most `depth` keys long."""
     for name, part in value.items():
         if _are_rows(part, columns) and name not in CHAT_KEYS:

@@ -11,19 +11,28 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from bula.errors import UserError, run_stage
 from bula.escaping import terminal
+from bula.param_types import RepositoryPath
 from bula.params import Limits, load_params
 from bula.records import Row
 from bula.text import mask
 from stages.ingest.csv_files import find_delimiter
 from stages.ingest.encodings import find_encoding
 from stages.ingest.formats import READABLE, file_suffix, read_file
+from stages.ingest.headers import looks_like_data
 from stages.ingest.json_files import array_text
 from stages.ingest.json_forms import has_json_lines, rows_key
 from stages.ingest.opening import COMPRESSIONS, plain_file
-from stages.ingest.proposals import SOURCE_NAME, propose_columns, source_entry, to_yaml
+from stages.ingest.proposals import (
+    SOURCE_NAME,
+    has_usual_name,
+    propose_columns,
+    source_entry,
+    to_yaml,
+)
 from stages.ingest.reading import ReadOptions, Refused
 from stages.ingest.user_files import folder_files
 
@@ -31,6 +40,7 @@ from stages.ingest.user_files import folder_files
 MOST_ROWS = 10_000
 SHOWN_ROWS = 5
 MOST_FILES = 20
+NAMES_NOTE = "`names: present` needs a model in privacy.names, or `names_waiver: true`"
 DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
 
@@ -66,7 +76,34 @@ def look_at(path: Path, limits: Limits) -> Look:
     rows, refused, has_more = _read_rows(path, options)
     compression = next((name for name in COMPRESSIONS if suffix.endswith(name)), "")
     columns = list(dict.fromkeys(name for row in rows for name in row))
+    _check_names(columns, options)
+    _check_form(columns, rows, options)
     return Look(suffix, form, compression, options, sheets, columns, rows, refused, has_more)
+
+
+def _check_names(columns: list[str], options: ReadOptions) -> None:
+    """Raise UserError if the names of the columns look like a row of data.
+
+    In a file without a header the first line is a patient's row, so it is masked.
+    """
+    if not has_usual_name(columns) and any(looks_like_data(name) for name in columns):
+        shape = mask(", ".join(columns))
+        what = f"the names of its columns look like a row of data (masked: {shape!r})"
+        raise options.error(what, "put a line with names first, such as pergunta and resposta")
+
+
+def _check_form(columns: list[str], rows: list[Row], options: ReadOptions) -> None:
+    """Raise UserError if question and answer cannot be columns of the rows."""
+    proposed, _ = propose_columns(columns, rows)
+    if "messages" in proposed:
+        return
+    parts = list(rows[0].values()) if len(rows) == 1 else []
+    if len(parts) > 1 and all(isinstance(part, dict | list) for part in parts):
+        what = "it is one object with objects or lists, and not a list of rows"
+        raise options.error(what, "save it as JSON Lines, with one object for each row")
+    if proposed["question"] == proposed["answer"]:
+        what = "it has one column, and question and answer need one each"
+        raise options.error(what, "start the file with the names of all columns")
 
 
 def _find_form(path: Path, suffix: str, options: ReadOptions) -> tuple[ReadOptions, str, list[str]]:
@@ -172,10 +209,16 @@ def look_at_folder(root: Path, limits: Limits) -> tuple[Look, str, list[str]]:
     if not files:
         raise UserError(root, f"no {READABLE}, is there", "name another folder")
     groups: dict[tuple[str, tuple[str, ...]], list[Look]] = {}
-    for file in files[:MOST_FILES]:
-        look = look_at(file, limits)
-        groups.setdefault((look.suffix, tuple(sorted(look.columns))), []).append(look)
     notes = [f"files: {len(files)}, of which {min(len(files), MOST_FILES)} were opened"]
+    for file in files[:MOST_FILES]:
+        try:
+            look = look_at(file, limits)
+        except UserError as error:
+            notes.append(f"  not readable: {error}")
+            continue
+        groups.setdefault((look.suffix, tuple(sorted(look.columns))), []).append(look)
+    if not groups:
+        raise UserError(root, "\n".join(["no file can be read", *notes]), "repair the files")
     for (suffix, columns), looks in groups.items():
         notes.append(f"  {len(looks)} files {suffix} with the columns {', '.join(columns)}")
     chosen, looks = max(groups.items(), key=lambda group: len(group[1]))
@@ -188,24 +231,31 @@ def look_at_folder(root: Path, limits: Limits) -> tuple[Look, str, list[str]]:
     return looks[0], f"*{chosen[0]}", notes
 
 
-def _place(path: Path) -> tuple[str, list[str]]:
+def place_in_sources(path: Path) -> tuple[str, list[str]]:
     """Return the path for params.yaml, and a note if it needs a copy."""
     resolved = path.resolve()
     root = Path().resolve()
+    notes = []
+    place = f"data/sources/{resolved.name}"
     if resolved.is_relative_to(root / "data/sources"):
-        return resolved.relative_to(root).as_posix(), []
-    note = "DVC watches data/sources only: copy the data there first"
-    return f"data/sources/{path.name}", [note]
+        place = resolved.relative_to(root).as_posix()
+    else:
+        notes.append("DVC watches data/sources only: copy the data there first")
+    try:
+        TypeAdapter(RepositoryPath).validate_python(place)
+    except ValidationError as error:
+        notes.append(f"rename it: {error.errors()[0]['msg'].removeprefix('Value error, ')}")
+    return place, notes
 
 
 def _report(path: Path, look: Look, pattern: str) -> Iterator[str]:
     """Yield the description of a file, and the entry for params.yaml."""
     yield from describe(look)
-    place, notes = _place(path)
+    place, notes = place_in_sources(path)
     columns, doubts = propose_columns(look.columns, look.rows)
     options = look.options
     fields = {"pattern": pattern, "rows": options.rows, "sheet": options.sheet}
-    yield from (f"note: {note}" for note in [*notes, *doubts])
+    yield from (f"note: {note}" for note in [*notes, *doubts, NAMES_NOTE])
     yield "entry for ingest.sources in params.yaml (check names, license and redistribution):"
     yield to_yaml(source_entry(place, columns, options.encoding, fields)).rstrip("\n")
 

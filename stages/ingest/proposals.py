@@ -1,13 +1,18 @@
 """Propose the entry of a source from the columns of its rows."""
 
 import io
+from itertools import chain
 from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap
 
 from bula.records import Row
+from stages.ingest.advice import is_messages, quoted
+from stages.ingest.cells import read_split
+from stages.ingest.conversations import parse_messages
 from stages.ingest.headers import name_key
+from stages.ingest.reading import Refused
 
 # A neutral name, because the name of a file may be a patient's name.
 SOURCE_NAME = "own"
@@ -22,15 +27,18 @@ OPTIONAL = {
     "context": ("context", "contexto"),
     "split": ("split", "particao", "divisao"),
 }
-# The fields of a message in the two usual forms of conversations.
-CHAT_FORMS = ({"role", "content"}, {"from", "value"})
+# Parts of a dotted name that is proposed.
+MOST_FIELDS = 4
 
 Columns = dict[str, str | list[str]]
 
 
 def propose_columns(names: list[str], rows: list[Row]) -> tuple[Columns, list[str]]:
     """Return the mapping of columns, and notes about what is uncertain."""
-    keys = {name_key(name): name for name in reversed(names)}
+    rows = [_with_fields(row) for row in rows]
+    names = list(dict.fromkeys([name for name in names if any(name in row for row in rows)]))
+    names += [name for name in dict.fromkeys(chain(*rows)) if name not in names]
+    keys = _keys(names)
     notes: list[str] = []
     chosen = _chat_column(names, rows)
     if not chosen:
@@ -40,19 +48,52 @@ def propose_columns(names: list[str], rows: list[Row]) -> tuple[Columns, list[st
         notes.append("no column has a usual name; question and answer are chosen by their length")
     for field, known in OPTIONAL.items():
         name = _first(keys, known)
-        if name and name not in chosen.values():
+        if field == "split" and name and not _are_splits(name, rows):
+            notes.append(f"the values of the column {name} are no splits, so it is not proposed")
+        elif name and name not in chosen.values():
             chosen[field] = name
         elif field in ("specialty", "kind"):
             chosen[field] = ""
     return chosen, notes
 
 
+def _keys(names: list[str]) -> dict[str, str]:
+    """Return the column of each simplified name; a complete name precedes the end of another."""
+    ends = {name_key(name.split(".")[-1]): name for name in reversed(names)}
+    return ends | {name_key(name): name for name in reversed(names)}
+
+
+def has_usual_name(names: list[str]) -> bool:
+    """Return whether a column has a usual name for a question, an answer or a label."""
+    usual = {*QUESTIONS, *MORE_QUESTIONS, *ANSWERS, *MORE_ANSWERS, *chain(*OPTIONAL.values())}
+    return not usual.isdisjoint(_keys(names)) or not {"messages", "conversations"}.isdisjoint(names)
+
+
+def _with_fields(row: Row, depth: int = MOST_FIELDS) -> Row:
+    """Return a row in which fields of objects have dotted names, of at most `depth` parts.
+
+    SQuAD's object of answers stays, because it is read as it is.
+    """
+    fields: Row = {}
+    for name, cell in row.items():
+        if depth > 1 and isinstance(cell, dict) and not isinstance(cell.get("text"), list):
+            below = _with_fields(cell, depth - 1)
+            fields |= {f"{name}.{field}": value for field, value in below.items()}
+        else:
+            fields[name] = cell
+    return fields
+
+
+def _are_splits(name: str, rows: list[Row]) -> bool:
+    """Return whether ingest can read all values of a column as splits."""
+    return not any(isinstance(read_split(row.get(name), name), Refused) for row in rows)
+
+
 def _chat_column(names: list[str], rows: list[Row]) -> Columns:
     """Return the column with conversations, or nothing."""
     for name in names:
         cell = next((row[name] for row in rows if row.get(name)), None)
-        message = cell[0] if isinstance(cell, list) else None
-        if isinstance(message, dict) and any(form <= message.keys() for form in CHAT_FORMS):
+        if is_messages(parse_messages(cell)):
             return {"messages": name}
     return {}
 
@@ -118,7 +159,7 @@ def source_entry(
 def to_yaml(entry: dict[str, Any]) -> str:
     """Return an entry as an item of the list ingest.sources."""
     item = CommentedMap(entry)
-    item["columns"] = CommentedMap(entry["columns"])
+    item["columns"] = CommentedMap({key: quoted(name) for key, name in entry["columns"].items()})
     item["columns"].fa.set_flow_style()
     yaml = YAML()
     yaml.width = 1000

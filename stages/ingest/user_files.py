@@ -76,6 +76,8 @@ def folder_files(root: Path, pattern: str, source: FilesSource | None = None) ->
     others = len(files) - len(matching)
     if others:
         _say(source_name, f"left out {others} files that do not match {pattern}")
+    if not pattern:
+        _refuse_side_files_alone(root, found, files)
     columns = wanted_columns(source) if source else []
     has_key = bool(source and source.rows)
     side = [name for name, file in matching.items() if is_side_file(file, columns, has_key)]
@@ -86,6 +88,15 @@ def folder_files(root: Path, pattern: str, source: FilesSource | None = None) ->
         _say(source_name, f"left out {shown}, which has no rows")
         del matching[name]
     return matching
+
+
+def _refuse_side_files_alone(root: Path, found: list[Path], files: dict[str, Path]) -> None:
+    """Raise UserError if only side files stand beside the Arrow files of a saved data set."""
+    has_arrow = any(file.suffix == ".arrow" for file in found)
+    if has_arrow and all(file.name in SIDE_FILES for file in files.values()):
+        what = "its rows are in .arrow files, as save_to_disk of datasets writes them"
+        fix = "write the data set with to_parquet or to_json"
+        raise UserError(root, what, fix)
 
 
 def is_side_file(file: Path, columns: list[str], has_key: bool) -> bool:
