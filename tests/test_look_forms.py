@@ -46,6 +46,20 @@ def test_nested_columns_and_conversations_as_text_are_proposed(
     assert notes == []
 
 
+def test_a_known_question_stays_if_only_the_answer_has_no_usual_name() -> None:
+    row = {"prompt": "a", "chosen": "a longer text", "rejected": "b"}
+    proposed, notes = propose_columns(list(row), [row])
+    assert (proposed["question"], proposed["answer"]) == ("prompt", "chosen")
+    assert len(notes) == 1
+
+
+def test_a_single_conversation_is_a_row_and_no_list_of_rows(tmp_path: Path) -> None:
+    file = tmp_path / "p.jsonl"
+    file.write_text(json.dumps({"chat": CHAT}), encoding="utf-8")
+    look = look_at(file, LIMITS)
+    assert (look.options.rows, look.columns) == ("", ["chat"])
+
+
 def test_values_that_are_no_splits_are_not_proposed_as_a_split() -> None:
     row = {**ROW, "split": "fold1"}
     proposed, notes = propose_columns(list(row), [row])
@@ -89,6 +103,7 @@ def test_a_proposed_key_of_rows_is_valid_and_reads_all_rows(
         ("p.json", '{"q": {"0": "a"}, "r": {"0": "b"}}', "one object with objects or lists"),
         ("p.json", '{"q": ["a", "b"], "r": ["c", "d"]}', "one object with objects or lists"),
         ("p.csv", "texto\numa linha\n", "it has one column"),
+        ("p.zip", "PK", "Unpack it"),
     ],
 )
 def test_no_entry_is_proposed_without_names_of_two_columns(

@@ -61,3 +61,14 @@ def test_a_row_number_beyond_excels_last_row_ends_the_source(read: Read) -> None
     assert found(read("p.xlsx", renumbered(1000), sheet="Dados")) == QUESTIONS
     with pytest.raises(UserError, match="a row has a number above 1048576"):
         read("p.xlsx", renumbered(10**12), sheet="Dados")
+
+
+def test_lines_that_end_with_a_carriage_return_alone_are_explained(read: Read) -> None:
+    with pytest.raises(UserError, match="end with a carriage return alone"):
+        read("p.csv", "pergunta,resposta\ra,b\rc,d\r")
+    assert found(read("p.csv", "pergunta,resposta\r\na,b\r\n")) == ["a"]
+
+
+def test_a_title_above_the_names_of_a_sheet_is_explained(read: Read) -> None:
+    with pytest.raises(UserError, match=r"xlsx:1: .* a single cell, .* Delete the rows above"):
+        read("p.xlsx", excel([["Perguntas de 2024"], [], *TABLE]), sheet="Dados")

@@ -81,6 +81,10 @@ def _take_header(
     number = ahead[0][0]
     record = take_record(ahead, lines, options.limits.row_bytes)
     del ahead[: max(1, len(record))]
+    is_last = _line_ahead(ahead, lines, 0) is None
+    if is_last and isinstance(header, str) and "\r" in header.rstrip("\r\n"):
+        what = "its lines end with a carriage return alone, as old programs of the Mac write them"
+        raise options.error(what, "save it again with line feeds, for example as CSV UTF-8", number)
     return number, "".join(record) or header
 
 

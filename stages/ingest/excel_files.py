@@ -142,6 +142,9 @@ def _read_header(cells: tuple[Any, ...], number: int, options: ReadOptions) -> l
     """
     names = settle_names([_text(cell) for cell in cells], options.columns)
     if any(column not in names for column in options.columns):
+        if sum(map(bool, names)) == 1:
+            what = "the first row with text has a single cell, and not the names of the columns"
+            raise options.error(what, "delete the rows above these names", number)
         raise missing_columns(names, options, number)
     check_unique_columns(options, names)
     return names

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 
 from bula.records import Row, refuse_constant
+from stages.ingest.advice import is_messages
 from stages.ingest.reading import ReadOptions
 from stages.ingest.text_lines import BYTE_ORDER_MARK, read_lines
 
@@ -77,7 +78,10 @@ def find_rows(text: str, key: str, options: ReadOptions) -> int:
 
 
 def _find_path(text: str, parts: list[str]) -> tuple[int | None, list[str]]:
-    """Return where the value below some keys starts, and the keys passed at the last level."""
+    """Return where the value below some keys starts.
+
+    Also return the keys that were passed at the last level.
+    """
     place: int | None = SPACE.match(text).end()  # type: ignore[union-attr]
     seen: list[str] = []
     for part in parts:
@@ -150,4 +154,4 @@ def _are_rows(value: object, columns: list[str]) -> bool:
     """Return whether a value is a list of objects with the wanted columns."""
     if not isinstance(value, list) or not value or not isinstance(value[0], dict):
         return False
-    return all(column in value[0] for column in columns)
+    return not is_messages(value) and all(column in value[0] for column in columns)

@@ -40,6 +40,7 @@ from stages.ingest.user_files import folder_files
 MOST_ROWS = 10_000
 SHOWN_ROWS = 5
 MOST_FILES = 20
+ARCHIVES = (".zip", ".tar", ".tgz", ".7z", ".rar")
 NAMES_NOTE = "`names: present` needs a model in privacy.names, or `names_waiver: true`"
 DELIMITER_NAMES = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 
@@ -68,7 +69,8 @@ def look_at(path: Path, limits: Limits) -> Look:
     """
     suffix = file_suffix(path.name)
     if not suffix:
-        raise UserError(path, f"only {READABLE} can be read", "convert the file")
+        fix = "unpack it" if path.suffix.lower() in ARCHIVES else "convert the file"
+        raise UserError(path, f"only {READABLE} can be read", fix)
     options = ReadOptions(SOURCE_NAME, path.name, "utf-8", [], limits)
     options, form, sheets = _find_form(path, suffix, options)
     if len(sheets) > 1:
@@ -265,12 +267,16 @@ def main(path: Annotated[Path, typer.Argument(help="File or folder with rows.")]
     if not path.exists():
         raise UserError(path, "it does not exist", "name a file or a folder")
     limits = load_params().ingest.limits
-    pattern = ""
-    if path.is_dir():
-        look, pattern, notes = look_at_folder(path, limits)
-        print(*map(terminal, notes), sep="\n")
-    else:
-        look = look_at(path, limits)
+    try:
+        if path.is_dir():
+            look, pattern, notes = look_at_folder(path, limits)
+        else:
+            look, pattern, notes = look_at(path, limits), "", []
+    except OSError as error:
+        what = f"it cannot be read ({error.strerror or type(error).__name__})"
+        raise UserError(path, what, "check the disk and the permissions") from error
+    for note in notes:
+        print(terminal(note))
     for line in _report(path, look, pattern):
         print(terminal(line, lines=True))
 

@@ -44,7 +44,7 @@ def propose_columns(names: list[str], rows: list[Row]) -> tuple[Columns, list[st
     if not chosen:
         chosen = _question_and_answer(keys, rows)
     if "messages" not in chosen and len(chosen) < 2:
-        chosen = _longest_columns(names, rows)
+        chosen = _longest_columns(names, rows, chosen)
         notes.append("no column has a usual name; question and answer are chosen by their length")
     for field, known in OPTIONAL.items():
         name = _first(keys, known)
@@ -58,19 +58,24 @@ def propose_columns(names: list[str], rows: list[Row]) -> tuple[Columns, list[st
 
 
 def _keys(names: list[str]) -> dict[str, str]:
-    """Return the column of each simplified name; a complete name precedes the end of another."""
+    """Return the column of each simplified name.
+
+    A complete name precedes the last part of a dotted name.
+    """
     ends = {name_key(name.split(".")[-1]): name for name in reversed(names)}
     return ends | {name_key(name): name for name in reversed(names)}
 
 
 def has_usual_name(names: list[str]) -> bool:
-    """Return whether a column has a usual name for a question, an answer or a label."""
+    """Return whether a column has a usual name."""
     usual = {*QUESTIONS, *MORE_QUESTIONS, *ANSWERS, *MORE_ANSWERS, *chain(*OPTIONAL.values())}
     return not usual.isdisjoint(_keys(names)) or not {"messages", "conversations"}.isdisjoint(names)
 
 
 def _with_fields(row: Row, depth: int = MOST_FIELDS) -> Row:
-    """Return a row in which fields of objects have dotted names, of at most `depth` parts.
+    """Return a row in which fields of objects have dotted names.
+
+    A name has at most `depth` parts.
 
     SQuAD's object of answers stays, because it is read as it is.
     """
@@ -114,12 +119,16 @@ def _question_and_answer(keys: dict[str, str], rows: list[Row]) -> Columns:
     return chosen
 
 
-def _longest_columns(names: list[str], rows: list[Row]) -> Columns:
-    """Return the two columns with the most text: the shorter one is the question."""
+def _longest_columns(names: list[str], rows: list[Row], known: Columns) -> Columns:
+    """Return the columns with the most text for what is not known.
+
+    If neither is known, the shorter one of the two is the question.
+    """
     sizes = {name: sum(_size(row.get(name)) for row in rows) for name in names}
     longest = sorted(names, key=lambda name: sizes[name], reverse=True)
-    answer = longest[0]
-    question = longest[1] if len(longest) > 1 else answer
+    left = [name for name in longest if name not in known.values()] or longest
+    answer = known.get("answer", left[0])
+    question = known.get("question", next((name for name in left if name != answer), answer))
     return {"question": question, "answer": answer}
 
 

@@ -91,7 +91,7 @@ def folder_files(root: Path, pattern: str, source: FilesSource | None = None) ->
 
 
 def _refuse_side_files_alone(root: Path, found: list[Path], files: dict[str, Path]) -> None:
-    """Raise UserError if only side files stand beside the Arrow files of a saved data set."""
+    """Raise UserError if only Arrow files have the rows of a folder."""
     has_arrow = any(file.suffix == ".arrow" for file in found)
     if has_arrow and all(file.name in SIDE_FILES for file in files.values()):
         what = "its rows are in .arrow files, as save_to_disk of datasets writes them"
