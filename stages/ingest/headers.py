@@ -106,7 +106,7 @@ def show_header(names: list[str], columns: list[str]) -> str:
 
 
 def looks_like_data(name: str) -> bool:
-    """Return whether a name may be a cell of a row, such as a person's name."""
+    """Return whether a name may be a cell of a row."""
     return bool(DATA_CELL.search(name) or PERSON.search(name))
 
 

@@ -75,9 +75,7 @@ def has_usual_name(names: list[str]) -> bool:
 def _with_fields(row: Row, depth: int = MOST_FIELDS) -> Row:
     """Return a row in which fields of objects have dotted names.
 
-    A name has at most `depth` parts.
-
-    SQuAD's object of answers stays, because it is read as it is.
+    A name has at most `depth` parts. SQuAD's object of answers stays, because it is read as it is.
     """
     fields: Row = {}
     for name, cell in row.items():
