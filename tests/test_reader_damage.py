@@ -72,3 +72,12 @@ def test_lines_that_end_with_a_carriage_return_alone_are_explained(read: Read) -
 def test_a_title_above_the_names_of_a_sheet_is_explained(read: Read) -> None:
     with pytest.raises(UserError, match=r"xlsx:1: .* a single cell, .* Delete the rows above"):
         read("p.xlsx", excel([["Perguntas de 2024"], [], *TABLE]), sheet="Dados")
+
+
+@pytest.mark.parametrize("stated", ["latin-1", "iso-8859-15"])
+def test_a_dash_of_windows_is_no_control_character_of_latin_1(read: Read, stated: str) -> None:
+    text = "pergunta;resposta\n" + "Há dose à noite?;São 10–20 mg até três vezes ao dia.\n" * 3
+    with pytest.raises(UserError, match="write `encoding: cp1252`"):
+        read("p.csv", text.encode("cp1252"), encoding=stated)
+    [row, *_] = read("p.csv", text.encode("cp1252"), encoding="cp1252")
+    assert "10–20 mg" in row["answer"]
