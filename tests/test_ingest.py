@@ -518,7 +518,7 @@ def server(tmp_path: Path) -> Iterator[str]:
 
 def served_source(server: str, sha256: str) -> UrlSource:
     """Return a source behind the address of the test's server."""
-    fields = fields_without("path", "names")
+    fields = fields_without("path", "names", "names_waiver")
     fields["kind"] = "url"
     fields["url"] = f"{server}/pairs.jsonl?download=1"
     fields["sha256"] = sha256
@@ -564,7 +564,7 @@ def test_a_hub_data_set_streams_at_its_revision_and_runs_no_code(
         return [PAIR]
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
-    fields = fields_without("path", "names", "encoding")
+    fields = fields_without("path", "names", "names_waiver", "encoding")
     fields["kind"] = "hub"
     fields["id"] = "o/n"
     fields["subset"] = "default"
@@ -625,7 +625,7 @@ def test_a_failed_stage_prints_one_sentence_and_leaves_no_output(
 def test_the_stage_asks_the_hub_before_it_reads_a_row(
     workspace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fields = fields_without("path", "names", "encoding")
+    fields = fields_without("path", "names", "names_waiver", "encoding")
     pin = {"kind": "hub", "id": "o/n", "revision": "a" * 40, "subset": "default", "split": "train"}
 
     def add_source(params: dict[str, Any]) -> None:

@@ -120,7 +120,7 @@ def secure_server(hostile: ThreadingHTTPServer, tmp_path: Path) -> None:
 
 def source_behind(url: str) -> UrlSource:
     """Return a source of the file behind an address."""
-    fields = fields_without("path", "names")
+    fields = fields_without("path", "names", "names_waiver")
     fields["kind"] = "url"
     fields["url"] = url
     fields["sha256"] = "0" * 64
@@ -189,7 +189,7 @@ def stream_from_hub(
     import datasets
 
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows())
-    fields = fields_without("path", "names", "encoding")
+    fields = fields_without("path", "names", "names_waiver", "encoding")
     fields["kind"] = "hub"
     fields["id"] = "owner/name"
     fields["revision"] = "a" * 40
