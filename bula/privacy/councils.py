@@ -14,11 +14,20 @@ FEWEST_DIGITS = 4
 # Signs and words between the council, the state and the number.
 _SEPARATOR = r"(?: [ ]? [/.:-]{1,2} [ ]? | [ ] )"
 _STATE = rf"(?: {_SEPARATOR}? \(? (?:{STATES})\b \)? )"
-_NUMBER_WORD = r"""
+# Words between the council and the number: "COREN da enfermeira:", "CRO dele é".
+_TALK = r"""
+    (?: [ ] (?: d[aeo] | del[ae] | meu | minha | seu | sua | é | eh | e | o | a | sob | ativo
+      | n[º°o.]{1,2} | n[úu]mero | num\.? | registro | inscri[çc][ãa]o | inscrit[oa]
+      | enfermeir[oa] | dentista | farmac[êe]utic[oa] | doutora? | dra?\.? | m[ée]dic[oa]
+      | psic[óo]log[oa] | nutri(?:cionista)? | fisio(?:terapeuta)? | fono(?:audi[óo]log[oa])?
+      | profissional | t[ée]cnic[oa] | advogad[oa] | assistente | social ) \b ){1,5} [ ]?:?[ ]?
+"""
+_NUMBER_WORD = rf"""
     (?:
-        [ .:/-]{0,3} (?: sob[ ]o[ ] )? (?: n[º°o.]{1,3} | n[úu]mero | [ée][ ]o?
-          | registro ) [ .:]{0,3}
-        | [ ./:º°-]{1,6}
+        {_TALK}
+        | [ .:/-]{{0,3}} (?: sob[ ]o[ ] )? (?: n[º°o.]{{1,3}} | n[úu]mero | [ée][ ]o?
+          | registro ) [ .:]{{0,3}}
+        | [ ./:º°-]{{1,6}}
     )?
 """
 CRM = re.compile(
@@ -28,6 +37,7 @@ CRM = re.compile(
     (?: \((?:{STATES})\) | (?:{STATES})\b )? (?:{STATES})?
     (?:
         [ ./:nNº°ro-]{{0,8}}
+        | {_TALK}
         | [ ] (?: é | eh | e | n[úu]mero | num\.? | registro | sob | d[aeo] | o | a
         | m[ée]dic[oa] | dele | dela
           | n[º°.]{{1,2}} ){{1}} (?: [ ] (?: é | eh | o | n[º°.]{{1,2}} | n[úu]mero
@@ -50,14 +60,17 @@ COUNCIL = re.compile(
     rf"""
     \b
     (?:
-        (?: COREN | OAB | CRO | CREFITO | CRN | CRBM | CRFA | CRESS | CREF | CRMV | CRF ) {_STATE}?
-        | CRP {_STATE}
+        (?: COREN | OAB | CRO | CREFITO | CRN | CRBM | CRFA | CRESS | CREF | CRMV | CRF | CREFONO
+          | CRBIO | CRTR | CRQ | COFEN | C\.R\.O\.? | C\.R\.F\.? | C\.R\.N\.? ) {_STATE}?
+        | (?: CRP | C\.R\.P\.? ) {_STATE}
         | conselho [ ] regional [ ] de [ ] \w+ {_STATE}?
         # the region of the council, such as CRP 06/12345 and CRN-3 12345
-        | (?: CRP | CRN | CREFITO | CRFA | CREF | CRBM ) {_SEPARATOR}? \d{{1,2}} [ªa]? (?= [ /.-] )
+        | (?: CRP | CRN | CREFITO | CRFA | CREF | CRBM | CREFONO | CRBIO | CRTR | CRQ | CRESS
+          | C\.R\.P\. ) {_SEPARATOR}? \d{{1,2}} [ªa]? (?= [ /.-] )
     )
     {_NUMBER_WORD} (?: (?:{STATES}) [ -]{{1,2}} )?
-    (?: \d{{1,3}} (?: \.\d{{3}} ){{1,2}} | \d{{4,7}} ) {_UNIT}
+    (?: \d{{1,3}} (?: \.\d{{3}} ){{1,2}} | \d{{1,2}} [ ]?[-/][ ]? \d{{4,6}} | \d{{4,7}} )
+    (?: -\d \b )? {_UNIT}
     # the category or the state after the number
     (?: [ ]? [/-] [ ]? (?: {STATES} | TEC | TE | ENF | AUX | AE | F | TO | LTT? | D | P ) \b
       | [ ] (?: {STATES} | ENF | TEC ) \b )?

@@ -54,8 +54,8 @@ CHECKED: tuple[tuple[str, DocumentBase, re.Pattern[str]], ...] = (
     ("pis", PIS(), _PIS),
 )
 
-_CPF_NAME = r"(?: CPFs? | C\.P\.F\.? | CPF/MF | cadastro[ ]de[ ]pessoas?[ ]f[íi]sicas? )"
-_CNPJ_NAME = r"(?: CNPJs? | C\.N\.P\.J\.? | CNPJ/MF )"
+_CPF_NAME = r"(?: CPFs? | C[. ]P[. ]F\.? | CPF/MF | CIC | cadastro[ ]de[ ]pessoas?[ ]f[íi]sicas? )"
+_CNPJ_NAME = r"(?: CNPJs? | C[. ]N[. ]P[. ]J\.? | CNPJ/MF | CGC )"
 _CNS_NAME = r"""
     (?:
         CNS | cad[ -]?sus | C\.N\.S\.? | cart[ãa]o[ ]de[ ]sa[úu]de
@@ -63,14 +63,15 @@ _CNS_NAME = r"""
         | cart[ãa]o[ ]nacional[ ]de[ ]sa[úu]de | SUS
     )
 """
-_PIS_NAME = r"(?: NIS | PIS | PASEP | NIT | PIS[ /-]{1,3}(?:PASEP|NIS) )"
+_PIS_NAME = r"(?: NIS | PIS | PASEP | NIT | [NP]\.I\.[ST]\.? | PIS[ /-]{1,3}(?:PASEP|NIS) )"
 _CNH_NAME = r"""
-    (?: CNH | C\.N\.H\.? | (?:carteira[ ](?:nacional[ ])?de[ ])?(?:habilita[çc][ãa]o|motorista) )
+    (?: CNH | C\.N\.H\.? | (?:carta[ ]de[ ]|carteira[ ](?:nacional[ ])?de[ ])?(?:habilita[çc][ãa]o|motorista) )
 """
 _VOTER_NAME = r"""
     (?: e-)?
     (?:
-        inscri[çc][ãa]o[ ]eleitoral | eleitora? [ ] n[º°.]{1,2}
+        inscri[çc][ãa]o[ ]eleitoral | eleitora?
+        | t\.?[ ]? (?: d[eo][ ] )? eleit(?:ora?|oral|\.)
         | t[íi]t(?:ulo|\.)? (?: [ ] (?: (?:d[eo][ ])? eleitora? | eleitoral | eleit\. ) )?
     )
 """
@@ -97,7 +98,7 @@ NAMED = (
         "passport",
         re.compile(
             rf"""
-            \b pass? (?:ap\w* | port\w*) \b {WIDE_LINK}
+            \b (?: pass? (?:ap\w* | port\w*) \b | pass\. | psp\b ) {WIDE_LINK}
             # two letters and six digits in Brazil, and other forms elsewhere
             \b
             (
@@ -119,8 +120,8 @@ NAMED = (
 NAME_WORDS = word_set(
     """
     cad cadsus cartao cnh cnpj cnpjs cns cpf cpfs eleitor eleitora eleitoral f h habilitacao
-    inscricao j mf motorista nis nit pasaporte pasep passap passaport passaporte passaportes
-    passport pessoa pessoas pis s sus tit titulo
+    carta cgc cic eleit i inscricao j mf motorista nis nit pasaporte pasep pass passap passaport passaporte passaportes
+    passport psp pessoa pessoas pis s sus tit titulo
     """
 )
 
