@@ -63,7 +63,7 @@ _BORN = rf"""
     nascid[oa]s? | nasci | nasceu | nasceram | nascimento | data[ ]de[ ]nasc
     | dt\.?[ ]?nasc | anivers[áa]rio | (?<![^\W_])nasc(?![^\W\d_]) | nasc\.
     # other abbreviations and spellings, but no future birth
-    | (?<![^\W_]) nasc (?!er|en|itu) [a-zç]{{1,8}} | dtnasc | dt\.?n\b
+    | (?<![^\W_]) nasc (?!er|en|itu) [a-zç]{{1,8}}\.? | dtnasc | dt\.?n\b
     | na(?:s|sc|c)imento | nacid[oa]s? | naceu | \bd[.,/]?[ ]?n\.?(?=[\d :.=(\[])
     | veio[ ]ao[ ]mundo | chegou[ ]ao[ ]mundo
 )

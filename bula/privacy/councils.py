@@ -20,7 +20,7 @@ _TALK = r"""
       | n[º°o.]{1,2} | n[úu]mero | num\.? | registro | inscri[çc][ãa]o | inscrit[oa]
       | enfermeir[oa] | dentista | farmac[êe]utic[oa] | doutora? | dra?\.? | m[ée]dic[oa]
       | psic[óo]log[oa] | nutri(?:cionista)? | fisio(?:terapeuta)? | fono(?:audi[óo]log[oa])?
-      | profissional | t[ée]cnic[oa] | advogad[oa] | assistente | social ) \b ){1,5} [ ]?:?[ ]?
+      | profissional | t[ée]cnic[oa] | advogad[oa] | assistente | social ) (?!\w) ){1,5} [ ]?:?[ ]?
 """
 _NUMBER_WORD = rf"""
     (?:
@@ -61,7 +61,7 @@ COUNCIL = re.compile(
     \b
     (?:
         (?: COREN | OAB | CRO | CREFITO | CRN | CRBM | CRFA | CRESS | CREF | CRMV | CRF | CREFONO
-          | CRBIO | CRTR | CRQ | COFEN | C\.R\.O\.? | C\.R\.F\.? | C\.R\.N\.? ) {_STATE}?
+          | CRBIO | CRTR | COFEN | C\.R\.O\.? | C\.R\.F\.? | C\.R\.N\.? ) {_STATE}?
         | (?: CRP | C\.R\.P\.? ) {_STATE}
         | conselho [ ] regional [ ] de [ ] \w+ {_STATE}?
         # the region of the council, such as CRP 06/12345 and CRN-3 12345

@@ -126,17 +126,30 @@ NAME_WORDS = word_set(
 )
 
 
+def _next_number(text: str, finding: Finding) -> Iterator[Finding]:
+    """Yield a second number that is written like the first, as in "A e B"."""
+    form = re.sub(r"\d", r"\\d", re.escape(text[finding.start : finding.end]))
+    following = re.compile(rf" ?(?:,|;|/|\be\b|\bou\b)[^\d\n.;!?]{{0,25}}(?<!\d)({form})(?!\d)")
+    match = following.match(text, finding.end)
+    if match:
+        yield Finding(finding.kind, match.start(1), match.end(1))
+
+
 def _find(text: str) -> Iterator[Finding]:
     """Yield the documents of a text."""
     for kind, document, pattern in CHECKED:
         for match in pattern.finditer(text):
             number = re.sub(r"[^\dA-Z]", "", match[1])
             if document.validate(number):
-                yield Finding(kind, match.start(1), match.end(1))
+                finding = Finding(kind, match.start(1), match.end(1))
+                yield finding
+                yield from _next_number(text, finding)
     if NAME_WORDS.isdisjoint(ascii_words(text)):
         return
     for kind, pattern in NAMED:
-        yield from find_groups(kind, pattern, text)
+        for finding in find_groups(kind, pattern, text):
+            yield finding
+            yield from _next_number(text, finding)
 
 
 # The shortest number is that of a passport.

@@ -64,10 +64,22 @@ MISTYPED_RG = re.compile(
     VERBOSE,
 )
 
+# An issuer with its state proves a number without the word.
+ISSUED = re.compile(
+    rf"""
+    (?<![\d.,/-])
+    (
+        \d{{1,2}} \.? \d{{3}} \.? \d{{3}} (?: -[\dXx] )? [ ,/-]{{1,3}}
+        (?i: SSP | SESP | SDS | SJS | SEJUSP | DETRAN | IFP | PC ) [ ]? [/-] [ ]? (?i:{STATES}) \b
+    )
+    """,
+    VERBOSE,
+)
+
 
 def _find(text: str) -> Iterator[Finding]:
     """Yield the numbers of identity cards."""
-    for pattern in (RG, MISTYPED_RG):
+    for pattern in (RG, MISTYPED_RG, ISSUED):
         for finding in find_groups("rg", pattern, text):
             value = text[finding.start : finding.end]
             if sum(character.isdigit() for character in value) >= FEWEST_DIGITS:

@@ -19,7 +19,7 @@ WORD_REACH = 45
 
 _PHONE_WORD = r"""
 (?:
-    telefones? | tel\b\.? | fones?\b | celular(?:es)? | cel\b\.? | whats(?:app)? | wpp | wa\.me/
+    telefones? | \bfixo\b | tel\b\.? | fones?\b | celular(?:es)? | cel\b\.? | whats(?:app)? | wpp | wa\.me/
     | zap | ligue | ligar | liga | chama[rm]? | contatos? | recado | ramal | meu[ ]n[úu]mero
 )
 """
