@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from bula.privacy.fragments import ANY_CASE, LINK, STATES, VERBOSE, find_groups
 from bula.privacy.given_names import ascii_words, word_set
 from bula.privacy.kinds import Finding, Recogniser
-from bula.privacy.places import PLACES, REST
+from bula.privacy.places import ID, PART, PLACES, REST
 
 # "AV" is a street unless it is atrioventricular or the acuity of an eye.
 _AV = r"""
@@ -20,7 +20,8 @@ _STREET = rf"""
 (?:
     [Rr]ua | RUA | [Aa]venida | AVENIDA | (?i:{_AV}) | [Aa][Vv]\. | (?i:travessa | alameda
     | tv\. | trav\. | pra[çc]a | pça\.? | rodovia | rod\. | estrada | estr\. | logradouro | viela
-    | beco | ladeira | servid[ãa]o | vicinal | ruela | escadaria | lad\. | rod\b )
+    | beco | ladeira | servid[ãa]o | vicinal | ruela | escadaria | lad\. | rod\b
+      | psg\. | pass\. | alam\. | pç\. | est\. (?=[ ]d[aeo]s?[ ]) | anel[ ]vi[áa]rio )
     | [Ll]argo | [Pp]assagem | [Bb]oulevard | [Mm]arginal | [Aa]l\. | [Rr]amal
 )
 """
@@ -30,7 +31,9 @@ _CAPITAL = r"(?: [A-ZÀ-Ý][\wÀ-ÿ.'-]* | \d{1,2}º?[ ]de[ ][A-Za-zç]+ )"
 _NAME = rf"(?:d[aeo]s?[ ]){{0,2}} {_CAPITAL} (?: [ ] (?: {_CAPITAL} | d[aeo]s? | e ) ){{0,6}}"
 _SIGN = r"""
 (?:
-    \# [ ]? | [Nn]o?[º°.] [º°o]? \.? :? [ ]? | (?i:n[úu]mero[ :]{1,2} | num\.?[ ] | nro?\.?[ ])
+    \# [ ]?
+    | (?i: (?: pr[óo]ximo | perto | ao[ ]lado | em[ ]frente ) [ ] (?: ao | do ) [ ] n[º°o.]{1,2} [ ]? )
+    | [Nn]o?[º°.] [º°o]? \.? :? [ ]? | (?i:n[úu]mero[ :]{1,2} | num\.?[ ] | nro?\.?[ ])
     | (?i:casa)[ ] | [Nn]o?[ ]? (?=\d)
 )
 """
@@ -84,7 +87,7 @@ STREET_ADDRESS = re.compile(
     \b {_STREET} :? [ ]+
     (?:
         {_NAME} (?: [ ]?[,-][ ]? | [ ] ) (?: {_SIGN} | [Nn][o ]?[ ]? )?
-        | \d{{1,3}} {_SIGNED}
+        | \d{{1,3}} (?: {_SIGNED} | {_COMMA} (?= \d{{1,5}} {_CLOSED} ) )
     )
     {_NUMBER} {_NO_UNIT}
     """,
@@ -93,7 +96,7 @@ STREET_ADDRESS = re.compile(
 # R. may be the first name of an author too, so a year is no number.
 R_ADDRESS = re.compile(
     rf"""
-    \b R (?: [.:] [ ]+ {_NAME} (?: {_COMMA} (?!{_YEAR}) | {_SIGNED} ) {_NUMBER} {_NO_UNIT} (?!\()
+    \b R (?: [.:] [ ]* (?: {_NAME} | \d{{1,3}} ) (?: {_COMMA} (?!{_YEAR}) | {_SIGNED} ) {_NUMBER} {_NO_UNIT} (?!\()
     # without a comma the number ends the clause
     | \.? [ ]+ {_NAME} [ ,]{{1,2}} (?!{_YEAR}) \d{{1,5}} \b {_NO_UNIT} (?!\() {_CLOSED} )
     """,
@@ -132,7 +135,7 @@ CLOSE_NUMBER_ADDRESS = re.compile(
           (?= ,?[ ] n[º°o]?\.?[ ]? \d | (?:,|[ ](?<=\w[ ]))[ ]? \d{{1,5}} {_CLOSED} )
     )
     (?: [ ] {_SMALL_WORD} ){{0,3}} (?: [ ] | {_COMMA} ) {_SIGN}? (?: n[ ] )?
-    (?!{_YEAR}) (?: \d{{2,5}} | \d{{1,2}}\.\d{{3}} ) \b {_NO_UNIT}
+    (?!{_YEAR}) (?: \d{{2,5}} [a-d]? | \d{{1,2}}\.\d{{3}} ) \b {_NO_UNIT}
     (?! [ ]+ (?!fundos\b) [a-zà-ÿ]+s\b )
     """,
     ANY_CASE,
@@ -149,28 +152,12 @@ NO_NUMBER_ADDRESS = re.compile(
     """,
     VERBOSE,
 )
-# A number or a letter; "a", "e" and "o" are words in small letters.
-_ID = r"""
-    (?: \d{1,4} (?: [ ]?-?[ ]? [A-Z]\b | /\d{1,4} )? | (?-i:[A-Z])\b | [b-df-np-z]\b ) (?![\w,]\d)
-"""
-_PART = rf"""
-    (?: [ ]?[,;/-]?[ ]?
-        \b
-        (?:
-            bloco | bl | conjunto | conj | cj | lote | lt | casa | cs | apartamento | apto?
-              | ap | ch[áa]cara | ch
-            | mr
-            | rua | entrada | sala | loja | m[óo]dulo | quadra | qd | andar | torre
-        )
-        (?![^\W\d_]) \.? [ ]? (?: n[º°.]{{1,2}}[ ]? )? {_ID}
-    )
-"""
 _QUADRA = r"(?: quadra | qdr?a?\.? | q\. )"
 BLOCK_ADDRESS = re.compile(
     rf"""
     \b
     (?:
-        {_QUADRA} [ ]? {_ID} {_PART}{{1,4}}
+        {_QUADRA} [ ]? {ID} (?: [ ,]{{1,2}} {_SMALL_WORD} (?: [ ] {_SMALL_WORD} ){{0,2}} )? {PART}{{1,4}}
     )
     """,
     ANY_CASE,
@@ -181,8 +168,8 @@ PLOT_ADDRESS = re.compile(
     \b
     (?: rua | r\.? | av\.? | avenida | travessa | tv\.? | trav\.? | alameda | al\. | beco | viela
       | estrada | estr\.? | ladeira | servid[ãa]o | passagem | pra[çc]a | rodovia | rod\.? | via
-      | caminho | acesso )
-    (?: [ ] (?: {_SMALL_WORD} | \d{{1,3}} | [a-z]\b ) ){{1,4}}? {_PART}{{1,4}} {_NO_UNIT}
+      | anel [ ] vi[áa]rio | caminho | acesso )
+    (?: [ ] (?: {_SMALL_WORD} | \d{{1,3}} | [a-z]\b | sem [ ] nome ) ){{1,4}}? {PART}{{1,4}} {_NO_UNIT}
     | \b caixa [ ] postal [ ] \d{{1,6}}
     | \b km \.? [ ]? \d{{1,4}} (?:[.,]\d{{1,3}})? [ ,]{{1,2}} d[ao] [ ]
       (?: estrada | rodovia | (?-i: BR | [A-Z]{{2}}) )\b (?: [ -]? \d{{3}} )?
@@ -204,16 +191,17 @@ SECTOR_ADDRESS = re.compile(
     rf"""
     \b
     (?:
-        {_SUPER} [ ,-]{{1,2}} (?:quadra[ ])? \d{{3}} \b {_PART}{{0,4}}
+        (?: {_SUPER} | EQ[NS] ) [ ,-]{{1,2}} (?:quadra[ ])? \d{{3}} (?: /\d{{3}} )? \b
+          (?: [ ,]{{1,2}} (?:bl(?:oco)?\.?[ ]?)? [a-k] \b [ ,]{{1,2}} \d{{3}} \b )? {PART}{{0,4}}
         # a code that has no other meaning
         | (?: EQN[NS]? | QN[A-R] | EQN[A-R] | CN[A-F] | SH[ICL][NS] (?: [ ,-]{{1,2}} Q[ILR] )?
           | SCR[NS] | SHCGN | Q[MR]SW | SMPW | SHIGS | SHCES ) [ ,-]{{1,2}} (?: quadra[ ] | q\.?[ ] )?
-          \d{{1,4}} \b (?!/) {_PART}{{0,4}}
+          \d{{1,4}} \b (?!/) {PART}{{0,4}}
         # any other code in capitals
-        | (?-i: [A-Z]{{2,5}} ) [ ] \d{{1,3}} (?: /\d{{1,2}} )? [ ,]{{1,2}}
+        | (?-i: (?!P[AC]S?\b) [A-Z]{{2,5}} ) [ ] \d{{1,3}} (?: /\d{{1,2}} )? [ ,]{{1,2}}
           (?: conjunto | conj | cj | bloco | lote | casa | ch[áa]cara
-            | ch ) \.? [ ]? {_ID} {_PART}{{0,4}}
-        | (?: {_SECTOR} [ ,-]{{1,2}} ){{1,2}} (?: trecho[ ] | quadra[ ] )? \d{{1,4}} {_PART}{{1,4}}
+            | ch ) \.? [ ]? {ID} {PART}{{0,4}}
+        | (?: {_SECTOR} [ ,-]{{1,2}} ){{1,2}} (?: trecho[ ] | quadra[ ] )? \d{{1,4}} {PART}{{1,4}}
     )
     """,
     ANY_CASE,
@@ -250,12 +238,15 @@ STREETS = (
 # Every spelling beside the word. A committee of ethics (CEP) has opinions and projects.
 CEP = re.compile(
     rf"""
-    \b (?: CEPs? | C\.E\.P\.? | c[óo]digo [ ] postal ) (?![^\W\d_]) {LINK}
+    \b (?: CEPs? | C[. ]E[. ]P\.? | c[óo]digo [ ] postal ) (?![^\W\d_]) {LINK}
     (
         \d{{2}} [ ]?[.]?[ ]? \d{{3}} [ ]? (?:[-./][ ]?)? \d{{3}}
+        # other groups right after the word
+        | (?<=p[ ]) \d (?: [ .-]? \d ){{7}}
         # a digit too few or too many
         | \d{{5}} [ ]? - [ ]? \d{{2,4}}
     ) (?! [\d/-] )
+    | (?<![\d.,-]) (\d{{5}} [ ]?-?[ ]? \d{{3}}) [ ]* (?: \( | [ ]é[ ]o[ ] (?:meu[ ])? ) [ ]? CEP \b
     """,
     ANY_CASE,
 )
@@ -285,7 +276,7 @@ CEP_DIGITS = 8
 # A text without one of these words has no address.
 WORDS = word_set(
     """
-    acampamento acesso aldeia caminho colonia corrego domiciliada domiciliado end eqnn estancia
+    acampamento acesso alam anel est pass pc psg aldeia caminho colonia corrego domiciliada domiciliado end eqnn estancia
     favela gleba granja haras linha marginal morando morava morro mutirao nucleo ocupacao pq
     quilombo ramal rancho recanto residem residentes rural ruela seringal shces st travessao
     vicinal village vive vivem vivemos vivo vl via escadaria distrito localidade domicilio numero
@@ -308,7 +299,7 @@ PART_WORDS = word_set(
     r torre
     """
 )
-PART = re.compile(
+PART_SIGN = re.compile(
     r"""
     \b (?: r | end | ed ) \b [.: ]
     | \b (?: q | l | lote | lt | casa | cs | bloco | bl | apto? | ap | apartamento | torre
@@ -326,7 +317,7 @@ def _may_contain_address(text: str) -> bool:
     words = ascii_words(text)
     if not words.isdisjoint(WORDS) or POST_CODE.search(text):
         return True
-    return not words.isdisjoint(PART_WORDS) and PART.search(text) is not None
+    return not words.isdisjoint(PART_WORDS) and PART_SIGN.search(text) is not None
 
 
 def _streets(text: str) -> Iterator[Finding]:

@@ -9,32 +9,34 @@ _HOME = r"""
     (?:
         bloco | blo?c? | conjunto | conj | cj | lote | lt | casa | cs | apartamento | apart | apto?
         | ap | ch[áa]cara | ch[áa]c | quadra | qda? | qdra | torre | m[óo]dulo
-        | proje[çc][ãa]o | sobrado | kit(?:i?net(?:e|i)?)? | barraco | [áa]rea [ ] especial
+        | proje[çc][ãa]o | sobrado | kit | [kq]u?iti?net[ei]? | barraco | palafita | s[íi]tio | [áa]rea [ ] especial
         | gleba
     )
 """
 _ROOM = r"""
     (?:
         mr | rua | ramal | unidade | unid | entrada | sala | sl | loja | lj | mod | andar | setor | box | galp[ãa]o
-        | cobertura | cob | pavimento | pav | port[ãa]o | trecho | ed | edif[íi]cio | lado | alameda
+        | cobertura | cob | pavimento | pav | port[ãa]o | trecho | ed | edif[íi]cio | lado | alameda | incra
         | ch | quarto | n[úu]mero | num | n[º°o.]{0,2}
     )
 """
 # A number or a letter; "a", "e" and "o" are words in small letters.
-_ID = r"""
+ID = r"""
     (?: \d{1,5} (?: [ ]?-?[ ]? (?-i:[A-Z])\b | [a-d]\b | /\d{1,4} )?
-      | (?-i:[A-Z]{1,2})\b | [b-df-np-z]\b ) (?! [\w%] | [.,/]\d )
+      | (?-i:[A-Z]{1,2})\b | [b-df-np-z]\b
+      | [a-z]\d{1,3}\b ) (?! [\w%] | [.,/]\d )
 """
-_SEPARATOR = r"(?: [ ]? [,;/|.–-]{0,2} [ ]? (?:\n[ ]?)? )"
-_SIGN = r"(?: [ ]? (?:n[º°o]?\.?|n[úu]mero|[:=.])[ ]? ){0,2}"
+_SEPARATOR = r"(?: [ ]? [,;/|.(–-]{0,2} [ ]? (?:\n[ ]?)? )"
+_SIGN = r"(?: [ ]? (?:n[º°o]?\.?|n[úu]mero|[:=.-])[ ]? ){0,2}"
 # "lote 5", "Quadra: 12", "bl. nº 3".
-_HOME_PART = rf"{_SEPARATOR} \b {_HOME} (?![^\W\d_]) \.? [ ]? {_SIGN} {_ID}"
+_HOME_PART = rf"{_SEPARATOR} \b {_HOME} (?![^\W\d_]) \.? [ ]? {_SIGN} {ID}"
 PART = rf"""
     (?:
         {_SEPARATOR} \b (?: compl(?:emento|\.)? [ ]?:?[ ]? )?
-          (?: {_HOME} | {_ROOM} ) (?![^\W\d_]) \.? [ ]? {_SIGN} {_ID}
+          (?: {_HOME} | {_ROOM} ) (?![^\W\d_]) \.? [ ]? {_SIGN} {ID}
         # "2º andar", "casa dos fundos"
-        | {_SEPARATOR} \b \d{{1,2}} [ ]? [º°ªoa]? [ ]? (?: andar | pav(?:imento)?\b )
+        | {_SEPARATOR} \b (?: \d{{1,2}} [ ]? [º°ªoa]? | primeiro | segundo | terceiro | quarto
+          | quinto | sexto ) [ ]? (?: andar | pav(?:imento)? )\b
         | {_SEPARATOR} (?: compl(?:emento|\.)? [ ]?:?[ ]? )?
           (?: casa [ ] )? (?: n?[oa]s? [ ] | d[aeo]s? [ ] )?
           \b (?: fundos | frente | t[ée]rreo | sobrado | subsolo ) \b
@@ -59,13 +61,20 @@ PLOT = re.compile(
     (
     \b
     (?:
-        (?: (?P<word> {_HOME} ) (?![^\W\d_]) \.? [ ]? {_SIGN} {_ID}
+        (?: (?P<word> {_HOME} ) (?![^\W\d_]) \.? [ ]? {_SIGN} {ID}
+          (?: {_SEPARATOR} \b (?: entrada | \d{{1,2}}[º°]? [ ]? andar | rua | setor | gleba | mod )
+            (?: [ ] {ID} )? ){{0,2}}
           {_SEPARATOR} (?: d[ao] [ ] )? (?! (?P=word) \b ) \b {_HOME} (?![^\W\d_]) \.? [ ]?
-          {_SIGN} {_ID} )
+          {_SIGN} {ID} )
         # "Q. 5 L. 12"
-        | q \.? [ ]? \d{{1,3}} [A-Z]? [ ,;/-]{{1,3}} (?: l | lt | lote ) \.? [ ]? \d{{1,3}} \b
+        | q \.? [ ]? \d{{1,3}} [A-Z]? [ ,;/-]{{1,3}}
+          (?: l | lt | lote | cj | conj | conjunto | casa | cs | bl | bloco ) \.? [ ]? {ID}
+          (?: [ ,]{{1,2}} c \.? [ ]? \d{{1,3}} )?
+        | (?: q | qd | quadra ) \.? \d{{1,3}} l (?: t | ote )? \.? \d{{1,3}} (?: c s? \d{{1,3}} )?
         | (?: l | lt | lote ) \.? [ ]? \d{{1,3}} [ ,;/-]{{1,3}} q \.? [ ]? \d{{1,3}} [A-Z]? \b
-        | {_HOME} \.? [ ] {_SIGN} \d{{1,4}} [ ] d[ao] [ ] (?: rua | avenida | travessa | vila
+        # the number first: "número 45 da rua"
+        | (?: {_HOME} \.? [ ] {_SIGN} | n[úu]mero [ ] | n[º°o]\.? [ ]? | n\. [ ]? ) \d{{1,5}} [ ]
+          d[ao] [ ] (?: rua | avenida | travessa | vila
           | alameda | beco ) [ ] (?: d[aeo]s? [ ] )? \w+
     )
     (?! [\w%] | [.,/]\d ) {PART}{{0,5}}
@@ -95,7 +104,7 @@ _ESTATE = r"""
 """
 ESTATE = re.compile(
     rf"""
-    \b {_ESTATE} (?: [ ] (?: {_WORD} | \d{{1,3}} \b ) ){{1,6}}?
+    \b {_ESTATE} (?: [ ,]{{1,2}} (?: {_WORD} | \d{{1,3}} \b ) ){{1,7}}?
     (?:
         {_SEPARATOR} (?<![^\W\d_]) (?: {_HOME} ) (?![^\W\d_]) \.? [ ]? {_SIGN}
           \d{{1,5}} (?: [ ]?-?[ ]? (?-i:[A-Z])\b )? (?! [\w%] | [.,/]\d )
@@ -123,9 +132,9 @@ _ROAD = r"""
 # A farm in a sentence counts if a road, a kilometre or "zona rural" follows.
 FARM = re.compile(
     rf"""
-    \b {_FARM} (?: [ ] {_WORD} ){{1,6}}? (?: [ ]?,[ ]? | [ ]-[ ] | [ ]\(?(?: n[ao] | d[ao] )?[ ]? )
+    \b {_FARM} (?: [ ] (?: {_WORD} | \d{{1,4}} \b ) ){{1,6}}? (?: [ ]?,[ ]? | [ ]-[ ] | [ ]\(?(?: n[ao] | d[ao] )?[ ]? )
     (?:
-        zona [ ] rural \b
+        (?: zona | n[úu]cleo ) [ ] rural \b | col[ôo]nia [ ] agr[íi]cola \b
         | s [ ]? / [ ]? n[º°o]? (?!\w)
         | {_ROAD} [ -] [^\d\n!?;]{{0,50}} \d{{1,4}} (?! [\w%] | [.,/]\d )
           (?: [ ,-]{{0,3}} km \.? [ ]? \d{{1,4}} (?: [.,]\d{{1,3}} )? (?!\w) )?
