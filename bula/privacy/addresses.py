@@ -32,7 +32,8 @@ _NAME = rf"(?:d[aeo]s?[ ]){{0,2}} {_CAPITAL} (?: [ ] (?: {_CAPITAL} | d[aeo]s? |
 _SIGN = r"""
 (?:
     \# [ ]?
-    | (?i: (?: pr[óo]ximo | perto | ao[ ]lado | em[ ]frente ) [ ] (?: ao | do ) [ ] n[º°o.]{1,2} [ ]? )
+    | (?i: (?: pr[óo]ximo | perto | ao[ ]lado | em[ ]frente ) [ ] (?: ao | do ) [ ]
+      n[º°o.]{1,2} [ ]? )
     | [Nn]o?[º°.] [º°o]? \.? :? [ ]? | (?i:n[úu]mero[ :]{1,2} | num\.?[ ] | nro?\.?[ ])
     | (?i:casa)[ ] | [Nn]o?[ ]? (?=\d)
 )
@@ -79,9 +80,12 @@ _STORY = r"""
     | chega | tenho | tem | teve | desde | cerca | uns | umas | mais | menos | quase | durante | até
 )
 """
-_SMALL_WORD = (
-    rf"(?: (?:d[aeo]s?[ ]|e[ ])? (?! {_STORY} \b) [a-zà-ÿ]['a-zà-ÿ]{{2,30}} | \d{{1,2}}[ ]de[ ][a-zç]{{4,9}} )"
+_SMALL_WORD = rf"""
+(?:
+    (?:d[aeo]s?[ ]|e[ ])? (?! {_STORY} \b) [a-zà-ÿ]['a-zà-ÿ]{{2,30}}
+    | \d{{1,2}}[ ]de[ ][a-zç]{{4,9}}
 )
+"""
 STREET_ADDRESS = re.compile(
     rf"""
     \b {_STREET} :? [ ]+
@@ -96,7 +100,8 @@ STREET_ADDRESS = re.compile(
 # R. may be the first name of an author too, so a year is no number.
 R_ADDRESS = re.compile(
     rf"""
-    \b R (?: [.:] [ ]* (?: {_NAME} | \d{{1,3}} ) (?: {_COMMA} (?!{_YEAR}) | {_SIGNED} ) {_NUMBER} {_NO_UNIT} (?!\()
+    \b R (?: [.:] [ ]* (?: {_NAME} | \d{{1,3}} ) (?: {_COMMA} (?!{_YEAR}) | {_SIGNED} )
+      {_NUMBER} {_NO_UNIT} (?!\()
     # without a comma the number ends the clause
     | \.? [ ]+ {_NAME} [ ,]{{1,2}} (?!{_YEAR}) \d{{1,5}} \b {_NO_UNIT} (?!\() {_CLOSED} )
     """,
@@ -157,7 +162,8 @@ BLOCK_ADDRESS = re.compile(
     rf"""
     \b
     (?:
-        {_QUADRA} [ ]? {ID} (?: [ ,]{{1,2}} {_SMALL_WORD} (?: [ ] {_SMALL_WORD} ){{0,2}} )? {PART}{{1,4}}
+        {_QUADRA} [ ]? {ID} (?: [ ,]{{1,2}} {_SMALL_WORD} (?: [ ] {_SMALL_WORD} ){{0,2}} )?
+        {PART}{{1,4}}
     )
     """,
     ANY_CASE,
@@ -169,7 +175,8 @@ PLOT_ADDRESS = re.compile(
     (?: rua | r\.? | av\.? | avenida | travessa | tv\.? | trav\.? | alameda | al\. | beco | viela
       | estrada | estr\.? | ladeira | servid[ãa]o | passagem | pra[çc]a | rodovia | rod\.? | via
       | anel [ ] vi[áa]rio | caminho | acesso )
-    (?: [ ] (?: {_SMALL_WORD} | \d{{1,3}} | [a-z]\b | sem [ ] nome ) ){{1,4}}? {PART}{{1,4}} {_NO_UNIT}
+    (?: [ ] (?: {_SMALL_WORD} | \d{{1,3}} | [a-z]\b | sem [ ] nome ) ){{1,4}}?
+      {PART}{{1,4}} {_NO_UNIT}
     | \b caixa [ ] postal [ ] \d{{1,6}}
     | \b km \.? [ ]? \d{{1,4}} (?:[.,]\d{{1,3}})? [ ,]{{1,2}} d[ao] [ ]
       (?: estrada | rodovia | (?-i: BR | [A-Z]{{2}}) )\b (?: [ -]? \d{{3}} )?
@@ -195,7 +202,8 @@ SECTOR_ADDRESS = re.compile(
           (?: [ ,]{{1,2}} (?:bl(?:oco)?\.?[ ]?)? [a-k] \b [ ,]{{1,2}} \d{{3}} \b )? {PART}{{0,4}}
         # a code that has no other meaning
         | (?: EQN[NS]? | QN[A-R] | EQN[A-R] | CN[A-F] | SH[ICL][NS] (?: [ ,-]{{1,2}} Q[ILR] )?
-          | SCR[NS] | SHCGN | Q[MR]SW | SMPW | SHIGS | SHCES ) [ ,-]{{1,2}} (?: quadra[ ] | q\.?[ ] )?
+          | SCR[NS] | SHCGN | Q[MR]SW | SMPW | SHIGS | SHCES ) [ ,-]{{1,2}}
+          (?: quadra[ ] | q\.?[ ] )?
           \d{{1,4}} \b (?!/) {PART}{{0,4}}
         # any other code in capitals
         | (?-i: (?!P[AC]S?\b) [A-Z]{{2,5}} ) [ ] \d{{1,3}} (?: /\d{{1,2}} )? [ ,]{{1,2}}
@@ -276,7 +284,8 @@ CEP_DIGITS = 8
 # A text without one of these words has no address.
 WORDS = word_set(
     """
-    acampamento acesso alam anel est pass pc psg aldeia caminho colonia corrego domiciliada domiciliado end eqnn estancia
+    acampamento acesso alam anel est pass pc psg aldeia caminho colonia corrego
+    domiciliada domiciliado end eqnn estancia
     favela gleba granja haras linha marginal morando morava morro mutirao nucleo ocupacao pq
     quilombo ramal rancho recanto residem residentes rural ruela seringal shces st travessao
     vicinal village vive vivem vivemos vivo vl via escadaria distrito localidade domicilio numero

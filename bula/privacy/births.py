@@ -41,8 +41,9 @@ _DATE = rf"""
     | (?<!\d) (?:[1-9]|0[1-9]|[12]\d|3[01]|1º) [º°]? (?: [ ]do?e? )? [ ] (?:{_MONTHS})
     (?: (?: , | [ ]d[eo] (?:[ ]ano)? )? [ ] (?:de[ ])? \d{{4}} | [ ]de[ ]\d{{2}} ) (?!\d)
     # doze de março de 1985
-    | (?: \b {_DAY_WORD} | (?<!\d) {_DAY} ) 
-      (?: [ ]de[ ] (?:{_MONTHS}) | [ ]d[eo][ ] (?:m[êe]s[ ])? {_DAY_WORD} ) (?:[ ]d[eo](?:[ ]ano)?)? [ ]
+    | (?: \b {_DAY_WORD} | (?<!\d) {_DAY} )
+      (?: [ ]de[ ] (?:{_MONTHS}) | [ ]d[eo][ ] (?:m[êe]s[ ])? {_DAY_WORD} )
+      (?:[ ]d[eo](?:[ ]ano)?)? [ ]
       (?:de[ ])? (?: \d{{4}} (?!\d) | {_YEAR_WORDS} )
     # dia 12, mês 3, ano 1985
     | (?<!\d) {_DAY} [ ,]{{1,2}} (?:d[eo][ ])? m[êe]s[ ] (?:0?[1-9]|1[0-2]) [ ,]{{1,2}}
@@ -97,7 +98,8 @@ BEFORE_DATE = re.compile(
 AFTER_DATE = re.compile(
     rf"""
     ({_DATE}) [^\d.;!?\n]{{0,25}}? (?: data[ ]de[ ]nascimento | nascimento\b )
-    | ({_DATE}) [ ,(]{{1,3}} (?: (?: é | foi | quando | o[ ]dia | dia | em[ ]que | data ) [ ] ){{1,4}}
+    | ({_DATE}) [ ,(]{{1,3}}
+      (?: (?: é | foi | quando | o[ ]dia | dia | em[ ]que | data ) [ ] ){{1,4}}
       (?: eu[ ] | el[ea][ ] | (?:meu|minha)[ ]\w+[ ] )? (?: nasci | nasceu | naceu ) \b
     # an abbreviation in brackets, as in "(12/03/1985, DN)"
     | ({_DATE}) [ ,(\[/-]{{1,4}} (?: d\.?n\b | nasc\b | data[ ]de[ ]nasc )

@@ -27,6 +27,7 @@ _NUMBER_WORD = rf"""
         {_TALK}
         | [ .:/-]{{0,3}} (?: sob[ ]o[ ] )? (?: n[º°o.]{{1,3}} | n[úu]mero | [ée][ ]o?
           | registro ) [ .:]{{0,3}}
+        | [ ] n [ ]
         | [ ./:º°-]{{1,6}}
     )?
 """
@@ -56,24 +57,31 @@ CRM = re.compile(
 )
 # CRF and CRP are also a hormone and a protein, so these need a state, a region or no unit.
 _UNIT = r"(?! [\d.,]* [ ]? (?: m?c?g | mL | UI | [pn]g | mg/ | % | x[ ] )\b | [.,/]?\d )"
+_CATEGORY = r"(?: TEC | TE | ENF | AUX | AE | CD | TPD | TSB | ASB | LB | F | TO | LTT? | [A-DGPST] )"
 COUNCIL = re.compile(
     rf"""
     \b
     (?:
         (?: COREN | OAB | CRO | CREFITO | CRN | CRBM | CRFA | CRESS | CREF | CRMV | CRF | CREFONO
-          | CRBIO | CRTR | COFEN | C\.R\.O\.? | C\.R\.F\.? | C\.R\.N\.? ) {_STATE}?
-        | (?: CRP | C\.R\.P\.? ) {_STATE}
+          | CRBIO | CRTR | COFEN | C\.O\.R\.E\.N\.? | O\.A\.B\.? | C\.R\.[OFN]\.? ) {_STATE}?
+        | (?: CRP | C\.R\.P\.? ) (?: {_STATE} | (?= \D{{1,6}} \d{{2}} [/-] \d{{4,6}} ) )
+        # a physician of a federal programme
+        | RMS (?= \D{{1,5}} \d{{7}} )
         | conselho [ ] regional [ ] de [ ] \w+ {_STATE}?
-        # the region of the council, such as CRP 06/12345 and CRN-3 12345
-        | (?: CRP | CRN | CREFITO | CRFA | CREF | CRBM | CREFONO | CRBIO | CRTR | CRQ | CRESS
-          | C\.R\.P\. ) {_SEPARATOR}? \d{{1,2}} [ªa]? (?= [ /.-] )
+          (?: [^\d\n;!?]{{1,40}} (?= \b (?: registro | inscri | n[º°.] ) ) )?
+        # the region of the council, such as CRP 06/12345, CRN-3 12345 and CRFa 2ª região 12345
+        | (?: CRP | CRN | CREFITO | CRFA | CREF | CRBM | CREFONO | CRBIO | CRTR | CRESS
+          | C\.R\.P\. ) {_SEPARATOR}? \d{{1,2}} [ªa]? (?: [ ] regi[ãa]o \b )? (?= [ /.-] )
     )
+    # the category before the number, such as CRO-SP CD 12345
+    (?: [ /-]{{1,2}} (?: CD | TPD | TSB | ASB | LB | TEC | TE | ENF | AUX ) \b )?
     {_NUMBER_WORD} (?: (?:{STATES}) [ -]{{1,2}} )?
     (?: \d{{1,3}} (?: \.\d{{3}} ){{1,2}} | \d{{1,2}} [ ]?[-/][ ]? \d{{4,6}} | \d{{4,7}} )
     (?: -\d \b )? {_UNIT}
     # the category or the state after the number
-    (?: [ ]? [/-] [ ]? (?: {STATES} | TEC | TE | ENF | AUX | AE | F | TO | LTT? | D | P ) \b
-      | [ ] (?: {STATES} | ENF | TEC ) \b )?
+    (?: [FGNP] \b )?
+    (?: [ ]? [/-] [ ]? (?: {STATES} | {_CATEGORY} ) \b | [ ] (?: {STATES} | ENF | TEC | TE ) \b
+    ){{0,2}}
     """,
     ANY_CASE,
 )

@@ -65,12 +65,15 @@ _CNS_NAME = r"""
 """
 _PIS_NAME = r"(?: NIS | PIS | PASEP | NIT | [NP]\.I\.[ST]\.? | PIS[ /-]{1,3}(?:PASEP|NIS) )"
 _CNH_NAME = r"""
-    (?: CNH | C\.N\.H\.? | (?:carta[ ]de[ ]|carteira[ ](?:nacional[ ])?de[ ])?(?:habilita[çc][ãa]o|motorista) )
+    (?:
+        CNH | C\.N\.H\.?
+        | (?:carta[ ]de[ ]|carteira[ ](?:nacional[ ])?de[ ])?(?:habilita[çc][ãa]o|motorista)
+    )
 """
 _VOTER_NAME = r"""
     (?: e-)?
     (?:
-        inscri[çc][ãa]o[ ]eleitoral | eleitora?
+        inscri[çc][ãa]o[ ]eleitoral | eleitora? (?= [ ]? (?: n[º°.\d] | n[ ] | n[úu]m | : ) )
         | t\.?[ ]? (?: d[eo][ ] )? eleit(?:ora?|oral|\.)
         | t[íi]t(?:ulo|\.)? (?: [ ] (?: (?:d[eo][ ])? eleitora? | eleitoral | eleit\. ) )?
     )
@@ -98,7 +101,12 @@ NAMED = (
         "passport",
         re.compile(
             rf"""
-            \b (?: pass? (?:ap\w* | port\w*) \b | pass\. | psp\b ) {WIDE_LINK}
+            \b
+            (?:
+                pass? (?:ap\w* | port\w*) \b | psp\b
+                | pass\. (?= [ ]? (?: n[º°.]{{0,2}} [ ]? )? [A-Z]{{1,3}} [ ]? \d )
+            )
+            {WIDE_LINK}
             # two letters and six digits in Brazil, and other forms elsewhere
             \b
             (
@@ -120,8 +128,8 @@ NAMED = (
 NAME_WORDS = word_set(
     """
     cad cadsus cartao cnh cnpj cnpjs cns cpf cpfs eleitor eleitora eleitoral f h habilitacao
-    carta cgc cic eleit i inscricao j mf motorista nis nit pasaporte pasep pass passap passaport passaporte passaportes
-    passport psp pessoa pessoas pis s sus tit titulo
+    carta cgc cic eleit i inscricao j mf motorista nis nit pasaporte pasep pass passap
+    passaport passaporte passaportes passport psp pessoa pessoas pis s sus tit titulo
     """
 )
 

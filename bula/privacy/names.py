@@ -94,7 +94,8 @@ CUE = re.compile(
         | \b (?: atenciosamente | obrigad[oa] | grat[oa] | abra[çc]os? | abs | bjs? | cordialmente )
           [ ,.!\n-]{{1,4}}
         | \b (?: rn | conta | beb[êe] | parto | cadastro | ficha | prontu[áa]rio
-        | carteirinha | cart[ãa]o | assinatura | filh[oa] | m[ãa]e | pai | espos[oa] | laudo | exames? | resultado | nome
+        | carteirinha | cart[ãa]o | assinatura | filh[oa] | m[ãa]e | pai | espos[oa] | laudo
+        | exames? | resultado | nome
         | pedido | caso ) [ ] de [ ]
         | \b quem [ ] \w+ [ ] (?: é | e | eh | foi ) [ ] (?: [ao] [ ] )?
         | ~ [ ]?
@@ -114,7 +115,9 @@ NEAR_CUE = re.compile(
         (?: meu | minha | seu | sua | nosso | nossa | [oa] | d[oa] | pel[oa] | com | à | ao
           | pr[ao] ) [ ]
           (?: {_RELATIVE} | {_PROFESSION} ) [ ]? ,? [ ] (?: dona [ ] | d\. [ ] | seu [ ] )?
-        | {_TALK_TO} | dona [ ] | aqui [ ] (?: é | e | eh ) [ ] [ao] [ ] | sou [ ] [ao] [ ]
+        | (?: falar? | falei | conversei | conversar | recado | avisa | combinei )
+          [ ] (?: com | pra | para | c/ | p/ ) [ ]? (?: [ao] [ ] )?
+        | dona [ ] | aqui [ ] (?: é | e | eh ) [ ] [ao] [ ] | sou [ ] [ao] [ ]
     )
     $
     """,

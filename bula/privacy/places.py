@@ -9,14 +9,15 @@ _HOME = r"""
     (?:
         bloco | blo?c? | conjunto | conj | cj | lote | lt | casa | cs | apartamento | apart | apto?
         | ap | ch[áa]cara | ch[áa]c | quadra | qda? | qdra | torre | m[óo]dulo
-        | proje[çc][ãa]o | sobrado | kit | [kq]u?iti?net[ei]? | barraco | palafita | s[íi]tio | [áa]rea [ ] especial
-        | gleba
+        | proje[çc][ãa]o | sobrado | kit | [kq]u?iti?net[ei]? | barraco | palafita | s[íi]tio
+        | [áa]rea [ ] especial | gleba
     )
 """
 _ROOM = r"""
     (?:
-        mr | rua | ramal | unidade | unid | entrada | sala | sl | loja | lj | mod | andar | setor | box | galp[ãa]o
-        | cobertura | cob | pavimento | pav | port[ãa]o | trecho | ed | edif[íi]cio | lado | alameda | incra
+        mr | rua | ramal | unidade | unid | entrada | sala | sl | loja | lj | mod | andar | setor
+        | box | galp[ãa]o | cobertura | cob | pavimento | pav | port[ãa]o | trecho | ed
+        | edif[íi]cio | lado | alameda | incra
         | ch | quarto | n[úu]mero | num | n[º°o.]{0,2}
     )
 """
@@ -74,7 +75,7 @@ PLOT = re.compile(
         | (?: l | lt | lote ) \.? [ ]? \d{{1,3}} [ ,;/-]{{1,3}} q \.? [ ]? \d{{1,3}} [A-Z]? \b
         # the number first: "número 45 da rua"
         | (?: {_HOME} \.? [ ] {_SIGN} | n[úu]mero [ ] | n[º°o]\.? [ ]? | n\. [ ]? ) \d{{1,5}} [ ]
-          d[ao] [ ] (?: rua | avenida | travessa | vila
+          d[ao] [ ] (?: rua | avenida | travessa
           | alameda | beco ) [ ] (?: d[aeo]s? [ ] )? \w+
     )
     (?! [\w%] | [.,/]\d ) {PART}{{0,5}}
@@ -125,14 +126,15 @@ _FARM = r"""
 """
 _ROAD = r"""
     (?:
-        estrada | rodovia | rod\.? | vicinal | ramal | linha | travess[ãa]o | gleba | BR | (?-i:[A-Z]{2})
-        | via
+        estrada | rodovia | rod\.? | vicinal | ramal | linha | travess[ãa]o | gleba | BR
+        | via | (?-i:[A-Z]{2})
     )
 """
 # A farm in a sentence counts if a road, a kilometre or "zona rural" follows.
 FARM = re.compile(
     rf"""
-    \b {_FARM} (?: [ ] (?: {_WORD} | \d{{1,4}} \b ) ){{1,6}}? (?: [ ]?,[ ]? | [ ]-[ ] | [ ]\(?(?: n[ao] | d[ao] )?[ ]? )
+    \b {_FARM} (?: [ ] (?: {_WORD} | \d{{1,4}} \b ) ){{1,6}}?
+    (?: [ ]?,[ ]? | [ ]-[ ] | [ ]\(?(?: n[ao] | d[ao] )?[ ]? )
     (?:
         (?: zona | n[úu]cleo ) [ ] rural \b | col[ôo]nia [ ] agr[íi]cola \b
         | s [ ]? / [ ]? n[º°o]? (?!\w)
@@ -156,7 +158,12 @@ _LIVES = r"""
         [ ]?\.? [ ]? [:=] [ ]* \n?
     )
 """
-_NAMED = r"(?-i: (?: d[aeo]s? [ ] )? [A-ZÀ-Ý\d] [\wÀ-ÿ.'-]* (?: [ ] (?: d[aeo]s? [ ] | e [ ] )? [A-ZÀ-Ý\d] [\wÀ-ÿ'-]* ){0,5} )"
+_NAMED = r"""
+    (?-i:
+        (?: d[aeo]s? [ ] )? [A-ZÀ-Ý\d] [\wÀ-ÿ.'-]*
+        (?: [ ] (?: d[aeo]s? [ ] | e [ ] )? [A-ZÀ-Ý\d] [\wÀ-ÿ'-]* ){0,5}
+    )
+"""
 # After a word for the home a name is enough.
 HOME = re.compile(
     rf"""
@@ -172,24 +179,23 @@ HOME = re.compile(
     """,
     ANY_CASE,
 )
-# The value and the number stand in fields of their own, often one a line.
+# The number and the complement in fields of their own, often one a line.
+_NUMBER_FIELD = r"""
+    \b (?: n[úu]mero | num\.? | n[º°o.]{1,2} ) [ ]? [:=]? [ ]* \n? [ ]*
+    (?: \d{1,5} [A-Z]? \b | s/?n\b )
+    (?: [ ]* [;|\n,-] [ ]* compl(?:emento|\.)? [ ]? [:=]? [ ]* \n?
+      [^\n;|:]{1,40} (?! [ ]*: ) )?
+"""
 FIELDS = re.compile(
-    r"""
+    rf"""
     \b
     (?:
-        logradouro [ ]? (?: [:=] [ ]* \n? | \n ) [ ]* ( (?=[^\n;|]*[^\W\d_]{3}) [^\n;|:]{3,70}
-          (?: [;|\n] [^\n\d]{0,60}? \n? [^\n\d]{0,30}?
-            \b (?: n[úu]mero | num\.? | n[º°o.]{1,2} ) [ ]? [:=]? [ ]* \n? [ ]*
-            (?: \d{1,5} [A-Z]? \b | s/?n\b )
-            (?: [ ]* [;|\n] [ ]* compl(?:emento|\.)? [ ]? [:=]? [ ]* \n? [^\n;|:]{1,40} (?! [ ]*: ) )?
-          )?
-        )
+        # a street is an address by itself here
+        logradouro [ ]? (?: [:=] [ ]* \n? | \n ) [ ]*
+          ( (?=[^\n;|]*[^\W\d_]{{3}}) [^\n;|:]{{3,70}}
+            (?: [;|\n] [^\n\d]{{0,60}}? \n? [^\n\d]{{0,30}}? {_NUMBER_FIELD} )? )
         | (?: endere[çc]o | rua | avenida | av | end ) \.? [ ]? (?: [:=] [ ]* \n? | \n ) [ ]*
-          ( [^\n;|:\d]{3,60} [ ]* [;|\n,-]{0,2} [ ]*
-            \b (?: n[úu]mero | num\.? | n[º°o.]{1,2} ) [ ]? [:=]? [ ]* \n? [ ]*
-            (?: \d{1,5} [A-Z]? \b | s/?n\b )
-            (?: [ ]* [;|\n,-] [ ]* compl(?:emento|\.)? [ ]? [:=]? [ ]* \n? [^\n;|:]{1,40} (?! [ ]*: ) )?
-          )
+          ( [^\n;|:\d]{{3,60}} [ ]* [;|\n,-]{{0,2}} [ ]* {_NUMBER_FIELD} )
     )
     """,
     ANY_CASE,
