@@ -57,7 +57,7 @@ CRM = re.compile(
 )
 # CRF and CRP are also a hormone and a protein, so these need a state, a region or no unit.
 _UNIT = r"(?! [\d.,]* [ ]? (?: m?c?g | mL | UI | [pn]g | mg/ | % | x[ ] )\b | [.,/]?\d )"
-_CATEGORY = r"(?: TEC | TE | ENF | AUX | AE | CD | TPD | TSB | ASB | LB | F | TO | LTT? | [A-DGPST] )"
+_CATEGORY = r"(?: TEC | TE | ENF | AUX | AE | CD | TPD | TSB | ASB | LB | TO | LTT? | [A-DFGPST] )"
 COUNCIL = re.compile(
     rf"""
     \b

@@ -192,7 +192,7 @@ FIELDS = re.compile(
     (?:
         # a street is an address by itself here
         logradouro [ ]? (?: [:=] [ ]* \n? | \n ) [ ]*
-          ( (?=[^\n;|]*[^\W\d_]{{3}}) [^\n;|:]{{3,70}}
+          ( (?=[^\n;|]{{0,70}}[^\W\d_]{{3}}) [^\n;|:]{{3,70}}
             (?: [;|\n] [^\n\d]{{0,60}}? \n? [^\n\d]{{0,30}}? {_NUMBER_FIELD} )? )
         | (?: endere[çc]o | rua | avenida | av | end ) \.? [ ]? (?: [:=] [ ]* \n? | \n ) [ ]*
           ( [^\n;|:\d]{{3,60}} [ ]* [;|\n,-]{{0,2}} [ ]* {_NUMBER_FIELD} )
