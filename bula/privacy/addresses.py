@@ -284,37 +284,41 @@ CEP_DIGITS = 8
 # A text without one of these words has no address.
 WORDS = word_set(
     """
-    acampamento acesso alam anel est pass pc psg aldeia caminho colonia corrego
-    domiciliada domiciliado end eqnn estancia
-    favela gleba granja haras linha marginal morando morava morro mutirao nucleo ocupacao pq
-    quilombo ramal rancho recanto residem residentes rural ruela seringal shces st travessao
-    vicinal village vive vivem vivemos vivo vl via escadaria distrito localidade domicilio numero
-    passagem servidao boulevard al km br cond res lot tra trav
-    ae alameda aos assentamento av avenida bairro beco ccsw cep cln clnw cls clsw cna cnb cnc
-    cnd cne cnf comunidade condominio csa csb csc csd cse edificio endereco eqn eqnn eqns eqs
-    estr estrada fazenda jardim ladeira largo logradouro loteamento mora moram moramos moro
-    mudamos mudei parque pca postal povoado praca qc qd qda qdr qe qi ql qmsw qn qna qnb qnc qnd
+    acampamento al alam alameda aldeia assentamento av avenida bairro beco boulevard br
+    ccsw cep cln clnw cls clsw cna cnb cnc cnd cne cnf colonia comunidade cond condominio corrego
+    csa csb csc csd cse distrito edificio end endereco eqn eqnn eqns eqs escadaria est estancia estr
+    estrada favela fazenda gleba granja haras jardim km ladeira largo linha logradouro lot
+    loteamento marginal mora moram moramos moro morro mudamos mudei mutirao nucleo ocupacao parque
+    pass passagem pc pca postal povoado pq praca psg qc qd qda qdr qe qi ql qmsw qn qna qnb qnc qnd
     qne qnf qng qnh qni qnj qnk qnl qnm qnn qno qnp qnq qnr qr qrsw qs qsa qsb qsc qsd qse qsf
-    quadra reside residencia residencial residente resido rod rodovia rua saan scen sces scia
-    scln sclnw scls sclsw scrn scrs sepn seps setor sgan sgas shcgn shcn shcs shigs shin shis
-    shln shls shtn shts sitio smas smdb smln smpw sof sofn sofs sqn sqnw sqs sqsw sres trav
-    travessa tv viela vila
+    quadra quilombo ramal rancho recanto res reside residencia residencial residente resido rod
+    rodovia rua ruela rural saan scen sces scia scln sclnw scls sclsw scrn scrs sepn seps seringal
+    servidao setor sgan sgas shces shcgn shcn shcs shigs shin shis shln shls shtn shts sitio smas
+    smdb smln smpw sof sofn sofs sqn sqnw sqs sqsw sres st tra trav travessa travessao tv vicinal
+    viela vila village vl
     """
 )
 # These words have other meanings, so a number or a letter must follow.
 PART_WORDS = word_set(
     """
-    ap apartamento apto bl bloco casa ch chacara cj conj conjunto cs ed end l lote lt modulo q
-    r torre
+    ae anel aos ap apartamento apto bl bloco casa ch chacara cj conj conjunto cs ed end l lote lt
+    modulo q r torre
     """
 )
 PART_SIGN = re.compile(
     r"""
-    \b (?: r | end | ed ) \b [.: ]
+    \b (?: r | end | ed ) \b [.: ] | \b a (?: os | e ) [ ,-]{1,2} \d | \b anel [ ] vi
     | \b (?: q | l | lote | lt | casa | cs | bloco | bl | apto? | ap | apartamento | torre
         | conj(?:unto)? | cj | ch(?:[áa]cara)? | m[óo]dulo )
       [ .:]{0,2} (?: \d | (?-i:[A-Z])\b )
     """,
+    ANY_CASE,
+)
+DIGIT = re.compile(r"\d")
+# An address without a digit has one of these, as in "Rua do Sol, s/n" and "moro na Rua do Sol".
+NO_DIGITS = re.compile(
+    r"\bs[ ]?[/.]?[ ]?n | sem[ ]n | rural | agr[íi]cola | logradouro | \bmor[oae] | resid | endere"
+    r" | \bend\b | localidade | domic | \bviv | quadra | \bq[ud]?\b | lote | bloco",
     ANY_CASE,
 )
 POST_CODE = re.compile(r"\d{2} (?: [ ]?[ .-][ ]? )? \d{3}", VERBOSE)
@@ -324,9 +328,12 @@ ORDINAL = re.compile(r"\b\d{1,2}[ªº°a][ ]$", VERBOSE)
 def _may_contain_address(text: str) -> bool:
     """Return whether a text has a word of an address, or a post code."""
     words = ascii_words(text)
-    if not words.isdisjoint(WORDS) or POST_CODE.search(text):
-        return True
-    return not words.isdisjoint(PART_WORDS) and PART_SIGN.search(text) is not None
+    has_sign = not words.isdisjoint(WORDS) or POST_CODE.search(text) is not None
+    if not has_sign and not words.isdisjoint(PART_WORDS):
+        has_sign = PART_SIGN.search(text) is not None
+    if not has_sign:
+        return False
+    return DIGIT.search(text) is not None or NO_DIGITS.search(text) is not None
 
 
 def _streets(text: str) -> Iterator[Finding]:

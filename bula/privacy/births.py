@@ -125,7 +125,7 @@ BRACKETED = re.compile(
 # A text in small letters without one of these strings has no date of birth.
 SIGNS = (
     *("nasc", "nasim", "nacim", "nacid", "naceu", "dn", "d.n", "d. n", "d n", "d/n", "d,n", "dtn"),
-    *("dt.n", "anivers", "ao mundo", "sou d", " é d", " eh d", " e d"),
+    *("dt.n", "anivers", "ao mundo", "sou d"),
 )
 RELATIVE = re.compile(
     r"(?:filh[oa]s?|m[ãa]e|pai|av[óôo]|irm[ãa]o?|net[oa]|espos[oa]|marido|beb[êe]|sobrinh[oa]|tia)$",
@@ -133,13 +133,19 @@ RELATIVE = re.compile(
 )
 BRACKET_GROUP = 2
 LONG_AGO = ("/19", ".19", "-19")
+# Every date has two digits in a row, or a year in words.
+YEAR = re.compile(r"\d\d|\bmil\b|\btrinta\b|enta\b", re.IGNORECASE)
+OF_DAY = re.compile(r"[aeoi] (?:é|eh|e) d[eo] (?:dia )?\d")
 BRACKET = re.compile(r"[(\[][ *]{0,2}\d")
 
 
 def _find(text: str) -> Iterator[Finding]:
     """Yield the dates of birth."""
     small = text.lower()
-    if not any(sign in small for sign in (*SIGNS, *LONG_AGO)) and not BRACKET.search(text):
+    has_sign = any(sign in small for sign in (*SIGNS, *LONG_AGO))
+    if not has_sign and not BRACKET.search(text) and not OF_DAY.search(small):
+        return
+    if not YEAR.search(small):
         return
     for pattern in (BEFORE_DATE, AFTER_DATE):
         yield from find_groups("birth_date", pattern, text)
