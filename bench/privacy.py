@@ -1,8 +1,8 @@
 """Measure the search for personal data on labelled lines.
 
-The lines of tests/data/privacy have `text` and `spans` (kind, start, end). The rules may be improved
-on lines.jsonl, and fresh.jsonl only measures. sentences.txt has medical sentences without personal
-data, in which every finding is a false alarm.
+The lines of tests/data/privacy have `text` and `spans` (kind, start, end). The rules may be
+improved on lines.jsonl, and fresh.jsonl only measures. sentences.txt has medical sentences without
+personal data, in which every finding is a false alarm.
 
     python -m bench.privacy
 """

@@ -20,7 +20,7 @@ def redacted(text: str) -> str:
         ("Ramal do Ouro, km 18, lote 22", "[ENDEREÇO]"),
         ("moro no Sítio Pedra Lisa", "moro no [ENDEREÇO]"),
         ("Localidade: Fazenda Três Morros", "Localidade: [ENDEREÇO]"),
-        ("moro na fazenda com meus 3 irmãos", "moro na fazenda com meus 3 irmãos"),
+        ("moro na fazenda com 3 irmãos", "moro na fazenda com 3 irmãos"),
         ("A comunidade terapêutica atende 30", "A comunidade terapêutica atende 30"),
     ],
 )

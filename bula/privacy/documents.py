@@ -135,7 +135,10 @@ NAME_WORDS = word_set(
 
 
 def _next_number(text: str, finding: Finding) -> Iterator[Finding]:
-    """Yield a second number that is written like the first, as in "A e B"."""
+    """Yield a second number in the form of the first.
+
+    People write "o CNS é A e B", and the name stands beside the first only.
+    """
     form = re.sub(r"\d", r"\\d", re.escape(text[finding.start : finding.end]))
     following = re.compile(rf" ?(?:,|;|/|\be\b|\bou\b)[^\d\n.;!?]{{0,25}}(?<!\d)({form})(?!\d)")
     match = following.match(text, finding.end)

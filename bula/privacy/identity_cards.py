@@ -28,7 +28,7 @@ _ISSUER = rf"""
         [ ,/(-]{{0,3}} {_BODY} \b
         # "expedido pela SSP/BA", "órgão emissor: SSP"
         | [ ,;(-]{{1,3}} (?i:
-            expedi(?:d[oa]|[çc][ãa]o) | exp\. | emitid[oa] | emiss[ãa]o | emissor
+            expedi(?:d[oa]|[çc][ãa]o) | exp\. | emitid[oa] | emi[sç]{{1,2}}[ãa]o | emissor
             | [óo]rg[ãa]o (?: [ ] (?: emissor | expedidor ) )? | [óo]rg\. (?: [ ] \w{{2,4}}\. )?
           ) [ ]? :? [ ]? (?i: (?: p(?:or|el[ao]) | d[ao] ) [ ] )? {_BODY} \b
     )?

@@ -206,7 +206,7 @@ LABELS = word_set(
 # Words with a capital letter after a cue that are no names.
 NO_NAMES = LABELS | word_set(
     """
-    amil anvisa ans caps cras deus farmacia hapvida ministerio ouvidoria prefeitura recepcao samu
+    amil anvisa caps cras deus farmacia hapvida ministerio ouvidoria prefeitura recepcao samu
     secretaria
     a aids alzheimer amoxicilina apresenta as atencao atesto autista avc boa bom brasil
     cardiologista chikungunya cirurgiao clinica clinico com comercial como consulta covid crohn
@@ -373,7 +373,7 @@ def _extent(words: list[Word], place: int, text: str, is_strong: bool) -> int:
 
 
 def _is_last_initial(word: Word, first: Word, text: str) -> bool:
-    """Return whether a word is an initial with a full stop that ends a name ("Ingrid M.")."""
+    """Return whether an initial with a full stop ends a name ("Ingrid M.")."""
     if len(word.text) > 1 or not (word.is_capital and first.is_capital):
         return False
     is_near = text[word.start - 1] == " " and text[word.start - 2].isalpha()

@@ -1,4 +1,4 @@
-"""Find rural places, plots of housing estates and addresses in the fields of a form."""
+"""Define patterns of farms, plots, housing estates and form addresses."""
 
 import re
 
@@ -86,9 +86,9 @@ PLOT = re.compile(
 # Words that tell a story are no part of the name of a place.
 _WORD = r"""
     (?:
-        (?! (?: que | com | sem | para | pra | por | tem | tenho | meu | minha | seu | sua | foi
+        (?! (?: que | com | sem | para | pra | por | tem | tenho | meu s? | minha s? | seu | sua | foi
           | está | estava | desde | mas | quando | onde | como | muito | mais | hoje | ontem
-          | perto | longe | meus | minhas | nosso | nossa ) \b )
+          | perto | longe | nosso | nossa ) \b )
         [^\W\d_] [\w.'’-]{0,20}
     )
 """
@@ -149,7 +149,7 @@ FARM = re.compile(
 _LIVES = r"""
     \b
     (?:
-        (?: mor[oa] | moramos | moram | morava | morando | resid[oe] | reside(?:m|nte)s? | vivo
+        (?: moro | mora | moramos | moram | morava | morando | resid[oe] | reside(?:m|nte)s? | vivo
           | vive(?:mos|m)? | domiciliad[oa]s? | mudei | mudamos | mudou | nasc?id[oa] [ ] e [ ]
           criad[oa] )
         [ ,]{1,2} (?: (?: n[ao] | em | à | ao | pr[ao] | para [ ] [ao] | nu(?:m|ma) ) [ ] )?
