@@ -86,8 +86,8 @@ PLOT = re.compile(
 # Words that tell a story are no part of the name of a place.
 _WORD = r"""
     (?:
-        (?! (?: que | com | sem | para | pra | por | tem | tenho | meu s? | minha s? | seu | sua | foi
-          | está | estava | desde | mas | quando | onde | como | muito | mais | hoje | ontem
+        (?! (?: que | com | sem | para | pra | por | tem | tenho | meu s? | minha s? | seu | sua
+          | foi | está | estava | desde | mas | quando | onde | como | muito | mais | hoje | ontem
           | perto | longe | nosso | nossa ) \b )
         [^\W\d_] [\w.'’-]{0,20}
     )
