@@ -1,30 +1,68 @@
 """Draw damaged files for tests and benchmarks."""
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import re
+import zipfile
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import pandas
+from backports import zstd
 from hypothesis import strategies as st
+from openpyxl import Workbook
 
 from bench.clones import ROOT
 from bula.records import read_rows
 
-FORMS = ["jsonl", "json", "comma", "semicolon", "parquet"]
-JSON_FORMS = ("jsonl", "json")
-DELIMITERS = {"comma": ",", "semicolon": ";"}
+FORMS = [
+    "jsonl",
+    "lines-named-json",
+    "json",
+    "one-line-json",
+    "below-key",
+    "comma",
+    "semicolon",
+    "sep-line",
+    "parquet",
+    "xlsx",
+]
+JSON_FORMS = ("jsonl", "lines-named-json", "json", "one-line-json", "below-key")
+DELIMITERS = {"comma": ",", "semicolon": ";", "sep-line": ";"}
 SUFFIXES = {
     "jsonl": "jsonl",
+    "lines-named-json": "json",
     "json": "json",
+    "one-line-json": "json",
+    "below-key": "json",
     "comma": "csv",
     "semicolon": "csv",
+    "sep-line": "csv",
 }
 STARTS = {
     "jsonl": b"",
+    "lines-named-json": b"",
     "json": b"[\n",
+    "one-line-json": b"[",
+    "below-key": b'{"info": {"a": [1, {}]}, "dados": [\n',
     "comma": b"pergunta,resposta\n",
     "semicolon": b"pergunta;resposta\n",
+    "sep-line": b"sep=;\r\npergunta;resposta\n",
+}
+# What separates the objects of an array, and what closes it.
+ARRAYS = {
+    "json": (b",\n", b"\n]"),
+    "one-line-json": (b", ", b"]"),
+    "below-key": (b",\n", b"\n]}"),
+}
+COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {
+    "gz": partial(gzip.compress, mtime=0),
+    "bz2": bz2.compress,
+    "zst": zstd.compress,
 }
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 # Texts that people's files contain and that confuse parsers.
@@ -59,6 +97,7 @@ WRONG_VALUES: list[Any] = [
 # Lengths of a long answer, in words. Both exceed the limit of a row (1 MB).
 HUGE_WORDS = [300_000, 2_700_000]
 LINE_FEED = 10
+TIME = re.compile(rb"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 CARRIAGE_RETURN = 13
 
 Record = tuple[str, str]
@@ -74,6 +113,8 @@ class Case(NamedTuple):
     """Question-answer pairs that were not damaged."""
     damaged: int
     """Number of damaged records."""
+    rows: str = ""
+    """Key below which the file has its rows."""
 
 
 class GoodFile(NamedTuple):
@@ -115,8 +156,10 @@ def damaged_files(draw: st.DrawFn) -> Case:
     chosen = draw(st.lists(st.integers(0, len(PAIRS) - 1), min_size=2, max_size=6, unique=True))
     pairs = [add_quirks(draw, PAIRS[index]) for index in chosen]
     if form == "parquet":
-        return damage_parquet(draw, pairs)
-    encoding = draw(st.sampled_from(["utf-8", "latin-1"]))
+        return damage_table(draw, "parquet", parquet_file(pairs))
+    if form == "xlsx":
+        return damage_table(draw, "xlsx", excel_file(pairs))
+    encoding = draw(st.sampled_from(["utf-8", "latin-1", "cp850"]))
     *records, spare = (encode_record(to_row(pair), form, encoding) for pair in pairs)
     file = GoodFile(
         form=form,
@@ -126,9 +169,21 @@ def damaged_files(draw: st.DrawFn) -> Case:
         records=records,
         spare=spare,
     )
+    case = cut_file(draw, file) if draw(st.booleans()) else insert_damage(draw, file)
+    return compress(draw, case) if draw(st.integers(0, 3)) == 0 else case
+
+
+def compress(draw: st.DrawFn, case: Case) -> Case:
+    """Compress a file, and sometimes damage the compressed bytes.
+
+    Damage refuses the complete file, so a damaged file promises no pair.
+    """
+    name = draw(st.sampled_from(sorted(COMPRESSORS)))
+    content = COMPRESSORS[name](case.content)
+    case = case._replace(suffix=f"{case.suffix}.{name}", content=content)
     if draw(st.booleans()):
-        return cut_file(draw, file)
-    return insert_damage(draw, file)
+        return case
+    return case._replace(content=damage_bytes(draw, content), promised=[])
 
 
 def add_quirks(draw: st.DrawFn, pair: Record) -> Record:
@@ -146,7 +201,7 @@ def to_row(pair: Record) -> dict[str, Any]:
 def encode_record(row: dict[str, Any], form: str, encoding: str) -> bytes:
     """Return the bytes of one record without a separator."""
     if form in JSON_FORMS:
-        indent = 1 if form == "json" else None
+        indent = 1 if form in ("json", "below-key") else None
         return json.dumps(row, ensure_ascii=False, indent=indent).encode(encoding)
     text = io.StringIO()
     writer = csv.writer(text, delimiter=DELIMITERS[form], lineterminator="\n")
@@ -156,29 +211,26 @@ def encode_record(row: dict[str, Any], form: str, encoding: str) -> bytes:
 
 def assemble(file: GoodFile, records: list[bytes]) -> tuple[bytes, list[int]]:
     """Return a file of records, and where each record ends."""
-    is_array = file.form == "json"
+    separator, end = ARRAYS.get(file.form, (b"\n", b""))
     content = BYTE_ORDER_MARK if file.has_byte_order_mark else b""
     content += STARTS[file.form]
     ends = []
     for number, record in enumerate(records):
-        if is_array and number > 0:
-            content += b",\n"
+        if number > 0:
+            content += separator
         content += record
         ends.append(len(content))
-        if not is_array:
-            content += b"\n"
-    if is_array:
-        content += b"\n]\n"
-    return content, ends
+    return content + end + b"\n", ends
 
 
 def cut_file(draw: st.DrawFn, file: GoodFile) -> Case:
     """Cut a file off somewhere after its first record."""
     content, ends = assemble(file, [*file.records, file.spare])
     cut = draw(st.integers(ends[0], len(content) - 1))
-    if file.form == "json":
+    if file.form in ARRAYS:
         # An array must be closed.
-        damaged = cut < ends[-1] + 2
+        _, end = ARRAYS[file.form]
+        damaged = cut < ends[-1] + len(end)
     else:
         # A cut between two records damages neither of them.
         damaged = not any(end <= cut <= end + 1 for end in ends)
@@ -208,6 +260,7 @@ def make_case(file: GoodFile, content: bytes, promised: list[Record], damaged: i
         content=content,
         promised=promised,
         damaged=damaged,
+        rows="dados" if file.form == "below-key" else "",
     )
 
 
@@ -272,18 +325,51 @@ def draw_wrong_type(draw: st.DrawFn) -> bytes:
     return json.dumps(row).encode()
 
 
-def damage_parquet(draw: st.DrawFn, pairs: list[Record]) -> Case:
-    """Change or cut off bytes of a Parquet file.
-
-    Nobody knows beforehand which rows survive, so the case promises no pair.
-    """
+def parquet_file(pairs: list[Record]) -> bytes:
+    """Return a Parquet file of pairs."""
     buffer = io.BytesIO()
     frame = pandas.DataFrame([to_row(pair) for pair in pairs])
     frame.to_parquet(buffer, row_group_size=2)
-    content = buffer.getvalue()
+    return buffer.getvalue()
+
+
+def excel_file(pairs: list[Record]) -> bytes:
+    """Return an Excel file of pairs."""
+    buffer = io.BytesIO()
+    book = Workbook(write_only=True)
+    sheet = book.create_sheet("Dados")
+    sheet.append(["pergunta", "resposta"])
+    for pair in pairs:
+        sheet.append(pair)
+    book.save(buffer)
+    return without_times(buffer)
+
+
+def without_times(content: io.BytesIO) -> bytes:
+    """Return an Excel file whose bytes do not depend on the time of writing.
+
+    A strategy must draw the same file from the same choices.
+    """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(content) as old, zipfile.ZipFile(buffer, "w") as new:
+        for name in old.namelist():
+            member = TIME.sub(b"2026-01-01T00:00:00Z", old.read(name))
+            new.writestr(zipfile.ZipInfo(name), member, zipfile.ZIP_DEFLATED)
+    return buffer.getvalue()
+
+
+def damage_table(draw: st.DrawFn, suffix: str, content: bytes) -> Case:
+    """Change or cut off bytes of a binary file.
+
+    Nobody knows beforehand which rows survive, so the case promises no pair.
+    """
+    damaged = damage_bytes(draw, content)
+    return Case(suffix, "utf-8", damaged, [], int(damaged != content))
+
+
+def damage_bytes(draw: st.DrawFn, content: bytes) -> bytes:
+    """Change or cut off bytes."""
     if draw(st.booleans()):
         size = draw(st.integers(0, len(content) - 1))
-        damaged = content[:size]
-    else:
-        damaged = flip_bytes(draw, content)
-    return Case("parquet", "utf-8", damaged, [], int(damaged != content))
+        return content[:size]
+    return flip_bytes(draw, content)

@@ -33,7 +33,7 @@ BASE = ROOT / "models/base"
 PROFILE = ROOT / "profiles/smollm2-135m.yaml"
 COLUMNS = {"question": "pergunta", "answer": "resposta", "specialty": "", "kind": ""}
 # The only errors that may stop a stage.
-EXPECTED_MESSAGES = ("no row could be used", "cannot be read: ", "no column")
+EXPECTED_MESSAGES = ("no row could be used", "cannot be read: ", "no column", "no list of rows")
 
 
 class Outcome(NamedTuple):
@@ -112,7 +112,7 @@ def check_damage_is_reported(case: Case, promised: int, outcome: Outcome) -> Non
     assert reported >= promised + least_damaged, outcome
 
 
-def source_of(path: Path, encoding: str) -> FilesSource:
+def source_of(path: Path, encoding: str, rows: str) -> FilesSource:
     """Return a source of one file."""
     fields: dict[str, object] = {
         "kind": "files",
@@ -126,6 +126,7 @@ def source_of(path: Path, encoding: str) -> FilesSource:
         "filter": {},
         "limit": 0,
         "role": "train",
+        "rows": rows or None,
     }
     # params.yaml may not name an absolute path.
     return FilesSource.model_validate(fields).model_copy(update={"path": str(path)})
@@ -137,7 +138,7 @@ def run_stages(case: Case, params: Params, base: Path, folder: Path) -> Outcome:
     raw.mkdir()
     file = folder / f"file.{case.suffix}"
     file.write_bytes(case.content)
-    source = source_of(file, case.encoding)
+    source = source_of(file, case.encoding, case.rows)
     changes = {"sources": [source], "unreadable_share": 1.0}
     settings = params.ingest.model_copy(update=changes)
     try:

@@ -10,6 +10,7 @@ from bula.commands.deps import deps
 from bula.commands.graph import graph
 from bula.commands.keep_runs import keep_runs
 from bula.commands.licenses import licenses
+from bula.commands.look import look
 from bula.commands.plan import plan
 from bula.commands.preflight import preflight
 from bula.commands.profile import profile
@@ -30,6 +31,7 @@ from bula.errors import run_app
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 COMMANDS = (
     ask,
+    look,
     plan,
     preflight,
     profile,

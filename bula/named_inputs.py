@@ -70,6 +70,7 @@ def _models(params: Params) -> Iterator[NamedInput]:
         "ingest.base": params.ingest.base,
         "ingest.judge": params.ingest.judge,
         "bertscore.encoder": params.bertscore.encoder,
+        "preprocess.encoder": params.preprocess.encoder,
         "privacy.names": params.privacy.names,
     }
     for key, source in named.items():

@@ -62,7 +62,25 @@ Url = Annotated[str, Field(pattern=f"^https?://{HOST}{PORT}{URL_PATH}$", max_len
 # them; other control characters and invisible marks are not.
 COLUMN = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]*$"
 Column = Annotated[str, Field(pattern=COLUMN, max_length=200)]
-Encoding = Literal["utf-8", "latin-1", "cp1252"]
+Encoding = Literal[
+    "utf-8",
+    "utf-16",
+    "utf-16-le",
+    "utf-16-be",
+    "cp1252",
+    "latin-1",
+    "iso-8859-15",
+    "cp850",
+    "cp858",
+    "cp860",
+    "cp437",
+    "mac-roman",
+]
+# Keys of a JSON object that lead to its rows, and names of files with wildcards.
+KEYS = r"^[^\x00-\x20\x7f-\x9f.]+(\.[^\x00-\x20\x7f-\x9f.]+)*$"
+Keys = Annotated[str, Field(pattern=KEYS, max_length=200)]
+GLOB = r"^[\w*?][\w .()+,@=/*?\[\]-]*$"
+Glob = Annotated[str, Field(pattern=GLOB, max_length=200)]
 
 # Numbers.
 MOST = 10**9

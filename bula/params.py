@@ -40,10 +40,12 @@ from bula.param_types import (
     Few,
     FigureName,
     Finite,
+    Glob,
     GpuLayers,
     HubId,
     HubPart,
     Kappa,
+    Keys,
     LanguageCode,
     Layer,
     License,
@@ -84,6 +86,7 @@ UNIONS = {
     ("ingest", "benchmarks"),
     ("benchmark", "backend"),
     ("bertscore", "encoder"),
+    ("preprocess", "encoder"),
     ("privacy", "names"),
 }
 UNION_TAGS = {
@@ -348,11 +351,29 @@ class DemoSource(Source):
     """Directory of the corpus."""
 
 
-class FilesSource(Tabular):
-    """A user's own files.
+class FileForm(Tabular):
+    """A source whose rows stand in files.
 
-    Formats: JSON Lines, a JSON array, CSV (comma, semicolon or tab) and Parquet.
+    Formats: JSON Lines, a JSON array, CSV (comma, semicolon, tab or bar), Parquet and Excel. Text
+    files may be compressed: .gz, .bz2, .zst.
     """
+
+    encoding: Encoding
+    """Text encoding of JSON and CSV files.
+
+    A row with a byte outside the encoding is refused; no character is ever replaced.
+    """
+    rows: Keys | None = None
+    """Key below which a JSON file has its list of rows; a dot separates keys below each other.
+
+    Without this key, the file itself is the list of rows.
+    """
+    sheet: Column | None = None
+    """Sheet of an Excel file; without this key, the first sheet."""
+
+
+class FilesSource(FileForm):
+    """A user's own files."""
 
     kind: Literal["files"]
     names: Literal["removed", "present"]
@@ -367,14 +388,11 @@ class FilesSource(Tabular):
 
     The path lies below data/sources/, so that DVC sees every edit.
     """
-    encoding: Encoding
-    """Text encoding of JSON and CSV files.
-
-    A row with a byte outside the encoding is refused; no character is ever replaced.
-    """
+    pattern: Glob | None = None
+    """Files of the directory that are read, such as `*.csv`; without this key, all files."""
 
 
-class UrlSource(Tabular):
+class UrlSource(FileForm):
     """One file at an http or https address.
 
     The formats are those of kind `files`; the ending of the address selects one.
@@ -385,8 +403,6 @@ class UrlSource(Tabular):
     """Address of the file."""
     sha256: Sha256
     """SHA-256 of the file, because the content at an address can change."""
-    encoding: Encoding
-    """Text encoding of JSON and CSV files."""
 
 
 class HubSource(Tabular):
@@ -664,15 +680,57 @@ class NearDuplicates(Section):
     """
     band_rows: Few
     """Number of MinHash values in a band."""
+    words_threshold: float = Field(gt=0, le=1)
+    """Smallest similarity of the questions, and of the answers, of two near-duplicates.
+
+    It is the Jaccard similarity of their words, weighted by inverse document frequency.
+    """
+    content_threshold: float = Field(gt=0, le=1)
+    """Smallest similarity by weighted words at which two questions repeat each other.
+
+    Their answers do not matter then, because the words that differ have hardly any weight.
+    """
+    light_word_share: float = Field(gt=0, le=1)
+    """Smallest share of the rows that contain a word without content, such as "que".
+
+    Two similar questions that differ only in such words repeat each other too.
+    """
+    paraphrases: Literal["keep", "remove"]
+    """What happens to near-duplicate training rows with equal answers (wordings of a question)."""
+    max_paraphrases: Positive
+    """Most wordings of one answer that share a split; a more frequent answer is a stock answer."""
 
 
 class Contamination(Section):
     """Treatment of training rows that overlap with validation or benchmark items."""
 
     run_words: Few
-    """Number of consecutive words that a contaminated row shares with an item."""
+    """Number of consecutive words in a run that a training row shares with an item."""
+    max_run_rows: Positive
+    """Most rows with a run that counts; a run in more rows is boilerplate."""
+    min_share: float = Field(gt=0, le=1)
+    """Share of the words of an item's question or other text that shared runs must cover.
+
+    Words of boilerplate are left out.
+    """
+    passage_words: Positive
+    """Words that shared runs must cover if they cover most of an item, but less than min_share."""
+    cosine_threshold: float = Field(gt=0, le=1)
+    """Smallest cosine of the embeddings of two questions with one meaning.
+
+    It applies only if `preprocess.encoder` names an encoder.
+    """
     policy: Literal["remove", "keep"]
     """What happens to contaminated training rows; they are counted in both cases."""
+
+
+class NoEncoder(Section):
+    """No encoder: questions with one meaning and other words are not searched."""
+
+    kind: Literal["none"]
+
+
+QuestionEncoder = Annotated[NoEncoder | DirectoryModel, Field(discriminator="kind")]
 
 
 class Preprocess(Section):
@@ -704,6 +762,11 @@ class Preprocess(Section):
     """How near-duplicate rows are found."""
     contamination: Contamination
     """How training rows that reveal an item are found and treated."""
+    encoder: QuestionEncoder
+    """The encoder that searches train for questions with the meaning of an item's question.
+
+    A multilingual encoder also finds the English original of a translated item.
+    """
     overlap_items: Positive
     """Number of items per validation set whose nearest training row is searched.
 
@@ -716,8 +779,8 @@ class Preprocess(Section):
     max_loss_share: float = Field(ge=0, le=1)
     """Largest share of a source's rows that may be refused; the stage stops above it.
 
-    Every refused row counts, also for repetition and contamination. Rows beyond `train_limit` do
-    not count.
+    Every refused row counts, also for repetition and contamination, unless it repeats a training
+    row of another source. Rows beyond `train_limit` do not count.
     """
     train_limit: Natural
     """Largest number of training rows: the first in the order of a hash of their ids; 0 keeps all.

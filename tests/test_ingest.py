@@ -59,7 +59,7 @@ def source(path: Path, encoding: str = "utf-8", **changes: object) -> FilesSourc
 
 def fields_without(*names: str) -> dict[str, Any]:
     """Return the fields of a source of files without some of them."""
-    fields = source(Path("p")).model_dump()
+    fields = source(Path("p")).model_dump(exclude_none=True)
     return {name: value for name, value in fields.items() if name not in names}
 
 
@@ -333,7 +333,7 @@ def test_upper_case_suffixes_are_read_and_other_files_are_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "A.CSV").write_text(f"{HEADER}a,b,c\n", encoding="utf-8")
-    (tmp_path / "b.jsonl.gz").write_bytes(b"")
+    (tmp_path / "b.jsonl.xz").write_bytes(b"")
     rows = rows_of(tmp_path)
     assert len(rows) == 1
     assert "left out 1 files" in capsys.readouterr().err
@@ -411,8 +411,8 @@ def test_rows_without_a_role_have_no_split(read: Read) -> None:
 
 def test_a_table_without_the_mapped_columns_raises_user_error(read: Read) -> None:
     what = (
-        r"file-001\.csv:1: no column area, pergunta, resposta in the first line, "
-        r"which looks like 'x,x'\. Correct `columns`"
+        r"file-001\.csv:1: no column area, pergunta, resposta; "
+        r'the header is "q", "a"\. Correct `columns`'
     )
     with pytest.raises(UserError, match=what):
         read("pairs.csv", "q,a\n1,2\n")
@@ -603,7 +603,7 @@ def failed_stage(workspace: Path) -> "subprocess.CompletedProcess[str]":
     write_jsonl(workspace / path, [{"pergunta": "sem resposta"}])
 
     def add_source(params: dict[str, Any]) -> None:
-        params["ingest"]["sources"].append(source(path).model_dump())
+        params["ingest"]["sources"].append(source(path).model_dump(exclude_none=True))
 
     edit_params(workspace / "params.yaml", add_source)
     return run(["python", "-m", "stages.ingest"], workspace)

@@ -18,6 +18,8 @@ from stages.preprocess.losses import (
     check_losses,
     check_splits,
     count_lines,
+    count_refusals,
+    empty_refusals,
     reason_name,
     source_line,
 )
@@ -87,6 +89,7 @@ def test_a_share_at_the_limit_passes_and_each_row_is_counted_once(
         "set_aside": 0,
         "lost": 4,
         "lost_share": 0.4,
+        "copies": 0,
         "lost_same_text": 2,
         "lost_answer_is_missing": 1,
         "lost_unreadable": 1,
@@ -210,7 +213,7 @@ def losses(name: str, rows_in: int, reasons: dict[str, int], aside: int = 0) -> 
     kept: dict[str, int] = dict.fromkeys(SPLITS, 0)
     kept["train"] = rows_in - sum(reasons.values()) - aside
     examples: dict[str, list[Row]] = {reason: [] for reason in reasons}
-    return Losses(name, rows_in, kept, aside, Refusals(Counter(reasons), examples))
+    return Losses(name, rows_in, kept, aside, Refusals(Counter(reasons), examples, Counter()))
 
 
 def test_every_source_above_the_limit_is_named_with_three_reasons() -> None:
@@ -237,10 +240,43 @@ def test_rows_set_aside_do_not_count_as_lost() -> None:
     )
 
 
+LOST = {"source": "clinic", "file": "file-001.csv", "line": 1, "excerpt": "xx 9"}
+
+
+def repeated(reason: str, source: str, split: str) -> Row:
+    """Return the quarantine record of a clinic's row that repeats a row of a source."""
+    decider = {"id": "0" * 16, "set": split, "file": "a.csv", "line": 1, "source": source}
+    return {**LOST, "reason": reason, "decided_by": decider}
+
+
+def test_a_copy_of_a_training_row_of_another_source_does_not_count() -> None:
+    text = "near-duplicate text of 0000000000000000 in train (0.90)"
+    rows = [
+        repeated(text, "demo", "train"),
+        repeated("same text as 0000000000000000 in train", "demo", "train"),
+        # The same source, a validation set and another reason are losses.
+        repeated(text, "clinic", "train"),
+        repeated(text.replace("train", "A"), "demo", "A"),
+        repeated("near-duplicate question of 0000000000000000 in train (0.90)", "demo", "train"),
+        {**LOST, "reason": "answer is missing"},
+    ]
+    refusals = empty_refusals()
+    assert len(list(count_refusals(rows, refusals))) == 6
+    kept: dict[str, int] = dict.fromkeys(SPLITS, 0)
+    kept["train"] = 4
+    found = Losses("clinic", 10, kept, 0, refusals["clinic"])
+    check_losses([found], 0.4, QUARANTINE)
+    with pytest.raises(UserError, match=r"source clinic lost 4 of 10 rows \(40\.0% > 39\.0%\)"):
+        check_losses([found], 0.39, QUARANTINE)
+    line = source_line(found, 0)
+    assert "10 rows in, 4 kept, 6 lost (60.0%)" in line
+    assert line.endswith("; 2 of the lost rows repeat training rows of source demo")
+
+
 def test_each_example_of_a_divided_row_counts() -> None:
     kept: dict[str, int] = dict.fromkeys(SPLITS, 0)
     kept["train"] = 6
-    found = Losses("one", 4, kept, 0, Refusals(Counter({"a": 2}), {"a": []}))
+    found = Losses("one", 4, kept, 0, Refusals(Counter({"a": 2}), {"a": []}, Counter()))
     check_losses([found], 0.25, QUARANTINE)
     with pytest.raises(UserError, match=r"source one lost 2 of 8 rows \(25\.0% > 24\.0%\)"):
         check_losses([found], 0.24, QUARANTINE)

@@ -24,6 +24,7 @@ from bula.params import (
     ChatColumns,
     Columns,
     DemoSource,
+    FileForm,
     Params,
     Section,
     Source,
@@ -181,9 +182,10 @@ def test_a_field_has_a_description(section: type[Section], name: str) -> None:
 def test_a_field_has_no_default_which_dvc_could_not_see(section: type[Section], name: str) -> None:
     # DVC tracks the complete entries of lists and variants, so it sees a missing key of an entry.
     optional = {"few_shot", "columns", "base_url", "served_model"}
-    optional |= {"context", "split", "answers", "turns"}
-    has_optional = issubclass(section, Task | Variant | Columns | ChatColumns)
-    may_be_missing = optional if has_optional else {"names_waiver"}
+    optional |= {"context", "split", "answers", "turns", "rows", "sheet", "pattern"}
+    optional |= {"names_waiver"}
+    has_optional = issubclass(section, Task | Variant | Columns | ChatColumns | FileForm)
+    may_be_missing = optional if has_optional else set()
     assert section.model_fields[name].is_required() or name in may_be_missing
 
 
@@ -827,7 +829,8 @@ VALIDATOR = Draft202012Validator(SCHEMA)
 # The schema cannot express this check of the values of a list.
 NOT_IN_SCHEMA = {"train.lora.target_modules"}
 # The schema has no definition of the two base classes, only of the classes of each kind.
-FIELDS_IN_SCHEMA = [field for field in FIELDS if field.values[0] not in (Source, Tabular, Task)]
+BASE_SECTIONS = (Source, Tabular, FileForm, Task)
+FIELDS_IN_SCHEMA = [field for field in FIELDS if field.values[0] not in BASE_SECTIONS]
 
 
 def test_the_schema_file_equals_the_generated_schema() -> None:

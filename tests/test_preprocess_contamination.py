@@ -13,7 +13,6 @@ from stages.preprocess import benchmarks
 from tests.conftest import write_jsonl
 from tests.test_preprocess import (
     ANSWER,
-    NEARLY,
     OTHER,
     QUESTION,
     Result,
@@ -39,18 +38,25 @@ COMPLETION: Row = {
     "text": ANSWER + " Procure se a febre",
     "value": "durar",
 }
+REORDERED = (
+    "Desde ontem minha filha de dois anos está com febre alta, posso dar banho frio para baixar?"
+)
 ITEMS: dict[str, list[Row]] = {"mcq": [MULTIPLE_CHOICE], "leaf": [COMPLETION]}
 
 
 def contaminated_rows() -> list[Row]:
     """Return four rows, two of which contain an item.
 
-    The first shares 13 words with the completion, and the second asks nearly the same question as
-    the item of multiple choice.
+    The first quotes the completion, and the second asks the question of the item of multiple choice
+    in another order of words.
     """
-    run = " ".join(ANSWER.split()[5:19])
-    shares_run = f"Pode ser outra coisa. {run} Converse com quem atende você."
-    return [row(answer=shares_run), row(NEARLY, OTHER), row(), row(split="A")]
+    quoted = quote(COMPLETION["text"])
+    return [row(answer=quoted), row(REORDERED, OTHER), row(), row(split="A")]
+
+
+def quote(text: str) -> str:
+    """Return a longer answer that contains a text."""
+    return f"Pode ser outra coisa. {text} Converse com quem atende você."
 
 
 def with_policy(policy: str) -> Params:
@@ -70,8 +76,8 @@ def test_a_training_row_that_contains_a_benchmark_item_leaves(removed: Result) -
     assert len(removed.kept["train"]) == 1
     reasons = sorted(refused["reason"] for refused in removed.refused)
     assert len(reasons) == 2
-    assert reasons[0].startswith("near-duplicate question of ")
-    assert reasons[1].startswith("shares 13 words in a row with ")
+    assert reasons[0].startswith("contains the text of ")
+    assert reasons[1].startswith("near-duplicate question of ")
 
 
 def test_the_matrix_counts_how_each_item_was_found(removed: Result) -> None:
@@ -131,12 +137,11 @@ def test_a_damaged_benchmark_item_finds_its_clean_copy_in_train(
     damage: str, tiny: Path, tmp_path: Path
 ) -> None:
     question = QUESTION
-    run = " ".join(ANSWER.split()[5:24])
+    answer = ANSWER
     if damage == "personal data":
         question = DAMAGE[damage](question)
-        run = DAMAGE[damage](run)
-    shares_run = f"Pode ser outra coisa. {run} Converse com quem atende você."
-    rows = [row(question), row(answer=shares_run), row()]
+        answer = DAMAGE[damage](answer)
+    rows = [row(question), row(answer=quote(answer)), row()]
     result = deduplicate_rows(rows, tiny, tmp_path, items=damaged_items(damage))
     assert len(result.kept["train"]) == 1
     assert result.matrix["mcq"]["train_rows_near_duplicate"] == 1
@@ -231,8 +236,9 @@ def test_a_real_benchmark_item_is_found_in_train(
     real_items: Path, tiny: Path, tmp_path: Path
 ) -> None:
     items = list(read_rows(real_items))
-    excerpt = " ".join(items[700]["question"].split()[5:25])
-    rows = [row(answer=f"Leia isto com calma: {excerpt}"), row(), row(split="A")]
+    question = items[700]["question"]
+    excerpt = " ".join(question.split()[5:25])
+    rows = [row(answer=quote(question)), row(answer=quote(excerpt)), row(split="A")]
     result = deduplicate_rows(
         rows, tiny, tmp_path, settings(languages=["pt", "en"]), {"medqa": items}
     )

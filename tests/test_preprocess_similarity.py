@@ -8,7 +8,7 @@ import pytest
 from bench.clones import ROOT
 from bula.params import NearDuplicates, load_params
 from bula.records import Row
-from stages.preprocess import contamination, minhash, parts
+from stages.preprocess import contamination, minhash, parts, runs
 from tests.test_preprocess import ANSWER, QUESTION
 
 
@@ -31,13 +31,13 @@ def ngram_hashes(texts: list[str], size: int) -> minhash.Hashes:
     return hashes
 
 
-def count_runs(text: str, index: contamination.RunIndex) -> int:
+def count_runs(text: str, index: runs.RunIndex) -> int:
     """Return the number of indexed runs that a text contains.
 
     A run has 13 words.
     """
     hashes = ngram_hashes([text], 13)
-    places = contamination.find_sorted(hashes, index.hashes)
+    places = runs.find_sorted(hashes, index.hashes)
     return int(numpy.count_nonzero(places >= 0))
 
 
@@ -125,7 +125,7 @@ def test_the_worked_example_of_runs_in_docs_metrics() -> None:
     reworded = (
         "Tome um comprimido de seis em seis horas por sete dias depois das refeições com água."
     )
-    index = contamination.index_runs([[item]], numpy.array([0]), 13)
+    index = runs.index_runs([[item]], 13)
     assert len(index.hashes) == 4
     assert count_runs(copied, index) == 2
     assert count_runs(reworded, index) == 0
@@ -198,17 +198,19 @@ def test_candidates_never_pair_texts_with_different_keys() -> None:
 
 
 @pytest.fixture(scope="module")
-def index() -> contamination.RunIndex:
-    """Return the runs of two items, which have 1 and 14 words."""
+def index() -> runs.RunIndex:
+    """Return the runs of two texts, which have 1 and 14 words."""
     texts = [["z"], ["a b c d e f g h i j k l m n"]]
-    return contamination.index_runs(texts, numpy.array([0, 1]), 13)
+    return runs.index_runs(texts, 13)
 
 
-def test_the_index_of_runs_contains_the_set_and_the_item_of_each_run(
-    index: contamination.RunIndex,
+def test_the_index_of_runs_contains_the_text_and_the_place_of_each_run(
+    index: runs.RunIndex,
 ) -> None:
-    assert index.item.tolist() == [1, 1]
-    assert index.sets.tolist() == [2, 2]
+    assert index.text.tolist() == [1, 1]
+    # The word z has place 0.
+    assert index.place.tolist() == [1, 2]
+    assert index.offsets.tolist() == [0, 1, 15]
     assert len(index.hashes) == 2
 
 
@@ -217,7 +219,7 @@ def test_the_index_of_runs_contains_the_set_and_the_item_of_each_run(
     [("x a b c d e f g h i j k l y", 0), ("x b c d e f g h i j k l m n y", 1)],
 )
 def test_twelve_shared_words_are_not_a_run_of_thirteen(
-    text: str, expected: int, index: contamination.RunIndex
+    text: str, expected: int, index: runs.RunIndex
 ) -> None:
     assert count_runs(text, index) == expected
 

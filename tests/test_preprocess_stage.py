@@ -74,7 +74,8 @@ def test_two_processes_and_a_cluster_of_two_write_the_same_bytes_as_one_process(
     from distributed import LocalCluster
 
     rows = [*synthetic(120, 5), row(QUESTION, ANSWER), row(NEARLY, ANSWER)]
-    rows += [row(QUESTION, OTHER, "A"), row(PERSONAL), row("?")]
+    rows += [row(NEARLY, f"{ANSWER} Melhoras."), row(QUESTION, OTHER, "A")]
+    rows += [row(PERSONAL), row("?")]
     prepare(workspace, tiny, [r | {"line": line} for line, r in enumerate(rows, start=1)])
     monkeypatch.setattr(shards, "SHARD_BYTES", 20_000)
     monkeypatch.setattr(shards.cut, "__defaults__", (20_000,))

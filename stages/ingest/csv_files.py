@@ -2,16 +2,18 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
 from bula.records import Row
-from bula.text import mask
+from stages.ingest.headers import missing_columns, same_name, settle_names
 from stages.ingest.reading import NumberedRow, ReadOptions, Refused, check_unique_columns
 from stages.ingest.text_lines import NumberedLine, read_lines
 
 DELIMITERS = (",", ";", "\t", "|")
+SEPARATOR_LINE = re.compile(r'\s*"?sep=(?P<delimiter>\\t|[^\w\s"]|\t)"?\s*', re.IGNORECASE)
 # A record may span lines, but a stray quote must not swallow the file.
 RECORD_LINES = 1000
 
@@ -24,12 +26,13 @@ def read_csv(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
     """
     csv.field_size_limit(options.limits.row_bytes)
     lines = read_lines(path, options)
-    _, header = next(lines, (1, ""))
-    if isinstance(header, Refused):
-        yield 1, header
-        return
-    delimiter, names = _read_header(header, options)
     ahead: list[NumberedLine] = []
+    delimiters = _stated_delimiter(ahead, lines)
+    number, header = _take_header(ahead, lines, options)
+    if isinstance(header, Refused):
+        yield number, header
+        return
+    delimiter, names = _read_header(header, delimiters, number, options)
     while _line_ahead(ahead, lines, 0) is not None:
         number, line = ahead[0]
         record = take_record(ahead, lines, options.limits.row_bytes)
@@ -41,32 +44,81 @@ def read_csv(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
             yield number, row
 
 
-def _read_header(header: str, options: ReadOptions) -> tuple[str, list[str]]:
+def find_delimiter(path: Path, options: ReadOptions) -> str:
+    """Return the delimiter of a CSV file whose columns are not known yet."""
+    csv.field_size_limit(options.limits.row_bytes)
+    lines = read_lines(path, options)
+    ahead: list[NumberedLine] = []
+    delimiters = _stated_delimiter(ahead, lines)
+    _, header = _take_header(ahead, lines, options)
+    text = "" if isinstance(header, Refused) else header
+    return choose_delimiter(text, options.columns, delimiters)[0]
+
+
+def _stated_delimiter(ahead: list[NumberedLine], lines: Iterator[NumberedLine]) -> tuple[str, ...]:
+    """Return the delimiters that the header may have.
+
+    Excel states one on a first line such as `sep=;`, which is removed.
+    """
+    line = _line_ahead(ahead, lines, 0)
+    stated = SEPARATOR_LINE.fullmatch(line) if isinstance(line, str) else None
+    if not stated:
+        return DELIMITERS
+    del ahead[0]
+    return (stated["delimiter"].replace(r"\t", "\t"),)
+
+
+def _take_header(
+    ahead: list[NumberedLine], lines: Iterator[NumberedLine], options: ReadOptions
+) -> NumberedLine:
+    """Remove the header from the lines ahead; return its number and text.
+
+    A quoted name may have line feeds.
+    """
+    header = _line_ahead(ahead, lines, 0)
+    if header is None:
+        return 1, ""
+    number = ahead[0][0]
+    record = take_record(ahead, lines, options.limits.row_bytes)
+    del ahead[: max(1, len(record))]
+    return number, "".join(record) or header
+
+
+def _read_header(
+    header: str, delimiters: tuple[str, ...], number: int, options: ReadOptions
+) -> tuple[str, list[str]]:
     """Return the delimiter and the column names of a header.
 
     Raise UserError if the wanted columns are missing or repeated.
     """
-    chosen = choose_delimiter(header, options.columns)
-    if chosen is None:
-        # In a file without a header the first line is a patient's row, so its words are masked.
-        shape = mask(header.strip())
-        missing = f"no column {', '.join(options.columns)} in the first line"
-        fix = f"correct `columns` of source {options.source_name} in params.yaml"
-        raise options.error(f"{missing}, which looks like {shape!r}", fix, 1)
-    check_unique_columns(options, chosen[1])
-    return chosen
+    delimiter, names = choose_delimiter(header, options.columns, delimiters)
+    if any(column not in names for column in options.columns):
+        raise missing_columns(names, options, number)
+    check_unique_columns(options, names)
+    return delimiter, names
 
 
-def choose_delimiter(header: str, columns: list[str]) -> tuple[str, list[str]] | None:
-    """Return the delimiter under which a header has all `columns`.
+def choose_delimiter(
+    header: str, columns: list[str], delimiters: tuple[str, ...] = DELIMITERS
+) -> tuple[str, list[str]]:
+    """Return the delimiter that suits a header, with the column names.
 
-    The column names come with it. Return None if no delimiter fits.
+    It is the delimiter under which the most `columns` are found, then the most names.
     """
-    for delimiter in DELIMITERS:
-        names = parse_record(header, delimiter)
-        if isinstance(names, list) and all(column in names for column in columns):
-            return delimiter, names
-    return None
+    best = (delimiters[0], [header.strip()])
+    best_counts = (0, 0)
+    for delimiter in delimiters:
+        record = parse_record(header, delimiter)
+        if isinstance(record, Refused):
+            continue
+        names = settle_names(record, columns)
+        found = sum(column in names for column in columns)
+        near = sum(bool(same_name(column, names)) for column in columns)
+        counts = (found + near, len(names))
+        if counts > best_counts:
+            best = (delimiter, names)
+            best_counts = counts
+    return best
 
 
 def _line_ahead(
@@ -123,7 +175,10 @@ def _parse_row(
     if isinstance(fields, Refused):
         return fields
     if len(fields) != len(names):
-        return Refused(f"{len(fields)} fields instead of {len(names)}", line)
+        reason = f"{len(fields)} fields instead of {len(names)}"
+        if len(fields) > len(names):
+            reason += "; a field with a delimiter in it must be in quotes"
+        return Refused(reason, line)
     return dict(zip(names, fields, strict=True))
 
 

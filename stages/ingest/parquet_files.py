@@ -10,6 +10,7 @@ from pyarrow import parquet
 from bula.errors import UserError
 from bula.records import Row
 from stages.ingest.cell_sizes import row_sizes
+from stages.ingest.headers import missing_columns
 from stages.ingest.memory import memory_limit
 from stages.ingest.reading import (
     NumberedRow,
@@ -56,6 +57,14 @@ def read_parquet(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
     yield from _read_groups(file, group_rows, options)
 
 
+def column_names(path: Path) -> list[str]:
+    """Return the columns of a Parquet file, or none if its footer is damaged."""
+    try:
+        return list(parquet.ParquetFile(path).schema_arrow.names)
+    except PARQUET_ERRORS:
+        return []
+
+
 def _open(path: Path, columns: list[str]) -> parquet.ParquetFile:
     """Open a Parquet file so that memory contains repeated text once."""
     encodings: dict[str, set[str]] = {}
@@ -92,11 +101,8 @@ def _too_large(options: ReadOptions) -> UserError:
 
 def _check_columns(options: ReadOptions, names: list[str]) -> None:
     """Raise UserError unless each wanted column appears exactly once."""
-    missing = [column for column in options.columns if column not in names]
-    if missing:
-        what = f"no column {', '.join(missing)}; its {len(names)} columns have other names"
-        fix = f"correct `columns` of source {options.source_name} in params.yaml"
-        raise options.error(what, fix)
+    if any(column not in names for column in options.columns):
+        raise missing_columns(names, options)
     check_unique_columns(options, names)
 
 
@@ -117,7 +123,7 @@ def _read_groups(
                 total_bytes += int(sizes.sum())
                 if total_bytes > options.limits.unpacked_bytes:
                     raise _too_large(options)
-                for row in _batch_rows(batch, sizes.tolist(), options.limits.row_bytes):
+                for row in _batch_rows(batch, sizes.tolist(), options):
                     number += 1
                     yield number, row
         except MemoryError as error:
@@ -151,23 +157,29 @@ def _read_batches(
 
 
 def _batch_rows(
-    batch: pyarrow.RecordBatch, sizes: list[int], longest: int
+    batch: pyarrow.RecordBatch, sizes: list[int], options: ReadOptions
 ) -> Iterator[Row | Refused]:
     """Yield each row of a batch, or why it is refused."""
+    longest = options.limits.row_bytes
     for index, size in enumerate(sizes):
         if size > longest:
             yield Refused(f"row longer than {longest} bytes", "")
         else:
-            yield _batch_row(batch, index)
+            yield _batch_row(batch, index, options.encoding)
 
 
-def _batch_row(batch: pyarrow.RecordBatch, index: int) -> Row | Refused:
+def _batch_row(batch: pyarrow.RecordBatch, index: int, encoding: str) -> Row | Refused:
     """Return one row of a batch.
 
-    Rows are converted singly, so that text in another encoding refuses its own row only.
+    Rows are converted singly, so that text in another encoding refuses its own row only. Some
+    programs store text as bytes, which are decoded.
     """
     try:
-        return check_row(batch.slice(index, 1).to_pylist()[0], "")
+        row = batch.slice(index, 1).to_pylist()[0]
+        for column, cell in row.items():
+            if isinstance(cell, bytes):
+                row[column] = cell.decode(encoding)
+        return check_row(row, "")
     except PARQUET_ERRORS as error:
         return Refused(f"row cannot be read ({type(error).__name__})", "")
 

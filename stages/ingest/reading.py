@@ -43,11 +43,17 @@ class ReadOptions(NamedTuple):
     file_name: str
     """Neutral name of the file in messages and records, such as file-003.csv."""
     encoding: str
-    """Text encoding of JSON and CSV."""
+    """Text encoding of JSON, CSV, and texts that a Parquet file stores as bytes."""
     columns: list[str]
     """Columns that a table must have."""
     limits: Limits
     """Sizes at which reading stops."""
+    rows: str = ""
+    """Key below which a JSON file has its rows, or an empty text."""
+    sheet: str = ""
+    """Sheet of an Excel file, or an empty text for the first one."""
+    encoding_hint: str = ""
+    """End of a message about bytes that cannot be decoded."""
 
     def error(self, what: str, fix: str, line: int = 0) -> UserError:
         """Return the error that names this file.

@@ -22,7 +22,7 @@ from bula.params import (
 from bula.records import SET_NAMES, Row, read_rows
 from stages.ingest.cells import find_cell
 from stages.ingest.fetch import download, public_address
-from stages.ingest.formats import SUFFIXES, read_file
+from stages.ingest.formats import READABLE, file_suffix, read_file
 from stages.ingest.hub import hub_rows
 from stages.ingest.mapping import map_rows, optional_columns, refusal, wanted_columns
 from stages.ingest.parquet_columns import column_names, first_texts
@@ -96,9 +96,9 @@ def read_url(source: UrlSource, limits: Limits, survey: Survey) -> Iterator[Row]
 
 def _suffix_of(url: str, owner: str) -> str:
     """Return the suffix of an address, which names the format of its file."""
-    suffix = Path(urllib.parse.urlsplit(url).path).suffix.lower()
-    if suffix not in SUFFIXES:
-        what = f"its path does not end in {', '.join(SUFFIXES)}"
+    suffix = file_suffix(urllib.parse.urlsplit(url).path)
+    if not suffix:
+        what = f"its path does not end like {READABLE}"
         fix = f"correct `url` of {owner} in params.yaml"
         raise UserError(public_address(url), what, fix)
     return suffix
@@ -111,6 +111,7 @@ def _rows_of_files(
     for name, path in files.items():
         columns = _columns_of_file(source, path, survey)
         options = ReadOptions(source.name, name, source.encoding, columns, limits)
+        options = options._replace(rows=source.rows or "", sheet=source.sheet or "")
         for row in read_file(path, options):
             yield name, row
 
@@ -130,7 +131,7 @@ def _columns_of_file(source: FilesSource | UrlSource, path: Path, survey: Survey
         for row in first_texts(path, unread, COMPARED_ROWS):
             observe_texts(survey, row)
         return sorted({name if name in names else name.split(".")[0] for name in wanted})
-    if path.suffix.lower() == ".json":
+    if file_suffix(path.name).split(".")[1] == "json":
         optional = optional_columns(source)
         return [name for name in wanted if "." not in name and name not in optional]
     return wanted

@@ -28,7 +28,7 @@ def read_lines(path: Path, options: ReadOptions) -> Iterator[NumberedLine]:
                 continue
             if number == 1:
                 raw = raw.removeprefix(BYTE_ORDER_MARK)
-            yield number, _decode(raw, options.encoding)
+            yield number, _decode(raw, options)
 
 
 def _skip_rest_of_line(file: BinaryIO, raw: bytes, size: int) -> None:
@@ -37,10 +37,11 @@ def _skip_rest_of_line(file: BinaryIO, raw: bytes, size: int) -> None:
         raw = file.readline(size)
 
 
-def _decode(raw: bytes, encoding: str) -> str | Refused:
+def _decode(raw: bytes, options: ReadOptions) -> str | Refused:
     """Return the text of a line, or why it cannot be decoded."""
+    encoding = options.encoding
     try:
         return raw.decode(encoding)
     except UnicodeDecodeError as error:
-        reason = f"not {encoding} (byte {error.start + 1} of the line)"
+        reason = f"not {encoding} (byte {error.start + 1} of the line){options.encoding_hint}"
         return Refused(reason, raw.decode(encoding, "replace"))

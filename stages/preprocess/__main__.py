@@ -62,7 +62,8 @@ def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Par
         for number, task in enumerate(tasks, start=len(shards)):
             rows = benchmark_rows(task)
             write_part(work, number, rows, [0] * len(rows), params.preprocess.near_duplicates)
-        table = load_table(work, len(shards), [task.stem for task in tasks])
+        names = [task.stem for task in tasks]
+        table = load_table(work, len(shards), names, params.preprocess)
         corpus = Corpus(table, work, len(shards), pool)
         decision = deduplicate(corpus, params.preprocess)
     return Outcome(

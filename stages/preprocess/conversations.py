@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy
 
-from stages.preprocess.minhash import Hashes, Indices, candidate_pairs
+from stages.preprocess.minhash import Flags, Hashes, Indices, candidate_pairs
 from stages.preprocess.near_duplicates import Field, Matches, can_remove
-from stages.preprocess.table import Corpus, Flags, Table
+from stages.preprocess.table import Corpus, Table
 
 
 class Turns(NamedTuple):

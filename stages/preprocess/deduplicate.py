@@ -11,22 +11,27 @@ import numpy
 
 from bula.params import Preprocess
 from bula.records import Row
-from stages.preprocess.contamination import (
-    SharedRuns,
-    contamination_evidence,
-    contamination_matrix,
-    shared_runs,
-)
-from stages.preprocess.conversations import continued_rows, load_turns, turn_matches
-from stages.preprocess.minhash import Hashes, Indices, is_first_of_run
+from stages.preprocess.contamination import contamination_evidence, contamination_matrix
+from stages.preprocess.conversations import Turns, continued_rows, load_turns, turn_matches
+from stages.preprocess.minhash import Flags, Hashes, Indices, is_first_of_run
 from stages.preprocess.near_duplicates import (
-    Field,
     Matches,
     concatenate_matches,
+    equal_answers,
     equal_questions,
     near_duplicates,
 )
-from stages.preprocess.table import Corpus, Flags, Table
+from stages.preprocess.runs import SharedRuns, shared_runs
+from stages.preprocess.semantic import same_meanings
+from stages.preprocess.table import Corpus, Table
+from stages.preprocess.weights import write_weights
+
+# The kinds of repetition, as reasons and evidence name them.
+NEAR_QUESTION = "near-duplicate question"
+NEAR_TEXT = "near-duplicate text"
+SAME_ANSWER = "same answer"
+SAME_MEANING = "same meaning"
+SAME = (SAME_ANSWER, SAME_MEANING)
 
 
 class Decision(NamedTuple):
@@ -60,33 +65,51 @@ def deduplicate(corpus: Corpus, params: Preprocess) -> Decision:
     is_benchmark = table.split < table.set_a
     rows = _Survivors(~is_benchmark, {})
     _remove_equal_texts(rows, table)
-    comparable = rows.alive | is_benchmark
     turns = load_turns(corpus)
-    questions = concatenate_matches(
-        equal_questions(table, comparable),
-        turn_matches(table, turns, "question", comparable),
-        near_duplicates(corpus, "question", comparable, params.near_duplicates),
-    )
-    texts = concatenate_matches(
-        turn_matches(table, turns, "text", comparable),
-        near_duplicates(corpus, "text", comparable, params.near_duplicates),
-    )
-    runs = shared_runs(corpus, rows.alive, params.contamination.run_words)
+    matches = _find_matches(corpus, turns, rows.alive | is_benchmark, params)
+    runs = shared_runs(corpus, rows.alive, params.contamination)
     before = rows.alive.copy()
-    _remove_matches_of_items(rows, table, questions, "question", params)
-    _remove_matches_of_items(rows, table, texts, "text", params)
+    for kind, pairs in matches.items():
+        _remove_matches_of_items(rows, table, pairs, kind, params)
     if params.contamination.policy == "remove":
-        _remove_shared_runs(rows, table, runs, params.contamination.run_words)
+        _remove_shared_runs(rows, table, runs)
     for short, conversation in continued_rows(table, turns, rows.alive):
         rows.remove(short, f"near-duplicate text of {_label(table, conversation)} (its start)")
-    _remove_repeated_texts(rows, table, texts)
-    matches = concatenate_matches(questions, texts)
+    _remove_repeated_texts(rows, table, matches[NEAR_TEXT], params.near_duplicates.paraphrases)
+    all_matches = concatenate_matches(*matches.values())
     return Decision(
         alive=rows.alive,
         refused=rows.refused,
-        matrix=contamination_matrix(table, matches, runs, before, rows.alive),
-        evidence=contamination_evidence(table, questions, texts, runs),
+        matrix=contamination_matrix(table, all_matches, runs, before, rows.alive),
+        evidence=contamination_evidence(table, matches, runs),
     )
+
+
+def _find_matches(
+    corpus: Corpus, turns: Turns, comparable: Flags, params: Preprocess
+) -> dict[str, Matches]:
+    """Return the pairs of rows that repeat each other, by the kind of repetition."""
+    table = corpus.table
+    settings = params.near_duplicates
+    write_weights(corpus.work, corpus.parts + table.set_a, len(table.rank))
+    questions = concatenate_matches(
+        equal_questions(table, comparable),
+        turn_matches(table, turns, "question", comparable),
+        near_duplicates(corpus, "question", comparable, settings),
+    )
+    texts = concatenate_matches(
+        turn_matches(table, turns, "text", comparable),
+        near_duplicates(corpus, "text", comparable, settings),
+    )
+    answers = equal_answers(
+        table, comparable, params.contamination.run_words, settings.max_paraphrases
+    )
+    return {
+        NEAR_QUESTION: questions,
+        NEAR_TEXT: texts,
+        SAME_ANSWER: answers,
+        SAME_MEANING: same_meanings(corpus, comparable, params),
+    }
 
 
 def first_occurrences(key: Hashes) -> Indices:
@@ -119,10 +142,10 @@ def _remove_matches_of_items(
     rows: _Survivors,
     table: Table,
     matches: Matches,
-    field: Field,
+    kind: str,
     params: Preprocess,
 ) -> None:
-    """Remove near-duplicates of rows in an earlier split.
+    """Remove repetitions of rows in an earlier split.
 
     Benchmark items are never alive; they remove rows unless the policy is keep.
     """
@@ -133,28 +156,31 @@ def _remove_matches_of_items(
         other_split = table.split[early] != table.split[late]
         if protects and other_split and rows.alive[late]:
             label = _label(table, early)
-            rows.remove(late, f"near-duplicate {field} of {label} ({similarity:.2f})")
+            word = "as" if kind in SAME else "of"
+            rows.remove(late, f"{kind} {word} {label} ({similarity:.2f})")
 
 
-def _remove_shared_runs(
-    rows: _Survivors,
-    table: Table,
-    runs: SharedRuns,
-    run_words: int,
-) -> None:
-    """Remove training rows that share a run of words with an item."""
-    pairs = zip(runs.rows.tolist(), runs.item.tolist(), strict=True)
-    for rank, item in pairs:
+def _remove_shared_runs(rows: _Survivors, table: Table, runs: SharedRuns) -> None:
+    """Remove training rows that contain the text of an item."""
+    columns = (runs.rows.tolist(), runs.item.tolist(), runs.share.tolist())
+    for rank, item, share in zip(*columns, strict=True):
         if rows.alive[rank]:
-            label = _label(table, item)
-            rows.remove(rank, f"shares {run_words} words in a row with {label}")
+            rows.remove(rank, f"contains the text of {_label(table, item)} ({share:.2f})")
 
 
-def _remove_repeated_texts(rows: _Survivors, table: Table, matches: Matches) -> None:
-    """Remove near-duplicates of a row that stays in the same split."""
+def _remove_repeated_texts(
+    rows: _Survivors, table: Table, matches: Matches, paraphrases: str
+) -> None:
+    """Remove near-duplicates of a row that stays in the same split.
+
+    Training rows with one answer are wordings of one question, and `paraphrases` keeps them.
+    """
     for early, late, similarity in _in_rank_order(matches):
         both_stay = rows.alive[early] and rows.alive[late]
         same_split = table.split[early] == table.split[late]
+        is_wording = table.answer[early] == table.answer[late] and table.split[late] == table.train
+        if is_wording and paraphrases == "keep":
+            continue
         if both_stay and same_split:
             label = _label(table, early)
             rows.remove(late, f"near-duplicate text of {label} ({similarity:.2f})")

@@ -1,7 +1,8 @@
 """Count what each source loses, and stop if it is too much.
 
 A row is lost if it was refused for any reason, contamination and repetition included. Rows beyond
-`train_limit` are set aside and not lost.
+`train_limit` are set aside and not lost. A lost row that repeats a training row of another source
+does not count for the limit, because its content stays.
 """
 
 from collections import Counter, defaultdict
@@ -23,6 +24,8 @@ PARTICULARS = (":", " (", " as ", " of ", " with ")
 # The reasons that messages name, and the refused rows that stand for each of them.
 NAMED_REASONS = 3
 NAMED_ROWS = 2
+# The names of the reasons by which a row repeats a row that stays.
+REPEATS = ("same text", "near-duplicate text")
 CHUNK_BYTES = 1_000_000
 # The order in which tables have the splits.
 COLUMNS = ("train", "dev", *SET_NAMES)
@@ -37,6 +40,8 @@ class Refusals(NamedTuple):
     """The number of rows by the name of the reason."""
     rows: dict[str, list[Row]]
     """The first quarantine records of each reason."""
+    copies: Counter[str]
+    """The number of rows that repeat a training row of another source, by that source."""
 
 
 class Losses(NamedTuple):
@@ -65,9 +70,19 @@ class Losses(NamedTuple):
         return sum(self.kept.values()) + self.set_aside + self.lost
 
     @property
+    def copies(self) -> int:
+        """Return the number of lost rows that repeat training rows of other sources."""
+        return self.refusals.copies.total()
+
+    @property
     def share(self) -> float:
         """Return the share of the source's rows that were refused."""
         return self.lost / self.outcomes
+
+    @property
+    def share_without_copies(self) -> float:
+        """Return the share of the source's rows whose content is lost."""
+        return (self.lost - self.copies) / self.outcomes
 
     @property
     def largest(self) -> list[tuple[str, int]]:
@@ -94,7 +109,7 @@ def reason_name(reason: str) -> str:
 
 def empty_refusals() -> defaultdict[str, Refusals]:
     """Return the refusals of each source before the first row was refused."""
-    return defaultdict(lambda: Refusals(Counter(), defaultdict(list)))
+    return defaultdict(lambda: Refusals(Counter(), defaultdict(list), Counter()))
 
 
 def count_refusals(rows: Iterable[Row], found: dict[str, Refusals]) -> Iterator[Row]:
@@ -106,7 +121,17 @@ def count_refusals(rows: Iterable[Row], found: dict[str, Refusals]) -> Iterator[
         first_rows = refusals.rows[name]
         if len(first_rows) < NAMED_ROWS:
             first_rows.append(row)
+        if name in REPEATS and (source := _copied_source(row)):
+            refusals.copies[source] += 1
         yield row
+
+
+def _copied_source(row: Row) -> str:
+    """Return the other source whose training row a refused row repeats, or an empty text."""
+    decider = row.get("decided_by") or {}
+    source = str(decider.get("source", ""))
+    is_copy = decider.get("set") == "train" and source != row["source"]
+    return source if is_copy else ""
 
 
 def source_losses(
@@ -155,6 +180,7 @@ def loss_metrics(losses: list[Losses]) -> dict[str, Figures]:
             "set_aside": source.set_aside,
             "lost": source.lost,
             "lost_share": source.share,
+            "copies": source.copies,
         }
         for reason, count in sorted(source.refusals.reasons.items()):
             figures[f"lost_{'_'.join(reason.split())}"] = count
@@ -185,6 +211,8 @@ def source_line(source: Losses, train_limit: int) -> str:
         line += f", {source.set_aside} set aside by preprocess.train_limit ({train_limit})"
     if source.lost:
         line += f"; most for: {largest_reasons(source)}"
+    for other, count in sorted(source.refusals.copies.items()):
+        line += f"; {count} of the lost rows repeat training rows of source {other}"
     return f"source {source.source}: {line}"
 
 
@@ -205,13 +233,14 @@ def check_losses(losses: list[Losses], most: float, quarantine: Path) -> None:
 
     The message has the most frequent reasons of each such source, with masked rows.
     """
-    over = [source for source in losses if source.share > most]
+    over = [source for source in losses if source.share_without_copies > most]
     if not over:
         return
     lines = ["more rows are lost than preprocess.max_loss_share allows"]
     for source in over:
-        amount = f"{source.lost} of {source.outcomes} rows ({source.share:.1%} > {most:.1%})"
-        lines.append(f"source {source.source} lost {amount}")
+        lost = source.lost - source.copies
+        share = f"{source.share_without_copies:.1%} > {most:.1%}"
+        lines.append(f"source {source.source} lost {lost} of {source.outcomes} rows ({share})")
         for reason, count in source.largest:
             lines.append(f"  {reason}: {count} rows, such as")
             lines += [f"    {_example_line(row)}" for row in source.refusals.rows[reason]]

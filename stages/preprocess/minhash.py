@@ -23,6 +23,7 @@ from bula.text import comparison_key, ngrams, words
 Hashes = NDArray[numpy.uint64]
 Indices = NDArray[numpy.int64]
 Splits = NDArray[numpy.int16]
+Flags = NDArray[numpy.bool_]
 Shingles = set[tuple[str, ...]]
 
 SEED = 20261122

@@ -16,13 +16,16 @@ import numpy
 from bula.errors import UserError
 from bula.params import NearDuplicates
 from bula.prompts import token_lengths
+from bula.question_groups import question_group
 from bula.records import Example, Row, json_line, row_turns, turn_texts
+from bula.text import words
 from stages.preprocess.clean import Settings, clean_row, refuse
 from stages.preprocess.long_rows import fit_example
-from stages.preprocess.minhash import Hashes, band_hashes, comparison_hash
+from stages.preprocess.minhash import Hashes, band_hashes, comparison_hash, hash64
 from stages.preprocess.shards import Shard, shard_lines
 from stages.preprocess.splits import SPLITS
 from stages.preprocess.tokens import cached_tokenizer, control_token_pattern
+from stages.preprocess.weights import count_words
 
 # Ingest writes these keys into every row.
 RAW_KEYS = {"source", "license", "file", "line"}
@@ -44,6 +47,11 @@ def full_text(example: Row) -> str:
 def question_text(example: Row) -> str:
     """Return all questions of a conversation as one text."""
     return " ".join(turn["question"] for turn in row_turns(example))
+
+
+def answer_text(example: Row) -> str:
+    """Return all answers of a conversation as one text."""
+    return " ".join(turn["answer"] for turn in row_turns(example))
 
 
 def clean_shard(shard: Shard, settings: Settings) -> Counter[str]:
@@ -139,6 +147,8 @@ def _fit_rows(
             row = {
                 "file": item.row["file"],
                 "line": item.row["line"],
+                # Preprocess never moves a row whose source chose the split.
+                "fixed": item.row.get("split") in SPLITS,
                 "example": example.model_dump(exclude_none=True),
             }
             rows.append(row)
@@ -156,6 +166,7 @@ def write_part(
     sizes = _write_lines(work / f"{number}.jsonl", rows)
     examples = [row["example"] for row in rows]
     questions = [question_text(example) for example in examples]
+    answers = [answer_text(example) for example in examples]
     texts = [full_text(example) for example in examples]
     # Benchmark items have no split; load_table sets the number of their benchmark.
     splits = [SPLITS.index(example.get("split", SPLITS[0])) for example in examples]
@@ -168,8 +179,13 @@ def write_part(
         tokens=numpy.array(tokens, dtype=numpy.int32),
         question=_comparison_hashes(questions),
         text=_comparison_hashes(texts),
+        answer=_comparison_hashes(answers),
+        answer_words=numpy.array([len(words(answer)) for answer in answers], dtype=numpy.int32),
+        fixed=numpy.array([row.get("fixed", True) for row in rows], dtype=bool),
+        group=_group_hashes(examples),
     )
     _write_turns(work / f"{number}.turns.npz", examples)
+    numpy.save(work / f"{number}.words.npy", count_words(texts))
     numpy.save(work / f"{number}.question.npy", band_hashes(questions, settings))
     numpy.save(work / f"{number}.text.npy", band_hashes(texts, settings))
 
@@ -197,6 +213,12 @@ def _write_turns(path: Path, examples: list[Row]) -> None:
         question=_comparison_hashes(questions),
         text=_comparison_hashes(texts),
     )
+
+
+def _group_hashes(examples: list[Row]) -> Hashes:
+    """Return the hash of the group of each first question."""
+    groups = [question_group(row_turns(example)[0]["question"]) for example in examples]
+    return numpy.array([hash64(group) for group in groups], dtype=numpy.uint64)
 
 
 def _comparison_hashes(texts: list[str]) -> Hashes:

@@ -16,14 +16,26 @@ from typing import Any, NamedTuple
 import numpy
 from numpy.typing import NDArray
 
+from bula.params import Preprocess
 from bula.records import Row
 from stages.preprocess.minhash import Hashes, Indices, Splits
 from stages.preprocess.splits import SPLITS
+from stages.preprocess.wordings import join_wordings
 
-Flags = NDArray[numpy.bool_]
 # Rows in memory at once while rows are read again.
 BATCH_ROWS = 20_000
-COLUMNS = ("part", "start", "size", "id", "split", "tokens", "question", "text")
+COLUMNS = (
+    "part",
+    "start",
+    "size",
+    "id",
+    "split",
+    "tokens",
+    "question",
+    "text",
+    "answer",
+    "answer_words",
+)
 
 
 class Place(NamedTuple):
@@ -47,6 +59,8 @@ class Table(NamedTuple):
     tokens: NDArray[numpy.int32]
     question: Hashes
     text: Hashes
+    answer: Hashes
+    answer_words: NDArray[numpy.int32]
     rank: Indices
     """The rank of each row, in the order of the parts."""
 
@@ -78,22 +92,19 @@ class Corpus(NamedTuple):
     """The workers, or None if this process does the work."""
 
 
-def load_table(work: Path, parts: int, benchmarks: list[str]) -> Table:
-    """Return the ranked table of all parts.
+def load_table(work: Path, parts: int, benchmarks: list[str], params: Preprocess) -> Table:
+    """Return the ranked table of all parts, with the final split of each row.
 
     The first parts contain raw rows; one part per benchmark follows.
     """
-    loaded = []
-    for number in range(parts + len(benchmarks)):
-        columns = _load_part(work, number)
-        if number < parts:
-            columns["split"] += numpy.int16(len(benchmarks))
-        else:
-            columns["split"][:] = number - parts
-        loaded.append(columns)
+    loaded = [_load_part(work, number) for number in range(parts + len(benchmarks))]
+    splits = _final_splits(loaded[:parts], params) + numpy.int16(len(benchmarks))
+    for number, columns in enumerate(loaded[parts:]):
+        splits = numpy.append(splits, numpy.full(len(columns["id"]), number, numpy.int16))
     joined = {}
     for name in COLUMNS:
         joined[name] = numpy.concatenate([columns[name] for columns in loaded])
+    joined["split"] = splits
     order = numpy.lexsort((joined["id"], joined["split"]))
     rank = numpy.empty(len(order), numpy.int64)
     rank[order] = numpy.arange(len(order))
@@ -103,6 +114,15 @@ def load_table(work: Path, parts: int, benchmarks: list[str]) -> Table:
         rank=rank,
         **ranked,
     )
+
+
+def _final_splits(parts: list[dict[str, NDArray[Any]]], params: Preprocess) -> Splits:
+    """Return the split of each raw row as an index of SPLITS."""
+    names = ("split", "fixed", "group", "answer")
+    split, fixed, group, answer = (
+        numpy.concatenate([columns[name] for columns in parts]) for name in names
+    )
+    return join_wordings(split, fixed, group, answer, params)
 
 
 def _load_part(work: Path, number: int) -> dict[str, NDArray[Any]]:
@@ -143,10 +163,13 @@ def read_places(work: Path, places: Iterable[Place]) -> dict[Place, Row]:
 
 
 def rows_at(table: Table, work: Path, ranks: Indices) -> Iterator[Row]:
-    """Yield the rows (file, line, example) of the given ranks."""
+    """Yield the rows (file, line, example) of the given ranks, with their final split."""
     for start in range(0, len(ranks), BATCH_ROWS):
         batch = ranks[start : start + BATCH_ROWS]
         places = places_of(table, batch)
         rows = read_places(work, places)
-        for place in places:
-            yield rows[place]
+        for rank, place in zip(batch.tolist(), places, strict=True):
+            row = rows[place]
+            if table.split[rank] >= table.set_a:
+                row["example"]["split"] = table.names[table.split[rank]]
+            yield row

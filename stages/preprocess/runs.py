@@ -1,0 +1,256 @@
+"""Find the text of items in training rows by shared runs.
+
+One shared run proves nothing: a disclaimer, the title of a guideline and a proverb are longer than
+13 words. So a run that many rows contain does not count, and the runs that count must cover nearly
+the complete question or answer of an item, or most of a long item. Llama 2 (Touvron et al. 2023,
+section A.6) measures the same share.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy
+from numpy.typing import NDArray
+
+from bula.params import Contamination
+from stages.preprocess.minhash import Flags, Hashes, Indices, ngram_hashes, word_hashes
+from stages.preprocess.parts import answer_text, full_text, question_text
+from stages.preprocess.shards import each
+from stages.preprocess.table import Corpus, Table, rows_at
+
+# Items that are hashed at once.
+BATCH_ITEMS = 20_000
+# Each item has two texts: its question, and its answer or all its other texts.
+FIELDS = 2
+# Share of a long item that its covered words must exceed.
+MOST = 0.5
+Shares = NDArray[numpy.float64]
+
+
+class RunIndex(NamedTuple):
+    """All word runs of the items' texts."""
+
+    hashes: Hashes
+    """The distinct runs, sorted by hash."""
+    run: Indices
+    """For each occurrence, the index of the run."""
+    text: Indices
+    """For each occurrence, the index of the text; item i has the texts 2i and 2i + 1."""
+    place: Indices
+    """For each occurrence, the place of its first word among the words of all texts."""
+    offsets: Indices
+    """The place of the first word of each text, and the number of all words."""
+
+
+class Cover(NamedTuple):
+    """Pairs of a training row and an item's text, one array per column."""
+
+    row: Indices
+    text: Indices
+    covered: Indices
+    """Words of the text that the shared runs cover, without boilerplate."""
+
+
+class SharedRuns(NamedTuple):
+    """The training rows that contain the text of an item."""
+
+    rows: Indices
+    """The rank of each row, ascending."""
+    sets: Indices
+    """For each row, the sets as bits."""
+    item: Indices
+    """For each row, the rank of the first item."""
+    share: Shares
+    """For each row, the covered share of that item's question or other text."""
+    items: Indices
+    """The ranks of all items that were found."""
+
+
+def shared_runs(corpus: Corpus, alive: Flags, settings: Contamination) -> SharedRuns:
+    """Return the training rows that contain the text of an item.
+
+    Items are all rows of benchmarks, and the alive rows of A to E.
+    """
+    table = corpus.table
+    is_benchmark = table.split < table.set_a
+    is_item = table.split < table.dev
+    items = numpy.flatnonzero(is_item & (alive | is_benchmark))
+    index = index_runs(_item_texts(corpus, items), settings.run_words)
+    numpy.save(corpus.work / "runs.npy", index.hashes)
+    parts = list(range(corpus.parts))
+    size = settings.run_words
+    list(each(corpus.pool, scan_part, parts, corpus.work, size, what="shared runs"))
+    frequency = _row_frequency(corpus, alive, len(index.hashes))
+    is_rare = frequency <= settings.max_run_rows
+    is_train = alive & (table.split == table.train)
+    rows, runs = _found_runs(corpus, is_train, is_rare)
+    own = _own_words(index, is_rare, size)
+    cover = cover_texts(index, own, rows, runs, size)
+    return _items_found(table, items, cover, _word_counts(index, own), settings)
+
+
+def _item_texts(corpus: Corpus, ranks: Indices) -> Iterator[list[str]]:
+    """Yield the texts of items in batches: question, answer, question, ..."""
+    for start in range(0, len(ranks), BATCH_ITEMS):
+        texts = []
+        for row in rows_at(corpus.table, corpus.work, ranks[start : start + BATCH_ITEMS]):
+            texts += [question_text(row["example"]), answer_text(row["example"])]
+        yield texts
+
+
+def index_runs(batches: Iterable[list[str]], size: int) -> RunIndex:
+    """Index all runs of `size` words of texts, which come in batches."""
+    hash_parts = [numpy.empty(0, numpy.uint64)]
+    text_parts = [numpy.empty(0, numpy.int64)]
+    length_parts = [numpy.empty(0, numpy.int64)]
+    first = 0
+    for texts in batches:
+        flat, offsets = word_hashes(texts)
+        hashes, owner = ngram_hashes(flat, offsets, size)
+        hash_parts.append(hashes)
+        text_parts.append(owner + first)
+        length_parts.append(numpy.diff(offsets))
+        first += len(texts)
+    text = numpy.concatenate(text_parts)
+    distinct, run = numpy.unique(numpy.concatenate(hash_parts), return_inverse=True)
+    offsets = numpy.concatenate([[0], numpy.cumsum(numpy.concatenate(length_parts))])
+    # The runs of a text begin at its first word, its second word and so on.
+    first_run = numpy.searchsorted(text, text)
+    place = offsets[text] + numpy.arange(len(text)) - first_run
+    return RunIndex(distinct, run, text, place, offsets)
+
+
+def find_sorted(hashes: Hashes, known: Hashes) -> Indices:
+    """Return the index of each hash among the sorted known hashes.
+
+    The index of an unknown hash is -1.
+    """
+    if not len(known):
+        return numpy.full(len(hashes), -1)
+    place = numpy.searchsorted(known, hashes)
+    place = numpy.minimum(place, len(known) - 1)
+    return numpy.where(known[place] == hashes, place, -1)
+
+
+def scan_part(number: int, work: Path, size: int) -> None:
+    """Write the indexed runs in the rows of one part to NUMBER.runs.npy.
+
+    The index is read from runs.npy. The result has the shape (2, pairs): the number of the row in
+    the part, and the index of the run, each pair once.
+    """
+    known = numpy.load(work / "runs.npy", mmap_mode="r")
+    with (work / f"{number}.jsonl").open("rb") as file:
+        texts = [full_text(json.loads(line)["example"]) for line in file]
+    flat, offsets = word_hashes(texts)
+    hashes, row = ngram_hashes(flat, offsets, size)
+    run = find_sorted(hashes, known)
+    is_known = run >= 0
+    count = max(1, len(known))
+    codes = numpy.unique(row[is_known] * count + run[is_known])
+    numpy.save(work / f"{number}.runs.npy", numpy.stack(numpy.divmod(codes, count)))
+
+
+def _runs_of_parts(corpus: Corpus, alive: Flags) -> Iterator[tuple[Indices, Indices]]:
+    """Yield the ranks of alive rows and the runs that `scan_part` found there."""
+    table = corpus.table
+    row_counts = numpy.bincount(table.part, minlength=corpus.parts)
+    offsets = numpy.concatenate([[0], numpy.cumsum(row_counts)])
+    for number in range(corpus.parts):
+        row, run = numpy.load(corpus.work / f"{number}.runs.npy")
+        rank = table.rank[offsets[number] + row]
+        is_alive = alive[rank]
+        yield rank[is_alive], run[is_alive]
+
+
+def _row_frequency(corpus: Corpus, alive: Flags, runs: int) -> Indices:
+    """Return the number of alive rows of all splits that contain each run."""
+    frequency = numpy.zeros(runs, numpy.int64)
+    for _, run in _runs_of_parts(corpus, alive):
+        frequency += numpy.bincount(run, minlength=runs)
+    return frequency
+
+
+def _found_runs(corpus: Corpus, is_train: Flags, is_rare: Flags) -> tuple[Indices, Indices]:
+    """Return the ranks of training rows and the rare runs in them."""
+    ranks = [numpy.empty(0, numpy.int64)]
+    runs = [numpy.empty(0, numpy.int64)]
+    for rank, run in _runs_of_parts(corpus, is_train):
+        ranks.append(rank[is_rare[run]])
+        runs.append(run[is_rare[run]])
+    return numpy.concatenate(ranks), numpy.concatenate(runs)
+
+
+def _own_words(index: RunIndex, is_rare: Flags, size: int) -> Flags:
+    """Return for each word of the items whether no frequent run covers it."""
+    frequent = index.place[~is_rare[index.run]]
+    change = numpy.zeros(index.offsets[-1] + 1, numpy.int64)
+    numpy.add.at(change, frequent, 1)
+    numpy.add.at(change, frequent + size, -1)
+    own: Flags = numpy.cumsum(change)[:-1] == 0
+    return own
+
+
+def _word_counts(index: RunIndex, own: Flags) -> Indices:
+    """Return the number of each text's own words."""
+    before = numpy.concatenate([[0], numpy.cumsum(own)])
+    return numpy.diff(before[index.offsets])
+
+
+def cover_texts(index: RunIndex, own: Flags, rows: Indices, runs: Indices, size: int) -> Cover:
+    """Count the own words of each text that one row covers.
+
+    `rows` and `runs` are pairs of a training row and a run in it.
+    """
+    order = numpy.argsort(index.run, kind="stable")
+    occurrences = numpy.bincount(index.run, minlength=len(index.hashes))
+    first = numpy.cumsum(occurrences) - occurrences
+    repeats = occurrences[runs]
+    step = numpy.arange(repeats.sum()) - numpy.repeat(numpy.cumsum(repeats) - repeats, repeats)
+    found = order[numpy.repeat(first[runs], repeats) + step]
+    row = numpy.repeat(rows, repeats)
+    text = index.text[found]
+    place = index.place[found]
+    in_order = numpy.lexsort((place, text, row))
+    row, text, place = row[in_order], text[in_order], place[in_order]
+    is_first = numpy.ones(len(row), bool)
+    is_first[1:] = (row[1:] != row[:-1]) | (text[1:] != text[:-1])
+    # A run covers its words up to the start of the next run in the same text.
+    end = place + size
+    same_text = ~is_first[1:]
+    end[:-1] = numpy.where(same_text, numpy.minimum(end[:-1], place[1:]), end[:-1])
+    before = numpy.concatenate([[0], numpy.cumsum(own)])
+    starts = numpy.flatnonzero(is_first)
+    covered = numpy.zeros(0, numpy.int64)
+    if len(starts):
+        covered = numpy.add.reduceat(before[end] - before[place], starts)
+    return Cover(row[starts], text[starts], covered)
+
+
+def _items_found(
+    table: Table, items: Indices, cover: Cover, words: Indices, settings: Contamination
+) -> SharedRuns:
+    """Return the rows that cover enough of an item."""
+    share = cover.covered / numpy.maximum(words[cover.text], 1)
+    is_text = (cover.covered >= settings.run_words) & (share >= settings.min_share)
+    item = cover.text // FIELDS
+    is_item = _covers_most(cover, item, words, settings.passage_words)
+    found = is_text | is_item
+    row, item, share = cover.row[found], item[found], share[found]
+    rows, first, index = numpy.unique(row, return_index=True, return_inverse=True)
+    sets = numpy.zeros(len(rows), numpy.int64)
+    bits = numpy.left_shift(1, table.split[items[item]].astype(numpy.int64))
+    numpy.bitwise_or.at(sets, index, bits)
+    return SharedRuns(rows, sets, items[item[first]], share[first], items[numpy.unique(item)])
+
+
+def _covers_most(cover: Cover, item: Indices, words: Indices, passage_words: int) -> Flags:
+    """Return for each pair whether the row covers most of a long item."""
+    first = numpy.ones(len(item), bool)
+    first[1:] = (cover.row[1:] != cover.row[:-1]) | (item[1:] != item[:-1])
+    pair = numpy.cumsum(first) - 1
+    covered = numpy.bincount(pair, weights=cover.covered)[pair] if len(pair) else cover.covered
+    all_words = words[FIELDS * item] + words[FIELDS * item + 1]
+    found: Flags = (covered >= passage_words) & (covered > MOST * all_words)
+    return found
