@@ -127,7 +127,7 @@ def count_refusals(rows: Iterable[Row], found: dict[str, Refusals]) -> Iterator[
 
 
 def _copied_source(row: Row) -> str:
-    """Return the other source whose training row a refused row repeats, or an empty text."""
+    """Return the other source that a refused row repeats, or an empty text."""
     decider = row.get("decided_by") or {}
     source = str(decider.get("source", ""))
     is_copy = decider.get("set") == "train" and source != row["source"]
