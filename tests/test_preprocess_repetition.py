@@ -129,6 +129,20 @@ def test_a_long_passage_is_found_if_it_is_most_of_an_item(
     assert len(result.kept["train"]) == 2 if stays else 1
 
 
+@pytest.mark.parametrize("history", [[], [{"question": QUESTIONS[1], "answer": ANSWERS[1]}]])
+def test_the_last_answer_of_a_validation_conversation_is_an_item_text(
+    history: list[Row], tiny: Path, tmp_path: Path
+) -> None:
+    first = {"question": QUESTIONS[0], "answer": f"{OTHER} {ANSWERS[0]}"}
+    item = row(QUESTION, ANSWER, "A") | {"history": [first]}
+    # The copied answer has fewer words than half of the conversation.
+    quoting = row(WORDINGS[4], ANSWER) | {"history": history}
+    result = deduplicate_rows([item, quoting, row()], tiny, tmp_path)
+    [identity] = identities(result, "A")
+    reasons = [refused["reason"] for refused in result.refused]
+    assert reasons == [f"contains the text of {identity} in A (1.00)"]
+
+
 def test_covered_words_by_hand() -> None:
     # Text 0 is a question with the runs abc, bcd and cde; text 1 an answer with the run xyz.
     index = runs.index_runs([["a b c d e", "x y z"]], 3)

@@ -67,7 +67,7 @@ def deduplicate(corpus: Corpus, params: Preprocess) -> Decision:
     _remove_equal_texts(rows, table)
     turns = load_turns(corpus)
     matches = _find_matches(corpus, turns, rows.alive | is_benchmark, params)
-    runs = shared_runs(corpus, rows.alive, params.contamination)
+    runs = shared_runs(corpus, turns, rows.alive, params.contamination)
     before = rows.alive.copy()
     for kind, pairs in matches.items():
         _remove_matches_of_items(rows, table, pairs, kind, params)
