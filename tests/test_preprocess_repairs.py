@@ -267,6 +267,12 @@ def length_of(tokenizer: PreTrainedTokenizerBase, *parts: str) -> int:
     return len(encode(tokenizer, long_example(*parts)).input_ids)
 
 
+def test_a_long_row_of_dots_is_searched_in_linear_time() -> None:
+    # A quadratic search would take minutes, and the tests' own limit would end it.
+    dots = "." * 90_000
+    assert sentences(f"Nome: {dots}fim. Volte.") == [f"Nome: {dots}fim.", " Volte."]
+
+
 @pytest.mark.parametrize("room", [0, -1])
 def test_truncation_keeps_the_most_sentences_that_fit(
     room: int, tokenizer: PreTrainedTokenizerBase
