@@ -12,7 +12,7 @@ from bula.language import pair_language
 from bula.models import load_tokenizer
 from bula.params import Preprocess, load_params
 from bula.prompts import encode
-from bula.records import Example, example_id
+from bula.records import SET_NAMES, Example, example_id
 from stages.preprocess.clean import repair_text
 from stages.preprocess.encoding import has_lost_accents
 from stages.preprocess.long_rows import fit_example, sentences
@@ -324,6 +324,25 @@ def test_a_short_row_is_unchanged_under_every_rule(tokenizer: PreTrainedTokenize
     for rule in ("refuse", "truncate", "split"):
         found = fit(long_example(*SENTENCES), tokenizer, long_rows=rule)
         assert found == ([" ".join(SENTENCES)], {})
+
+
+def test_a_split_answer_that_moves_to_a_validation_set_keeps_its_first_part(
+    tiny: Path, tmp_path: Path
+) -> None:
+    # Two wordings of one answer: their splits are joined after their answers were split.
+    answers = [" ".join(fresh()[1] for _ in range(4)) for _ in range(30)]
+    rows = [row(answer=answer, split=None) for answer in answers for _ in range(2)]
+    params = settings(long_rows="split", dev_share=0.1, validation_share=0.1)
+    result = deduplicate_rows(rows, tiny, tmp_path, params)
+    starts = set()
+    for split in (*SET_NAMES, "dev"):
+        starts |= {example["answer"] for example in result.kept[split]}
+    assert starts
+    for start in starts:
+        assert any(answer.startswith(start) for answer in answers)
+    assert result.counts["repaired answers_split"] + result.counts[
+        "repaired answers_truncated"
+    ] == len(rows)
 
 
 @pytest.mark.parametrize("split", ["train", "B"])

@@ -63,7 +63,7 @@ def deduplicate(corpus: Corpus, params: Preprocess) -> Decision:
     """Decide which rows stay and why the others leave."""
     table = corpus.table
     is_benchmark = table.split < table.set_a
-    rows = _Survivors(~is_benchmark, {})
+    rows = _Survivors(~is_benchmark & ~is_later_piece(table), {})
     _remove_equal_texts(rows, table)
     turns = load_turns(corpus)
     matches = _find_matches(corpus, turns, rows.alive | is_benchmark, params)
@@ -110,6 +110,16 @@ def _find_matches(
         SAME_ANSWER: answers,
         SAME_MEANING: same_meanings(corpus, comparable, params),
     }
+
+
+def is_later_piece(table: Table) -> Flags:
+    """Return which rows have the later part of an answer and are outside train.
+
+    Rows are split before all wordings of an answer move to one split. The later part of an answer
+    is no reference for the question, so only its first part stays there.
+    """
+    later: Flags = (table.piece > 0) & (table.split != table.train)
+    return later
 
 
 def first_occurrences(key: Hashes) -> Indices:

@@ -35,6 +35,7 @@ COLUMNS = (
     "text",
     "answer",
     "answer_words",
+    "piece",
 )
 
 
@@ -61,6 +62,8 @@ class Table(NamedTuple):
     text: Hashes
     answer: Hashes
     answer_words: NDArray[numpy.int32]
+    piece: NDArray[numpy.int32]
+    """0, or the number of the part of a long answer that was split."""
     rank: Indices
     """The rank of each row, in the order of the parts."""
 
