@@ -268,6 +268,18 @@ def test_a_validation_question_with_other_function_words_leaves_train(
 # --- wordings ---
 
 
+def test_a_validation_question_with_its_words_in_another_order_leaves_train(
+    tiny: Path, tmp_path: Path
+) -> None:
+    # The sources choose the splits. Of six shingles of two words the questions share two.
+    rows = [row("Dipirona pode tomar na gravidez?", split="A")]
+    rows += [row("Na gravidez pode tomar dipirona?"), row(), row()]
+    result = deduplicate_rows(rows, tiny, tmp_path)
+    [identity] = identities(result, "A")
+    reasons = [refused["reason"] for refused in result.refused]
+    assert reasons == [f"near-duplicate question of {identity} in A (1.00)"]
+
+
 def wording_rows(split: str | None, answer: str = ANSWER) -> list[Row]:
     """Return five rows with one answer."""
     return [row(wording, answer, split) for wording in WORDINGS]

@@ -36,6 +36,7 @@ COLUMNS = (
     "answer",
     "answer_words",
     "piece",
+    "group",
 )
 
 
@@ -64,6 +65,8 @@ class Table(NamedTuple):
     answer_words: NDArray[numpy.int32]
     piece: NDArray[numpy.int32]
     """0, or the number of the part of a long answer that was split."""
+    group: Hashes
+    """The hash of the group of the row's first question."""
     rank: Indices
     """The rank of each row, in the order of the parts."""
 
