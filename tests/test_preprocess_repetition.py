@@ -110,6 +110,15 @@ def test_a_quote_before_a_disclaimer_is_found_without_the_disclaimer(
     assert [refused["reason"][:20] for refused in result.refused] == ["contains the text of"]
 
 
+def test_the_answer_of_many_wordings_is_no_boilerplate(tiny: Path, tmp_path: Path) -> None:
+    # Eight rows contain the runs of the answer, more than max_run_rows.
+    rows = [row(answer=ANSWER, split="A") for _ in range(8)]
+    rows += [row(answer=f"Outro caso. {ANSWER} {OTHER}"), row()]
+    result = deduplicate_rows(rows, tiny, tmp_path)
+    assert len(result.kept["A"]) == 8
+    assert [refused["reason"][:20] for refused in result.refused] == ["contains the text of"]
+
+
 def numbered(first: int, last: int) -> str:
     """Return a text whose words occur nowhere else, in a language that is not guessed."""
     return " ".join(f"palavra{number}" for number in range(first, last))

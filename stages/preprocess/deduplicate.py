@@ -67,7 +67,8 @@ def deduplicate(corpus: Corpus, params: Preprocess) -> Decision:
     _remove_equal_texts(rows, table)
     turns = load_turns(corpus)
     matches = _find_matches(corpus, turns, rows.alive | is_benchmark, params)
-    runs = shared_runs(corpus, turns, rows.alive, params.contamination)
+    counted = _rows_with_own_answers(table, rows.alive, params.near_duplicates.max_paraphrases)
+    runs = shared_runs(corpus, turns, rows.alive, counted, params.contamination)
     before = rows.alive.copy()
     for kind, pairs in matches.items():
         _remove_matches_of_items(rows, table, pairs, kind, params)
@@ -131,6 +132,20 @@ def first_occurrences(key: Hashes) -> Indices:
     first = numpy.empty(len(key), numpy.int64)
     first[order] = order[run_start]
     return first
+
+
+def _rows_with_own_answers(table: Table, alive: Flags, most: int) -> Flags:
+    """Return the alive rows without the later of 2 to `most` rows with one answer.
+
+    Wordings of one question quote their own answer only, which does not make it boilerplate.
+    """
+    ranks = numpy.flatnonzero(alive)
+    answers = table.answer[ranks]
+    _, index, rows = numpy.unique(answers, return_inverse=True, return_counts=True)
+    is_first = first_occurrences(answers) == numpy.arange(len(ranks))
+    counted = numpy.zeros(len(alive), bool)
+    counted[ranks[is_first | (rows[index] > most)]] = True
+    return counted
 
 
 def _remove_equal_texts(rows: _Survivors, table: Table) -> None:

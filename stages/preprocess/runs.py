@@ -70,11 +70,14 @@ class SharedRuns(NamedTuple):
     """The ranks of all items that were found."""
 
 
-def shared_runs(corpus: Corpus, turns: Turns, alive: Flags, settings: Contamination) -> SharedRuns:
+def shared_runs(
+    corpus: Corpus, turns: Turns, alive: Flags, counted: Flags, settings: Contamination
+) -> SharedRuns:
     """Return the training rows that contain the text of an item.
 
-    Items are all rows of benchmarks, and the alive rows of A to E. Each turn of a conversation has
-    texts of its own, because scoring reads the last answer alone.
+    The rows `counted` decide which runs are boilerplate. Items are all rows of benchmarks, and the
+    alive rows of A to E. Each turn of a conversation has texts of its own, because scoring reads
+    the last answer alone.
     """
     table = corpus.table
     is_benchmark = table.split < table.set_a
@@ -85,7 +88,7 @@ def shared_runs(corpus: Corpus, turns: Turns, alive: Flags, settings: Contaminat
     parts = list(range(corpus.parts))
     size = settings.run_words
     list(each(corpus.pool, scan_part, parts, corpus.work, size, what="shared runs"))
-    frequency = _row_frequency(corpus, alive, len(index.hashes))
+    frequency = _row_frequency(corpus, counted, len(index.hashes))
     is_rare = frequency <= settings.max_run_rows
     is_train = alive & (table.split == table.train)
     rows, runs = _found_runs(corpus, is_train, is_rare)
@@ -169,10 +172,10 @@ def _runs_of_parts(corpus: Corpus, alive: Flags) -> Iterator[tuple[Indices, Indi
         yield rank[is_alive], run[is_alive]
 
 
-def _row_frequency(corpus: Corpus, alive: Flags, runs: int) -> Indices:
-    """Return the number of alive rows of all splits that contain each run."""
+def _row_frequency(corpus: Corpus, counted: Flags, runs: int) -> Indices:
+    """Return the number of counted rows of all splits that contain each run."""
     frequency = numpy.zeros(runs, numpy.int64)
-    for _, run in _runs_of_parts(corpus, alive):
+    for _, run in _runs_of_parts(corpus, counted):
         frequency += numpy.bincount(run, minlength=runs)
     return frequency
 
