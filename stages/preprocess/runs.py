@@ -251,7 +251,8 @@ def _items_found(
     share = cover.covered / numpy.maximum(words[cover.text], 1)
     is_text = (cover.covered >= settings.run_words) & (share >= settings.min_share)
     item = owner[cover.text]
-    item_words = numpy.bincount(owner, weights=words, minlength=len(items))
+    item_words = numpy.zeros(len(items), numpy.int64)
+    numpy.add.at(item_words, owner, words)
     is_item = _covers_most(cover, item, item_words[item], settings.passage_words)
     found = is_text | is_item
     row, item, share = cover.row[found], item[found], share[found]
@@ -262,7 +263,7 @@ def _items_found(
     return SharedRuns(rows, sets, items[item[first]], share[first], items[numpy.unique(item)])
 
 
-def _covers_most(cover: Cover, item: Indices, words: Shares, passage_words: int) -> Flags:
+def _covers_most(cover: Cover, item: Indices, words: Indices, passage_words: int) -> Flags:
     """Return for each pair whether the row covers most of a long item of so many words."""
     first = numpy.ones(len(item), bool)
     first[1:] = (cover.row[1:] != cover.row[:-1]) | (item[1:] != item[:-1])
