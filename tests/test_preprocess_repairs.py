@@ -130,6 +130,8 @@ def test_a_question_mark_in_a_word_is_a_lost_accent(text: str) -> None:
         "O que pode ser? tenho febre",
         "É dor? é febre?, não sei",
         "já tomei?não lembro?sim?talvez?quem sabe",
+        "Tenho hepatite C?Como tratar",
+        "Posso tomar vitamina D?Obrigada",
     ],
 )
 def test_a_question_mark_between_words_is_none(text: str) -> None:
