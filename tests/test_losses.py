@@ -275,7 +275,7 @@ def test_a_copy_of_a_training_row_of_another_source_does_not_count() -> None:
 
 def test_a_copy_of_a_row_that_leaves_too_is_a_loss(tiny: Path, tmp_path: Path) -> None:
     item, first, second = row(split="A"), row(), row()
-    # The copies repeat the item's question, so the one that stays first leaves after the other.
+    # Both repeat the item's question. The second leaves as an equal text, then the first leaves.
     for copy in (first, second):
         copy.update(question=item["question"], answer=first["answer"])
     second["question"] += "!"

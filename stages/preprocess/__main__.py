@@ -79,7 +79,7 @@ def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Par
 
 
 def count_cut_answers(table: Table, counts: Counter[str]) -> None:
-    """Count an answer that was split as truncated if it moved to a validation set or dev."""
+    """Count split answers as truncated if they moved out of train."""
     cut_answers = int(numpy.count_nonzero(is_later_piece(table) & (table.piece == 1)))
     counts["repaired answers_split"] -= cut_answers
     counts["repaired answers_truncated"] += cut_answers

@@ -135,8 +135,9 @@ def first_occurrences(key: Hashes) -> Indices:
 
 
 def _rows_with_own_answers(table: Table, alive: Flags, most: int) -> Flags:
-    """Return the alive rows without the later of 2 to `most` rows with one answer.
+    """Return the alive rows, of each answer only the first one.
 
+    An answer of more than `most` rows is a stock answer, of which all rows are returned.
     Wordings of one question quote their own answer only, which does not make it boilerplate.
     """
     ranks = numpy.flatnonzero(alive)

@@ -108,7 +108,10 @@ def _candidates(corpus: Corpus, field: Field, bands: int, alive: Flags) -> Indic
 
 
 def _candidate_keys(corpus: Corpus, field: Field, bands: int) -> Iterator[Hashes]:
-    """Yield the keys of all rows in rank order; rows with an equal key are candidates."""
+    """Yield keys of all rows in rank order.
+
+    Rows with an equal key are candidates.
+    """
     if field == "question":
         yield corpus.table.group
     for band in range(bands):

@@ -76,8 +76,8 @@ def shared_runs(
     """Return the training rows that contain the text of an item.
 
     The rows `counted` decide which runs are boilerplate. Items are all rows of benchmarks, and the
-    alive rows of A to E. Each turn of a conversation has texts of its own, because scoring reads
-    the last answer alone.
+    alive rows of A to E. Each turn of a conversation is searched by itself, because only the last
+    answer is scored.
     """
     table = corpus.table
     is_benchmark = table.split < table.set_a
@@ -100,7 +100,10 @@ def shared_runs(
 
 
 def _item_texts(corpus: Corpus, ranks: Indices) -> Iterator[list[str]]:
-    """Yield the texts of items in batches, turn by turn: question, answer, question, ..."""
+    """Yield the texts of items in batches.
+
+    The order is question, answer, question of the next turn and so on.
+    """
     for start in range(0, len(ranks), BATCH_ITEMS):
         texts = []
         for row in rows_at(corpus.table, corpus.work, ranks[start : start + BATCH_ITEMS]):
@@ -264,7 +267,10 @@ def _items_found(
 
 
 def _covers_most(cover: Cover, item: Indices, words: Indices, passage_words: int) -> Flags:
-    """Return for each pair whether the row covers most of a long item of so many words."""
+    """Return for each pair whether the row covers most of a long item.
+
+    `words` has the number of the item's words.
+    """
     first = numpy.ones(len(item), bool)
     first[1:] = (cover.row[1:] != cover.row[:-1]) | (item[1:] != item[:-1])
     pair = numpy.cumsum(first) - 1
