@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy
 from numpy.typing import NDArray
 
+from bula.privacy.given_names import GIVEN_NAMES, fold
 from bula.records import SET_NAMES
 from bula.text import words
 
@@ -90,12 +91,18 @@ class Vocabulary(NamedTuple):
 
 
 def load_vocabulary(seed: int) -> Vocabulary:
-    """Count the words of the demo corpus."""
+    """Count the words of the demo corpus, without given names.
+
+    A name beside a random word may be redacted in a row and not in its copy in other spelling.
+    """
     counts: Counter[str] = Counter()
     with (ROOT / "data/demo/train.jsonl").open(encoding="utf-8") as file:
         for line in file:
             row = json.loads(line)
             counts.update(words(f"{row['question']} {row['answer']}"))
+    counts = Counter(
+        {word: count for word, count in counts.items() if fold(word) not in GIVEN_NAMES}
+    )
     frequency = numpy.array(list(counts.values()), float)
     return Vocabulary(
         words=list(counts),

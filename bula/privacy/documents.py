@@ -54,8 +54,8 @@ CHECKED: tuple[tuple[str, DocumentBase, re.Pattern[str]], ...] = (
     ("pis", PIS(), _PIS),
 )
 
-_CPF_NAME = r"(?: CPFs? | C\.P\.F\.? | CPF/MF | cadastro[ ]de[ ]pessoas?[ ]f[íi]sicas? )"
-_CNPJ_NAME = r"(?: CNPJs? | C\.N\.P\.J\.? | CNPJ/MF )"
+_CPF_NAME = r"(?: CPFs? | C[. ]P[. ]F\.? | CPF/MF | CIC | cadastro[ ]de[ ]pessoas?[ ]f[íi]sicas? )"
+_CNPJ_NAME = r"(?: CNPJs? | C[. ]N[. ]P[. ]J\.? | CNPJ/MF | CGC )"
 _CNS_NAME = r"""
     (?:
         CNS | cad[ -]?sus | C\.N\.S\.? | cart[ãa]o[ ]de[ ]sa[úu]de
@@ -63,14 +63,18 @@ _CNS_NAME = r"""
         | cart[ãa]o[ ]nacional[ ]de[ ]sa[úu]de | SUS
     )
 """
-_PIS_NAME = r"(?: NIS | PIS | PASEP | NIT | PIS[ /-]{1,3}(?:PASEP|NIS) )"
+_PIS_NAME = r"(?: NIS | PIS | PASEP | NIT | [NP]\.I\.[ST]\.? | PIS[ /-]{1,3}(?:PASEP|NIS) )"
 _CNH_NAME = r"""
-    (?: CNH | C\.N\.H\.? | (?:carteira[ ](?:nacional[ ])?de[ ])?(?:habilita[çc][ãa]o|motorista) )
+    (?:
+        CNH | C\.N\.H\.?
+        | (?:carta[ ]de[ ]|carteira[ ](?:nacional[ ])?de[ ])?(?:habilita[çc][ãa]o|motorista)
+    )
 """
 _VOTER_NAME = r"""
     (?: e-)?
     (?:
-        inscri[çc][ãa]o[ ]eleitoral | eleitora? [ ] n[º°.]{1,2}
+        inscri[çc][ãa]o[ ]eleitoral | eleitora? (?= [ ]? (?: n[º°.\d] | n[ ] | n[úu]m | : ) )
+        | t\.?[ ]? (?: d[eo][ ] )? eleit(?:ora?|oral|\.)
         | t[íi]t(?:ulo|\.)? (?: [ ] (?: (?:d[eo][ ])? eleitora? | eleitoral | eleit\. ) )?
     )
 """
@@ -97,7 +101,12 @@ NAMED = (
         "passport",
         re.compile(
             rf"""
-            \b pass? (?:ap\w* | port\w*) \b {WIDE_LINK}
+            \b
+            (?:
+                pass? (?:ap\w* | port\w*) \b | psp\b
+                | pass\. (?= [ ]? (?: n[º°.]{{0,2}} [ ]? )? [A-Z]{{1,3}} [ ]? \d )
+            )
+            {WIDE_LINK}
             # two letters and six digits in Brazil, and other forms elsewhere
             \b
             (
@@ -119,10 +128,22 @@ NAMED = (
 NAME_WORDS = word_set(
     """
     cad cadsus cartao cnh cnpj cnpjs cns cpf cpfs eleitor eleitora eleitoral f h habilitacao
-    inscricao j mf motorista nis nit pasaporte pasep passap passaport passaporte passaportes
-    passport pessoa pessoas pis s sus tit titulo
+    carta cgc cic eleit i inscricao j mf motorista nis nit pasaporte pasep pass passap
+    passaport passaporte passaportes passport psp pessoa pessoas pis s sus tit titulo
     """
 )
+
+
+def _next_number(text: str, finding: Finding) -> Iterator[Finding]:
+    """Yield a second number in the form of the first.
+
+    People write "o CNS é A e B", and the name stands beside the first only.
+    """
+    form = re.sub(r"\d", r"\\d", re.escape(text[finding.start : finding.end]))
+    following = re.compile(rf" ?(?:,|;|/|\be\b|\bou\b)[^\d\n.;!?]{{0,25}}(?<!\d)({form})(?!\d)")
+    match = following.match(text, finding.end)
+    if match:
+        yield Finding(finding.kind, match.start(1), match.end(1))
 
 
 def _find(text: str) -> Iterator[Finding]:
@@ -131,11 +152,15 @@ def _find(text: str) -> Iterator[Finding]:
         for match in pattern.finditer(text):
             number = re.sub(r"[^\dA-Z]", "", match[1])
             if document.validate(number):
-                yield Finding(kind, match.start(1), match.end(1))
+                finding = Finding(kind, match.start(1), match.end(1))
+                yield finding
+                yield from _next_number(text, finding)
     if NAME_WORDS.isdisjoint(ascii_words(text)):
         return
     for kind, pattern in NAMED:
-        yield from find_groups(kind, pattern, text)
+        for finding in find_groups(kind, pattern, text):
+            yield finding
+            yield from _next_number(text, finding)
 
 
 # The shortest number is that of a passport.

@@ -54,6 +54,11 @@ _PROFESSION = r"""
       | mes[áa]ri[oa] | gerente | diretora? | conselheir[oa] | viajante | moradora? | visitante
       | motorista | coordenadora? | vigilante | bombeir[oa] | massagista )
 """
+# "falar c/", "recado p/", "conversei com a".
+_TALK_TO = r"""
+    \b (?: falar? | falei | consultei | conversei | conversar | passei | tratar | recado | avisa
+      | ligar? | contato | combinei ) [ ] (?: com | pra | para | c/ | p/ ) [ ]? (?: [ao] [ ] )?
+"""
 # A cue that a name must follow, so an unknown word with a capital letter is a name too.
 STRONG_CUE = re.compile(
     rf"""
@@ -85,12 +90,12 @@ CUE = re.compile(
         | quem [ ] fala [ ] é ) )? [ ,]{{1,2}} (?: [ao] [ ] )?
         | \b (?: com | por | para | pra | pro | pel[oa] | d[ao] | procurar | chama[r]? | avisar )
           [ ] (?: [ao] [ ] )? (?: dona | seu | sra?\.? | dra?\.? ) [ ]
-        | \b (?: falar | falei | consultei | conversei | passei | tratar
-        | deixar [ ] recado ) [ ] (?: com | pra | para )
-          [ ] (?: [ao] [ ] )?
+        | {_TALK_TO}
         | \b (?: atenciosamente | obrigad[oa] | grat[oa] | abra[çc]os? | abs | bjs? | cordialmente )
           [ ,.!\n-]{{1,4}}
-        | \b (?: rn | filh[oa] | m[ãa]e | pai | espos[oa] | laudo | exames? | resultado | nome
+        | \b (?: rn | conta | beb[êe] | parto | cadastro | ficha | prontu[áa]rio
+        | carteirinha | cart[ãa]o | assinatura | filh[oa] | m[ãa]e | pai | espos[oa] | laudo
+        | exames? | resultado | nome
         | pedido | caso ) [ ] de [ ]
         | \b quem [ ] \w+ [ ] (?: é | e | eh | foi ) [ ] (?: [ao] [ ] )?
         | ~ [ ]?
@@ -110,6 +115,8 @@ NEAR_CUE = re.compile(
         (?: meu | minha | seu | sua | nosso | nossa | [oa] | d[oa] | pel[oa] | com | à | ao
           | pr[ao] ) [ ]
           (?: {_RELATIVE} | {_PROFESSION} ) [ ]? ,? [ ] (?: dona [ ] | d\. [ ] | seu [ ] )?
+        | (?: falar? | falei | conversei | conversar | recado | avisa | combinei )
+          [ ] (?: com | pra | para | c/ | p/ ) [ ]? (?: [ao] [ ] )?
         | dona [ ] | aqui [ ] (?: é | e | eh ) [ ] [ao] [ ] | sou [ ] [ao] [ ]
     )
     $
@@ -139,9 +146,13 @@ DIMINUTIVE = re.compile(r"(?<=\w{3})z?inh[oa]$")
 # An age or a document after a name.
 CUE_AFTER = re.compile(
     r"""
-    [ ]? [,(;-]? [ ]{0,2}
+    \.? [ ]? [,(;-]? [ ]{0,2}
     (?:
-        (?: de[ ] | com[ ] | tem[ ] )? \d{1,3} [ ]? (?: anos? | a\b | meses ) | cpf \b | rg \b
+        \d{1,2} [/.] \d{1,2} [/.] (?:19|20)\d{2}
+        # "rita (irmã)"
+        | (?<=\() (?: irm[ãa]o? | m[ãa]e | pai | filh[oa] | espos[oa] | marido | ti[oa] | av[óôo]
+          | vizinh[oa] | amig[oa] | net[oa] | cunhad[oa] ) \b
+        | (?: de[ ] | com[ ] | tem[ ] )? \d{1,3} [ ]? (?: anos? | a\b | meses ) | cpf \b | rg \b
           | : | tel\b | cel\b | fone | whats | insta\b | c\.p\.f | nis \b
         | portadora? | inscrit[oa] | nascid[oa] | dn \b | crm | coren | filh[oa] [ ] de
     )
@@ -195,6 +206,8 @@ LABELS = word_set(
 # Words with a capital letter after a cue that are no names.
 NO_NAMES = LABELS | word_set(
     """
+    amil anvisa caps cras deus farmacia hapvida ministerio ouvidoria prefeitura recepcao samu
+    secretaria
     a aids alzheimer amoxicilina apresenta as atencao atesto autista avc boa bom brasil
     cardiologista chikungunya cirurgiao clinica clinico com comercial como consulta covid crohn
     da de declaro dengue desconhecido deu deus diabetica diabetico dipirona dm do doutor doutora
@@ -346,6 +359,9 @@ def _extent(words: list[Word], place: int, text: str, is_strong: bool) -> int:
     first = words[place]
     length = 1
     while length < MOST_WORDS and place + length < len(words):
+        if _is_last_initial(words[place + length], first, text):
+            length += 1
+            continue
         step = 2 if _needs_next(words[place + length], text) else 1
         last = place + length + step - 1
         if last >= len(words) or not _continues(text, words, place, last, step):
@@ -354,6 +370,16 @@ def _extent(words: list[Word], place: int, text: str, is_strong: bool) -> int:
             break
         length += step
     return length
+
+
+def _is_last_initial(word: Word, first: Word, text: str) -> bool:
+    """Return whether an initial with a full stop ends a name ("Ingrid M.")."""
+    if len(word.text) > 1 or not (word.is_capital and first.is_capital):
+        return False
+    is_near = text[word.start - 1] == " " and text[word.start - 2].isalpha()
+    is_near = is_near or text[word.start - 2 : word.start] == ". "
+    following = text[word.end + 1 : word.end + 3].strip()
+    return is_near and text[word.end : word.end + 1] == "." and not following[:1].isupper()
 
 
 def _needs_next(word: Word, text: str) -> bool:
@@ -383,7 +409,7 @@ def _fits(word: Word, first: Word, is_strong: bool) -> bool:
         return word.is_title or (word.is_capital and len(word.text) == 1)
     if first.is_capital:
         return word.is_capital and (is_strong or word.folded in KNOWN)
-    return word.folded in KNOWN and word.folded not in SURNAME_WORDS
+    return word.folded in KNOWN and (is_strong or word.folded not in SURNAME_WORDS)
 
 
 RECOGNISER = Recogniser(_find)

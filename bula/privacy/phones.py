@@ -19,8 +19,9 @@ WORD_REACH = 45
 
 _PHONE_WORD = r"""
 (?:
-    telefones? | tel\b\.? | fones?\b | celular(?:es)? | cel\b\.? | whats(?:app)? | wpp | wa\.me/
-    | zap | ligue | ligar | liga | chama[rm]? | contatos? | recado | ramal | meu[ ]n[úu]mero
+    telefones? | \bfixo\b | tel\b\.? | fones?\b | celular(?:es)? | cel\b\.? | whats(?:app)? | wpp
+    | wa\.me/ | zap | ligue | ligar | liga | chama[rm]? | contatos? | recado | ramal
+    | meu[ ]n[úu]mero
 )
 """
 _LOCAL = r"(?:9[ .-]?)? \d{4} [ .-]? \d{4}"

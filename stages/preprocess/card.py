@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from bula.escaping import markdown
-from bula.params import FilesSource, Params
+from bula.params import FilesSource, NoModel, Params
 from bula.privacy import PERSONAL_DATA_KINDS
 from bula.records import SET_NAMES
 from stages.preprocess.losses import Losses, loss_rows
@@ -159,19 +159,23 @@ def _personal_data(params: Params, privacy: dict[str, int | float]) -> str:
     found = [f"{kind} {privacy[kind]}" for kind in PERSONAL_DATA_KINDS if privacy[kind]]
     rule = params.privacy.rows
     kinds = ", ".join(found) or "none"
+    names = "only beside a cue; no model searched for others (`privacy.names`)"
+    if not isinstance(params.privacy.names, NoModel):
+        names = "beside a cue, and by the model of `privacy.names`"
     return (
         f"Rows with personal data: {privacy['rows']} (rule `{rule}`). Findings: {kinds}. "
-        "People's names are found only beside a cue, and by the model of `privacy.names`.\n\n"
+        f"People's names are found {names}.\n\n"
     )
 
 
 def _contamination(params: Params, matrix: dict[str, dict[str, int]]) -> str:
     """Return the definition of contamination, and the matrix as a table."""
-    run_words = params.preprocess.contamination.run_words
+    settings = params.preprocess.contamination
     threshold = params.preprocess.near_duplicates.threshold
     definition = (
-        f"A shared run has {run_words} consecutive words; "
-        f"near-duplicates have a Jaccard similarity of at least {threshold:g}.\n\n"
+        f"A shared run has {settings.run_words} consecutive words that at most "
+        f"{settings.max_run_rows} rows have; near-duplicates have a Jaccard similarity of at least "
+        f"{threshold:g}, and differ in no word that matters (docs/data.md).\n\n"
     )
     rows = []
     for name, counts in matrix.items():

@@ -127,9 +127,9 @@ def count_refusals(rows: Iterable[Row], found: dict[str, Refusals]) -> Iterator[
 
 
 def _copied_source(row: Row) -> str:
-    """Return the source whose training row another source's row repeats.
+    """Return the other source that a refused row repeats, or an empty text.
 
-    The result is empty if there is none. A training row that was refused itself keeps no content.
+    A training row that was refused itself keeps no content.
     """
     decider = row.get("decided_by") or {}
     source = str(decider.get("source", ""))
