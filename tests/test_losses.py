@@ -273,6 +273,22 @@ def test_a_copy_of_a_training_row_of_another_source_does_not_count() -> None:
     assert line.endswith("; 2 of the lost rows repeat training rows of source demo")
 
 
+def test_a_copy_of_a_row_that_leaves_too_is_a_loss(tiny: Path, tmp_path: Path) -> None:
+    item, first, second = row(split="A"), row(), row()
+    # Both repeat the item's question. The second leaves as an equal text, then the first leaves.
+    for copy in (first, second):
+        copy.update(question=item["question"], answer=first["answer"])
+    second["question"] += "!"
+    refused = deduplicate_rows([item, first, second, row()], tiny, tmp_path).refused
+    left = {record["reason"][:9]: record["decided_by"].get("refused") for record in refused}
+    assert left == {"same text": True, "near-dupl": None}
+    [copied] = [record for record in refused if record["decided_by"].get("refused")]
+    copied["decided_by"]["source"] = "other"
+    refusals = empty_refusals()
+    assert list(count_refusals([copied], refusals)) == [copied]
+    assert not refusals["demo"].copies
+
+
 def test_each_example_of_a_divided_row_counts() -> None:
     kept: dict[str, int] = dict.fromkeys(SPLITS, 0)
     kept["train"] = 6

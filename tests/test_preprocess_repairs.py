@@ -12,7 +12,7 @@ from bula.language import pair_language
 from bula.models import load_tokenizer
 from bula.params import Preprocess, load_params
 from bula.prompts import encode
-from bula.records import Example, example_id
+from bula.records import SET_NAMES, Example, example_id
 from stages.preprocess.clean import repair_text
 from stages.preprocess.encoding import has_lost_accents
 from stages.preprocess.long_rows import fit_example, sentences
@@ -64,7 +64,14 @@ def test_latex_and_paths_of_windows_stay_and_are_counted(text: str) -> None:
     assert repair_text(text) == (text, ["escapes_left"])
 
 
-@pytest.mark.parametrize("text", [r"meia\noite".replace("n", "d"), r"\ud83d", "100 % \\", "a\\b"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(r"\ud83d", "100 % \\", "a\\b"),
+        # A backslash in place of a slash.
+        *(r"Dói? sim\não", r"Tome de manhã\tarde\noite", r"dias\noites"),
+    ],
+)
 def test_a_backslash_without_an_escape_stays(text: str) -> None:
     assert repair_text(text) == (text, [])
 
@@ -123,6 +130,8 @@ def test_a_question_mark_in_a_word_is_a_lost_accent(text: str) -> None:
         "O que pode ser? tenho febre",
         "É dor? é febre?, não sei",
         "já tomei?não lembro?sim?talvez?quem sabe",
+        "Tenho hepatite C?Como tratar",
+        "Posso tomar vitamina D?Obrigada",
     ],
 )
 def test_a_question_mark_between_words_is_none(text: str) -> None:
@@ -267,6 +276,12 @@ def length_of(tokenizer: PreTrainedTokenizerBase, *parts: str) -> int:
     return len(encode(tokenizer, long_example(*parts)).input_ids)
 
 
+def test_a_long_row_of_dots_is_searched_in_linear_time() -> None:
+    # A quadratic search would take minutes, and the tests' own limit would end it.
+    dots = "." * 90_000
+    assert sentences(f"Nome: {dots}fim. Volte.") == [f"Nome: {dots}fim.", " Volte."]
+
+
 @pytest.mark.parametrize("room", [0, -1])
 def test_truncation_keeps_the_most_sentences_that_fit(
     room: int, tokenizer: PreTrainedTokenizerBase
@@ -318,6 +333,25 @@ def test_a_short_row_is_unchanged_under_every_rule(tokenizer: PreTrainedTokenize
     for rule in ("refuse", "truncate", "split"):
         found = fit(long_example(*SENTENCES), tokenizer, long_rows=rule)
         assert found == ([" ".join(SENTENCES)], {})
+
+
+def test_a_split_answer_that_moves_to_a_validation_set_keeps_its_first_part(
+    tiny: Path, tmp_path: Path
+) -> None:
+    # Two wordings of one answer: their splits are joined after their answers were split.
+    answers = [" ".join(fresh()[1] for _ in range(4)) for _ in range(30)]
+    rows = [row(answer=answer, split=None) for answer in answers for _ in range(2)]
+    params = settings(long_rows="split", dev_share=0.1, validation_share=0.1)
+    result = deduplicate_rows(rows, tiny, tmp_path, params)
+    starts = set()
+    for split in (*SET_NAMES, "dev"):
+        starts |= {example["answer"] for example in result.kept[split]}
+    assert starts
+    for start in starts:
+        assert any(answer.startswith(start) for answer in answers)
+    assert result.counts["repaired answers_split"] + result.counts[
+        "repaired answers_truncated"
+    ] == len(rows)
 
 
 @pytest.mark.parametrize("split", ["train", "B"])

@@ -110,6 +110,15 @@ def test_a_quote_before_a_disclaimer_is_found_without_the_disclaimer(
     assert [refused["reason"][:20] for refused in result.refused] == ["contains the text of"]
 
 
+def test_the_answer_of_many_wordings_is_no_boilerplate(tiny: Path, tmp_path: Path) -> None:
+    # Eight rows contain the runs of the answer, more than max_run_rows.
+    rows = [row(answer=ANSWER, split="A") for _ in range(8)]
+    rows += [row(answer=f"Outro caso. {ANSWER} {OTHER}"), row()]
+    result = deduplicate_rows(rows, tiny, tmp_path)
+    assert len(result.kept["A"]) == 8
+    assert [refused["reason"][:20] for refused in result.refused] == ["contains the text of"]
+
+
 def numbered(first: int, last: int) -> str:
     """Return a text whose words occur nowhere else, in a language that is not guessed."""
     return " ".join(f"palavra{number}" for number in range(first, last))
@@ -127,6 +136,20 @@ def test_a_long_passage_is_found_if_it_is_most_of_an_item(
     quoting = row(answer=f"{OTHER} {numbered(20, 20 + words)}")
     result = deduplicate_rows([item, quoting, row()], tiny, tmp_path)
     assert len(result.kept["train"]) == 2 if stays else 1
+
+
+@pytest.mark.parametrize("history", [[], [{"question": QUESTIONS[1], "answer": ANSWERS[1]}]])
+def test_the_last_answer_of_a_validation_conversation_is_an_item_text(
+    history: list[Row], tiny: Path, tmp_path: Path
+) -> None:
+    first = {"question": QUESTIONS[0], "answer": f"{OTHER} {ANSWERS[0]}"}
+    item = row(QUESTION, ANSWER, "A") | {"history": [first]}
+    # The copied answer has fewer words than half of the conversation.
+    quoting = row(WORDINGS[4], ANSWER) | {"history": history}
+    result = deduplicate_rows([item, quoting, row()], tiny, tmp_path)
+    [identity] = identities(result, "A")
+    reasons = [refused["reason"] for refused in result.refused]
+    assert reasons == [f"contains the text of {identity} in A (1.00)"]
 
 
 def test_covered_words_by_hand() -> None:
@@ -252,6 +275,18 @@ def test_a_validation_question_with_other_function_words_leaves_train(
 
 
 # --- wordings ---
+
+
+def test_a_validation_question_with_its_words_in_another_order_leaves_train(
+    tiny: Path, tmp_path: Path
+) -> None:
+    # The sources choose the splits. Of six shingles of two words the questions share two.
+    rows = [row("Dipirona pode tomar na gravidez?", split="A")]
+    rows += [row("Na gravidez pode tomar dipirona?"), row(), row()]
+    result = deduplicate_rows(rows, tiny, tmp_path)
+    [identity] = identities(result, "A")
+    reasons = [refused["reason"] for refused in result.refused]
+    assert reasons == [f"near-duplicate question of {identity} in A (1.00)"]
 
 
 def wording_rows(split: str | None, answer: str = ANSWER) -> list[Row]:

@@ -69,6 +69,18 @@ def test_the_policy_decides_about_the_meaning_of_a_benchmark_item(
     assert result.matrix["mcq"]["train_rows_near_duplicate"] == 1
 
 
+@pytest.mark.usefixtures("known_vectors")
+def test_a_nearer_benchmark_item_hides_no_validation_item(tiny: Path, tmp_path: Path) -> None:
+    # The row has the cosine 1 with the benchmark item, which removes nothing under keep.
+    near, paraphrase, *_ = VECTORS
+    items = {"mcq": [{"question": near, "choices": {"text": ["Banho", "Soro"]}}]}
+    rows = [row(near), row(paraphrase, split="A")]
+    result = deduplicate_rows(rows, tiny, tmp_path, with_encoder(tmp_path, "keep"), items)
+    [identity] = [example["id"] for example in result.kept["A"]]
+    reasons = [refused["reason"] for refused in result.refused]
+    assert reasons == [f"same meaning as {identity} in A (0.96)"]
+
+
 def test_a_paraphrase_stays_without_an_encoder(tiny: Path, tmp_path: Path) -> None:
     result = deduplicate_rows(rows_with_vectors("A"), tiny, tmp_path)
     assert result.refused == []

@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
+import numpy
 import typer
 
 from bula.errors import UserError, run_stage
@@ -25,12 +26,12 @@ from bula.reports import write_metrics, write_plot
 from stages.preprocess import report
 from stages.preprocess.benchmarks import benchmark_rows
 from stages.preprocess.clean import Settings
-from stages.preprocess.deduplicate import deduplicate
+from stages.preprocess.deduplicate import deduplicate, is_later_piece
 from stages.preprocess.losses import count_lines
 from stages.preprocess.parts import clean_shard, write_part
 from stages.preprocess.report import Metrics, Outcome, SplitRanks
 from stages.preprocess.shards import cut, each, workers
-from stages.preprocess.table import Corpus, load_table
+from stages.preprocess.table import Corpus, Table, load_table
 
 # A full disk, an exceeded quota, a file size limit and a read-only file system.
 CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS}
@@ -64,6 +65,7 @@ def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Par
             write_part(work, number, rows, [0] * len(rows), params.preprocess.near_duplicates)
         names = [task.stem for task in tasks]
         table = load_table(work, len(shards), names, params.preprocess)
+        count_cut_answers(table, counts)
         corpus = Corpus(table, work, len(shards), pool)
         decision = deduplicate(corpus, params.preprocess)
     return Outcome(
@@ -74,6 +76,13 @@ def preprocess(raw: Path, tasks: list[Path], base: Path, work: Path, params: Par
         sources=[shard.path.stem for shard in shards],
         rows_in={name: count_lines(file) for name, file in files.items()},
     )
+
+
+def count_cut_answers(table: Table, counts: Counter[str]) -> None:
+    """Count split answers as truncated if they moved out of train."""
+    cut_answers = int(numpy.count_nonzero(is_later_piece(table) & (table.piece == 1)))
+    counts["repaired answers_split"] -= cut_answers
+    counts["repaired answers_truncated"] += cut_answers
 
 
 def check_inputs(raw: Path, tasks: list[Path], params: Params) -> None:

@@ -7,24 +7,31 @@ from pathlib import Path
 import numpy
 
 from bula.records import Row
-from stages.preprocess.minhash import Indices
+from stages.preprocess.minhash import Flags, Indices
 from stages.preprocess.table import Table, rows_at
 
 # The id of a row, as reasons name it.
 ID = re.compile(r"\b[0-9a-f]{16}\b")
 
 
-def deciders(table: Table, work: Path, reasons: list[str]) -> Iterator[Row | None]:
+def deciders(table: Table, work: Path, reasons: list[str], alive: Flags) -> Iterator[Row | None]:
     """Yield the origin of the row that each reason names, or None.
 
     An origin has the id, the set, the file and the line, and the source unless the row is a
-    benchmark item. The rows are read in the order of the reasons.
+    benchmark item. `refused` says that the row left later. The rows are read in the order of the
+    reasons.
     """
     ranks = _named_ranks(table, reasons)
     known = ranks >= 0
     found = rows_at(table, work, ranks[known])
     for rank, is_known in zip(ranks.tolist(), known.tolist(), strict=True):
-        yield _origin(table, rank, next(found)) if is_known else None
+        if not is_known:
+            yield None
+            continue
+        origin = _origin(table, rank, next(found))
+        if not alive[rank] and table.split[rank] >= table.set_a:
+            origin["refused"] = True
+        yield origin
 
 
 def _named_ranks(table: Table, reasons: list[str]) -> Indices:

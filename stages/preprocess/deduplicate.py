@@ -63,11 +63,12 @@ def deduplicate(corpus: Corpus, params: Preprocess) -> Decision:
     """Decide which rows stay and why the others leave."""
     table = corpus.table
     is_benchmark = table.split < table.set_a
-    rows = _Survivors(~is_benchmark, {})
+    rows = _Survivors(~is_benchmark & ~is_later_piece(table), {})
     _remove_equal_texts(rows, table)
     turns = load_turns(corpus)
     matches = _find_matches(corpus, turns, rows.alive | is_benchmark, params)
-    runs = shared_runs(corpus, rows.alive, params.contamination)
+    counted = _rows_with_own_answers(table, rows.alive, params.near_duplicates.max_paraphrases)
+    runs = shared_runs(corpus, turns, rows.alive, counted, params.contamination)
     before = rows.alive.copy()
     for kind, pairs in matches.items():
         _remove_matches_of_items(rows, table, pairs, kind, params)
@@ -112,6 +113,16 @@ def _find_matches(
     }
 
 
+def is_later_piece(table: Table) -> Flags:
+    """Return which rows have the later part of an answer and are outside train.
+
+    Rows are split before all wordings of an answer move to one split. The later part of an answer
+    is no reference for the question, so only its first part stays there.
+    """
+    later: Flags = (table.piece > 0) & (table.split != table.train)
+    return later
+
+
 def first_occurrences(key: Hashes) -> Indices:
     """Return, for each row, the first row with the same key."""
     order = numpy.argsort(key, kind="stable")
@@ -121,6 +132,21 @@ def first_occurrences(key: Hashes) -> Indices:
     first = numpy.empty(len(key), numpy.int64)
     first[order] = order[run_start]
     return first
+
+
+def _rows_with_own_answers(table: Table, alive: Flags, most: int) -> Flags:
+    """Return the alive rows, of each answer only the first one.
+
+    An answer of more than `most` rows is a stock answer, of which all rows are returned.
+    Wordings of one question quote their own answer only, which does not make it boilerplate.
+    """
+    ranks = numpy.flatnonzero(alive)
+    answers = table.answer[ranks]
+    _, index, rows = numpy.unique(answers, return_inverse=True, return_counts=True)
+    is_first = first_occurrences(answers) == numpy.arange(len(ranks))
+    counted = numpy.zeros(len(alive), bool)
+    counted[ranks[is_first | (rows[index] > most)]] = True
+    return counted
 
 
 def _remove_equal_texts(rows: _Survivors, table: Table) -> None:

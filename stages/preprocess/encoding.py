@@ -21,8 +21,9 @@ ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\S+\.\w{2,4}/\S*", re.IGNORECASE)
 # A "?" in a word, by which the word cannot be the end of a question and the start of a sentence.
 LOST_ACCENT = re.compile(
     r"""
-    # n?o, m?dico, r?pido: no word consists of the letter before it.
-    (?<![^\W\d_]) [b-df-np-z] \?+ [^\W\d_]
+    # n?o, m?dico, r?pido: no word consists of the letter before it. A capital letter begins the
+    # next sentence: "hepatite C?Tem cura".
+    (?<![^\W\d_]) [b-df-np-z] \?+ (?! (?-i: [A-ZÀ-Ý][a-zà-ÿ] ) ) [^\W\d_]
     # gesta??o, cora??es, infec??o, avalia????o: two letters are lost.
     | [aeiounpcr] \?{2,} (?: o | os | es ) (?![^\W\d_]) (?! \s+ que \b )
     # press?o, pulm?es, infecç?o; "dor?o que" is a question without a space.

@@ -9,6 +9,8 @@ import re
 # An escape, and all backslashes before it: each further escaping doubles them.
 ESCAPE = re.compile(
     r"""
+    # A backslash in place of a slash is none: sim\não, manhã\tarde\noite.
+    (?! (?<=[^\W\d_]) \\ (?: não | noites? | tardes? ) (?![^\W\d_]) )
     \\+ (?:
         # A pair of surrogates, which is one character.
         u (?P<high> [dD][89abAB][0-9a-fA-F]{2} ) \\+ u (?P<low> [dD][c-fC-F][0-9a-fA-F]{2} )

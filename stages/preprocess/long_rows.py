@@ -21,7 +21,8 @@ Sized = tuple[Example, int]
 SENTENCE_END = re.compile(
     r"""
     (?<! \b [DS]r ) (?<! \b [DS]ra ) (?<! \b ex ) (?<! \n\d )
-    [.!?…]+ ["”’)\]]* (?= \s+ [^a-zà-ÿ\s] | \s*$ )
+    # Only the first sign of a row of dots may begin the match, which keeps it linear.
+    (?<! [.!?…] ) [.!?…]++ ["”’)\]]*+ (?= \s++ [^a-zà-ÿ] | \s*+ $ )
     | \n+
     """,
     re.VERBOSE,

@@ -127,10 +127,14 @@ def count_refusals(rows: Iterable[Row], found: dict[str, Refusals]) -> Iterator[
 
 
 def _copied_source(row: Row) -> str:
-    """Return the other source that a refused row repeats, or an empty text."""
+    """Return the other source that a refused row repeats, or an empty text.
+
+    A training row that was refused itself keeps no content.
+    """
     decider = row.get("decided_by") or {}
     source = str(decider.get("source", ""))
-    is_copy = decider.get("set") == "train" and source != row["source"]
+    stays = decider.get("set") == "train" and not decider.get("refused")
+    is_copy = stays and source != row["source"]
     return source if is_copy else ""
 
 

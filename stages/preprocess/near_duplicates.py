@@ -5,6 +5,7 @@ MinHash finds candidate pairs, and their exact Jaccard similarity is computed. Q
 difference has content.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -83,13 +84,13 @@ def _candidates(corpus: Corpus, field: Field, bands: int, alive: Flags) -> Indic
     """Return the candidate pairs, each coded as early * rows + late.
 
     A pair is a candidate if a band agrees and the pair can remove a row. Two rows of one split are
-    compared by their text only.
+    compared by their text only. Questions of one group are candidates too: they may have the same
+    words in another order, of which the shingles differ.
     """
     table = corpus.table
     keep = numpy.flatnonzero(alive)
     found = numpy.empty(0, numpy.int64)
-    for band in range(bands):
-        keys = _load_band(corpus, field, band)
+    for keys in _candidate_keys(corpus, field, bands):
         pairs = candidate_pairs(
             keys[keep],
             table.split[keep],
@@ -104,6 +105,17 @@ def _candidates(corpus: Corpus, field: Field, bands: int, alive: Flags) -> Indic
             codes.append(code[can_remove(table, early, late)])
         found = numpy.unique(numpy.concatenate(codes))
     return found
+
+
+def _candidate_keys(corpus: Corpus, field: Field, bands: int) -> Iterator[Hashes]:
+    """Yield keys of all rows in rank order.
+
+    Rows with an equal key are candidates.
+    """
+    if field == "question":
+        yield corpus.table.group
+    for band in range(bands):
+        yield _load_band(corpus, field, band)
 
 
 def _load_band(corpus: Corpus, field: Field, band: int) -> Hashes:

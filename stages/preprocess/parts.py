@@ -143,12 +143,13 @@ def _fit_rows(
         if isinstance(fitted, str):
             refused[item.place] = refuse(item.row, fitted)
             continue
-        for example, length in fitted:
+        for piece, (example, length) in enumerate(fitted):
             row = {
                 "file": item.row["file"],
                 "line": item.row["line"],
                 # Preprocess never moves a row whose source chose the split.
                 "fixed": item.row.get("split") in SPLITS,
+                "piece": piece,
                 "example": example.model_dump(exclude_none=True),
             }
             rows.append(row)
@@ -183,6 +184,7 @@ def write_part(
         answer_words=numpy.array([len(words(answer)) for answer in answers], dtype=numpy.int32),
         fixed=numpy.array([row.get("fixed", True) for row in rows], dtype=bool),
         group=_group_hashes(examples),
+        piece=numpy.array([row.get("piece", 0) for row in rows], dtype=numpy.int32),
     )
     _write_turns(work / f"{number}.turns.npz", examples)
     numpy.save(work / f"{number}.words.npy", count_words(texts))

@@ -137,7 +137,7 @@ def quarantine_rows(table: Table, decision: Decision, work: Path, parts: int) ->
         yield from read_rows(work / f"{number}.refused.jsonl")
     ranks = numpy.array(sorted(decision.refused), dtype=numpy.int64)
     reasons = [decision.refused[rank] for rank in ranks.tolist()]
-    columns = (rows_at(table, work, ranks), reasons, deciders(table, work, reasons))
+    columns = (rows_at(table, work, ranks), reasons, deciders(table, work, reasons, decision.alive))
     for row, reason, decider in zip(*columns, strict=True):
         place = {"file": row["file"], "line": row["line"]}
         record = refuse(row["example"] | place, reason)

@@ -15,14 +15,16 @@ import numpy
 from numpy.typing import NDArray
 
 from bula.params import Contamination
+from bula.records import turn_texts
+from stages.preprocess.conversations import Turns
 from stages.preprocess.minhash import Flags, Hashes, Indices, ngram_hashes, word_hashes
-from stages.preprocess.parts import answer_text, full_text, question_text
+from stages.preprocess.parts import full_text
 from stages.preprocess.shards import each
 from stages.preprocess.table import Corpus, Table, rows_at
 
 # Items that are hashed at once.
 BATCH_ITEMS = 20_000
-# Each item has two texts: its question, and its answer or all its other texts.
+# Each turn has two texts: its question, and its answer or all other texts of a benchmark item.
 FIELDS = 2
 # Share of a long item that its covered words must exceed.
 MOST = 0.5
@@ -37,7 +39,7 @@ class RunIndex(NamedTuple):
     run: Indices
     """For each occurrence, the index of the run."""
     text: Indices
-    """For each occurrence, the index of the text; item i has the texts 2i and 2i + 1."""
+    """For each occurrence, the index of the text."""
     place: Indices
     """For each occurrence, the place of its first word among the words of all texts."""
     offsets: Indices
@@ -68,10 +70,14 @@ class SharedRuns(NamedTuple):
     """The ranks of all items that were found."""
 
 
-def shared_runs(corpus: Corpus, alive: Flags, settings: Contamination) -> SharedRuns:
+def shared_runs(
+    corpus: Corpus, turns: Turns, alive: Flags, counted: Flags, settings: Contamination
+) -> SharedRuns:
     """Return the training rows that contain the text of an item.
 
-    Items are all rows of benchmarks, and the alive rows of A to E.
+    The rows `counted` decide which runs are boilerplate. Items are all rows of benchmarks, and the
+    alive rows of A to E. Each turn of a conversation is searched by itself, because only the last
+    answer is scored.
     """
     table = corpus.table
     is_benchmark = table.split < table.set_a
@@ -82,21 +88,26 @@ def shared_runs(corpus: Corpus, alive: Flags, settings: Contamination) -> Shared
     parts = list(range(corpus.parts))
     size = settings.run_words
     list(each(corpus.pool, scan_part, parts, corpus.work, size, what="shared runs"))
-    frequency = _row_frequency(corpus, alive, len(index.hashes))
+    frequency = _row_frequency(corpus, counted, len(index.hashes))
     is_rare = frequency <= settings.max_run_rows
     is_train = alive & (table.split == table.train)
     rows, runs = _found_runs(corpus, is_train, is_rare)
     own = _own_words(index, is_rare, size)
     cover = cover_texts(index, own, rows, runs, size)
-    return _items_found(table, items, cover, _word_counts(index, own), settings)
+    turn_counts = numpy.bincount(turns.rank, minlength=len(table.rank))[items]
+    owner = numpy.repeat(numpy.arange(len(items)), FIELDS * numpy.maximum(turn_counts, 1))
+    return _items_found(table, items, owner, cover, _word_counts(index, own), settings)
 
 
 def _item_texts(corpus: Corpus, ranks: Indices) -> Iterator[list[str]]:
-    """Yield the texts of items in batches: question, answer, question, ..."""
+    """Yield the texts of items in batches.
+
+    The order is question, answer, question of the next turn and so on.
+    """
     for start in range(0, len(ranks), BATCH_ITEMS):
         texts = []
         for row in rows_at(corpus.table, corpus.work, ranks[start : start + BATCH_ITEMS]):
-            texts += [question_text(row["example"]), answer_text(row["example"])]
+            texts += turn_texts(row["example"])
         yield texts
 
 
@@ -164,10 +175,10 @@ def _runs_of_parts(corpus: Corpus, alive: Flags) -> Iterator[tuple[Indices, Indi
         yield rank[is_alive], run[is_alive]
 
 
-def _row_frequency(corpus: Corpus, alive: Flags, runs: int) -> Indices:
-    """Return the number of alive rows of all splits that contain each run."""
+def _row_frequency(corpus: Corpus, counted: Flags, runs: int) -> Indices:
+    """Return the number of counted rows of all splits that contain each run."""
     frequency = numpy.zeros(runs, numpy.int64)
-    for _, run in _runs_of_parts(corpus, alive):
+    for _, run in _runs_of_parts(corpus, counted):
         frequency += numpy.bincount(run, minlength=runs)
     return frequency
 
@@ -229,13 +240,23 @@ def cover_texts(index: RunIndex, own: Flags, rows: Indices, runs: Indices, size:
 
 
 def _items_found(
-    table: Table, items: Indices, cover: Cover, words: Indices, settings: Contamination
+    table: Table,
+    items: Indices,
+    owner: Indices,
+    cover: Cover,
+    words: Indices,
+    settings: Contamination,
 ) -> SharedRuns:
-    """Return the rows that cover enough of an item."""
+    """Return the rows that cover enough of an item.
+
+    `owner` and `words` have the index of the item and the number of own words of each text.
+    """
     share = cover.covered / numpy.maximum(words[cover.text], 1)
     is_text = (cover.covered >= settings.run_words) & (share >= settings.min_share)
-    item = cover.text // FIELDS
-    is_item = _covers_most(cover, item, words, settings.passage_words)
+    item = owner[cover.text]
+    item_words = numpy.zeros(len(items), numpy.int64)
+    numpy.add.at(item_words, owner, words)
+    is_item = _covers_most(cover, item, item_words[item], settings.passage_words)
     found = is_text | is_item
     row, item, share = cover.row[found], item[found], share[found]
     rows, first, index = numpy.unique(row, return_index=True, return_inverse=True)
@@ -246,11 +267,13 @@ def _items_found(
 
 
 def _covers_most(cover: Cover, item: Indices, words: Indices, passage_words: int) -> Flags:
-    """Return for each pair whether the row covers most of a long item."""
+    """Return for each pair whether the row covers most of a long item.
+
+    `words` has the number of the item's words.
+    """
     first = numpy.ones(len(item), bool)
     first[1:] = (cover.row[1:] != cover.row[:-1]) | (item[1:] != item[:-1])
     pair = numpy.cumsum(first) - 1
     covered = numpy.bincount(pair, weights=cover.covered)[pair] if len(pair) else cover.covered
-    all_words = words[FIELDS * item] + words[FIELDS * item + 1]
-    found: Flags = (covered >= passage_words) & (covered > MOST * all_words)
+    found: Flags = (covered >= passage_words) & (covered > MOST * words)
     return found

@@ -6,6 +6,7 @@ embeddings decides. A multilingual encoder compares languages too.
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import numpy
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 from bula.bertscore import Encoder, embed, encode_text, longest_input
 from bula.models import load_encoder, load_plain_tokenizer
 from bula.params import NoEncoder, Preprocess
-from stages.preprocess.minhash import Flags, Indices
-from stages.preprocess.near_duplicates import Matches
+from stages.preprocess.minhash import Flags, Indices, is_first_of_run
+from stages.preprocess.near_duplicates import Matches, concatenate_matches
 from stages.preprocess.parts import question_text
 from stages.preprocess.table import Corpus, rows_at
 
@@ -29,8 +30,8 @@ Vectors = NDArray[numpy.float32]
 def same_meanings(corpus: Corpus, comparable: Flags, params: Preprocess) -> Matches:
     """Return the training rows that ask the question of an item.
 
-    Each row is paired with the item whose question is nearest, if it is near enough. Items are the
-    rows of benchmarks and of A to E. There are no pairs without an encoder.
+    Each row is paired with the item of each set whose question is nearest, if it is near enough.
+    Items are the rows of benchmarks and of A to E. There are no pairs without an encoder.
     """
     table = corpus.table
     is_item = table.split < table.dev
@@ -38,20 +39,39 @@ def same_meanings(corpus: Corpus, comparable: Flags, params: Preprocess) -> Matc
     train = numpy.flatnonzero(comparable & (table.split == table.train))
     source = params.encoder
     if isinstance(source, NoEncoder) or not len(items):
-        nothing = numpy.empty(0, numpy.int64)
-        return Matches(nothing, nothing, numpy.empty(0))
+        return no_matches()
     encoder = open_encoder(Path(source.path))
     item_vectors = numpy.concatenate(list(_embed_rows(encoder, corpus, items)))
-    nearest = [numpy.empty(0, numpy.int64)]
-    cosines = [numpy.empty(0, numpy.float32)]
+    # Items are in rank order, so each set is one block.
+    set_starts = numpy.flatnonzero(is_first_of_run(table.split[items]))
+    blocks = []
+    done = 0
     for vectors in _embed_rows(encoder, corpus, train):
         cosine = vectors @ item_vectors.T
-        best = cosine.argmax(axis=1)
-        nearest.append(items[best])
-        cosines.append(cosine[numpy.arange(len(best)), best])
-    similarity = numpy.concatenate(cosines).astype(numpy.float64)
-    is_near = similarity >= params.contamination.cosine_threshold
-    return Matches(numpy.concatenate(nearest)[is_near], train[is_near], similarity[is_near])
+        rows = train[done : done + len(vectors)]
+        done += len(vectors)
+        for start, end in pairwise([*set_starts.tolist(), len(items)]):
+            found = _nearest(cosine[:, start:end], params.contamination.cosine_threshold)
+            row, item, similarity = found
+            blocks.append(Matches(items[start + item], rows[row], similarity))
+    return concatenate_matches(*blocks) if blocks else no_matches()
+
+
+def _nearest(cosine: Vectors, threshold: float) -> tuple[Indices, Indices, NDArray[numpy.float64]]:
+    """Return the rows that reach the threshold, their nearest item and its cosine.
+
+    `cosine` has the shape (rows, items).
+    """
+    best = cosine.argmax(axis=1)
+    similarity = cosine[numpy.arange(len(best)), best].astype(numpy.float64)
+    rows = numpy.flatnonzero(similarity >= threshold)
+    return rows, best[rows], similarity[rows]
+
+
+def no_matches() -> Matches:
+    """Return no pair."""
+    nothing = numpy.empty(0, numpy.int64)
+    return Matches(nothing, nothing, numpy.empty(0))
 
 
 def open_encoder(path: Path) -> Encoder:

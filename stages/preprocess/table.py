@@ -35,6 +35,8 @@ COLUMNS = (
     "text",
     "answer",
     "answer_words",
+    "piece",
+    "group",
 )
 
 
@@ -61,6 +63,10 @@ class Table(NamedTuple):
     text: Hashes
     answer: Hashes
     answer_words: NDArray[numpy.int32]
+    piece: NDArray[numpy.int32]
+    """0, or the number of the part of a long answer that was split."""
+    group: Hashes
+    """The hash of the group of the row's first question."""
     rank: Indices
     """The rank of each row, in the order of the parts."""
 
