@@ -124,6 +124,23 @@ def test_more_spellings_of_a_post_code_are_found(text: str, clean: str) -> None:
 
 
 @pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A passagem de sonda nasogástrica 12 é feita no hospital.",
+        "Passagem de sonda vesical 14 hoje cedo.",
+        "Teve largo excesso, 30 quilos no ano.",
+    ],
+)
+def test_everyday_words_are_no_streets(text: str) -> None:
+    assert find_personal_data(text) == []
+
+
+def test_everyday_words_with_a_capital_are_streets() -> None:
+    text = "Moro na Passagem São Pedro 40. Minha tia, no Largo da Ordem 15."
+    assert redacted(text) == "Moro na [ENDEREÇO]. Minha tia, no [ENDEREÇO]."
+
+
 @pytest.mark.parametrize("sign", ["sítio ", "lote 1 ", "Logradouro: ", "moro na ", "Q 1 ", "n 1 "])
 def test_a_long_row_of_places_is_searched_in_linear_time(sign: str) -> None:
     find_personal_data(sign * 20_000 + "12")

@@ -132,7 +132,9 @@ CLOSE_NUMBER_ADDRESS = re.compile(
     \b
     (?:
         (?: rua | avenida | {_AV} | av\. | travessa | trav?\.? | tv\.? | alameda | al\.
-          | p(?:ra)?[çc]a\.? | estrada | ladeira | passagem | servid[ãa]o | beco | viela | largo )
+          | p(?:ra)?[çc]a\.? | estrada | ladeira | servid[ãa]o | beco | viela
+          # everyday words in small letters: "passagem de sonda 12", "largo excesso, 30"
+          | (?-i: Passagem | PASSAGEM ) (?! [ ] de\b ) | (?-i: Largo | LARGO ) )
         [ ]+ (?: {_SMALL_WORD} | [a-z]\b )
         | r\.? [ ] d[aeo]s? [ ] {_SMALL_WORD}
         # "r. joao pessoa n 55"
