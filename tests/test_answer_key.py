@@ -20,7 +20,7 @@ OTHERS = {
     "escaping",
     "files",
     *("__init__", "addresses", "births", "contacts", "councils", "documents", "fragments"),
-    *("given_names", "health_numbers", "identity_cards", "kinds", "names", "phones"),
+    *("given_names", "health_numbers", "identity_cards", "kinds", "names", "phones", "places"),
     "public_services",
     "processes",
     "prompts",

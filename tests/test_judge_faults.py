@@ -187,7 +187,7 @@ PROMPT = [
         ("<html><b>Bad</b>\ngateway</html>", "Bad gateway"),
         ({"message": f"wrong key {KEY}"}, "wrong key [key]"),
         ({"message": "wrong key sk-proj-abcdef123456"}, "wrong key [key]"),
-        ({"message": "flagged: Paciente Joana sente dor."}, "flagged: …."),
+        ({"message": "flagged: Paciente Joana sente dor."}, "flagged: … [NOME] …."),
         ({"message": "CPF 529.982.247-25 found"}, "CPF [CPF] found"),
         ({"error": {"reason": "S\\u00f3 texto"}, "loc": ["body", 0]}, "Só texto (['body', 0])"),
         ({"message": "Dor de Joana, sente"}, "… de …"),

@@ -6,11 +6,14 @@ import numpy
 import pytest
 import torch
 
+from bench.clones import edit_params
 from bula.params import DirectoryModel, Params
 from bula.records import Row
+from stages.preprocess import __main__ as stage
 from stages.preprocess import semantic
 from tests.test_bertscore import bert
 from tests.test_preprocess import ANSWER, OTHER, QUESTION, deduplicate_rows, row, settings
+from tests.test_preprocess_stage import prepare, rows_of_all_splits
 
 __all__ = ["bert"]
 
@@ -109,3 +112,28 @@ def test_the_stage_reads_the_encoder_of_a_directory(bert: Path, tiny: Path, tmp_
     reasons = [refused["reason"] for refused in result.refused]
     assert len(reasons) == 1
     assert reasons[0].startswith("same meaning as ")
+
+
+# --- the device ---
+
+
+class StoppedError(Exception):
+    """The stage prepared a device."""
+
+
+def prepare_device(name: str, dtype: str) -> None:
+    """Stop the stage, and say which device it prepares."""
+    raise StoppedError(name, dtype)
+
+
+@pytest.mark.parametrize(("section", "key"), [("preprocess", "encoder"), ("privacy", "names")])
+def test_a_model_computes_on_the_cpu(
+    section: str, key: str, workspace: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(workspace, tiny, rows_of_all_splits(1))
+    monkeypatch.setattr(stage, "prepare_device", prepare_device)
+    stage.main()
+    source = {"kind": "directory", "path": "models/base", "license": "mit"}
+    edit_params(workspace / "params.yaml", lambda params: params[section].update({key: source}))
+    with pytest.raises(StoppedError, match="'cpu', 'float32'"):
+        stage.main()

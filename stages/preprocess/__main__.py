@@ -21,7 +21,8 @@ import numpy
 import typer
 
 from bula.errors import UserError, run_stage
-from bula.params import FilesSource, Params, load_params
+from bula.hardware import prepare_device
+from bula.params import FilesSource, NoEncoder, NoModel, Params, load_params
 from bula.reports import write_metrics, write_plot
 from stages.preprocess import report
 from stages.preprocess.benchmarks import benchmark_rows
@@ -109,6 +110,12 @@ def warn_of_names(params: Params) -> None:
             print(f"preprocess: warning: source {source.name}: {note}", file=sys.stderr)
 
 
+def loads_model(params: Params) -> bool:
+    """Return whether a model finds names, or an encoder compares meanings."""
+    has_names_model = not isinstance(params.privacy.names, NoModel)
+    return has_names_model or not isinstance(params.preprocess.encoder, NoEncoder)
+
+
 def remove_stale_work(folder: Path) -> None:
     """Create a folder, and remove work folders of killed runs there."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,6 +163,9 @@ def main(
     tasks = [benchmarks / f"{task.name}.jsonl" for task in params.ingest.benchmarks]
     check_inputs(raw, tasks, params)
     warn_of_names(params)
+    if loads_model(params):
+        # Several workers load the models, and the rows must not depend on a GPU.
+        prepare_device("cpu", "float32")
     # The workers must not start threads of their tokenizers beside each other.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     outcome, kept, figures = run(raw, tasks, base, clean, quarantine, params)

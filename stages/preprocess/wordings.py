@@ -5,8 +5,6 @@ split, a validation set would ask for answers that train contains.
 """
 
 import numpy
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 
 from bula.params import Preprocess
 from stages.preprocess.minhash import MIX_FACTORS, NGRAM_SHIFT, Flags, Hashes, Indices, Splits
@@ -58,6 +56,10 @@ def _components(answers: Indices, groups: Indices) -> tuple[Indices, Indices]:
 
     The arguments contain the indices of each pair, which joins an answer and a group.
     """
+    # Imported here, because `--help` must not wait for it.
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
     answer_count = int(answers.max()) + 1
     size = answer_count + int(groups.max()) + 1
     ones = numpy.ones(len(answers), numpy.int8)
