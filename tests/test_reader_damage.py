@@ -76,8 +76,18 @@ def test_a_title_above_the_names_of_a_sheet_is_explained(read: Read) -> None:
 
 @pytest.mark.parametrize("stated", ["latin-1", "iso-8859-15"])
 def test_a_dash_of_windows_is_no_control_character_of_latin_1(read: Read, stated: str) -> None:
-    text = "pergunta;resposta\n" + "Há dose à noite?;São 10–20 mg até três vezes ao dia.\n" * 3
-    with pytest.raises(UserError, match="write `encoding: cp1252`"):
-        read("p.csv", text.encode("cp1252"), encoding=stated)
-    [row, *_] = read("p.csv", text.encode("cp1252"), encoding="cp1252")
+    good = "Há dose à noite?;São dez mg até três vezes ao dia.\n"
+    text = f"pergunta;resposta\n{good}" + good.replace("dez", "10–20") * 2
+    rows = read("p.csv", text.encode("cp1252"), encoding=stated)
+    # Only the rows with a dash are refused, because one damaged byte must cost no other row.
+    reason = "contains a control character; it looks like `encoding: cp1252`"
+    assert [row.get("refused") for row in rows] == [None, reason, reason]
+    [_, row, _] = read("p.csv", text.encode("cp1252"), encoding="cp1252")
     assert "10–20 mg" in row["answer"]
+
+
+def test_a_control_character_in_an_array_costs_its_object_alone(read: Read) -> None:
+    rows = [{"pergunta": f"Há dose {word}?", "resposta": "São dez mg."} for word in "à–á"]
+    content = json.dumps(rows, ensure_ascii=False).encode("cp1252")
+    found = read("p.json", content, encoding="latin-1")
+    assert ["refused" in row for row in found] == [False, True, False]

@@ -32,8 +32,6 @@ BYTE_ORDER_MARKS = {
 # Encodings with one byte per character; of equally good ones, the first is proposed.
 NARROW_ENCODINGS = [name for name in get_args(Encoding) if name not in ("utf-8", *WIDE_ENCODINGS)]
 SPECIAL = re.compile(r"[^\x00-\x7f\s]")
-# Control characters of Latin-1, which no text has.
-CONTROLS = re.compile("[\x80-\x9f]")
 LETTERS = "áàâãéèêíóôõúüçñÁÀÂÃÉÈÊÍÓÔÕÚÜÇÑªº"
 OUT_OF_PLACE = re.compile(
     rf"""
@@ -163,9 +161,6 @@ def _is_wrong(sample: bytes, stated: str, proposed: str) -> bool:
         return False
     as_stated = sample.decode(stated, "replace")
     as_proposed = sample.decode(proposed, "replace")
-    if CONTROLS.search(as_stated) and not CONTROLS.search(as_proposed):
-        # A dash of Windows is a control character of Latin-1, and "10–20 mg" would lose it.
-        return True
     enough = len(SPECIAL.findall(as_proposed)) >= LEAST_CHARACTERS
     return enough and wrong_share(as_stated) > MOST_WRONG
 

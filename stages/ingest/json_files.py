@@ -9,12 +9,14 @@ from pathlib import Path
 from bula.records import Row, refuse_constant
 from stages.ingest.json_forms import find_rows, rows_key
 from stages.ingest.reading import (
+    CONTROL,
     NOT_UTF_8,
     SURROGATE,
     NumberedRow,
     ReadOptions,
     Refused,
     check_row,
+    has_controls,
 )
 from stages.ingest.text_lines import BYTE_ORDER_MARK, read_lines
 
@@ -184,6 +186,8 @@ def _read_object(text: str, place: int, options: ReadOptions) -> tuple[Row | Ref
     row = check_row(value, excerpt)
     if isinstance(row, Refused) and row.reason == NOT_UTF_8:
         row = row._replace(reason=NOT_UTF_8 + options.encoding_hint)
+    if has_controls(text[place:end], options.encoding):
+        row = Refused(CONTROL + options.encoding_hint, excerpt)
     return row, end
 
 

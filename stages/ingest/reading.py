@@ -17,6 +17,10 @@ from bula.params import Limits
 from bula.records import Row
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+# The encodings that decode every byte, and the control characters that 32 of their bytes become.
+LATIN = ("latin-1", "iso-8859-15")
+CONTROLS = re.compile("[\x80-\x9f]")
+CONTROL = "contains a control character"
 NOT_UTF_8 = "contains half a surrogate pair or bytes of another encoding"
 
 
@@ -63,6 +67,14 @@ class ReadOptions(NamedTuple):
         """
         where = f"{self.file_name}:{line}" if line else self.file_name
         return UserError(f"source {self.source_name}: {where}", what, fix)
+
+
+def has_controls(text: str, encoding: str) -> bool:
+    """Return whether a text of Latin-1 has control characters.
+
+    No text has them. A dash of Windows, read as Latin-1, becomes one, and "10–20 mg" would lose it.
+    """
+    return encoding in LATIN and bool(CONTROLS.search(text))
 
 
 def check_row(value: object, text: str) -> Row | Refused:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from stages.ingest.reading import ReadOptions, Refused
+from stages.ingest.reading import CONTROL, ReadOptions, Refused, has_controls
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -41,7 +41,10 @@ def _decode(raw: bytes, options: ReadOptions) -> str | Refused:
     """Return the text of a line, or why it cannot be decoded."""
     encoding = options.encoding
     try:
-        return raw.decode(encoding)
+        text = raw.decode(encoding)
     except UnicodeDecodeError as error:
         reason = f"not {encoding} (byte {error.start + 1} of the line){options.encoding_hint}"
         return Refused(reason, raw.decode(encoding, "replace"))
+    if has_controls(text, encoding):
+        return Refused(f"{CONTROL}{options.encoding_hint}", text)
+    return text
