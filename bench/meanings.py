@@ -27,7 +27,7 @@ Directory = Annotated[Path, typer.Argument(help="Folder of the encoder.")]
 
 
 def count_found(items: Vectors, others: Vectors, threshold: float) -> tuple[int, int]:
-    """Return the number of rows whose own item is found, and of rows with any item found.
+    """Count the rows that find their own item, and those that find any.
 
     Row n of `others` belongs to row n of `items`.
     """
