@@ -18,6 +18,7 @@ import pytest
 
 from bench.clones import ROOT, build_tiny, edit_params, shorten, small
 from bula.records import SET_NAMES, Example, write_rows
+from tests.browser import start_browser
 from tests.judge_server import StartJudge, judge_servers
 
 # Two workers with two threads each would compete for two cores; torch reads this at import.
@@ -43,6 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST_FILES.index(name) if name in LONGEST_FILES else len(LONGEST_FILES)
 
     items.sort(key=place)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Return chromium; skip the test where no browser is installed."""
+    with start_browser() as started:
+        yield started
 
 
 @pytest.fixture(scope="session")
