@@ -7,6 +7,7 @@ import typer
 
 from bula.commands.ask import ask
 from bula.commands.deps import deps
+from bula.commands.fidelity import fidelity
 from bula.commands.graph import graph
 from bula.commands.keep_runs import keep_runs
 from bula.commands.licenses import licenses
@@ -31,6 +32,7 @@ from bula.errors import run_app
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 COMMANDS = (
     ask,
+    fidelity,
     look,
     plan,
     preflight,
