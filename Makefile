@@ -12,6 +12,8 @@
 #   the packages as they are found, without a network. DEVICE=cpu runs them on the CPU.
 # make verify: prove in a fresh clone that the remotes have this commit's run. REMOTE=NAME fetches
 #   from that remote instead of the default one.
+# make evaluate MODEL=PATH: score a received adapter, model folder or .gguf file beside the base, in
+#   all tables, without training. NAME=name is its name there.
 # make results: write the results into README.md and docs/results.md.
 # make llama-dry-run: run Llama 3.2 1B with random weights through the code of the GPU profile.
 #   docs/gpu.md states its time and memory.
@@ -33,6 +35,10 @@ LLAMA_CPP := $(shell awk '/^xllamacpp==/ {print $$1}' requirements.lock)
 # PROFILE, N and RATES count only as arguments of make, because other programs also use these names
 # in the environment. The shell reads PROFILE's value, whose signs make cannot quote.
 export PROFILE
+# Model of make evaluate, and its name in the tables.
+MODEL =
+NAME = received
+export MODEL NAME
 # Number of seeds of make seeds, the pipeline's own included.
 N = 3
 # Learning rates of make sweep.
@@ -76,7 +82,7 @@ define REPRO
 dvc repro; code=$$?; python -m bula keep-runs > /dev/null; exit $$code
 endef
 
-.PHONY: help setup gpu repro seeds sweep llama-dry-run gpu-check verify test lint results clean
+.PHONY: help setup gpu repro seeds sweep llama-dry-run gpu-check verify evaluate test lint results clean
 help:
 	@grep -E '^# make|^#  ' Makefile | sed 's/^# //'
 
@@ -141,6 +147,9 @@ ifeq ($(origin REMOTE),command line)
 else
 	@python -m bula verify
 endif
+
+evaluate: setup
+	@python -m bula evaluate "$$MODEL" --name "$$NAME"
 
 results: setup
 	@python -m bula results

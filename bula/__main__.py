@@ -7,6 +7,7 @@ import typer
 
 from bula.commands.ask import ask
 from bula.commands.deps import deps
+from bula.commands.evaluate import evaluate
 from bula.commands.fidelity import fidelity
 from bula.commands.graph import graph
 from bula.commands.keep_runs import keep_runs
@@ -32,6 +33,7 @@ from bula.errors import run_app
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 COMMANDS = (
     ask,
+    evaluate,
     fidelity,
     look,
     plan,

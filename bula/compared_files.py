@@ -17,6 +17,8 @@ from bula.errors import UserError
 
 # The stage that reads the files, and the list that gives each of the other stages its variants.
 READER = "compare"
+# The stages that make a model of this run.
+TRAINING = ("train", "merge", "quantize")
 VARIANTS = "${variants}"
 KEY = "${key}"
 # compare reads rows and figures. The files in metrics/speed/ have the times of one machine.
@@ -77,6 +79,29 @@ def with_variants(text: str, variants: Iterable[str]) -> str:
     written = StringIO()
     yaml.dump(pipeline, written)
     return written.getvalue()
+
+
+def write_untrained(pipeline: Path) -> None:
+    """Let compare in a dvc.yaml read no file of the stages of training.
+
+    A run whose variants all come from elsewhere then trains nothing.
+    """
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    content = yaml.load(pipeline.read_text(encoding="utf-8"))
+    trained = {path for name in TRAINING for path in _outputs(content["stages"][name])}
+    deps = content["stages"][READER]["deps"]
+    deps[:] = [path for path in deps if path not in trained]
+    with pipeline.open("w", encoding="utf-8") as file:
+        yaml.dump(content, file)
+
+
+def _outputs(stage: Mapping[str, Any]) -> list[str]:
+    """Return the paths of all outputs and plots of a stage."""
+    outputs = [*stage.get("outs", []), *stage.get("metrics", []), *stage.get("plots", [])]
+    # ruamel keeps the quotes of dvc.yaml in its own class of strings.
+    return [str(out if isinstance(out, str) else next(iter(out))) for out in outputs]
 
 
 def variant_names(params: Path) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from bula.divergence import divergence_metrics, score_examples
 from bula.errors import UserError
+from bula.model_files import is_adapter
 from bula.prompts import Encoded, encode
 from bula.records import Example, example_id, read_rows
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
     from bula.divergence import Scored
 
-ADAPTER_CONFIG = "adapter_config.json"
 # The bits of a quantized type of GGUF, such as Q4_K or IQ3_S.
 BITS = re.compile(r"I?Q(\d)")
 Figures = dict[str, float | int]
@@ -80,11 +80,6 @@ def _take(column: Iterator[Example], found: list[Example]) -> bool:
     taken = list(islice(column, 1))
     found += taken
     return bool(taken)
-
-
-def is_adapter(path: Path) -> bool:
-    """Return whether a path is the directory of a LoRA adapter."""
-    return (path / ADAPTER_CONFIG).is_file()
 
 
 def describe_form(path: Path) -> tuple[str, float]:

@@ -56,6 +56,7 @@ SIZES = (
 )
 LAYER = re.compile(r"(?:^|\.)(?:layers|layer|h|blocks)\.(\d{1,6})\.")
 SHARD_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.safetensors")
+ADAPTER_CONFIG = "adapter_config.json"
 # Keys of an adapter that make PEFT import a module, add layers, or match names by a pattern.
 ADAPTER_REFUSED = ("auto_mapping", "megatron_config", "layer_replication", "layers_pattern")
 # Two fixes that several errors name.
@@ -88,13 +89,18 @@ def check_model(path: Path) -> None:
         _check_directory(path.absolute(), _state(path))
 
 
+def is_adapter(path: Path) -> bool:
+    """Return whether a path is the folder of a LoRA adapter."""
+    return (path / ADAPTER_CONFIG).is_file()
+
+
 def check_adapter(path: Path) -> Shapes:
     """Return the shapes of an adapter's tensors by name.
 
     Raise a UserError unless the adapter is a LoRA adapter of PEFT.
     """
     _refuse_code(path)
-    config_file = path / "adapter_config.json"
+    config_file = path / ADAPTER_CONFIG
     config = read_object(config_file, MOST_JSON_BYTES)
     if config.get("peft_type") != "LORA":
         raise UserError(config_file, "it is not a LoRA adapter", "use PEFT's LoRA")
@@ -146,7 +152,7 @@ def _check_directory(folder: Path, state: State) -> None:
 
 def _refuse_code(folder: Path) -> None:
     """Raise a UserError if a folder contains pickles or names code."""
-    if (folder / "config.json").exists() and (folder / "adapter_config.json").exists():
+    if (folder / "config.json").exists() and (folder / ADAPTER_CONFIG).exists():
         what = "it is a model and an adapter at once, and transformers would load another base"
         raise UserError(folder, what, "keep the model and the adapter in separate folders")
     for file in sorted(folder.iterdir()):

@@ -1601,6 +1601,12 @@ def _problems_of_server(name: str, variant: Variant) -> dict[str, bool]:
 # --- Reading ----------------------------------------------------------------------------------
 
 
+def is_trained(params: Params) -> bool:
+    """Return whether a variant comes from the training of this run."""
+    models = [variant.model for variant in params.variants.values()]
+    return any(model == "models/merged" or model.startswith("models/gguf/") for model in models)
+
+
 def variant_of(params: Params, name: str) -> Variant:
     """Return the variant with this name.
 

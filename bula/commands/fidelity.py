@@ -36,8 +36,9 @@ def fidelity(
     if missing:
         raise UserError(missing[0], "it does not exist", "name a folder or a .gguf file")
     # torch is imported here, so that the other commands start without it.
-    from bula.fidelity import compare_forms, is_adapter, read_questions
+    from bula.fidelity import compare_forms, read_questions
     from bula.hardware import prepare_device
+    from bula.model_files import is_adapter
 
     if any(is_adapter(form) for form in forms) and not base.exists():
         fix = "name the base model that the adapter was trained on by --base"

@@ -5,7 +5,7 @@ from pathlib import Path, PurePath
 from bula.errors import UserError
 from bula.escaping import markdown
 from bula.experiments import run_git
-from bula.params import Params
+from bula.params import Params, is_trained
 from bula.tables.figures import group, read_figures
 
 COMMIT_DIGITS = 12
@@ -13,21 +13,30 @@ COMMIT_DIGITS = 12
 
 def header(figures: Path, params: Params) -> str:
     """Return a list of the commit, base model, training, machine and each variant's file."""
+    base = params.ingest.base
+    lines = [
+        *_commit(),
+        f"base model: {markdown(base_name(params))} (license {markdown(base.license)})",
+        *_training(figures, params),
+        *_variants(params),
+    ]
+    return "\n".join(f"- {line}" for line in lines) + "\n"
+
+
+def _training(figures: Path, params: Params) -> list[str]:
+    """Return the lines about training and its machine."""
+    if not is_trained(params):
+        return ["training: none in this run", f"machine: device {params.device}"]
     path = figures / "train.json"
     run = group(read_figures(path, "train"), "run", ["steps", "epochs"], path, "train")
     path = figures / "template.json"
     rows = group(read_figures(path, "train"), "", ["rows"], path, "train")["rows"]
-    base = params.ingest.base
     precision = markdown(str(run.get("compute_dtype", "an unknown precision")))
     epochs = f"{run['epochs']:.2f} epochs"
-    lines = [
-        *_commit(),
-        f"base model: {markdown(base_name(params))} (license {markdown(base.license)})",
+    return [
         f"training: {rows} rows, {run['steps']} steps ({epochs}), seed {params.seed}",
         f"machine: device {params.device}, training computed in {precision}",
-        *_variants(params),
     ]
-    return "\n".join(f"- {line}" for line in lines) + "\n"
 
 
 def base_name(params: Params) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bula.escaping import markdown
 from bula.item_scores import ShownAnswer
-from bula.params import Params
+from bula.params import Params, is_trained
 from bula.stats import MIN_BOOTSTRAP, POWER
 from bula.tables.controls import control_note
 from bula.tables.differences import differences_table
@@ -52,7 +52,6 @@ def report_text(
     """
     coverage = percent(params.rouge.confidence)
     interval = f"± is a standard error, [ ] a {coverage} bootstrap interval"
-    tokens = "Each row compares two models at every supervised token of the validation answers"
     facts = read_facts(figures, results, params)
     parts = [
         f"# What tuning changed\n\n{header(figures, params)}",
@@ -68,12 +67,21 @@ def report_text(
     ]
     if over_seeds:
         parts.append(f"## Over training seeds\n\n{over_seeds}")
-    parts += [
-        f"## From adapter to quantized file\n\n{tokens}, in float32 unless a row says otherwise.\n",
-        f"{fidelity_table(figures)}\n## Answers side by side\n",
-        f"Not medical advice.\n\n{side_by_side(answers, params)}",
-    ]
+    if is_trained(params):
+        parts.append(fidelity_section(figures))
+    parts.append(
+        f"## Answers side by side\n\nNot medical advice.\n\n{side_by_side(answers, params)}"
+    )
     return "\n".join(parts)
+
+
+def fidelity_section(figures: Path) -> str:
+    """Return the section about the forms of the trained model."""
+    tokens = "Each row compares two models at every supervised token of the validation answers"
+    title = "## From adapter to quantized file"
+    return (
+        f"{title}\n\n{tokens}, in float32 unless a row says otherwise.\n\n{fidelity_table(figures)}"
+    )
 
 
 def _sections(figures: Path, params: Params) -> list[str]:
