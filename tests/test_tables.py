@@ -1,5 +1,6 @@
 """Check the Markdown tables of results, and the copy of one in the README."""
 
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from bula.tables.controls import control_note
 from bula.tables.differences import differences_table
 from bula.tables.fidelity import fidelity_table
 from bula.tables.figures import read_figures
+from bula.tables.portuguese import to_portuguese
 from bula.tables.results import headline_table, results_table
 
 # The heads of the columns after the variants, and their empty cells.
@@ -916,7 +918,7 @@ def test_error_names_the_mark_that_the_readme_lacks(mark: str) -> None:
     assert mark.strip() in str(caught.value)
 
 
-DOCUMENTS = ("docs/results.md", "README.md")
+DOCUMENTS = ("docs/results.md", "README.md", "README.pt-BR.md")
 
 
 @pytest.fixture
@@ -947,14 +949,15 @@ def test_bula_results_writes_the_table_and_the_record_into_the_documents(reposit
     result = CliRunner().invoke(app, ["results"])
     assert (result.exit_code, result.output) == (
         0,
-        f"results: wrote metrics/ into docs/results.md, and {RECORD} into README.md\n",
+        f"results: wrote metrics/ into docs/results.md, and {RECORD} into README.md, "
+        "README.pt-BR.md\n",
     )
     params = load_params()
     table = headline_table(repository / "metrics", params)
     differences = read_figures(repository / "metrics/compare.json", "compare")
     table += control_note(repository / "metrics", params, differences)
     assert "**quantized does not beat** the stock answer" in table
-    for name, text in zip(DOCUMENTS, (table, "| recorded |\n"), strict=True):
+    for name, text in zip(DOCUMENTS, (table, "| recorded |\n", "| recorded |\n"), strict=True):
         written = (repository / name).read_text(encoding="utf-8")
         assert written == with_results(name, README, text)
 
@@ -1019,3 +1022,29 @@ def test_document_contains_the_figures_of_the_committed_metrics(tmp_path: Path) 
 def test_readme_contains_the_committed_record_of_a_profile() -> None:
     readme = git("show", "HEAD:README.md")
     assert with_results("README.md", readme, git("show", f"HEAD:{RECORD}")) == readme
+
+
+def test_portuguese_readme_contains_the_translated_record() -> None:
+    readme = git("show", "HEAD:README.pt-BR.md")
+    translated = to_portuguese(git("show", f"HEAD:{RECORD}"))
+    assert with_results("README.pt-BR.md", readme, translated) == readme
+    table, _, _ = translated.partition("| pergunta |")
+    english = "the|of|answers?|items|loops|judge|better|against|not|as|withheld|difference"
+    assert not re.search(rf"\b({english})\b", table)
+
+
+def test_record_is_translated_with_decimal_commas() -> None:
+    record = (
+        "| | perplexity ↓ | judge: accuracy, 1 to 3 (m-q4_1) ↑ |\n|---|---|---|\n"
+        "| tuned | 43.53 | withheld: kappa -0.10 [-0.47, 0.25] |\n"
+        "| stock answer |  | not meaningful (60 % loops) |\n\n"
+        "**tuned does not beat** the character 6-gram in bits per character (2.1 against 2.0).\n\n"
+        "| question | base |\n|---|---|\n| Tomo 1.5 ml? | 1.5 *(degenerate)* |\n"
+    )
+    assert to_portuguese(record) == (
+        "| | perplexidade ↓ | juiz: exatidão, 1 a 3 (m-q4_1) ↑ |\n|---|---|---|\n"
+        "| tuned | 43,53 | retida: kappa -0,10 [-0,47; 0,25] |\n"
+        "| resposta padrão |  | sem significado (60 % de repetições) |\n\n"
+        "**tuned não supera** o 6-grama de caracteres em bits por caractere (2,1 contra 2,0).\n\n"
+        "| pergunta | base |\n|---|---|\n| Tomo 1.5 ml? | 1.5 *(degenerada)* |\n"
+    )

@@ -1,7 +1,7 @@
 """Write the tables of results into the documents.
 
-The README shows the recorded run of a profile whose base speaks Portuguese, and docs/results.md the
-run in metrics/. Run `python -m bula results`.
+README.md and README.pt-BR.md show the recorded run of a profile whose base speaks Portuguese, and
+docs/results.md the run in metrics/. Run `python -m bula results`.
 """
 
 from pathlib import Path
@@ -14,6 +14,7 @@ from bula.errors import UserError
 from bula.params import load_params
 from bula.tables.controls import control_note
 from bula.tables.figures import read_figures
+from bula.tables.portuguese import to_portuguese
 from bula.tables.results import headline_table
 
 START = "<!-- results: written by `python -m bula results` -->\n"
@@ -43,6 +44,9 @@ def results(
     readme: Annotated[Path, typer.Option(help="File for the recorded results.")] = Path(
         "README.md"
     ),
+    portuguese: Annotated[Path, typer.Option(help="The same in Portuguese.")] = Path(
+        "README.pt-BR.md"
+    ),
 ) -> None:
     """Write the results in metrics/ and of a recorded profile into the documents."""
     params = load_params()
@@ -50,9 +54,10 @@ def results(
     table = headline_table(metrics, params) + control_note(metrics, params, differences)
     recorded = read_text(record, f"run `make repro PROFILE={record.stem}`, which writes it")
     written = {}
-    for file, text in ((document, table), (readme, recorded)):
+    texts = {document: table, readme: recorded, portuguese: to_portuguese(recorded)}
+    for file, text in texts.items():
         old = read_text(file, "name a file that has the marks of the results")
         written[file] = with_results(str(file), old, text)
     for file, text in written.items():
         write_text(file, text)
-    print(f"results: wrote {metrics}/ into {document}, and {record} into {readme}")
+    print(f"results: wrote {metrics}/ into {document}, and {record} into {readme}, {portuguese}")
