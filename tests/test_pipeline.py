@@ -321,6 +321,22 @@ def test_a_queued_grid_is_trained_and_shows_only_what_changed(repo: Path) -> Non
     assert git(repo, "status", "--porcelain") == ""
 
 
+def test_a_received_adapter_is_scored_beside_the_base_without_training(repo: Path) -> None:
+    git(repo, "checkout", "--", ".")
+    result = run(["python", "-m", "bula", "evaluate", "models/adapter", "--name", "friend"], repo)
+    assert result.returncode == 0, result.stdout + result.stderr
+    stages = stages_run(result.stdout)
+    assert {"likelihood@friend", "judge@friend", "compare"} <= set(stages)
+    assert not {"train", "merge", "quantize", "likelihood@base"} & set(stages)
+    clone = repo / ".bula/profiles/evaluate-friend"
+    friend = (clone / "metrics/likelihood/friend.json").read_bytes()
+    assert friend == (repo / "metrics/likelihood/tuned.json").read_bytes()
+    report = (clone / "report/report.md").read_text(encoding="utf-8")
+    assert "- training: none in this run" in report
+    assert "## From adapter to quantized file" not in report
+    assert git(repo, "status", "--porcelain") == ""
+
+
 def shown_experiments(repo: Path) -> list[dict[str, str]]:
     """Return the rows of the experiments that `dvc exp show --only-changed` prints."""
     shown = run(["dvc", "exp", "show", "--only-changed", "--md", "--no-pager"], repo).stdout
