@@ -1,6 +1,6 @@
-"""Measure how much the forms of one model differ from the first form.
+"""Measure how much the forms of one model differ.
 
-A form is a LoRA adapter with its base, a model directory or a GGUF file. All forms are scored in
+The first form is the reference. A form is a LoRA adapter with its base, a model directory or a GGUF file. All forms are scored in
 float32 over the full vocabulary, so only their stored weights differ. GGUF weights are unpacked
 first: the figures do not include the arithmetic of llama.cpp.
 """
@@ -140,7 +140,7 @@ def compare_forms(paths: Sequence[Path], base: Path, examples: list[Example]) ->
 def tokenizer_problems(
     tokenizer: PreTrainedTokenizerBase, examples: list[Example], encoded: list[Encoded]
 ) -> list[str]:
-    """Return what is wrong with the token ids of a form's own tokenizer and chat template."""
+    """Return the faults of the token ids that a form's own tokenizer gives."""
     other = []
     for example, item in zip(examples, encoded, strict=True):
         if encode(tokenizer, example) != item:

@@ -94,7 +94,7 @@ def copy_model(model: Path, target: Path) -> None:
 
 
 def merge_adapter(adapter: Path, clone: Path, target: Path) -> None:
-    """Merge a received adapter into the base of the clone, with the checks of the stage merge."""
+    """Merge a received adapter into the clone's base, as the stage merge does."""
     command = [sys.executable, "-m", "stages.merge", "--adapter", str(adapter.absolute())]
     command += ["--merged", str(target), "--metrics", str(FILES / "merge.json")]
     if subprocess.run(command, cwd=clone, check=False).returncode:

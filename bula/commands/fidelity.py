@@ -1,4 +1,4 @@
-"""Compare adapters, merged models and GGUF files of anybody with the first one.
+"""Compare adapters, merged models and GGUF files with one of them.
 
 Run `python -m bula fidelity models/adapter models/merged models/gguf/q4_k_m.gguf`.
 """
