@@ -83,7 +83,7 @@ def _take(column: Iterator[Example], found: list[Example]) -> bool:
 
 
 def describe_form(path: Path) -> tuple[str, float]:
-    """Return the kind of a form, and its limit of KL in nats per token.
+    """Return the kind of a form and its KL limit in nats.
 
     The limit of a quantized file is that of its type with the fewest bits.
     """
