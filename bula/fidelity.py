@@ -44,7 +44,7 @@ class Result(NamedTuple):
 
 
 def read_questions(files: Sequence[Path], count: int) -> list[Example]:
-    """Return the first examples of some JSON Lines files, one of each file in turn.
+    """Return the first examples of JSON Lines files, in turn.
 
     A row has `question` and `answer`. Raise a UserError for another row, or if there is none.
     """
