@@ -1,0 +1,4 @@
+"""Read, check and compare what people say about answers.
+
+records.py defines the rows of a rater's file, of the key and of the labels.
+"""
