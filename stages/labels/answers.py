@@ -129,6 +129,7 @@ def answer_figures(answers: Sequence[Consensus], params: Params) -> Figures:
     figures["accuracy_scored"] = len(scored)
     figures |= share("accuracy_3", scored.count(BEST), len(scored), params)
     shares = [answer.right_share for answer in answers if answer.right_share is not None]
+    figures["right_sentences_answers"] = len(shares)
     if shares:
         figures["right_sentences_share"] = fmean(shares)
     figures["style_mean"] = fmean(answer.style for answer in answers)
