@@ -85,8 +85,8 @@ def opening(content: Metrics, who: str) -> str:
     without = content["labels_without_answer"]
     if without:
         text += (
-            f"\n\n**{without} of {content['judgements']} labels are about answers that this run does "
-            "not have.** Other processors and other models generate other texts. These labels "
+            f"\n\n**{without} of {content['judgements']} labels are about answers that this run "
+            "does not have.** Other processors and other models generate other texts. These labels "
             "count for the agreement of the raters, and for no figure about variants or the "
             "judge."
         )
