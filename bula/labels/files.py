@@ -62,7 +62,10 @@ def faults_of(error: ValidationError) -> str:
     """Return the wrong fields with their faults, and none of their content."""
     faults = []
     for fault in error.errors(include_input=False, include_url=False):
-        # The first place is the type of the row, and the form of a model has none.
-        field = ".".join(str(part) for part in fault["loc"] if part not in ("answer", "pair"))
+        place = [str(part) for part in fault["loc"]]
+        # pydantic starts the place with the type of the row, which is no field.
+        if len(place) > 1 and place[0] in ("answer", "pair"):
+            place = place[1:]
+        field = ".".join(place)
         faults.append(f"{field}: {fault['msg']}" if field else fault["msg"])
     return "; ".join(faults)

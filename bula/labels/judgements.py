@@ -5,7 +5,7 @@ All faults of all files are collected, so that a rater corrects a file once.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,8 +36,16 @@ KINDS: dict[Raters, LabelKind] = {"author": "author_labels", "clinician": "clini
 SHOWN_FAULTS = 50
 
 AnyJudgement = AnswerJudgement | PairJudgement
-# The text of a line, or the faults that keep it from being read.
+# JSON values, and judgements, with their line numbers.
 Rows = list[tuple[int, Any]]
+Judgements = list[tuple[int, AnyJudgement]]
+
+
+class Fault(NamedTuple):
+    """What is wrong in a line of a file."""
+
+    line: int
+    what: str
 
 
 class Form(NamedTuple):
@@ -45,8 +53,7 @@ class Form(NamedTuple):
 
     path: Path
     header: Header
-    rows: list[tuple[int, AnyJudgement]]
-    """Line numbers and judgements."""
+    rows: Judgements
 
 
 class Kit(NamedTuple):
@@ -150,71 +157,83 @@ def answer_hashes(path: Path) -> dict[str, str]:
 
 
 def read_form(path: Path, kit: Kit) -> tuple[Form | None, list[str]]:
-    """Return the contents of a rater's file, and its faults with line numbers."""
-    rows, faults = read_lines(path)
-    if not rows:
-        return None, faults or [f"{path}: the file contains no row"]
-    header = _header(rows[0], path, kit, faults)
-    judgements: list[tuple[int, AnyJudgement]] = []
-    for number, row in rows[1:]:
-        try:
-            judgements.append((number, JUDGEMENT.validate_python(row)))
-        except ValidationError as error:
-            faults.append(f"{path}:{number}: {faults_of(error)}")
-    if header is None or header.kit != kit.name:
-        # Every id of another kit is unknown, so further faults would say nothing.
-        return None, faults
-    faults += _repeated(path, judgements)
-    for number, judgement in judgements:
-        faults += [f"{path}:{number}: {what}" for what in judgement_faults(judgement, kit)]
-    if not rows[1:]:
-        faults.append(f"{path}: the file has no finished judgement")
-    return Form(path, header, judgements), faults
+    """Return the contents of a rater's file, and its faults in the order of their lines."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return None, [f"{path}: it cannot be read ({error.strerror})"]
+    rows, faults = read_lines(content)
+    if not rows and not faults:
+        return None, [f"{path}: the file contains no row"]
+    form = _form(path, rows, kit, faults)
+    return form, [f"{path}:{fault.line}: {fault.what}" for fault in sorted(faults)]
 
 
-def read_lines(path: Path) -> tuple[Rows, list[str]]:
+def read_lines(content: bytes) -> tuple[Rows, list[Fault]]:
     """Return the JSON values of a file with their line numbers, and the faults.
 
     Empty lines, and a byte order mark that an editor added, are ignored.
     """
-    try:
-        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
-    except OSError as error:
-        return [], [f"{path}: it cannot be read ({error.strerror})"]
     rows: Rows = []
     faults = []
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             rows.append((number, json.loads(line.decode(), parse_constant=refuse_constant)))
         except UnicodeDecodeError:
-            faults.append(f"{path}:{number}: not UTF-8")
+            faults.append(Fault(number, "not UTF-8"))
         except (ValueError, RecursionError):
-            faults.append(f"{path}:{number}: not JSON")
+            faults.append(Fault(number, "not JSON"))
     return rows, faults
 
 
-def _header(first: tuple[int, Any], path: Path, kit: Kit, faults: list[str]) -> Header | None:
-    """Return the header, and add its faults to the list."""
+def _form(path: Path, rows: Rows, kit: Kit, faults: list[Fault]) -> Form | None:
+    """Return the judgements of a file, and add the faults of its rows to the list."""
+    if not rows:
+        return None
+    header = _header(rows[0], kit, faults)
+    if header is None:
+        # The ids of another kit are unknown, so further faults would say nothing.
+        return None
+    judgements: Judgements = []
+    for number, row in rows[1:]:
+        try:
+            judgements.append((number, JUDGEMENT.validate_python(row)))
+        except ValidationError as error:
+            faults.append(Fault(number, faults_of(error)))
+    faults += _repeated(judgements)
+    for number, judgement in judgements:
+        faults += [Fault(number, what) for what in judgement_faults(judgement, kit)]
+    if not rows[1:]:
+        faults.append(Fault(rows[0][0], "the file has no finished judgement after this row"))
+    return Form(path, header, judgements)
+
+
+def _header(first: tuple[int, Any], kit: Kit, faults: list[Fault]) -> Header | None:
+    """Return the header of a file of this kit, or add its fault to the list."""
     number, row = first
     try:
         header = Header.model_validate(row)
     except ValidationError as error:
-        faults.append(f"{path}:{number}: it is no header of a rater's file ({faults_of(error)})")
+        what = f"it is no header of a rater's file ({faults_of(error)})"
+        faults.append(Fault(number, what))
         return None
     if header.kit != kit.name:
-        faults.append(f"{path}:{number}: it belongs to kit {header.kit}, the key to {kit.name}")
+        what = f"the file belongs to kit {header.kit}, and the key to {kit.name}"
+        faults.append(Fault(number, what))
+        return None
     return header
 
 
-def _repeated(path: Path, judgements: Iterable[tuple[int, AnyJudgement]]) -> Iterator[str]:
+def _repeated(judgements: Judgements) -> Iterator[Fault]:
     """Yield a fault for each second judgement of one item or pair."""
     lines: dict[str, int] = {}
     for number, judgement in judgements:
         name = judged(judgement)
         if name in lines:
-            yield f"{path}:{number}: line {lines[name]} judges {name} too"
+            yield Fault(number, f"line {lines[name]} judges {name} too")
         lines.setdefault(name, number)
 
 
