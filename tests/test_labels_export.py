@@ -94,6 +94,12 @@ def test_equal_answers_are_no_preference(run: Path) -> None:
     assert exported.left_out == {"of equal answers": 1}
 
 
+def test_an_empty_answer_is_no_training_text(run: Path) -> None:
+    write_rows(run / "data/answers/base.jsonl", [answer_row("base", 1) | {"generated": ""}])
+    exported = export([pair_label(1, "right", left_sha256=answer_sha256(""))])
+    assert exported.left_out == {"with an empty answer": 1}
+
+
 def command(model: Path, **options: Any) -> None:
     """Run the command in the current directory."""
     settings: dict[str, Any] = {"labels": None, "answers": None, "allow_validation": False}
@@ -106,7 +112,7 @@ def test_validation_questions_never_become_training_data(
     write_labels(Path("data/labels/labels.jsonl"), [pair_label(1, "left")])
     with pytest.raises(UserError, match="1 of validation sets") as caught:
         command(tiny)
-    assert "review-kit" in caught.value.fix
+    assert "questions of train or dev" in caught.value.fix
     assert "--allow-validation" in caught.value.fix
     assert not OUT.exists()
     command(tiny, allow_validation=True)

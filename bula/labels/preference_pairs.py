@@ -15,9 +15,9 @@ from bula.prompts import to_messages
 from bula.records import SET_NAMES, Row, Turn, read_rows
 
 LEAK = (
-    "a model that is trained on them is scored on questions that it has seen; let people judge "
-    "answers to training questions (`python -m bula review-kit --help`), or add "
-    "--allow-validation for a model whose validation figures nobody reads"
+    "a model that is trained on them would be scored on questions that it has seen; let people "
+    "judge answers to questions of train or dev (docs/data.md), or add --allow-validation for a "
+    "model whose validation figures nobody reads"
 )
 
 
@@ -110,8 +110,8 @@ def export_pairs(
 ) -> Exported:
     """Return one row per strict preference: prompt, chosen and rejected as chat messages.
 
-    Pairs about `excluded` questions, pairs whose answers are not there, and pairs of equal texts
-    are counted and left out.
+    Pairs about `excluded` questions, pairs whose answers are not there, and pairs with an equal or
+    an empty answer are counted and left out.
     """
     left_out: Counter[str] = Counter()
     rows = []
@@ -132,6 +132,8 @@ def _reason(judged: Judged, answers: Mapping[AnswerId, SourceAnswer], excluded: 
         return "without their answers"
     if judged.chosen[2] == judged.rejected[2]:
         return "of equal answers"
+    if not (answers[judged.chosen].generated and answers[judged.rejected].generated):
+        return "with an empty answer"
     return ""
 
 

@@ -81,7 +81,10 @@ def opening(content: Metrics, who: str) -> str:
         "All figures are in `metrics/labels.json`. "
     )
     if who == "author":
-        text += "Author labels show the form of these figures and replace no clinician."
+        text += (
+            "Author labels show the form of these figures and replace no clinician, and two raters "
+            "may be two readings by one author."
+        )
     without = content["labels_without_answer"]
     if without:
         text += (
