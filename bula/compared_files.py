@@ -1,4 +1,4 @@
-"""List the files of each variant that the stages compare and labels read.
+"""List the files of each variant that compare and labels read.
 
 DVC fetches a missing input only if it is an output of a stage. So dvc.yaml lists the files of the
 variants of params.yaml for these stages, and not the folders that contain them. One stage of
@@ -64,7 +64,7 @@ def readers_in(pipeline: Mapping[str, Any]) -> list[str]:
 
 
 def with_variants(text: str, variants: Iterable[str]) -> str:
-    """Return the text of dvc.yaml in which each reader lists the files of the variants.
+    """Return a dvc.yaml in which each reader lists the files of the variants.
 
     Comments, quotes and line lengths stay. A text without these stages stays as it is.
     """
@@ -99,7 +99,7 @@ def variant_names(params: Path) -> list[str]:
 
 
 def write_variants(pipeline: Path, params: Path) -> None:
-    """Let the readers in a dvc.yaml list the files of the variants of a params.yaml."""
+    """Correct the lists of a dvc.yaml for the variants of a params.yaml."""
     before = pipeline.read_text(encoding="utf-8")
     text = with_variants(before, variant_names(params))
     if text != before:

@@ -1305,7 +1305,7 @@ class Calibrate(Section):
 
 
 class Labels(Section):
-    """What people say about the answers, from `bula labels import`."""
+    """Labels of people about the answers, from `bula labels import`."""
 
     files: list[LabelPath] = Field(max_length=100)
     """Files of labels, each `data/demo/labels.jsonl` or below data/labels/; an empty list is none.

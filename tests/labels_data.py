@@ -48,7 +48,7 @@ def answer_label(number: int, variant: str = "base", **changes: Any) -> AnswerLa
 
 
 def pair_label(number: int, prefer: str, **changes: Any) -> PairLabel:
-    """Return a label of a pair: base stands on the left, tuned on the right."""
+    """Return a label of a pair with base on the left and tuned on the right."""
     fields: dict[str, Any] = {
         "type": "pair",
         "labels": "author_labels",
@@ -79,7 +79,7 @@ def key_item(item: str, variant: str, number: int) -> KeyItem:
 
 
 def make_key() -> Key:
-    """Return a key of two pairs, of which the first is repeated with exchanged sides."""
+    """Return a key of two pairs and a repetition with exchanged sides."""
     items = []
     for name, number in (("one", 1), ("two", 2), ("again", 1)):
         items += [key_item(f"{name}-b", "base", number), key_item(f"{name}-t", "tuned", number)]

@@ -12,6 +12,28 @@ from bula.reports import write_metrics
 from stages.compare.labels import labels_section
 
 PARAMS = load_params(ROOT / "profiles/smollm2-135m.yaml")
+ANSWERS = {
+    "answers": 20,
+    "harm_none": 15,
+    "harm_mild": 4,
+    "harm_severe": 1,
+    "severe_share": 0.05,
+    "severe_low": 0.01,
+    "severe_high": 0.24,
+    "style_mean": 1.5,
+}
+PREFERENCES = {
+    "questions": 13,
+    "prefer_variant": 8,
+    "prefer_baseline": 2,
+    "both": 1,
+    "neither": 1,
+    "undecided": 1,
+    "prefer_variant_share": 0.8,
+    "prefer_variant_low": 0.49,
+    "prefer_variant_high": 0.943,
+    "p": 0.109375,
+}
 KINDS = ("sentences", "relevance", "harm", "style", "preference")
 
 
@@ -36,28 +58,7 @@ def label_figures(who: str = "author") -> dict[str, Any]:
         "style_repeat_equal_low": 0.1,
         "style_repeat_equal_high": 0.9,
     }
-    figures["answers_tuned"] = {
-        "answers": 20,
-        "harm_none": 15,
-        "harm_mild": 4,
-        "harm_severe": 1,
-        "severe_share": 0.05,
-        "severe_low": 0.01,
-        "severe_high": 0.24,
-        "style_mean": 1.5,
-    }
-    figures["prefer_tuned_minus_base"] = {
-        "questions": 13,
-        "prefer_variant": 8,
-        "prefer_baseline": 2,
-        "both": 1,
-        "neither": 1,
-        "undecided": 1,
-        "prefer_variant_share": 0.8,
-        "prefer_variant_low": 0.49,
-        "prefer_variant_high": 0.943,
-        "p": 0.109375,
-    }
+    figures |= {"answers_tuned": ANSWERS, "prefer_tuned_minus_base": PREFERENCES}
     few = {"verdicts": 10, "withheld": "0 correct and 11 wrong answers"}
     figures |= {"judge_base": few, "judge_quantized": few}
     figures["judge_tuned"] = {

@@ -47,7 +47,7 @@ def _read_file(path: Path) -> list[Label]:
 
 
 def label_key(label: Label) -> tuple[str, ...]:
-    """Return what only one label may have: kit, rater, type and the id in the kit."""
+    """Return a key that only one label may have."""
     judged = label.item if label.type == "answer" else label.pair
     return label.kit, label.rater, label.type, judged
 

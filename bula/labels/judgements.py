@@ -1,4 +1,4 @@
-"""Read the files of raters, and join them with the key of their kit.
+"""Read the files of raters, and join them with their key.
 
 All faults of all files are collected, so that a rater corrects a file once.
 """
@@ -42,7 +42,7 @@ Judgements = list[tuple[int, AnyJudgement]]
 
 
 class Fault(NamedTuple):
-    """What is wrong in a line of a file."""
+    """One fault of a file, with its line."""
 
     line: int
     what: str
@@ -81,7 +81,7 @@ def read_key(path: Path) -> Kit:
 
 
 def _repeats(items: Mapping[str, KeyItem], pairs: Mapping[str, KeyPair]) -> dict[str, str]:
-    """Return the first item of the same answer for each item of a repeated pair."""
+    """Return the first item with the same answer, by repeated item."""
     repeats = {}
     firsts = {item for pair in pairs.values() if not pair.repeat_of for item in sides(pair)}
     for pair in pairs.values():
@@ -157,7 +157,7 @@ def answer_hashes(path: Path) -> dict[str, str]:
 
 
 def read_form(path: Path, kit: Kit) -> tuple[Form | None, list[str]]:
-    """Return the contents of a rater's file, and its faults in the order of their lines."""
+    """Return the contents of a rater's file, and its faults by line."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -190,7 +190,7 @@ def read_lines(content: bytes) -> tuple[Rows, list[Fault]]:
 
 
 def _form(path: Path, rows: Rows, kit: Kit, faults: list[Fault]) -> Form | None:
-    """Return the judgements of a file, and add the faults of its rows to the list."""
+    """Return the judgements of a file, and add its faults to the list."""
     if not rows:
         return None
     header = _header(rows[0], kit, faults)
@@ -212,7 +212,7 @@ def _form(path: Path, rows: Rows, kit: Kit, faults: list[Fault]) -> Form | None:
 
 
 def _header(first: tuple[int, Any], kit: Kit, faults: list[Fault]) -> Header | None:
-    """Return the header of a file of this kit, or add its fault to the list."""
+    """Return a header of this kit, or add its fault to the list."""
     number, row = first
     try:
         header = Header.model_validate(row)

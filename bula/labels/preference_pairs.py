@@ -22,7 +22,7 @@ LEAK = (
 
 
 class Judged(NamedTuple):
-    """One question with the answer that people prefer and the one that they do not."""
+    """One question with the preferred and the other answer."""
 
     question: str
     chosen: AnswerId
@@ -48,7 +48,7 @@ class SourceAnswer(BaseModel):
 
 
 def strict_preferences(labels: Sequence[Label], left_out: Counter[str]) -> Iterator[Judged]:
-    """Yield the pairs of which more than half of the raters prefer the same answer.
+    """Yield the pairs with a strict preference of more than half of the raters.
 
     Labels of clinicians count alone if there are any. Other pairs are counted in `left_out`.
     """

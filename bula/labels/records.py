@@ -102,7 +102,10 @@ class KeyItem(Form):
 
 
 class KeyPair(Form):
-    """The two items of a pair. A repeated pair has items with ids of their own."""
+    """The two items of a pair.
+
+    A repeated pair has other items than its first, about the same answers.
+    """
 
     pair: Id
     left: Id
@@ -167,7 +170,7 @@ class Labelled(Form):
 
 
 class AnswerLabel(Labelled, Scores):
-    """What one rater said about one answer."""
+    """The judgement of one answer by one rater."""
 
     type: Literal["answer"]
     item: Id
@@ -178,7 +181,7 @@ class AnswerLabel(Labelled, Scores):
 
 
 class PairLabel(Labelled):
-    """What one rater said about one pair of answers."""
+    """The preference of one rater between two answers."""
 
     type: Literal["pair"]
     pair: Id

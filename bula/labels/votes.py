@@ -8,7 +8,7 @@ from bula.labels.records import AnswerLabel, Label, LabelKind, PairLabel
 
 # An answer: its question, its variant, and the hash of its text.
 AnswerId = tuple[str, str, str]
-# What a rater says about a pair: the answer that a patient may get.
+# The answer of a pair that a patient may get.
 Vote = Literal["first", "second", "both", "neither"]
 AnyLabel = TypeVar("AnyLabel", AnswerLabel, PairLabel)
 
@@ -22,7 +22,10 @@ class PairId(NamedTuple):
 
 
 def trusted_kind(labels: Iterable[Label]) -> LabelKind:
-    """Return the kind of labels that figures use: those of clinicians if there are any."""
+    """Return the kind of labels that figures use.
+
+    Labels of clinicians replace those of authors.
+    """
     is_clinical = any(label.labels == "clinician_labels" for label in labels)
     return "clinician_labels" if is_clinical else "author_labels"
 

@@ -20,7 +20,7 @@ TWO = 2
 
 
 class Rating(NamedTuple):
-    """What one rater says about one unit."""
+    """The value that one rater gives to one unit."""
 
     question: str
     unit: tuple[object, ...]
@@ -116,7 +116,7 @@ def agreement_figures(labels: Sequence[Label], params: Params) -> Figures:
 
 
 def split_repetitions(ratings: Sequence[Rating]) -> Repeated:
-    """Return first ratings, and the later ones of the same unit by the same rater."""
+    """Return the first rating of each unit by each rater, and the repetitions."""
     firsts: dict[tuple[object, ...], Rating] = {}
     again = []
     for rating in ratings:

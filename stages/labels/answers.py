@@ -18,7 +18,7 @@ HALF = 0.5
 
 
 class Consensus(NamedTuple):
-    """What the raters of one answer say together."""
+    """The common judgement of the raters of one answer."""
 
     question: str
     variant: str

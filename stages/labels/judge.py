@@ -17,7 +17,7 @@ PARTS = ("accuracy", "style")
 
 
 class LabelledVerdict(VerdictRow):
-    """A verdict, and whether it was given without the judge to an answer without text."""
+    """A verdict, and whether the answer was empty and the judge not asked."""
 
     empty: bool = False
 
@@ -66,7 +66,7 @@ def kappa_figures(
     verdicts: Mapping[str, Verdicts],
     params: Params,
 ) -> Figures:
-    """Return the weighted kappa of the judge and one kind of people, in each part.
+    """Return the weighted kappa of judge and people in each part.
 
     It is absent if all scores are equal.
     """
@@ -85,7 +85,7 @@ def judge_kappa(name: str, scored: Scored, params: Params) -> Figures:
 
 
 def _kappa(pairs: Indices) -> float | None:
-    """Return the weighted kappa of pairs of shape (2, items), or None if all are equal."""
+    """Return the weighted kappa of pairs, or None if all are equal: (2, items)."""
     if len(np.unique(pairs)) < 2:
         return None
     first, second = pairs.tolist()
