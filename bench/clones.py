@@ -104,7 +104,7 @@ def _shrink_scoring(params: dict[str, Any]) -> None:
     params["judge"].update(items_per_set=1, reason_characters=20)
     params["calibrate"].update(items=3, attack_items=2, repeat_items=1)
     params["bertscore"].update(layer=1, batch_size=4)
-    for section in ("rouge", "bertscore", "compare", "calibrate", "safety"):
+    for section in ("rouge", "bertscore", "compare", "calibrate", "labels", "safety"):
         params[section]["resamples"] = 50
 
 

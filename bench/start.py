@@ -23,6 +23,7 @@ from ruamel.yaml import YAML
 from bench.clones import ROOT, git
 from bench.summary import show
 from bula.__main__ import COMMANDS
+from bula.commands.labels import app as labels
 
 ROUNDS = 3
 # The most seconds of a `--help`, and the largest ratio to DVC's time in a trivial repository.
@@ -41,6 +42,8 @@ def help_commands() -> dict[str, list[str]]:
     for command in COMMANDS:
         name = command.__name__.replace("_", "-")
         found[f"bula {name}"] = ["-m", "bula", name, "--help"]
+    for part in labels.registered_commands:
+        found[f"bula labels {part.name}"] = ["-m", "bula", "labels", str(part.name), "--help"]
     return found
 
 

@@ -11,6 +11,7 @@ from bula.commands.evaluate import evaluate
 from bula.commands.fidelity import fidelity
 from bula.commands.graph import graph
 from bula.commands.keep_runs import keep_runs
+from bula.commands.labels import app as labels
 from bula.commands.licenses import licenses
 from bula.commands.look import look
 from bula.commands.plan import plan
@@ -58,6 +59,7 @@ COMMANDS = (
 )
 for command in COMMANDS:
     app.command()(command)
+app.add_typer(labels, name="labels")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""List the files of each variant that the stage compare reads.
+"""List the files of each variant that compare and labels read.
 
 DVC fetches a missing input only if it is an output of a stage. So dvc.yaml lists the files of the
-variants of params.yaml for the stage compare, and not the folders that contain them. One stage of
+variants of params.yaml for these stages, and not the folders that contain them. One stage of
 dvc.yaml has no `foreach` for its inputs, so `python -m bula deps --write` writes them.
 """
 
@@ -15,19 +15,19 @@ from ruamel.yaml import YAML
 
 from bula.errors import UserError
 
-# The stage that reads the files, and the list that gives each of the other stages its variants.
-READER = "compare"
 # The stages that make a model of this run.
 TRAINING = ("train", "merge", "quantize")
+# The stages that read the files of all variants, and where these files lie. compare reads rows and
+# figures; the files in metrics/speed/ have the times of one machine.
+READERS = {"compare": ("data/", "metrics/"), "labels": ("data/answers/", "data/verdicts/")}
+UNREAD = "metrics/speed/"
+# The list that gives each of the other stages its variants.
 VARIANTS = "${variants}"
 KEY = "${key}"
-# compare reads rows and figures. The files in metrics/speed/ have the times of one machine.
-READ = ("data/", "metrics/")
-UNREAD = "metrics/speed/"
 
 
-def file_patterns(pipeline: Mapping[str, Any]) -> list[str]:
-    """Return the paths that compare reads, with `${key}` in place of the variant.
+def file_patterns(pipeline: Mapping[str, Any], reader: str) -> list[str]:
+    """Return the paths that a stage reads, with `${key}` in place of the variant.
 
     They are the outputs of all stages that run once per variant.
     """
@@ -38,51 +38,53 @@ def file_patterns(pipeline: Mapping[str, Any]) -> list[str]:
         for out in stage["do"].get("outs", []):
             # ruamel keeps the quotes of dvc.yaml in its own class of strings.
             path = str(out if isinstance(out, str) else next(iter(out)))
-            if path.startswith(READ) and not path.startswith(UNREAD):
+            if path.startswith(READERS[reader]) and not path.startswith(UNREAD):
                 patterns.append(path)
     return patterns
 
 
-def compared_files(pipeline: Mapping[str, Any], variants: Iterable[str]) -> set[str]:
-    """Return the files that compare reads of some variants."""
+def compared_files(pipeline: Mapping[str, Any], reader: str, variants: Iterable[str]) -> set[str]:
+    """Return the files that a stage reads of some variants."""
     names = list(variants)
-    return {pattern.replace(KEY, name) for pattern in file_patterns(pipeline) for name in names}
+    patterns = file_patterns(pipeline, reader)
+    return {pattern.replace(KEY, name) for pattern in patterns for name in names}
 
 
-def listed_files(pipeline: Mapping[str, Any]) -> set[str]:
-    """Return the files of variants that the pipeline lists for compare."""
+def listed_files(pipeline: Mapping[str, Any], reader: str) -> set[str]:
+    """Return the files of variants that the pipeline lists for a stage."""
     found = set()
-    for pattern in file_patterns(pipeline):
+    for pattern in file_patterns(pipeline, reader):
         before, _, after = pattern.partition(KEY)
         path = re.compile(f"{re.escape(before)}[^/]+{re.escape(after)}")
-        found |= {dep for dep in pipeline["stages"][READER]["deps"] if path.fullmatch(dep)}
+        found |= {dep for dep in pipeline["stages"][reader]["deps"] if path.fullmatch(dep)}
     return found
 
 
-def with_variants(text: str, variants: Iterable[str]) -> str:
-    """Return the text of dvc.yaml in which compare lists the files of the variants.
+def readers_in(pipeline: Mapping[str, Any]) -> list[str]:
+    """Return the stages of a pipeline that read the files of all variants."""
+    return [name for name in READERS if name in pipeline["stages"]]
 
-    Comments, quotes and line lengths stay. A text without the stage compare stays as it is.
+
+def with_variants(text: str, variants: Iterable[str]) -> str:
+    """Return a dvc.yaml in which each reader lists the files of the variants.
+
+    Comments, quotes and line lengths stay. A text without these stages stays as it is.
     """
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
     pipeline = yaml.load(text)
-    if READER not in pipeline["stages"]:
+    names = list(variants)
+    changed = [_list_variants(pipeline, reader, names) for reader in readers_in(pipeline)]
+    if not any(changed):
         return text
-    listed = listed_files(pipeline)
-    wanted = compared_files(pipeline, variants)
-    if listed == wanted:
-        return text
-    deps = pipeline["stages"][READER]["deps"]
-    deps[:] = sorted(wanted.union(deps) - (listed - wanted))
     written = StringIO()
     yaml.dump(pipeline, written)
     return written.getvalue()
 
 
 def write_untrained(pipeline: Path) -> None:
-    """Let compare in a dvc.yaml read no file of the stages of training.
+    """Let no reader in a dvc.yaml read a file of the stages of training.
 
     A run whose variants all come from elsewhere then trains nothing.
     """
@@ -91,8 +93,9 @@ def write_untrained(pipeline: Path) -> None:
     yaml.width = 4096
     content = yaml.load(pipeline.read_text(encoding="utf-8"))
     trained = {path for name in TRAINING for path in _outputs(content["stages"][name])}
-    deps = content["stages"][READER]["deps"]
-    deps[:] = [path for path in deps if path not in trained]
+    for reader in readers_in(content):
+        deps = content["stages"][reader]["deps"]
+        deps[:] = [path for path in deps if path not in trained]
     with pipeline.open("w", encoding="utf-8") as file:
         yaml.dump(content, file)
 
@@ -104,6 +107,17 @@ def _outputs(stage: Mapping[str, Any]) -> list[str]:
     return [str(out if isinstance(out, str) else next(iter(out))) for out in outputs]
 
 
+def _list_variants(pipeline: Mapping[str, Any], reader: str, variants: list[str]) -> bool:
+    """Correct the list of one stage, and return whether it changed."""
+    listed = listed_files(pipeline, reader)
+    wanted = compared_files(pipeline, reader, variants)
+    if listed == wanted:
+        return False
+    deps = pipeline["stages"][reader]["deps"]
+    deps[:] = sorted(wanted.union(deps) - (listed - wanted))
+    return True
+
+
 def variant_names(params: Path) -> list[str]:
     """Return the names of the variants in a params.yaml, which may lack newer keys."""
     content = YAML(typ="safe").load(params.read_text(encoding="utf-8"))
@@ -111,7 +125,7 @@ def variant_names(params: Path) -> list[str]:
 
 
 def write_variants(pipeline: Path, params: Path) -> None:
-    """Let compare in a dvc.yaml list the files of the variants of a params.yaml."""
+    """Correct the lists of a dvc.yaml for the variants of a params.yaml."""
     before = pipeline.read_text(encoding="utf-8")
     text = with_variants(before, variant_names(params))
     if text != before:
@@ -119,19 +133,26 @@ def write_variants(pipeline: Path, params: Path) -> None:
 
 
 def check_compared_files(pipeline: Path, variants: Iterable[str]) -> None:
-    """Raise a UserError unless compare lists exactly the files of the variants.
+    """Raise a UserError unless each reader lists exactly the files of the variants.
 
-    A pipeline without the stage compare lists none.
+    A pipeline without these stages lists none.
     """
     content = YAML(typ="safe").load(pipeline.read_text(encoding="utf-8"))
-    if READER not in content["stages"]:
-        return
-    listed = listed_files(content)
-    wanted = compared_files(content, variants)
+    names = list(variants)
+    for reader in readers_in(content):
+        _check_listed(pipeline, content, reader, names)
+
+
+def _check_listed(
+    pipeline: Path, content: Mapping[str, Any], reader: str, variants: list[str]
+) -> None:
+    """Raise a UserError unless a stage lists exactly the files of the variants."""
+    listed = listed_files(content, reader)
+    wanted = compared_files(content, reader, variants)
     fix = "run `python -m bula deps --write`, and start again"
     if missing := sorted(wanted - listed):
-        what = f"the stage compare does not list {missing[0]} ({len(missing)} such files)"
+        what = f"the stage {reader} does not list {missing[0]} ({len(missing)} such files)"
         raise UserError(pipeline, what, fix)
     if others := sorted(listed - wanted):
-        what = f"the stage compare lists {others[0]}, whose variant is not in params.yaml"
+        what = f"the stage {reader} lists {others[0]}, whose variant is not in params.yaml"
         raise UserError(pipeline, what, fix)

@@ -46,6 +46,8 @@ def named_inputs(params: Params) -> list[NamedInput]:
     }
     if params.ingest.chat_template:
         files["ingest.chat_template"] = params.ingest.chat_template
+    for path in params.labels.files:
+        files[f"labels.files, {path}"] = path
     for key, path in files.items():
         inputs.append(NamedInput(key, path, f"correct {key} in params.yaml, or run `dvc pull`"))
     return inputs

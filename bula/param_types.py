@@ -138,9 +138,23 @@ def _check_inside(path: str) -> str:
     return _check_signs(path)
 
 
+# The labels of the demo corpus, which git has.
+DEMO_LABELS = "data/demo/labels.jsonl"
+
 # Chat templates lie in one folder, which DVC tracks; an empty text names none.
 TEMPLATE = r"^(templates/[A-Za-z0-9][A-Za-z0-9._-]*\.jinja)?$"
 TemplatePath = Annotated[str, Field(pattern=TEMPLATE, max_length=120)]
 
 AnyPath = Annotated[str, AfterValidator(_check_signs)]
 RepositoryPath = Annotated[str, AfterValidator(_check_inside)]
+
+
+def _check_labels(path: str) -> str:
+    """Return the path; raise ValueError if dvc.yaml does not list its place."""
+    parts = PurePosixPath(path).parts
+    if path != DEMO_LABELS and parts[:2] != ("data", "labels"):
+        raise ValueError(f"labels lie in data/labels/, or in {DEMO_LABELS}")
+    return path
+
+
+LabelPath = Annotated[RepositoryPath, AfterValidator(_check_labels)]

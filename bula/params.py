@@ -46,6 +46,7 @@ from bula.param_types import (
     HubPart,
     Kappa,
     Keys,
+    LabelPath,
     LanguageCode,
     Layer,
     License,
@@ -1303,6 +1304,22 @@ class Calibrate(Section):
     """Coverage of the intervals."""
 
 
+class Labels(Section):
+    """Labels of people about the answers, from `bula labels import`."""
+
+    files: list[LabelPath] = Field(max_length=100)
+    """Files of labels, each `data/demo/labels.jsonl` or below data/labels/; an empty list is none.
+
+    DVC sees every edit there.
+    """
+    min_labels: Positive
+    """Fewest labelled answers of each kind, correct and wrong, that correct the judge's rates."""
+    resamples: Resamples
+    """Number of bootstrap resamples of questions."""
+    confidence: Coverage
+    """Coverage of the intervals."""
+
+
 class Pair(Section):
     """Two variants that are compared."""
 
@@ -1452,6 +1469,7 @@ class Params(Section):
     controls: Controls
     judge: Judge
     calibrate: Calibrate
+    labels: Labels
     compare: Compare
     review: Review
     variants: dict[VariantName, Variant] = Field(min_length=1)

@@ -731,6 +731,7 @@ def write_inputs(workspace: Path) -> None:
     for name, content in fidelity().items():
         write_metrics(metrics / f"{name}.json", content)
     write_metrics(metrics / "calibrate.json", calibrate_figures())
+    write_metrics(metrics / "labels.json", {"judgements": 0, "labels_without_answer": 0})
     write_metrics(metrics / "controls.json", control_figures())
     write_metrics(metrics / "bertscore_controls.json", control_bertscores())
     write_metrics(metrics / "seeds.json", {"seeds": 0})

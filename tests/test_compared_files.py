@@ -1,4 +1,4 @@
-"""Test the list of files that the stage compare reads of each variant."""
+"""Test the lists of files that compare and labels read of each variant."""
 
 import json
 import shutil
@@ -55,8 +55,11 @@ DVC: dict[str, Any] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text(encodi
 
 def test_compare_reads_rows_and_figures_but_no_times() -> None:
     content = YAML(typ="safe").load(PIPELINE)
-    assert file_patterns(content) == ["data/answers/${key}.jsonl", "metrics/generate/${key}.json"]
-    assert compared_files(content, ["a", "b"]) == {
+    assert file_patterns(content, "compare") == [
+        "data/answers/${key}.jsonl",
+        "metrics/generate/${key}.json",
+    ]
+    assert compared_files(content, "compare", ["a", "b"]) == {
         "data/answers/a.jsonl",
         "data/answers/b.jsonl",
         "metrics/generate/a.json",
@@ -119,11 +122,27 @@ def test_an_edit_of_variants_in_a_clone_changes_the_list(tmp_path: Path) -> None
 
 def test_compare_lists_no_folder_of_several_stages() -> None:
     listed = DVC["stages"]["compare"]["deps"]
-    folders = {str(Path(pattern).parent) for pattern in file_patterns(DVC)}
+    folders = {str(Path(pattern).parent) for pattern in file_patterns(DVC, "compare")}
     assert folders.isdisjoint(listed)
     # Likelihood, generate, safety, benchmark, rouge, BERTScore and judge: rows and figures.
-    assert len(file_patterns(DVC)) == 14
-    assert len(listed_files(DVC)) == 14 * 3
+    assert len(file_patterns(DVC, "compare")) == 14
+    assert len(listed_files(DVC, "compare")) == 14 * 3
+
+
+def test_labels_lists_the_answers_and_verdicts_of_each_variant() -> None:
+    assert listed_files(DVC, "labels") == {
+        f"data/{folder}/{variant}.jsonl"
+        for folder in ("answers", "verdicts")
+        for variant in ("base", "tuned", "quantized")
+    }
+
+
+def test_a_new_variant_is_added_to_both_lists() -> None:
+    text = with_variants((ROOT / "dvc.yaml").read_text(encoding="utf-8"), ["base", "mine"])
+    stages = YAML(typ="safe").load(text)["stages"]
+    for reader in ("compare", "labels"):
+        assert "data/answers/mine.jsonl" in stages[reader]["deps"]
+        assert "data/answers/tuned.jsonl" not in stages[reader]["deps"]
 
 
 # A clean clone with a remote

@@ -58,8 +58,8 @@ def test_an_imported_library_is_found() -> None:
 
 def test_help_is_measured_for_every_stage_and_command() -> None:
     names = start.help_commands()
-    assert len([name for name in names if name.startswith("stages.")]) == 19
-    assert {"bula", "bula plan", "bula verify-remote"} <= set(names)
+    assert len([name for name in names if name.startswith("stages.")]) == 20
+    assert {"bula", "bula plan", "bula labels import", "bula verify-remote"} <= set(names)
 
 
 def test_dvc_is_measured_beside_a_repository_with_as_many_stages(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ BOXES = (
     ("generate", "safety"),
     ("rouge", "bertscore"),
     ("controls", "bertscore_controls"),
-    ("calibrate", "judge"),
+    ("calibrate", "judge", "labels"),
 )
 
 

@@ -16,6 +16,7 @@ from stages.compare.contrast import contrast_section
 from stages.compare.header import header
 from stages.compare.inputs import Answers
 from stages.compare.judge import judge_section
+from stages.compare.labels import labels_section
 from stages.compare.loops import cut_loops, missing_text
 from stages.compare.pairs import Results
 from stages.compare.safety import safety_note, safety_table
@@ -59,6 +60,7 @@ def report_text(
         f"{interval} over answers. {ARROWS}\n",
         picture,
         judge_section(figures, params),
+        labels_section(figures, params),
         *_sections(figures, params),
         "## Paired differences\n",
         interval_note(results, params),

@@ -1,0 +1,94 @@
+"""Import what people say about answers, and export their preferences.
+
+python -m bula labels import R1.jsonl R2.jsonl --key review/key.json --raters clinician
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bula.errors import UserError
+from bula.escaping import terminal
+from bula.labels.files import read_labels, write_labels
+from bula.labels.judgements import import_forms, merge, read_key
+from bula.labels.records import Raters
+
+if TYPE_CHECKING:
+    from bula.labels.preference_pairs import Exported
+
+LABELS = Path("data/labels/labels.jsonl")
+ANSWERS = Path("data/answers")
+
+app = typer.Typer(no_args_is_help=True, help="Import and export people's labels of answers.")
+
+
+@app.command("import")
+def import_labels(
+    files: Annotated[list[Path], typer.Argument(help="Files that raters exported.")],
+    key: Annotated[Path, typer.Option(help="Key of the kit.")],
+    raters: Annotated[Raters, typer.Option(help="Who judged.")],
+    out: Annotated[Path, typer.Option(help="File of labels, which may exist.")] = LABELS,
+    answers: Annotated[Path, typer.Option(help="Folder of the judged answers.")] = ANSWERS,
+    past_answers: Annotated[
+        bool, typer.Option("--past-answers", help="Accept labels of another run's answers.")
+    ] = False,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="Replace earlier labels of these raters.")
+    ] = False,
+) -> None:
+    """Check the files of raters, and add their labels."""
+    checked = None if past_answers else answers
+    new = import_forms(files, read_key(key), raters, checked)
+    old = read_labels([out]) if out.exists() else []
+    labels = merge(old, new, replace=replace)
+    write_labels(out, labels)
+    people = len({label.rater for label in new})
+    kind = f"{raters}_labels"
+    print(terminal(f"labels: {people} raters, {len(new)} judgements ({kind}), in {out}"))
+    print(f"labels: {len(labels)} judgements in all; name the file under labels.files")
+
+
+def left_out_note(exported: Exported) -> str:
+    """Return the number of pairs without a row, by reason."""
+    parts = [f"{count} {reason}" for reason, count in exported.left_out.items()]
+    return f"; left out: {', '.join(parts)}" if parts else ""
+
+
+@app.command("export-pairs")
+def export_preferences(
+    file: Annotated[Path, typer.Argument(help="JSON Lines file to write.")],
+    labels: Annotated[list[Path] | None, typer.Option(help="Files of labels.")] = None,
+    answers: Annotated[list[Path] | None, typer.Option(help="Folders of answers.")] = None,
+    model: Annotated[Path, typer.Option(help="Model whose prompts are written.")] = Path(
+        "models/base"
+    ),
+    clean: Annotated[Path, typer.Option(help="Folder of validation/.")] = Path("data/clean"),
+    allow_validation: Annotated[
+        bool, typer.Option("--allow-validation", help="Export validation questions too.")
+    ] = False,
+) -> None:
+    """Write strict preferences as a data set for TRL's DPOTrainer."""
+    # Imported here, because transformers loads slowly.
+    from bula.labels.preference_pairs import (
+        export_pairs,
+        read_sources,
+        refuse_empty,
+        validation_questions,
+    )
+    from bula.models import load_tokenizer
+    from bula.prompts import has_system_role
+    from bula.records import write_rows
+
+    read = read_labels(labels or [LABELS])
+    sources = read_sources(answers or [ANSWERS])
+    excluded = set() if allow_validation else validation_questions(read, clean)
+    if not model.is_dir():
+        raise UserError(model, "the model does not exist", "run `dvc pull`, or name one by --model")
+    has_system = has_system_role(load_tokenizer(model))
+    exported = export_pairs(read, sources, excluded, has_system=has_system)
+    refuse_empty(exported, file)
+    write_rows(file, exported.rows)
+    print(terminal(f"labels: {len(exported.rows)} pairs in {file}{left_out_note(exported)}"))

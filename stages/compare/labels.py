@@ -1,0 +1,210 @@
+"""Show what people say about the answers."""
+
+from pathlib import Path
+
+from bula.errors import UserError
+from bula.escaping import markdown
+from bula.item_scores import rerun_advice
+from bula.params import Params
+from bula.stats import MIN_BOOTSTRAP
+from bula.tables.cells import HIGHER, LOWER, UNKNOWN, table_line
+from bula.tables.figures import Metrics, group, read_figures
+
+STAGE = "labels"
+# The rows of the table of agreement, and what the raters say there.
+KINDS = {
+    "sentences": "each sentence: right, wrong, cannot say",
+    "relevance": "relevance: relevant, partly, not",
+    "harm": "harm: none, mild, severe",
+    "style": "style, 1 to 3",
+    "preference": "which answer a patient may get",
+}
+AGREEMENT_HEAD = (
+    "judged",
+    "alpha [interval] ↑",
+    "kappa of two raters [interval] ↑",
+    "equal, % ↑",
+    "units",
+    "repeated and equal, % [interval] ↑",
+)
+ANSWERS_HEAD = (
+    "variant",
+    "answers",
+    "harm: none",
+    "mild",
+    "severe",
+    f"severe, % [interval] {LOWER}",
+    f"relevant, % [interval] {HIGHER}",
+    f"correct, % [interval] {HIGHER}",
+    f"style, 1 to 3 {HIGHER}",
+)
+PAIRS_HEAD = (
+    "pair",
+    "questions",
+    "first preferred",
+    "second preferred",
+    "both",
+    "neither",
+    "raters disagree",
+    "first preferred, % [interval]",
+    "p",
+)
+HEAD_LINES = 2
+PEOPLE = {"author": "authors of this project, who are no clinicians", "clinician": "clinicians"}
+
+
+def labels_section(figures: Path, params: Params) -> str:
+    """Return the section about people's labels, or a sentence if there are none.
+
+    Raise UserError if metrics/labels.json is missing or lacks a figure.
+    """
+    path = figures / "labels.json"
+    content = read_figures(path, STAGE)
+    group(content, "", ["judgements", "labels_without_answer"], path, STAGE)
+    title = "## People's labels\n\n"
+    if not content["judgements"]:
+        return f"{title}Nobody has judged the answers (`labels.files` is empty).\n"
+    who = content.get("labelled_by")
+    if who not in PEOPLE:
+        raise UserError(path, "labelled_by is missing", rerun_advice(STAGE))
+    parts = [opening(content, who), agreement_table(content, path)]
+    parts += [answers_table(content, params, path), pairs_table(content, params, path)]
+    parts.append(judge_note(content, who, params, path))
+    return title + "\n".join(part for part in parts if part)
+
+
+def opening(content: Metrics, who: str) -> str:
+    """Return who judged, and how many labels have no answer in this run."""
+    text = (
+        f"{content[f'{who}_raters']} raters made {content[f'{who}_judgements']} judgements. "
+        f"They are {PEOPLE[who]}, so the labels are called `{who}_labels`. "
+        "All figures are in `metrics/labels.json`. "
+    )
+    if who == "author":
+        text += (
+            "Author labels show the form of these figures and replace no clinician, and two raters "
+            "may be two readings by one author."
+        )
+    without = content["labels_without_answer"]
+    if without:
+        text += (
+            f"\n\n**{without} of {content['judgements']} labels are about answers that this run "
+            "does not have.** Other processors and other models generate other texts. These labels "
+            "count for the agreement of the raters, and for no figure about variants or the "
+            "judge."
+        )
+    return f"{text.rstrip()}\n"
+
+
+def agreement_table(content: Metrics, path: Path) -> str:
+    """Return the table of agreement between raters and with themselves."""
+    lines = _head(AGREEMENT_HEAD)
+    for kind, name in KINDS.items():
+        group(content, "", [f"{kind}_units"], path, STAGE)
+        cells = [
+            name,
+            _statistic(content, f"{kind}_alpha"),
+            _statistic(content, f"{kind}_kappa"),
+            _percent(content, f"{kind}_equal_share"),
+            str(content[f"{kind}_units"]),
+            _share(content, f"{kind}_repeat_equal"),
+        ]
+        lines.append(table_line(cells))
+    note = (
+        "alpha is Krippendorff's, nominal for sentences and preferences, ordinal for the others. "
+        f"Intervals are over questions, and absent below {MIN_BOOTSTRAP} questions or where all "
+        "resamples agree.\n"
+    )
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def answers_table(content: Metrics, params: Params, path: Path) -> str:
+    """Return the table of harm, relevance and style by variant, or an empty text."""
+    lines = _head(ANSWERS_HEAD)
+    for variant in params.variants:
+        name = f"answers_{variant}"
+        if name not in content:
+            continue
+        harms = ["harm_none", "harm_mild", "harm_severe"]
+        found = group(content, name, ["answers", *harms, "style_mean"], path, STAGE)
+        cells = [
+            markdown(variant),
+            *(str(found[key]) for key in ("answers", *harms)),
+            _share(found, "severe"),
+            _share(found, "relevant"),
+            _share(found, "accuracy_3"),
+            f"{found['style_mean']:.2f}",
+        ]
+        lines.append(table_line(cells))
+    return "\n".join([*lines, ""]) if len(lines) > HEAD_LINES else ""
+
+
+def pairs_table(content: Metrics, params: Params, path: Path) -> str:
+    """Return the table of preferences, or an empty text."""
+    lines = _head(PAIRS_HEAD)
+    counts = ["prefer_variant", "prefer_baseline", "both", "neither", "undecided"]
+    for pair in params.compare.pairs:
+        name = f"prefer_{pair.name}"
+        if name not in content:
+            continue
+        found = group(content, name, ["questions", *counts, "p"], path, STAGE)
+        cells = [
+            f"{markdown(pair.variant)}, {markdown(pair.baseline)}",
+            *(str(found[key]) for key in ("questions", *counts)),
+            _share(found, "prefer_variant"),
+            f"{found['p']:.3g}",
+        ]
+        lines.append(table_line(cells))
+    if len(lines) == HEAD_LINES:
+        return ""
+    note = "The share and the exact sign test are about questions with a preference.\n"
+    return "\n".join(lines) + f"\n\n{note}"
+
+
+def judge_note(content: Metrics, who: str, params: Params, path: Path) -> str:
+    """Return the agreement of the judge with people, and its corrected rates."""
+    parts = []
+    for part in ("accuracy", "style"):
+        items = f"{who}_items_{part}"
+        group(content, "", [items], path, STAGE)
+        kappa = _statistic(content, f"{who}_kappa_{part}")
+        parts.append(f"{part} {kappa} ({content[items]} answers)")
+    lines = [f"Judge against these labels, `{who}_kappa`: {'; '.join(parts)}.\n"]
+    for variant in params.variants:
+        found = group(content, f"judge_{variant}", ["verdicts"], path, STAGE)
+        if "accuracy_3_corrected_share" in found:
+            low, high = (100 * found[f"accuracy_3_corrected_{end}"] for end in ("low", "high"))
+            share = 100 * found["accuracy_3_corrected_share"]
+            text = f"{share:.0f} % [{low:.0f}, {high:.0f}] of {found['verdicts']} answers"
+        else:
+            text = f"withheld: {markdown(str(found.get('withheld', '')))}"
+        lines.append(f"- {markdown(variant)}, correct answers by the corrected judge: {text}.")
+    return "\n".join(lines) + "\n"
+
+
+def _head(names: tuple[str, ...]) -> list[str]:
+    """Return the first two lines of a table."""
+    return [table_line(names), "|---" * len(names) + "|"]
+
+
+def _statistic(figures: Metrics, name: str) -> str:
+    """Return a statistic with its interval, if it is defined."""
+    if name not in figures:
+        return UNKNOWN
+    text = f"{figures[name]:.2f}"
+    if f"{name}_low" not in figures:
+        return text
+    return f"{text} [{figures[f'{name}_low']:.2f}, {figures[f'{name}_high']:.2f}]"
+
+
+def _percent(figures: Metrics, name: str) -> str:
+    """Return a share in percent, if it was measured."""
+    return f"{100 * figures[name]:.0f}" if name in figures else UNKNOWN
+
+
+def _share(figures: Metrics, name: str) -> str:
+    """Return a share with its interval in percent, if it was measured."""
+    if f"{name}_share" not in figures:
+        return UNKNOWN
+    low, high = (100 * figures[f"{name}_{end}"] for end in ("low", "high"))
+    return f"{_percent(figures, f'{name}_share')} [{low:.0f}, {high:.0f}]"
