@@ -61,7 +61,7 @@ def write_run(folder: Path, names: tuple[str, str] = NAMES) -> None:
     shutil.copy(ROOT / "profiles/smollm2-135m.yaml", folder / "params.yaml")
 
     def edit(params: dict[str, Any]) -> None:
-        # params.yaml refuses YAML aliases, so each variant has an object of its own.
+        # params.yaml refuses YAML aliases, so each variant needs a new object.
         params["variants"] = {
             name: {"model": "models/base", "engine": "transformers"} for name in names
         }

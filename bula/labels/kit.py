@@ -48,7 +48,7 @@ class ShownPair(NamedTuple):
 
 
 class Kit(NamedTuple):
-    """The page and the key of a kit, and the level of doubt of each pair."""
+    """The page and the key of a kit, and each pair's level of doubt."""
 
     id: str
     pairs: list[ShownPair]
@@ -93,8 +93,7 @@ def build_kit(sample: Sequence[Candidate], repeats: int, random: Random) -> Kit:
 def place(sample: Sequence[Candidate], repeats: int, random: Random) -> list[Placed]:
     """Return the sample with ids, sides and parts, and its repetitions at the end.
 
-    A repetition exchanges the sides and has ids of its own, so that raters do not recognise it by
-    them.
+    A repetition has exchanged sides and new ids, so that raters do not recognise it by them.
     """
     sides = [number % 2 == 1 for number in range(len(sample))]
     random.shuffle(sides)

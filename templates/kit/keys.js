@@ -3,7 +3,7 @@
 const STOPS = "summary, [data-field], textarea, [data-step='next']";
 
 function stopsOf(article) {
-  return [...article.querySelectorAll(STOPS)].filter((stop) => !stop.closest("[hidden] *"));
+  return [...article.querySelectorAll(STOPS)];
 }
 
 function focusStop(stop) {

@@ -84,8 +84,13 @@ function fillForm() {
   for (const input of document.querySelectorAll(".pair input, .pair textarea")) {
     const value = session.values[input.name];
     if (input.type === "radio") input.checked = input.value === value;
-    else input.value = value ?? "";
+    else showNote(input, value ?? "");
   }
+}
+
+function showNote(note, text) {
+  note.value = text;
+  warnOfPersonalData(note);
 }
 
 function showPair(index) {
