@@ -6,8 +6,7 @@ writes one Label per rater and judgement.
 """
 
 import hashlib
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
@@ -24,7 +23,9 @@ LabelKind = Literal["author_labels", "clinician_labels"]
 Sentence = Literal["right", "wrong", "cannot_say"]
 Relevance = Literal["relevant", "partly", "not"]
 Harm = Literal["none", "mild", "severe"]
-Style = Literal[1, 2, 3]
+Style = Annotated[int, Field(ge=1, le=3)]
+# Strict integers refuse true and 1.0, which a Literal takes for 1.
+FormNumber = Annotated[int, Field(ge=FORM, le=FORM)]
 Preference = Literal["left", "right", "both", "neither"]
 
 # The ids of kits, items and pairs. They say nothing about the variant.
@@ -45,7 +46,7 @@ class Form(BaseModel):
 class Header(Form):
     """The first row of a rater's file."""
 
-    form: Literal[1]
+    form: FormNumber
     kit: Id
     rater: Rater
     language: Literal["pt-BR"]
@@ -116,7 +117,7 @@ class Key(Form):
     of other answers than those of its first pair.
     """
 
-    form: Literal[1]
+    form: FormNumber
     kit: Id
     items: list[KeyItem] = Field(min_length=1)
     pairs: list[KeyPair]
@@ -170,6 +171,8 @@ class AnswerLabel(Labelled, Scores):
 
     type: Literal["answer"]
     item: Id
+    repeat_of: Id | None = None
+    """The item of the first pair with the same answer, if this item repeats it."""
     variant: Variant
     sha256: Sha256
 
@@ -180,6 +183,7 @@ class PairLabel(Labelled):
     type: Literal["pair"]
     pair: Id
     repeat_of: Id | None = None
+    """The first pair with the same answers, if this pair repeats it."""
     left: Variant
     left_sha256: Sha256
     right: Variant
@@ -194,8 +198,3 @@ LABEL: TypeAdapter[Label] = TypeAdapter(Annotated[Label, Field(discriminator="ty
 def answer_sha256(text: str) -> str:
     """Return the SHA-256 of an answer's text in UTF-8, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def answer_hashes(rows: Sequence[dict[str, Any]]) -> dict[str, str]:
-    """Return the hash of each answer in rows of data/answers, by question id."""
-    return {row["id"]: answer_sha256(row["generated"]) for row in rows}

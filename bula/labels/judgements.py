@@ -1,0 +1,325 @@
+"""Read the files of raters, and join them with the key of their kit.
+
+All faults of all files are collected, so that a rater corrects a file once.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from bula.errors import UserError
+from bula.labels.files import faults_of
+from bula.labels.records import (
+    JUDGEMENT,
+    AnswerJudgement,
+    AnswerLabel,
+    Header,
+    Key,
+    KeyItem,
+    KeyPair,
+    Label,
+    LabelKind,
+    PairJudgement,
+    PairLabel,
+    Raters,
+    answer_sha256,
+)
+from bula.privacy import find_personal_data
+from bula.records import read_rows, refuse_constant
+
+KINDS: dict[Raters, LabelKind] = {"author": "author_labels", "clinician": "clinician_labels"}
+# An import with more faults than this shows the first ones.
+SHOWN_FAULTS = 50
+
+AnyJudgement = AnswerJudgement | PairJudgement
+# The text of a line, or the faults that keep it from being read.
+Rows = list[tuple[int, Any]]
+
+
+class Form(NamedTuple):
+    """The contents of one rater's file."""
+
+    path: Path
+    header: Header
+    rows: list[tuple[int, AnyJudgement]]
+    """Line numbers and judgements."""
+
+
+class Kit(NamedTuple):
+    """The key of a kit, by id."""
+
+    name: str
+    items: Mapping[str, KeyItem]
+    pairs: Mapping[str, KeyPair]
+    repeats: Mapping[str, str]
+    """The first item with the same answer, for each item that only repeated pairs have."""
+
+
+def read_key(path: Path) -> Kit:
+    """Return a kit's key; a UserError reports damage."""
+    fix = "name the key.json that `python -m bula review-kit` wrote with the page"
+    try:
+        key = Key.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise UserError(path, f"it cannot be read ({error.strerror})", fix) from None
+    except ValidationError as error:
+        raise UserError(path, f"it is no key ({faults_of(error)})", fix) from None
+    items = {item.item: item for item in key.items}
+    pairs = {pair.pair: pair for pair in key.pairs}
+    return Kit(key.kit, items, pairs, _repeats(items, pairs))
+
+
+def _repeats(items: Mapping[str, KeyItem], pairs: Mapping[str, KeyPair]) -> dict[str, str]:
+    """Return the first item of the same answer for each item of a repeated pair."""
+    repeats = {}
+    firsts = {item for pair in pairs.values() if not pair.repeat_of for item in sides(pair)}
+    for pair in pairs.values():
+        if pair.repeat_of is None:
+            continue
+        originals = {_answer(items[item]): item for item in sides(pairs[pair.repeat_of])}
+        for item in sides(pair):
+            if item not in firsts:
+                repeats[item] = originals[_answer(items[item])]
+    return repeats
+
+
+def sides(pair: KeyPair) -> tuple[str, str]:
+    """Return the items of a pair."""
+    return pair.left, pair.right
+
+
+def _answer(item: KeyItem) -> tuple[str, str, str]:
+    """Return what identifies the answer behind an item."""
+    return item.variant, item.id, item.sha256
+
+
+def import_forms(
+    paths: Sequence[Path], kit: Kit, raters: Raters, answers: Path | None
+) -> list[Label]:
+    """Return the labels of all files.
+
+    `answers` is the folder with the answers that must still be those of the kit; None checks
+    nothing. Raise UserError with all faults of all files.
+    """
+    faults = changed_answers(kit, answers) if answers else []
+    forms = []
+    for path in paths:
+        form, found = read_form(path, kit)
+        faults += found
+        if form:
+            forms.append(form)
+    faults += repeated_raters(forms)
+    if faults:
+        raise faults_error(faults)
+    return [label for form in forms for label in to_labels(form, kit, KINDS[raters])]
+
+
+def faults_error(faults: Sequence[str]) -> UserError:
+    """Return the error that lists faults, one per line."""
+    lines = [f"{len(faults)} faults, and nothing was written", *faults[:SHOWN_FAULTS]]
+    if len(faults) > SHOWN_FAULTS:
+        lines.append(f"and {len(faults) - SHOWN_FAULTS} more")
+    fix = "correct the page's answers and export them again, or correct the named files"
+    return UserError("labels import", "\n".join(lines), fix)
+
+
+def changed_answers(kit: Kit, folder: Path) -> list[str]:
+    """Return a fault per variant whose answers are not those that the raters saw."""
+    faults = []
+    for variant in sorted({item.variant for item in kit.items.values()}):
+        path = folder / f"{variant}.jsonl"
+        wanted = {item.id: item.sha256 for item in kit.items.values() if item.variant == variant}
+        found = answer_hashes(path) if path.is_file() else {}
+        changed = [name for name, sha256 in wanted.items() if found.get(name) != sha256]
+        if changed:
+            faults.append(
+                f"{path}: {len(changed)} of {len(wanted)} answers of the kit have another text or "
+                f"are missing (first: {changed[0]}); restore the judged answers (`dvc checkout`), "
+                "or import the labels of another run by --past-answers"
+            )
+    return faults
+
+
+def answer_hashes(path: Path) -> dict[str, str]:
+    """Return the hash of each answer in a file of answers, by question id."""
+    return {str(row.get("id")): answer_sha256(str(row.get("generated"))) for row in read_rows(path)}
+
+
+def read_form(path: Path, kit: Kit) -> tuple[Form | None, list[str]]:
+    """Return the contents of a rater's file, and its faults with line numbers."""
+    rows, faults = read_lines(path)
+    if not rows:
+        return None, faults or [f"{path}: the file contains no row"]
+    header = _header(rows[0], path, kit, faults)
+    judgements: list[tuple[int, AnyJudgement]] = []
+    for number, row in rows[1:]:
+        try:
+            judgements.append((number, JUDGEMENT.validate_python(row)))
+        except ValidationError as error:
+            faults.append(f"{path}:{number}: {faults_of(error)}")
+    if header is None or header.kit != kit.name:
+        # Every id of another kit is unknown, so further faults would say nothing.
+        return None, faults
+    faults += _repeated(path, judgements)
+    for number, judgement in judgements:
+        faults += [f"{path}:{number}: {what}" for what in judgement_faults(judgement, kit)]
+    if not rows[1:]:
+        faults.append(f"{path}: the file has no finished judgement")
+    return Form(path, header, judgements), faults
+
+
+def read_lines(path: Path) -> tuple[Rows, list[str]]:
+    """Return the JSON values of a file with their line numbers, and the faults.
+
+    Empty lines, and a byte order mark that an editor added, are ignored.
+    """
+    try:
+        content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        return [], [f"{path}: it cannot be read ({error.strerror})"]
+    rows: Rows = []
+    faults = []
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append((number, json.loads(line.decode(), parse_constant=refuse_constant)))
+        except UnicodeDecodeError:
+            faults.append(f"{path}:{number}: not UTF-8")
+        except (ValueError, RecursionError):
+            faults.append(f"{path}:{number}: not JSON")
+    return rows, faults
+
+
+def _header(first: tuple[int, Any], path: Path, kit: Kit, faults: list[str]) -> Header | None:
+    """Return the header, and add its faults to the list."""
+    number, row = first
+    try:
+        header = Header.model_validate(row)
+    except ValidationError as error:
+        faults.append(f"{path}:{number}: it is no header of a rater's file ({faults_of(error)})")
+        return None
+    if header.kit != kit.name:
+        faults.append(f"{path}:{number}: it belongs to kit {header.kit}, the key to {kit.name}")
+    return header
+
+
+def _repeated(path: Path, judgements: Iterable[tuple[int, AnyJudgement]]) -> Iterator[str]:
+    """Yield a fault for each second judgement of one item or pair."""
+    lines: dict[str, int] = {}
+    for number, judgement in judgements:
+        name = judged(judgement)
+        if name in lines:
+            yield f"{path}:{number}: line {lines[name]} judges {name} too"
+        lines.setdefault(name, number)
+
+
+def judged(judgement: AnyJudgement) -> str:
+    """Return the id of what a judgement is about."""
+    return judgement.item if judgement.type == "answer" else judgement.pair
+
+
+def judgement_faults(judgement: AnyJudgement, kit: Kit) -> Iterator[str]:
+    """Yield what is wrong with a judgement, without words of its note."""
+    if judgement.type == "pair":
+        if judgement.pair not in kit.pairs:
+            yield f"the key has no pair {judgement.pair}"
+        return
+    item = kit.items.get(judgement.item)
+    if item is None:
+        yield f"the key has no item {judgement.item}"
+        return
+    scored = len(judgement.sentences)
+    if scored != item.sentences:
+        yield f"{scored} of {item.sentences} sentences have a score"
+    kinds = sorted({finding.kind for finding in find_personal_data(judgement.note)})
+    if kinds:
+        yield f"the note has personal data ({', '.join(kinds)}); remove it on the page"
+
+
+def repeated_raters(forms: Sequence[Form]) -> list[str]:
+    """Return a fault for each code that several files have."""
+    counts = Counter(form.header.rater for form in forms)
+    faults = []
+    for rater, count in counts.items():
+        if count > 1:
+            paths = ", ".join(str(form.path) for form in forms if form.header.rater == rater)
+            faults.append(f"{paths}: {count} files have the rater {rater}; each person has a code")
+    return faults
+
+
+def to_labels(form: Form, kit: Kit, kind: LabelKind) -> Iterator[Label]:
+    """Yield the labels of one rater."""
+    who = {"labels": kind, "kit": kit.name, "rater": form.header.rater}
+    for _, judgement in form.rows:
+        if judgement.type == "answer":
+            yield answer_label(judgement, kit, who)
+        else:
+            yield pair_label(judgement, kit, who)
+
+
+def answer_label(judgement: AnswerJudgement, kit: Kit, who: Mapping[str, Any]) -> AnswerLabel:
+    """Return the label of one answer."""
+    item = kit.items[judgement.item]
+    return AnswerLabel(
+        **who,
+        **judgement.model_dump(),
+        id=item.id,
+        set=item.set,
+        variant=item.variant,
+        sha256=item.sha256,
+        repeat_of=kit.repeats.get(item.item),
+    )
+
+
+def pair_label(judgement: PairJudgement, kit: Kit, who: Mapping[str, Any]) -> PairLabel:
+    """Return the label of one pair."""
+    pair = kit.pairs[judgement.pair]
+    left, right = kit.items[pair.left], kit.items[pair.right]
+    return PairLabel(
+        **who,
+        **judgement.model_dump(),
+        id=left.id,
+        set=left.set,
+        repeat_of=pair.repeat_of,
+        left=left.variant,
+        left_sha256=left.sha256,
+        right=right.variant,
+        right_sha256=right.sha256,
+    )
+
+
+def merge(old: Sequence[Label], new: Sequence[Label], *, replace: bool) -> list[Label]:
+    """Return old and new labels together.
+
+    A rater may import a longer file of the same kit again. Raise UserError if it lacks or changes
+    a judgement that is there, unless `replace`, or if a rater's labels have another kind.
+    """
+    faults = list(_conflicts(old, new, replace=replace))
+    if faults:
+        raise faults_error(faults)
+    again = {(label.kit, label.rater) for label in new}
+    kept = [label for label in old if (label.kit, label.rater) not in again]
+    return [*kept, *new]
+
+
+def _conflicts(old: Sequence[Label], new: Sequence[Label], *, replace: bool) -> Iterator[str]:
+    """Yield a fault for each rater whose labels contradict those that are there."""
+    before: dict[tuple[str, str], list[Label]] = {}
+    for label in old:
+        before.setdefault((label.kit, label.rater), []).append(label)
+    kinds = {label.rater: label.labels for label in old}
+    raters = {(label.kit, label.rater): label.labels for label in new}
+    for (kit, rater), kind in raters.items():
+        if kinds.get(rater, kind) != kind:
+            yield f"rater {rater} has {kinds[rater]} already; give this person another code"
+        lost = [label for label in before.get((kit, rater), []) if label not in new]
+        if lost and not replace:
+            yield (
+                f"rater {rater} of kit {kit}: the file lacks or changes {len(lost)} judgements "
+                "that are there; give another person another code, or use --replace"
+            )
