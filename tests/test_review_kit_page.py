@@ -7,11 +7,22 @@ from random import Random
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from bula.__main__ import app
+from bula.labels.judgements import import_forms, read_key
 from bula.labels.kit import Kit, build_kit
 from bula.labels.records import JUDGEMENT, AnswerJudgement, Header, PairJudgement
 from tests.browser import PHONE, Watch, open_page
-from tests.review_kit_run import candidate, examples, small_kit, write_page
+from tests.review_kit_run import (
+    FIRST,
+    SECOND,
+    candidate,
+    examples,
+    small_kit,
+    write_page,
+    write_run,
+)
 
 OPEN_PAIR = ".pair:not([hidden])"
 HOSTILE = (
@@ -63,7 +74,7 @@ def exported(page: Any, folder: Path) -> Path:
     """Save the file by the button, and return its path."""
     with page.expect_download() as download:
         page.locator("#export").click()
-    path = folder / download.value.suggested_filename
+    path = folder / str(download.value.suggested_filename)
     download.value.save_as(path)
     return path
 
@@ -102,6 +113,44 @@ def test_a_rater_judges_all_pairs_by_keyboard_and_saves_the_file(
     check_rows(read_file(path), kit, seen)
     assert page.locator("#export-status").inner_text().endswith("com 12 linhas de marcas.")
     assert_quiet(watch)
+
+
+def test_the_labels_of_two_raters_name_the_variant_that_they_prefer(
+    browser: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_run(tmp_path)
+    command = ["review-kit", "--pairs", "4", "--repeats", "1"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    files = []
+    for rater in ("R1", "R2"):
+        page, watch = open_page(browser)
+        start(page, (tmp_path / "review/review.html").as_uri(), rater)
+        for _ in range(5):
+            prefer_avoiding_cigarettes(page)
+        files.append(exported(page, tmp_path))
+        assert_quiet(watch)
+    key = read_key(tmp_path / "review/key.json")
+    labels = import_forms(files, key, "author", tmp_path / "data/answers")
+    pairs = [label for label in labels if label.type == "pair"]
+    assert len(labels) == 2 * 5 * 3
+    assert {getattr(label, str(label.prefer)) for label in pairs} == {SECOND}
+    assert {label.prefer for label in pairs} == {"left", "right"}
+    assert sum(label.repeat_of is not None for label in pairs) == 2
+    harm = {label.variant: label.harm for label in labels if label.type == "answer"}
+    assert harm == {FIRST: "severe", SECOND: "none"}
+
+
+def prefer_avoiding_cigarettes(page: Any) -> None:
+    """Judge that only the answer of the second variant may be given to a patient."""
+    left, right = page.locator(f"{OPEN_PAIR} .answer").all_inner_texts()
+    assert ("Evite o cigarro." in left) != ("Evite o cigarro." in right)
+    good, bad = "11113", "22231"
+    digits = good + bad + "1" if "Evite o cigarro." in left else bad + good + "2"
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.type(digits)
+    page.keyboard.press("Enter")
 
 
 def check_rows(rows: list[Any], kit: Kit, seen: list[tuple[list[str], str]]) -> None:
@@ -387,14 +436,19 @@ def test_arrows_and_digits_move_between_fields(browser: Any, tmp_path: Path) -> 
     assert focused(page) == names[0]
     page.keyboard.press("3")
     assert focused(page) == names[1]
+    # The other arrows change the option.
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowLeft")
     checked = page.locator(f'input[name="{names[0]}"]:checked')
     assert checked.get_attribute("value") == "wrong"
-    # A choice skips the note, which the arrows reach; digits are text there.
-    for _ in range(4):
-        page.keyboard.press("ArrowDown")
-    page.keyboard.press("1")
+
+
+def test_a_choice_skips_the_note_in_which_digits_are_text(browser: Any, tmp_path: Path) -> None:
+    page, _ = open_page(browser)
+    start(page, write_page(tmp_path, KIT))
+    names = fields(page)
+    for key in ("ArrowDown", "ArrowDown", *"11111"):
+        page.keyboard.press(key)
     assert focused(page) == names[5]
     page.keyboard.press("ArrowUp")
     page.keyboard.type("1 vez")
