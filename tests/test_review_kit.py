@@ -9,7 +9,9 @@ from random import Random
 import pytest
 from typer.testing import CliRunner, Result
 
+from bench.clones import ROOT
 from bula.__main__ import app
+from bula.commands.review_kit import choose_pairs
 from bula.errors import UserError
 from bula.labels.kit import FIRST_PART, LAST_PART, build_kit, rated_sentences
 from bula.labels.kit_page import TEMPLATES, render_page
@@ -295,14 +297,24 @@ def test_pairs_with_equal_answers_and_failed_requests_are_left_out(finished: Pat
     assert "1 pairs with equal answers were left out" in output
 
 
-def test_all_pairs_of_params_share_the_sample(finished: Path) -> None:
-    text = (finished / "params.yaml").read_text(encoding="utf-8")
-    assert text.count(f"baseline: {FIRST}") == 1
-    assert run("--left", SECOND, "--right", FIRST, "--out", "other").exit_code == 0
-    assert run("--all-pairs").exit_code == 0
-    for folder in ("other", "review"):
-        variants = Counter(item.variant for item in read_key(finished / folder).items)
-        assert set(variants) == set(NAMES)
+def test_options_choose_the_pairs_of_variants() -> None:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    first = Pair(variant="tuned", baseline="base")
+    second = Pair(variant="quantized", baseline="tuned")
+    assert choose_pairs(params, "", "", all_pairs=False) == [first]
+    assert choose_pairs(params, "", "", all_pairs=True) == [first, second]
+    chosen = choose_pairs(params, "base", "quantized", all_pairs=False)
+    assert chosen == [Pair(variant="quantized", baseline="base")]
+
+
+def test_all_compared_pairs_are_candidates(finished: Path) -> None:
+    by_id = {row.id: row for row in examples()}
+    pairs = [PAIR, Pair(variant=FIRST, baseline=SECOND)]
+    found = find_candidates(finished / "data", by_id, pairs)
+    assert Counter(drawn.variants for drawn in found.candidates) == {
+        (FIRST, SECOND): 15,
+        (SECOND, FIRST): 15,
+    }
 
 
 def test_the_same_command_writes_the_same_files(finished: Path) -> None:

@@ -578,6 +578,25 @@ def test_without_storage_the_page_says_so_and_still_saves_a_file(
     assert_quiet(watch)
 
 
+@pytest.mark.parametrize(("script", "kinds"), [("", []), (NO_STORAGE, ["beforeunload"])])
+def test_the_page_asks_before_unsaved_marks_are_lost(
+    browser: Any, tmp_path: Path, script: str, kinds: list[str]
+) -> None:
+    page, _ = open_page(browser)
+    page.add_init_script(script or "0")
+    asked: list[str] = []
+
+    def accept(dialog: Any) -> None:
+        asked.append(dialog.type)
+        dialog.accept()
+
+    page.on("dialog", accept)
+    start(page, write_page(tmp_path, KIT))
+    judge(page, 0)
+    page.reload()
+    assert asked == kinds
+
+
 def test_a_full_storage_is_reported(browser: Any, tmp_path: Path) -> None:
     page, _ = open_page(browser)
     start(page, write_page(tmp_path, KIT))
