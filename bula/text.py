@@ -54,19 +54,19 @@ def comparison_key(text: str) -> str:
     return " ".join(words(text))
 
 
-def ngrams(text: str, size: int) -> Iterator[tuple[str, ...]]:
-    """Yield the runs of `size` consecutive words, in order and with repetitions."""
-    tokens = words(text)
-    shifted = [tokens[start:] for start in range(size)]
-    return zip(*shifted, strict=False)
-
-
 def sentences(text: str) -> list[str]:
     """Return the sentences and lines of a text; joined, they are the text."""
     ends = [match.end() for match in SENTENCE_END.finditer(text)]
     starts = [0, *ends]
     parts = [text[start:end] for start, end in zip(starts, [*ends, len(text)], strict=True)]
     return [part for part in parts if part]
+
+
+def ngrams(text: str, size: int) -> Iterator[tuple[str, ...]]:
+    """Yield the runs of `size` consecutive words, in order and with repetitions."""
+    tokens = words(text)
+    shifted = [tokens[start:] for start in range(size)]
+    return zip(*shifted, strict=False)
 
 
 def mask(text: object) -> str:
