@@ -21,6 +21,7 @@ from bula.commands.pull import pull
 from bula.commands.release_check import release_check
 from bula.commands.results import results
 from bula.commands.review import review
+from bula.commands.review_kit import review_kit
 from bula.commands.schema import schema
 from bula.commands.score import score
 from bula.commands.seeds import seeds
@@ -42,6 +43,7 @@ COMMANDS = (
     profile,
     results,
     review,
+    review_kit,
     score,
     why,
     seeds,

@@ -1,8 +1,8 @@
 """Measure how much the forms of one model differ.
 
-The first form is the reference. A form is a LoRA adapter with its base, a model directory or a GGUF file. All forms are scored in
-float32 over the full vocabulary, so only their stored weights differ. GGUF weights are unpacked
-first: the figures do not include the arithmetic of llama.cpp.
+The first form is the reference. A form is a LoRA adapter with its base, a model directory or a GGUF
+file. All forms are scored in float32 over the full vocabulary, so only their stored weights differ.
+GGUF weights are unpacked first: the figures do not include the arithmetic of llama.cpp.
 """
 
 from __future__ import annotations

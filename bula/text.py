@@ -1,6 +1,6 @@
-"""Normalise Unicode text and split it into words.
+"""Normalise Unicode text, and split it into words and sentences.
 
-All stages use these functions, so that they agree on "the same text" and on "a word".
+All stages use these functions, so that they agree on "the same text", "a word" and "a sentence".
 """
 
 import re
@@ -12,6 +12,16 @@ WORD = re.compile(r"[^\W_]+")
 INVISIBLE = re.compile("[\u200b-\u200f\u2060\ufeff\u00ad]")
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 BLANK_LINES = re.compile(r"\n{3,}")
+# The end of a sentence or of a line. "Dr. Silva", "p. ex." and "1. Lave" end no sentence.
+SENTENCE_END = re.compile(
+    r"""
+    (?<! \b [DS]r ) (?<! \b [DS]ra ) (?<! \b ex ) (?<! \n\d )
+    # Only the first sign of a row of dots may begin the match, which keeps it linear.
+    (?<! [.!?…] ) [.!?…]++ ["”’)\]]*+ (?= \s++ [^a-zà-ÿ] | \s*+ $ )
+    | \n+
+    """,
+    re.VERBOSE,
+)
 MASK_CHARACTERS = 60
 
 
@@ -42,6 +52,14 @@ def words(text: str) -> list[str]:
 def comparison_key(text: str) -> str:
     """Return a key that ignores case, punctuation and spacing."""
     return " ".join(words(text))
+
+
+def sentences(text: str) -> list[str]:
+    """Return the sentences and lines of a text; joined, they are the text."""
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    starts = [0, *ends]
+    parts = [text[start:end] for start, end in zip(starts, [*ends, len(text)], strict=True)]
+    return [part for part in parts if part]
 
 
 def ngrams(text: str, size: int) -> Iterator[tuple[str, ...]]:

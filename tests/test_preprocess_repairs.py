@@ -13,9 +13,10 @@ from bula.models import load_tokenizer
 from bula.params import Preprocess, load_params
 from bula.prompts import encode
 from bula.records import SET_NAMES, Example, example_id
+from bula.text import sentences
 from stages.preprocess.clean import repair_text
 from stages.preprocess.encoding import has_lost_accents
-from stages.preprocess.long_rows import fit_example, sentences
+from stages.preprocess.long_rows import fit_example
 from tests.test_preprocess import deduplicate_rows, fresh, row, settings
 
 PARAMS = load_params(ROOT / "profiles/smollm2-135m.yaml").preprocess

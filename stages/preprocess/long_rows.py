@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from typing import TYPE_CHECKING
 
 from bula.params import Preprocess
 from bula.prompts import token_lengths
 from bula.records import Example, example_id
-from bula.text import words
+from bula.text import sentences, words
 from stages.preprocess.tokens import excess_length
 
 if TYPE_CHECKING:
@@ -17,16 +16,6 @@ if TYPE_CHECKING:
 
 # An example with its length in tokens.
 Sized = tuple[Example, int]
-# The end of a sentence or of a line. "Dr. Silva", "p. ex." and "1. Lave" end no sentence.
-SENTENCE_END = re.compile(
-    r"""
-    (?<! \b [DS]r ) (?<! \b [DS]ra ) (?<! \b ex ) (?<! \n\d )
-    # Only the first sign of a row of dots may begin the match, which keeps it linear.
-    (?<! [.!?…] ) [.!?…]++ ["”’)\]]*+ (?= \s++ [^a-zà-ÿ] | \s*+ $ )
-    | \n+
-    """,
-    re.VERBOSE,
-)
 
 
 def fit_example(
@@ -57,14 +46,6 @@ def fit_example(
     counts["repaired answers_split"] += len(parts) > 1
     counts["repaired answers_truncated"] += not is_complete
     return parts
-
-
-def sentences(text: str) -> list[str]:
-    """Return the sentences and lines of a text; joined, they are the text."""
-    ends = [match.end() for match in SENTENCE_END.finditer(text)]
-    starts = [0, *ends]
-    parts = [text[start:end] for start, end in zip(starts, [*ends, len(text)], strict=True)]
-    return [part for part in parts if part]
 
 
 def _cut_answer(

@@ -1,0 +1,113 @@
+"""Read the run behind a review kit, and write the kit's files."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+from bula.errors import UserError
+from bula.files import staged
+from bula.labels.kit import Kit, build_kit
+from bula.labels.kit_page import render_page
+from bula.labels.kit_sample import LEVELS, Found, draw_sample, find_candidates
+from bula.params import Pair, Params
+from bula.records import Example, read_validation_sets
+
+PAGE = "review.html"
+KEY = "key.json"
+SAMPLE = "sample.json"
+
+
+class Drawn(NamedTuple):
+    """A kit, the run's candidates and the sources that may not be passed on."""
+
+    kit: Kit
+    found: Found
+    closed: set[str]
+    """Sources of the sample with `redistribution: forbidden`."""
+
+
+def draw_kit(
+    data: Path, params: Params, compared: list[Pair], sizes: tuple[int, int], seed: int
+) -> Drawn:
+    """Return the kit of a finished run.
+
+    `sizes` are the numbers of pairs and of repetitions. A small run has fewer pairs, and at most
+    half of the pairs are repeated. Raise UserError if no question has two different answers.
+    """
+    sets = read_validation_sets(data / "clean/validation")
+    examples = {example.id: example for rows in sets.values() for example in rows}
+    found = find_candidates(data, examples, compared)
+    if not found.candidates:
+        what = "the variants gave no two different answers to one question"
+        raise UserError(data / "answers", what, "name other variants by --left and --right")
+    random = Random(seed)
+    sample = draw_sample(found.candidates, sizes[0], random)
+    kit = build_kit(sample, min(sizes[1], len(sample) // 2), random)
+    questions = [candidate.example for candidate in sample]
+    return Drawn(kit, found, closed_sources(params, questions))
+
+
+def closed_sources(params: Params, examples: list[Example]) -> set[str]:
+    """Return the sources of the examples whose rows may not be passed on."""
+    closed = {item.name for item in params.ingest.sources if item.redistribution == "forbidden"}
+    return closed & {example.source for example in examples}
+
+
+def describe_sample(drawn: Drawn, seed: int) -> dict[str, Any]:
+    """Return how the sample was drawn, for sample.json.
+
+    Each level of doubt has the number of its candidates and of its drawn pairs, without
+    repetitions. A figure for the complete run needs them, because a level may be rarer in the
+    sample.
+    """
+    candidates = Counter(candidate.level for candidate in drawn.found.candidates)
+    repeats = {pair.pair for pair in drawn.kit.key.pairs if pair.repeat_of is not None}
+    firsts = Counter(level for pair, level in drawn.kit.levels.items() if pair not in repeats)
+    levels = {level: {"candidates": candidates[level], "drawn": firsts[level]} for level in LEVELS}
+    return {
+        "kit": drawn.kit.id,
+        "seed": seed,
+        "equal_answers": drawn.found.equal,
+        "levels": levels,
+        "pairs": drawn.kit.levels,
+    }
+
+
+def write_kit(folder: Path, drawn: Drawn, seed: int) -> None:
+    """Write the page, the key and the description of the sample.
+
+    Raise UserError if the folder has the key of another kit, without which its labels are lost.
+    """
+    _refuse_another_kit(folder / KEY, drawn.kit.id)
+    _write_json(folder / KEY, drawn.kit.key.model_dump())
+    _write_json(folder / SAMPLE, describe_sample(drawn, seed))
+    _write_text(folder / PAGE, render_page(drawn.kit))
+
+
+def _refuse_another_kit(path: Path, kit: str) -> None:
+    """Raise UserError if a key exists and does not belong to this kit."""
+    if not path.exists():
+        return
+    try:
+        other = json.loads(path.read_text(encoding="utf-8"))["kit"]
+    except (ValueError, KeyError, TypeError) as error:
+        what = "it is not a key that can be read"
+        raise UserError(
+            path, what, "move it away, or write into another folder by --out"
+        ) from error
+    if other != kit:
+        what = f"it is the key of another kit ({other}), whose labels need it"
+        raise UserError(path, what, "move the folder away, or write into another one by --out")
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    """Write a value as indented JSON."""
+    _write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write a text file completely or not at all."""
+    with staged(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
