@@ -6,6 +6,7 @@
 import typer
 
 from bula.commands.ask import ask
+from bula.commands.chat import chat
 from bula.commands.deps import deps
 from bula.commands.graph import graph
 from bula.commands.keep_runs import keep_runs
@@ -21,6 +22,7 @@ from bula.commands.review import review
 from bula.commands.schema import schema
 from bula.commands.score import score
 from bula.commands.seeds import seeds
+from bula.commands.serve import serve
 from bula.commands.sweep import sweep
 from bula.commands.tree import tree
 from bula.commands.verify import verify
@@ -31,6 +33,8 @@ from bula.errors import run_app
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, help=__doc__)
 COMMANDS = (
     ask,
+    chat,
+    serve,
     look,
     plan,
     preflight,

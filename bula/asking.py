@@ -7,6 +7,7 @@ so that a page can show it as it is and a terminal can print what is new.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,7 +21,7 @@ from bula.errors import UserError
 from bula.judge_prompt import as_data
 from bula.params import Params, Variant
 from bula.server_answers import Asked, draw_seed, request_fields
-from bula.serving import Placement, open_client, serve_llama_cpp
+from bula.serving import Placement, count_servers, open_client, serve_llama_cpp
 
 if TYPE_CHECKING:
     import openai
@@ -80,8 +81,11 @@ def _open_model(path: Path, params: Params, tokens: int) -> Iterator[Ask]:
     params = params.model_copy(update={"generate": limits})
     placement = Placement(limits.gpu_layers, limits.gpu_servers)
     context = LONGEST_PROMPT + tokens
+    # llama.cpp's rounding depends on the threads, so a server has as many as one in evaluation.
+    processors = len(os.sched_getaffinity(0))
+    threads = processors // count_servers(limits.parallel, processors, placement)
     with (
-        serve_llama_cpp(path, 1, context, placement=placement) as [endpoint],
+        serve_llama_cpp(path, 1, context, placement=placement, threads=threads) as [endpoint],
         open_client(endpoint) as client,
     ):
         variant = Variant(model=str(path), engine="llama.cpp")
