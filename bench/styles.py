@@ -4,6 +4,7 @@
 """
 
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from bula.asking import encode_question
 from bula.errors import run_app
 from bula.params import Params, load_params
 
+FIGURES = re.compile(r"-?\d+")
 DEV = Path("data/demo/dev.jsonl")
 
 
@@ -54,10 +56,10 @@ def summarise(style: StyleName, answers: list[str]) -> str:
     found = [STYLES[style].faults(answer) for answer in answers]
     kept = found.count([])
     # A fault's figures differ from answer to answer, and its words do not.
-    kinds = Counter("".join(filter(str.isalpha, fault)) for faults in found for fault in faults)
-    common = ", ".join(f"{name} {count}" for name, count in kinds.most_common(3))
+    kinds = Counter(FIGURES.sub("N", fault) for faults in found for fault in faults)
+    common = "; ".join(f"{name} ({count})" for name, count in kinds.most_common(3)) or "none"
     share = kept / len(answers)
-    return f"{style}: {kept} of {len(answers)} answers keep the form ({share:.0%}); faults: {common}"
+    return f"{style}: {kept} of {len(answers)} answers keep the form ({share:.0%}); {common}"
 
 
 def main(

@@ -88,7 +88,8 @@ def _open_model(path: Path, params: Params, tokens: int) -> Iterator[Ask]:
         serve_llama_cpp(path, 1, context, placement=placement, threads=threads) as [endpoint],
         open_client(endpoint) as client,
     ):
-        variant = Variant(model=str(path), engine="llama.cpp")
+        # A model on the command line may lie anywhere, which params.yaml does not allow.
+        variant = Variant.model_construct(model=str(path), engine="llama.cpp")
         yield partial(_ask_served, Served(client, tokenizer, variant, params))
 
 
