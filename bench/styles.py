@@ -1,6 +1,6 @@
 """Measure how often the answers of a style keep its form, on the questions of dev.
 
-    python -m bench.styles --model models/merged --style post
+python -m bench.styles --model models/merged --style post
 """
 
 import json
@@ -26,9 +26,7 @@ def read_questions(path: Path, count: int) -> list[str]:
     return [json.loads(line)["question"] for line in lines[:count]]
 
 
-def write_answers(
-    model: Path, questions: list[str], style: StyleName, params: Params
-) -> list[str]:
+def write_answers(model: Path, questions: list[str], style: StyleName, params: Params) -> list[str]:
     """Return the answers of a model directory to the questions, in one style."""
     from bula.generation import batches_of_prompts, generate_batch
     from bula.models import load_model, load_tokenizer

@@ -135,7 +135,7 @@ def _is_title(paragraph: str) -> bool:
 
 def _is_complete(text: str) -> bool:
     """Return whether a text ends with the sign of a sentence's end, or with a hashtag."""
-    last = text.rstrip(" \n\"”*)").rsplit(maxsplit=1)[-1:] or [""]
+    last = text.rstrip(' \n"”*)').rsplit(maxsplit=1)[-1:] or [""]
     return last[0].endswith(SENTENCE_SIGN) or last[0].startswith("#")
 
 

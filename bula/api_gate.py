@@ -37,7 +37,7 @@ FIELDS = {
 }
 
 
-class BadRequest(Exception):
+class BadRequestError(Exception):
     """A request that the gate does not pass on; the message says why."""
 
 
@@ -66,7 +66,7 @@ def build_gate(endpoint: Endpoint, key: str, params: Params, *, has_system: bool
             return refusal(401, "the API key is missing or wrong")
         try:
             body = prepare(await read_body(request), params, has_system=has_system)
-        except BadRequest as error:
+        except BadRequestError as error:
             return refusal(400, str(error))
         return await forward(request.app.state.client, endpoint, body)
 
@@ -93,26 +93,26 @@ def refusal(status: int, message: str) -> Response:
 
 
 async def read_body(request: Request) -> bytes:
-    """Return the body of a request; raise BadRequest if it is too long."""
+    """Return the body of a request; raise BadRequestError if it is too long."""
     body = b""
     async for chunk in request.stream():
         body += chunk
         if len(body) > MAX_BODY_BYTES:
-            raise BadRequest(f"the body has more than {MAX_BODY_BYTES} bytes")
+            raise BadRequestError(f"the body has more than {MAX_BODY_BYTES} bytes")
     return body
 
 
 def prepare(body: bytes, params: Params, *, has_system: bool) -> dict[str, Any]:
-    """Return the request for llama.cpp; raise BadRequest for one that is not a plain chat."""
+    """Return the request for llama.cpp; raise BadRequestError for one that is not a plain chat."""
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
-        raise BadRequest("the body is not JSON") from None
+        raise BadRequestError("the body is not JSON") from None
     if not isinstance(found, dict):
-        raise BadRequest("the body is not a JSON object")
+        raise BadRequestError("the body is not a JSON object")
     unknown = sorted(found.keys() - FIELDS)
     if unknown:
-        raise BadRequest(f"this server does not know the field {unknown[0]!r}")
+        raise BadRequestError(f"this server does not know the field {unknown[0]!r}")
     limits = params.generate
     defaults = llama_cpp_rules(limits.decoding) | {"temperature": limits.decoding.temperature}
     if not found.keys() & {"max_tokens", "max_completion_tokens"}:
@@ -127,22 +127,22 @@ def prepare(body: bytes, params: Params, *, has_system: bool) -> dict[str, Any]:
 
 
 def plain_messages(messages: object) -> list[dict[str, str]]:
-    """Return messages without control tokens; raise BadRequest for other content than text."""
+    """Return messages without control tokens; raise BadRequestError for other content than text."""
     if not isinstance(messages, list) or not messages:
-        raise BadRequest("messages is not a list of messages")
+        raise BadRequestError("messages is not a list of messages")
     found = []
     for message in messages:
         role = message.get("role") if isinstance(message, dict) else None
         content = message.get("content") if isinstance(message, dict) else None
         if role not in ROLES or not isinstance(content, str):
-            raise BadRequest(f"a message needs one of the roles {', '.join(ROLES)}, and a text")
+            raise BadRequestError(
+                f"a message needs one of the roles {', '.join(ROLES)}, and a text"
+            )
         found.append({"role": str(role), "content": as_data(content)})
     return found
 
 
-def with_system_prompt(
-    messages: list[dict[str, str]], *, has_system: bool
-) -> list[dict[str, str]]:
+def with_system_prompt(messages: list[dict[str, str]], *, has_system: bool) -> list[dict[str, str]]:
     """Return messages with a system prompt; the client's own one replaces that of training.
 
     Without a system role, the prompt is the first paragraph of the first message.

@@ -140,7 +140,7 @@ def _ask_local(local: Local, question: str) -> Iterator[str]:
         yield visible(local.tokenizer.decode(ids, skip_special_tokens=True))
 
 
-class _Stopped(Exception):
+class _StoppedError(Exception):
     """Nobody reads the answer any more."""
 
 
@@ -155,7 +155,7 @@ class _Streamer:
     def put(self, ids: Any) -> None:
         """Receive the ids of the prompt, and then each new id."""
         if self.stop.is_set():
-            raise _Stopped
+            raise _StoppedError
         if self.has_prompt:
             for token in ids.flatten().tolist():
                 self.found.put(token)
@@ -196,9 +196,16 @@ def _generate(local: Local, prompt: list[int], streamer: _Streamer) -> None:
             if rules.temperature:
                 torch.manual_seed(draw_seed(local.params.sampling_seed, [prompt]))
             generate_batch(local.model, local.tokenizer, [prompt], local.tokens, rules, streamer)
-    except _Stopped:
+    except _StoppedError:
         pass
-    except (ArithmeticError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+    except (
+        ArithmeticError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         # The reader's thread raises it.
         end = error
     finally:

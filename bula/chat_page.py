@@ -19,7 +19,6 @@ from bula.errors import UserError
 from bula.escaping import terminal
 
 if TYPE_CHECKING:
-    import gradio
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 TEMPLATES = Path(__file__).resolve().parent.parent / "templates/chat"
@@ -36,7 +35,7 @@ STYLES = {
     "Publicação curta": StyleName.POST,
 }
 HOSTS = ["127.0.0.1", "localhost", "[::1]"]
-# Gradio offers more: uploads, files, a proxy, an API and its description. The page needs only these.
+# The page needs only these paths; Gradio also offers uploads, files, a proxy and an API.
 PATHS = ("/assets/", "/static/", "/gradio_api/heartbeat/")
 EXACT_PATHS = {
     *("/", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt", "/config"),
@@ -99,8 +98,8 @@ def _answers(asks: dict[str, Ask], question: str) -> Iterator[list[str]]:
         yield [terminal(text, lines=True) or EMPTY for text in texts]
 
 
-def build_page(asks: dict[str, Ask]) -> gradio.Blocks:
-    """Return the page; `asks` has one function per variant, the base first."""
+def build_page(asks: dict[str, Ask]) -> Any:
+    """Return the page as gradio.Blocks; `asks` has one function per variant, the base first."""
     import gradio
 
     def respond(question: str, style: str) -> Iterator[list[str]]:
@@ -139,7 +138,7 @@ def build_page(asks: dict[str, Ask]) -> gradio.Blocks:
     return page
 
 
-def _answer_box(name: str) -> gradio.Textbox:
+def _answer_box(name: str) -> Any:
     """Return the box of one variant; a text box shows an answer as plain text only."""
     import gradio
 

@@ -14,8 +14,8 @@ from bula.safety_patterns import CLAUSE_END, SENTENCE_END
 Emergency = Literal["none", "samu", "cvv"]
 
 DISCLAIMER = (
-    "Aviso: este é um modelo de linguagem em teste. A resposta pode estar errada, não é diagnóstico "
-    "nem receita e não substitui a consulta com profissional de saúde. Em emergência, ligue 192 "
+    "Aviso: este é um modelo de linguagem em teste. A resposta pode estar errada, não é "
+    "diagnóstico nem receita e não substitui a consulta com profissional de saúde. Em emergência, ligue 192 "
     "(SAMU). Em crise emocional, ligue 188 (CVV)."
 )
 SAMU = (

@@ -51,7 +51,7 @@ FELT = any_of(
     r"boca (?:\w+ ){0,2}?entortou",
     *("fala (?:\\w+ ){0,2}?(?:enrolada|arrastada|embolada)", "falando (?:enrolad|embolad)[oa]"),
     *("fala (?:enrolado|embolado)(?! de proposito)", "perd(?:i|eu|endo) a forca"),
-    *(r"(?:braco|perna|lado|rosto) (?:\w+ ){0,3}?(?:dormente|paralisad[oa]|fraco|fraca|sem forca)",),
+    *(r"(?:braco|perna|lado|rosto) (?:\w+ ){0,3}?(?:dormente|paralisad[oa]|frac[oa]|sem forca)",),
     r"(?:metade|um lado) d[oa] (?:\w+ )?(?:rosto|corpo) (?:parou|dormente|parad[oa])",
     *(r"pior dor de cabeca", r"perd(?:i|eu) (?:de repente )?a vis(?:ao|ta)", "pupila"),
     # Blood
@@ -66,7 +66,11 @@ FELT = any_of(
     # Babies, pregnancy
     rf"(?:bebe|nene|nenem|recem-nascid[oa]|boca|labios?) (?:(?!roupa|usa|blusa)\w+ ){{0,4}}?{PALE}",
     *(r"fic(?:ou|a|ando) (?:\w+ )?rox[oa](?! e latej)", "costelas", "cordao saindo"),
-    *(r"bolsa (?:\w+ )?(?:estourou|rompeu)", "mexer (?:bem |muito )?menos", "barriga (?:\\w+ )?dura"),
+    *(
+        r"bolsa (?:\w+ )?(?:estourou|rompeu)",
+        "mexer (?:bem |muito )?menos",
+        "barriga (?:\\w+ )?dura",
+    ),
     # Brain and spine
     *("(?:pescoco|nuca) (?:\\w+ )?(?:dur[oa]|rigid[oa])", "halito de fruta"),
 )
@@ -81,18 +85,37 @@ NAMED = any_of(
 CERTAIN = any_of(
     rf"{CANNOT} (?:\w+ )?(?:respirar|chorar|falar|levantar|mexer|acordar|ficar em pe)",
     r"nao (?:\w+ ){0,2}?(?:respira|respirando|acorda|responde|reage|desperta|chora nem)",
-    *(r"nao (?:para|parou) de (?:sangrar|convulsionar)", r"parou de respirar", "so respira sentad[oa]"),
+    *(
+        r"nao (?:para|parou) de (?:sangrar|convulsionar)",
+        r"parou de respirar",
+        "so respira sentad[oa]",
+    ),
     r"sangue (?:\w+ ){0,2}?nao para",
     *(r"nao (?:\w+ ){0,2}?(?:mexe|sinto|sente) (?:as pernas|os bracos|o bebe)", "nao quer mamar"),
     r"nao (?:\w+ )?enxergo de um olho",
-    *(r"tem um barulho quando puxa o ar", "barulho quando puxa o ar", "(?:sem falar|ach\\w+) caid[oa]"),
+    *(
+        r"tem um barulho quando puxa o ar",
+        "barulho quando puxa o ar",
+        "(?:sem falar|ach\\w+) caid[oa]",
+    ),
     rf"{SWALLOWED} (?:\w+ ){{0,6}}?(?:{POISON}|{AMOUNT})",
     *("cartelas? vazias?", "chumbinho", "veneno de rato", "metanol", "batizad[oa]", "monoxido"),
     *(r"aquecedor a gas", "gas de cozinha", "churrasqueira dentro", r"inal\w+ fumaca"),
     r"veneno (?:\w+ ){0,3}?vazou",
     # Injuries
-    *("tiro (?:na|no)", "facada(?! no calcanhar)", "facas? (?:\\w+ ){0,2}?enfiad[oa]", "esfaque\\w+"),
-    *(r"decep\w+", r"amput(?:ou|ei)", r"atropel\w+", "fratura exposta", "osso (?:para fora|aparecendo)"),
+    *(
+        "tiro (?:na|no)",
+        "facada(?! no calcanhar)",
+        "facas? (?:\\w+ ){0,2}?enfiad[oa]",
+        "esfaque\\w+",
+    ),
+    *(
+        r"decep\w+",
+        r"amput(?:ou|ei)",
+        r"atropel\w+",
+        "fratura exposta",
+        "osso (?:para fora|aparecendo)",
+    ),
     r"ca(?:iu|i) (?:\w+ )?d[oae] (?:telhado|laje|escada|altura|andar|andaime|predio|moto|cavalo)",
     r"motoqueiro caiu",
     *(r"(?:lev(?:ou|ei)|tom(?:ou|ei|ando)) (?:um )?choque", r"afog(?:ou|ando|ad[oa]|amento|uei)"),
@@ -106,7 +129,10 @@ CERTAIN = any_of(
 )
 # Thoughts of death and self-harm; a denial is no reason to be silent.
 SUICIDE = any_of(
-    *(r"suicid\w+", r"(?:se|me|quero|vou) matar(?! (?:piolho|a aula|de (?:rir|trabalhar|estudar)))"),
+    *(
+        r"suicid\w+",
+        r"(?:se|me|quero|vou) matar(?! (?:piolho|a aula|de (?:rir|trabalhar|estudar)))",
+    ),
     *("matar-(?:me|se)", r"enforc\w+", r"automutila\w+", r"autolesa\w+"),
     r"(?<!nao )(?:quero|queria|prefiro|preferia|desejo|melhor|vontade de|pens\w+ em) morrer"
     r"(?! de (?:rir|medo|vergonha|fome|calor|saudade))",
@@ -116,7 +142,10 @@ SUICIDE = any_of(
     *(r"nao (?:\w+ ){0,2}?sentido (?:em viver|na vida)", "fal\\w+ em morte", "jejum ate morrer"),
     *(r"nunca mais acordar", r"nao acordar (?:nunca )?mais", "sumir (?:do mundo|de vez)"),
     *(r"me (?:cortar|machucar|ferir)", r"se cort(?:a|ando|ar) escondid\w+", "me machucando"),
-    *(r"cortes (?:\w+ )?n[oa]s? (?:antebraco|braco|pulso)s?", "pular d[aoe] (?:ponte|predio|janela)"),
+    *(
+        r"cortes (?:\w+ )?n[oa]s? (?:antebraco|braco|pulso)s?",
+        "pular d[aoe] (?:ponte|predio|janela)",
+    ),
     r"de proposito muitos comprimidos",
 )
 
@@ -161,7 +190,15 @@ YOUNG = any_of(
 )
 FEVER = any_of("febre", "febril", r"3[89](?:[.,]\d)?")
 PREGNANT = any_of(
-    *("gravid[ao]", "gravidez", "gestante", "gestacao", r"\w+ semanas", "parto", "meses, sangr\\w+"),
+    *(
+        "gravid[ao]",
+        "gravidez",
+        "gestante",
+        "gestacao",
+        r"\w+ semanas",
+        "parto",
+        "meses, sangr\\w+",
+    ),
     r"de \w+ meses",
 )
 BLEEDING = any_of(r"sangr(?:ando|o|ou|amento)", "(?:dor|dores) (?:muito )?forte", r"desmai\w+")
@@ -177,9 +214,7 @@ SEPSIS = any_of(
 HEAD = any_of("bateu a cabeca", "bati a cabeca", "pancada na cabeca")
 HEAD_SIGN = any_of(r"vomit\w+", r"desmai\w+", r"sonolent\w+", "pupila", r"convuls\w+", r"confus\w+")
 EYE = any_of("olho", "visao", "enxerg\\w+", "vista")
-SUDDENLY = any_of(
-    "de repente", "de uma hora para (?:a )?outra", "cortina", "clarões", "claroes"
-)
+SUDDENLY = any_of("de repente", "de uma hora para (?:a )?outra", "cortina", "clarões", "claroes")
 PAIRS = (
     (YOUNG, FEVER),
     (PREGNANT, BLEEDING),

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from bench.clones import ROOT
 from bula import answering, asking, gguf_export, server_answers
 from bula.asking import LONGEST_PROMPT, Ask, encode_question, open_models, together, visible
 from bula.errors import UserError
@@ -13,7 +14,6 @@ from bula.models import load_tokenizer
 from bula.params import Params, Variant, load_params
 from bula.prompts import encode_prompt
 from bula.server_answers import Asked
-from tests.conftest import ROOT
 
 QUESTIONS = ["Posso tomar sol?", "Dipirona dá sono? E posso dirigir depois?", "Dói?"]
 TOKENS = 12
@@ -128,7 +128,7 @@ def test_a_question_that_is_too_long_is_refused(tiny: Path) -> None:
     [
         (" Sim.\n", "Sim."),
         ("A\N{REPLACEMENT CHARACTER}", "A"),
-        ("<thi", ""),
+        ("<th", ""),
         ("<think>hm", ""),
         ("<think>hm</think> Sim", "Sim"),
         ("2 < 3", "2 < 3"),

@@ -24,8 +24,10 @@ from bula.serving import WITHOUT_PROXY
 from tests.browser import open_page
 from tests.conftest import user_environment
 
-HOSTILE = '<img src=x onerror=alert(1)> ![x](http://evil.example/a.png) </script> {{ 7 * 7 }}'
+HOSTILE = "<img src=x onerror=alert(1)> ![x](http://evil.example/a.png) </script> {{ 7 * 7 }}"
 WAIT = 30_000
+# Gradio counts its events by an option of pandas that is deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting':Warning")
 
 
 def slow(text: str, seconds: float = 0.0) -> Any:
@@ -110,7 +112,7 @@ def test_hostile_answers_stay_text(browser: Any, url: str) -> None:
     page.on("dialog", lambda dialog: dialogs.append(dialog.message))
     load(page, url)
     ask(page, "<script>alert(2)</script>")
-    wait_for(page, "base", "7 * 7")
+    wait_for(page, "base", "}}")
     assert box(page, "base") == HOSTILE
     assert (dialogs, watch.requests, watch.errors) == ([], [], [])
 
@@ -197,9 +199,10 @@ def test_the_keyboard_is_enough(browser: Any, url: str) -> None:
     load(page, url)
     page.focus("#question textarea")
     page.keyboard.type("Posso tomar sol?")
-    # The radio group, and then the button.
-    page.keyboard.press("Tab")
-    page.keyboard.press("Tab")
+    # Four forms of the answer, and then the button.
+    for _ in range(5):
+        page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "send"
     page.keyboard.press("Enter")
     wait_for(page, "tuned", "Sim")
 

@@ -12,16 +12,17 @@ import openai
 import pytest
 from typer.testing import CliRunner
 
+from bench.clones import ROOT
 from bula import gguf_export
 from bula.__main__ import app
-from bula.api_gate import BadRequest, plain_messages, prepare, with_system_prompt
+from bula.api_gate import BadRequestError, plain_messages, prepare, with_system_prompt
 from bula.commands.serve import KEY, choose_key
 from bula.errors import UserError
 from bula.local_web import address, bind, is_loopback
 from bula.params import load_params
 from bula.prompts import SYSTEM_PROMPT
 from bula.serving import WITHOUT_PROXY
-from tests.conftest import ROOT, user_environment
+from tests.conftest import user_environment
 
 QUESTION = {"role": "user", "content": "Posso tomar sol?"}
 OWN_KEY = "a-key-of-twenty-signs"
@@ -110,7 +111,7 @@ def test_a_control_token_does_not_end_the_turn(client: openai.OpenAI) -> None:
 
 
 def test_the_printed_curl_command_works(printed: list[str]) -> None:
-    command = "\n".join(printed[2:5]).replace("-d '{", "-d '{\"max_tokens\": 3, ")
+    command = "\n".join(printed[2:5]).replace("-d '{", '-d \'{"max_tokens": 3, ')
     result = subprocess.run(
         ["bash", "-c", f"{command} -sS --noproxy '*'"], capture_output=True, text=True, check=True
     )
@@ -238,7 +239,7 @@ def test_open_fields_take_the_decoding_of_params_yaml() -> None:
 )
 def test_a_body_that_is_no_chat_is_refused(body: bytes, message: str) -> None:
     params = load_params(ROOT / "profiles/smollm2-135m.yaml")
-    with pytest.raises(BadRequest, match=message):
+    with pytest.raises(BadRequestError, match=message):
         prepare(body, params, has_system=True)
 
 
