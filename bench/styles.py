@@ -1,4 +1,6 @@
-"""Measure how often the answers of a style keep its form, on the questions of dev.
+"""Measure how often answers keep the form of a style.
+
+The questions are those of dev.
 
 python -m bench.styles --model models/merged --style post
 """

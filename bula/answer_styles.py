@@ -101,7 +101,7 @@ def post_faults(text: str) -> list[str]:
 
 
 def blog_faults(text: str) -> list[str]:
-    """Return why a text is not a blog text: a title, and at least three paragraphs."""
+    """Return why a text is not a blog text with a title and paragraphs."""
     faults = _outside("words", len(words(text)), BLOG_WORDS)
     title, *body = _paragraphs(text) or [""]
     if not _is_title(title):
@@ -126,7 +126,10 @@ def simple_faults(text: str) -> list[str]:
 
 
 def _is_title(paragraph: str) -> bool:
-    """Return whether a paragraph is one short line without the sign of a sentence's end."""
+    """Return whether a paragraph is a title: one short line.
+
+    It is marked, is a question, or lacks the sign of a sentence's end.
+    """
     line = paragraph.strip("#* ")
     is_short = "\n" not in line and 0 < len(line) <= TITLE_CHARACTERS
     marked = paragraph.startswith(("#", "**"))
@@ -134,7 +137,7 @@ def _is_title(paragraph: str) -> bool:
 
 
 def _is_complete(text: str) -> bool:
-    """Return whether a text ends with the sign of a sentence's end, or with a hashtag."""
+    """Return whether a text ends with a complete sentence or a hashtag."""
     last = text.rstrip(' \n"”*)').rsplit(maxsplit=1)[-1:] or [""]
     return last[0].endswith(SENTENCE_SIGN) or last[0].startswith("#")
 

@@ -79,7 +79,10 @@ def build_gate(endpoint: Endpoint, key: str, params: Params, *, has_system: bool
 
 
 def has_key(request: Request, key: str) -> bool:
-    """Return whether a request has the key, in a time that does not depend on it."""
+    """Return whether a request has the key.
+
+    The time does not depend on the key that was sent.
+    """
     given = request.headers.get("authorization", "")
     return secrets.compare_digest(given.encode(), f"Bearer {key}".encode())
 
@@ -103,7 +106,10 @@ async def read_body(request: Request) -> bytes:
 
 
 def prepare(body: bytes, params: Params, *, has_system: bool) -> dict[str, Any]:
-    """Return the request for llama.cpp; raise BadRequestError for one that is not a plain chat."""
+    """Return the request for llama.cpp.
+
+    Raise BadRequestError if the body is not a plain chat.
+    """
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
@@ -127,7 +133,10 @@ def prepare(body: bytes, params: Params, *, has_system: bool) -> dict[str, Any]:
 
 
 def plain_messages(messages: object) -> list[dict[str, str]]:
-    """Return messages without control tokens; raise BadRequestError for other content than text."""
+    """Return messages without control tokens.
+
+    Raise BadRequestError for other content than text.
+    """
     if not isinstance(messages, list) or not messages:
         raise BadRequestError("messages is not a list of messages")
     found = []

@@ -32,7 +32,10 @@ def show_text(text: str) -> None:
 
 
 def show_answers(streams: Streams) -> None:
-    """Print the answers side by side on a wide terminal, else one after the other."""
+    """Print the answers side by side on a wide terminal.
+
+    Elsewhere they follow each other.
+    """
     with ExitStack() as stack:
         for stream in streams.values():
             # A reader who leaves stops the model.

@@ -1,4 +1,4 @@
-"""Answer single questions as a stream, with the prompts and decoding of evaluation.
+"""Stream answers to single questions, as evaluation prompts and decodes.
 
 transformers answers for a model directory and llama.cpp for a GGUF file, as in the stage generate,
 so a greedy answer is the same text there and here. Each stream yields the complete answer so far,
@@ -94,9 +94,9 @@ def _open_model(path: Path, params: Params, tokens: int) -> Iterator[Ask]:
 
 
 def encode_question(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
-    """Return the token ids of a prompt, in which the question has no control token.
+    """Return the token ids of a prompt.
 
-    Raise UserError if the prompt has more than LONGEST_PROMPT tokens.
+    The question has no control token in it. Raise UserError if the prompt has more than LONGEST_PROMPT tokens.
     """
     from bula.prompts import encode_prompt
 

@@ -1,4 +1,4 @@
-"""Build the page of `bula chat`: two variants side by side, with a fixed warning.
+"""Build the page that shows two variants side by side.
 
 Gradio draws the page. llama.cpp's own page shows one model, has no place for a warning that stays,
 and cannot answer an emergency before the model does.
@@ -99,7 +99,10 @@ def _answers(asks: dict[str, Ask], question: str) -> Iterator[list[str]]:
 
 
 def build_page(asks: dict[str, Ask]) -> Any:
-    """Return the page as gradio.Blocks; `asks` has one function per variant, the base first."""
+    """Return the page, which is gradio.Blocks.
+
+    `asks` has one function per variant, the base first.
+    """
     import gradio
 
     def respond(question: str, style: str) -> Iterator[list[str]]:
@@ -139,7 +142,7 @@ def build_page(asks: dict[str, Ask]) -> Any:
 
 
 def _answer_box(name: str) -> Any:
-    """Return the box of one variant; a text box shows an answer as plain text only."""
+    """Return the box of one variant, which shows plain text only."""
     import gradio
 
     return gradio.Textbox(

@@ -1,4 +1,4 @@
-"""Exit without a traceback on Ctrl-C and when the reader of a pipe is gone."""
+"""Exit without a traceback on Ctrl-C and on a closed pipe."""
 
 import os
 import signal

@@ -15,8 +15,8 @@ Emergency = Literal["none", "samu", "cvv"]
 
 DISCLAIMER = (
     "Aviso: este é um modelo de linguagem em teste. A resposta pode estar errada, não é "
-    "diagnóstico nem receita e não substitui a consulta com profissional de saúde. Em emergência, ligue 192 "
-    "(SAMU). Em crise emocional, ligue 188 (CVV)."
+    "diagnóstico nem receita e não substitui a consulta com profissional de saúde. Em "
+    "emergência, ligue 192 (SAMU). Em crise emocional, ligue 188 (CVV)."
 )
 SAMU = (
     "ATENÇÃO: o que você descreve pode ser uma emergência. Ligue agora para o 192 (SAMU) ou vá ao "
@@ -82,6 +82,9 @@ def _is_denied(sentence: str, found: re.Match[str]) -> bool:
 
 
 def _is_asked_about(sentence: str, found: re.Match[str]) -> bool:
-    """Return whether a question asks only what a disease is, or how to prevent it."""
+    """Return whether a question only asks about a disease.
+
+    It asks what the disease is or how to prevent it.
+    """
     before = sentence[: found.start()]
     return signs.ASKED_ABOUT.search(before) is not None or _is_denied(sentence, found)

@@ -42,7 +42,10 @@ def read_questions(question: str) -> Iterator[str]:
 def load(
     stack: ExitStack, models: dict[str, Path], params: Params, style: StyleName | None
 ) -> dict[str, "Ask"]:
-    """Load the models until the stack closes, and say on a terminal how long it took."""
+    """Load the models until the stack closes.
+
+    A terminal shows how long it took.
+    """
     # torch is imported here, so that the other commands start without it.
     from bula.asking import open_models
     from bula.hardware import prepare_device, seed_everything

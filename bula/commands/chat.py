@@ -1,4 +1,4 @@
-"""Open a local page that answers questions by the base and the tuned model.
+"""Open a local page for questions to base and tuned model.
 
 Run `python -m bula chat`.
 """

@@ -66,7 +66,7 @@ def serve(
 ) -> None:
     """Serve a GGUF file as an OpenAI-compatible API on this machine.
 
-    The key is BULA_API_KEY of the environment, or a new one that is printed. There is no TLS. The
+    The environment variable BULA_API_KEY contains the key; without it, a new key is printed. There is no TLS. The
     API answers no emergency by itself: a program that shows answers to people must do so.
     """
     if model.suffix != ".gguf":
