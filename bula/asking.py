@@ -96,7 +96,8 @@ def _open_model(path: Path, params: Params, tokens: int) -> Iterator[Ask]:
 def encode_question(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
     """Return the token ids of a prompt.
 
-    The question has no control token in it. Raise UserError if the prompt has more than LONGEST_PROMPT tokens.
+    The question has no control token in it. Raise UserError if the prompt has more than
+    LONGEST_PROMPT tokens.
     """
     from bula.prompts import encode_prompt
 

@@ -87,7 +87,10 @@ def answer(asks: dict[str, Ask], question: str, style: str) -> Iterator[list[str
 
 
 def _answers(asks: dict[str, Ask], question: str) -> Iterator[list[str]]:
-    """Yield the answers so far of all variants; a reader who leaves stops the models."""
+    """Yield the answers so far of all variants.
+
+    A reader who leaves stops the models.
+    """
     with ExitStack() as stack:
         streams: list[Any] = [ask(question) for ask in asks.values()]
         for stream in streams:

@@ -66,8 +66,9 @@ def serve(
 ) -> None:
     """Serve a GGUF file as an OpenAI-compatible API on this machine.
 
-    The environment variable BULA_API_KEY contains the key; without it, a new key is printed. There is no TLS. The
-    API answers no emergency by itself: a program that shows answers to people must do so.
+    The environment variable BULA_API_KEY contains the key; without it, a new key is printed. There
+    is no TLS. The API answers no emergency by itself: a program that shows answers to people must
+    do so.
     """
     if model.suffix != ".gguf":
         fix = "name a GGUF file, such as models/gguf/q4_k_m.gguf"
