@@ -102,7 +102,7 @@ FELT = any_of(
 NAMED = any_of(
     *("avc", "infart(?:o|ou|ando|ei)", "enfart\\w+", "ataque (?:cardiaco|do coracao)"),
     *("derrame(?! (?:pleural|articular|no joelho))", r"convuls\w+", "ataque epil\\w+"),
-    *(r"olhos (?:\w+ )?(?:re)?vira(?:d|nd)os?", "revirando os olhos", "tremendo tod[oa]"),
+    *(r"olhos (?:\w+ )?(?:re)?vira(?:dos|ndo)", "revirando os olhos", "tremendo tod[oa]"),
     *("espumando", r"crise epil\w+", "se debat\\w+", "overdose", r"intoxic(?:acao|ou|ad[oa]|ei)"),
     *(r"envenen(?:amento|ad[oa]|ou)", "hemorragia", "anafila\\w+", "choque anafilatico"),
 )
