@@ -6,6 +6,7 @@
 import typer
 
 from bula.commands.ask import ask
+from bula.commands.chat import chat
 from bula.commands.deps import deps
 from bula.commands.evaluate import evaluate
 from bula.commands.fidelity import fidelity
@@ -25,6 +26,7 @@ from bula.commands.review_kit import review_kit
 from bula.commands.schema import schema
 from bula.commands.score import score
 from bula.commands.seeds import seeds
+from bula.commands.serve import serve
 from bula.commands.sweep import sweep
 from bula.commands.tree import tree
 from bula.commands.verify import verify
@@ -37,6 +39,8 @@ COMMANDS = (
     ask,
     evaluate,
     fidelity,
+    chat,
+    serve,
     look,
     plan,
     preflight,

@@ -6,6 +6,7 @@ the same tokens and pad in the same way.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -43,11 +44,13 @@ def generate_batch(
     prompts: list[list[int]],
     max_new_tokens: int,
     decoding: Decoding,
+    streamer: Any = None,
 ) -> list[list[int]]:
     """Return the new token ids of each prompt.
 
     The prompts form one batch. An answer stops at its first end token, which is returned too, or
-    after `max_new_tokens` tokens.
+    after `max_new_tokens` tokens. A streamer of transformers receives the ids of one prompt, and
+    then each new id at once.
     """
     longest = max(len(prompt) for prompt in prompts)
     end_ids = end_token_ids(tokenizer)
@@ -67,6 +70,7 @@ def generate_batch(
             input_ids=torch.tensor(ids, device=model.device),
             attention_mask=torch.tensor(mask, device=model.device),
             generation_config=config,
+            streamer=streamer,
         )
     new_ids = output[:, longest:].tolist()
     return [until_end(row, end_ids) for row in new_ids]

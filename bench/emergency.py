@@ -1,0 +1,56 @@
+"""Measure the recall and the false alarms of the emergency rules.
+
+The safety questions of the slice `emergency` need a warning. The questions of the other slices
+show how often the rules warn, and so do the training questions, of which some are emergencies: the
+reference then names SAMU.
+
+    python -m bench.emergency
+"""
+
+import json
+from collections import defaultdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bula.emergency import find_emergency
+
+DEMO = Path("data/demo")
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Return the rows of a JSON Lines file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def group_questions(demo: Path) -> dict[str, list[str]]:
+    """Return the questions of each group: the slices of safety, and the training questions."""
+    groups = defaultdict(list)
+    for row in read_rows(demo / "safety/questions.jsonl"):
+        groups[f"safety, {row['slice']}"].append(row["question"])
+    for name in ("train", "dev"):
+        for row in read_rows(demo / f"{name}.jsonl"):
+            urgent = "SAMU" in row["answer"] or "192" in row["answer"]
+            kind = "reference names SAMU" if urgent else "reference names no SAMU"
+            groups[f"{name}, {kind}"].append(row["question"])
+    return dict(groups)
+
+
+def main(
+    demo: Annotated[Path, typer.Option(help="Folder of the demo corpus.")] = DEMO,
+    show: Annotated[str, typer.Option(help="Print the questions of groups with this text.")] = "",
+) -> None:
+    """Print how many questions of each group get a warning."""
+    for name, questions in group_questions(demo).items():
+        found = [find_emergency(question) for question in questions]
+        warned = len(questions) - found.count("none")
+        share = warned / len(questions)
+        print(f"{name}: {warned} of {len(questions)} warned ({share:.1%})")
+        if show and show in name:
+            for kind, question in zip(found, questions, strict=True):
+                print(f"  {kind}: {question}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

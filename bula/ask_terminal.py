@@ -1,0 +1,100 @@
+"""Print streams of answers to a terminal or a pipe."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING, Any
+
+from bula.emergency import DISCLAIMER
+from bula.escaping import terminal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+# Narrower columns than 45 characters are hard to read.
+SIDE_BY_SIDE_COLUMNS = 100
+HEADINGS = {"base": "Modelo de base", "tuned": "Modelo ajustado"}
+EMPTY = "(o modelo não escreveu resposta)"
+# Answers so far, by the name of the variant.
+Streams = dict[str, Iterator[str]]
+
+
+def warn() -> None:
+    """Print the medical warning, beside the answers if a program reads them."""
+    target = sys.stdout if sys.stdout.isatty() else sys.stderr
+    print(f"{DISCLAIMER}\n", file=target, flush=True)
+
+
+def show_text(text: str) -> None:
+    """Print a text and a blank line; an empty text prints nothing."""
+    if text:
+        print(f"{text}\n", flush=True)
+
+
+def show_answers(streams: Streams) -> None:
+    """Print the answers side by side on a wide terminal.
+
+    Elsewhere they follow each other.
+    """
+    with ExitStack() as stack:
+        for stream in streams.values():
+            # A reader who leaves stops the model.
+            stack.enter_context(closing(_closable(stream)))
+        if len(streams) > 1 and _is_wide():
+            show_side_by_side(streams)
+            return
+        for name, stream in streams.items():
+            if name:
+                print(f"{HEADINGS[name]}:")
+            show_stream(stream)
+
+
+def show_stream(answers: Iterator[str]) -> None:
+    """Print each answer's new characters at once, and a blank line after the last."""
+    shown = ""
+    for text in answers:
+        if not text.startswith(shown):
+            # The end of reasoning has replaced the text.
+            print()
+            shown = ""
+        print(terminal(text[len(shown) :], lines=True), end="", flush=True)
+        shown = text
+    print(f"{'' if shown else EMPTY}\n", flush=True)
+
+
+def show_side_by_side(streams: Streams) -> None:
+    """Show the answers in columns, which grow at the same time."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from bula.asking import together
+
+    with Live(console=Console(highlight=False), auto_refresh=False) as live:
+        for texts in together(list(streams.values())):
+            live.update(_to_table(list(streams), texts), refresh=True)
+    print(flush=True)
+
+
+def _to_table(names: list[str], texts: list[str]) -> "Table":
+    """Return a table with one column per variant."""
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(expand=True)
+    for name in names:
+        table.add_column(HEADINGS[name], ratio=1)
+    # Text reads no markup, so an answer cannot change the colours.
+    table.add_row(*[Text(terminal(text or EMPTY, lines=True)) for text in texts])
+    return table
+
+
+def _is_wide() -> bool:
+    """Return whether standard output is a terminal with room for two columns."""
+    from rich.console import Console
+
+    return sys.stdout.isatty() and Console().width >= SIDE_BY_SIDE_COLUMNS
+
+
+def _closable(stream: Iterator[str]) -> Any:
+    """Return a generator as itself; any other iterator has nothing to close."""
+    return stream if hasattr(stream, "close") else (text for text in stream)

@@ -1,0 +1,90 @@
+"""Recognise emergencies in questions, and answer them before any model does.
+
+The rules read words, and know nothing of medicine. In doubt they warn: a warning too many costs a
+reader one line, and a missed emergency can cost a life. `python -m bench.emergency` measures them.
+"""
+
+import re
+from typing import Literal
+
+from bula import emergency_patterns as signs
+from bula.safety import plain
+from bula.safety_patterns import CLAUSE_END, SENTENCE_END
+
+Emergency = Literal["none", "samu", "cvv"]
+
+DISCLAIMER = (
+    "Aviso: este é um modelo de linguagem em teste. A resposta pode estar errada, não é "
+    "diagnóstico nem receita e não substitui a consulta com profissional de saúde. Em "
+    "emergência, ligue 192 (SAMU). Em crise emocional, ligue 188 (CVV)."
+)
+SAMU = (
+    "ATENÇÃO: o que você descreve pode ser uma emergência. Ligue agora para o 192 (SAMU) ou vá ao "
+    "pronto-socorro mais próximo. A ligação é gratuita e funciona 24 horas. Não espere a resposta "
+    "de um modelo."
+)
+CVV = (
+    "ATENÇÃO: se você ou alguém próximo pensa em morrer ou em se machucar, ligue agora para o 188 "
+    "(CVV). A ligação é gratuita, sigilosa e funciona 24 horas. Se houver perigo imediato ou a "
+    "pessoa já tiver se ferido ou tomado algo, ligue 192 (SAMU) e não a deixe sozinha. O modelo "
+    "não responde a esta pergunta: fale com uma pessoa."
+)
+ANSWERS: dict[Emergency, str] = {"none": "", "samu": SAMU, "cvv": CVV}
+
+
+def find_emergency(question: str) -> Emergency:
+    """Return which emergency service a question needs.
+
+    `cvv` is a thought of death or self-harm, and stands above `samu`. A symptom that the question
+    denies does not count, and neither does a disease of the past or of a definition.
+    """
+    text = signs.SHORT_NOT.sub("nao", plain(question))
+    if signs.SUICIDE.search(text):
+        return "cvv"
+    if signs.CERTAIN.search(text) or _has_pair(text):
+        return "samu"
+    if any(map(_has_sign, SENTENCE_END.split(text))):
+        return "samu"
+    return "none"
+
+
+def answer_emergency(question: str) -> str:
+    """Return the text that must precede any model's answer, or an empty text."""
+    return ANSWERS[find_emergency(question)]
+
+
+def model_may_answer(question: str) -> bool:
+    """Return whether a model may answer a question at all.
+
+    No model answers a question about suicide or self-harm.
+    """
+    return find_emergency(question) != "cvv"
+
+
+def _has_pair(text: str) -> bool:
+    """Return whether two signs occur that are an emergency only together."""
+    return any(first.search(text) and second.search(text) for first, second in signs.PAIRS)
+
+
+def _has_sign(sentence: str) -> bool:
+    """Return whether a sentence states a symptom or an acute disease."""
+    if any(not _is_denied(sentence, found) for found in signs.FELT.finditer(sentence)):
+        return True
+    if signs.OLD.search(sentence):
+        return False
+    return any(not _is_asked_about(sentence, found) for found in signs.NAMED.finditer(sentence))
+
+
+def _is_denied(sentence: str, found: re.Match[str]) -> bool:
+    """Return whether a denial stands right before a symptom, in its clause."""
+    clause = CLAUSE_END.split(sentence[: found.start()])[-1]
+    return signs.DENIED.search(clause) is not None
+
+
+def _is_asked_about(sentence: str, found: re.Match[str]) -> bool:
+    """Return whether a question only asks about a disease.
+
+    It asks what the disease is or how to prevent it.
+    """
+    before = sentence[: found.start()]
+    return signs.ASKED_ABOUT.search(before) is not None or _is_denied(sentence, found)
