@@ -13,6 +13,7 @@ from bula.escaping import terminal
 from bula.files import staged
 from bula.params import Params, load_params
 from bula.reports import write_metrics
+from stages.compare.conclusion import read_facts
 from stages.compare.figure import NAME, Panel, draw_panels, link, read_panels
 from stages.compare.headline import headline
 from stages.compare.inputs import (
@@ -23,6 +24,8 @@ from stages.compare.inputs import (
     read_groups,
     read_spreads,
 )
+from stages.compare.page.content import Folders, read_content
+from stages.compare.page.render import render
 from stages.compare.pairs import compare_all, mark_families
 from stages.compare.report import opening, report_text
 from stages.compare.seeds import mark_seeds, seeds_table
@@ -41,6 +44,7 @@ def write_report(folder: Path, texts: dict[str, str], panels: list[Panel], param
 def main(
     data: Annotated[Path, typer.Option(help="Folder of the rows of each item.")] = Path("data"),
     figures: Annotated[Path, typer.Option(help="Folder of metrics.")] = Path("metrics"),
+    plots: Annotated[Path, typer.Option(help="Folder of training curves.")] = Path("plots"),
     report: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/compare.json"),
     summary: Annotated[Path, typer.Option(help="Main figures.")] = Path("metrics/summary.json"),
@@ -59,10 +63,14 @@ def main(
     panels = read_panels(data, figures, params)
     text = report_text(figures, table, results, over_seeds, answers, params, link(panels))
     short = headline(figures, results, answers, params)
+    facts = read_facts(figures, results, params)
+    folders = Folders(data, figures, plots)
+    page = render(read_content(folders, results, facts, answers, panels, params))
+    texts = {"index.html": page, "report.md": text, "headline.md": short}
     write_metrics(metrics, results)
     write_metrics(summary, summarize(figures, results, params))
-    write_report(report, {"report.md": text, "headline.md": short}, panels, params)
-    last = f"compare: {len(results)} paired differences, report in {report}/report.md"
+    write_report(report, texts, panels, params)
+    last = f"compare: {len(results)} paired differences, report in {report}/index.html"
     print(terminal(f"{last}\n\n{table}", lines=True))
 
 
