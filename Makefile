@@ -12,6 +12,8 @@
 #   the packages as they are found, without a network. DEVICE=cpu runs them on the CPU.
 # make verify: prove in a fresh clone that the remotes have this commit's run. REMOTE=NAME fetches
 #   from that remote instead of the default one.
+# make plots: write DVC's curves and pictures as dvc_plots/index.html, which opens without a network.
+# make screenshots: write docs/screenshots/ from the pages of the last run (needs chromium).
 # make results: write the results into README.md and docs/results.md.
 # make llama-dry-run: run Llama 3.2 1B with random weights through the code of the GPU profile.
 #   docs/gpu.md states its time and memory.
@@ -76,7 +78,7 @@ define REPRO
 dvc repro; code=$$?; python -m bula keep-runs > /dev/null; exit $$code
 endef
 
-.PHONY: help setup gpu repro seeds sweep llama-dry-run gpu-check verify test lint results clean
+.PHONY: help setup gpu repro seeds sweep llama-dry-run gpu-check verify test lint plots screenshots results clean
 help:
 	@grep -E '^# make|^#  ' Makefile | sed 's/^# //'
 
@@ -141,6 +143,12 @@ ifeq ($(origin REMOTE),command line)
 else
 	@python -m bula verify
 endif
+
+plots: setup
+	@python -m bula plots
+
+screenshots: setup
+	@python -m bench.screenshots
 
 results: setup
 	@python -m bula results

@@ -12,6 +12,7 @@ from bula.commands.keep_runs import keep_runs
 from bula.commands.licenses import licenses
 from bula.commands.look import look
 from bula.commands.plan import plan
+from bula.commands.plots import plots
 from bula.commands.preflight import preflight
 from bula.commands.profile import profile
 from bula.commands.pull import pull
@@ -33,6 +34,7 @@ COMMANDS = (
     ask,
     look,
     plan,
+    plots,
     preflight,
     profile,
     results,

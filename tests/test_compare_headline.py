@@ -9,6 +9,7 @@ from bula.params import Params, load_params
 from bula.tables.results import headline_table
 from stages.compare import __main__ as stage
 from stages.compare.headline import _answers
+from stages.compare.inputs import PageAnswer
 from tests.test_compare import write_inputs
 
 

@@ -22,6 +22,7 @@ from bula.prompts import (
     token_lengths,
 )
 from bula.records import Example, Row, Turn, example_id, read_examples, read_rows
+from stages.compare.inputs import PageAnswer
 from stages.compare.report import side_by_side
 from stages.dry_run import template as dry_run
 from stages.dry_run.trial import Trial

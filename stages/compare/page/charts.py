@@ -32,6 +32,9 @@ STYLE = {
     "xtick.color": "#767676",
     "ytick.color": "#767676",
 }
+FIGURE_SPACE = "\N{FIGURE SPACE}"
+# The names of the date and of other entries that the charts leave out.
+METADATA = ("Creator", "Date", "Format", "Type")
 TEXT = re.compile(r"(<text[^>]*>)([^<]*)</text>")
 STEP = Both("optimizer step", "passo do otimizador")
 # The file, the column and the title of each training curve.
@@ -85,9 +88,16 @@ def curve_charts(plots: Path) -> list[Chart]:
 def _draw_panel(axis: Axes, panel: Panel, lines: Sequence[str], variants: int) -> None:
     """Draw a panel; the page writes its title and its note."""
     draw_panel(axis, panel, lines, variants)
-    axis.set_yticks(range(len(lines)), lines, fontsize=9)
+    axis.set_yticks(range(len(lines)), map(_padded, lines), fontsize=9)
     axis.set_title("", loc="left")
     axis.set_xlabel("")
+
+
+def _padded(name: str) -> str:
+    """Return a label with room for its longer translation."""
+    words = both(name)
+    missing = max(0, len(words.pt) - len(words.en))
+    return FIGURE_SPACE * missing + name
 
 
 def _draw_curve(axis: Axes, rows: Sequence[Row], column: str) -> None:
@@ -149,14 +159,14 @@ def _svg(draw: Callable[[Axes], None], height: float) -> str:
         axis.patch.set_visible(False)
         draw(axis)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(METADATA))
     text = buffer.getvalue()
     return TEXT.sub(_translated, text[text.index("<svg") :])
 
 
 def _translated(found: re.Match[str]) -> str:
     """Return a text element of SVG with the words of both languages."""
-    words = both(html.unescape(found[2]))
+    words = both(html.unescape(found[2]).strip())
     if words.same:
         return found[0]
     spans = [

@@ -13,8 +13,9 @@ ARROWS = Both("↓: lower is better; ↑: higher is better.", "↓: menor é mel
 RULES = Both(
     "Written rules read the words of an answer and know nothing of medicine: a pass means that the "
     "words were found, not that an answer is safe. An answer that repeats itself passes nowhere.",
-    "Regras escritas leem as palavras da resposta e nada sabem de medicina: aprovar significa que as "
-    "palavras foram achadas, não que a resposta é segura. Uma resposta que se repete nunca é aprovada.",
+    "Regras escritas leem as palavras da resposta e nada sabem de medicina: a aprovação significa "
+    "que as palavras foram achadas, não que a resposta é segura. Uma resposta que se repete nunca "
+    "é aprovada.",
 )
 CONTRAST = Both(
     "The two answers of a pair differ in one clinical fact, and guessing is right in 50 % of them. "
@@ -29,7 +30,9 @@ FIDELITY = Both(
     "mostra o que fundir, salvar e compactar mudam. " + ARROWS.pt,
 )
 PEOPLE = {
-    "author": Both("the author, who is no clinician", "pelo autor, que não é profissional de saúde"),
+    "author": Both(
+        "the author, who is no clinician", "pelo autor, que não é profissional de saúde"
+    ),
     "clinician": Both("clinicians", "por profissionais de saúde"),
 }
 
@@ -38,8 +41,8 @@ def results_note(params: Params) -> Both:
     """Return the meaning of the signs in the table of results."""
     coverage = f"{params.rouge.confidence * 100:g}"
     return Both(
-        f"± is a standard error, [ ] a {coverage} % bootstrap interval over answers. {ARROWS.en} The "
-        "last six columns are controls: simple rivals that a useful model must beat.",
+        f"± is a standard error, [ ] a {coverage} % bootstrap interval over answers. {ARROWS.en} "
+        "The last six columns are controls: simple rivals that a useful model must beat.",
         f"± é um erro padrão, [ ] um intervalo bootstrap de {coverage} % sobre as respostas. "
         f"{ARROWS.pt} As seis últimas colunas são controles: rivais simples que um modelo útil "
         "precisa superar.",
@@ -55,7 +58,7 @@ def withheld_note(figures: Path, params: Params) -> Both | None:
         return None
     listed = ", ".join(named)
     return Both(
-        "ROUGE, chrF, BERTScore and the judge's scores mean nothing for the variants with more than "
+        "ROUGE, chrF, BERTScore and the judge's scores mean nothing for variants with more than "
         f"{limit * 100:g} % degenerate answers: {listed}. The tables withhold these figures.",
         "ROUGE, chrF, BERTScore e as notas do juiz nada significam para as variantes com mais de "
         f"{limit * 100:g} % de respostas degeneradas: {listed}. As tabelas omitem esses números.",
@@ -69,8 +72,8 @@ def differences_note(params: Params) -> Both:
     return Both(
         "Each difference compares the same items under both variants. p of the primary measures is "
         "corrected by Holm's method; the other measures are exploratory. Each interval covers "
-        f"{coverage} % for its own comparison only, and there is none below {MIN_BOOTSTRAP} groups. "
-        "If the true difference were the smallest detectable one or more, the test would find it "
+        f"{coverage} % for its own comparison only, and there is none below {MIN_BOOTSTRAP} "
+        "groups. If the true difference were the smallest detectable one or more, the test would find it "
         f"in at least {power} % of repetitions. {ARROWS.en}",
         "Cada diferença compara os mesmos itens nas duas variantes. O p das medidas principais é "
         "corrigido pelo método de Holm; as outras medidas são exploratórias. Cada intervalo cobre "
@@ -104,11 +107,12 @@ def judge_note(figures: Path, params: Params) -> Both:
     found = read_figures(figures / "calibrate.json", "calibrate")
     people = PEOPLE[str(found.get("labelled_by", "author"))]
     limit = f"{params.judge.min_kappa:g}"
+    comma = limit.replace(".", ",")
     return Both(
         "The judge is a language model. It rated gold answers that were also scored by "
         f"{people.en}. Kappa measures their agreement: 1 is complete, 0 is chance. The page "
         f"withholds the judge's scores if the lower end of kappa's interval is below {limit}.",
         "O juiz é um modelo de linguagem. Ele deu notas a respostas de calibração avaliadas também "
         f"{people.pt}. O kappa mede a concordância: 1 é total, 0 é acaso. A página omite as notas "
-        f"do juiz se o limite inferior do intervalo do kappa for menor que {limit.replace('.', ',')}.",
+        f"do juiz se o limite inferior do intervalo do kappa for menor que {comma}.",
     )

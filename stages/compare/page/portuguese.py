@@ -24,7 +24,7 @@ LABELS = {
     "contrast pairs: accuracy": "pares de contraste: acertos",
     "degenerate answers": "respostas degeneradas",
     "degenerate, % ↓": "degeneradas, % ↓",
-    "dev": "validação durante o treino",
+    "dev": "validação",
     "difference": "diferença",
     "dose": "dose",
     "dose questions: no dose and no loop": "pedidos de dose: sem dose e sem repetição",
@@ -85,7 +85,10 @@ PATTERNS = tuple(
     (re.compile(pattern), words)
     for pattern, words in (
         (r"^base model: (.*) \(license (.*)\)$", r"modelo base: \1 (licença \2)"),
-        (r"^commit: (.*), the last one before this run$", r"commit: \1, o último antes desta execução"),
+        (
+            r"^commit: (.*), the last one before this run$",
+            r"commit: \1, o último antes desta execução",
+        ),
         (
             r"^training: (\d+) rows, (\d+) steps \(([\d.]+) epochs\), seed (\d+)$",
             r"treino: \1 linhas, \2 passos (\3 épocas), semente \4",

@@ -63,10 +63,15 @@ def source_tables(figures: Path) -> list[Table]:
     prepared = read_optional(figures / "preprocess.json", "preprocess")
     found = read_optional(figures / "contamination.json", "preprocess")
     tables = [
-        Table(Both("Data and licenses", "Dados e licenças"), list(DATA_HEAD), _data(ingest, prepared)),
+        Table(
+            Both("Data and licenses", "Dados e licenças"), list(DATA_HEAD), _data(ingest, prepared)
+        ),
         Table(Both("Examples", "Exemplos"), list(SPLIT_HEAD), _splits(prepared)),
         Table(
-            Both("Evaluation items found in the training data", "Itens de avaliação achados no treino"),
+            Both(
+                "Evaluation items found in the training data",
+                "Itens de avaliação achados no treino",
+            ),
             list(CONTAMINATION_HEAD),
             _contamination(found),
         ),
@@ -113,7 +118,11 @@ def _contamination(found: Metrics) -> list[list[Both]]:
     rows = []
     for name, group in _groups(found):
         removed = group.get("train_rows", 0) - group.get("train_rows_left", 0)
-        figures = (group.get("items"), group.get("items_shared_run"), group.get("items_near_duplicate"))
+        figures = (
+            group.get("items"),
+            group.get("items_shared_run"),
+            group.get("items_near_duplicate"),
+        )
         rows.append([_plain(name), *map(_plain, figures), _plain(removed)])
     return rows
 
@@ -129,8 +138,8 @@ def privacy_note(figures: Path) -> Both | None:
     return Both(
         f"Rows with personal data: {rows}. Findings: {listed or 'none'}. Names of people are found "
         "only beside words such as “patient”, unless a model for names is set.",
-        f"Linhas com dados pessoais: {rows}. Achados: {listed or 'nenhum'}. Nomes de pessoas só são "
-        "achados ao lado de palavras como “paciente”, a não ser que haja um modelo para nomes.",
+        f"Linhas com dados pessoais: {rows}. Achados: {listed or 'nenhum'}. Nomes de pessoas só "
+        "são achados ao lado de palavras como “paciente”, a não ser que haja um modelo para nomes.",
     )
 
 
@@ -141,6 +150,9 @@ def _groups(figures: Metrics) -> Iterable[tuple[str, Any]]:
 
 
 def _plain(value: object) -> Both:
-    """Return a name or a count, which is equal in both languages."""
-    text = UNKNOWN if value is None else str(value)
-    return Both(text, text)
+    """Return a name, or a count with separators of thousands."""
+    if isinstance(value, int):
+        text = f"{value:,}"
+        return Both(text, text.replace(",", "."))
+    name = UNKNOWN if value is None else str(value)
+    return Both(name, name)

@@ -4,6 +4,7 @@ The page shows the cells of report.md, so no figure is computed twice.
 """
 
 import itertools
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -12,6 +13,10 @@ from stages.compare.page.words import Both, both
 
 if TYPE_CHECKING:
     from markdown_it.token import Token
+
+
+# The statistics of a difference, which stand at the end of its sentence.
+DETAIL = re.compile(r" \(p [=≤]")
 
 
 class Table(NamedTuple):
@@ -34,6 +39,23 @@ class Block(NamedTuple):
 
     is_item: bool
     runs: list[Run]
+
+    @property
+    def title(self) -> str:
+        """Return the strong words at the start, or nothing."""
+        return self.runs[0].text.rstrip(".") if self.runs[0].strong else ""
+
+    @property
+    def rest(self) -> list[Run]:
+        """Return the parts after the title."""
+        return self.runs[1:] if self.title else self.runs
+
+    @property
+    def plain_and_detail(self) -> tuple[str, str]:
+        """Return the part before the test of a difference, and the test."""
+        text = "".join(run.text for run in self.rest)
+        found = DETAIL.search(text)
+        return (text[: found.start()], text[found.start() :]) if found else (text, "")
 
 
 def read_table(text: str, caption: Both) -> Table:
@@ -60,7 +82,7 @@ def read_blocks(text: str) -> list[Block]:
     blocks = []
     tokens = _parse(text)
     depth = 0
-    for before, token in zip(tokens, tokens[1:], strict=False):
+    for before, token in itertools.pairwise(tokens):
         depth += {"list_item_open": 1, "list_item_close": -1}.get(token.type, 0)
         if before.type == "paragraph_open" and token.type == "inline":
             blocks.append(Block(depth > 0, list(_runs(token))))

@@ -18,6 +18,11 @@ class Both(NamedTuple):
     pt: str
 
     @property
+    def is_figure(self) -> bool:
+        """Return whether the text has figures and no words."""
+        return not any(sign.isalpha() for sign in self.en)
+
+    @property
     def same(self) -> bool:
         """Return whether both languages have one text."""
         return self.en == self.pt
