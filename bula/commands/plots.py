@@ -33,6 +33,8 @@ PAGE = """<!DOCTYPE html>
 </html>
 """
 TEMPLATE = "template.html"
+# The names that DVC's charts call.
+EXPORTS = "window.vegaEmbed = vegaEmbed; window.vega = vega; window.vegaLite = vegaLite;"
 
 
 def vega_scripts() -> str:
@@ -40,7 +42,7 @@ def vega_scripts() -> str:
     # Imported here because the package takes a second to load.
     import vl_convert
 
-    script: str = vl_convert.javascript_bundle()
+    script: str = vl_convert.javascript_bundle(EXPORTS)
     # A script element ends at these letters, also inside a JavaScript string.
     return script.replace("</script", "<\\/script")
 

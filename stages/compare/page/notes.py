@@ -73,8 +73,8 @@ def differences_note(params: Params) -> Both:
         "Each difference compares the same items under both variants. p of the primary measures is "
         "corrected by Holm's method; the other measures are exploratory. Each interval covers "
         f"{coverage} % for its own comparison only, and there is none below {MIN_BOOTSTRAP} "
-        "groups. If the true difference were the smallest detectable one or more, the test would find it "
-        f"in at least {power} % of repetitions. {ARROWS.en}",
+        "groups. If the true difference were the smallest detectable one or more, the test would "
+        f"find it in at least {power} % of repetitions. {ARROWS.en}",
         "Cada diferença compara os mesmos itens nas duas variantes. O p das medidas principais é "
         "corrigido pelo método de Holm; as outras medidas são exploratórias. Cada intervalo cobre "
         f"{coverage} % só para a sua comparação, e não há intervalo com menos de {MIN_BOOTSTRAP} "
