@@ -17,8 +17,8 @@ from bula.errors import UserError, run_stage
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 DESKTOP = {"width": 1280, "height": 900}
 PHONE = {"width": 390, "height": 844}
-# Enough for flat pages, and a third of the bytes of full colour.
-COLOURS = 64
+# Enough for flat pages, at a third of the size of full colour.
+COLOURS = 128
 MOST_BYTES = 300_000
 REPORT = Path("report/index.html")
 
@@ -42,7 +42,7 @@ SHOTS = (
     Shot("report-desktop", REPORT, "", DESKTOP, "make repro"),
     Shot("report-results", REPORT, "results", DESKTOP, "make repro"),
     Shot("report-answers", REPORT, "answers", DESKTOP, "make repro"),
-    Shot("report-phone", REPORT, "answers", PHONE, "make repro"),
+    Shot("report-phone", REPORT, "cards", PHONE, "make repro"),
 )
 
 

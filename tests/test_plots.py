@@ -39,10 +39,31 @@ def test_the_page_of_plots_draws_without_a_request(repository: Path, browser: An
     assert watch == Watch()
 
 
-def test_a_failure_of_dvc_keeps_its_exit_code(tmp_path: Path) -> None:
-    result = run([sys.executable, "-m", "bula", "plots"], tmp_path)
-    assert result.returncode not in (0, 1)
-    assert "not inside of a DVC repository" in result.stderr
+def fake_draw(monkeypatch: pytest.MonkeyPatch, folder: Path, code: int) -> None:
+    """Replace DVC by a program that writes no page and exits with a code."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(plots, "vega_scripts", lambda: "")
+    monkeypatch.setattr(plots, "draw", lambda *_: code)
+
+
+def test_a_failure_of_dvc_keeps_its_exit_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_draw(monkeypatch, tmp_path, 251)
+    result = CliRunner().invoke(app, ["plots"])
+    assert (result.exit_code, result.output) == (251, "")
+
+
+def test_an_old_page_is_not_taken_for_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_draw(monkeypatch, tmp_path, 0)
+    (tmp_path / "dvc_plots").mkdir()
+    (tmp_path / "dvc_plots/index.html").write_text("old", encoding="utf-8")
+    result = CliRunner().invoke(app, ["plots"])
+    assert isinstance(result.exception, UserError)
+    assert "DVC found no plots" in str(result.exception)
+    assert list((tmp_path / "dvc_plots").iterdir()) == []
 
 
 def test_a_missing_dvc_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,11 +2,10 @@
 
 import contextlib
 import itertools
-import json
 import re
 import shutil
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -23,7 +22,7 @@ from stages.compare.page.tables import read_blocks, read_table
 from stages.compare.page.words import Both, portuguese
 from tests.browser import Watch, open_page
 from tests.test_compare import safety_row, write_inputs
-from tests.test_structure import STAGES
+from tests.test_structure import STAGES, body
 
 # The limit of a page that opens from a disk on any telephone.
 MOST_BYTES = 2_000_000
@@ -132,6 +131,7 @@ def test_the_page_is_one_small_file_without_addresses(text: str) -> None:
     # The namespaces of SVG name no file.
     addresses = set(re.findall(r"https?://[^\"'\s<]+", text))
     assert {address for address in addresses if "w3.org" not in address} == set()
+    assert text.count("</script>") == 1
     assert re.findall(r"<(?:link|img|iframe|script)\b[^>]*>", text) == [
         '<link rel="icon" href="data:,">',
         "<script>",
@@ -172,15 +172,48 @@ def test_labels_of_people_are_shown_and_are_not_called_clinical(opened: Opened) 
     assert "Nenhum profissional de saúde avaliou" in page.locator("#missing").inner_text()
 
 
-def test_the_graph_has_each_stage_in_order() -> None:
-    boxes = [box for column in COLUMNS for box in column]
-    assert sorted(stage for box in boxes for stage in box.stages) == STAGES
+def columns_of_stages() -> dict[str, int]:
+    """Return the number of the column of each stage."""
     place: dict[str, int] = {}
     for number, column in enumerate(COLUMNS):
         for box in column:
             place |= dict.fromkeys(box.stages, number)
-    assert place["ingest"] < place["preprocess"] < place["train"] < place["generate"]
-    assert len(boxes) <= 14
+    return place
+
+
+def outputs_of_stages() -> dict[str, str]:
+    """Return the stage of each output in dvc.yaml."""
+    outputs = {}
+    for name in STAGES:
+        entry = body(name)
+        for kind in ("outs", "metrics", "plots"):
+            for out in entry.get(kind, []):
+                outputs[out if isinstance(out, str) else next(iter(out))] = name
+    return outputs
+
+
+def test_the_graph_has_each_stage_once() -> None:
+    stages = [stage for column in COLUMNS for box in column for stage in box.stages]
+    assert sorted(stages) == STAGES
+    assert sum(len(column) for column in COLUMNS) <= 14
+
+
+def test_each_box_reads_from_its_own_or_an_earlier_column() -> None:
+    place = columns_of_stages()
+    outputs = outputs_of_stages()
+    edges = set()
+    for name in STAGES:
+        for dependency in body(name)["deps"]:
+            for path in (dependency, *map(str, PurePosixPath(dependency).parents)):
+                if path in outputs:
+                    edges.add((outputs[path], name))
+    assert ("preprocess", "train") in edges
+    assert [edge for edge in sorted(edges) if place[edge[0]] > place[edge[1]]] == []
+
+
+def test_compare_depends_on_each_file_of_its_templates() -> None:
+    listed = {name for name in body("compare")["deps"] if name.startswith("templates/")}
+    assert listed == {f"templates/report/{path.name}" for path in TEMPLATES.iterdir()}
 
 
 # In the browser
@@ -465,8 +498,3 @@ def test_each_word_of_the_default_report_is_translated(folder: Path) -> None:
                 untranslated.add(cell.en)
     known = re.compile(r".*(: [a-zA-Z0-9_]+ [↑↓]|\.gguf|F1 \(|^q4|, acc).*")
     assert {cell for cell in untranslated if not known.match(cell)} == set()
-
-
-def test_a_question_that_is_no_json_string_breaks_nothing(text: str) -> None:
-    assert json.dumps("</script>") not in text
-    assert text.count("</script>") == 1

@@ -24,7 +24,7 @@ def test_a_shot_has_the_size_of_its_screen(tmp_path: Path, browser: Any) -> None
 
 def test_a_missing_page_names_the_command_that_writes_it(tmp_path: Path) -> None:
     shot = Shot("page", tmp_path / "page.html", "", PHONE, "make repro")
-    with pytest.raises(UserError, match="run `make repro`, which writes it"):
+    with pytest.raises(UserError, match="Run `make repro`, which writes it"):
         take(None, shot)
 
 

@@ -63,16 +63,26 @@ def plots(
 ) -> None:
     """Write the curves and pictures of a run, or of several, as one page."""
     folder.mkdir(parents=True, exist_ok=True)
-    template = write_template(folder).absolute()
-    command = ["dvc", "plots", "diff" if revisions else "show", *(revisions or [])]
-    command += ["--html-template", str(template), "--out", str(folder)]
+    page = folder / "index.html"
+    page.unlink(missing_ok=True)
+    template = write_template(folder)
     try:
-        code = subprocess.call(command, stdout=subprocess.DEVNULL)
-    except FileNotFoundError as error:
-        fix = "activate the environment (`. .venv/bin/activate`), or run `make plots`"
-        raise UserError("dvc", "the program is not on PATH", fix) from error
+        code = draw(template, folder, revisions or [])
     finally:
         template.unlink()
     if code:
         raise typer.Exit(code)
-    print(f"plots: wrote {folder}/index.html")
+    if not page.exists():
+        raise UserError("plots/", "DVC found no plots", "run `make repro`, which writes them")
+    print(f"plots: wrote {page}")
+
+
+def draw(template: Path, folder: Path, revisions: list[str]) -> int:
+    """Let DVC write the page into a folder, and return DVC's exit code."""
+    command = ["dvc", "plots", "diff" if revisions else "show", *revisions]
+    command += ["--html-template", str(template.absolute()), "--out", str(folder)]
+    try:
+        return subprocess.call(command, stdout=subprocess.DEVNULL)
+    except FileNotFoundError as error:
+        fix = "activate the environment (`. .venv/bin/activate`), or run `make plots`"
+        raise UserError("dvc", "the program is not on PATH", fix) from error
