@@ -1,4 +1,4 @@
-"""Write DVC's page of plots so that it also opens without a network.
+"""Write DVC's page of plots, to be opened without a network.
 
 DVC's own page loads Vega's scripts from a server. This page contains them.
 

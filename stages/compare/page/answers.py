@@ -191,7 +191,10 @@ def _compare(drafts: dict[str, Draft], params: Params) -> tuple[list[Shown], flo
 
 
 def mark_changes(before: list[str], after: list[str]) -> tuple[list[Part], list[Part], float]:
-    """Return the parts of two answers, and the share of words that differ, 0 to 1."""
+    """Return the parts of two answers, and the share of changed words.
+
+    The share is 0 to 1.
+    """
     first = [_key(piece) for piece in before]
     second = [_key(piece) for piece in after]
     matcher = difflib.SequenceMatcher(None, first, second, autojunk=False)
@@ -220,7 +223,10 @@ def _key(piece: str) -> str:
 
 
 def _part(kind: str, piece: str) -> Part:
-    """Return a piece with its kind; marks of loops and ends of lines have their own."""
+    """Return a piece with its kind.
+
+    Marks of loops and ends of lines have other kinds.
+    """
     if found := LOOP.fullmatch(piece):
         return Part("loop", found[1])
     return Part("break" if piece.startswith("\n") else kind, piece)

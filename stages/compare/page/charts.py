@@ -1,4 +1,4 @@
-"""Draw the charts of the page as SVG with words in both languages."""
+"""Draw the page's charts as SVG, with words in both languages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collect the content of the page from the texts and figures of the report."""
+"""Collect the content of the page from the report's texts and figures."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -151,7 +151,7 @@ def _differences(results: Results) -> Table:
 
 
 def _measure(label: Both) -> Both:
-    """Return a label such as `tuned − base: rouge1_f ↑` with its measure in words."""
+    """Return a label such as `tuned − base: rouge1_f ↑` in words."""
     texts = []
     for text, language in ((label.en, ENGLISH), (label.pt, PORTUGUESE)):
         pair, _, measure = text.partition(": ")
@@ -178,7 +178,10 @@ def _labels(figures: Path) -> Table | None:
 
 
 def _flat(figures: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:
-    """Yield the names and values of a metrics file, with the groups before the names."""
+    """Yield the names and values of a metrics file.
+
+    The groups stand before the names.
+    """
     for name, value in figures.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name} ")

@@ -1,4 +1,7 @@
-"""List what the run did not measure, so that nobody takes silence for success."""
+"""List the measurements that a run lacks.
+
+A reader would take silence for success.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Collect the data that went into the run, from the metrics of earlier stages.
+"""Collect the data of the run from earlier stages' metrics.
 
 A file that does not exist yet leaves its table out.
 """
