@@ -12,13 +12,13 @@ from stages.compare.page.words import Both
 from stages.compare.pairs import Results
 
 CLINICIANS = Both(
-    "No clinician has judged these answers (`bula review-kit` writes the page for them).",
-    "Nenhum profissional de saúde avaliou estas respostas (`bula review-kit` escreve a página para "
+    "No clinician has judged these answers (bula review-kit writes the page for them).",
+    "Nenhum profissional de saúde avaliou estas respostas (bula review-kit escreve a página para "
     "isso).",
 )
 SEEDS = Both(
-    "The spread over training seeds (`make seeds N=3`).",
-    "A variação entre sementes de treino (`make seeds N=3`).",
+    "The spread over training seeds (make seeds N=3).",
+    "A variação entre sementes de treino (make seeds N=3).",
 )
 GPU = Both(
     "A run on a GPU: everything here was computed on CPUs.",
@@ -26,13 +26,13 @@ GPU = Both(
 )
 SEMANTIC = Both(
     "The search for paraphrases by an encoder, within the data and against the evaluation items "
-    "(`preprocess.encoder`).",
+    "(preprocess.encoder).",
     "A busca de paráfrases por um codificador, nos dados e contra os itens de avaliação "
-    "(`preprocess.encoder`).",
+    "(preprocess.encoder).",
 )
 NAMES = Both(
-    "The search for people's names by a model (`privacy.names`).",
-    "A busca de nomes de pessoas por um modelo (`privacy.names`).",
+    "The search for people's names by a model (privacy.names).",
+    "A busca de nomes de pessoas por um modelo (privacy.names).",
 )
 PARTS_OF_JUDGE = {
     "accuracy": Both(
