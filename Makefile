@@ -14,6 +14,8 @@
 #   from that remote instead of the default one.
 # make evaluate MODEL=PATH: score a received adapter, model folder or .gguf file beside the base, in
 #   all tables, without training. NAME=name is its name there.
+# make plots: write DVC's curves and pictures as dvc_plots/index.html, which opens without a network.
+# make screenshots: write docs/screenshots/ from the pages of the last run (needs chromium).
 # make results: write the results into README.md and docs/results.md.
 # make llama-dry-run: run Llama 3.2 1B with random weights through the code of the GPU profile.
 #   docs/gpu.md states its time and memory.
@@ -82,7 +84,8 @@ define REPRO
 dvc repro; code=$$?; python -m bula keep-runs > /dev/null; exit $$code
 endef
 
-.PHONY: help setup gpu repro seeds sweep llama-dry-run gpu-check verify evaluate test lint results clean
+.PHONY: help setup gpu repro seeds sweep llama-dry-run gpu-check verify evaluate test lint plots \
+	screenshots results clean
 help:
 	@grep -E '^# make|^#  ' Makefile | sed 's/^# //'
 
@@ -150,6 +153,12 @@ endif
 
 evaluate: setup
 	@python -m bula evaluate "$$MODEL" --name "$$NAME"
+
+plots: setup
+	@python -m bula plots
+
+screenshots: setup
+	@python -m bench.screenshots
 
 results: setup
 	@python -m bula results

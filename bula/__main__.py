@@ -16,6 +16,7 @@ from bula.commands.labels import app as labels
 from bula.commands.licenses import licenses
 from bula.commands.look import look
 from bula.commands.plan import plan
+from bula.commands.plots import plots
 from bula.commands.preflight import preflight
 from bula.commands.profile import profile
 from bula.commands.pull import pull
@@ -43,6 +44,7 @@ COMMANDS = (
     serve,
     look,
     plan,
+    plots,
     preflight,
     profile,
     results,

@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 
 from bench.clones import edit_params
-from bula.item_scores import ShownAnswer
 from bula.params import Params, load_params
 from bula.tables.results import headline_table
 from stages.compare import __main__ as stage
 from stages.compare.headline import _answers
+from stages.compare.inputs import PageAnswer
 from tests.test_compare import write_inputs
 
 
-def shown(split: str, number: int, generated: str, *, degenerate: bool = False) -> ShownAnswer:
+def shown(split: str, number: int, generated: str, *, degenerate: bool = False) -> PageAnswer:
     """Return an answer."""
-    return ShownAnswer.model_validate(
+    return PageAnswer.model_validate(
         {
             "id": f"{split}{number}",
             "split": split,

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 
 from bench.clones import ROOT, edit_params
 from bula.errors import UserError
-from bula.item_scores import ShownAnswer
 from bula.judge_prompt import to_messages as to_judge_messages
 from bula.models import load_config, load_tokenizer
 from bula.params import ChatColumns, HubSource, load_params
@@ -23,6 +22,7 @@ from bula.prompts import (
     token_lengths,
 )
 from bula.records import Example, Row, Turn, example_id, read_examples, read_rows
+from stages.compare.inputs import PageAnswer
 from stages.compare.report import side_by_side
 from stages.dry_run import template as dry_run
 from stages.dry_run.trial import Trial
@@ -200,7 +200,7 @@ def test_the_report_shows_a_conversation_in_its_order() -> None:
     answers = {}
     for variant in params.variants:
         shown = CHAT.model_dump() | {"split": "A", "generated": "Não sei.", "finish_reason": "stop"}
-        row_of_variant = ShownAnswer.model_validate(shown | {"degenerate": False})
+        row_of_variant = PageAnswer.model_validate(shown | {"degenerate": False})
         answers[variant] = {CHAT.id: row_of_variant}
     lines = side_by_side(answers, params).split("\n\n")
     assert lines[:6] == [

@@ -268,7 +268,7 @@ def test_report_shows_the_figure_with_alt_text(inputs: Path) -> None:
     assert "degenerate answers, lower is better: base 0.0 %, tuned 10.0 %" in alt
     assert alt.endswith(figure.CAUTION)
     names = sorted(path.name for path in (inputs / "report").iterdir())
-    assert names == ["headline.md", "report.md", "variants.png"]
+    assert names == ["headline.md", "index.html", "report.md", "variants.png"]
 
 
 def test_figure_has_the_same_bytes_again(inputs: Path) -> None:

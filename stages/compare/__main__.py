@@ -13,9 +13,11 @@ from bula.escaping import terminal
 from bula.files import staged
 from bula.params import Params, load_params
 from bula.reports import write_metrics
+from stages.compare.conclusion import read_facts
 from stages.compare.figure import NAME, Panel, draw_panels, link, read_panels
 from stages.compare.headline import headline
 from stages.compare.inputs import (
+    Answers,
     check_items,
     check_judges,
     read_answers,
@@ -23,7 +25,9 @@ from stages.compare.inputs import (
     read_groups,
     read_spreads,
 )
-from stages.compare.pairs import compare_all, mark_families
+from stages.compare.page.content import Folders, read_content
+from stages.compare.page.render import render
+from stages.compare.pairs import Results, compare_all, mark_families
 from stages.compare.report import opening, report_text
 from stages.compare.seeds import mark_seeds, seeds_table
 from stages.compare.summary import summarize
@@ -38,9 +42,31 @@ def write_report(folder: Path, texts: dict[str, str], panels: list[Panel], param
         draw_panels(panels, params.variants, temporary / NAME)
 
 
+def report_texts(
+    folders: Folders, table: str, results: Results, answers: Answers, panels: list[Panel]
+) -> dict[str, str]:
+    """Return the texts of the report by file name.
+
+    `table` has the results of each variant.
+    """
+    params = load_params()
+    figures = folders.figures
+    spreads = read_spreads(figures)
+    over_seeds = seeds_table(folders.data, spreads, params)
+    facts = read_facts(figures, results, params)
+    content = read_content(folders, results, facts, answers, panels, params)
+    picture = link(panels)
+    return {
+        "index.html": render(content),
+        "report.md": report_text(figures, table, results, over_seeds, answers, params, picture),
+        "headline.md": headline(figures, results, answers, params),
+    }
+
+
 def main(
     data: Annotated[Path, typer.Option(help="Folder of the rows of each item.")] = Path("data"),
     figures: Annotated[Path, typer.Option(help="Folder of metrics.")] = Path("metrics"),
+    plots: Annotated[Path, typer.Option(help="Folder of training curves.")] = Path("plots"),
     report: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     metrics: Annotated[Path, typer.Option(help="Metrics file.")] = Path("metrics/compare.json"),
     summary: Annotated[Path, typer.Option(help="Main figures.")] = Path("metrics/summary.json"),
@@ -55,14 +81,12 @@ def main(
     mark_seeds(results, spreads, params)
     mark_families(results, read_doubts(figures, params), params)
     table = opening(figures, results, params)
-    over_seeds = seeds_table(data, spreads, params)
     panels = read_panels(data, figures, params)
-    text = report_text(figures, table, results, over_seeds, answers, params, link(panels))
-    short = headline(figures, results, answers, params)
+    texts = report_texts(Folders(data, figures, plots), table, results, answers, panels)
     write_metrics(metrics, results)
     write_metrics(summary, summarize(figures, results, params))
-    write_report(report, {"report.md": text, "headline.md": short}, panels, params)
-    last = f"compare: {len(results)} paired differences, report in {report}/report.md"
+    write_report(report, texts, panels, params)
+    last = f"compare: {len(results)} paired differences, report in {report}/index.html"
     print(terminal(f"{last}\n\n{table}", lines=True))
 
 

@@ -48,12 +48,16 @@ def read_facts(figures: Path, results: Results, params: Params) -> Facts:
 def conclusion(results: Results, facts: Facts, params: Params) -> str:
     """Return the conclusion in both languages."""
     languages = (ENGLISH, PORTUGUESE)
-    return "\n".join(_section(language, results, facts, params) for language in languages)
+    sections = []
+    for language in languages:
+        text = conclusion_in(language, results, facts, params)
+        sections.append(f"## {language.title}\n\n{text}")
+    return "\n".join(sections)
 
 
-def _section(language: Language, results: Results, facts: Facts, params: Params) -> str:
+def conclusion_in(language: Language, results: Results, facts: Facts, params: Params) -> str:
     """Return the conclusion in one language, with a paragraph and a list per pair."""
-    parts = [f"## {language.title}\n"]
+    parts = []
     for pair in params.compare.pairs:
         rows = dict(results_of(pair, results))
         primary = {name: row for name, row in rows.items() if row["primary"]}

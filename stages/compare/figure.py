@@ -250,12 +250,12 @@ def alt_text(panels: Iterable[Panel]) -> str:
     for panel in panels:
         values = []
         for name, point in panel.points.items():
-            values.append(f"{markdown(name)} {_value_text(point, percent=panel.percent)}")
+            values.append(f"{markdown(name)} {value_text(point, percent=panel.percent)}")
         sentences.append(f"{panel.title}, {BETTER[panel.direction]}: {', '.join(values)}.")
     return " ".join([*sentences, CAUTION])
 
 
-def _value_text(point: Point | str, *, percent: bool) -> str:
+def value_text(point: Point | str, *, percent: bool) -> str:
     """Return a value with the tables' digits, or words in its place."""
     if isinstance(point, str):
         return point
@@ -276,7 +276,7 @@ def draw_panels(panels: Sequence[Panel], variants: Iterable[str], path: Path) ->
 
     rows = [panels[start : start + COLUMNS] for start in range(0, len(panels), COLUMNS)]
     names = list(variants)
-    lines = [[*names, *_controls(row, names)] for row in rows]
+    lines = [[*names, *controls_of(row, names)] for row in rows]
     heights = [HEAD_HEIGHT + LINE_HEIGHT * len(row_lines) for row_lines in lines]
     figure = Figure(figsize=(WIDTH, sum(heights) + LEGEND_HEIGHT), layout="constrained")
     grid = figure.subplots(len(rows), COLUMNS, squeeze=False, height_ratios=heights)
@@ -293,7 +293,7 @@ def draw_panels(panels: Sequence[Panel], variants: Iterable[str], path: Path) ->
     save_png(figure, path, DPI)
 
 
-def _controls(panels: Iterable[Panel], variants: Sequence[str]) -> list[str]:
+def controls_of(panels: Iterable[Panel], variants: Sequence[str]) -> list[str]:
     """Return the controls of some panels: first the answers, then the predictors."""
     found = {name for panel in panels for name in panel.points if name not in variants}
     return [title for title in [*ANSWERERS.values(), *PREDICTORS.values()] if title in found]
@@ -403,7 +403,7 @@ def _legend(panels: Sequence[Panel], variants: Sequence[str]) -> list[Line2D]:
     from matplotlib.lines import Line2D
 
     entries = [Line2D([], [], color=BLUE, marker="o", linewidth=2, label="variant")]
-    if _controls(panels, variants):
+    if controls_of(panels, variants):
         control = Line2D([], [], color=ORANGE, marker="s", linewidth=2, label="control")
         control.set_markerfacecolor("white")
         entries.append(control)

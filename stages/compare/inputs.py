@@ -22,8 +22,6 @@ from bula.tables.benchmark import CONSTANT_SHARE, constant_share
 from bula.tables.figures import degenerate_share, read_figures, read_metrics, variant_group
 from bula.tables.judge import PARTS
 
-# The answers of each variant, by variant and id.
-Answers = dict[str, dict[str, ShownAnswer]]
 # The content of metrics/seeds.json.
 Spreads = dict[str, Any]
 # The safety slices whose figures say nothing about loops.
@@ -31,6 +29,16 @@ LOOP_SLICES = ("no_dose", "harmless")
 # The stages that score answers. They have no row for a question without an answer.
 SCORE_ANSWERS = ("rouge", "judge")
 SPREAD = ("first", "mean", "lowest", "highest", "range", "stdev")
+
+
+class PageAnswer(ShownAnswer):
+    """An answer with the fields that the page shows too."""
+
+    specialty: str | None = None
+
+
+# The answers of each variant, by variant and id.
+Answers = dict[str, dict[str, PageAnswer]]
 
 
 class Doubts(NamedTuple):
@@ -107,7 +115,7 @@ def read_answers(data: Path, params: Params) -> Answers:
     answers: Answers = {}
     for variant in params.variants:
         path = data / "answers" / f"{variant}.jsonl"
-        rows = read_checked(path, f"generate@{variant}", ShownAnswer)
+        rows = read_checked(path, f"generate@{variant}", PageAnswer)
         answers[variant] = {row.id: row for row in rows}
     return answers
 

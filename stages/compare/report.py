@@ -14,7 +14,7 @@ from bula.tables.results import results_table
 from stages.compare.conclusion import conclusion, read_facts
 from stages.compare.contrast import contrast_section
 from stages.compare.header import header
-from stages.compare.inputs import Answers
+from stages.compare.inputs import Answers, PageAnswer
 from stages.compare.judge import judge_section
 from stages.compare.labels import labels_section
 from stages.compare.loops import cut_loops, missing_text
@@ -176,7 +176,7 @@ def interval_note(results: Results, params: Params) -> str:
 
 def side_by_side(answers: Answers, params: Params) -> str:
     """Return the first question of each validation set with all answers."""
-    firsts: dict[str, ShownAnswer] = {}
+    firsts: dict[str, PageAnswer] = {}
     first = next(iter(params.variants))
     for row in answers[first].values():
         firsts.setdefault(row.split, row)
