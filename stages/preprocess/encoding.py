@@ -55,7 +55,8 @@ NO_WORD = re.compile(
     r"""
     (?: [bcdfgjkpqtvxç] | [cln]h | [b-df-hj-np-tv-z] [lmrz] | [b-df-hj-mp-tv-z] s )$
     # lesão, limão, camarão: these are no words, but "mais" and "tomar" are.
-    | ^(?: alem | camar | tubar | mam | lim | pim | mel | raz | pris | les | (?: re | su | pre )?vis | p?or )$
+    | ^(?: alem | camar | tubar | mam | lim | pim | mel | raz | pris | les | p?or
+        | (?: re | su | pre )?vis )$
     | (?: inva | eva | oca | ero | deci | preci | inci | fu | clu | ili | olu ) s$
     # tensão, hipertensão, suspensão, dimensão, expansão, but not "homens" and "viagens"
     | (?: ^ | [oerx] ) tens$ | (?: sus | ^ )pens$ | imens$ | pans$ | reens$ | cens$
@@ -63,9 +64,7 @@ NO_WORD = re.compile(
     re.VERBOSE | re.IGNORECASE,
 )
 # porção, inserção, menção: two letters are lost after these. "tomar" is a word.
-NO_WORD_BEFORE_TWO = re.compile(
-    r"(?:n|(?:abso|asse|dese|disto|conto|inse|po|pô)r)$", re.IGNORECASE
-)
+NO_WORD_BEFORE_TWO = re.compile(r"(?:n|(?:abso|asse|dese|disto|conto|inse|po|pô)r)$", re.IGNORECASE)
 # Words that end in such letters all the same: abbreviations, and names of remedies.
 FOREIGN = re.compile(
     r"(?:hiv|hpv|avc|avcs|covid|ozempic|prozac|zyrtec|sob|vick|engov|checkup|whatsapp|\w*flex"
