@@ -269,3 +269,57 @@ def test_a_turn_about_another_drug_stays(tiny: Path, tmp_path: Path) -> None:
 def test_the_turns_of_two_conversations_are_not_compared(tiny: Path, tmp_path: Path) -> None:
     rows = [conversation(FOLLOW_UP), conversation(FOLLOW_UP, "B", OTHER_LONG)]
     assert refused_in_train(rows, tiny, tmp_path) == []
+
+
+# --- texts of items in many rows ---
+
+ITEM = {
+    "question": "Qual afirmação sobre a doença está correta?",
+    "answer": (
+        "A transmissão ocorre pelo contato com secreções durante a fase inicial e diminui depois do"
+        " quinto dia de tratamento adequado com o antibiótico de primeira escolha."
+    ),
+}
+NOTICE = (
+    "Este aviso vale para todas as respostas da página e em nada substitui a consulta de rotina."
+)
+
+
+def quoting_rows(text: str, count: int) -> list[Row]:
+    """Return training rows with a text between their own words."""
+    rows = [row() for _ in range(count)]
+    for number, quoting in enumerate(rows):
+        quoting["answer"] = f"Resposta {number}. {text} {quoting['answer']}"
+    return rows
+
+
+@pytest.mark.parametrize("count", [1, 6, 12])
+@pytest.mark.parametrize("notice", ["", f" {NOTICE}"])
+def test_the_answer_of_a_benchmark_is_found_in_any_number_of_rows(
+    count: int, notice: str, tiny: Path, tmp_path: Path
+) -> None:
+    item = {**ITEM, "answer": ITEM["answer"] + notice}
+    rows = quoting_rows(ITEM["answer"], count)
+    # The notice stands in so many rows that it is boilerplate.
+    rows += quoting_rows(NOTICE, 4 * count + 6)
+    result = deduplicate_rows([*rows, row()], tiny, tmp_path, items={"exam": [item]})
+    assert len(result.refused) == count
+    assert all(found["reason"].startswith("contains the text of") for found in result.refused)
+    assert result.matrix["exam"]["items_shared_run"] == 1
+
+
+def test_a_title_in_a_benchmark_and_in_many_rows_removes_no_row(tiny: Path, tmp_path: Path) -> None:
+    item = {**ITEM, "question": f"{NOTICE} Qual é a conduta no primeiro retorno?"}
+    rows = quoting_rows(NOTICE, 9)
+    result = deduplicate_rows([*rows, row()], tiny, tmp_path, items={"exam": [item]})
+    assert result.refused == []
+
+
+def test_a_long_answer_of_a_validation_set_is_found_in_many_rows(
+    tiny: Path, tmp_path: Path
+) -> None:
+    answer = f"{LONG} {OTHER_LONG}"
+    rows = [row("Por que dá sono?", answer, "A"), *quoting_rows(answer, 8)]
+    reasons = refused_in_train(rows, tiny, tmp_path)
+    assert len(reasons) == 8
+    assert all(reason.startswith("contains the text of") for reason in reasons)

@@ -7,6 +7,23 @@ from pathlib import Path
 
 # This file exists on Linux only.
 MEMORY_PAGES = Path("/proc/self/statm")
+MEMORY_FREE = Path("/proc/meminfo")
+# Share of the free memory that one file may take.
+FREE_SHARE = 0.5
+KIBIBYTE = 1024
+
+
+def memory_for_reading(most: int) -> int:
+    """Return the bytes that reading one file may take, at most `most`.
+
+    They are half of the free memory, because the machine would otherwise end the program.
+    """
+    try:
+        lines = MEMORY_FREE.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return most
+    free = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return min(most, int(FREE_SHARE * KIBIBYTE * int(free[0]))) if free else most
 
 
 @contextmanager
