@@ -11,13 +11,16 @@ MEMORY_FREE = Path("/proc/meminfo")
 # Share of the free memory that one file may take.
 FREE_SHARE = 0.5
 KIBIBYTE = 1024
+# A library also takes memory for its own tables.
+SLACK_BYTES = 500_000_000
 
 
-def memory_for_reading(most: int) -> int:
-    """Return the bytes that reading one file may take, at most `most`.
+def memory_for_reading(unpacked: int) -> int:
+    """Return the bytes of memory that reading a file of `unpacked` bytes may take.
 
-    They are half of the free memory, because the machine would otherwise end the program.
+    They are at most half of the free memory, because the machine would end the program.
     """
+    most = unpacked + SLACK_BYTES
     try:
         lines = MEMORY_FREE.read_text(encoding="ascii").splitlines()
     except OSError:
