@@ -12,7 +12,7 @@ from tests.test_preprocess import deduplicate_rows, row
 SHORT = "Sim, pode tomar depois do almoço com água."
 LONG = (
     "Esse remédio costuma dar sono nos primeiros dias, por isso evite dirigir e prefira a noite;"
-    " se a tontura continuar depois de uma semana, volte ao posto para rever a dose."
+    " se a tontura continuar depois de uma semana, volte ao posto para ajustar a dose."
 )
 OTHER_LONG = (
     "A bula pede cuidado com quem tem úlcera ou já sangrou do estômago. Nesses casos o médico"
@@ -276,8 +276,8 @@ def test_the_turns_of_two_conversations_are_not_compared(tiny: Path, tmp_path: P
 ITEM = {
     "question": "Qual afirmação sobre a doença está correta?",
     "answer": (
-        "A transmissão ocorre pelo contato com secreções durante a fase inicial e diminui depois do"
-        " quinto dia de tratamento adequado com o antibiótico de primeira escolha."
+        "A transmissão ocorre pelo contato com secreções durante a primeira etapa e diminui depois"
+        " do quinto dia de tratamento adequado com o antibiótico de primeira escolha."
     ),
 }
 NOTICE = (

@@ -206,7 +206,7 @@ def _join_text(record: str, delimiter: str, names: list[str], options: ReadOptio
             joined.append(part)
     if len(joined) != len(names):
         return None
-    options.count("delimiters_in_text")
+    options.count_repair("delimiters_in_text")
     return dict(zip(names, joined, strict=True))
 
 

@@ -108,7 +108,7 @@ def _read_row(
     if not any(_text(cell).strip() for cell in cells):
         return None
     if _names(filled, header, options):
-        options.count("merged_cells")
+        options.count_repair("merged_cells")
     return _row(cells, header, options)
 
 

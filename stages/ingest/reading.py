@@ -63,7 +63,7 @@ class ReadOptions(NamedTuple):
     counts: Counter[str] | None = None
     """Rows that a reader repaired, by kind; it adds to them."""
 
-    def count(self, name: str) -> None:
+    def count_repair(self, name: str) -> None:
         """Add a repaired row to the counts."""
         if self.counts is not None:
             self.counts[name] += 1

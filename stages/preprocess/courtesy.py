@@ -11,7 +11,7 @@ from stages.preprocess.minhash import strip_accents
 _TITLE = r"(?: senhora? | srt?a? | dr[as]? | doutor(?:a|es|as)? )"
 # Phrases that open a message.
 _OPENING = rf"""
-    (?: o+i+e* | ola+ | oie+ | alo | opa | hello | hi | hey | dear | good[ ](?:morning|evening) )
+    (?: o+i+e* | ola+ | oie+ | opa | hello | hi | hey | dear | good[ ](?:morning|evening) )
         (?: [ ] (?: a[ ] )? (?: {_TITLE} | tod[oa]s ) )?
     | (?: muito[ ] )? (?: bom[ ]dia | boa[ ](?:tarde|noite) )
         (?: [ ] (?: a[ ]tod[oa]s | {_TITLE} ) )?
@@ -31,7 +31,7 @@ _OPENING = rf"""
 _CLOSING = rf"""
     {_TITLE}
     | (?: (?: muito | muitissimo | desde[ ]ja ) [ ] )* (?: obrigad(?:[oa]|inh[oa])
-        | brigad[oa] | obg | grat[oa] | agradec(?:o|id[oa]) | valeu | vlw | thanks | thank[ ]you )
+        | brigad[oa] | obg | grat[oa] | agradec(?:o|id[oa]) | valeuz* | vlw | thanks | thank[ ]you )
         (?: [ ] (?: desde[ ]ja | pela[ ]ajuda | pela[ ]atencao | doutora? | dra? ) )*
     | (?: muito[ ]grat[oa] | desde[ ]ja )
     | (?: por[ ]favor | por[ ]gentileza | pfv | pf | please )

@@ -55,9 +55,9 @@ NO_WORD = re.compile(
     r"""
     (?: [bcdfgjkpqtvxç] | [cln]h | [b-df-hj-np-tv-z] [lmrz] | [b-df-hj-mp-tv-z] s )$
     # lesão, limão, camarão: these are no words, but "mais" and "tomar" are.
-    | ^(?: alem | camar | tubar | mam | lim | pim | mel | raz | pris | les | p?or
+    | ^(?: alem | camar | tubar | mam | lim | pim | mel | raz | les
         | (?: re | su | pre )?vis )$
-    | (?: inva | eva | oca | ero | deci | preci | inci | fu | clu | ili | olu ) s$
+    | (?: inva | eva | oca | ero | deci | preci | inci | pri | fu | clu | ili | olu ) s$
     # tensão, hipertensão, suspensão, dimensão, expansão, but not "homens" and "viagens"
     | (?: ^ | [oerx] ) tens$ | (?: sus | ^ )pens$ | imens$ | pans$ | reens$ | cens$
     """,
@@ -74,7 +74,7 @@ FOREIGN = re.compile(
 # A single letter that of a vitamin, a virus or a group ends a question: "vitamina D?posso".
 LETTER_NAME = re.compile(
     r"""
-    (?: vitaminas? | hepatites? | \b (?: tipo | grupo | complexo | classe | letra | item ) )
+    (?: vitaminas? | hepatites? | \b (?: tipo | grupo | complexo | letra | item ) )
         \s+ [a-z] \?
     | (?-i: \b [B-LQ-Z] \? [ae] \b )
     """,
