@@ -273,9 +273,10 @@ class ChatColumns(Section):
     also reads a field of a nested object.
     """
 
-    messages: Column = Field(min_length=1)
+    messages: QuestionColumns
     """Column with a list of messages: a `role` and a text as `content`, or `from` and `value`.
 
+    A list of columns, such as [prompt, completion], joins their messages in this order.
     Messages of the roles user and assistant (human and gpt) alternate, and the last is the
     assistant's. A system message at the start is dropped. A text cell must have the list as JSON.
     """
@@ -367,6 +368,7 @@ class FileForm(Tabular):
     rows: Keys | None = None
     """Key below which a JSON file has its list of rows; a dot separates keys below each other.
 
+    The keys may lead through lists: data.paragraphs.qas reads the questions of SQuAD.
     Without this key, the file itself is the list of rows.
     """
     sheet: Column | None = None

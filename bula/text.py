@@ -6,6 +6,7 @@ All stages use these functions, so that they agree on "the same text", "a word" 
 import re
 import unicodedata
 from collections.abc import Iterator
+from typing import Any
 
 WORD = re.compile(r"[^\W_]+")
 # Zero-width characters, soft hyphens and byte order marks have no meaning and prevent comparison.
@@ -67,6 +68,17 @@ def ngrams(text: str, size: int) -> Iterator[tuple[str, ...]]:
     tokens = words(text)
     shifted = [tokens[start:] for start in range(size)]
     return zip(*shifted, strict=False)
+
+
+def strings(value: Any) -> Iterator[str]:
+    """Yield every text in a value at any depth of dictionaries and lists."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from strings(list(value.values()))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from strings(inner)
 
 
 def mask(text: object) -> str:

@@ -108,6 +108,13 @@ def test_escapes_are_counted(tiny: Path, tmp_path: Path) -> None:
         "Meu beb? chora muito",
         "O diab?tico pode comer",
         "Pode interromp?-la",
+        "Tenho les?o no joelho e press?o alta",
+        "a lesao e a hipertens?o",
+        "N?o como camar?o",
+        "As medica?es que a press?o que subiu",
+        "uma por??o de arroz",
+        "a medica??o faz mal",
+        "O c?o mordeu a m?e",
     ],
 )
 def test_a_question_mark_in_a_word_is_a_lost_accent(text: str) -> None:
@@ -133,6 +140,19 @@ def test_a_question_mark_in_a_word_is_a_lost_accent(text: str) -> None:
         "já tomei?não lembro?sim?talvez?quem sabe",
         "Tenho hepatite C?Como tratar",
         "Posso tomar vitamina D?Obrigada",
+        "Posso tomar?o remédio é forte",
+        "posso tomar?o remedio e forte",
+        "Posso beber?os remédios são novos",
+        "Faz mal?o médico não disse",
+        "Quantas vezes?o rótulo não diz",
+        "É normal?o nariz sangra",
+        "Devo ir também?o posto abre",
+        "Pode ser HIV?o teste deu negativo",
+        "Parei o Ozempic?o médico sabe",
+        "Dói a barriga??o médico já viu",
+        "Posso tomar??o remédio é forte",
+        "Falta vitamina D?posso repor",
+        "Fiz sorologia para hepatite C?e agora",
     ],
 )
 def test_a_question_mark_between_words_is_none(text: str) -> None:

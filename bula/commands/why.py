@@ -7,14 +7,14 @@ import unicodedata
 from collections.abc import Iterator
 from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from bula.errors import UserError
 from bula.escaping import terminal
 from bula.records import Row, example_id, read_rows, turn_texts
-from bula.text import words
+from bula.text import strings, words
 
 QUARANTINE = Path("data/quarantine.jsonl")
 RAW = Path("data/raw")
@@ -118,18 +118,7 @@ def full_text(row: Row, origin: Row) -> str:
     """Return all words of a row in their order."""
     if "source" in origin:
         return " ".join(turn_texts(row))
-    return " ".join(_strings(row))
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield every text in a value at any depth."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from _strings(list(value.values()))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
+    return " ".join(strings(row))
 
 
 def longest_run(one: str, other: str) -> str:

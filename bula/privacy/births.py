@@ -128,7 +128,8 @@ SIGNS = (
     *("dt.n", "anivers", "ao mundo", "sou d"),
 )
 RELATIVE = re.compile(
-    r"(?:filh[oa]s?|m[ãa]e|pai|av[óôo]|irm[ãa]o?|net[oa]|espos[oa]|marido|beb[êe]|sobrinh[oa]|tia)$",
+    r"(?:filh[oa]s?|m[ãa]e|pai|av[óôo]|irm[ãa]o?|net[oa]|espos[oa]|marido|beb[êe]"
+    r"|sobrinh[oa]|tia)$",
     ANY_CASE,
 )
 BRACKET_GROUP = 2

@@ -119,6 +119,11 @@ def question_columns(columns: Columns) -> list[str]:
     return columns.question if isinstance(columns.question, list) else [columns.question]
 
 
+def message_columns(columns: ChatColumns) -> list[str]:
+    """Return the columns whose messages make a conversation."""
+    return columns.messages if isinstance(columns.messages, list) else [columns.messages]
+
+
 def read_answers(row: Row, columns: Columns, counts: Counter[str]) -> list[Scalar] | Refused:
     """Return the answers of a row, or why the row is refused.
 
@@ -128,6 +133,9 @@ def read_answers(row: Row, columns: Columns, counts: Counter[str]) -> list[Scala
     if isinstance(cell, dict) and isinstance(cell.get("text"), list):
         # SQuAD's answers, with the places of the texts beside them.
         cell = cell["text"]
+    if isinstance(cell, list) and all(_is_answer(item) for item in cell):
+        # Answers as SQuAD's own file has them.
+        cell = [item["text"] for item in cell]
     if not isinstance(cell, list | dict):
         return [read_text(cell)]
     if isinstance(cell, dict) or not all(isinstance(item, str) for item in cell):
@@ -139,10 +147,15 @@ def read_answers(row: Row, columns: Columns, counts: Counter[str]) -> list[Scala
     return [*answers] or [None]
 
 
+def _is_answer(item: object) -> bool:
+    """Return whether an item of a list is an object with the text of an answer."""
+    return isinstance(item, dict) and isinstance(item.get("text"), str)
+
+
 def mapped_columns(columns: Columns | ChatColumns) -> list[str]:
     """Return the columns that a mapping reads, each once."""
     if isinstance(columns, ChatColumns):
-        texts = [columns.messages]
+        texts = message_columns(columns)
     else:
         texts = [*question_columns(columns), columns.context, columns.answer]
     names = [*texts, columns.specialty, columns.kind, columns.split]

@@ -13,15 +13,19 @@ SHAREGPT_ROLES = {"human": "user", "gpt": "assistant"}
 CALLS = ("tool_calls", "function_call")
 
 
-def read_turns(cell: object) -> list[Row] | str:
+def read_turns(cells: list[object]) -> list[Row] | str:
     """Return the turns of a conversation, or why it is refused.
 
+    Each cell has messages, and those of the second cell follow those of the first.
     A system message at the start is dropped, because the project has its own system prompt. The
     reason has no words of the conversation.
     """
-    messages = parse_messages(cell)
-    if not isinstance(messages, list):
-        return f"{type(cell).__name__} and not a list of messages"
+    messages: list[Any] = []
+    for cell in cells:
+        part = parse_messages(cell)
+        if not isinstance(part, list):
+            return f"{type(cell).__name__} and not a list of messages"
+        messages += part
     for message in messages:
         if reason := _unusable_message(message):
             return reason

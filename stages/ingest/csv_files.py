@@ -33,10 +33,14 @@ def read_csv(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
         yield number, header
         return
     delimiter, names = _read_header(header, delimiters, number, options)
+    # Where a space follows every delimiter, it marks no text.
+    join_text = f"{delimiter} " not in header
     while _line_ahead(ahead, lines, 0) is not None:
         number, line = ahead[0]
         record = take_record(ahead, lines, options.limits.row_bytes)
         row = _parse_row(line, record, delimiter, names)
+        if isinstance(row, Refused) and join_text:
+            row = _join_text("".join(record), delimiter, names, options) or row
         # Only a good record uses all its lines.
         used = len(record) if isinstance(row, dict) else 1
         del ahead[:used]
@@ -184,6 +188,26 @@ def _parse_row(
             reason += "; a field with a delimiter in it must be in quotes"
         return Refused(reason, line)
     return dict(zip(names, fields, strict=True))
+
+
+def _join_text(record: str, delimiter: str, names: list[str], options: ReadOptions) -> Row | None:
+    """Return the row of a record with delimiters in its texts, or None.
+
+    A delimiter before a space belongs to a text ("febre; dor"), and one before a letter ends a
+    field. The record must then have exactly the fields of the header, and no quotes.
+    """
+    if '"' in record or not record.strip():
+        return None
+    joined: list[str] = []
+    for part in record.rstrip("\r\n").split(delimiter):
+        if joined and part.startswith(" "):
+            joined[-1] += delimiter + part
+        else:
+            joined.append(part)
+    if len(joined) != len(names):
+        return None
+    options.count_repair("delimiters_in_text")
+    return dict(zip(names, joined, strict=True))
 
 
 def parse_record(text: str, delimiter: str) -> list[str] | Refused:

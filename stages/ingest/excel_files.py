@@ -10,11 +10,16 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from datetime import date, datetime, time
+from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
+from xml.parsers import expat
 
+from bula.errors import UserError
 from bula.records import Row
+from stages.ingest.excel_sheets import MergedCells, Sheet, survey_sheet
 from stages.ingest.headers import missing_columns, settle_names
+from stages.ingest.memory import memory_for_reading, memory_limit
 from stages.ingest.reading import (
     NumberedRow,
     ReadOptions,
@@ -36,11 +41,14 @@ EXCEL_ERRORS = (
     EOFError,
     NotImplementedError,
     RuntimeError,
+    expat.ExpatError,
 )
 # The number of the last row that a sheet can have.
 LAST_ROW = 1_048_576
 # Sheets that a message names.
 MOST_SHEETS = 10
+# Rows that are read under one limit of memory; setting the limit takes time.
+BLOCK_ROWS = 200
 
 
 def read_excel(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
@@ -49,8 +57,22 @@ def read_excel(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
     The number of rows after damage is unknown, so damage refuses the file.
     """
     _check_size(path, options)
-    numbered = enumerate(_cells_or_damage(path, options), start=1)
+    with path.open("rb") as file:
+        opened = _open_sheet(file, path, options)
+        if isinstance(opened, Refused):
+            yield 0, opened
+            return
+        sheet, facts = opened
+        numbered = enumerate(_cells_or_damage(sheet, options), start=1)
+        yield from _rows(numbered, facts, options)
+
+
+def _rows(
+    numbered: Iterator[tuple[int, tuple[Any, ...] | Refused]], facts: Sheet, options: ReadOptions
+) -> Iterator[NumberedRow]:
+    """Yield the rows below the header, with the values of merged cells."""
     header: list[str] | None = None
+    merged = MergedCells({})
     for number, cells in numbered:
         if number > LAST_ROW:
             # openpyxl fills gaps with empty rows, so a wrong number of a row would never end.
@@ -58,12 +80,42 @@ def read_excel(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
             return
         if isinstance(cells, Refused):
             yield 0, cells
-        elif not any(_text(cell).strip() for cell in cells):
-            continue
-        elif header is None:
+        elif header is None and any(_text(cell).strip() for cell in cells):
             header = _read_header(cells, number, options)
-        else:
-            yield number, _row(cells, header, options)
+            # A header of two merged rows is no data.
+            merged = MergedCells({row: m for row, m in facts.merged.items() if row > number})
+        elif header is not None:
+            row = _read_row(number, cells, header, facts, merged, options)
+            if row is not None:
+                yield number, row
+
+
+def _read_row(
+    number: int,
+    cells: tuple[Any, ...],
+    header: list[str],
+    facts: Sheet,
+    merged: MergedCells,
+    options: ReadOptions,
+) -> Row | Refused | None:
+    """Return the row of a sheet, why it is refused, or None if it is empty."""
+    cells, filled = merged.fill(number, cells)
+    unstored = _names(facts.unstored.get(number, []), header, options)
+    if unstored:
+        shown = ", ".join(unstored)
+        reason = f"the formula in column {shown} has no stored value; open the file in Excel or"
+        return Refused(f"{reason} LibreOffice and save it again", "")
+    if not any(_text(cell).strip() for cell in cells):
+        return None
+    if _names(filled, header, options):
+        options.count_repair("merged_cells")
+    return _row(cells, header, options)
+
+
+def _names(columns: list[int], header: list[str], options: ReadOptions) -> list[str]:
+    """Return the names of those columns that the source reads."""
+    names = [header[column] for column in columns if column < len(header)]
+    return [name for name in names if name in options.columns]
 
 
 def sheet_names(path: Path) -> list[str]:
@@ -91,21 +143,50 @@ def _check_size(path: Path, options: ReadOptions) -> None:
         raise options.error(what, "split the file, or raise ingest.limits.unpacked_bytes")
 
 
-def _cells_or_damage(path: Path, options: ReadOptions) -> Iterator[tuple[Any, ...] | Refused]:
-    """Yield the cells of each row, and a Refused for damage."""
-    with path.open("rb") as file:
-        try:
+def _open_sheet(file: BinaryIO, path: Path, options: ReadOptions) -> tuple[Any, Sheet] | Refused:
+    """Return the sheet that the source names and its survey, or why the file is refused."""
+    most = memory_for_reading(options.limits.unpacked_bytes)
+    try:
+        # openpyxl keeps all texts of a file, and a hostile file takes 20 times its size.
+        with memory_limit(most):
             book = _open_book(file)
-        except EXCEL_ERRORS as error:
-            yield Refused(f"not Excel ({type(error).__name__})", "")
-            return
-        sheet = _choose_sheet(book.worksheets, options)
-        try:
-            # Some programs store a wrong size of the sheet, and rows beyond it would be lost.
-            sheet.reset_dimensions()
-            yield from sheet.iter_rows(values_only=True)
-        except EXCEL_ERRORS as error:
-            yield Refused(f"the sheet is damaged ({type(error).__name__})", "")
+    except EXCEL_ERRORS as error:
+        return Refused(f"not Excel ({type(error).__name__})", "")
+    except MemoryError as error:
+        raise _too_large(options, most) from error
+    sheet = _choose_sheet(book.worksheets, options)
+    try:
+        return sheet, survey_sheet(path, sheet._worksheet_path)
+    except OverflowError as error:
+        return Refused(str(error), "")
+    except EXCEL_ERRORS as error:
+        return Refused(f"the sheet is damaged ({type(error).__name__})", "")
+
+
+def _too_large(options: ReadOptions, most: int) -> UserError:
+    """Return the error of a file that takes too much memory."""
+    what = f"reading it takes more than {most} bytes of memory"
+    fix = "split the file, or save it as CSV, which is read line by line"
+    return options.error(what, fix)
+
+
+def _cells_or_damage(sheet: Any, options: ReadOptions) -> Iterator[tuple[Any, ...] | Refused]:
+    """Yield the cells of each row, and a Refused for damage."""
+    most = memory_for_reading(options.limits.unpacked_bytes)
+    try:
+        # Some programs store a wrong size of the sheet, and rows beyond it would be lost.
+        sheet.reset_dimensions()
+        rows = sheet.iter_rows(values_only=True)
+        while True:
+            with memory_limit(most):
+                block = list(islice(rows, BLOCK_ROWS))
+            yield from block
+            if not block:
+                return
+    except EXCEL_ERRORS as error:
+        yield Refused(f"the sheet is damaged ({type(error).__name__})", "")
+    except MemoryError as error:
+        raise _too_large(options, most) from error
 
 
 def _open_book(file: BinaryIO) -> Any:

@@ -7,7 +7,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from bula.records import Row, refuse_constant
-from stages.ingest.json_forms import find_rows, rows_key
+from stages.ingest.json_forms import find_rows, nested_rows, rows_key
 from stages.ingest.reading import (
     CONTROL,
     NOT_UTF_8,
@@ -89,6 +89,10 @@ def read_json_array(path: Path, options: ReadOptions) -> Iterator[NumberedRow]:
     one line, the number of the row stands for the line.
     """
     text = array_text(path, options)
+    if options.rows and (below := nested_rows(text, options.rows)) is not None:
+        for number, row in enumerate(below, start=1):
+            yield number, check_row(row, "")
+        return
     if options.rows:
         start = _skip_separators(text, find_rows(text, options.rows, options))
         yield from _read_objects(text, start, options, damaged=False)

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from bula.records import Row, refuse_constant
 from stages.ingest.advice import is_messages
@@ -22,6 +23,8 @@ COLON = re.compile(r"\s*:\s*")
 SPACE = re.compile(r"\s*")
 # Keys below each other that may lead to the rows.
 MOST_KEYS = 4
+# The keys of the questions in an article of SQuAD.
+SQUAD_KEY = "paragraphs.qas"
 # Lists that are one row's own, and no list of rows.
 CHAT_KEYS = ("messages", "conversations")
 
@@ -111,15 +114,47 @@ def _find_key(text: str, place: int, wanted: str) -> tuple[int | None, list[str]
     return None, seen
 
 
+def nested_rows(text: str, key: str) -> list[Row] | None:
+    """Return the rows below a key that leads through lists, or None if it does not.
+
+    Each row has the scalar fields of the objects above it, such as SQuAD's `context`.
+    """
+    parts = key.split(".")
+    place, _ = _find_path(text, parts[:1])
+    starts_with_list = text.lstrip().startswith("[")
+    leads_on = place is not None and len(parts) > 1 and text.startswith("[", place)
+    if not starts_with_list and not leads_on:
+        return None
+    try:
+        return list(_unfold(json.loads(text, parse_constant=refuse_constant), parts, {}))
+    except JSON_ERRORS:
+        return None
+
+
+def _unfold(value: Any, parts: list[str], above: Row) -> Iterator[Row]:
+    """Yield the objects below some keys with the fields of the objects above them."""
+    if isinstance(value, list):
+        for item in value:
+            yield from _unfold(item, parts, above)
+    elif isinstance(value, dict) and not parts:
+        yield above | value
+    elif isinstance(value, dict):
+        own = {name: cell for name, cell in value.items() if not isinstance(cell, list | dict)}
+        yield from _unfold(value.get(parts[0]), parts[1:], above | own)
+
+
 def rows_key(text: str, columns: list[str]) -> str:
     """Return the key below which an object has rows with the wanted columns.
 
-    Return an empty text if the text is no single object, or if the object is itself a row.
+    Return an empty text if the text is no single object, or if the object is itself a row. The key
+    of SQuAD's questions leads through lists.
     """
     try:
         value = json.loads(text)
     except JSON_ERRORS:
         return ""
+    if _are_articles(value):
+        return SQUAD_KEY
     if not isinstance(value, dict) or (columns and all(name in value for name in columns)):
         return ""
     return _rows_key(value, columns)
@@ -141,6 +176,8 @@ def is_description(text: str, columns: list[str]) -> bool:
 def _rows_key(value: Row, columns: list[str], depth: int = MOST_KEYS) -> str:
     """Return the dotted key of a list of rows, at most `depth` keys long."""
     for name, part in value.items():
+        if _are_articles(part):
+            return f"{name}.{SQUAD_KEY}"
         if _are_rows(part, columns) and name not in CHAT_KEYS:
             return name
         if isinstance(part, dict) and depth > 1:
@@ -148,6 +185,14 @@ def _rows_key(value: Row, columns: list[str], depth: int = MOST_KEYS) -> str:
             if below:
                 return f"{name}.{below}"
     return ""
+
+
+def _are_articles(value: object) -> bool:
+    """Return whether a value is a list of articles with questions, as SQuAD's file has them."""
+    first = value[0] if isinstance(value, list) and value else None
+    paragraphs = first.get("paragraphs") if isinstance(first, dict) else None
+    paragraph = paragraphs[0] if isinstance(paragraphs, list) and paragraphs else None
+    return isinstance(paragraph, dict) and isinstance(paragraph.get("qas"), list)
 
 
 def _are_rows(value: object, columns: list[str]) -> bool:

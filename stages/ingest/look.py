@@ -30,6 +30,7 @@ from stages.ingest.proposals import (
     SOURCE_NAME,
     has_usual_name,
     propose_columns,
+    propose_filter,
     source_entry,
     to_yaml,
 )
@@ -256,7 +257,8 @@ def _report(path: Path, look: Look, pattern: str) -> Iterator[str]:
     place, notes = place_in_sources(path)
     columns, doubts = propose_columns(look.columns, look.rows)
     options = look.options
-    fields = {"pattern": pattern, "rows": options.rows, "sheet": options.sheet}
+    fields: Row = {"pattern": pattern, "rows": options.rows, "sheet": options.sheet}
+    fields["filter"] = propose_filter(look.rows)
     yield from (f"note: {note}" for note in [*notes, *doubts, NAMES_NOTE])
     yield "entry for ingest.sources in params.yaml (check names, license and redistribution):"
     yield to_yaml(source_entry(place, columns, options.encoding, fields)).rstrip("\n")

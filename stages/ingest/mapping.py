@@ -13,6 +13,7 @@ from stages.ingest.cells import (
     MISSING,
     find_cell,
     mapped_columns,
+    message_columns,
     question_columns,
     read_answers,
     read_label,
@@ -173,12 +174,14 @@ def _map_conversation(row: Row, columns: ChatColumns) -> list[Row] | Refused:
 
     In one row the last turn is the question and the answer, and the earlier turns are the history.
     """
-    cell = find_cell(row, columns.messages)
-    if isinstance(cell, dict):
-        return Refused(advise(columns.messages, cell, "messages", columns), "")
-    turns = read_turns(cell)
+    names = message_columns(columns)
+    cells = [find_cell(row, name) for name in names]
+    for name, cell in zip(names, cells, strict=True):
+        if isinstance(cell, dict):
+            return Refused(advise(name, cell, "messages", columns), "")
+    turns = read_turns(cells)
     if isinstance(turns, str):
-        return Refused(f"{columns.messages}: {turns}", "")
+        return Refused(f"{', '.join(names)}: {turns}", "")
     if columns.turns == "apart":
         return turns
     *history, last = turns

@@ -27,6 +27,10 @@ OPTIONAL = {
     "context": ("context", "contexto"),
     "split": ("split", "particao", "divisao"),
 }
+# Columns that together have the messages of a conversation.
+PROMPT_COLUMNS = ("prompt", "completion")
+# Column of SQuAD that is true for a question without an answer.
+NO_ANSWER = "is_impossible"
 # Parts of a dotted name that is proposed.
 MOST_FIELDS = 4
 
@@ -93,12 +97,20 @@ def _are_splits(name: str, rows: list[Row]) -> bool:
 
 
 def _chat_column(names: list[str], rows: list[Row]) -> Columns:
-    """Return the column with conversations, or nothing."""
-    for name in names:
-        cell = next((row[name] for row in rows if row.get(name)), None)
-        if is_messages(parse_messages(cell)):
-            return {"messages": name}
-    return {}
+    """Return the column with conversations, or nothing.
+
+    TRL's form has the messages before the answer in `prompt`, and the answer in `completion`.
+    """
+    found = [name for name in names if _has_messages(name, rows)]
+    if set(PROMPT_COLUMNS) <= set(found):
+        return {"messages": list(PROMPT_COLUMNS)}
+    return {"messages": found[0]} if found else {}
+
+
+def _has_messages(name: str, rows: list[Row]) -> bool:
+    """Return whether the first filled cell of a column is a list of messages."""
+    cell = next((row[name] for row in rows if row.get(name)), None)
+    return is_messages(parse_messages(cell))
 
 
 def _question_and_answer(keys: dict[str, str], rows: list[Row]) -> Columns:
@@ -140,6 +152,12 @@ def _first(keys: dict[str, str], known: tuple[str, ...]) -> str:
     return next((keys[key] for key in known if key in keys), "")
 
 
+def propose_filter(rows: list[Row]) -> dict[str, list[str]]:
+    """Return the filter that leaves out questions without an answer."""
+    has_none = any(row.get(NO_ANSWER) is True for row in rows)
+    return {NO_ANSWER: [str(False)]} if has_none else {}
+
+
 def source_entry(
     path: str, columns: Columns, encoding: str, optional: dict[str, Any]
 ) -> dict[str, Any]:
@@ -151,10 +169,10 @@ def source_entry(
         "kind": "files",
         "name": SOURCE_NAME,
         "path": path,
-        **{key: value for key, value in optional.items() if value},
+        **{key: value for key, value in optional.items() if value and key != "filter"},
         "columns": columns,
         "encoding": encoding,
-        "filter": {},
+        "filter": optional.get("filter", {}),
         "limit": 0,
         "role": "split",
         "names": "present",

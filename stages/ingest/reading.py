@@ -9,6 +9,7 @@ text of a row, a neutral name stands for the file, and errors of libraries appea
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -59,6 +60,13 @@ class ReadOptions(NamedTuple):
     """Sheet of an Excel file, or an empty text for the first one."""
     encoding_hint: str = ""
     """End of a message about bytes that cannot be decoded."""
+    counts: Counter[str] | None = None
+    """Rows that a reader repaired, by kind; it adds to them."""
+
+    def count_repair(self, name: str) -> None:
+        """Add a repaired row to the counts."""
+        if self.counts is not None:
+            self.counts[name] += 1
 
     def error(self, what: str, fix: str, line: int = 0) -> UserError:
         """Return the error that names this file.

@@ -111,7 +111,9 @@ def _rows_of_files(
     for name, path in files.items():
         columns = _columns_of_file(source, path, survey)
         options = ReadOptions(source.name, name, source.encoding, columns, limits)
-        options = options._replace(rows=source.rows or "", sheet=source.sheet or "")
+        options = options._replace(
+            rows=source.rows or "", sheet=source.sheet or "", counts=survey.counts
+        )
         for row in read_file(path, options):
             yield name, row
 

@@ -19,6 +19,8 @@ ROWS_PER_QUESTION = 20
 # The meaning of each count.
 LEFT_OUT = {
     "answers_left_out": "further answers were left out; `answers: each` makes each a row",
+    "delimiters_in_text": "rows have a delimiter without quotes, which a space marks as text",
+    "merged_cells": "rows took the value of a merged cell that starts in a row above",
     "kind_not_text": "cells of `kind` are no text and were left out",
     "specialty_not_text": "cells of `specialty` are no text and were left out",
 }

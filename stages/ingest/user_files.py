@@ -3,6 +3,7 @@
 A file's name may be a patient's name, and quarantine, metrics and logs are shared.
 """
 
+import re
 import sys
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from stages.ingest.formats import READABLE, file_suffix
 from stages.ingest.json_forms import is_description
 from stages.ingest.mapping import wanted_columns
 
+SOURCES = Path("data/sources")
+CACHED_FILE = re.compile(r"/files/md5/[0-9a-f]{2}/[0-9a-f]{30}(\.dir)?$")
 # Suffixes of files without rows, which a folder that DVC tracks contains beside the data.
 NO_DATA_SUFFIXES = ("", ".dvc", ".md")
 # Files that tools write beside the rows. Their names are fixed, so messages may show them.
@@ -38,6 +41,8 @@ def data_files(source: FilesSource) -> dict[str, Path]:
     if not root.exists():
         raise UserError(root, "it does not exist", fix)
     pattern = source.pattern or ""
+    if not root.is_dir():
+        refuse_links(root)
     files = folder_files(root, pattern, source) if root.is_dir() else numbered_files([root])
     if not files:
         what = f"no file there matches the pattern {pattern} and is {READABLE}"
@@ -66,6 +71,7 @@ def folder_files(root: Path, pattern: str, source: FilesSource | None = None) ->
     Print what is left out: unknown formats, files that do not match the pattern, and side files.
     Every readable file has a number, so that a person finds it by its position in the folder.
     """
+    refuse_links(root)
     found = _visible_files(root)
     source_name = source.name if source else root.name
     _report_left_out(source_name, found)
@@ -88,6 +94,45 @@ def folder_files(root: Path, pattern: str, source: FilesSource | None = None) ->
         _say(source_name, f"left out {shown}, which has no rows")
         del matching[name]
     return matching
+
+
+def refuse_links(root: Path) -> None:
+    """Raise UserError if a symbolic link at or below a path leaves the folder of the sources.
+
+    DVC does not watch the other end of such a link. The links of DVC's own cache are welcome. A
+    link to a folder is not followed, so the rows behind it would be missing.
+    """
+    paths = [root, *sorted(root.rglob("*"))] if root.is_dir() else [root]
+    for path in paths:
+        reason = _link_reason(path, root) if path.is_symlink() else ""
+        if reason:
+            raise UserError(path, reason, "copy the data there in place of the link")
+
+
+def _link_reason(path: Path, root: Path) -> str:
+    """Return why a symbolic link at or below a path is refused, or an empty text."""
+    target = path.resolve()
+    is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    # A file in DVC's cache has the name of its content: files/md5/ab/cdef...
+    if is_hidden or CACHED_FILE.search(target.as_posix()):
+        return ""
+    if target.is_dir() and path != root:
+        return "it is a symbolic link to a folder, which is not followed"
+    if not target.is_dir() and not file_suffix(path.name):
+        return ""
+    if not target.exists():
+        return "it is a symbolic link to a file that does not exist"
+    if not target.is_relative_to(_sources_folder(root)):
+        return "it is a symbolic link that leaves the folder of the sources"
+    return ""
+
+
+def _sources_folder(root: Path) -> Path:
+    """Return the folder that links may not leave: data/sources, or else the folder itself."""
+    if root.absolute().is_relative_to(SOURCES.absolute()):
+        return SOURCES.resolve()
+    folder = root.parent if root.is_symlink() or root.is_file() else root
+    return folder.resolve()
 
 
 def _refuse_side_files_alone(root: Path, found: list[Path], files: dict[str, Path]) -> None:

@@ -1,11 +1,10 @@
 """Read benchmark items as rows, to compare train with them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bula.records import Row, example_id, read_rows
-from bula.text import comparison_key, normalise
+from bula.text import comparison_key, normalise, strings
 from stages.preprocess.clean import clean_text
 
 # Field names of lm-eval's tasks: the question, fields without text of the item, and the options.
@@ -50,7 +49,7 @@ def item_texts(item: Row) -> tuple[str, str]:
     texts = []
     for name, value in item.items():
         if name not in OTHER_FIELDS:
-            texts += [text for text in _strings(value) if comparison_key(text)]
+            texts += [text for text in strings(value) if comparison_key(text)]
     question = _question(item, texts)
     rest = []
     for text in texts:
@@ -71,17 +70,6 @@ def _question(item: Row, texts: list[str]) -> str:
 def _is_inside_another(text: str, texts: list[str]) -> bool:
     """Return whether a different text contains this text."""
     return any(text != other and text in other for other in texts)
-
-
-def _strings(value: Any) -> Iterator[str]:
-    """Yield every text in a value at any depth (choices, answers.text)."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        yield from _strings(list(value.values()))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _strings(inner)
 
 
 def _clean_values(value: Any) -> Any:

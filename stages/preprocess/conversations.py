@@ -4,7 +4,7 @@ A row's own hashes cover all its turns at once, so a question of another split c
 turn, and a conversation that continues another one would look different.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 
@@ -12,14 +12,25 @@ from stages.preprocess.minhash import Flags, Hashes, Indices, candidate_pairs
 from stages.preprocess.near_duplicates import Field, Matches, can_remove
 from stages.preprocess.table import Corpus, Table
 
+TURN_COLUMNS: dict[str, Any] = {
+    "turn": numpy.int64,
+    "question": numpy.uint64,
+    "group": numpy.uint64,
+    "text": numpy.uint64,
+}
+
 
 class Turns(NamedTuple):
     """All turns of the conversations with several turns, one array per column."""
 
     rank: Indices
     """The rank of the turn's row."""
+    turn: Indices
+    """The number of the turn in its conversation, from 0."""
     question: Hashes
-    """The comparison hash of the turn's question."""
+    """The comparison hash of the turn's question, without greetings."""
+    group: Hashes
+    """The hash of the group of the turn's question."""
     text: Hashes
     """The comparison hash of the conversation up to the turn's answer."""
 
@@ -29,18 +40,14 @@ def load_turns(corpus: Corpus) -> Turns:
     row_counts = numpy.bincount(corpus.table.part, minlength=corpus.parts)
     offsets = numpy.concatenate([[0], numpy.cumsum(row_counts)])
     ranks = [numpy.empty(0, numpy.int64)]
-    questions = [numpy.empty(0, numpy.uint64)]
-    texts = [numpy.empty(0, numpy.uint64)]
+    columns = {name: [numpy.empty(0, kind)] for name, kind in TURN_COLUMNS.items()}
     for number in range(corpus.parts):
         with numpy.load(corpus.work / f"{number}.turns.npz") as arrays:
             ranks.append(corpus.table.rank[offsets[number] + arrays["row"]])
-            questions.append(arrays["question"])
-            texts.append(arrays["text"])
-    return Turns(
-        rank=numpy.concatenate(ranks),
-        question=numpy.concatenate(questions),
-        text=numpy.concatenate(texts),
-    )
+            for name, parts in columns.items():
+                parts.append(arrays[name])
+    joined = {name: numpy.concatenate(parts) for name, parts in columns.items()}
+    return Turns(rank=numpy.concatenate(ranks), **joined)
 
 
 def turn_matches(table: Table, turns: Turns, field: Field, alive: Flags) -> Matches:

@@ -23,6 +23,7 @@ from stages.preprocess.near_duplicates import (
 )
 from stages.preprocess.runs import SharedRuns, shared_runs
 from stages.preprocess.semantic import same_meanings
+from stages.preprocess.single_questions import single_matches
 from stages.preprocess.table import Corpus, Table
 from stages.preprocess.weights import write_weights
 
@@ -97,6 +98,7 @@ def _find_matches(
         equal_questions(table, comparable),
         turn_matches(table, turns, "question", comparable),
         near_duplicates(corpus, "question", comparable, settings),
+        single_matches(corpus, turns, comparable, settings),
     )
     texts = concatenate_matches(
         turn_matches(table, turns, "text", comparable),

@@ -24,10 +24,6 @@ LOST_ACCENT = re.compile(
     # n?o, m?dico, r?pido: no word consists of the letter before it. A capital letter begins the
     # next sentence: "hepatite C?Tem cura".
     (?<![^\W\d_]) [b-df-np-z] \?+ (?! (?-i: [A-ZÀ-Ý][a-zà-ÿ] ) ) [^\W\d_]
-    # gesta??o, cora??es, infec??o, avalia????o: two letters are lost.
-    | [aeiounpcr] \?{2,} (?: o | os | es ) (?![^\W\d_]) (?! \s+ que \b )
-    # press?o, pulm?es, infecç?o; "dor?o que" is a question without a space.
-    | [b-df-hj-np-zç] \? (?: o | os | es ) (?![^\W\d_]) (?! \s+ que \b )
     # conv?m, ap?s, vir?s, parab?ns: no word consists of the letters after it.
     | [^\W\d_]{2} \?+ (?: [b-df-np-z] | ns ) (?![^\W\d_])
     # emerg?ncia, necess?rio, diagn?stico, poss?vel, rem?dio, l?quido, c?psula
@@ -46,6 +42,41 @@ LOST_ACCENT = re.compile(
     # h? motivo, j? come, est? com, voc? tem: the word goes on to the next one.
     | (?<![^\W\d_]) (?: h | j | l | ol | est | voc | at | beb | a?manh | irm )
         \?+ ,? \s+ [a-zà-ÿ]
+    """,
+    re.IGNORECASE | re.VERBOSE,
+)
+# A word before a "?" and "o", "os" or "es": "press?o", or "tomar?o remédio" without a space.
+BEFORE_O = re.compile(
+    r"(?P<word>[^\W\d_]+)(?P<marks>\?+)(?P<end>os?|es)(?![^\W\d_])(?P<que>\s+que\b)?",
+    re.IGNORECASE,
+)
+# Beginnings that are no word, so that "ão" must follow: press, infecç, op, pulm, colch, les, raz.
+NO_WORD = re.compile(
+    r"""
+    (?: [bcdfgjkpqtvxç] | [cln]h | [b-df-hj-np-tv-z] [lmrz] | [b-df-hj-mp-tv-z] s )$
+    # lesão, limão, camarão: these are no words, but "mais" and "tomar" are.
+    | ^(?: alem | camar | tubar | mam | lim | pim | mel | raz | les
+        | (?: re | su | pre )?vis )$
+    | (?: inva | eva | oca | ero | deci | preci | inci | pri | fu | clu | ili | olu ) s$
+    # tensão, hipertensão, suspensão, dimensão, expansão, but not "homens" and "viagens"
+    | (?: ^ | [oerx] ) tens$ | (?: sus | ^ )pens$ | imens$ | pans$ | reens$ | cens$
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+# porção, inserção, menção: two letters are lost after these. "tomar" is a word.
+NO_WORD_BEFORE_TWO = re.compile(r"(?:n|(?:abso|asse|dese|disto|conto|inse|po|pô)r)$", re.IGNORECASE)
+# Words that end in such letters all the same: abbreviations, and names of remedies.
+FOREIGN = re.compile(
+    r"(?:hiv|hpv|avc|avcs|covid|ozempic|prozac|zyrtec|sob|vick|engov|checkup|whatsapp|\w*flex"
+    r"|\w*grip)",
+    re.IGNORECASE,
+)
+# A single letter that of a vitamin, a virus or a group ends a question: "vitamina D?posso".
+LETTER_NAME = re.compile(
+    r"""
+    (?: vitaminas? | hepatites? | \b (?: tipo | grupo | complexo | letra | item ) )
+        \s+ [a-z] \?
+    | (?-i: \b [B-LQ-Z] \? [ae] \b )
     """,
     re.IGNORECASE | re.VERBOSE,
 )
@@ -81,8 +112,32 @@ def has_lost_accents(text: str) -> bool:
     """Return whether "?" stands in place of accented letters of a text."""
     if not LETTER_AFTER.search(text):
         return False
-    plain = ADDRESS.sub(" ", text)
+    plain = LETTER_NAME.sub(" ", ADDRESS.sub(" ", text))
+    has_accents = bool(ACCENT.search(plain))
     if LOST_ACCENT.search(plain):
         return True
+    if any(_lacks_ao(match, has_accents) for match in BEFORE_O.finditer(plain)):
+        return True
     between = len(BETWEEN_LETTERS.findall(plain))
-    return between > MOST_BETWEEN and not ACCENT.search(plain)
+    return between > MOST_BETWEEN and not has_accents
+
+
+def _lacks_ao(match: re.Match[str], has_accents: bool) -> bool:
+    """Return whether "?" stands for the letters of "ão", "ção" or "ões".
+
+    Otherwise it ends a question, and the article "o" follows it without a space.
+    """
+    word = match["word"]
+    if match["end"].lower() == "es":
+        return True
+    is_acronym = len(word) > 1 and word.isupper() and match["end"].islower()
+    if is_acronym or FOREIGN.fullmatch(word):
+        return False
+    if NO_WORD.search(word):
+        return True
+    if len(match["marks"]) == 1:
+        return False
+    if NO_WORD_BEFORE_TWO.search(word):
+        return True
+    # "medica??o" or "barriga??o médico": what loses two letters loses all accents of a text.
+    return word[-1].lower() in "aeiou" and not has_accents and not match["que"]

@@ -21,7 +21,7 @@ from stages.preprocess.minhash import (
     jaccard_similarity,
     shingles,
 )
-from stages.preprocess.parts import answer_text, full_text, question_text
+from stages.preprocess.parts import answer_text, full_text, question_core
 from stages.preprocess.shards import each
 from stages.preprocess.table import Corpus, Place, Table, read_places
 from stages.preprocess.weights import (
@@ -176,7 +176,7 @@ def verify_chunk(number: int, work: Path, field: Field, settings: NearDuplicates
     sets = {}
     for place, row in read_places(work, early + late).items():
         example = row["example"]
-        question = question_text(example)
+        question = question_core(example)
         answer = distinct_words(answer_text(example))
         texts[place] = Compared(distinct_words(question), answer)
         compared = question if field == "question" else full_text(example)
@@ -202,7 +202,7 @@ def compare_questions(
     is_light = weights.are_light(differing, settings.light_word_share)
     is_equal = alike >= settings.content_threshold
     is_equal = is_equal or (is_light and alike >= settings.words_threshold)
-    if is_equal and not _names_another_subject(one, other):
+    if is_equal and not names_another_subject(one, other):
         return similarity if similarity >= settings.threshold else alike
     return compare_texts(one, other, similarity, weights, settings)
 
@@ -214,7 +214,7 @@ def compare_texts(
 
     `similarity` is the Jaccard similarity of the shingles of the texts or questions.
     """
-    if similarity < settings.threshold or _names_another_subject(one, other):
+    if similarity < settings.threshold or names_another_subject(one, other):
         return 0.0
     for words, other_words in zip(one, other, strict=True):
         if weighted_jaccard(words, other_words, weights) < settings.words_threshold:
@@ -222,7 +222,7 @@ def compare_texts(
     return similarity
 
 
-def _names_another_subject(one: Compared, other: Compared) -> bool:
+def names_another_subject(one: Compared, other: Compared) -> bool:
     """Return whether each answer repeats a word that only its own question has.
 
     The two rows then ask the same about different subjects, such as two drugs.

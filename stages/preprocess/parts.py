@@ -1,9 +1,9 @@
 """Clean one shard into one part of the work folder.
 
 A part contains the rows and the arrays that later steps need. Part NUMBER lies in the work folder:
-NUMBER.jsonl contains the accepted rows, NUMBER.refused.jsonl the refused rows, and NUMBER.npz,
-NUMBER.turns.npz, NUMBER.question.npy and NUMBER.text.npy contain hashes by which repetitions are
-found without reading the rows again.
+NUMBER.jsonl contains the accepted rows, NUMBER.refused.jsonl the refused rows, and the other files
+(NUMBER.npz, NUMBER.turns.npz, NUMBER.frames.npz, NUMBER.question.npy, NUMBER.turns.npy and
+NUMBER.text.npy) contain hashes by which repetitions are found without reading the rows again.
 """
 
 import json
@@ -20,6 +20,8 @@ from bula.question_groups import question_group
 from bula.records import Example, Row, json_line, row_turns, turn_texts
 from bula.text import words
 from stages.preprocess.clean import Settings, clean_row, refuse
+from stages.preprocess.courtesy import core
+from stages.preprocess.frames import find_frames
 from stages.preprocess.long_rows import fit_example
 from stages.preprocess.minhash import Hashes, band_hashes, comparison_hash, hash64
 from stages.preprocess.shards import Shard, shard_lines
@@ -47,6 +49,11 @@ def full_text(example: Row) -> str:
 def question_text(example: Row) -> str:
     """Return all questions of a conversation as one text."""
     return " ".join(turn["question"] for turn in row_turns(example))
+
+
+def question_core(example: Row) -> str:
+    """Return all questions of a conversation without greetings, for comparisons."""
+    return " ".join(core(turn["question"]) for turn in row_turns(example))
 
 
 def answer_text(example: Row) -> str:
@@ -166,9 +173,10 @@ def write_part(
     """
     sizes = _write_lines(work / f"{number}.jsonl", rows)
     examples = [row["example"] for row in rows]
-    questions = [question_text(example) for example in examples]
+    questions = [question_core(example) for example in examples]
     answers = [answer_text(example) for example in examples]
     texts = [full_text(example) for example in examples]
+    first_questions = [row_turns(example)[0]["question"] for example in examples]
     # Benchmark items have no split; load_table sets the number of their benchmark.
     splits = [SPLITS.index(example.get("split", SPLITS[0])) for example in examples]
     ids = [int(example["id"], 16) for example in examples]
@@ -183,44 +191,56 @@ def write_part(
         answer=_comparison_hashes(answers),
         answer_words=numpy.array([len(words(answer)) for answer in answers], dtype=numpy.int32),
         fixed=numpy.array([row.get("fixed", True) for row in rows], dtype=bool),
-        group=_group_hashes(examples),
+        group=_hashes_of_groups(first_questions),
         piece=numpy.array([row.get("piece", 0) for row in rows], dtype=numpy.int32),
     )
-    _write_turns(work / f"{number}.turns.npz", examples)
+    _write_turns(work, number, examples, settings)
     numpy.save(work / f"{number}.words.npy", count_words(texts))
     numpy.save(work / f"{number}.question.npy", band_hashes(questions, settings))
     numpy.save(work / f"{number}.text.npy", band_hashes(texts, settings))
 
 
-def _write_turns(path: Path, examples: list[Row]) -> None:
-    """Write the hashes of each turn of the conversations with several turns.
+def _write_turns(work: Path, number: int, examples: list[Row], settings: NearDuplicates) -> None:
+    """Write the hashes of single questions.
 
-    `row` has the number of the turn's row in the part, `question` the hash of its question, and
-    `text` the hash of the conversation up to its answer.
+    NUMBER.turns.npz has each turn of the conversations with several turns: `row` is the number of
+    its row in the part, `turn` its own number, `question` the hash of its question, `group` the
+    hash of the question's group, and `text` the hash of the conversation up to its answer.
+    NUMBER.frames.npz has the frames of the questions of the other rows, and of these turns.
     """
-    rows = []
-    questions = []
-    texts = []
-    for number, example in enumerate(examples):
-        turns = row_turns(example) if example.get("history") else []
+    rows: list[int] = []
+    numbers: list[int] = []
+    questions: list[str] = []
+    texts: list[str] = []
+    single = []
+    for place, example in enumerate(examples):
+        turns = row_turns(example)
+        single.append(core(turns[0]["question"]) if len(turns) == 1 else "")
         conversation = ""
-        for turn in turns:
+        for count, turn in enumerate(turns if len(turns) > 1 else []):
             conversation += f" {turn['question']} {turn['answer']}"
-            rows.append(number)
-            questions.append(turn["question"])
+            rows.append(place)
+            numbers.append(count)
+            questions.append(core(turn["question"]))
             texts.append(conversation)
     numpy.savez(
-        path,
+        work / f"{number}.turns.npz",
         row=numpy.array(rows, dtype=numpy.int64),
+        turn=numpy.array(numbers, dtype=numpy.int64),
         question=_comparison_hashes(questions),
+        group=_hashes_of_groups(questions),
         text=_comparison_hashes(texts),
     )
+    numpy.save(work / f"{number}.turns.npy", band_hashes(questions, settings))
+    frames = find_frames(single + questions)
+    counts = {"rows": len(examples), "turns": len(questions)}
+    numpy.savez(work / f"{number}.frames.npz", **frames._asdict(), **counts)
 
 
-def _group_hashes(examples: list[Row]) -> Hashes:
-    """Return the hash of the group of each first question."""
-    groups = [question_group(row_turns(example)[0]["question"]) for example in examples]
-    return numpy.array([hash64(group) for group in groups], dtype=numpy.uint64)
+def _hashes_of_groups(questions: list[str]) -> Hashes:
+    """Return the hash of the group of each question."""
+    groups = [hash64(question_group(question)) for question in questions]
+    return numpy.array(groups, dtype=numpy.uint64)
 
 
 def _comparison_hashes(texts: list[str]) -> Hashes:

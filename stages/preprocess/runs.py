@@ -1,9 +1,10 @@
 """Find the text of items in training rows by shared runs.
 
 One shared run proves nothing: a disclaimer, the title of a guideline and a proverb are longer than
-13 words. So a run that many rows contain does not count, and the runs that count must cover nearly
-the complete question or answer of an item, or most of a long item. Llama 2 (Touvron et al. 2023,
-section A.6) measures the same share.
+13 words. So a run that many rows contain does not count, unless the complete text of an item is as
+frequent: then the rows quote it. The runs that count must cover nearly the complete question or
+answer of an item, or most of a long item. Llama 2 (Touvron et al. 2023, section A.6) measures the
+same share.
 """
 
 import json
@@ -28,6 +29,10 @@ BATCH_ITEMS = 20_000
 FIELDS = 2
 # Share of a long item that its covered words must exceed.
 MOST = 0.5
+# Boilerplate stands in so many times the rows of the rarest run of a text that rows quote.
+MORE_ROWS = 4
+# A long answer of a validation set that stands in more rows is a stock answer.
+QUOTING_ROWS = 50
 Shares = NDArray[numpy.float64]
 
 
@@ -89,13 +94,16 @@ def shared_runs(
     size = settings.run_words
     list(each(corpus.pool, scan_part, parts, corpus.work, size, what="shared runs"))
     frequency = _row_frequency(corpus, counted, len(index.hashes))
-    is_rare = frequency <= settings.max_run_rows
-    is_train = alive & (table.split == table.train)
-    rows, runs = _found_runs(corpus, is_train, is_rare)
-    own = _own_words(index, is_rare, size)
-    cover = cover_texts(index, own, rows, runs, size)
     turn_counts = numpy.bincount(turns.rank, minlength=len(table.rank))[items]
     owner = numpy.repeat(numpy.arange(len(items)), FIELDS * numpy.maximum(turn_counts, 1))
+    most = most_rows(index, frequency, is_benchmark[items[owner]], settings)
+    is_own = frequency[index.run] <= most[index.text]
+    is_train = alive & (table.split == table.train)
+    is_wanted = numpy.zeros(len(index.hashes), bool)
+    is_wanted[index.run[is_own]] = True
+    rows, runs = _found_runs(corpus, is_train, is_wanted)
+    own = _own_words(index, is_own, size)
+    cover = cover_texts(_select(index, is_own), own, rows, runs, size)
     return _items_found(table, items, owner, cover, _word_counts(index, own), settings)
 
 
@@ -183,19 +191,49 @@ def _row_frequency(corpus: Corpus, counted: Flags, runs: int) -> Indices:
     return frequency
 
 
-def _found_runs(corpus: Corpus, is_train: Flags, is_rare: Flags) -> tuple[Indices, Indices]:
-    """Return the ranks of training rows and the rare runs in them."""
+def most_rows(
+    index: RunIndex, frequency: Indices, is_benchmark: Flags, settings: Contamination
+) -> Indices:
+    """Return for each text the most rows with a run that is no boilerplate there.
+
+    If each found run of a text stands in more than `max_run_rows` rows, rows quote the text, and
+    its boilerplate stands in still more rows. This holds for the texts of benchmarks. In a
+    validation set it holds for long texts in few rows, because the rows of one source may share a
+    stock answer.
+    """
+    largest = numpy.iinfo(numpy.int64).max
+    fewest = numpy.full(len(index.offsets) - 1, largest)
+    # No row has a run in which the rest of a text meets its boilerplate.
+    in_rows = frequency[index.run] > 0
+    numpy.minimum.at(fewest, index.text[in_rows], frequency[index.run[in_rows]])
+    fewest[fewest == largest] = 0
+    is_long = numpy.diff(index.offsets) >= settings.passage_words
+    is_quoted = is_benchmark | (is_long & (fewest <= QUOTING_ROWS))
+    is_quoted &= fewest > settings.max_run_rows
+    return numpy.where(is_quoted, MORE_ROWS * fewest, settings.max_run_rows)
+
+
+def _select(index: RunIndex, wanted: Flags) -> RunIndex:
+    """Return the index without the other occurrences."""
+    return index._replace(run=index.run[wanted], text=index.text[wanted], place=index.place[wanted])
+
+
+def _found_runs(corpus: Corpus, is_train: Flags, is_wanted: Flags) -> tuple[Indices, Indices]:
+    """Return the ranks of training rows and the wanted runs in them."""
     ranks = [numpy.empty(0, numpy.int64)]
     runs = [numpy.empty(0, numpy.int64)]
     for rank, run in _runs_of_parts(corpus, is_train):
-        ranks.append(rank[is_rare[run]])
-        runs.append(run[is_rare[run]])
+        ranks.append(rank[is_wanted[run]])
+        runs.append(run[is_wanted[run]])
     return numpy.concatenate(ranks), numpy.concatenate(runs)
 
 
-def _own_words(index: RunIndex, is_rare: Flags, size: int) -> Flags:
-    """Return for each word of the items whether no frequent run covers it."""
-    frequent = index.place[~is_rare[index.run]]
+def _own_words(index: RunIndex, is_own: Flags, size: int) -> Flags:
+    """Return for each word of the items whether no boilerplate covers it.
+
+    `is_own` says which occurrences of runs are no boilerplate.
+    """
+    frequent = index.place[~is_own]
     change = numpy.zeros(index.offsets[-1] + 1, numpy.int64)
     numpy.add.at(change, frequent, 1)
     numpy.add.at(change, frequent + size, -1)

@@ -66,6 +66,10 @@ class Weights:
             self.known[word] = weight
         return weight
 
+    def rows(self, word: str) -> int:
+        """Return the number of rows with a word, from its weight; a number is in one row."""
+        return round(math.expm1(self.largest) / math.expm1(self[word]))
+
     def are_light(self, chosen: Words, share: float) -> bool:
         """Return whether each word stands in at least this share of the rows."""
         # The sum of a float32 and its limit may differ in the last digit.
