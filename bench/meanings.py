@@ -28,8 +28,6 @@ from stages.preprocess.semantic import embed_rows, item_margins
 ROOT = Path(__file__).resolve().parent.parent
 PAIRS = ROOT / "bench/paraphrases.jsonl"
 DEMO = ROOT / "data/demo/train.jsonl"
-# Demo questions that do have the meaning of an item.
-SAME = ("Esqueci de tomar a pílula ontem à noite e só lembrei", "Tenho 72 anos e tomei a vacina da")
 POSITIVES = ("paraphrase", "english")
 KINDS = (*POSITIVES, "other", "demo")
 # Goal of the F1 of held-out items.
@@ -120,7 +118,7 @@ def measure(embed: Embed) -> dict[str, float]:
     pairs = [json.loads(line) for line in PAIRS.read_text(encoding="utf-8").splitlines()]
     demo = [json.loads(line) for line in DEMO.read_text(encoding="utf-8").splitlines()]
     train = [pair[kind] for kind in KINDS[:-1] for pair in pairs]
-    train += [row for row in demo if not row["question"].startswith(SAME)]
+    train += demo
     items = embed_rows(embed, [pair["item"] for pair in pairs])
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "train.npy"

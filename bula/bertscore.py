@@ -161,7 +161,8 @@ def encode_text(encoder: Encoder, text: str) -> Encoded:
 def _special_ids(tokenizer: PreTrainedTokenizerBase, key: str) -> tuple[int, int]:
     """Return the ids of the tokens before and after a text.
 
-    Raise UserError, which names the parameter `key`, if the tokenizer has neither a separator nor an EOS token.
+    Raise UserError, which names the parameter `key`, if the tokenizer has neither a separator nor
+    an EOS token.
     """
     last = _first_known(tokenizer.sep_token_id, tokenizer.eos_token_id)
     if last is None:
