@@ -25,13 +25,12 @@ if TYPE_CHECKING:
 
 # Precision, recall and F1 in rows and metrics.
 PARTS = ("precision", "recall", "f")
+# The parameter that names the encoder.
+KEY = "bertscore.encoder"
 # A tokenizer without a limit states a number of about 1e30.
 MOST_TOKENS = 10**9
 # The token before a text and the token after it. They may be matched, but they have no weight.
 SPECIAL_TOKENS = 2
-# The encoder and its files do not agree, or params.yaml asks for a layer that it lacks.
-OTHER_ENCODER = "name another encoder in bertscore.encoder"
-
 Figures = dict[str, int | float]
 
 
@@ -45,6 +44,8 @@ class Encoder(NamedTuple):
     """Longest text in tokens, with the two special tokens."""
     settings: dict[str, int | str]
     """Encoder and layer, for the metrics."""
+    key: str = KEY
+    """The parameter that names the encoder, for messages."""
 
 
 class Encoded(NamedTuple):
@@ -153,19 +154,20 @@ def encode_text(encoder: Encoder, text: str) -> Encoded:
     tokenizer = encoder.tokenizer
     ids = tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
     room = encoder.most_tokens - SPECIAL_TOKENS
-    first, last = _special_ids(tokenizer)
+    first, last = _special_ids(tokenizer, encoder.key)
     return Encoded([first, *ids[:room], last], is_cut=len(ids) > room)
 
 
-def _special_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
+def _special_ids(tokenizer: PreTrainedTokenizerBase, key: str) -> tuple[int, int]:
     """Return the ids of the tokens before and after a text.
 
-    Raise UserError if the tokenizer has neither a separator nor an EOS token.
+    Raise UserError, which names the parameter `key`, if the tokenizer has neither a separator nor
+    an EOS token.
     """
     last = _first_known(tokenizer.sep_token_id, tokenizer.eos_token_id)
     if last is None:
         what = "its tokenizer has neither a [SEP] nor an EOS token"
-        raise UserError("bertscore.encoder", what, OTHER_ENCODER)
+        raise UserError(key, what, f"name another encoder in {key}")
     first = _first_known(tokenizer.cls_token_id, tokenizer.bos_token_id, last)
     return int(first or 0), last
 

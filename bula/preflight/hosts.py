@@ -63,6 +63,8 @@ def model_checks(params: Params) -> list[Check]:
         sources["bertscore.encoder"] = params.bertscore.encoder
     if isinstance(params.privacy.names, HubModel):
         sources["privacy.names"] = params.privacy.names
+    if isinstance(params.preprocess.encoder, HubModel):
+        sources["preprocess.encoder"] = params.preprocess.encoder
     keys: dict[Pinned, list[str]] = {}
     for key, source in sources.items():
         for pinned in _fetched_parts(source):

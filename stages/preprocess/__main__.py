@@ -22,7 +22,7 @@ import typer
 
 from bula.errors import UserError, run_stage
 from bula.hardware import prepare_device
-from bula.params import FilesSource, NoEncoder, NoModel, Params, load_params
+from bula.params import FilesSource, NoModel, Params, TextReading, load_params
 from bula.reports import write_metrics, write_plot
 from stages.preprocess import report
 from stages.preprocess.benchmarks import benchmark_rows
@@ -111,9 +111,9 @@ def warn_of_names(params: Params) -> None:
 
 
 def loads_model(params: Params) -> bool:
-    """Return whether a model finds names, or an encoder compares meanings."""
+    """Return whether a model finds names, or an encoder of transformers compares meanings."""
     has_names_model = not isinstance(params.privacy.names, NoModel)
-    return has_names_model or not isinstance(params.preprocess.encoder, NoEncoder)
+    return has_names_model or isinstance(params.preprocess.encoder, TextReading)
 
 
 def remove_stale_work(folder: Path) -> None:
