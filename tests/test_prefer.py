@@ -1,5 +1,6 @@
 """Tune a two-layer model's adapter on preference pairs."""
 
+import contextlib
 import json
 import math
 import subprocess
@@ -32,7 +33,13 @@ from stages.prefer.pairs import (
     validation_keys,
 )
 from stages.prefer.trainer import make_trainer, train_pairs
-from tests.conftest import run, user_environment, write_jsonl, write_validation_sets
+from tests.conftest import (
+    make_workspace,
+    run,
+    user_environment,
+    write_jsonl,
+    write_validation_sets,
+)
 
 NAME = "preferred"
 LN2 = math.log(2)
@@ -97,15 +104,38 @@ def set_entry(folder: Path, **changes: Any) -> None:
     edit_params(folder / "params.yaml", edit)
 
 
+def prepare(folder: Path, tiny: Path) -> None:
+    """Write base, tuned adapter, validation sets and pairs into the current directory."""
+    (folder / "models/base").symlink_to(tiny)
+    write_adapter(tiny, folder / "models/adapter")
+    write_validation_sets(folder)
+    write_jsonl(folder / ENTRY["pairs"], separable_rows())
+    set_entry(folder)
+
+
 @pytest.fixture
 def prepared(workspace: Path, tiny: Path) -> Path:
-    """Return a workspace with base, tuned adapter, validation sets and pairs."""
-    (workspace / "models/base").symlink_to(tiny)
-    write_adapter(tiny, workspace / "models/adapter")
-    write_validation_sets(workspace)
-    write_jsonl(workspace / ENTRY["pairs"], separable_rows())
-    set_entry(workspace)
+    """Return a workspace before the stage, which is the current directory."""
+    prepare(workspace, tiny)
     return workspace
+
+
+@pytest.fixture(scope="module")
+def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a workspace after the stage; tests only read it."""
+    folder = tmp_path_factory.mktemp("finished")
+    make_workspace(folder, tiny)
+    with contextlib.chdir(folder):
+        prepare(folder, tiny)
+        stage.main(NAME)
+    return folder
+
+
+def read_figures(folder: Path) -> dict[str, Any]:
+    """Return the figures that the stage wrote."""
+    text = (folder / f"metrics/prefer/{NAME}.json").read_text(encoding="utf-8")
+    figures: dict[str, Any] = json.loads(text)
+    return figures
 
 
 def encoded_pairs(folder: Path) -> list[Pair]:
@@ -148,13 +178,8 @@ def test_the_loss_before_the_first_step_is_ln_2_because_the_reference_is_the_tun
     assert abs(other - LN2) > 1e-3
 
 
-def test_training_separates_held_out_pairs_and_changes_no_file_of_the_tuned_adapter(
-    prepared: Path,
-) -> None:
-    weights = Path("models/adapter/adapter_model.safetensors")
-    before = sha256_file(weights)
-    stage.main(NAME)
-    figures = json.loads(Path(f"metrics/prefer/{NAME}.json").read_text(encoding="utf-8"))
+def test_training_separates_the_held_out_pairs(finished: Path) -> None:
+    figures = read_figures(finished)
     assert figures["pairs"] == {"train": 6, "held_out": 2}
     # 6 pairs in batches of 4 are 2 steps per epoch.
     assert figures["run"]["steps"] == 8
@@ -164,69 +189,80 @@ def test_training_separates_held_out_pairs_and_changes_no_file_of_the_tuned_adap
     assert held_out["reward_accuracy"] == 1
     assert held_out["reward_margin"] > 0.5
     assert held_out["loss_nats"] < 0.6
-    assert "loss_nats_low" not in held_out
     difference = held_out["reward_chosen"] - held_out["reward_rejected"]
     assert held_out["reward_margin"] == pytest.approx(difference, rel=1e-4)
     assert figures["train"]["reward_margin"] > 0.5
-    assert figures["before_cast"]["logit_difference_relative"] < 1e-5
+
+
+def test_the_merge_of_the_preferred_adapter_is_measured(finished: Path) -> None:
+    figures = read_figures(finished)
     assert figures["weights"]["matrices"] == 14
-    assert sha256_file(weights) == before
+    assert 0 < figures["before_cast"]["logit_difference_relative"] < 1e-5
+    assert {"checked", "after_cast", "as_served"} <= figures.keys()
+    merged = load_model(finished / f"models/prefer/{NAME}/merged", "float32")
+    assert len(list(merged.parameters())) > 0
 
 
-def test_the_written_adapter_has_the_scored_rewards(prepared: Path) -> None:
-    stage.main(NAME)
-    figures = json.loads(Path(f"metrics/prefer/{NAME}.json").read_text(encoding="utf-8"))
-    base = Path("models/base")
-    params = load_params()
-    _, held_out = hold_out(encoded_pairs(prepared), 0.25, Path("pairs"))
-    tuned = load_adapted(base, Path("models/adapter"), params.dtype)
-    preferred = load_adapted(base, Path(f"models/prefer/{NAME}/adapter"), params.dtype)
-    groups = [pair.group for pair in held_out]
+def test_the_written_adapter_has_the_scored_rewards(finished: Path) -> None:
+    params = load_params(finished / "params.yaml")
+    base = finished / "models/base"
+    output = finished / f"models/prefer/{NAME}"
+    _, held_out = hold_out(encoded_pairs(finished), 0.25, Path("pairs"))
+    tuned = load_adapted(base, finished / "models/adapter", params.dtype)
+    preferred = load_adapted(base, output / "adapter", params.dtype)
     found = preference_figures(
         score_pairs(tuned, held_out, 2),
         score_pairs(preferred, held_out, 2),
-        groups,
+        [pair.group for pair in held_out],
         params.prefer[NAME],
         0,
     )
-    assert found["reward_margin"] == pytest.approx(figures["held_out"]["reward_margin"], rel=1e-5)
-    files = {file.name for file in Path(f"models/prefer/{NAME}/adapter").iterdir()}
-    expected = {"adapter_config.json", "adapter_model.safetensors", "README.md", "NOTICE"}
+    expected = read_figures(finished)["held_out"]["reward_margin"]
+    assert found["reward_margin"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_outputs_are_one_adapter_and_cards_that_name_the_training(finished: Path) -> None:
+    output = finished / f"models/prefer/{NAME}"
+    files = {file.name for file in (output / "adapter").iterdir()}
+    weights = {"adapter_config.json", "adapter_model.safetensors"}
     # TRL's frozen copy of the tuned adapter is no part of the output.
-    assert files == expected | {"LICENSE"}
-    card = Path(f"models/prefer/{NAME}/merged/README.md").read_text(encoding="utf-8")
-    assert "trained further on preference pairs by DPO" in card
+    assert files == weights | {"README.md", "LICENSE", "NOTICE"}
+    for folder in ("adapter", "merged"):
+        card = (output / folder / "README.md").read_text(encoding="utf-8")
+        assert "trained further on preference pairs by DPO" in card
 
 
-def test_the_same_seed_writes_the_same_adapter_and_another_seed_another_one(
-    prepared: Path,
+def test_the_same_seed_writes_the_same_adapter_and_keeps_the_tuned_one(
+    finished: Path, prepared: Path
 ) -> None:
-    weights = Path(f"models/prefer/{NAME}/adapter/adapter_model.safetensors")
+    tuned = prepared / "models/adapter/adapter_model.safetensors"
+    before = sha256_file(tuned)
     stage.main(NAME)
-    first = sha256_file(weights)
-    stage.main(NAME)
-    assert sha256_file(weights) == first
-    edit_params(prepared / "params.yaml", lambda params: params.update(seed=7))
-    stage.main(NAME)
-    assert sha256_file(weights) != first
+    for name in ("adapter/adapter_model.safetensors", "merged/model.safetensors"):
+        file = f"models/prefer/{NAME}/{name}"
+        assert sha256_file(prepared / file) == sha256_file(finished / file)
+    assert sha256_file(tuned) == before
+    assert read_figures(prepared) == read_figures(finished)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"gradient_checkpointing": True}, {"batch_size": 2, "gradient_accumulation": 2}]
-)
-def test_options_that_save_memory_keep_the_loss(prepared: Path, changes: dict[str, Any]) -> None:
-    def train(entry: Prefer) -> dict[str, Any]:
-        params = load_params()
+def test_options_that_save_memory_keep_the_loss(prepared: Path) -> None:
+    params = load_params()
+    tokenizer = load_tokenizer(Path("models/base"))
+    pairs = encoded_pairs(prepared)
+
+    def train(**changes: Any) -> dict[str, Any]:
+        entry = params.prefer[NAME].model_copy(update={"epochs": 1, **changes})
         model = load_adapted(Path("models/base"), Path("models/adapter"), "float32")
-        torch.manual_seed(0)
-        tokenizer = load_tokenizer(Path("models/base"))
-        return train_pairs(params, entry, model, tokenizer, encoded_pairs(prepared))
+        return train_pairs(params, entry, model, tokenizer, pairs)
 
-    entry = load_params().prefer[NAME]
-    plain = train(entry)
-    other = train(entry.model_copy(update=changes))
-    assert other["run"]["steps"] == plain["run"]["steps"] == 8
-    assert other["train"]["loss_nats"] == pytest.approx(plain["train"]["loss_nats"], rel=0.02)
+    plain = train()
+    for changes in (
+        {"gradient_checkpointing": True},
+        {"batch_size": 2, "gradient_accumulation": 2},
+    ):
+        other = train(**changes)
+        assert other["run"]["steps"] == plain["run"]["steps"] == 2
+        assert other["train"]["loss_nats"] == pytest.approx(plain["train"]["loss_nats"], rel=0.02)
 
 
 def test_an_exploding_run_is_refused_and_writes_no_adapter(prepared: Path) -> None:

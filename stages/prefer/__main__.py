@@ -8,6 +8,8 @@ model is one more model for `variants`.
 """
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,13 +32,18 @@ def entry_of(params: Params, name: str) -> Prefer:
     return params.prefer[name]
 
 
-def exit_on_sigterm() -> None:
+@contextmanager
+def exit_on_sigterm() -> Iterator[None]:
     """Exit with a sentence on SIGTERM, which also arrives when dvc exits."""
 
     def stop(*_: Any) -> None:
         raise SystemExit("prefer: stopped; the next run starts again from the tuned adapter")
 
-    signal.signal(signal.SIGTERM, stop)
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def tune(
@@ -64,7 +71,7 @@ def tune(
     groups = [pair.group for pair in held_out]
     scored = preference_figures(before, after, groups, entry, params.sampling_seed)
     counts = {"train": len(train), "held_out": len(held_out)}
-    found = {"pairs": counts, **figures, "held_out": scored}
+    found: dict[str, Any] = {"pairs": counts, **figures, "held_out": scored}
     documents = adapter_documents(params, name, found, base)
     save_adapter(model, describe_base(params.ingest.base), documents, adapter)
     return found
@@ -85,18 +92,18 @@ def main(
     params = load_params()
     prepare_device(params.device, params.dtype)
     seed_everything(params.seed)
-    exit_on_sigterm()
     adapter = models / name / "adapter"
     merged = models / name / "merged"
-    figures = tune(params, name, base, tuned, clean, adapter)
-    merge = merge_adapter(
-        params,
-        base,
-        adapter,
-        clean,
-        merged,
-        lambda before: merged_documents(params, name, figures, before, base),
-    )
+    with exit_on_sigterm():
+        figures = tune(params, name, base, tuned, clean, adapter)
+        merge = merge_adapter(
+            params,
+            base,
+            adapter,
+            clean,
+            merged,
+            lambda before: merged_documents(params, name, figures, before, base),
+        )
     write_metrics(metrics / f"{name}.json", {**figures, **merge})
     loss = figures["held_out"]["loss_nats"]
     print(f"prefer: {name} has a held-out loss of {loss:.4f} nats (0.6931 before), in {merged}")
