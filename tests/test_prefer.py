@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
+from ruamel.yaml import YAML
 
 from bench.clones import ROOT, clone_tree, edit_params
 from bula.adapter_files import save_adapter
@@ -365,6 +366,17 @@ def test_a_system_message_and_other_fields_are_dropped_and_earlier_turns_are_kep
     assert places == sorted(places)
 
 
+def test_a_system_prompt_in_the_first_question_is_not_repeated(prepared: Path) -> None:
+    first = separable_rows()[0]
+    [message] = first["prompt"]
+    # A model without a system role has the system prompt there.
+    written = f"{SYSTEM_PROMPT}\n\n{message['content']}"
+    write_jsonl(prepared / ENTRY["pairs"], [first | {"prompt": [message | {"content": written}]}])
+    [pair] = encoded_pairs(prepared)
+    text = load_tokenizer(Path("models/base")).decode(pair.chosen.prompt)
+    assert text.count(SYSTEM_PROMPT) == 1
+
+
 def test_all_rows_that_cannot_be_used_are_listed_with_their_lines(prepared: Path) -> None:
     good = separable_rows()
     bad = [
@@ -498,6 +510,21 @@ def test_without_an_entry_dvc_has_no_such_stage_and_with_one_it_has(tmp_path: Pa
     pipeline = (tmp_path / "dvc.yaml").read_text(encoding="utf-8")
     # compare reads the scores of the new variant.
     assert f"    - data/likelihood/{NAME}.jsonl\n" in pipeline
+
+
+def test_the_example_of_the_docs_is_valid(workspace: Path) -> None:
+    text = (ROOT / "docs/usage.md").read_text(encoding="utf-8")
+    section = text.partition("\n## Preference pairs\n")[2]
+    example = YAML(typ="safe").load(section.split("```")[1].removeprefix("yaml\n"))
+
+    def add(params: dict[str, Any]) -> None:
+        params["prefer"] = example["prefer"]
+        params["compare"]["pairs"] += example["compare"]["pairs"]
+        params["variants"] |= example["variants"]
+
+    edit_params(workspace / "params.yaml", add)
+    params = load_params()
+    assert params.variants[NAME].model == f"models/prefer/{NAME}/merged"
 
 
 def test_a_variant_of_a_run_that_no_entry_makes_is_refused(prepared: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bula.errors import UserError
-from bula.prompts import Encoded, encode
+from bula.prompts import SYSTEM_PROMPT, Encoded, encode
 from bula.question_groups import question_group
 from bula.records import Example, Turn, example_id, read_validation_sets
 from bula.text import comparison_key, normalise
@@ -90,7 +90,7 @@ def read_pairs(
     Raise a UserError that lists all rows that cannot be used, or says that there is no row.
     """
     if not path.is_file():
-        fix = "export pairs to this file, or correct `pairs` in the section prefer of params.yaml"
+        fix = "correct prefer in params.yaml, or run `python -m bula labels export-pairs FILE`"
         raise UserError(path, "the file does not exist", fix)
     pairs = []
     problems = []
@@ -138,6 +138,8 @@ def _parse_chat(number: int, line: bytes) -> Chat:
     if {row.chosen[0].role, row.rejected[0].role} != {"assistant"}:
         raise Problem("the messages of chosen and rejected must have the role assistant")
     texts = [normalise(message.content) for message in turns]
+    # `bula labels` writes the system prompt there for a model without a system role.
+    texts[0] = texts[0].removeprefix(SYSTEM_PROMPT).strip()
     chosen = normalise(row.chosen[0].content)
     rejected = normalise(row.rejected[0].content)
     if not all([*texts, chosen, rejected]):
