@@ -148,9 +148,9 @@ def merge_adapter(
     merged: Path,
     write_documents: WriteDocuments,
 ) -> MergeFigures:
-    """Merge, check, cast and save a model, check the saved model, and return the figures.
+    """Write a checked merged model and return its figures.
 
-    `clean` is the folder of validation/. Raise UserError if the merge is not exact.
+    The saved model is read back and checked too. `clean` is the folder of validation/. Raise UserError if the merge is not exact.
     """
     tokenizer = load_tokenizer(base)
     pad_id = tokenizer.pad_token_id

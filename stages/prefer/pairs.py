@@ -85,9 +85,10 @@ class Problem(Exception):  # noqa: N818
 def read_pairs(
     path: Path, validation: Validation, tokenizer: PreTrainedTokenizerBase, max_tokens: int
 ) -> list[Pair]:
-    """Return the pairs of a file, which has at most `max_tokens` tokens per prompt and answer.
+    """Return the encoded pairs of a file.
 
-    Raise a UserError that lists all rows that cannot be used, or says that there is no row.
+    A prompt with an answer has at most `max_tokens` tokens. Raise a UserError that lists all rows
+    that cannot be used, or says that there is no row.
     """
     if not path.is_file():
         fix = "correct prefer in params.yaml, or run `python -m bula labels export-pairs FILE`"
@@ -181,7 +182,10 @@ def _refuse_leak(chat: Chat, validation: Validation) -> None:
 
 
 def _encode_pair(chat: Chat, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> Pair:
-    """Return the token ids of a pair. Raise a Problem if they are too many."""
+    """Return the token ids of a pair.
+
+    Raise a Problem if an answer with its prompt has too many.
+    """
     chosen = encode(tokenizer, _example(chat, chat.chosen))
     rejected = encode(tokenizer, _example(chat, chat.rejected))
     tokens = max(len(chosen.input_ids), len(rejected.input_ids))

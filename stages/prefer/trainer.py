@@ -106,7 +106,10 @@ def configure(params: Params, entry: Prefer, pairs: int, folder: str) -> DPOConf
 
 
 def _check_device(arguments: DPOConfig, device: str) -> None:
-    """Raise a UserError unless one process computes on `device`, and on one GPU at most."""
+    """Raise a UserError unless one process computes on `device`.
+
+    The process may use one GPU at most.
+    """
     found = arguments.device.type
     if (found, arguments.world_size) != (device, 1):
         what = f"device is {device}, but accelerate chose {arguments.world_size} x {found}"
