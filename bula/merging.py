@@ -150,7 +150,8 @@ def merge_adapter(
 ) -> MergeFigures:
     """Write a checked merged model and return its figures.
 
-    The saved model is read back and checked too. `clean` is the folder of validation/. Raise UserError if the merge is not exact.
+    The saved model is read back and checked too. `clean` is the folder of validation/. Raise
+    UserError if the merge is not exact.
     """
     tokenizer = load_tokenizer(base)
     pad_id = tokenizer.pad_token_id

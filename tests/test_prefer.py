@@ -105,20 +105,26 @@ def set_entry(folder: Path, **changes: Any) -> None:
     edit_params(folder / "params.yaml", edit)
 
 
-def prepare(folder: Path, tiny: Path) -> None:
-    """Write base, tuned adapter, validation sets and pairs into the current directory."""
+def write_inputs(folder: Path, tiny: Path) -> None:
+    """Write base, validation sets, pairs and params.yaml into the current directory."""
     (folder / "models/base").symlink_to(tiny)
-    write_adapter(tiny, folder / "models/adapter")
     write_validation_sets(folder)
     write_jsonl(folder / ENTRY["pairs"], separable_rows())
     set_entry(folder)
 
 
 @pytest.fixture
-def prepared(workspace: Path, tiny: Path) -> Path:
-    """Return a workspace before the stage, which is the current directory."""
-    prepare(workspace, tiny)
+def unprepared(workspace: Path, tiny: Path) -> Path:
+    """Return a workspace without a tuned adapter, which is the current directory."""
+    write_inputs(workspace, tiny)
     return workspace
+
+
+@pytest.fixture
+def prepared(unprepared: Path, tiny: Path) -> Path:
+    """Return a workspace before the stage, which is the current directory."""
+    write_adapter(tiny, unprepared / "models/adapter")
+    return unprepared
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +133,8 @@ def finished(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
     make_workspace(folder, tiny)
     with contextlib.chdir(folder):
-        prepare(folder, tiny)
+        write_inputs(folder, tiny)
+        write_adapter(tiny, folder / "models/adapter")
         stage.main(NAME)
     return folder
 
@@ -293,7 +300,7 @@ def test_sigterm_ends_the_stage_with_a_sentence_and_without_output(prepared: Pat
     assert not Path(f"models/prefer/{NAME}").exists()
 
 
-def test_an_unknown_name_lists_the_entries(prepared: Path) -> None:
+def test_an_unknown_name_lists_the_entries(unprepared: Path) -> None:
     with pytest.raises(UserError, match=r"prefer has no 'other'\. It names preferred"):
         stage.main("other")
 
@@ -338,8 +345,8 @@ def test_intervals_need_twenty_questions() -> None:
 # Rows
 
 
-def test_a_pair_has_the_prompt_that_training_and_scoring_use(prepared: Path) -> None:
-    first = encoded_pairs(prepared)[0]
+def test_a_pair_has_the_prompt_that_training_and_scoring_use(unprepared: Path) -> None:
+    first = encoded_pairs(unprepared)[0]
     tokenizer = load_tokenizer(Path("models/base"))
     text = tokenizer.decode(first.chosen.prompt)
     assert SYSTEM_PROMPT in text
@@ -349,7 +356,7 @@ def test_a_pair_has_the_prompt_that_training_and_scoring_use(prepared: Path) -> 
 
 
 def test_a_system_message_and_other_fields_are_dropped_and_earlier_turns_are_kept(
-    prepared: Path,
+    unprepared: Path,
 ) -> None:
     prompt = [
         {"role": "system", "content": "Fale inglês."},
@@ -358,26 +365,26 @@ def test_a_system_message_and_other_fields_are_dropped_and_earlier_turns_are_kep
         {"role": "user", "content": "Há dois dias."},
     ]
     found = row("", "Beba água e descanse.", "Não sei.", rater="R1") | {"prompt": prompt}
-    write_jsonl(prepared / ENTRY["pairs"], [found])
-    [pair] = encoded_pairs(prepared)
+    write_jsonl(unprepared / ENTRY["pairs"], [found])
+    [pair] = encoded_pairs(unprepared)
     text = load_tokenizer(Path("models/base")).decode(pair.chosen.prompt)
     assert "Fale inglês." not in text
     places = [text.index(word) for word in ("Estou com tosse", "Há quanto tempo", "Há dois dias")]
     assert places == sorted(places)
 
 
-def test_a_system_prompt_in_the_first_question_is_not_repeated(prepared: Path) -> None:
+def test_a_system_prompt_in_the_first_question_is_not_repeated(unprepared: Path) -> None:
     first = separable_rows()[0]
     [message] = first["prompt"]
     # A model without a system role has the system prompt there.
     written = f"{SYSTEM_PROMPT}\n\n{message['content']}"
-    write_jsonl(prepared / ENTRY["pairs"], [first | {"prompt": [message | {"content": written}]}])
-    [pair] = encoded_pairs(prepared)
+    write_jsonl(unprepared / ENTRY["pairs"], [first | {"prompt": [message | {"content": written}]}])
+    [pair] = encoded_pairs(unprepared)
     text = load_tokenizer(Path("models/base")).decode(pair.chosen.prompt)
     assert text.count(SYSTEM_PROMPT) == 1
 
 
-def test_all_rows_that_cannot_be_used_are_listed_with_their_lines(prepared: Path) -> None:
+def test_all_rows_that_cannot_be_used_are_listed_with_their_lines(unprepared: Path) -> None:
     good = separable_rows()
     bad = [
         good[0],
@@ -390,7 +397,7 @@ def test_all_rows_that_cannot_be_used_are_listed_with_their_lines(prepared: Path
         row("O que é dor?", "Uma sensação.", "Nada.")
         | {"prompt": [{"role": "assistant", "content": "Oi."}]},
     ]
-    message = refusal(prepared, bad)
+    message = refusal(unprepared, bad)
     assert "7 rows cannot be used:" in message
     for line, what in [
         (2, "chosen and rejected are the same answer"),
@@ -408,28 +415,28 @@ def test_all_rows_that_cannot_be_used_are_listed_with_their_lines(prepared: Path
     assert message.endswith("Correct or remove these rows.")
 
 
-def test_a_paraphrase_of_a_validation_question_is_refused(prepared: Path) -> None:
-    message = refusal(prepared, [row("de B, PERGUNTA 1", "Uma resposta.", "Outra resposta.")])
+def test_a_paraphrase_of_a_validation_question_is_refused(unprepared: Path) -> None:
+    message = refusal(unprepared, [row("de B, PERGUNTA 1", "Uma resposta.", "Outra resposta.")])
     assert "line 1: its question is in the validation sets" in message
 
 
-def test_a_question_of_an_earlier_turn_is_refused_too(prepared: Path) -> None:
+def test_a_question_of_an_earlier_turn_is_refused_too(unprepared: Path) -> None:
     found = row("E depois?", "Descanse.", "Corra.")
     history = [
         {"role": "user", "content": "Pergunta 2 de E?"},
         {"role": "assistant", "content": "Espere."},
     ]
     found["prompt"] = [*history, *found["prompt"]]
-    assert "line 1: its question is in the validation sets" in refusal(prepared, [found])
+    assert "line 1: its question is in the validation sets" in refusal(unprepared, [found])
 
 
-def test_a_pair_that_is_too_long_is_refused_and_never_cut(prepared: Path) -> None:
-    message = refusal(prepared, separable_rows()[:1], max_tokens=20)
+def test_a_pair_that_is_too_long_is_refused_and_never_cut(unprepared: Path) -> None:
+    message = refusal(unprepared, separable_rows()[:1], max_tokens=20)
     assert "tokens, more than preprocess.max_tokens (20)" in message
 
 
-def test_damaged_json_and_wrong_bytes_are_reported_with_their_lines(prepared: Path) -> None:
-    path = prepared / ENTRY["pairs"]
+def test_damaged_json_and_wrong_bytes_are_reported_with_their_lines(unprepared: Path) -> None:
+    path = unprepared / ENTRY["pairs"]
     path.write_bytes(b'{"prompt": \n\n\xff\xfe\n[1]\n')
     tokenizer = load_tokenizer(Path("models/base"))
     with pytest.raises(UserError) as caught:
@@ -438,20 +445,20 @@ def test_damaged_json_and_wrong_bytes_are_reported_with_their_lines(prepared: Pa
     assert "line 1: not JSON\n  line 3: not JSON\n  line 4: the row: " in message
 
 
-def test_a_long_list_of_bad_rows_is_cut(prepared: Path) -> None:
+def test_a_long_list_of_bad_rows_is_cut(unprepared: Path) -> None:
     rows: list[dict[str, Any]] = [{} for _ in range(MOST_LINES + 5)]
-    message = refusal(prepared, rows)
+    message = refusal(unprepared, rows)
     assert f"{MOST_LINES + 5} rows cannot be used" in message
     assert "  and 5 more" in message
     assert len(message.splitlines()) == MOST_LINES + 3
 
 
-def test_an_empty_file_is_refused(prepared: Path) -> None:
-    assert "the file has no row" in refusal(prepared, [])
+def test_an_empty_file_is_refused(unprepared: Path) -> None:
+    assert "the file has no row" in refusal(unprepared, [])
 
 
-def test_a_missing_file_is_refused_by_check_and_by_the_stage(prepared: Path) -> None:
-    (prepared / ENTRY["pairs"]).unlink()
+def test_a_missing_file_is_refused_by_check_and_by_the_stage(unprepared: Path) -> None:
+    (unprepared / ENTRY["pairs"]).unlink()
     with pytest.raises(UserError, match=r"pairs\.jsonl: the file does not exist"):
         stage.main(NAME)
     items = {item.key: item for item in named_inputs(load_params())}
@@ -527,10 +534,10 @@ def test_the_example_of_the_docs_is_valid(workspace: Path) -> None:
     assert params.variants[NAME].model == f"models/prefer/{NAME}/merged"
 
 
-def test_a_variant_of_a_run_that_no_entry_makes_is_refused(prepared: Path) -> None:
+def test_a_variant_of_a_run_that_no_entry_makes_is_refused(unprepared: Path) -> None:
     def edit(params: dict[str, Any]) -> None:
         params["variants"]["a"] = {"model": "models/prefer/b/merged", "engine": "transformers"}
 
-    edit_params(prepared / "params.yaml", edit)
+    edit_params(unprepared / "params.yaml", edit)
     with pytest.raises(UserError, match="needs models/prefer/b/merged, which no entry of prefer"):
         load_params()
