@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Largest difference of a merged model's logits from base and adapter, as a share of the largest
 # logit. Rounding in float32 stays below 1e-5; an adapter on the embeddings, whose weights
-# stages/merge.py does not check, exceeds this limit.
+# bula/merging.py does not check, exceeds this limit.
 LOGIT_TOLERANCE = 1e-4
 # Float32 logits (tokens, vocabulary) and targets (tokens,) of one example.
 Scored: TypeAlias = "tuple[torch.Tensor, torch.Tensor]"

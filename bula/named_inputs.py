@@ -22,7 +22,7 @@ from bula.params import (
 # Directories of models that the pipeline writes; bula/params.py checks the names of GGUF files.
 WRITTEN_MODELS = ("models/base", "models/merged", "models/judge", "models/encoder")
 # The folders whose files the pipeline writes, too.
-WRITTEN_FOLDERS = ("models/gguf/", "models/judge/")
+WRITTEN_FOLDERS = ("models/gguf/", "models/judge/", "models/prefer/")
 
 
 class NamedInput(NamedTuple):
@@ -44,6 +44,8 @@ def named_inputs(params: Params) -> list[NamedInput]:
         "safety.questions": params.safety.questions,
         "safety.labels": params.safety.labels,
     }
+    for name, entry in params.prefer.items():
+        files[f"prefer.{name}.pairs"] = entry.pairs
     if params.ingest.chat_template:
         files["ingest.chat_template"] = params.ingest.chat_template
     for path in params.labels.files:

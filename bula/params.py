@@ -976,6 +976,46 @@ class Merge(Section):
     """
 
 
+class Prefer(Section):
+    """One DPO run, which continues the tuned adapter on preference pairs.
+
+    DPO is direct preference optimization (Rafailov et al. 2023, arXiv:2305.18290). Its reference is
+    the tuned adapter.
+    """
+
+    pairs: RepositoryPath
+    """File of preference pairs: JSON Lines with chat messages in `prompt`, `chosen`, `rejected`."""
+    held_out_share: float = Field(gt=0, lt=1)
+    """Share of the questions whose pairs are scored and not trained on; at least one question."""
+    beta: float = Field(gt=0, le=1000)
+    """Strength with which the model is held near the tuned adapter.
+
+    A reward is beta times the log ratio of two likelihoods of an answer, in nats.
+    """
+    epochs: Few
+    """Number of passes over the training pairs."""
+    learning_rate: float = Field(gt=0, le=1000)
+    """Peak learning rate; DPO needs a far lower rate than fine-tuning."""
+    scheduler: Literal["constant", "linear", "cosine"]
+    """Shape of the learning rate after the warm-up."""
+    warmup_share: Share
+    """Share of the steps in which the learning rate rises from zero."""
+    weight_decay: float = Field(ge=0, le=1000)
+    """Decoupled weight decay of AdamW."""
+    max_grad_norm: float = Field(gt=0, le=10**6)
+    """Largest L2 norm of the gradient; larger gradients are clipped."""
+    batch_size: Positive
+    """Number of pairs per forward pass; each pair is two rows."""
+    gradient_accumulation: Positive
+    """Number of forward passes in one optimizer step."""
+    gradient_checkpointing: bool
+    """Whether the backward pass recomputes activations, which saves memory."""
+    resamples: Resamples
+    """Number of bootstrap resamples of the questions of held-out pairs."""
+    confidence: Coverage
+    """Coverage of the intervals."""
+
+
 QuantizationType = Literal[
     "bf16",
     "q8_0",
@@ -1494,6 +1534,8 @@ class Params(Section):
     preprocess: Preprocess
     train: Train
     merge: Merge
+    prefer: dict[VariantName, Prefer]
+    """DPO runs by name; {} runs none. Each writes models/prefer/NAME/merged for a variant."""
     quantize: Quantize
     likelihood: Likelihood
     generate: Generate
@@ -1614,12 +1656,16 @@ class Params(Section):
     def _problems_of_variants(self) -> dict[str, bool]:
         """Return each possible problem of each variant, and whether it is present."""
         exported = {f"models/gguf/{name}.gguf" for name in self.quantize.types}
+        preferred = {f"models/prefer/{name}/merged" for name in self.prefer}
         problems = {}
         for name, variant in self.variants.items():
             model = variant.model
             is_export = model.startswith("models/gguf/")
             missing = f"variants.{name} needs {model}, which quantize.types does not list"
             problems[missing] = is_export and model not in exported
+            is_preferred = model.startswith("models/prefer/")
+            unmade = f"variants.{name} needs {model}, which no entry of prefer writes"
+            problems[unmade] = is_preferred and model not in preferred
             wrong_engine = (
                 f"variants.{name}: engine llama.cpp is for .gguf files, "
                 "transformers, vllm and openai for directories"

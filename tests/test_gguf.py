@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from bench.engines import by_llama_cpp, compare, gaps, shared_prefix
-from bula import gguf_converters, gguf_export
+from bula import gguf_converters, gguf_export, merging
 from bula.divergence import divergence_metrics, score_examples
 from bula.errors import UserError
 from bula.files import sha256_file
@@ -224,18 +224,18 @@ def test_weight_difference_equals_a_computation_by_hand() -> None:
     # base + 2 * B @ A is [[1 + 1, 2 - 2], [3 + 2, 4 - 4]]; one weight differs by 0.25.
     layer.weight.data = torch.tensor([[2.0, 0.0], [5.25, 0.0]])
     model: Any = torch.nn.ModuleDict({"q": layer})
-    assert merge.weight_difference({"q.weight": (base, a, b, 2.0)}, model) == 0.25
+    assert merging.weight_difference({"q.weight": (base, a, b, 2.0)}, model) == 0.25
 
 
 def test_merged_weights_equal_base_plus_adapter(tiny: Path, adapter: Path) -> None:
     model = load_adapted(tiny, adapter, "float32")
-    terms = merge.adapted(model)
+    terms = merging.adapted(model)
     merged = model.merge_and_unload(safe_merge=True)
     # Each of the two blocks has seven linear layers.
     assert len(terms) == 14
-    assert 0 < merge.weight_difference(terms, merged) < 1e-6
+    assert 0 < merging.weight_difference(terms, merged) < 1e-6
     # The base without the adapter shows that the comparison can fail.
-    assert merge.weight_difference(terms, load_model(tiny, "float32")) > 0.01
+    assert merging.weight_difference(terms, load_model(tiny, "float32")) > 0.01
 
 
 @pytest.fixture
@@ -312,7 +312,7 @@ def test_merge_refuses_a_wrong_merge_and_keeps_the_previous_output(
     weights = merged_workspace / "models/merged/model.safetensors"
     before = sha256_file(weights)
     monkeypatch.setattr(
-        merge, "load_adapted", lambda *arguments: with_wrong_scale(load_adapted(*arguments))
+        merging, "load_adapted", lambda *arguments: with_wrong_scale(load_adapted(*arguments))
     )
     with pytest.raises(UserError, match=r"differs from base \+ adapter by"):
         merge.main(base=tiny, adapter=adapter)

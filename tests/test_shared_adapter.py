@@ -4,8 +4,6 @@ import json
 import shutil
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
@@ -15,11 +13,11 @@ from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from bula.adapter_files import save_adapter
 from bula.lora import lora_config
 from bula.model_cards import Base, adapter_documents, describe_base
 from bula.models import load_adapted, load_model
 from bula.params import DirectoryModel, HubModel, ModelSource, load_params
-from stages.train.report import save_adapter
 from tests.conftest import run
 from tests.test_model_cards import PROFILES, REVISION, TRAINING, profile
 
@@ -46,10 +44,9 @@ def write_adapter(tiny: Path, source: ModelSource, path: Path) -> Base:
         if "lora_B" in name:
             # PEFT starts B at zero, and such an adapter would change nothing.
             torch.nn.init.normal_(parameter, std=0.1)
-    trainer: Any = SimpleNamespace(model=model, is_fsdp_enabled=False)
     base = describe_base(source)
     documents = adapter_documents(profile("smollm2-135m", base=source), TRAINING, tiny)
-    save_adapter(trainer, base, documents, path)
+    save_adapter(model, base, documents, path)
     return base
 
 

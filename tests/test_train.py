@@ -22,7 +22,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, LlamaForCausalLM, TrainerState
 
 from bench.clones import ROOT, edit_params
-from bula import divergence, gguf_export, hardware
+from bula import divergence, gguf_export, hardware, merging
 from bula.commands.deps import closure
 from bula.errors import UserError
 from bula.files import sha256_file
@@ -328,6 +328,7 @@ def test_other_data_has_another_fingerprint(data: list[Path]) -> None:
 
 # Reading and checking files shapes no weight.
 WITHOUT_EFFECT = {
+    "bula/adapter_files.py",
     "bula/escaping.py",
     "bula/files.py",
     "bula/gguf_files.py",
@@ -982,10 +983,10 @@ def test_a_nan_weight_is_not_a_small_difference() -> None:
         "0.weight": (first.weight.detach().clone(), *no_change),
         "1.weight": (last.weight.detach().clone(), *no_change),
     }
-    assert merge.weight_difference(terms, model) == 0.0
+    assert merging.weight_difference(terms, model) == 0.0
     with torch.no_grad():
         last.weight[0, 0] = math.nan
-    difference = merge.weight_difference(terms, model)
+    difference = merging.weight_difference(terms, model)
     assert math.isnan(difference)
 
 

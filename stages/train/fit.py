@@ -29,7 +29,7 @@ from stages.train.checkpoints import (
     fingerprint,
     last_checkpoint,
 )
-from stages.train.report import save_adapter, summarise, template_figures, write_figures
+from stages.train.report import save_trained, summarise, template_figures, write_figures
 from stages.train.trainer import AnswerTrainer, make_trainer
 
 CleanFolder = Annotated[Path, typer.Option(help="Folder of train.jsonl and dev.jsonl.")]
@@ -91,7 +91,7 @@ def main(
             write_figures(trainer.state.log_history, summary, template, seconds, metrics, plots)
         documents = adapter_documents(params, summary, base)
         target = adapter if is_first else None
-        save_adapter(trainer, describe_base(params.ingest.base), documents, target)
+        save_trained(trainer, describe_base(params.ingest.base), documents, target)
         if is_first:
             # The checkpoints are deleted last, so that a kill before this line costs no step.
             delete_checkpoints(folder)

@@ -11,11 +11,11 @@ from statistics import median
 from typing import Any
 
 from datasets import Dataset
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from bula.adapter_files import save_adapter
 from bula.errors import UserError
-from bula.files import make_readable, sha256_values, staged, write_documents
+from bula.files import sha256_values
 from bula.hardware import processor
 from bula.model_cards import Base, Documents
 from bula.models import end_token_ids
@@ -272,7 +272,7 @@ def _count_leading(row: list[int], token: int | None) -> int:
     return next((place for place, found in enumerate(row) if found != token), len(row))
 
 
-def save_adapter(
+def save_trained(
     trainer: AnswerTrainer, base: Base, documents: Documents, path: Path | None
 ) -> None:
     """Write the adapter and its documents to `path`.
@@ -280,22 +280,11 @@ def save_adapter(
     Every process calls this function, since shards are gathered, and the process with a path
     writes.
     """
-    model: PeftModel = trainer.model
     weights = None
     if trainer.is_fsdp_enabled:
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    if path is None:
-        return
-    for config in model.peft_config.values():
-        # The order of a set changes from run to run.
-        config.target_modules = sorted(config.target_modules)
-        config.base_model_name_or_path = base.reference
-        config.revision = base.revision
-    with staged(path) as temporary:
-        # By default PEFT would ask the hub for the base model, to compare vocabularies.
-        model.save_pretrained(temporary, state_dict=weights, save_embedding_layers=False)
-        write_documents(temporary, documents)
-        make_readable(temporary)
+    if path is not None:
+        save_adapter(trainer.model, base, documents, path, weights)
 
 
 def write_figures(

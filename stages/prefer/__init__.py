@@ -1,0 +1,5 @@
+"""Tune the adapter on preference pairs.
+
+pairs.py reads and checks the pairs, trainer.py runs TRL's DPOTrainer, figures.py scores held-out
+pairs, cards.py writes the model cards, and __main__.py is the stage.
+"""
