@@ -14,6 +14,7 @@ from bula.commands.look import look
 from bula.commands.plan import plan
 from bula.commands.preflight import preflight
 from bula.commands.profile import profile
+from bula.commands.publish import publish
 from bula.commands.pull import pull
 from bula.commands.release_check import release_check
 from bula.commands.results import results
@@ -35,6 +36,7 @@ COMMANDS = (
     plan,
     preflight,
     profile,
+    publish,
     results,
     review,
     score,
