@@ -58,7 +58,9 @@ def _create(api: HfApi, prepared: Prepared, *, private: bool) -> None:
     The hub keeps an existing repository as public as it is, whatever the request says.
     """
     repo_type = prepared.part.repo_type
-    api.create_repo(prepared.repo_id, repo_type=repo_type, private=private, exist_ok=True)
+    # None keeps the default of an organization, which may be private.
+    wish = True if private else None
+    api.create_repo(prepared.repo_id, repo_type=repo_type, private=wish, exist_ok=True)
     info: Any = api.repo_info(prepared.repo_id, repo_type=repo_type)
     if private and not info.private:
         what = "the repository exists and is public, so nothing was uploaded"
