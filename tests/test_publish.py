@@ -23,9 +23,7 @@ from bula.publish.folders import Prepared, Request, copied_files, prepare
 from bula.publish.parts import ALL_PARTS, PARTS, choose_repository, safe_name, select_parts
 from bula.publish.refusals import row_problems
 from bula.publish.validation import check_card, check_folder
-from bula.records import Example
-from tests.finished_run import edit_figures, edit_run, record, write_run
-from tests.test_gguf_adapter import make_models
+from tests.finished_run import clean_row, edit_figures, edit_run, record, write_run
 
 COMMIT = "a" * 40
 LLAMA = {
@@ -40,20 +38,20 @@ READABLE = {**DEGENERATE, "degenerate": 3, "degenerate_share": 0.1}
 
 
 @pytest.fixture(scope="module")
-def finished(smollm2: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a finished run, which tests only copy."""
-    models = make_models("llama", smollm2, tmp_path_factory.mktemp("llama"))
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a finished run whose dvc.lock matches, with a git commit; tests only copy it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     folder.mkdir()
-    write_run(folder, models, prepared / "data/clean")
+    write_run(folder)
     edit_figures(folder, "generate/tuned.json", **DEGENERATE)
+    record(folder)
     return folder
 
 
 @pytest.fixture
 def run_folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a finished run, which is the current directory."""
-    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(finished, tmp_path, symlinks=True, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -272,21 +270,17 @@ def test_few_shot_examples_do_not_count_as_the_weights(run_folder: Path) -> None
 
 
 def test_hostile_names_stay_text(run_folder: Path) -> None:
-    def edit(params: dict[str, Any]) -> None:
-        [source] = params["ingest"]["sources"]
-        source["license"] = "cc-by-4.0"
-        params["ingest"]["base"] = {
-            "kind": "directory",
-            "path": "/home/maria/<script>alert(1)</script> {{ 7*7 }}",
-            "license": "apache-2.0",
-        }
-
-    edit_run(run_folder, edit)
+    base = {"kind": "directory", "path": "/home/maria/a,b=c (d)", "license": "apache-2.0"}
+    edit_run(run_folder, lambda params: params["ingest"].update(base=base))
+    judge = "<script>alert(1)</script> {{ 7*7 }} ![x](http://example.org/x.png)"
+    edit_figures(run_folder, "judge/tuned.json", judge=judge, accuracy_withheld=True)
     card = card_of("merged")
-    assert "<script>" not in card.text
-    assert "49" not in card.text.split("## Quick start")[0]
+    assert "&lt;script&gt;alert(1)" in card.text
+    assert "{{ 7" in card.text
+    assert "![x]" not in card.text
     assert "maria" not in card.content
     assert card.data.get("base_model") is None
+    assert card.data.get("model_name") == "a,b=c (d)-bula"
 
 
 # Licenses
@@ -334,9 +328,8 @@ def test_a_license_that_the_hub_does_not_list_is_named_other(run_folder: Path) -
 def test_the_data_set_loads_with_its_splits(run_folder: Path, tmp_path: Path) -> None:
     folder = prepare_part("dataset").folder
     rows = load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
-    source = run_folder / "data/clean"
     assert set(rows) == {"train", "dev", "A", "B", "C", "D", "E"}
-    assert len(rows["train"]) == len((source / "train.jsonl").read_text().splitlines())
+    assert list(rows["train"]["id"]) == [f"{number:016x}" for number in (0, 1)]
     data = metadata_load(folder / "README.md")
     assert data is not None
     assert data["license"] == ["cc-by-4.0"]
@@ -348,16 +341,8 @@ def test_the_data_set_loads_with_its_splits(run_folder: Path, tmp_path: Path) ->
 
 def test_rows_with_personal_data_are_counted_without_their_text(run_folder: Path) -> None:
     assert list(row_problems(ALL_PARTS["dataset"], load_params())) == []
-    row = {
-        "id": "0" * 16,
-        "source": "demo",
-        "license": "cc-by-4.0",
-        "split": "dev",
-        "question": "Meu CPF é 529.982.247-25, posso marcar?",
-        "answer": "Pode marcar a consulta no posto.",
-    }
-    Example.model_validate(row)
-    other = {**row, "source": "hospital", "question": "Posso marcar?"}
+    row = {**clean_row(99, "dev"), "question": "Meu CPF é 529.982.247-25, posso marcar?"}
+    other = {**clean_row(98, "dev"), "source": "hospital"}
     with (run_folder / "data/clean/dev.jsonl").open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(item, ensure_ascii=False) + "\n" for item in (row, other))
     found = list(row_problems(ALL_PARTS["dataset"], load_params()))
@@ -399,14 +384,7 @@ def publish(*arguments: str) -> str:
     return str(result.exception)
 
 
-@pytest.fixture
-def recorded(run_folder: Path) -> Path:
-    """Return a finished run whose dvc.lock matches, with a git commit."""
-    record(run_folder)
-    return run_folder
-
-
-def test_a_dry_run_prepares_all_folders_and_uploads_nothing(recorded: Path) -> None:
+def test_a_dry_run_prepares_all_folders_and_uploads_nothing(run_folder: Path) -> None:
     output = publish("--dry-run")
     assert output.endswith("publish: read .bula/publish/*/README.md; nothing was uploaded\n")
     assert "MB for USER/SmolLM2-135M-Instruct-bula-LoRA" in output
@@ -416,34 +394,36 @@ def test_a_dry_run_prepares_all_folders_and_uploads_nothing(recorded: Path) -> N
     assert head.stdout.strip() in Path(".bula/publish/merged/README.md").read_text()
 
 
-def test_an_upload_needs_a_repository(recorded: Path) -> None:
+def test_an_upload_needs_a_repository(run_folder: Path) -> None:
     assert "no repository to upload to" in publish()
 
 
-def test_outputs_that_differ_from_the_lock_are_refused(recorded: Path) -> None:
-    file = recorded / "models/merged/config.json"
+def test_outputs_that_differ_from_the_lock_are_refused(run_folder: Path) -> None:
+    file = run_folder / "models/merged/config.json"
     file.unlink()
     file.write_text("{}", encoding="utf-8")
     found = publish("--dry-run", "--part", "merged")
     assert "dvc.lock: models/merged is not the output that dvc.lock names" in found
-    assert not (recorded / ".bula").exists()
+    assert not (run_folder / ".bula").exists()
     # The other outputs are still those of the lock.
-    assert "nothing was uploaded" in publish("--dry-run", "--part", "adapter")
+    assert "nothing was uploaded" in publish("--dry-run", "--part", "gguf")
+    # The adapter's folder has the tokenizer of the merged model.
+    assert "models/merged is not the output" in publish("--dry-run", "--part", "adapter")
 
 
-def test_parameters_that_differ_from_the_lock_are_refused(recorded: Path) -> None:
-    edit_run(recorded, lambda params: params.update(seed=7))
+def test_parameters_that_differ_from_the_lock_are_refused(run_folder: Path) -> None:
+    edit_run(run_folder, lambda params: params.update(seed=7))
     assert "dvc.lock: seed is modified" in publish("--dry-run", "--part", "adapter").replace(
         "params.yaml ", ""
     )
 
 
-def test_uncommitted_changes_are_said_and_stop_an_upload(recorded: Path) -> None:
-    with (recorded / "CITATION.cff").open("a", encoding="utf-8") as file:
+def test_uncommitted_changes_are_said_and_stop_an_upload(run_folder: Path) -> None:
+    with (run_folder / "CITATION.cff").open("a", encoding="utf-8") as file:
         file.write("# A comment.\n")
     output = publish("--dry-run", "--part", "adapter")
     assert "before an upload: tracked files differ from the git commit" in output
-    card = (recorded / ".bula/publish/adapter/README.md").read_text(encoding="utf-8")
+    card = (run_folder / ".bula/publish/adapter/README.md").read_text(encoding="utf-8")
     assert "with changes that are not committed" in card
     found = publish("--repo-id", "maria/bula", "--part", "adapter")
     assert "tracked files differ from the git commit" in found
@@ -456,7 +436,7 @@ def private_source(changes: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
         "name": "hospital",
         "path": "data/sources/hospital.jsonl",
         "encoding": "utf-8",
-        "columns": {"question": "q", "answer": "a"},
+        "columns": {"question": "q", "answer": "a", "specialty": "s", "kind": "k"},
         "filter": {},
         "limit": 0,
         "role": "split",
@@ -476,9 +456,9 @@ def private_source(changes: dict[str, Any]) -> Callable[[dict[str, Any]], None]:
     ],
 )
 def test_private_rows_are_refused_and_weights_need_leave(
-    changes: dict[str, Any], reason: str, recorded: Path
+    changes: dict[str, Any], reason: str, run_folder: Path
 ) -> None:
-    edit_run(recorded, private_source(changes))
+    edit_run(run_folder, private_source(changes))
     found = publish("--dry-run")
     assert f"dataset: the source hospital is private ({reason}" in found
     assert f"adapter: the private source hospital ({reason}" in found
@@ -487,26 +467,26 @@ def test_private_rows_are_refused_and_weights_need_leave(
     assert "adapter: the private source" not in leave
     weights = ("--part", "adapter", "--allow-weights", "hospital")
     assert "private" not in publish("--dry-run", *weights)
-    assert not (recorded / ".bula/publish/dataset").exists()
+    assert not (run_folder / ".bula/publish/dataset").exists()
 
 
-def test_a_source_with_its_own_remote_is_private(recorded: Path) -> None:
-    edit_run(recorded, private_source({}))
-    file = recorded / "data/sources/hospital.jsonl.dvc"
+def test_a_source_with_its_own_remote_is_private(run_folder: Path) -> None:
+    edit_run(run_folder, private_source({}))
+    file = run_folder / "data/sources/hospital.jsonl.dvc"
     file.parent.mkdir()
     YAML().dump({"outs": [{"path": "hospital.jsonl", "remote": "rows"}]}, file)
     expected = "the source hospital is private (its .dvc file sends it only to the remote rows)"
     assert expected in publish("--dry-run", "--part", "dataset")
 
 
-def test_leave_for_an_unknown_source_is_refused(recorded: Path) -> None:
+def test_leave_for_an_unknown_source_is_refused(run_folder: Path) -> None:
     found = publish("--dry-run", "--part", "adapter", "--allow-weights", "hospitl")
     assert "--allow-weights hospitl: no private source has this name" in found
 
 
-def test_a_base_whose_license_is_closed_is_refused(recorded: Path) -> None:
+def test_a_base_whose_license_is_closed_is_refused(run_folder: Path) -> None:
     base = {**LLAMA, "id": "owner/model", "license": "cc-by-nc-nd-4.0"}
-    edit_run(recorded, lambda params: params["ingest"].update(base=base))
+    edit_run(run_folder, lambda params: params["ingest"].update(base=base))
     found = publish("--dry-run", "--part", "merged")
     assert "merged: the license of the base model (cc-by-nc-nd-4.0) does not allow" in found
 

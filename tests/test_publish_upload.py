@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import run
-from tests.finished_run import record, write_rows_only
+from tests.finished_run import record, write_inputs
 from tests.hub_stand_in import TOKEN, HubStandIn, hub_stand_in
 
 ROWS = "datasets/maria/bula-dataset"
@@ -25,11 +25,11 @@ def hub() -> Iterator[HubStandIn]:
 
 
 @pytest.fixture(scope="module")
-def rows(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a recorded run that has only a data set and small files, which tests only copy."""
     folder = tmp_path_factory.mktemp("rows") / "run"
     folder.mkdir()
-    write_rows_only(folder, prepared / "data/clean")
+    write_inputs(folder)
     record(folder, ["data/clean"])
     return folder
 

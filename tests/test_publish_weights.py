@@ -1,6 +1,7 @@
 """Test that plain PEFT, transformers and llama.cpp take the published folders."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from bench.clones import ROOT
 from bula.generation import generate_greedy
+from bula.gguf_adapter import make_converter, write_gguf_adapter
 from bula.models import load_model, load_tokenizer
 from bula.params import load_params
 from bula.prompts import encode_prompt
@@ -20,8 +22,8 @@ from bula.publish.folders import Request, prepare
 from bula.publish.parts import ALL_PARTS
 from bula.publish.quick_start import QUESTION
 from tests.conftest import run
-from tests.finished_run import edit_run, write_run
-from tests.test_gguf_adapter import PROMPTS, answers, make_converter, make_models
+from tests.finished_run import edit_run, write_inputs
+from tests.test_gguf_adapter import PROMPTS, answers, make_models
 
 REPOSITORY = "maria/bula"
 TOKENS = 12
@@ -30,14 +32,13 @@ PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.fixture(scope="module")
-def published(smollm2: Path, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def published(smollm2: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a run with the folders adapter, merged and gguf, which tests only read."""
     models = make_models("llama", smollm2, tmp_path_factory.mktemp("llama"))
     folder = tmp_path_factory.mktemp("published") / "run"
     folder.mkdir()
-    (folder / "models").mkdir()
-    (folder / "models/base").symlink_to(models / "base")
-    write_run(folder, models, prepared / "data/clean")
+    write_inputs(folder)
+    write_weights(folder, models)
     edit_run(folder, lambda params: params["generate"].update(max_new_tokens=TOKENS))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -46,6 +47,16 @@ def published(smollm2: Path, prepared: Path, tmp_path_factory: pytest.TempPathFa
         for name in WEIGHTS:
             prepare(ALL_PARTS[name], request, Path("out"))
     return folder
+
+
+def write_weights(folder: Path, models: Path) -> None:
+    """Write the models of the run, and their GGUF files in float32."""
+    for name in ("base", "adapter", "merged"):
+        shutil.copytree(models / name, folder / "models" / name)
+    gguf = folder / "models/gguf"
+    gguf.mkdir()
+    make_converter(models / "merged", gguf / "q4_k_m.gguf").write()
+    write_gguf_adapter(models / "adapter", models / "merged", gguf / "adapter.gguf")
 
 
 def logits(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:

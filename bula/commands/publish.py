@@ -52,13 +52,14 @@ def lock_findings(sources: list[Path]) -> list[str]:
 
 def refuse(parts: list["Part"], params: Params, allowed: list[str]) -> None:
     """Raise a UserError with every reason not to publish the parts."""
+    from bula.publish.parts import needed_outputs
     from bula.publish.refusals import license_problems, row_problems, source_problems
 
     problems = [
         *license_problems(params, parts),
         *source_problems(params, parts, allowed),
     ]
-    problems += [f"dvc.lock: {found}" for found in lock_findings([part.source for part in parts])]
+    problems += [f"dvc.lock: {found}" for found in lock_findings(needed_outputs(parts))]
     for part in parts:
         # Rows of a private source are refused above, before anybody reads them.
         if part.name == "dataset" and not problems:

@@ -80,6 +80,17 @@ def select_parts(names: Iterable[str]) -> list[Part]:
     return [ALL_PARTS[name] for name in PARTS if name in wanted]
 
 
+def needed_outputs(parts: Iterable[Part]) -> list[Path]:
+    """Return the outputs of the pipeline that the folders of some parts contain.
+
+    The adapter's folder has the tokenizer of the merged model.
+    """
+    found = {part.source for part in parts}
+    if ALL_PARTS["adapter"].source in found:
+        found.add(ALL_PARTS["merged"].source)
+    return sorted(found)
+
+
 def published_files(part: Part) -> list[Path]:
     """Return the files of a part, relative to its source, without card and legal files.
 
