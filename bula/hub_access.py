@@ -42,7 +42,7 @@ def check_repository(kind: Kind, name: str, revision: str, seconds: float) -> st
         what = "the hub knows no such repository, or shows it only to another account"
         raise UserError(where, what, "correct `id` in params.yaml, or set HF_TOKEN") from error
     except FAILURES as error:
-        what = f"the hub cannot be reached ({first_line(error)})"
+        what = f"the hub cannot be reached ({_reason(error)})"
         fix = "check the network, HF_ENDPOINT and HF_HUB_OFFLINE"
         raise UserError(where, what, fix) from error
     return file
@@ -63,7 +63,7 @@ def _gated_file(names: list[str]) -> str:
     return next(iter(gated or names), "README.md")
 
 
-def first_line(error: Any) -> str:
+def _reason(error: Any) -> str:
     """Return the first line of a library's message, shortened."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:MOST_CHARACTERS]

@@ -181,8 +181,8 @@ def received_legal_files(folder: Path) -> Documents:
 def card(params: Params, kind: Kind, title: str, body: str) -> str:
     """Return a model card: YAML for the hub, then text for people."""
     base = describe_base(params.ingest.base)
-    sources = [f"- {markdown(source)}" for source in source_lines(params.ingest.sources)]
-    languages = " and ".join(language_names(params))
+    sources = [f"- {markdown(source)}" for source in _sources(params.ingest.sources)]
+    languages = " and ".join(_language_names(params))
     parts = [
         f"---\n{_front_matter(params, kind)}---",
         f"# {markdown(title)}",
@@ -200,7 +200,7 @@ def card(params: Params, kind: Kind, title: str, body: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def language_names(params: Params) -> list[str]:
+def _language_names(params: Params) -> list[str]:
     """Return the languages of the training rows."""
     return [LANGUAGES.get(code, code) for code in params.preprocess.languages]
 
@@ -213,7 +213,7 @@ def _front_matter(params: Params, kind: Kind) -> str:
     """
     ingest = params.ingest
     base = describe_base(ingest.base)
-    languages = [name.lower() for name in language_names(params)]
+    languages = [name.lower() for name in _language_names(params)]
     fields: dict[str, Any] = {
         "language": list(params.preprocess.languages),
         "license": base.license.lower(),
@@ -238,7 +238,7 @@ def _front_matter(params: Params, kind: Kind) -> str:
     return written.getvalue()
 
 
-def source_lines(sources: list[DataSource]) -> list[str]:
+def _sources(sources: list[DataSource]) -> list[str]:
     """Return each source of rows with its license, for a list."""
     found = []
     for source in sources:
@@ -289,7 +289,7 @@ def notice(params: Params) -> str:
         base.terms.built_with,
         "",
         "Training data:",
-        *source_lines(params.ingest.sources),
+        *_sources(params.ingest.sources),
         "",
         DISCLAIMER.strip(),
     ]

@@ -38,8 +38,8 @@ TEMPLATE = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}
 def write_run(folder: Path) -> None:
     """Write a run of the default profile below `folder`.
 
-    The merged model has one layer, and the other weights are bytes that no test loads. The figures are those of the repository's last
-    run.
+    The merged model has one layer, and the other weights are bytes that no test loads. The figures
+    are those of the repository's last run.
     """
     write_inputs(folder)
     contents = {

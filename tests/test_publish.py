@@ -335,7 +335,7 @@ def test_the_data_set_loads_with_its_splits(run_folder: Path, tmp_path: Path) ->
     assert data["license"] == ["cc-by-4.0"]
     assert data["size_categories"] == ["n<1K"]
     text = (folder / "README.md").read_text(encoding="utf-8")
-    assert "- demo: bula demo corpus, the bula authors, cc-by-4.0" in text
+    assert "- demo: bula demo corpus, the bula authors (cc-by-4.0)" in text
     assert "## Personal data" in text
 
 

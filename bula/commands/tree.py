@@ -59,7 +59,7 @@ DESCRIPTIONS = {
     "requirements.lock": "Exact versions and hashes of all packages.",
     "stage": "The script that starts a stage.",
     "tasks/": "lm-eval tasks over local items.",
-    "templates/": "Chat templates for base models without one.",
+    "templates/": "Chat templates for base models without one, and cards of the hub.",
     "tests/": "Tests, most of them one file per module.",
 }
 

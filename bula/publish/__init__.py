@@ -2,6 +2,7 @@
 
 - `parts.py` names the folders, their files and their repositories.
 - `refusals.py` finds reasons why something must not be published.
+- `sources.py` names the sources of rows.
 - `results.py` selects the figures of a variant that say something.
 - `model_index.py` writes them in the hub's form.
 - `quick_start.py` writes the code that loads a folder.

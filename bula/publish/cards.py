@@ -16,9 +16,7 @@ from bula.model_cards import (
     Base,
     Kind,
     describe_base,
-    language_names,
     model_name,
-    source_lines,
 )
 from bula.params import HubModel, HubSource, Params
 from bula.publish import quick_start
@@ -27,6 +25,7 @@ from bula.publish.model_index import eval_results
 from bula.publish.parts import ADAPTER_GGUF, Part, name_on_hub, published_files, repository
 from bula.publish.refusals import private_sources
 from bula.publish.results import Result, Results, variant_results
+from bula.publish.sources import attribution, language_names
 from bula.tables.controls import (
     ENGLISH_CONTROLS,
     compared_variants,
@@ -303,7 +302,7 @@ def _training(params: Params, metrics: Path) -> dict[str, Any]:
         "steps": run["steps"],
         "learning_rate": f"{params.train.learning_rate:g}",
         "seed": params.seed,
-        "sources": source_lines(params.ingest.sources),
+        "sources": [attribution(source) for source in params.ingest.sources],
     }
 
 

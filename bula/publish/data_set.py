@@ -6,11 +6,11 @@ from typing import Any
 
 from huggingface_hub import DatasetCard
 
-from bula.model_cards import source_lines
-from bula.params import DataSource, DemoSource
+from bula.params import DataSource
 from bula.publish.cards import Origin, render
 from bula.publish.citation import bibtex
 from bula.publish.parts import Part, published_files, repository
+from bula.publish.sources import attribution
 from bula.records import read_rows
 
 CARD = "README.md"
@@ -50,14 +50,6 @@ def data_set_card(
     own.data["tags"] = [*own.data.get("tags", []), "health", "bula"]
     body = render("dataset.md.jinja", values)
     return DatasetCard(f"---\n{own.data.to_yaml()}\n---\n\n{body}")
-
-
-def attribution(source: DataSource) -> str:
-    """Return whom to name for the rows of a source."""
-    if isinstance(source, DemoSource):
-        return f"{source.name}: bula demo corpus, the bula authors, {source.license}"
-    [line] = source_lines([source])
-    return line
 
 
 def count_rows(part: Part) -> int:

@@ -124,7 +124,8 @@ def name_on_hub(part: Part, name: Path, base: Base) -> str:
 
 def safe_name(name: str) -> str:
     """Return a name with characters that the hub allows in the name of a repository."""
-    return re.sub(r"\.{2,}|-{2,}|[^\w.-]+", "-", name, flags=re.ASCII).strip("-.") or "bula"
+    allowed = re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)
+    return re.sub(r"[.-]*(\.\.|--)[.-]*", "-", allowed).strip("-.") or "bula"
 
 
 def repository(part: Part, repo_id: str) -> str:

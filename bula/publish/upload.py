@@ -11,10 +11,12 @@ from typing import Any
 from huggingface_hub import HfApi, errors, get_token
 
 from bula.errors import UserError
-from bula.hub_access import FAILURES, first_line
+from bula.hub_access import FAILURES
 from bula.publish.folders import CARD, Prepared
 from bula.publish.validation import CARD_CLASSES
 
+# Messages of the hub's client go on with advice that does not apply here.
+MOST_CHARACTERS = 200
 MESSAGE = "Publish {name} of bula"
 
 
@@ -77,6 +79,12 @@ def _send(api: HfApi, prepared: Prepared) -> str:
         commit_message=MESSAGE.format(name=prepared.part.name),
     )
     return str(info.commit_url)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a library's message, shortened."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:MOST_CHARACTERS]
 
 
 @contextmanager
