@@ -69,7 +69,8 @@ def prepare_part(name: str, repo_id: str | None = None, license_text: bytes = b"
 
 def card_of(name: str) -> ModelCard:
     """Return the card of one prepared folder."""
-    return ModelCard.load(prepare_part(name).folder / "README.md")
+    card: ModelCard = ModelCard.load(prepare_part(name).folder / "README.md")
+    return card
 
 
 def results_of(card: ModelCard) -> dict[str, Any]:

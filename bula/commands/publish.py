@@ -102,33 +102,43 @@ def open_points(prepared: list["Prepared"]) -> list[str]:
     return points
 
 
-def publish(
-    repo_id: Annotated[
-        str | None,
-        typer.Option(help="Repository of the merged model, as OWNER/NAME; the others add an end."),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Prepare and check the folders, and upload nothing.")
-    ] = False,
-    private: Annotated[
-        bool, typer.Option("--private", help="Let only the owner see the repositories.")
-    ] = False,
-    part: Annotated[
-        list[str] | None,
-        typer.Option(help="adapter, merged, gguf or dataset; repeat it. Default: all."),
-    ] = None,
-    allow_weights: Annotated[
-        list[str] | None,
-        typer.Option(help="A private source whose agreement allows to publish weights."),
-    ] = None,
-    license_text: Annotated[
-        Path | None, typer.Option(help="Text of the base model's license, if it came without.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the prepared folders.")] = OUT,
-) -> None:
-    """Prepare adapter, merged model, GGUF files and data set for the hub, and upload them.
+RepoId = Annotated[
+    str | None,
+    typer.Option(help="Repository of the merged model, as OWNER/NAME; the others add an end."),
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Prepare and check the folders, and upload nothing.")
+]
+Private = Annotated[
+    bool, typer.Option("--private", help="Let only the owner see the repositories.")
+]
+Parts = Annotated[
+    list[str] | None,
+    typer.Option(help="adapter, merged, gguf or dataset; repeat it. Default: all."),
+]
+AllowWeights = Annotated[
+    list[str] | None,
+    typer.Option(help="A private source whose agreement allows to publish weights."),
+]
+LicenseText = Annotated[
+    Path | None, typer.Option(help="Text of the base model's license, if it came without.")
+]
+Out = Annotated[Path, typer.Option(help="Folder for the prepared folders.")]
 
-    Nothing is prepared if dvc.lock does not match, if a license forbids it, or if rows are private.
+
+def publish(
+    repo_id: RepoId = None,
+    dry_run: DryRun = False,
+    private: Private = False,
+    part: Parts = None,
+    allow_weights: AllowWeights = None,
+    license_text: LicenseText = None,
+    out: Out = OUT,
+) -> None:
+    """Prepare hub folders of this run, and upload them.
+
+    The folders are adapter, merged model, GGUF files and data set. Nothing is prepared if dvc.lock
+    does not match, if a license forbids it, or if rows are private.
     """
     from bula.publish.parts import choose_repository, select_parts
 

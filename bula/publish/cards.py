@@ -342,7 +342,7 @@ def _block(language: str, text: str, before: str = "") -> dict[str, str]:
 
 
 def _other_weights(params: Params, base: Base) -> str:
-    """Return a note if the adapter was not trained on the weights of the hub."""
+    """Return a note if the adapter's base did not come from the hub."""
     if isinstance(params.ingest.base, HubModel):
         return ""
     return (

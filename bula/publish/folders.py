@@ -82,7 +82,10 @@ def copied_files(part: Part, params: Params) -> list[tuple[Path, str]]:
 
 
 def legal_documents(part: Part, request: Request) -> dict[str, bytes]:
-    """Return license, notice and use policy of a model folder; rows name their own licenses."""
+    """Return license, notice and use policy of a model folder.
+
+    The rows of a data set name their own licenses.
+    """
     if part.repo_type == "dataset":
         return {}
     documents = legal_files(part.source)
@@ -102,9 +105,9 @@ def _card(part: Part, request: Request, legal: list[str]) -> str:
 
 
 def read_license(file: Path | None) -> bytes:
-    """Return the text of a license that the user saved, or nothing without a file.
+    """Return the license text that the user saved.
 
-    Raise UserError if the file cannot be read or has no text.
+    It is empty without a file. Raise UserError if the file cannot be read or has no text.
     """
     if file is None:
         return b""

@@ -69,9 +69,9 @@ UNPUBLISHED = re.compile(r"README\.md|(contamination|overlap|few_shot)\.jsonl")
 
 
 def select_parts(names: Iterable[str]) -> list[Part]:
-    """Return the parts with these names in a fixed order; no name selects all parts.
+    """Return the parts with these names, in a fixed order.
 
-    Raise UserError for an unknown name.
+    No name selects all parts. Raise UserError for an unknown name.
     """
     wanted = list(names) or PARTS
     for name in wanted:
@@ -92,9 +92,9 @@ def needed_outputs(parts: Iterable[Part]) -> list[Path]:
 
 
 def published_files(part: Part) -> list[Path]:
-    """Return the files of a part, relative to its source, without card and legal files.
+    """Return the files of a part, without card and legal files.
 
-    Raise UserError for a missing folder or for a file that no rule names, because it may be
+    The paths are relative to the source of the part. Raise UserError for a missing folder or for a file that no rule names, because it may be
     private.
     """
     if not part.source.is_dir():
@@ -129,13 +129,17 @@ def safe_name(name: str) -> str:
 
 
 def repository(part: Part, repo_id: str) -> str:
-    """Return the repository of a part, whose name starts with the name of the model's."""
+    """Return the repository of a part.
+
+    Its name starts with the name of the merged model's repository.
+    """
     return f"{repo_id}{part.suffix}"
 
 
 def choose_repository(repo_id: str | None, params: Params) -> str:
-    """Return the repository of the merged model, checked by the hub's own rules.
+    """Return the repository of the merged model.
 
+    The hub's own rules check all names.
     Without a choice, it has the model's name and no real owner. Raise UserError for a name that the
     hub or the license of the base model does not allow.
     """

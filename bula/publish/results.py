@@ -96,7 +96,7 @@ def variant_results(folder: Path, variant: str, params: Params) -> Results:
 
 
 def normal_interval(mean: float, stderr: float, confidence: float) -> tuple[float, float]:
-    """Return mean ± z · stderr, where z is the normal quantile of a two-sided interval."""
+    """Return the two-sided normal interval, mean ± z · stderr."""
     reach = NormalDist().inv_cdf((1 + confidence) / 2) * stderr
     return mean - reach, mean + reach
 
@@ -169,7 +169,7 @@ def _add_benchmarks(found: Results, folder: Path, params: Params) -> None:
 
 
 def _benchmark_doubt(folder: Path, variant: str, task: str, figures: Metrics) -> str:
-    """Return why the score of a task says nothing about the model, or an empty text."""
+    """Return why the score of a task says nothing, or an empty text."""
     if constant_share(figures) >= CONSTANT_SHARE:
         return "the model chose the same option for nearly all items"
     if pin_note(folder, variant, task):

@@ -17,7 +17,7 @@ FIX = "this is an error of the pipeline: report it with this message"
 
 
 def check_folder(prepared: Prepared) -> int:
-    """Check the card, the names and the sizes of a folder, and return its bytes.
+    """Check card, names and sizes of a folder, and return its bytes.
 
     Raise UserError for the first problem.
     """
