@@ -1,4 +1,4 @@
-"""Write a small finished run: weights, rows, figures, and the repositories of git and DVC."""
+"""Write a small finished run, and record it by git and DVC."""
 
 import json
 import shutil

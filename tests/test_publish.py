@@ -39,7 +39,7 @@ READABLE = {**DEGENERATE, "degenerate": 3, "degenerate_share": 0.1}
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a finished run whose dvc.lock matches, with a git commit; tests only copy it."""
+    """Return a run that DVC and git recorded; tests only copy it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
     folder.mkdir()
     write_run(folder)

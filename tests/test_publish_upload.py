@@ -1,4 +1,4 @@
-"""Test the upload of `bula publish` against a local stand-in for the hub's HTTP interface.
+"""Test the upload of `bula publish` against a local stand-in.
 
 No test reaches the real hub. The stand-in takes large files by git LFS, and the hub by Xet too.
 """
@@ -26,7 +26,7 @@ def hub() -> Iterator[HubStandIn]:
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a recorded run that has only a data set and small files, which tests only copy."""
+    """Return a recorded run without weights, which tests only copy."""
     folder = tmp_path_factory.mktemp("rows") / "run"
     folder.mkdir()
     write_inputs(folder)

@@ -1,4 +1,4 @@
-"""Write the card of a published model, with its metadata for the hub."""
+"""Write the card of a published model, with its metadata."""
 
 import os
 from collections.abc import Iterable, Iterator, Mapping

@@ -94,8 +94,8 @@ def needed_outputs(parts: Iterable[Part]) -> list[Path]:
 def published_files(part: Part) -> list[Path]:
     """Return the files of a part, without card and legal files.
 
-    The paths are relative to the source of the part. Raise UserError for a missing folder or for a file that no rule names, because it may be
-    private.
+    The paths are relative to the source of the part. Raise UserError for a missing folder, or for
+    a file that no rule names, because it may be private.
     """
     if not part.source.is_dir():
         fix = "run `make repro`, or fetch it by `dvc pull`"
@@ -123,7 +123,7 @@ def name_on_hub(part: Part, name: Path, base: Base) -> str:
 
 
 def safe_name(name: str) -> str:
-    """Return a name with characters that the hub allows in the name of a repository."""
+    """Return a name with the characters that the hub allows."""
     allowed = re.sub(r"[^\w.-]", "-", name, flags=re.ASCII)
     return re.sub(r"[.-]*(\.\.|--)[.-]*", "-", allowed).strip("-.") or "bula"
 
@@ -139,9 +139,8 @@ def repository(part: Part, repo_id: str) -> str:
 def choose_repository(repo_id: str | None, params: Params) -> str:
     """Return the repository of the merged model.
 
-    The hub's own rules check all names.
     Without a choice, it has the model's name and no real owner. Raise UserError for a name that the
-    hub or the license of the base model does not allow.
+    hub's own rules or the license of the base model do not allow.
     """
     base = describe_base(params.ingest.base)
     chosen = repo_id or f"{NO_OWNER}/{safe_name(model_name(base))}"

@@ -1,4 +1,4 @@
-"""Write the Python code that loads a published folder and asks it a question.
+"""Write the code that loads a published folder and asks a question.
 
 A test runs this code, and compares its prompt and its answer with those of the pipeline.
 """

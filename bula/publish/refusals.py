@@ -121,7 +121,8 @@ def row_problems(part: Part, params: Params) -> Iterator[str]:
 def missing_license(base: Base, license_file: bytes) -> str:
     """Return the problem of a license file that only names the license.
 
-    It is an empty text for a complete license. The project writes such a file where the base model came without its license.
+    It is an empty text for a complete license. The project writes such a file where the base model
+    came without its license.
     """
     is_stub = base.license.lower() != "apache-2.0"
     if is_stub and license_file == license_text(base).encode():
