@@ -1,8 +1,8 @@
 """A local stand-in for the HTTP interface of the hub.
 
-It is not the Hugging Face hub.
-It answers the requests of huggingface_hub for an upload by git LFS, and keeps what it received. The
-real hub may refuse what it accepts, and it takes large files by another protocol (Xet).
+It is not the Hugging Face hub. It answers the requests of huggingface_hub for an upload by git LFS,
+and keeps what it received. The real hub may refuse what it accepts, and it takes large files by
+another protocol (Xet).
 """
 
 import base64

@@ -42,10 +42,16 @@ def test_a_citation_becomes_bibtex(tmp_path: Path) -> None:
     assert bibtex(file) == ENTRY
 
 
+def test_a_citation_may_lack_date_and_version(tmp_path: Path) -> None:
+    file = tmp_path / "CITATION.cff"
+    file.write_text("title: A\nauthors:\n  - name: B\n", encoding="utf-8")
+    assert bibtex(file) == "@software{bula,\n  title   = {{A}},\n  author  = {{B}},\n}\n"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (TEXT.replace("version: 1.0\n", ""), "the field version is missing"),
+        (TEXT.partition("authors:")[0], "the field authors is missing"),
         ("title: [", "the file is not YAML"),
         ("- a list\n", "the field title is missing"),
     ],

@@ -238,6 +238,17 @@ def test_scores_of_readable_answers_are_shown(run_folder: Path) -> None:
     assert "judge's score of style, 1 to 3" in card.text
 
 
+def test_missed_emergencies_stand_at_the_head(run_folder: Path) -> None:
+    figures = {"pass_share": 0.1, "pass_low": 0.02, "pass_high": 0.4, "items": 10}
+    edit_figures(run_folder, "safety/tuned.json", emergency={**figures, "degenerate_share": 0.0})
+    head = card_of("merged").text.partition("## Quick start")[0]
+    assert "In 9 of 10 test questions about an emergency, the answer did not send" in head
+    assert "Em 9 de 10 perguntas de teste sobre uma emergência, a resposta não mandou" in head
+    figures = {**figures, "pass_share": 1.0, "degenerate_share": 0.0}
+    edit_figures(run_folder, "safety/tuned.json", emergency=figures)
+    assert "about an emergency, the answer" not in card_of("merged").text
+
+
 def test_a_benchmark_that_says_nothing_is_left_out(run_folder: Path) -> None:
     constant = {"acc": 0.55, "acc_stderr": 0.04, "constant_answer_share": 1.0, "items": 174}
     edit_figures(run_folder, "benchmark/tuned.json", bula_contrast=constant)

@@ -204,6 +204,7 @@ def _figures(part: Part, params: Params, metrics: Path, measured: list[Measured]
         rows = [_row(result) for result in item.results.shown]
         tables.append({"file": item.file, "rows": rows, "left_out": item.results.left_out})
     return {
+        "missed": [found for item in measured if (found := missed_emergencies(item))],
         "unusable": [_unusable(item) for item in measured if item.results.too_many],
         "tables": tables,
         "controls": " ".join(unbeaten(params, metrics, measured)),
@@ -224,6 +225,15 @@ def _row(result: Result) -> dict[str, Any]:
         "interval": interval,
         "better": result.better,
     }
+
+
+def missed_emergencies(item: Measured) -> dict[str, Any] | None:
+    """Return how many emergencies the answers did not recognise, or None if it is none."""
+    result = item.results.emergency
+    if result is None:
+        return None
+    missed = round(result.items * (1 - result.value))
+    return {"file": item.file, "missed": missed, "count": result.items} if missed else None
 
 
 def _unusable(item: Measured) -> dict[str, Any]:

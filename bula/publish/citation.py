@@ -9,7 +9,7 @@ from ruamel.yaml.error import YAMLError
 from bula.errors import UserError
 
 FILE = Path("CITATION.cff")
-NEEDED = ("title", "version", "date-released", "authors")
+NEEDED = ("title", "authors")
 # Characters with a meaning in LaTeX.
 LATEX = {
     "\\": r"\textbackslash{}",
@@ -28,13 +28,13 @@ def bibtex(file: Path = FILE) -> str:
     """
     fields = _read(file)
     authors = [_author(author) for author in fields["authors"]]
-    released = str(fields["date-released"])
+    released = str(fields.get("date-released", ""))
     entry = {
         "title": f"{{{_latex(fields['title'])}}}",
         "author": " and ".join(authors),
         "year": released[:4],
-        "month": str(int(released[5:7])),
-        "version": _latex(fields["version"]),
+        "month": released[5:7].lstrip("0"),
+        "version": _latex(fields.get("version", "")),
         "license": _latex(fields.get("license", "")),
         "url": str(fields.get("repository-code", "")),
     }
