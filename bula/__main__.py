@@ -19,6 +19,7 @@ from bula.commands.plan import plan
 from bula.commands.plots import plots
 from bula.commands.preflight import preflight
 from bula.commands.profile import profile
+from bula.commands.publish import publish
 from bula.commands.pull import pull
 from bula.commands.release_check import release_check
 from bula.commands.results import results
@@ -47,6 +48,7 @@ COMMANDS = (
     plots,
     preflight,
     profile,
+    publish,
     results,
     review,
     review_kit,

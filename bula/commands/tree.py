@@ -59,7 +59,7 @@ DESCRIPTIONS = {
     "requirements.lock": "Exact versions and hashes of all packages.",
     "stage": "The script that starts a stage.",
     "tasks/": "lm-eval tasks over local items.",
-    "templates/": "Chat templates of base models, and templates of pages.",
+    "templates/": "Chat templates of base models, and templates of pages and hub cards.",
     "tests/": "Tests, most of them one file per module.",
 }
 
