@@ -22,6 +22,7 @@ from stages.compare.page.tables import read_blocks, read_table
 from stages.compare.page.words import Both, portuguese
 from tests.browser import Watch, open_page
 from tests.test_compare import safety_row, write_inputs
+from tests.test_compare_labels import label_figures
 from tests.test_structure import STAGES, body
 
 # The limit of a page that opens from a disk on any telephone.
@@ -81,7 +82,7 @@ def write_sources(folder: Path) -> None:
     found = {"items": 24, "items_shared_run": 1, "items_near_duplicate": 2}
     left = {"train_rows": 5, "train_rows_left": 1}
     write_metrics(metrics / "contamination.json", {"A": found | left})
-    write_metrics(metrics / "labels.json", {"author_kappa": 0.61234, "author_items": 20})
+    write_metrics(metrics / "labels.json", label_figures())
     rows = [{"group": "train", "step": step, "loss_nats": 4.0 - step} for step in (1, 2)]
     write_plot(folder / "plots/train/loss.json", rows)
 
@@ -168,7 +169,10 @@ def test_sources_show_licenses_losses_privacy_and_contamination(opened: Opened) 
 
 def test_labels_of_people_are_shown_and_are_not_called_clinical(opened: Opened) -> None:
     page, _ = opened
-    assert "0,612" in page.locator("#table-labels").inner_text()
+    assert "2 pessoas fizeram 30 avaliações." in page.locator("#judges").inner_text()
+    harm = page.locator("#table-labels-1").get_by_role("row", name="dano: nenhum, leve, grave")
+    assert "0,50 [0,20; 0,80]" in harm.inner_text()
+    assert "preferem a primeira" in page.locator("#table-labels-3").inner_text()
     assert "Nenhum profissional de saúde avaliou" in page.locator("#missing").inner_text()
 
 
@@ -195,7 +199,7 @@ def outputs_of_stages() -> dict[str, str]:
 def test_the_graph_has_each_stage_once() -> None:
     stages = [stage for column in COLUMNS for box in column for stage in box.stages]
     assert sorted(stages) == STAGES
-    assert sum(len(column) for column in COLUMNS) <= 14
+    assert sum(len(column) for column in COLUMNS) <= 15
 
 
 def test_each_box_reads_from_its_own_or_an_earlier_column() -> None:

@@ -1,10 +1,10 @@
 """Collect the content of the page from the report's texts and figures."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from bula.params import Params
+from bula.params import Params, is_trained
 from bula.tables.differences import differences_table
 from bula.tables.fidelity import fidelity_table
 from bula.tables.results import results_table
@@ -18,8 +18,9 @@ from stages.compare.page import notes
 from stages.compare.page.answers import MOST_QUESTIONS, SLICE_NAMES, Question, read_questions
 from stages.compare.page.charts import Chart, curve_charts, panel_charts
 from stages.compare.page.graph import COLUMNS, Box
+from stages.compare.page.labels import Labels, read_labels
 from stages.compare.page.missing import not_measured
-from stages.compare.page.sources import privacy_note, read_optional, source_tables
+from stages.compare.page.sources import privacy_note, source_tables
 from stages.compare.page.tables import Block, Table, grouped, read_blocks, read_table
 from stages.compare.page.words import Both, both
 from stages.compare.pairs import Results
@@ -56,8 +57,8 @@ class Content(NamedTuple):
     safety_note: Both
     judge: Table
     judge_note: Both
-    labels: Table | None
-    fidelity: Table
+    labels: Labels
+    fidelity: Table | None
     fidelity_note: Both
     missing: list[Both]
     questions: list[Question]
@@ -109,8 +110,8 @@ def read_content(
         safety_note=notes.RULES,
         judge=read_table(judge_section(figures, params), Both("The judge", "O juiz")),
         judge_note=notes.judge_note(figures, params),
-        labels=_labels(figures),
-        fidelity=read_table(fidelity_table(figures), Both("Fidelity", "Fidelidade")),
+        labels=read_labels(figures, params),
+        fidelity=_fidelity(figures, params),
         fidelity_note=notes.FIDELITY,
         missing=not_measured(figures, results, params),
         questions=questions[:MOST_QUESTIONS],
@@ -166,27 +167,11 @@ def _contrast(figures: Path, params: Params) -> Table | None:
     return read_table(text, Both("Contrast pairs", "Pares de contraste")) if text else None
 
 
-def _labels(figures: Path) -> Table | None:
-    """Return the figures of metrics/labels.json, or None without that file."""
-    found = read_optional(figures / "labels.json", "labels")
-    rows = []
-    for name, value in _flat(found):
-        text = f"{value:.3g}" if isinstance(value, float) else str(value)
-        rows.append([both(name.replace("_", " ")), both(text)])
-    head = [both("measure"), both("value")]
-    return Table(Both("People's labels", "Notas de pessoas"), head, rows) if rows else None
-
-
-def _flat(figures: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, object]]:
-    """Yield the names and values of a metrics file.
-
-    The groups stand before the names.
-    """
-    for name, value in figures.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name} ")
-        else:
-            yield f"{prefix}{name}", value
+def _fidelity(figures: Path, params: Params) -> Table | None:
+    """Return the table of the trained model's forms, if this run trained one."""
+    if not is_trained(params):
+        return None
+    return read_table(fidelity_table(figures), Both("Fidelity", "Fidelidade"))
 
 
 def _sets(questions: Iterable[Question]) -> dict[str, Both]:

@@ -24,7 +24,10 @@ COLUMNS = (
         Box(("train",), Both("tunes an adapter", "ajusta um adaptador")),
         Box(("controls", "bertscore_controls"), Both("simple rivals", "rivais simples")),
     ),
-    (Box(("merge", "quantize"), Both("merges and compresses", "funde e compacta")),),
+    (
+        Box(("prefer",), Both("tunes by preferences", "ajusta por preferências")),
+        Box(("merge", "quantize"), Both("merges and compresses", "funde e compacta")),
+    ),
     (
         Box(("generate", "safety"), Both("answers questions", "responde perguntas")),
         Box(("likelihood",), Both("predicts references", "prevê as referências")),
@@ -34,5 +37,6 @@ COLUMNS = (
         Box(("rouge", "bertscore"), Both("compares the texts", "compara os textos")),
         Box(("calibrate", "judge"), Both("a model rates answers", "um modelo dá notas")),
     ),
+    (Box(("labels",), Both("counts people's labels", "conta as notas de pessoas")),),
     (Box(("compare",), Both("writes this page", "escreve esta página")),),
 )
