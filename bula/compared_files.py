@@ -15,13 +15,14 @@ from ruamel.yaml import YAML
 
 from bula.errors import UserError
 
-# The stages that read the files of all variants, and where these files lie. compare reads rows and
-# figures; the files in metrics/speed/ have the times of one machine.
-READERS = {"compare": ("data/", "metrics/"), "labels": ("data/answers/", "data/verdicts/")}
-UNREAD = "metrics/speed/"
-# The list that gives each of the other stages its variants.
+# The stage that reads the files, and the list that gives each of the other stages its variants.
+READER = "compare"
 VARIANTS = "${variants}"
 KEY = "${key}"
+# compare reads rows and figures, and labels reads rows. The files in metrics/speed/ have the times
+# of one machine.
+READERS = {READER: ("data/", "metrics/"), "labels": ("data/answers/", "data/verdicts/")}
+UNREAD = "metrics/speed/"
 
 
 def file_patterns(pipeline: Mapping[str, Any], reader: str) -> list[str]:
@@ -63,6 +64,17 @@ def readers_in(pipeline: Mapping[str, Any]) -> list[str]:
     return [name for name in READERS if name in pipeline["stages"]]
 
 
+def _list_variants(pipeline: Mapping[str, Any], reader: str, variants: list[str]) -> bool:
+    """Correct the list of one stage, and return whether it changed."""
+    listed = listed_files(pipeline, reader)
+    wanted = compared_files(pipeline, reader, variants)
+    if listed == wanted:
+        return False
+    deps = pipeline["stages"][reader]["deps"]
+    deps[:] = sorted(wanted.union(deps) - (listed - wanted))
+    return True
+
+
 def with_variants(text: str, variants: Iterable[str]) -> str:
     """Return a dvc.yaml in which each reader lists the files of the variants.
 
@@ -79,17 +91,6 @@ def with_variants(text: str, variants: Iterable[str]) -> str:
     written = StringIO()
     yaml.dump(pipeline, written)
     return written.getvalue()
-
-
-def _list_variants(pipeline: Mapping[str, Any], reader: str, variants: list[str]) -> bool:
-    """Correct the list of one stage, and return whether it changed."""
-    listed = listed_files(pipeline, reader)
-    wanted = compared_files(pipeline, reader, variants)
-    if listed == wanted:
-        return False
-    deps = pipeline["stages"][reader]["deps"]
-    deps[:] = sorted(wanted.union(deps) - (listed - wanted))
-    return True
 
 
 def variant_names(params: Path) -> list[str]:
