@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 
 from bula.errors import UserError
 
+<<<<<<< HEAD
 # The stages that make a model of this run.
 TRAINING = ("train", "merge", "quantize")
 # The stages that read the files of all variants, and where these files lie. compare reads rows and
@@ -22,8 +23,16 @@ TRAINING = ("train", "merge", "quantize")
 READERS = {"compare": ("data/", "metrics/"), "labels": ("data/answers/", "data/verdicts/")}
 UNREAD = "metrics/speed/"
 # The list that gives each of the other stages its variants.
+=======
+# The stage that reads the files, and the list that gives each of the other stages its variants.
+READER = "compare"
+>>>>>>> labels
 VARIANTS = "${variants}"
 KEY = "${key}"
+# compare reads rows and figures, and labels reads rows. The files in metrics/speed/ have the times
+# of one machine.
+READERS = {READER: ("data/", "metrics/"), "labels": ("data/answers/", "data/verdicts/")}
+UNREAD = "metrics/speed/"
 
 
 def file_patterns(pipeline: Mapping[str, Any], reader: str) -> list[str]:
@@ -65,6 +74,17 @@ def readers_in(pipeline: Mapping[str, Any]) -> list[str]:
     return [name for name in READERS if name in pipeline["stages"]]
 
 
+def _list_variants(pipeline: Mapping[str, Any], reader: str, variants: list[str]) -> bool:
+    """Correct the list of one stage, and return whether it changed."""
+    listed = listed_files(pipeline, reader)
+    wanted = compared_files(pipeline, reader, variants)
+    if listed == wanted:
+        return False
+    deps = pipeline["stages"][reader]["deps"]
+    deps[:] = sorted(wanted.union(deps) - (listed - wanted))
+    return True
+
+
 def with_variants(text: str, variants: Iterable[str]) -> str:
     """Return a dvc.yaml in which each reader lists the files of the variants.
 
@@ -83,6 +103,7 @@ def with_variants(text: str, variants: Iterable[str]) -> str:
     return written.getvalue()
 
 
+<<<<<<< HEAD
 def write_untrained(pipeline: Path) -> None:
     """Let no reader in a dvc.yaml read a file of the stages of training.
 
@@ -118,6 +139,8 @@ def _list_variants(pipeline: Mapping[str, Any], reader: str, variants: list[str]
     return True
 
 
+=======
+>>>>>>> labels
 def variant_names(params: Path) -> list[str]:
     """Return the names of the variants in a params.yaml, which may lack newer keys."""
     content = YAML(typ="safe").load(params.read_text(encoding="utf-8"))

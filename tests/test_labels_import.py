@@ -9,7 +9,8 @@ import pytest
 from bula.commands.labels import import_labels
 from bula.errors import UserError
 from bula.labels.files import read_labels
-from bula.labels.records import AnswerLabel, PairLabel, Raters
+from bula.labels.raters import Raters
+from bula.labels.records import AnswerLabel, PairLabel
 from bula.records import Row, write_rows
 from tests.conftest import leftovers
 from tests.labels_data import (

@@ -12,9 +12,7 @@ import typer
 
 from bula.errors import UserError
 from bula.escaping import terminal
-from bula.labels.files import read_labels, write_labels
-from bula.labels.judgements import import_forms, merge, read_key
-from bula.labels.records import Raters
+from bula.labels.raters import Raters
 
 if TYPE_CHECKING:
     from bula.labels.preference_pairs import Exported
@@ -40,6 +38,10 @@ def import_labels(
     ] = False,
 ) -> None:
     """Check the files of raters, and add their labels."""
+    # Imported here, because no other command needs these modules.
+    from bula.labels.files import read_labels, write_labels
+    from bula.labels.judgements import import_forms, merge, read_key
+
     checked = None if past_answers else answers
     new = import_forms(files, read_key(key), raters, checked)
     old = read_labels([out]) if out.exists() else []
@@ -72,6 +74,7 @@ def export_preferences(
 ) -> None:
     """Write strict preferences as a data set for TRL's DPOTrainer."""
     # Imported here, because transformers loads slowly.
+    from bula.labels.files import read_labels
     from bula.labels.preference_pairs import (
         export_pairs,
         read_sources,

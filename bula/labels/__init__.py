@@ -1,5 +1,6 @@
-"""Read, check and compare what people say about answers.
+"""Read, check and combine what people say about answers.
 
-records.py defines the rows of a rater's file, of the key and of the labels, judgements.py joins
-files with their key, and files.py reads and writes labels.
+raters.py names the kinds of people. records.py defines the rows of a rater's file, of the key and
+of the labels. judgements.py joins files with their key, files.py reads and writes labels, votes.py
+combines raters, and preference_pairs.py exports training pairs.
 """

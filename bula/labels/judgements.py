@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from bula.errors import UserError
 from bula.labels.files import faults_of
+from bula.labels.raters import LabelKind, Raters
 from bula.labels.records import (
     JUDGEMENT,
     AnswerJudgement,
@@ -22,10 +23,8 @@ from bula.labels.records import (
     KeyItem,
     KeyPair,
     Label,
-    LabelKind,
     PairJudgement,
     PairLabel,
-    Raters,
     answer_sha256,
 )
 from bula.privacy import find_personal_data

@@ -10,6 +10,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
+from bula.labels.raters import LabelKind
 from bula.records import Split
 
 # The version of these rows. Another number is refused.
@@ -17,9 +18,8 @@ FORM = 1
 # The language of the page that raters see.
 LANGUAGE = "pt-BR"
 NOTE_CHARACTERS = 2000
+DEFERRED = ConfigDict(defer_build=True)
 
-Raters = Literal["author", "clinician"]
-LabelKind = Literal["author_labels", "clinician_labels"]
 Sentence = Literal["right", "wrong", "cannot_say"]
 Relevance = Literal["relevant", "partly", "not"]
 Harm = Literal["none", "mild", "severe"]
@@ -40,7 +40,8 @@ Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 class Form(BaseModel):
     """Settings of all rows: unknown fields and wrong types are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    # pydantic builds a class on its first use, because `--help` needs none.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, defer_build=True)
 
 
 class Header(Form):
@@ -84,7 +85,7 @@ class PairJudgement(Form):
 
 
 Judgement = Annotated[AnswerJudgement | PairJudgement, Field(discriminator="type")]
-JUDGEMENT: TypeAdapter[AnswerJudgement | PairJudgement] = TypeAdapter(Judgement)
+JUDGEMENT: TypeAdapter[AnswerJudgement | PairJudgement] = TypeAdapter(Judgement, config=DEFERRED)
 
 
 class KeyItem(Form):
@@ -195,7 +196,9 @@ class PairLabel(Labelled):
 
 
 Label = AnswerLabel | PairLabel
-LABEL: TypeAdapter[Label] = TypeAdapter(Annotated[Label, Field(discriminator="type")])
+LABEL: TypeAdapter[Label] = TypeAdapter(
+    Annotated[Label, Field(discriminator="type")], config=DEFERRED
+)
 
 
 def answer_sha256(text: str) -> str:

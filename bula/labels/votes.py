@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple, TypeVar
 
-from bula.labels.records import AnswerLabel, Label, LabelKind, PairLabel
+from bula.labels.raters import LabelKind
+from bula.labels.records import AnswerLabel, Label, PairLabel
 
 # An answer: its question, its variant, and the hash of its text.
 AnswerId = tuple[str, str, str]
