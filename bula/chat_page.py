@@ -70,20 +70,26 @@ def answer(asks: dict[str, Ask], question: str, style: str) -> Iterator[list[str
     The emergency answer comes before any text of a model, and no model answers a question about
     suicide.
     """
-    empty = [""] * len(asks)
-    if not question.strip():
-        yield [render("emergency.html", text="", note=NO_QUESTION), *empty]
-        return
-    urgent = answer_emergency(question)
-    notice = render("emergency.html", text=urgent, note="") if urgent else ""
+    notice, *empty = first_reply(question, len(asks))
     yield [notice, *empty]
-    if not model_may_answer(question):
+    if not question.strip() or not model_may_answer(question):
         return
     asked = with_style(question.strip(), StyleName(style) if style else None)
     try:
         yield from ([notice, *texts] for texts in _answers(asks, asked))
     except UserError:
         yield [notice or render("emergency.html", text="", note=TOO_LONG), *empty]
+
+
+def first_reply(question: str, boxes: int) -> list[str]:
+    """Return the emergency answer, or an empty text, and the empty boxes of answers."""
+    notice = ""
+    urgent = answer_emergency(question)
+    if urgent:
+        notice = render("emergency.html", text=urgent, note="")
+    elif not question.strip():
+        notice = render("emergency.html", text="", note=NO_QUESTION)
+    return [notice, *[""] * boxes]
 
 
 def _answers(asks: dict[str, Ask], question: str) -> Iterator[list[str]]:
@@ -108,6 +114,9 @@ def build_page(asks: dict[str, Ask]) -> Any:
     """
     import gradio
 
+    def announce(question: str) -> list[str]:
+        return first_reply(question, len(asks))
+
     def respond(question: str, style: str) -> Iterator[list[str]]:
         yield from answer(asks, question, style)
 
@@ -130,8 +139,16 @@ def build_page(asks: dict[str, Ask]) -> Any:
         with gradio.Row():
             boxes = [_answer_box(name) for name in asks]
         gradio.HTML(render("rules.html"), elem_id="rules")
+        # An emergency is answered at once, even while the model works for another session.
+        announced = send.click(
+            announce,
+            question,
+            [notice, *boxes],
+            api_visibility="private",
+            concurrency_limit=None,
+        )
         # One answer at a time: further sessions wait for their turn.
-        event = send.click(
+        event = announced.then(
             respond,
             [question, style],
             [notice, *boxes],
