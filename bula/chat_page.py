@@ -70,20 +70,26 @@ def answer(asks: dict[str, Ask], question: str, style: str) -> Iterator[list[str
     The emergency answer comes before any text of a model, and no model answers a question about
     suicide.
     """
-    empty = [""] * len(asks)
-    if not question.strip():
-        yield [render("emergency.html", text="", note=NO_QUESTION), *empty]
-        return
-    urgent = answer_emergency(question)
-    notice = render("emergency.html", text=urgent, note="") if urgent else ""
+    notice, *empty = first_reply(question, len(asks))
     yield [notice, *empty]
-    if not model_may_answer(question):
+    if not question.strip() or not model_may_answer(question):
         return
     asked = with_style(question.strip(), StyleName(style) if style else None)
     try:
         yield from ([notice, *texts] for texts in _answers(asks, asked))
     except UserError:
         yield [notice or render("emergency.html", text="", note=TOO_LONG), *empty]
+
+
+def first_reply(question: str, boxes: int) -> list[str]:
+    """Return the emergency answer, or an empty text, and the empty boxes of answers."""
+    notice = ""
+    urgent = answer_emergency(question)
+    if urgent:
+        notice = render("emergency.html", text=urgent, note="")
+    elif not question.strip():
+        notice = render("emergency.html", text="", note=NO_QUESTION)
+    return [notice, *[""] * boxes]
 
 
 def _answers(asks: dict[str, Ask], question: str) -> Iterator[list[str]]:
@@ -108,21 +114,9 @@ def build_page(asks: dict[str, Ask]) -> Any:
     """
     import gradio
 
-    def respond(question: str, style: str) -> Iterator[list[str]]:
-        yield from answer(asks, question, style)
-
     with gradio.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gradio.HTML(render("warning.html"), elem_id="warning")
-        question = gradio.Textbox(
-            label="Sua pergunta",
-            info="Não escreva nomes, documentos, telefones nem outros dados pessoais.",
-            lines=3,
-            max_length=QUESTION_CHARACTERS,
-            elem_id="question",
-        )
-        style = gradio.Radio(
-            list(STYLES.items()), value="", label="Forma da resposta", elem_id="style"
-        )
+        inputs = _question_boxes()
         with gradio.Row():
             send = gradio.Button("Perguntar", variant="primary", elem_id="send")
             stop = gradio.Button("Parar", elem_id="stop")
@@ -130,18 +124,51 @@ def build_page(asks: dict[str, Ask]) -> Any:
         with gradio.Row():
             boxes = [_answer_box(name) for name in asks]
         gradio.HTML(render("rules.html"), elem_id="rules")
-        # One answer at a time: further sessions wait for their turn.
-        event = send.click(
-            respond,
-            [question, style],
-            [notice, *boxes],
-            api_visibility="private",
-            concurrency_limit=1,
-            show_progress="minimal",
-        )
-        stop.click(None, cancels=[event], api_visibility="private")
+        _connect(asks, send, stop, inputs, [notice, *boxes])
     page.queue(max_size=QUEUE, api_open=False)
     return page
+
+
+def _connect(
+    asks: dict[str, Ask], send: Any, stop: Any, inputs: list[Any], outputs: list[Any]
+) -> None:
+    """Let the buttons start and stop an answer."""
+
+    def announce(question: str) -> list[str]:
+        return first_reply(question, len(asks))
+
+    def respond(question: str, style: str) -> Iterator[list[str]]:
+        yield from answer(asks, question, style)
+
+    # An emergency is answered at once, even while the model works for another session.
+    announced = send.click(
+        announce, inputs[0], outputs, api_visibility="private", concurrency_limit=None
+    )
+    # One answer at a time: further sessions wait for their turn.
+    event = announced.then(
+        respond,
+        inputs,
+        outputs,
+        api_visibility="private",
+        concurrency_limit=1,
+        show_progress="minimal",
+    )
+    stop.click(None, cancels=[event], api_visibility="private")
+
+
+def _question_boxes() -> list[Any]:
+    """Return the box of the question, and the choice of a style."""
+    import gradio
+
+    question = gradio.Textbox(
+        label="Sua pergunta",
+        info="Não escreva nomes, documentos, telefones nem outros dados pessoais.",
+        lines=3,
+        max_length=QUESTION_CHARACTERS,
+        elem_id="question",
+    )
+    style = gradio.Radio(list(STYLES.items()), value="", label="Forma da resposta", elem_id="style")
+    return [question, style]
 
 
 def _answer_box(name: str) -> Any:

@@ -219,6 +219,19 @@ def test_a_second_session_sees_its_own_answers_only(browser: Any, url: str) -> N
     wait_for(second, "tuned", "Sim")
 
 
+def test_an_emergency_does_not_wait_for_another_session(browser: Any) -> None:
+    with page_of({"base": slow("um " * 100, 0.1), "tuned": slow("um " * 100, 0.1)}) as url:
+        first, _ = open_page(browser)
+        second, _ = open_page(browser)
+        load(first, url)
+        load(second, url)
+        ask(first, "Posso tomar sol?")
+        wait_for(first, "tuned", "um")
+        ask(second, "Quero morrer.")
+        second.wait_for_selector("#notice .emergency", timeout=5000)
+        first.click("#stop")
+
+
 def test_stop_ends_an_answer(browser: Any) -> None:
     with page_of({"base": slow("um " * 200, 0.1), "tuned": slow("um " * 200, 0.1)}) as url:
         page, _ = open_page(browser)
