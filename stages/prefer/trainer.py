@@ -100,6 +100,8 @@ def configure(params: Params, entry: Prefer, pairs: int, folder: str) -> DPOConf
         save_strategy="no",
         logging_strategy="steps",
         logging_steps=1,
+        # transformers would show the last finite loss instead of NaN.
+        logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=False,
     )
