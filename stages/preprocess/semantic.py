@@ -111,7 +111,7 @@ def item_margins(file: Path, items: Vectors) -> Iterator[Vectors]:
     """
     centre = _centre(file)
     item_vectors = _join(items, centre)
-    neighbourhood = numpy.zeros((NEIGHBOURS, len(items)), numpy.float32)
+    neighbourhood: Vectors = numpy.zeros((NEIGHBOURS, len(items)), numpy.float32)
     for block in _read_blocks(file):
         candidates = numpy.concatenate([neighbourhood, _join(block, centre) @ item_vectors.T])
         neighbourhood = numpy.partition(candidates, -NEIGHBOURS, axis=0)[-NEIGHBOURS:]
