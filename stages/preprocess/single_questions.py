@@ -103,7 +103,7 @@ def _find_units(corpus: Corpus, turns: Turns) -> Units:
 def _similar_turns(
     corpus: Corpus, units: Units, turns: Turns, comparable: Flags, bands: int
 ) -> Indices:
-    """Return pairs of a row and a turn with a common band or word set."""
+    """Return pairs of a row and a turn with a common key."""
     none = numpy.empty(0, numpy.int64)
     if not len(turns.rank):
         return none
