@@ -1,4 +1,4 @@
-"""Test single questions that repeat each other: greetings, typos, one other word, turns."""
+"""Test greetings, typos, other words and turns in repeated questions."""
 
 from pathlib import Path
 
@@ -180,7 +180,7 @@ def test_a_name_that_its_answer_repeats_is_no_typo(tiny: Path, tmp_path: Path) -
 
 
 def form_rows(typo: str) -> list[Row]:
-    """Return seven questions of one form, of which the last is in train with a typo."""
+    """Return six questions of one form in A, and another in train."""
     names = ("marapril", "carapril", "tarapril", "parapril", "sarapril", "larapril", "barapril")
     rows = [row(f"Esqueci de usar {name}, e agora?", split="A") for name in names[:6]]
     return [*rows, row(f"Esqueci de usar {typo}, e agora?")]

@@ -253,7 +253,7 @@ def test_messages_of_prompt_and_completion_are_proposed_and_joined(tmp_path: Pat
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return a folder of a source with one file, in a repository of its own."""
+    """Return a folder of a source with one file, in a new repository."""
     monkeypatch.chdir(tmp_path)
     folder = Path("data/sources/clinic")
     folder.mkdir(parents=True)

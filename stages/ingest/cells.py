@@ -148,7 +148,7 @@ def read_answers(row: Row, columns: Columns, counts: Counter[str]) -> list[Scala
 
 
 def _is_answer(item: object) -> bool:
-    """Return whether an item of a list is an object with the text of an answer."""
+    """Return whether an item is an object with the text of an answer."""
     return isinstance(item, dict) and isinstance(item.get("text"), str)
 
 

@@ -98,7 +98,7 @@ def _read_row(
     merged: MergedCells,
     options: ReadOptions,
 ) -> Row | Refused | None:
-    """Return the row of a sheet, why it is refused, or None if it is empty."""
+    """Return a row, why it is refused, or None for an empty row."""
     cells, filled = merged.fill(number, cells)
     unstored = _names(facts.unstored.get(number, []), header, options)
     if unstored:
@@ -144,7 +144,7 @@ def _check_size(path: Path, options: ReadOptions) -> None:
 
 
 def _open_sheet(file: BinaryIO, path: Path, options: ReadOptions) -> tuple[Any, Sheet] | Refused:
-    """Return the sheet that the source names and its survey, or why the file is refused."""
+    """Return the wanted sheet and its survey, or why the file is refused."""
     most = memory_for_reading(options.limits.unpacked_bytes)
     try:
         # openpyxl keeps all texts of a file, and a hostile file takes 20 times its size.

@@ -1,4 +1,4 @@
-"""Survey the XML of an Excel sheet: merged cells, and formulas without a stored value.
+"""Find the merged cells and unstored formulas of an Excel sheet.
 
 openpyxl streams the values of a sheet, and neither says which cells are merged nor whether an empty
 cell has a formula.
@@ -47,7 +47,7 @@ def survey_sheet(path: Path, member: str) -> Sheet:
 
 
 def cell_place(name: str) -> tuple[int, int]:
-    """Return the row of a cell such as B7, from 1, and its column, from 0."""
+    """Return the row (from 1) and the column (from 0) of a cell."""
     match = CELL.fullmatch(name.replace("$", ""))
     if not match:
         raise ValueError("not the name of a cell")
@@ -107,7 +107,7 @@ class _Reader:
         match name.rpartition(":")[2]:
             case "v":
                 self.parser.CharacterDataHandler = None
-            # An empty text is a value too, and the only one that stores nothing.
+            # An empty text is a stored value too.
             case "c" if self.has_formula and not self.value and self.type != "str":
                 self._count()
                 self.sheet.unstored.setdefault(self.row, []).append(self.column)
@@ -136,7 +136,7 @@ class MergedCells:
         self.open: dict[int, tuple[int, Any]] = {}
 
     def fill(self, number: int, cells: tuple[Any, ...]) -> tuple[tuple[Any, ...], list[int]]:
-        """Return the cells of a row, and the columns that took the value of a row above.
+        """Return the filled cells of a row, and the columns that were filled.
 
         An empty row stays empty: it only makes the merged row higher.
         """

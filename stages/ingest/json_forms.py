@@ -115,7 +115,7 @@ def _find_key(text: str, place: int, wanted: str) -> tuple[int | None, list[str]
 
 
 def nested_rows(text: str, key: str) -> list[Row] | None:
-    """Return the rows below a key that leads through lists, or None if it does not.
+    """Return the rows below a key that leads through lists, or None.
 
     Each row has the scalar fields of the objects above it, such as SQuAD's `context`.
     """
@@ -188,7 +188,7 @@ def _rows_key(value: Row, columns: list[str], depth: int = MOST_KEYS) -> str:
 
 
 def _are_articles(value: object) -> bool:
-    """Return whether a value is a list of articles with questions, as SQuAD's file has them."""
+    """Return whether a value is a list of SQuAD's articles with questions."""
     first = value[0] if isinstance(value, list) and value else None
     paragraphs = first.get("paragraphs") if isinstance(first, dict) else None
     paragraph = paragraphs[0] if isinstance(paragraphs, list) and paragraphs else None

@@ -97,7 +97,7 @@ def folder_files(root: Path, pattern: str, source: FilesSource | None = None) ->
 
 
 def refuse_links(root: Path) -> None:
-    """Raise UserError if a symbolic link at or below a path leaves the folder of the sources.
+    """Raise UserError if a symbolic link leaves the folder of the sources.
 
     DVC does not watch the other end of such a link. The links of DVC's own cache are welcome. A
     link to a folder is not followed, so the rows behind it would be missing.
@@ -110,7 +110,7 @@ def refuse_links(root: Path) -> None:
 
 
 def _link_reason(path: Path, root: Path) -> str:
-    """Return why a symbolic link at or below a path is refused, or an empty text."""
+    """Return why a symbolic link is refused, or an empty text."""
     target = path.resolve()
     is_hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
     # A file in DVC's cache has the name of its content: files/md5/ab/cdef...

@@ -1,4 +1,4 @@
-"""Hash questions without one of their words, to find questions that differ by one word.
+"""Find questions that differ by one word, by hashes.
 
 In a short question one word is a large share of the shingles, so MinHash misses such pairs. Each
 question has one frame for each of its words: the hash of all other words. A question with one word
@@ -86,7 +86,7 @@ def _frames_of_length(group: list[tuple[int, list[str]]]) -> list[Frames]:
 
 
 def _sequence_hash(hashes: Hashes) -> Hashes:
-    """Return the hash of each row of word hashes, in the order of the words."""
+    """Return the hash of each row of word hashes, in order."""
     value = numpy.zeros(len(hashes), numpy.uint64)
     for column in range(hashes.shape[1]):
         # The overflow is intended: the arithmetic is modulo 2**64.
@@ -106,7 +106,7 @@ def _word_hash(word: str) -> int:
 
 
 def _edges(word: str) -> tuple[int, int]:
-    """Return the hashes of the first and last letters of a long word, or zeros."""
+    """Return the hashes of both ends of a long word, or zeros."""
     if len(word) < TYPO_LETTERS or not word.isalpha():
         return 0, 0
     if len(EDGES) > VOCABULARY_LIMIT:

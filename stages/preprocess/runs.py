@@ -194,7 +194,7 @@ def _row_frequency(corpus: Corpus, counted: Flags, runs: int) -> Indices:
 def most_rows(
     index: RunIndex, frequency: Indices, is_benchmark: Flags, settings: Contamination
 ) -> Indices:
-    """Return for each text the most rows with a run that is no boilerplate there.
+    """Return for each text the most rows with a run without boilerplate.
 
     If each found run of a text stands in more than `max_run_rows` rows, rows quote the text, and
     its boilerplate stands in still more rows. This holds for the texts of benchmarks. In a

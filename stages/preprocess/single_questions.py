@@ -1,4 +1,4 @@
-"""Compare single questions of different splits: of rows, and of the turns of conversations.
+"""Compare single questions of rows and turns across the splits.
 
 Two kinds of pairs are found that the comparison of complete rows misses: questions that differ by
 one word (frames.py), and a turn that nearly repeats the question of a row.
@@ -49,7 +49,7 @@ NO_TURN = -1
 
 
 class Units(NamedTuple):
-    """The questions of rows with one turn, and then those of turns, one array per column."""
+    """Questions of rows with one turn, then of turns, by column."""
 
     rank: Indices
     """The rank of the question's row."""
@@ -70,7 +70,7 @@ class Units(NamedTuple):
 def single_matches(
     corpus: Corpus, turns: Turns, comparable: Flags, settings: NearDuplicates
 ) -> Matches:
-    """Return pairs of rows of different splits of which two single questions repeat each other."""
+    """Return pairs of rows of different splits with a repeated single question."""
     units = _find_units(corpus, turns)
     similar = _similar_turns(corpus, units, turns, comparable, settings.bands)
     framed, forms = _framed_pairs(corpus, units, turns, comparable)
@@ -103,7 +103,7 @@ def _find_units(corpus: Corpus, turns: Turns) -> Units:
 def _similar_turns(
     corpus: Corpus, units: Units, turns: Turns, comparable: Flags, bands: int
 ) -> Indices:
-    """Return the pairs of a row and a turn that share a band or the set of their words."""
+    """Return pairs of a row and a turn with a common key."""
     none = numpy.empty(0, numpy.int64)
     if not len(turns.rank):
         return none
@@ -193,7 +193,7 @@ def _framed_pairs(
 
 
 def _frames_of_parts(corpus: Corpus, units: Units, comparable: Flags) -> Iterator[Frames]:
-    """Yield the frames of the comparable questions of each part, with the index of the question."""
+    """Yield the frames of each part, with the index of the question."""
     table = corpus.table
     first_row = 0
     first_turn = int(numpy.count_nonzero(~units.is_turn))
@@ -226,7 +226,7 @@ def _are_forms(frames: Frames, units: Units) -> Flags:
 def _write_pairs(
     corpus: Corpus, units: Units, early: Indices, late: Indices, is_form: Flags
 ) -> None:
-    """Write place and turn of both questions of each pair, and whether it is a form."""
+    """Write the places and turns of each pair, and whether it is a form."""
     columns = []
     for unit in (early, late):
         rank = units.rank[unit]

@@ -67,7 +67,7 @@ class Weights:
         return weight
 
     def rows(self, word: str) -> int:
-        """Return the number of rows with a word, from its weight; a number is in one row."""
+        """Return the number of rows with a word, or 1 for a number."""
         return round(math.expm1(self.largest) / math.expm1(self[word]))
 
     def are_light(self, chosen: Words, share: float) -> bool:
