@@ -15,18 +15,10 @@ from ruamel.yaml import YAML
 
 from bula.errors import UserError
 
-<<<<<<< HEAD
-# The stages that make a model of this run.
-TRAINING = ("train", "merge", "quantize")
-# The stages that read the files of all variants, and where these files lie. compare reads rows and
-# figures; the files in metrics/speed/ have the times of one machine.
-READERS = {"compare": ("data/", "metrics/"), "labels": ("data/answers/", "data/verdicts/")}
-UNREAD = "metrics/speed/"
-# The list that gives each of the other stages its variants.
-=======
 # The stage that reads the files, and the list that gives each of the other stages its variants.
 READER = "compare"
->>>>>>> labels
+# The stages that make a model of this run.
+TRAINING = ("train", "merge", "quantize")
 VARIANTS = "${variants}"
 KEY = "${key}"
 # compare reads rows and figures, and labels reads rows. The files in metrics/speed/ have the times
@@ -103,7 +95,6 @@ def with_variants(text: str, variants: Iterable[str]) -> str:
     return written.getvalue()
 
 
-<<<<<<< HEAD
 def write_untrained(pipeline: Path) -> None:
     """Let no reader in a dvc.yaml read a file of the stages of training.
 
@@ -128,19 +119,6 @@ def _outputs(stage: Mapping[str, Any]) -> list[str]:
     return [str(out if isinstance(out, str) else next(iter(out))) for out in outputs]
 
 
-def _list_variants(pipeline: Mapping[str, Any], reader: str, variants: list[str]) -> bool:
-    """Correct the list of one stage, and return whether it changed."""
-    listed = listed_files(pipeline, reader)
-    wanted = compared_files(pipeline, reader, variants)
-    if listed == wanted:
-        return False
-    deps = pipeline["stages"][reader]["deps"]
-    deps[:] = sorted(wanted.union(deps) - (listed - wanted))
-    return True
-
-
-=======
->>>>>>> labels
 def variant_names(params: Path) -> list[str]:
     """Return the names of the variants in a params.yaml, which may lack newer keys."""
     content = YAML(typ="safe").load(params.read_text(encoding="utf-8"))
