@@ -78,7 +78,7 @@ def answer(asks: dict[str, Ask], question: str, style: str) -> Iterator[list[str
     try:
         yield from ([notice, *texts] for texts in _answers(asks, asked))
     except UserError:
-        yield [notice or render("emergency.html", text="", note=TOO_LONG), *empty]
+        yield [notice, *[TOO_LONG] * len(asks)]
 
 
 def first_reply(question: str, boxes: int) -> list[str]:
@@ -138,7 +138,9 @@ def _connect(
         return first_reply(question, len(asks))
 
     def respond(question: str, style: str) -> Iterator[list[str]]:
-        yield from answer(asks, question, style)
+        # Gradio dims what an event will write, and the notice must stay bright.
+        for _, *texts in answer(asks, question, style):
+            yield texts
 
     # An emergency is answered at once, even while the model works for another session.
     announced = send.click(
@@ -148,7 +150,7 @@ def _connect(
     event = announced.then(
         respond,
         inputs,
-        outputs,
+        outputs[1:],
         api_visibility="private",
         concurrency_limit=1,
         show_progress="minimal",

@@ -26,6 +26,16 @@ from tests.conftest import user_environment
 
 HOSTILE = "<img src=x onerror=alert(1)> ![x](http://evil.example/a.png) </script> {{ 7 * 7 }}"
 WAIT = 30_000
+# The opacity of an element, with that of the elements around it.
+OPACITY = """
+element => {
+  let product = 1;
+  for (let part = element; part; part = part.parentElement) {
+    product *= getComputedStyle(part).opacity;
+  }
+  return product;
+}
+"""
 # Gradio counts its events by an option of pandas that is deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting':Warning")
 
@@ -229,6 +239,9 @@ def test_an_emergency_does_not_wait_for_another_session(browser: Any) -> None:
         wait_for(first, "tuned", "um")
         ask(second, "Quero morrer.")
         second.wait_for_selector("#notice .emergency", timeout=5000)
+        second.wait_for_timeout(1000)
+        # Gradio dims a text that is about to change.
+        assert second.locator("#notice .emergency").evaluate(OPACITY) == 1
         first.click("#stop")
 
 
@@ -339,9 +352,7 @@ def test_a_question_that_is_too_long_is_said_in_portuguese() -> None:
         raise UserError("the question", "it is too long", "ask in fewer words")
         yield ""
 
-    [_, [notice, text]] = list(answer({"base": refuse}, "Dói?", ""))
-    assert TOO_LONG in notice
-    assert text == ""
+    assert list(answer({"base": refuse}, "Dói?", ""))[-1] == ["", TOO_LONG]
 
 
 def test_a_style_reaches_the_models() -> None:
