@@ -21,7 +21,7 @@ from stages.ingest.survey import new_survey
 from stages.ingest.user_files import data_files
 from tests.conftest import write_jsonl
 from tests.test_ingest import LIMITS, questions, refusals
-from tests.test_readers import CSV, PAIRS, QUESTIONS, TABLE, found, own_source, read  # noqa: F401
+from tests.test_readers import CSV, PAIRS, TABLE, own_source, read  # noqa: F401
 from tests.test_readers import Read as ReadRows
 
 # --- Excel ---
@@ -136,9 +136,8 @@ def test_a_file_whose_texts_take_too_much_memory_stops_the_source(
     types = files["[Content_Types].xml"].replace(b"</Types>", part.encode())
     files["[Content_Types].xml"] = types
     # Each empty text has 5 bytes in the file, and 20 times as many in memory.
-    files["xl/sharedStrings.xml"] = f'<sst xmlns="{main}">{"<si/>" * 600_000}</sst>'.encode()
+    files["xl/sharedStrings.xml"] = f'<sst xmlns="{main}">{"<si/>" * 1_000_000}</sst>'.encode()
     content = pack(files)
-    assert found(read("p.xlsx", content)) == QUESTIONS
     monkeypatch.setattr(excel_files, "memory_for_reading", lambda _: 20_000_000)
     with pytest.raises(UserError, match="takes more than 20000000 bytes of memory"):
         read("p.xlsx", content)

@@ -27,7 +27,7 @@ class Merged(NamedTuple):
 
 
 class Sheet(NamedTuple):
-    """What openpyxl does not tell about a sheet."""
+    """The facts about a sheet that openpyxl does not tell."""
 
     merged: dict[int, list[Merged]]
     """The merged cells by the number of their first row."""

@@ -233,8 +233,14 @@ def _write_turns(work: Path, number: int, examples: list[Row], settings: NearDup
     )
     numpy.save(work / f"{number}.turns.npy", band_hashes(questions, settings))
     frames = find_frames(single + questions)
-    counts = {"rows": len(examples), "turns": len(questions)}
-    numpy.savez(work / f"{number}.frames.npz", **frames._asdict(), **counts)
+    numpy.savez(
+        work / f"{number}.frames.npz",
+        text=frames.text,
+        key=frames.key,
+        frame=frames.frame,
+        rows=numpy.array(len(examples)),
+        turns=numpy.array(len(questions)),
+    )
 
 
 def _hashes_of_groups(questions: list[str]) -> Hashes:

@@ -6,9 +6,10 @@ one word (frames.py), and a turn that nearly repeats the question of a row.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
+from numpy.typing import NDArray
 
 from bula.params import NearDuplicates
 from bula.records import Row, row_turns
@@ -181,7 +182,8 @@ def _framed_pairs(
     blocks = [Frames(*(numpy.empty(0, kind) for kind in (numpy.int64, "u8", "u8")))]
     for frames in _frames_of_parts(corpus, units, comparable):
         is_known = numpy.isin(frames.key, known)
-        blocks.append(Frames(*(column[is_known] for column in frames)))
+        kept = (frames.text[is_known], frames.key[is_known], frames.frame[is_known])
+        blocks.append(Frames(*kept))
     frames = Frames(*(numpy.concatenate(columns) for columns in zip(*blocks, strict=True)))
     is_form = _are_forms(frames, units)
     rest = ~is_form
@@ -227,7 +229,7 @@ def _write_pairs(
     corpus: Corpus, units: Units, early: Indices, late: Indices, is_form: Flags
 ) -> None:
     """Write the places and turns of each pair, and whether it is a form."""
-    columns = []
+    columns: list[NDArray[Any]] = []
     for unit in (early, late):
         rank = units.rank[unit]
         table = corpus.table
@@ -290,8 +292,9 @@ def compare_one_word(one: Compared, other: Compared, is_form: bool, weights: Wei
     if names_another_subject(one, other):
         return 0.0
     alike = weighted_jaccard(one.question, other.question, weights)
-    if more and less and _is_typo(*more, *less, one, other, is_form, weights):
-        return alike
+    for mine, others in zip(more, less, strict=False):
+        if _is_typo(mine, others, one, other, is_form, weights):
+            return alike
     is_named = (more & one.answer) - other.answer or (less & other.answer) - one.answer
     if is_form or is_named:
         return 0.0
