@@ -137,7 +137,7 @@ def _centre(file: Path) -> Vectors:
     for block in _read_blocks(file):
         total += block.sum(axis=0)
         rows += len(block)
-    centre: Vectors = total / numpy.float32(rows + NEIGHBOURS)
+    centre: Vectors = (total / (rows + NEIGHBOURS)).astype(numpy.float32)
     return centre
 
 
