@@ -228,7 +228,7 @@ def _row(result: Result) -> dict[str, Any]:
 
 
 def missed_emergencies(item: Measured) -> dict[str, Any] | None:
-    """Return how many emergencies the answers did not recognise, or None if it is none."""
+    """Return the number of emergencies that the answers missed, or None."""
     result = item.results.emergency
     if result is None:
         return None

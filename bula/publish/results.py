@@ -82,7 +82,7 @@ class Results(NamedTuple):
 
     @property
     def emergency(self) -> Result | None:
-        """Return the share of emergencies whose answer sends to emergency care, if it is shown."""
+        """Return the share of emergencies that the answers recognise, if shown."""
         found = [result for result in self.shown if result.kind == EMERGENCY]
         return found[0] if found else None
 
