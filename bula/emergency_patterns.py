@@ -125,6 +125,15 @@ CERTAIN = phrases(r"""
     satur\w+ (?:\w+ ){0,3}?(?:[5-8]\d|9[01])
     bombinha (?:\w+ )?nao (?:\w+ )?(?:resolve\w*|adianta|funciona|faz efeito|alivia\w*|melhor\w+)
     (?:tem um )?barulho quando puxa o ar
+    (?:ar|respiracao) nao (?:\w+ )?(?:entra|vem|chega|passa)|nao entra (?:o )?ar
+    <cannot> (?:\w+ ){0,2}?(?:sorrir|segurar (?:nada|o copo|objetos)|engolir nada|enxergar|ver nada)
+    <cannot> (?:\w+ ){0,2}?andar(?! (?:muito|de|rapido|sozinh))
+    nao (?:\w+ )?(?:abre os olhos|levanta do chao|da sinal|tem pulso|tem reacao|fala nada)
+    (?:olhar|olhos?) (?:\w+ )?(?:vidrad|fix|parad)[oa]s?|(?:dur[oa]|caid[oa]|tremendo) e baband[oa]
+    (?:teve|tendo|deu) (?:um |uma )?(?:treco|troco|piripaque|passamento|ataque|siricutico)
+    (?:gritando|urrando|berrando|contorcendo|rolando|dobrad[oa]|chorando muito) de (?:tanta )?dor
+    dor (?:\w+ ){0,4}?(?:tao|muito) (?:forte|grande) que|<hard> (?:para|de) ficar acordad[oa]
+    se trem(?:e|endo) tod[oa]|travou (?:o queixo|os dentes|o maxilar)|estupr\w+|violentad[oa]
     # Choking
     (?:engoliu|engoli|engolido) ... (?:moeda|bala|brinquedo|botao|pecas?|bolinha|tampinha|prego
         |alfinete|agulha|osso|parafuso|brinco|anel|pedra|vidro|caco|bijuteria)
@@ -142,6 +151,10 @@ CERTAIN = phrases(r"""
     (?:sangue|sangramento|sangrando|hemorragia) (?:\w+ ){0,3}?nao (?:\w+ )?(?:para|estanca)
     (?:convulsao|ataque|crise) ... nao (?:para|passa|parou)
     estancar|(?:cort\w+|fur\w+) ... (?:fund[oa]|profund[oa]|arteria|veia|jugular|pulso sem querer)
+    sangr\w+ ... (?:\d+ (?:min|hora)\w*|meia hora|uma hora|horas)|lavad[oa] de sangue
+    sangr\w+ (?:muito )?(?:para|a) (?:car\w+|cacete|burro|cassete|valer|beca)|banho de sangue
+    (?:serra|maquita|motosserra|facao|machado|esmerilhadeira) ... (?:cort|peg|pass|ating)\w+
+    (?:cort|peg|pass|ating)\w+ ... (?:serra|maquita|motosserra|facao|machado|esmerilhadeira)
     # Babies and pregnancy
     nao (?:quer |esta |conseguiu )?(?:mama|mamar|mamando|mamou)(?! no peito)|nao pega (?:o peito
         |a mamadeira)
@@ -159,6 +172,12 @@ CERTAIN = phrases(r"""
     (?:dei|deram|demos|tomou) ... (?:dose errada|remedio errado|dez vezes|(?:remedio
         |dose) trocad[oa])
     cartelas? vazias?|chumbinho|veneno de rato|metanol|bebida batizad[oa]|monoxido|batizad[oa]
+    (?:beb|com|engol|chup|mastig)(?:eu|iu|ou) (?:[^\s.;]+ ){0,5}?(?:perfume|cigarro|limp\w+|multiuso
+        |xampu|shampoo|esmalte|repelente|baygon|sbp|racumin|furadan|planta|frutinha|sapolio
+        |lisoform)
+    <child> ... (?:comeu|engoliu|chupou|mastigou|abriu|achou|pegou) ... (?:remedios?|comprimidos?)
+    (?:<poison>|acido|cal|super ?bonder|produto) (?:\w+ ){0,3}?(?:no|nos|dentro do) olhos?
+    (?:doses?|gotas|insulina) (?:\w+ )?(?:em excesso|a mais|demais)
     inal\w+ (?:\w+ )?(?:gas|cloro|veneno|produto|fumaca)|veneno (?:\w+ ){0,3}?vazou
     mistur(?:ei|ou|ando|aram) (?:\w+ ){0,4}?(?:agua sanitaria|cloro|amonia|acido|desinfetante
         |q-?boa)
@@ -187,6 +206,7 @@ CERTAIN = phrases(r"""
         |ferv\w+)|agua fervente
     (?:peg(?:ou|ando) fogo|em chamas) (?:\w+ )?(?:n[aoe]|roupa|cabelo|corpo)?|explodiu|explosao
     (?:lev|tom|receb)(?:ou|ei|ando|aram) (?:um |uma )?(?:choque|descarga|raio)|eletrocut\w+
+        |(?:grudad|agarrad|pres)[oa] n[oa] (?:fio|cerca|rede)
         |choque eletrico|atingid[oa] por (?:um )?raio
     afog(?:ou|ando|ad[oa]|amento|uei|aram)|(?:em|de)baixo (?:da|d) ?agua|submers[oa]
     ca(?:iu|i) (?:\w+ )?(?:na|no|dentro d[oa]) (?:piscina|rio|mar|represa|lago|balde|tanque|poco
@@ -263,7 +283,7 @@ PREGNANCY_SIGN = phrases(r"""
     sangr(?:ando|o|ou|amento)|(?:muito|saindo) ... sangue|hemorragia
     (?:dor|dores) (?:\w+ ){0,3}?forte|desmai\w+|perd(?:endo|i|eu) liquido
     vista (?:embacad|escur|turv)\w+|visao (?:embacad|turv|dupl)\w+|pontinhos|estrelinhas|luzinhas
-    pressao (?:\w+ ){0,3}?1[6-9] ?(?:por|x|/)
+    pressao (?:\w+ ){0,3}?1[6-9] ?(?:por|x|/)|contrac\w+ ... minutos|ca(?:i|iu) d[eoa]|acidente
 """)
 RACING = phrases(r"""
     coracao (?:\w+ ){0,3}?(?:dispar|aceler)\w+|palpitac\w+|taquicardia
@@ -276,16 +296,19 @@ PAIN = any_of(r"dor (?:\w+ ){0,4}?(?:peito|estomago|costas|bracos?|barriga)", "n
 DIABETIC = any_of(r"diabet\w+", "insulina", "glicemia", "glicose")
 FAILING = phrases(r"""
     suando|sua frio|confus\w+|respirando fundo|sonolent\w+|sem sentido|desacordad[oa]|nao acorda
-    tremendo|desmai\w+|(?:glicemia|glicose|acucar) (?:\w+ ){0,3}?(?:[1-4]\d|5[0-4]|[4-9]\d\d|hi)
+    tremendo|mole|molinh[oa]|agressiv[oa]|nao responde
+    desmai\w+|(?:glicemia|glicose|acucar) (?:\w+ ){0,3}?(?:[1-4]\d|5[0-4]|[4-9]\d\d|hi)
 """)
 INFECTED = any_of("febre", "infeccao", "febril", "38(?:[.,]\\d)? de febre")
 SEPSIS = phrases(r"""
     confus[oa]|pescoco (?:\w+ )?(?:duro|rigido|travado)|quimioterapia|transplantad[oa]
         |barriga (?:\w+ )?dura
-    manchas? (?:\w+ )?(?:rox\w+|escur\w+|vinho)|pintinhas? rox\w+|petequias
+    manch(?:inh)?as? (?:\w+ )?(?:rox\w+|escur\w+|vinho)|pintinhas? rox\w+|petequias
     encostar o queixo|(?:dobrar|abaixar|mexer) o pescoco|delir\w+|nao para de vomitar
 """)
 HEAD = phrases(r"""
+    ca(?:iu|i) (?:[^\s.;]+ ){0,4}?de cabeca|cabeca (?:\w+ )?(?:no chao|na quina|no asfalto|na pedra)
+    <child> ... caiu d[oa] (?:berco|colo|trocador|cama|sofa|beliche|cadeira|cadeirao|rede)
     (?:bat(?:eu|i|ida)|pancada|machucou|trauma|queda) (?:\w+ ){0,2}?(?:a|na|de|com a) cabeca
         |traumatismo
 """)
@@ -334,7 +357,16 @@ VENOM = any_of("aranha", "cobra", r"escorpi\w+", "lagarta", "abelhas?")
 VENOM_SIGN = phrases(r"""
     vomit\w+|urina (?:\w+ )?(?:escura|preta|vermelha)|amarel[oa]|suando|pic\w+ agora
 """)
+UNWELL = any_of("enjoo", "enjoad[oa]", "ansia", r"passando (?:muito )?mal", "fraqueza", r"tont\w+")
+COLD_SWEAT = any_of("suando frio", "suor frio", "suor gelado", "suando gelado")
+TOOK = phrases("<swallowed>")
+WHOLE = phrases("(?:caixa|cartela|frasco|vidro|pote) (?:inteir[oa]|tod[oa])")
+TESTICLE = any_of(r"testiculos?", "saco")
+STRONG = any_of(r"(?:dor|doendo) (?:\w+ ){0,3}?(?:forte|fortissima|de repente|do nada)")
 PAIRS = (
+    (COLD_SWEAT, UNWELL),
+    (TOOK, WHOLE),
+    (TESTICLE, STRONG),
     (YOUNG, FEVER),
     (PREGNANT, PREGNANCY_SIGN),
     (DIABETIC, FAILING),

@@ -56,6 +56,11 @@ THOUGHTS = phrases(r"""
     (?:vida|viver|nada) (?:\w+ )?(?:nao )?(?:vale|valer) (?:mais )?a pena|nao vale a pena (?:viver
         |continuar)
     # Exhaustion
+    nao (?:esta |estou )?da(?:ndo)? mais para mim|para mim (?:ja )?(?:deu|chega|acabou)
+    nao (?:estou |esta )?(?:mais )?(?:aguent|suport)\w+ (?:mais )?(?:a |essa |minha )?(?:vida|viver
+        |existir)
+    quer\w+ (?:\w+ )?que (?:isso |tudo |essa dor |a vida )*(?:acab|par|termin)asse
+    (?:parar|deixar) de (?:viver|existir|sofrer de vez)|minha existencia
     (?:cans|fart|exaust|cheia?)\w* (?:\w+ )?d[eao] (?:viver|vida|existir|tudo|lutar|sofrer
         |minha vida)
     desist(?:i|ir|o|indo|iu) d[ea] (?:vida|viver|tudo|mim)
@@ -65,6 +70,12 @@ THOUGHTS = phrases(r"""
     nao (?:\w+ ){0,3}?viver(?: mais)?(?! (?:com|de|sem|assim|longe|bem))
     nao (?:quero|queria) (?:mais )?(?:estar|continuar|ficar) (?:mais )?(?:aqui|viv[oa])
     # A burden to others
+    ninguem (?:\w+ )?(?:precisa|gosta|sabe que existo|quer saber) de mim|deixar (?:todo mundo
+        |todos) em paz
+    nao merec\w+ (?:mais )?(?:viver|estar viv[oa]|existir)|favor (?:ao|para o) mundo
+    nao (?:vou|vai|quer|queria) (?:mais )?estar (?:mais )?(?:aqui|viv[oa]|por aqui)
+    (?:debaixo|embaixo) da terra|sete palmos|dor (?:so|vai) (?:\w+ )?(?:acaba
+        |passa\w*) (?:\w+ )?(?:quando|se) eu morrer
     (?:sou|virei|me sinto|sendo) (?:so |apenas |como )?(?:um |uma )?(?:peso|fardo|estorvo|inutil
         |lixo|atraso|problema para)
     (?:so )?(?:atrapalho|dou trabalho|incomodo) (?:\w+ )?(?:todo mundo|todos|a vida|minha familia
@@ -79,6 +90,10 @@ THOUGHTS = phrases(r"""
     (?:se|me) despedi\w+ (?:de (?:todos|todo mundo|mim|voces)|da (?:familia|vida|gente)|d[oa]s
         |e (?:diz|fal)\w+)|se despedindo|adeus mundo
     # Methods
+    (?:guard|junt|estoc|escond|acumul)\w+ (?:\w+ )?(?:os |uns )?(?:comprimidos|remedios) (?:para
+        |ate|todos)
+    compr\w+ (?:uma |a )?(?:corda|arma|veneno) (?:para|e)|vozes? ... (?:me matar|morrer|pular
+        |me cortar)
     (?:formas?|jeitos?|maneiras?|modos?|metodos?|como) (?:\w+ ){0,4}?(?:morrer|se matar
         |me matar)(?! de)
     morrer (?:sem (?:dor|sofrer|sentir)|rapido|dormindo|logo)|dose (?:letal|fatal|mortal|que mata)
@@ -95,6 +110,8 @@ THOUGHTS = phrases(r"""
         |andar|terraco)
     (?:jogar|bater|virar) (?:o|meu) carro (?:n[ou]|contra|de proposito)
     # Self-harm
+    (?:arrancar|rasgar) (?:a |minha )?(?:propria )?pele|(?:bate|batendo|bato) a cabeca na parede
+    (?:braco|pulso|coxa|perna)s? (?:\w+ )?(?:chei[oa]s? de|com) (?:cort|cicatriz|arranh)\w+
     (?:me|se) (?:cort(?:ando|o|a|ar)|mutil\w+|fur(?:ando|o|ar))
     (?:me|se) (?:machuc|fer|arranh|queim|bat|agrid|belisc
         |soc)\w+ (?:[^\s.;]+ ){0,5}?(?:de proposito|propositalmente|por querer|para aliviar
