@@ -8,6 +8,7 @@ import re
 from typing import Literal
 
 from bula import emergency_patterns as signs
+from bula.emergency_signs import ACUTE, DEATH, ENOUGH, STRONG, WEAK, WISH
 from bula.emergency_thoughts import THOUGHTS
 from bula.emergency_words import spell
 from bula.safety import plain
@@ -42,9 +43,10 @@ def find_emergency(question: str) -> Emergency:
     definition.
     """
     text = spell(plain(question))
-    if THOUGHTS.search(text):
+    parts = SENTENCE_END.split(text)
+    if THOUGHTS.search(text) or any(map(_wishes_death, parts)):
         return "cvv"
-    if any(map(_needs_care, SENTENCE_END.split(text))) or _has_pair(text):
+    if any(map(_needs_care, parts)) or _has_pair(text) or _weigh(text) >= ENOUGH:
         return "samu"
     return "none"
 
@@ -60,6 +62,23 @@ def model_may_answer(question: str) -> bool:
     No model answers a question about suicide or self-harm.
     """
     return find_emergency(question) != "cvv"
+
+
+def _wishes_death(sentence: str) -> bool:
+    """Return whether a sentence names both death and a wish or a plan."""
+    return DEATH.search(sentence) is not None and WISH.search(sentence) is not None
+
+
+def _weigh(text: str) -> int:
+    """Return the sum of the weights of all groups of signs in a question.
+
+    A question about a matter or about the past weighs nothing.
+    """
+    if _is_over(text) or signs.GENERAL.search(text):
+        return 0
+    strong = sum(group.search(text) is not None for group in STRONG)
+    weak = sum(group.search(text) is not None for group in WEAK)
+    return 2 * strong + weak + int(ACUTE.search(text) is not None)
 
 
 def _has_pair(text: str) -> bool:
@@ -78,6 +97,8 @@ def _needs_care(sentence: str) -> bool:
 
 def _has_sign(sentence: str) -> bool:
     """Return whether a sentence states a symptom or an acute disease."""
+    if signs.GENERAL.search(sentence):
+        return False
     if any(not _is_denied(sentence, found) for found in signs.FELT.finditer(sentence)):
         return True
     if signs.OLD.search(sentence):

@@ -64,7 +64,7 @@ FELT = phrases(r"""
     sangue (?:na|da|pela|no|do|pelo) (?:tosse|boca|ouvido|vomito|catarro|escarro)
     sangramentos?(?! (?:na|da|de|nas|leve|pequen\w+) ?(?:gengivas?|menstrua\w+|escape)?)
     sangr(?:a|ando|ou) (?:\w+ )?(?:muito|bastante|demais|sem parar|a beca|horrores)
-    (?:muito|perdendo|perdeu|poca de) sangue|sangue ... (?:em jatos?|sem parar|aos montes|vivo)
+    (?:muito|perdendo|perdeu|poca de) sangue|sangue ... (?:em jatos?|sem parar|aos montes)
     jorr\w+|esguich\w+|ensanguentad[oa]
     (?:vomit|toss|cusp|escarr)\w+ (?:\w+ ){0,2}?(?:sangue|borra de cafe)
     (?:cag|evacu|defec|obr)ando (?:\w+ )?sangue|borra de cafe
@@ -100,7 +100,7 @@ NAMED = phrases(r"""
     tremendo tod[oa]|corpo (?:todo )?(?:tremendo|endurec\w+)|espumando|se debat\w+
     espuma (?:\w+ ){0,2}?(?:da|na|pela) boca
     overdose|intoxic(?:acao|ou|ad[oa]|ei)|envenen(?:amento|ad[oa]|ou)|superdosagem
-    hemorragia|anafila\w+|edema de glote|meningite|eclampsia|septicemia
+    hemorragia|anafila\w+|edema de glote|eclampsia|septicemia
     (?:crise|ataque) (?:\w+ )?(?:de asma|de bronquite|asmatic[oa]) (?:fort\w+|brav[oa]|grave
         |horrivel|que)
     acidente (?:\w+ )?(?:de|com) (?:carro|moto|onibus|caminhao|bicicleta)|capot(?:ou|ei|amos)
@@ -158,14 +158,15 @@ CERTAIN = phrases(r"""
     # Babies and pregnancy
     nao (?:quer |esta |conseguiu )?(?:mama|mamar|mamando|mamou)(?! no peito)|nao pega (?:o peito
         |a mamadeira)
+    ganhando (?:o )?(?:bebe|nenem)|ver a cabecinha
     (?:bebe|crianca|cabeca) (?:\w+ )?(?:esta )?(?:nascendo|coroando)|pari(?:u|ndo)? (?:em casa
         |no carro|sozinha)
     (?:bebe|nenem?) (?:\w+ )?(?:parou de|nao) (?:\w+ )?(?:mexer|mexe|mexeu|mexendo)
-    febre (?:\w+ ){0,3}?4[0-2](?!\d)|4[0-2](?:[.,]\d)? (?:graus )?de febre
+    febre (?:\w+ ){0,3}?4[0-2](?!\d)|4[0-2] e meio|4[0-2](?:[.,]\d)? (?:graus )?de febre
     # Poison
     <swallowed> (?:\w+ ){0,2}?(?:remedios?|comprimidos?) demais|de proposito muitos comprimidos
     <swallowed> (?:\w+ ){0,4}?<many> (?:\w+ ){0,2}?<pills>
-    <swallowed> (?:\w+ ){0,3}?<many> (?:de )?<drug>
+    <swallowed> (?:\w+ ){0,3}?<many> (?:de )?<drug>|(?:[5-9]|\d\d) ?(?:g|gramas) de <drug>
     <swallowed> (?:[^\s.;!?]+ ){0,6}?(?:<poison>|<amount>)
     <swallowed> (?:\w+ )?<pills> d[aoe]s? (?:\w+ )?(?:avos?|vo|mae|pai|outr\w+|irm\w+|vizinh\w+
         |cachorro)
@@ -247,20 +248,30 @@ OLD = verbose(
 )
 # A symptom of the past, in words that leave no doubt.
 OVER = any_of(
-    *("ano passado", "ja passou", "uma vez", "na infancia", "quando (?:eu )?era crianca"),
+    *("(?:ano|mes|semana) passad[oa]", "ja passou", "uma vez", "na infancia", "quando (?:eu )?era crianca"),
     *(r"(?:em|de) (?:19|20)\d\d", r"\w+ anos atras", r"(?:ha|faz) (?:muitos|\w+) anos"),
 )
 # A word that says that something happens now.
 NOW = any_of(
     *("agora", "hoje", "ontem", "voltou", "voltaram", "de novo", "outra vez", "piorou", "desde"),
-    *("esta", "estou", "nao passa", "de repente"),
+    *("(?<!ja )esta", "estou", "nao passa", "de repente"),
+)
+# A question about a matter, and not about a person.
+GENERAL = verbose(
+    r"""
+    ^\s*(?:o\ que\ (?:eh|sao|causa|significa)|quais?\b|como\ (?:saber|prevenir|evitar|funciona)
+      |por\ ?que\b|quanto\ tempo|quando\b|medo\ de|\w+\ (?:eh|sempre)\b)
+    (?!.*\b(?:meu|minha|me|ele|ela|estou|esta|tomei|tomou|agora|hoje)\b)
+    """
 )
 ASKED_ABOUT = verbose(
     r"""
     (?:\bo\ que\ (?:eh|significa|causa|provoca)|\bprevenir|\bevitar|\bprevencao\ d[eo]
-      |\b(?:risco|chance|medo|sintomas?|sinais|causas?|tratamento|vacina|prevencao|historico|casos?)
+      |\b(?:morreu|risco|chance|medo|sintomas?|sinais|causas?|tratamento|vacina|prevencao|historico
+        |casos?)
         \ (?:d[eoa]|contra)
-      |\bdiferenca\ entre|\bnunca\ (?:tive|teve)|\bepilepsia\ e|\bentre\ \w+\ e|\b(?:apos
+      |\bdiferenca\ entre|\b(?:nunca|ja)\ (?:tive|teve)
+      |\bepilepsia\ e|\bentre\ \w+\ e|\b(?:apos
         |depois\ d[eo])
     )
     \ (?:uma?\ |o\ |a\ )?$
@@ -276,12 +287,14 @@ YOUNG = phrases(r"""
 """)
 FEVER = any_of("febre", "febril", "quentinh[oa]", "muito quente", r"3[89](?:[.,]\d)?", r"37[.,][89]")
 PREGNANT = phrases(r"""
-    gravid[ao]|gravidez|gestante|gestacao|parto|pariu|cesarea|puerperio|resguardo
+    gravid[ao]|gravidez|ganhei (?:o |um )?(?:bebe|nenem)|dei a luz|gestante|gestacao|parto|pariu
+        |cesarea|puerperio|resguardo
     \w+ semanas|de \w+ meses|meses, sangr\w+
 """)
 PREGNANCY_SIGN = phrases(r"""
     sangr(?:ando|o|ou|amento)|(?:muito|saindo) ... sangue|hemorragia
     (?:dor|dores) (?:\w+ ){0,3}?forte|desmai\w+|perd(?:endo|i|eu) liquido
+    vendo (?:tudo )?embacado|absorvente (?:\w+ ){0,3}?hora|febre de 39|fedid[oa]
     vista (?:embacad|escur|turv)\w+|visao (?:embacad|turv|dupl)\w+|pontinhos|estrelinhas|luzinhas
     pressao (?:\w+ ){0,3}?1[6-9] ?(?:por|x|/)|contrac\w+ ... minutos|ca(?:i|iu) d[eoa]|acidente
 """)
@@ -301,9 +314,9 @@ FAILING = phrases(r"""
 """)
 INFECTED = any_of("febre", "infeccao", "febril", "38(?:[.,]\\d)? de febre")
 SEPSIS = phrases(r"""
-    confus[oa]|pescoco (?:\w+ )?(?:duro|rigido|travado)|quimioterapia|transplantad[oa]
+    confus[oa]|(?:pescoco|nuca) (?:\w+ )?(?:dur|rigid|travad)[oa]|quimioterapia|transplantad[oa]
         |barriga (?:\w+ )?dura
-    manch(?:inh)?as? (?:\w+ )?(?:rox\w+|escur\w+|vinho)|pintinhas? rox\w+|petequias
+    manch(?:inh)?as? (?:\w+ )?(?:rox\w+|escur\w+|vinho)|pint(?:inh)?as? rox\w+|petequias
     encostar o queixo|(?:dobrar|abaixar|mexer) o pescoco|delir\w+|nao para de vomitar
 """)
 HEAD = phrases(r"""
@@ -351,7 +364,7 @@ HEAT_SIGN = phrases(r"""
 """)
 GAS = any_of("fumaca", "gas", "incendio", "cloro")
 GAS_SIGN = any_of(r"tossindo", "tont[oa]s?", r"confus[oa]", "sem ar", r"vomit\w+")
-FRENZY = any_of("surto", "surtou", "surtando", "vozes")
+FRENZY = any_of("surtad[oa]", "surto", "surtou", "surtando", "vozes")
 VIOLENCE = any_of("faca", "agressiv[oa]", r"quebrando", "ameac\\w+", "mandam", "mandando")
 VENOM = any_of("aranha", "cobra", r"escorpi\w+", "lagarta", "abelhas?")
 VENOM_SIGN = phrases(r"""
@@ -362,7 +375,7 @@ COLD_SWEAT = any_of("suando frio", "suor frio", "suor gelado", "suando gelado")
 TOOK = phrases("<swallowed>")
 WHOLE = phrases("(?:caixa|cartela|frasco|vidro|pote) (?:inteir[oa]|tod[oa])")
 TESTICLE = any_of(r"testiculos?", "saco")
-STRONG = any_of(r"(?:dor|doendo) (?:\w+ ){0,3}?(?:forte|fortissima|de repente|do nada)")
+STRONG = any_of(r"(?:dor|doendo|doer) (?:\w+ ){0,3}?(?:forte|fortissima|de repente|do nada)")
 PAIRS = (
     (COLD_SWEAT, UNWELL),
     (TOOK, WHOLE),

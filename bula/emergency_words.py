@@ -94,10 +94,10 @@ def spell(text: str) -> str:
 def phrases(text: str) -> re.Pattern[str]:
     """Return a pattern that matches any phrase of a list.
 
-    Each line is one regular expression, and a line with deeper indentation continues it. A comment
+    Each line is one regular expression, and a line that starts with | continues it. A comment
     starts with #, <name> is an entry of WORDS, and " ... " stands for up to four words.
     """
-    joined = text.replace("\n        ", "")
+    joined = re.sub(r"\n +\|", "|", text)
     lines = (line.partition("#")[0].strip() for line in joined.splitlines())
     return any_of(*(_expand(line) for line in lines if line))
 

@@ -1,0 +1,99 @@
+"""List the single signs that are an emergency only when several occur.
+
+Each group counts once per question. A strong group counts 2, a weak group 1, and words that say
+that something began just now count 1. All patterns read the text of bula.emergency_words.spell.
+"""
+
+from bula.emergency_words import phrases
+
+ENOUGH = 3
+STRONG = (
+    # Consciousness
+    phrases(r"""
+        nao (?:\w+ )?acord\w+|dormindo (?:demais|muito)|moleng[oa]|mole|molinh[oa]|apag(?:ou|uei
+        |ando)
+        despenc(?:ou|ando)|desab(?:ou|ando)|desfalec\w+|atordoad[oa]|grogue|baband[oa]|delir\w+
+        olhando para (?:o )?nada|abobrinhas?|bobagens|confus[oa]|sonolent[oa]|largad[oa]
+        |estatelad[oa]
+        nao (?:\w+ )?(?:responde|reage|conversa|interage)|sem pulso|dentes trincados
+        tremer (?:os|as|todo)|tremendo|trem(?:e|ia) tod[oa]
+    """),
+    # Breath
+    phrases(r"""
+        (?:canseira|cansaco|agonia|dor|dificuldade|sacrificio) (?:\w+ )?(?:para|de|em|ao) respirar
+        sem voz|rouc[oa](?! ha)|som nenhum|chiando|folego|salivando|puxando o ar
+        (?:boca|labios?|ficou|esta|tod[oa]) (?:\w+ )?<pale>
+    """),
+    # Circulation
+    phrases(r"""
+        cinza|palid[oa]|sem cor|branc[oa] (?:\w+ ){0,2}?(?:papel|cera)|suor (?:frio|gelado)
+        |(?<!vivo )suando(?! (?:de|a) noite)|gelad[oa]|batedeira
+        vista (?:\w+ )?escur\w+|visao (?:\w+ )?escur\w+|quase (?:apag|ca|desmai)\w+
+    """),
+    # Nerves
+    phrases(r"""
+        troc(?:ando|a|ou) (?:as )?(?:palavras|nomes)|(?:braco|perna|mao
+        |lado) (?:\w+ ){0,4}?(?:bob[oa]|mort[oa]|pesad[oa])
+        deixou cair|(?:puxando|arrastando) (?:uma|a|da) perna|derrub(?:ou|ando) (?:o|a|as|os) \w+
+        |babando
+        (?:boca|fala|fal\w+) (?:\w+ )?(?:tort|enrol|estranh|diferent)\w+
+    """),
+    # Blood
+    phrases(r"""
+        (?:sai\w*|muito|vivo|perd\w+|com|cuspi\w*|vomit\w*) (?:\w+ ){0,2}?sangue|sangue (?:vivo
+        |pisado)
+        (?<!nem )sangr(?:ando|ou)|coagulos?|cuspindo vermelho|(?:coco|fezes) (?:\w+ )?pret[oa]s?
+        |piche
+        absorvente (?:\w+ ){0,3}?hora
+    """),
+    # A violent event
+    phrases(r"""
+        tombo|coice|raio(?! x)|prens(?:ou|ad\w+|aram)|serra|trator|acidente|rolou d[oa]|despencou
+        bateu (?:a|com a) (?:testa|cabeca|nuca)|grudad[oa]|(?:perna|braco|mao
+        |dedo)s? (?:\w+ ){0,2}?(?:embaixo|pres[oa]|entrou)
+        na maquina|moedor|explo\w+
+    """),
+    # Poison
+    phrases(r"""
+        vidrinho|cartela|aspirou|cheirou|vodk?ca|cachaca|lanca|pedra|naftalina|veneno
+        mistur(?:ei|ou)|tomou (?:\w+ )?(?:errado|dobrado|demais)|produto
+    """),
+)
+WEAK = (
+    phrases(r"""
+        (?<!sem )(?<!nem )(?:dor|dores|doendo|pressao|martelada|pontada) (?:\w+ ){0,3}?(?:torax
+        |peito
+            |cabeca|nuca|barriga|testiculo|estomago|costas)|coracao
+    """),
+    phrases(r"""febre|3[89](?:[.,]\d)?|4[01]"""),
+    phrases(r"""vomit\w+|vomito|nausea|enjoo|ansia"""),
+    phrases(r"""empol\w+|pintas|manchas"""),
+    phrases(r"""fraqueza|frac[oa]|tont\w+|mal estar|passando mal"""),
+    phrases(r"""vista|visao|embacad[oa]|enxerg\w+"""),
+    phrases(r"""
+        bebe|nene|nenem|rn|(?<!nao estou )gravida|gestante|ganhei bebe|dei a luz|vovo?|avo|idos[oa]
+        diabetic[oa]|insulina|varfarina|cirros\w+|cirrotico|transplant\w+
+    """),
+)
+ACUTE = phrases(r"""
+    agora|hoje|do nada|de repente|subit\w+|amanheceu|comecou a|faz \d+ ?(?:h|horas|min\w*)
+    em \d+ min\w*|desde (?:hoje|cedo|o almoco)|e ficou|socorro|urgente|ficando
+""")
+
+# A thought of death is a word of the first list and a word of the second one in a sentence.
+DEATH = phrases(r"""
+    morr(?:er|ia|esse|endo)(?! de)|(?:a|na) morte|mort[oa]|viv[oa]|vivendo|existir|existencia
+        |acordasse
+    respirando|cemiterio|ceu|meu fim|ultimo dia|adeus|partir|ir embora|desaparec\w+|sumi\w+
+    passar dess[ea] (?:ano|mes|semana|noite)|(?:os|uns|meus) (?:remedios|comprimidos)|corda|ponte
+    estilete|gilete|lamina|mata (?:uma pessoa|alguem|um adulto)|nascido
+""")
+WISH = phrases(r"""
+    (?:queria|planej\w+|coragem|seria (?:bom|melhor|um favor|um alivio)|como seria bom|merec\w+
+        |decidi
+    |prefiro|preferia)
+    (?:nao|sem) (?:\w+ )?(?:vontade|forcas?) (?:de|para)|sem sofr\w+|deus (?:\w+ )?esqueceu|logo
+    quant\w+ (?:mg|gotas|comprimidos)|nao estar mais|calad[oa]|riscad[oa]|(?:postou|disse|falou
+        |escreveu)
+    jeito estranho|se odeia|me odeio|so falta
+""")
