@@ -13,7 +13,7 @@ FELT = phrases(r"""
     (?:dor|dores|doendo|aperto|pressao|peso|pontadas?|queimacao|ardor
         |ardencia) ... no (?:meu )?peito
     (?:doi|aperta|apertando|queimando|pesando|rasgando|agulhadas? n) (?:muito )?o (?:meu )?peito
-    peito (?:\w+ ){0,3}?(?:apert\w+|doendo|pesad[oa]|queimando|rasgando|explodindo|estourando)
+    peito (?:\w+ ){0,3}?(?:apert(?!ar)\w+|doendo|pesad[oa]|queimando|rasgando|explodindo|estourando)
     (?:elefante|peso|pedra|pressionando|sentado) ... em cima do peito
     dor (?:\w+ )?(?:toracica|no torax)
     coracao (?:\w+ ){0,4}?(?:descompassado|parando|estranho|falhando|saindo pela boca)
@@ -260,7 +260,7 @@ NOW = any_of(
 GENERAL = verbose(
     r"""
     ^\s*(?:o\ que\ (?:eh|sao|causa|significa)|quais?\b|como\ (?:saber|prevenir|evitar|funciona)
-      |por\ ?que\b|quanto\ tempo|quando\b|medo\ de|\w+\ (?:eh|sempre)\b)
+      |por\ ?que\b|quanto\ tempo|quando\b|medo\ de|(?!nao\b)\w+\ eh\ sempre\b)
     (?!.*\b(?:meu|minha|me|ele|ela|estou|esta|tomei|tomou|agora|hoje)\b)
     """
 )
@@ -306,11 +306,12 @@ FAINT = phrases(r"""
 """)
 COLD = any_of("suad[oa]", "suando", "suor frio", "palid[oa]", "gelad[oa]", "branc[oa]")
 PAIN = any_of(r"dor (?:\w+ ){0,4}?(?:peito|estomago|costas|bracos?|barriga)", "nao acorda")
-DIABETIC = any_of(r"diabet\w+", "insulina", "glicemia", "glicose")
+DIABETIC = any_of(r"diabet\w+", "insulina", "glicemia", "glicose", "de[xs]tro", "hgt")
 FAILING = phrases(r"""
     suando|sua frio|confus\w+|respirando fundo|sonolent\w+|sem sentido|desacordad[oa]|nao acorda
     tremendo|mole|molinh[oa]|agressiv[oa]|nao responde
-    desmai\w+|(?:glicemia|glicose|acucar) (?:\w+ ){0,3}?(?:[1-4]\d|5[0-4]|[4-9]\d\d|hi)
+    desmai\w+|(?:glicemia|glicose|acucar|dextro|destro|hgt) (?:\w+ ){0,3}?(?:[1-4]\d|5[0-4]
+        |[4-9]\d\d|hi)
 """)
 INFECTED = any_of("febre", "infeccao", "febril", "38(?:[.,]\\d)? de febre")
 SEPSIS = phrases(r"""

@@ -10,6 +10,11 @@ ENOUGH = 3
 STRONG = (
     # Consciousness
     phrases(r"""
+        fora (?:de si|do ar)|nao (?:\w+ )?(?:levanta|fica acordad[oa])
+        |mal (?:\w+ )?abre (?:os? )?olhos?
+        bamb[oa]|bambeou|cambale\w+|murchinh[oa]|caidinh[oa]|amolecid[oa]|estirad[oa]|tombou
+        |esparramad[oa]
+        revirou|desligou|ausente|enrijec\w+|rigid[oa]|moli?nho|sem consciencia|trancos
         nao (?:\w+ )?acord\w+|dormindo (?:demais|muito)|moleng[oa]|mole|molinh[oa]|apag(?:ou|uei
         |ando)
         despenc(?:ou|ando)|desab(?:ou|ando)|desfalec\w+|atordoad[oa]|grogue|baband[oa]|delir\w+
@@ -20,18 +25,31 @@ STRONG = (
     """),
     # Breath
     phrases(r"""
+        arf(?:ando|a)|arquej\w+|resfoleg\w+|bufando|abafad[oa]|assobi\w+|assovi\w+|chieira|satur\w+
+        respir\w+ (?:\w+ ){0,2}?(?:mal|dificil|rapid\w+|curt\w+|cansad\w+|estranh\w+|barulh\w+
+        |frac\w+|pouco|ruim)
+        (?:costelas?|barriga|pescoco|peito) (?:\w+ )?afund\w+|oxigenio (?:\w+ )?baix\w+|oximetro
+        |nariz batendo
+        (?:ar|folego) (?:\w+ )?(?:acab|falt|sum)\w+|puxar (?:o )?(?:ar|folego)
         (?:canseira|cansaco|agonia|dor|dificuldade|sacrificio) (?:\w+ )?(?:para|de|em|ao) respirar
         sem voz|rouc[oa](?! ha)|som nenhum|chiando|folego|salivando|puxando o ar
         (?:boca|labios?|ficou|esta|tod[oa]) (?:\w+ )?<pale>
     """),
     # Circulation
     phrases(r"""
+        branquinh[oa]|livid[oa]|suadeira|molhad[oa] de suor|pegajos[oa]|pele fria|suor escorrendo
+        |ensopad[oa]
+        (?:coracao|peito) (?:\w+ ){0,2}?(?:pulando|batendo|galop\w+|a mil|disparad\w+|para e volta)
         cinza|palid[oa]|sem cor|branc[oa] (?:\w+ ){0,2}?(?:papel|cera)|suor (?:frio|gelado)
         |(?<!vivo )suando(?! (?:de|a) noite)|gelad[oa]|batedeira
-        vista (?:\w+ )?escur\w+|visao (?:\w+ )?escur\w+|quase (?:apag|ca|desmai)\w+
+        vista (?:\w+ )?escur\w+|visao (?:\w+ )?escur\w+|quase (?:que )?(?:apag|ca|desmai)\w+
     """),
     # Nerves
     phrases(r"""
+        nao (?:\w+ )?(?:sabe (?:que dia|onde|quem)|fala direito|segura|fecha a mao|reconhece)
+        (?:fal\w+|andando|anda) (?:\w+ )?(?:esquisit|atravessad|devagar|tort|pel[oa]s paredes)\w*
+        (?:vendo|enxergando) (?:tudo )?(?:dois|dobrado|duplo|dupla)|amortecid[oa]|repux\w+
+        |desequilibr\w+
         troc(?:ando|a|ou) (?:as )?(?:palavras|nomes)|(?:braco|perna|mao
         |lado) (?:\w+ ){0,4}?(?:bob[oa]|mort[oa]|pesad[oa])
         deixou cair|(?:puxando|arrastando) (?:uma|a|da) perna|derrub(?:ou|ando) (?:o|a|as|os) \w+
@@ -40,6 +58,9 @@ STRONG = (
     """),
     # Blood
     phrases(r"""
+        sangue (?:\w+ ){0,2}?(?:pingando|escorrendo|por todo lado|na roupa)|(?:pingando|escorrendo
+        |jato de) sangue
+        vermelho vivo|toalhas? (?:\w+ ){0,2}?(?:encharc|ensop|chei)\w+
         (?:sai\w*|muito|vivo|perd\w+|com|cuspi\w*|vomit\w*) (?:\w+ ){0,2}?sangue|sangue (?:vivo
         |pisado)
         (?<!nem )sangr(?:ando|ou)|coagulos?|cuspindo vermelho|(?:coco|fezes) (?:\w+ )?pret[oa]s?
@@ -48,10 +69,20 @@ STRONG = (
     """),
     # A violent event
     phrases(r"""
-        tombo|coice|raio(?! x)|prens(?:ou|ad\w+|aram)|serra|trator|acidente|rolou d[oa]|despencou
+        caminhao|capot\w+|colisao|bateu de frente|arremessad[oa]|esmag\w+|pisote\w+|touro|facao
+        |vergalhao
+        furadeira|paulada|pedrada|garrafada|pitbull|rottweiler|cerol|rojao|polvora|220|alta tensao
+        |despenc\w+
+        (?:levou|levei|tomou) (?:um |uma )?(?:soco|chute|tombo|queda|martelada|corte)|trombada
+        tombo|coice|raio(?! x)|prens(?:ou|ad\w+|aram)|(?:entrou|dedo|mao) na serra|treme sem parar|trator|acidente|rolou d[oa]|despencou
         bateu (?:a|com a) (?:testa|cabeca|nuca)|grudad[oa]|(?:perna|braco|mao
         |dedo)s? (?:\w+ ){0,2}?(?:embaixo|pres[oa]|entrou)
         na maquina|moedor|explo\w+
+    """),
+    # Burns
+    phrases(r"""
+        queimou|queimei|queimad[oa]|queimadura|fogo|ferv\w+|oleo quente|vapor|acido|escald\w+
+        |carne viva
     """),
     # Poison
     phrases(r"""
@@ -60,10 +91,16 @@ STRONG = (
     """),
 )
 WEAK = (
+    # Severity
+    phrases(r"""
+        horrivel|absurd\w+|insuportavel|terrivel|fortissim\w+|muito forte|desesperad\w+|gritando
+        |demais
+        nunca senti|pior da (?:minha )?vida|berrando|gemendo|passando (?:muito )?mal
+    """),
     phrases(r"""
         (?<!sem )(?<!nem )(?:dor|dores|doendo|pressao|martelada|pontada) (?:\w+ ){0,3}?(?:torax
         |peito
-            |cabeca|nuca|barriga|testiculo|estomago|costas)|coracao
+            |cabeca|nuca|barriga|testiculo|estomago)|peito apertar|coracao
     """),
     phrases(r"""febre|3[89](?:[.,]\d)?|4[01]"""),
     phrases(r"""vomit\w+|vomito|nausea|enjoo|ansia"""),
@@ -71,17 +108,21 @@ WEAK = (
     phrases(r"""fraqueza|frac[oa]|tont\w+|mal estar|passando mal"""),
     phrases(r"""vista|visao|embacad[oa]|enxerg\w+"""),
     phrases(r"""
-        bebe|nene|nenem|rn|(?<!nao estou )gravida|gestante|ganhei bebe|dei a luz|vovo?|avo|idos[oa]
+        bebe|nene|nenem|rn|(?<!nao estou )gravida|gestante|ganhei bebe|dei a luz|idos[oa]
         diabetic[oa]|insulina|varfarina|cirros\w+|cirrotico|transplant\w+
     """),
 )
 ACUTE = phrases(r"""
-    agora|hoje|do nada|de repente|subit\w+|amanheceu|comecou a|faz \d+ ?(?:h|horas|min\w*)
+    agor(?:a|inha)|hoje|acab(?:ou|ei|aram) de|ajud(?:a|em)|pelo amor de deus|rapido|piorando
+        |so piora
+    (?:faz|ha) (?:um )?pouco|do nada|de repente|subit\w+|amanheceu|comecou a|faz \d+ ?(?:h|horas
+        |min\w*)
     em \d+ min\w*|desde (?:hoje|cedo|o almoco)|e ficou|socorro|urgente|ficando
 """)
 
 # A thought of death is a word of the first list and a word of the second one in a sentence.
 DEATH = phrases(r"""
+    caixao|meu (?:enterro|velorio)|outro lado|descansar|pular (?:d[aoe]|na frente)|revolver|pulsos?
     morr(?:er|ia|esse|endo)(?! de)|(?:a|na) morte|mort[oa]|viv[oa]|vivendo|existir|existencia
         |acordasse
     respirando|cemiterio|ceu|meu fim|ultimo dia|adeus|partir|ir embora|desaparec\w+|sumi\w+
@@ -89,6 +130,8 @@ DEATH = phrases(r"""
     estilete|gilete|lamina|mata (?:uma pessoa|alguem|um adulto)|nascido
 """)
 WISH = phrases(r"""
+    pens(?:o|ando|ei|a|ou) em|tent(?:ou|ei|ar)|ameac\w+|plano de|sonho em|vontade de|as vezes
+        |nem ligo
     (?:queria|planej\w+|coragem|seria (?:bom|melhor|um favor|um alivio)|como seria bom|merec\w+
         |decidi
     |prefiro|preferia)
