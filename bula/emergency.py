@@ -8,7 +8,7 @@ import re
 from typing import Literal
 
 from bula import emergency_patterns as signs
-from bula.emergency_signs import ACUTE, DEATH, ENOUGH, STRONG, WEAK, WISH
+from bula.emergency_signs import ACUTE, DEATH, ENOUGH, INTENT, MEANS, STRONG, WEAK, WISH
 from bula.emergency_thoughts import THOUGHTS
 from bula.emergency_words import spell
 from bula.safety import plain
@@ -65,8 +65,10 @@ def model_may_answer(question: str) -> bool:
 
 
 def _wishes_death(sentence: str) -> bool:
-    """Return whether a sentence names both death and a wish or a plan."""
-    return DEATH.search(sentence) is not None and WISH.search(sentence) is not None
+    """Return whether a sentence names death and a wish, or a means and an intent."""
+    wish = DEATH.search(sentence) and WISH.search(sentence)
+    plan = MEANS.search(sentence) and INTENT.search(sentence)
+    return bool(wish or plan)
 
 
 def _weigh(text: str) -> int:

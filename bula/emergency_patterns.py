@@ -11,7 +11,8 @@ from bula.safety_patterns import NUMBER, any_of, verbose
 FELT = phrases(r"""
     # Heart
     (?:dor|dores|doendo|aperto|pressao|peso|pontadas?|queimacao|ardor
-        |ardencia) ... no (?:meu )?peito
+        |ardencia) ... (?:n?o|do|meu) (?:meio do )?(?:meu )?(?:peito|torax)(?! de (?:saudade
+        |frango))
     (?:doi|aperta|apertando|queimando|pesando|rasgando|agulhadas? n) (?:muito )?o (?:meu )?peito
     peito (?:\w+ ){0,3}?(?:apert(?!ar)\w+|doendo|pesad[oa]|queimando|rasgando|explodindo|estourando)
     (?:elefante|peso|pedra|pressionando|sentado) ... em cima do peito
@@ -65,7 +66,8 @@ FELT = phrases(r"""
     sangramentos?(?! (?:na|da|de|nas|leve|pequen\w+) ?(?:gengivas?|menstrua\w+|escape)?)
     sangr(?:a|ando|ou) (?:\w+ )?(?:muito|bastante|demais|sem parar|a beca|horrores)
     (?:muito|perdendo|perdeu|poca de) sangue|sangue ... (?:em jatos?|sem parar|aos montes)
-    jorr\w+|esguich\w+|ensanguentad[oa]
+    jorr\w+|esguich\w+|(?:espirr|puls|pingu?)ando (?:muito )?sangue|(?:encharcad|ensopad
+        |chei)[oa] de sangue|ensanguentad[oa]
     (?:vomit|toss|cusp|escarr)\w+ (?:\w+ ){0,2}?(?:sangue|borra de cafe)
     (?:cag|evacu|defec|obr)ando (?:\w+ )?sangue|borra de cafe
     (?:encharc|ensop)\w+ (?:\w+ ){0,2}?(?:absorvente|toalha|pano|roupa)
@@ -76,7 +78,7 @@ FELT = phrases(r"""
     inch(?:ou|aram|ando) (?:\w+ ){0,2}?(?:labios?|boca|lingua|garganta|rosto inteiro)
     corpo (?:todo )?empolado
     # Colour
-    (?:<child>|recem-nascid[oa]|boca|labios?|beicos?|lingua) (?:(?!roupa|usa
+    (?:<child>|recem.nascid[oa]|boca|labios?|beicos?|lingua) (?:(?!roupa|usa
         |blusa)[^\s.;]+ ){0,4}?<pale>
     fic(?:ou|a|ando) (?:\w+ )?(?:azul|rox(?:inh)?[oa])(?! e latej)
     # Babies and pregnancy
@@ -104,7 +106,7 @@ NAMED = phrases(r"""
     (?:crise|ataque) (?:\w+ )?(?:de asma|de bronquite|asmatic[oa]) (?:fort\w+|brav[oa]|grave
         |horrivel|que)
     acidente (?:\w+ )?(?:de|com) (?:carro|moto|onibus|caminhao|bicicleta)|capot(?:ou|ei|amos)
-        |batida de carro
+    batida de carro
 """)
 # Signs that already contain their negation, and events of this moment: they always count.
 CERTAIN = phrases(r"""
@@ -125,6 +127,12 @@ CERTAIN = phrases(r"""
     satur\w+ (?:\w+ ){0,3}?(?:[5-8]\d|9[01])
     bombinha (?:\w+ )?nao (?:\w+ )?(?:resolve\w*|adianta|funciona|faz efeito|alivia\w*|melhor\w+)
     (?:tem um )?barulho quando puxa o ar
+    peito (?:\w+ )?(?:fundando|afundando)|(?:pis|sentad|apert|esmag)\w+ (?:\w+ )?(?:no|em cima do
+        |o) meu peito
+    (?:so |apenas )(?:um|o outro) lado|(?:terceira|segunda|quarta|outra) (?:crise|convulsao)
+    crises? seguidas?
+    (?:pele|mao|maos|pes) (?:\w+ )?(?:esta )?(?:saindo|soltando|descolando|azulad[oa])
+    carro ligado|motor ligado|garagem fechada
     (?:ar|respiracao) nao (?:\w+ )?(?:entra|vem|chega|passa)|nao entra (?:o )?ar
     <cannot> (?:\w+ ){0,2}?(?:sorrir|segurar (?:nada|o copo|objetos)|engolir nada|enxergar|ver nada)
     <cannot> (?:\w+ ){0,2}?andar(?! (?:muito|de|rapido|sozinh))
@@ -142,7 +150,8 @@ CERTAIN = phrases(r"""
     (?:coracao|batimentos?|pulso|frequencia|bpm) (?:\w+ ){0,4}?(?:1[5-9]\d|2\d\d)
     pressao (?:\w+ ){0,3}?2\d ?(?:por|x|/) ?1\d
     # Nerves
-    nao (?:\w+ ){0,2}?(?:mexe|mexo|sinto|sente|sentindo) (?:\w+ )?(?:as pernas|os bracos|as maos
+    nao (?:\w+ ){0,2}?(?:mexe|mexo|sinto|sente|sentindo) (?:\w+ )?(?:(?:\w+ )?(?:pernas|bracos)
+        |(?:as|os|\w+) (?:pernas|bracos)|as pernas|os bracos|as maos
         |os pes|nada da cintura|[oa] (?:bebe|nen\w+))
     nao (?:\w+ )?enxerg\w+ (?:de um olho|mais nada|nada)
     caiu dur[oa]|(?:coracao parar e|ele|ela|eu) apag(?:ou|uei)
@@ -168,8 +177,10 @@ CERTAIN = phrases(r"""
     <swallowed> (?:\w+ ){0,4}?<many> (?:\w+ ){0,2}?<pills>
     <swallowed> (?:\w+ ){0,3}?<many> (?:de )?<drug>|(?:[5-9]|\d\d) ?(?:g|gramas) de <drug>
     <swallowed> (?:[^\s.;!?]+ ){0,6}?(?:<poison>|<amount>)
-    <swallowed> (?:\w+ )?<pills> d[aoe]s? (?:\w+ )?(?:avos?|vo|mae|pai|outr\w+|irm\w+|vizinh\w+
+    <swallowed> (?:\w+ )?<pills> (?:\w+ ){0,3}?d[aoe]s? (?:\w+ )?(?:avos?|vo|mae|pai|outr\w+|irm\w+
+        |vizinh\w+
         |cachorro)
+    <swallowed> ... mei[ao] (?:caixa|cartela|frasco|vidro)|<swallowed> ... remedios? [3-9] vezes
     (?:dei|deram|demos|tomou) ... (?:dose errada|remedio errado|dez vezes|(?:remedio
         |dose) trocad[oa])
     cartelas? vazias?|chumbinho|veneno de rato|metanol|bebida batizad[oa]|monoxido|batizad[oa]
@@ -183,7 +194,7 @@ CERTAIN = phrases(r"""
     mistur(?:ei|ou|ando|aram) (?:\w+ ){0,4}?(?:agua sanitaria|cloro|amonia|acido|desinfetante
         |q-?boa)
     aquecedor a gas|gas de cozinha|(?:vazamento|cheiro forte|vazando) (?:de )?gas
-        |churrasqueira dentro
+    churrasqueira dentro
     # Injuries
     tiros? (?:na|no)|balead[oa]|(?:lev|tom|receb)\w+ (?:um |dois |tres )?tiros?|esfaque\w+
     facada(?! no calcanhar)|(?:facas?|ferro|vidro|estaca|prego) ... (?:enfiad|cravad|atravessad)[oa]
@@ -192,14 +203,15 @@ CERTAIN = phrases(r"""
         |ad[oa]) (?:\w+ )?(?:dedos?|mao|pe|braco|perna|orelha)
     (?:dedo|mao|braco|perna) (?:\w+ )?(?:arrancad[oa]|cortad[oa] fora|esmagad[oa]
         |pres[oa] na maquina)
-    atropel\w+|fratura exposta|osso (?:\w+ )?(?:para fora|aparecendo|saindo|exposto)
+    atropel\w+|fratura exposta|osso (?:\w+ ){0,4}?(?:para fora|aparecendo|saindo|exposto)
     ca(?:iu|i) (?:\w+ ){0,3}?d[oae] (?:\w+ )?(?:telhado|laje|escada|altura|andar|andaime|predio
         |moto|cavalo|janela|sacada|arvore|muro|caminhao)
     motoqueiro caiu|soterrad[oa]|prensad[oa]
     quebr(?:ou|ei) (?:\w+ )?(?:femur|bacia|quadril|coluna|costelas?|pescoco)
     pul(?:ou|ei) de cabeca|pescoco (?:\w+ ){0,2}?torcendo|rach(?:ou|ei) a cabeca
     # Burns, electricity, water
-    queim(?:ou|ei|ad[oa]) (?:\w+ ){0,3}?(?:rosto|cara|olhos?|peito|corpo|pescoco|costas|barriga
+    queim(?:ou|ei|ad[oa]) (?:\w+ ){0,3}?(?:as (?:duas )?maos|rosto|cara|olhos?|peito|corpo|pescoco
+        |costas|barriga
         |tod[oa])
     (?:agua|oleo|cafe|sopa|leite|panela|chaleira|gordura|feijao) (?:\w+ )?(?:quente|fervente
         |fervendo) (?:\w+ ){0,3}?(?:ca(?:iu|i)|vir(?:ou|ei)|derram\w+|em cima|n[ao] <child>|nel[ea])
@@ -207,8 +219,8 @@ CERTAIN = phrases(r"""
         |ferv\w+)|agua fervente
     (?:peg(?:ou|ando) fogo|em chamas) (?:\w+ )?(?:n[aoe]|roupa|cabelo|corpo)?|explodiu|explosao
     (?:lev|tom|receb)(?:ou|ei|ando|aram) (?:um |uma )?(?:choque|descarga|raio)|eletrocut\w+
-        |(?:grudad|agarrad|pres)[oa] n[oa] (?:fio|cerca|rede)
-        |choque eletrico|atingid[oa] por (?:um )?raio
+    (?:grudad|agarrad|pres)[oa] n[oa] (?:fio|cerca|rede)
+    choque eletrico|atingid[oa] por (?:um )?raio
     afog(?:ou|ando|ad[oa]|amento|uei|aram)|(?:em|de)baixo (?:da|d) ?agua|submers[oa]
     ca(?:iu|i) (?:\w+ )?(?:na|no|dentro d[oa]) (?:piscina|rio|mar|represa|lago|balde|tanque|poco
         |cisterna|acude|caixa d'agua)
@@ -218,7 +230,7 @@ CERTAIN = phrases(r"""
     (?:cobra|jararaca|cascavel|serpente|escorpi\w+|aranha(?: marrom)?|taturana|lagarta|arraia
         |agua-viva|caravela) (?:\w+ )?(?:pic|mord|ferr|queim|atac)\w+
     (?:dezenas|muitas|varias) (?:de )?(?:ferroadas|picadas de abelha|abelhas)|enxame
-        |picad[oa] por abelhas
+    picad[oa] por abelhas
 """)
 
 # A denial right before a symptom. Only words of symptoms may stand between the two.
@@ -248,7 +260,13 @@ OLD = verbose(
 )
 # A symptom of the past, in words that leave no doubt.
 OVER = any_of(
-    *("(?:ano|mes|semana) passad[oa]", "ja passou", "uma vez", "na infancia", "quando (?:eu )?era crianca"),
+    *(
+        "(?:ano|mes|semana) passad[oa]",
+        "ja passou",
+        "uma vez",
+        "na infancia",
+        "quando (?:eu )?era crianca",
+    ),
     *(r"(?:em|de) (?:19|20)\d\d", r"\w+ anos atras", r"(?:ha|faz) (?:muitos|\w+) anos"),
 )
 # A word that says that something happens now.
@@ -260,7 +278,8 @@ NOW = any_of(
 GENERAL = verbose(
     r"""
     ^\s*(?:o\ que\ (?:eh|sao|causa|significa)|quais?\b|como\ (?:saber|prevenir|evitar|funciona)
-      |por\ ?que\b|quanto\ tempo|quando\b|medo\ de|(?!nao\b)\w+\ eh\ sempre\b)
+      |por\ ?que\b|quanto\ tempo|quando\b|medo\ de|(?!nao\b)[\w\ ]{3,20}\ (?:eh\ sintoma|pega
+        |eh\ hereditari[oa])\b|(?!nao\b)\w+\ eh\ sempre\b)
     (?!.*\b(?:meu|minha|me|ele|ela|estou|esta|tomei|tomou|agora|hoje)\b)
     """
 )
@@ -285,10 +304,12 @@ YOUNG = phrases(r"""
     <child> (?:\w+ )?(?:de|com|tem) (?:\w+ )?(?:dias|semanas)
     nasceu (?:ha|faz|tem) (?:\w+ )?(?:dias|semanas)|nasceu semana passada
 """)
-FEVER = any_of("febre", "febril", "quentinh[oa]", "muito quente", r"3[89](?:[.,]\d)?", r"37[.,][89]")
+FEVER = any_of(
+    "febre", "febril", "quentinh[oa]", "muito quente", r"3[89](?:[.,]\d)?", r"37[.,][89]"
+)
 PREGNANT = phrases(r"""
     gravid[ao]|gravidez|ganhei (?:o |um )?(?:bebe|nenem)|dei a luz|gestante|gestacao|parto|pariu
-        |cesarea|puerperio|resguardo
+    cesarea|puerperio|resguardo
     \w+ semanas|de \w+ meses|meses, sangr\w+
 """)
 PREGNANCY_SIGN = phrases(r"""
@@ -296,7 +317,7 @@ PREGNANCY_SIGN = phrases(r"""
     (?:dor|dores) (?:\w+ ){0,3}?forte|desmai\w+|perd(?:endo|i|eu) liquido
     vendo (?:tudo )?embacado|absorvente (?:\w+ ){0,3}?hora|febre de 39|fedid[oa]
     vista (?:embacad|escur|turv)\w+|visao (?:embacad|turv|dupl)\w+|pontinhos|estrelinhas|luzinhas
-    pressao (?:\w+ ){0,3}?1[6-9] ?(?:por|x|/)|contrac\w+ ... minutos|ca(?:i|iu) d[eoa]|acidente
+    pressao (?:\w+ ){0,3}?1[4-9] ?(?:por|x|/) ?\d+|contrac\w+ ... minutos|ca(?:i|iu) d[eoa]|acidente
 """)
 RACING = phrases(r"""
     coracao (?:\w+ ){0,3}?(?:dispar|aceler)\w+|palpitac\w+|taquicardia
@@ -316,7 +337,7 @@ FAILING = phrases(r"""
 INFECTED = any_of("febre", "infeccao", "febril", "38(?:[.,]\\d)? de febre")
 SEPSIS = phrases(r"""
     confus[oa]|(?:pescoco|nuca) (?:\w+ )?(?:dur|rigid|travad)[oa]|quimioterapia|transplantad[oa]
-        |barriga (?:\w+ )?dura
+    barriga (?:\w+ )?dura
     manch(?:inh)?as? (?:\w+ )?(?:rox\w+|escur\w+|vinho)|pint(?:inh)?as? rox\w+|petequias
     encostar o queixo|(?:dobrar|abaixar|mexer) o pescoco|delir\w+|nao para de vomitar
 """)
@@ -324,12 +345,12 @@ HEAD = phrases(r"""
     ca(?:iu|i) (?:[^\s.;]+ ){0,4}?de cabeca|cabeca (?:\w+ )?(?:no chao|na quina|no asfalto|na pedra)
     <child> ... caiu d[oa] (?:berco|colo|trocador|cama|sofa|beliche|cadeira|cadeirao|rede)
     (?:bat(?:eu|i|ida)|pancada|machucou|trauma|queda) (?:\w+ ){0,2}?(?:a|na|de|com a) cabeca
-        |traumatismo
+    traumatismo
 """)
 HEAD_SIGN = phrases(r"""
     vomit\w+|desmai\w+|sonolent\w+|pupila|convuls\w+|confus\w+|apag(?:ou|ado)|nao lembra|estranh[oa]
     anticoagulante|varfarina|marevan|rivaroxabana|xarelto|sangue (?:\w+ )?(?:ouvido|nariz)
-        |afundad[oa]
+    afundad[oa]
 """)
 EYE = any_of("olho", "visao", "enxerg\\w+", "vista")
 PRESSURE = phrases(r"""
@@ -337,7 +358,7 @@ PRESSURE = phrases(r"""
 """)
 SPOTS = phrases(r"""
     pontinhos|visao (?:embacada|turva|dupla)|dor de cabeca|dor no (?:estomago|peito)|vomit\w+
-        |confus[oa]
+    confus[oa]
 """)
 SUDDENLY = any_of("de repente", "do nada", "de uma hora para (?:a )?outra", "cortina", "claroes")
 NERVES = phrases(r"""

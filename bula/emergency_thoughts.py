@@ -17,10 +17,10 @@ THOUGHTS = phrases(r"""
         |merec\w+|pedi\w* para|peco para|rezo para|pens\w+ em) (?:\w+ ){0,2}?morrer(?! de (?:rir
         |medo|vergonha|fome|calor|saudade|frio|amor))
     (?:quer\w*|vontade de|pens\w+ em|melhor|preferia|devia|podia) (?:\w+ )?(?:nao existir
-        |deixar de existir|sumir|desaparecer|partir(?! para)|evaporar)
+        |deixar de existir|sumir(?! com (?!tudo))|desaparecer|partir(?! para)|evaporar)
     (?:pens\w+ em|quer\w*) (?:\w+ )?nao (?:estar|existir|acordar) mais
     sumir (?:do mundo|de vez|para sempre)|(?:sair|partir|ir embora|deixar) d?esse mundo
-        |ir embora (?:de vez|para sempre)
+    ir embora (?:de vez|para sempre)
     nunca (?:mais )?(?:acordar|acordasse)(?: mais)?|nao acordar (?:nunca )?(?:mais|amanha)
     (?:dormir|dormisse|descansar) (?:\w+ )?(?:para sempre|eternamente|de vez|e nao acordar)
     (?:deus|jesus|morte) (?:\w+ )?(?:me )?(?:lev(?:e|a|ar|asse)|busque|buscasse)(?: (?:logo
@@ -56,6 +56,17 @@ THOUGHTS = phrases(r"""
     (?:vida|viver|nada) (?:\w+ )?(?:nao )?(?:vale|valer) (?:mais )?a pena|nao vale a pena (?:viver
         |continuar)
     # Exhaustion
+    (?:nao|sem|acab\w+|perd\w+) (?:\w+ ){0,3}?forcas? (?:nenhuma )?(?:para|de) (?:viver|continuar
+        |lutar|seguir)
+    vida (?:[^\s.;]+ ){0,3}?(?:nao (?:\w+ )?(?:faz|tem)|perdeu|sem) (?:\w+ ){0,2}?(?:sentido|graca
+        |valor|razao)
+    nao (?:\w+ ){0,2}?(?:motivo|razao|sentido|por ?que) (?:para|de|em) (?:ficar|estar|continuar
+        |seguir|levantar)
+    (?:encontrar|ver|ir para junto de|ficar com) (?:[^\s.;]+ ){0,4}?(?:no ceu|la em cima|que morreu
+        |que partiu)
+    (?:remedio|veneno|coisa|planta) (?:\w+ )?(?:que )?mata (?:\w+ )?(?:rapido|na hora|sem dor)
+    (?:vontade|desejo|plano) (?:\w+ )?(?:eh|era|de) (?:\w+ )?(?:sumir|desaparecer|morrer
+        |partir)(?! de)
     nao (?:esta |estou )?da(?:ndo)? mais para mim|para mim (?:ja )?(?:deu|chega|acabou)
     nao (?:estou |esta )?(?:mais )?(?:aguent|suport)\w+ (?:mais )?(?:a |essa |minha )?(?:vida|viver
         |existir)
@@ -85,6 +96,9 @@ THOUGHTS = phrases(r"""
     ninguem (?:vai |iria |ia )?(?:senti\w+|notar\w*|perceb\w+|ligar\w*
         |chorar\w*) (?:\w+ )*?(?:falta|se eu|minha ausencia)|nao faco falta
     # Farewell
+    (?:meu|o) ultimo dia (?:de(?:le|la)|da minha vida|de vida)|(?:quer
+        |queria) (?:\w+ )?(?:ir embora|partir|morrer) logo
+    nao estar mais viv[oa]|estar viv[oa] (?:\w+ )?para que
     (?:carta|bilhete|mensagem|msg|audio|texto|post|video) (?:\w+ )?(?:de )?(?:despedida|adeus
         |despedindo)
     (?:se|me) despedi\w+ (?:de (?:todos|todo mundo|mim|voces)|da (?:familia|vida|gente)|d[oa]s

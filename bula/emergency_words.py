@@ -11,7 +11,7 @@ WORDS = {
     "cannot": r"(?:(?:nao|mal|nem) (?:\w+ ){0,2}?conseg\w+|nao da para)",
     "hard": r"(?:dificuldades?|dificil|ruim|cansad[oa]|sofrendo|lutando|esforco)",
     "past": r"(?:ou|ei|ado|ada|ando|aram|ava)",
-    "pale": r"(?:rox(?:inh)?[oa]s?|arroxead[oa]s?|azul|azulad[oa]s?|azuis|cinzent[oa]s?)",
+    "pale": r"(?:ciano\w+|rox(?:inh)?[oa]s?|arroxead[oa]s?|azul|azulad[oa]s?|azuis|cinzent[oa]s?)",
     "swollen": r"(?:inch(?:ou|aram|and[oa]|ad[oa]s?)|fech(?:ou|and[oa])|trav(?:ou|ando))",
     "slurred": r"(?:enrol|embol|arrast|embaralh|pastos|engrol|trav)\w+",
     "child": r"(?:bebe|nene|nenem|crianca|filh(?:inh)?[oa]|net[oa]|sobrinh[oa]|menin[oa])",
