@@ -126,10 +126,11 @@ DEATH = phrases(r"""
     morr(?:er|ia|esse)(?! de)|(?:a|na) morte|estar mort[oa]|vivendo|existir|minha existencia
     respirando|acordasse|cemiterio|caixao|meu (?:enterro|velorio|fim)
     passar dess[ea] (?:ano|mes|semana|noite)|mata (?:uma pessoa|alguem|um adulto)
-    partir|pular (?:d[aoe] (?:ponte|predio)|na frente)|tomar veneno
+    partir(?! (?:o|a|os|as|um|ao|em|de) )|pular (?:d[aoe] (?:ponte|predio)|na frente)|tomar veneno
 """)
 WISH = phrases(r"""
-    pens(?:o|ando|ei) em|tent(?:ou|ei)|ameac\w+|plano de|queria|planej\w+|coragem|decidi|merec\w+
+    pens(?:o|ando|ei) em|tent(?:ou|ei)|ameac\w+|plano de|queria(?! saber)|planej\w+|coragem|decidi
+        |merec\w+
     seria (?:bom|melhor|um favor|um alivio)|prefiro|preferia|sem sofr\w+|se odeia|me odeio
     (?:nao|sem) (?:\w+ ){0,3}?(?:vontade|forcas?) (?:de|para)|quant\w+ (?:mg|gotas|comprimidos)
 """)

@@ -17,7 +17,8 @@ THOUGHTS = phrases(r"""
         |merec\w+|pedi\w* para|peco para|rezo para|pens\w+ em) (?:\w+ ){0,2}?morrer(?! de (?:rir
         |medo|vergonha|fome|calor|saudade|frio|amor))
     (?:quer\w*|vontade de|pens\w+ em|melhor|preferia|devia|podia) (?:\w+ )?(?:nao existir
-        |deixar de existir|sumir(?! com (?!tudo))|desaparecer|partir(?! para)|evaporar)
+        |deixar de existir|(?:sumir|desaparecer)(?! (?:com|d[ao]s?) )|partir(?! (?:para|o|a|os|as
+        |um|ao|em|de) )|evaporar)
     (?:pens\w+ em|quer\w*) (?:\w+ )?nao (?:estar|existir|acordar) mais
     sumir (?:do mundo|de vez|para sempre)|(?:sair|partir|ir embora|deixar) d?esse mundo
     ir embora (?:de vez|para sempre)
@@ -47,10 +48,11 @@ THOUGHTS = phrases(r"""
     nao (?:\w+ ){0,3}?(?:sentido|motivo|razao|saida|futuro|solucao|esperanca
         |proposito) (?:nenhuma? )?(?:em (?:nada|viver|mim|continuar)|n[ao] (?:minha )?vida
         |para (?:viver|mim|continuar|nada)|de viver)
-    nao (?:vejo|enxergo|acho|tem|encontro) (?:mais )?(?:saida|futuro|solucao|luz no fim)
+    nao (?:vejo|enxergo|acho|tem|encontro) (?:mais )?(?:saida|futuro|solucao
+        |luz no fim)(?! (?:para (?:ess|est)|n[ao] ))
     (?:perd\w+ (?:a |o )?|sem |zero )(?:\w+ )?(?:motivo|razao|vontade|graca
         |gosto) (?:nenhuma? )?(?:para|de|por|pela) (?:viver|vida)
-    (?:perd\w+ (?:a|toda a)|sem|nao tenho) (?:mais )?(?:nenhuma )?esperanca
+    (?:perd\w+ (?:a|toda a)|sem|nao tenho) (?:mais )?(?:nenhuma )?esperanca(?! d)
     (?:nada|vida|viver) (?:mais )?(?:nao )?(?:\w+ )?(?:faz|tem|ter
         |perdeu) (?:\w+ )?(?:mais )?(?:o )?sentido(?! do)|vida (?:\w+ )?acabou
     (?:vida|viver|nada) (?:\w+ )?(?:nao )?(?:vale|valer) (?:mais )?a pena|nao vale a pena (?:viver
@@ -66,13 +68,14 @@ THOUGHTS = phrases(r"""
         |que partiu)
     (?:remedio|veneno|coisa|planta) (?:\w+ )?(?:que )?mata (?:\w+ )?(?:rapido|na hora|sem dor)
     (?:vontade|desejo|plano) (?:\w+ )?(?:eh|era|de) (?:\w+ )?(?:sumir|desaparecer|morrer
-        |partir)(?! de)
+        |partir)(?! de )
     nao (?:esta |estou )?da(?:ndo)? mais para mim|para mim (?:ja )?(?:deu|chega|acabou)
     nao (?:estou |esta )?(?:mais )?(?:aguent|suport)\w+ (?:mais )?(?:a |essa |minha )?(?:vida|viver
         |existir)
     quer\w+ (?:\w+ )?que (?:isso |tudo |essa dor |a vida )*(?:acab|par|termin)asse
     (?:parar|deixar) de (?:viver|existir|sofrer de vez)|minha existencia
-    (?:cans|fart|exaust|cheia?)\w* (?:\w+ )?d[eao] (?:viver|vida|existir|tudo|lutar|sofrer
+    (?:cans|fart|exaust|cheia?)\w* (?:\w+ )?d[eao] (?:viver|vida|existir|tudo(?! (?:que|quanto))
+        |lutar|sofrer
         |minha vida)
     desist(?:i|ir|o|indo|iu) d[ea] (?:vida|viver|tudo|mim)
     nao (?:quero|aguento|consigo|conseg\w+|queria|suporto|da) (?:\w+ )?(?:mais )?(?:\w+ )?(?:viver
@@ -126,11 +129,12 @@ THOUGHTS = phrases(r"""
     # Self-harm
     (?:arrancar|rasgar) (?:a |minha )?(?:propria )?pele|(?:bate|batendo|bato) a cabeca na parede
     (?:braco|pulso|coxa|perna)s? (?:\w+ )?(?:chei[oa]s? de|com) (?:cort|cicatriz|arranh)\w+
-    (?:me|se) (?:cort(?:ando|o|a|ar)|mutil\w+|fur(?:ando|o|ar))
-    (?:me|se) (?:machuc|fer|arranh|queim|bat|agrid|belisc
+    (?:me|se) (?:cort(?:ando|o|a|ar)|mutil\w+)(?! (?:cozinhando|fazendo|com papel))
+    (?:me|se) (?:machuc|fer|arranh|queim|agrid|belisc
         |soc)\w+ (?:[^\s.;]+ ){0,5}?(?:de proposito|propositalmente|por querer|para aliviar
         |escondid[oa]|quando (?:fico|estou|fica|esta)|de raiva)
-    me (?:cortar|machucar|ferir|punir)|me machucando|cortar (?:os |meus )?pulsos?
+    (?<!sem )(?<!nao )(?<!eu )me (?:cortar|machucar|ferir|punir)|me machucando|cortar (?:os 
+        |meus )?pulsos?
     (?:cortes|cicatrizes|marcas de corte|arranhoes) (?:\w+ ){0,2}?n[oa]s? (?:antebraco|braco|pulso
         |coxa|perna)s?
     (?:gilete|lamina|estilete|apontador) (?:\w+ ){0,3}?(?:braco|pulso|pele|coxa)s?
