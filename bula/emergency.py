@@ -8,6 +8,9 @@ import re
 from typing import Literal
 
 from bula import emergency_patterns as signs
+from bula.emergency_signs import ACUTE, DEATH, ENOUGH, INTENT, MEANS, STRONG, WEAK, WISH
+from bula.emergency_thoughts import THOUGHTS
+from bula.emergency_words import spell
 from bula.safety import plain
 from bula.safety_patterns import CLAUSE_END, SENTENCE_END
 
@@ -36,14 +39,14 @@ def find_emergency(question: str) -> Emergency:
     """Return which emergency service a question needs.
 
     `cvv` is a thought of death or self-harm, and stands above `samu`. A symptom that the question
-    denies does not count, and neither does a disease of the past or of a definition.
+    denies or tells as over does not count, and neither does a disease of the past or of a
+    definition.
     """
-    text = signs.SHORT_NOT.sub("nao", plain(question))
-    if signs.SUICIDE.search(text):
+    text = spell(plain(question))
+    parts = SENTENCE_END.split(text)
+    if THOUGHTS.search(text) or any(map(_wishes_death, parts)):
         return "cvv"
-    if signs.CERTAIN.search(text) or _has_pair(text):
-        return "samu"
-    if any(map(_has_sign, SENTENCE_END.split(text))):
+    if any(map(_needs_care, parts)) or _has_pair(text) or _weigh(text) >= ENOUGH:
         return "samu"
     return "none"
 
@@ -61,18 +64,53 @@ def model_may_answer(question: str) -> bool:
     return find_emergency(question) != "cvv"
 
 
+def _wishes_death(sentence: str) -> bool:
+    """Return whether a sentence names death and a wish, or a means and an intent."""
+    wish = DEATH.search(sentence) and WISH.search(sentence)
+    plan = MEANS.search(sentence) and INTENT.search(sentence)
+    return bool(wish or plan)
+
+
+def _weigh(text: str) -> int:
+    """Return the sum of the weights of all groups of signs in a question.
+
+    A question about a matter or about the past weighs nothing.
+    """
+    if _is_over(text) or signs.GENERAL.search(text):
+        return 0
+    strong = sum(group.search(text) is not None for group in STRONG)
+    weak = sum(group.search(text) is not None for group in WEAK)
+    return 2 * strong + weak + int(ACUTE.search(text) is not None)
+
+
 def _has_pair(text: str) -> bool:
     """Return whether two signs occur that are an emergency only together."""
+    if _is_over(text):
+        return False
     return any(first.search(text) and second.search(text) for first, second in signs.PAIRS)
+
+
+def _needs_care(sentence: str) -> bool:
+    """Return whether a sentence states an event, a symptom or an acute disease."""
+    if _is_over(sentence):
+        return False
+    return signs.CERTAIN.search(sentence) is not None or _has_sign(sentence)
 
 
 def _has_sign(sentence: str) -> bool:
     """Return whether a sentence states a symptom or an acute disease."""
+    if signs.GENERAL.search(sentence):
+        return False
     if any(not _is_denied(sentence, found) for found in signs.FELT.finditer(sentence)):
         return True
     if signs.OLD.search(sentence):
         return False
     return any(not _is_asked_about(sentence, found) for found in signs.NAMED.finditer(sentence))
+
+
+def _is_over(text: str) -> bool:
+    """Return whether a text tells of the past only."""
+    return signs.OVER.search(text) is not None and signs.NOW.search(text) is None
 
 
 def _is_denied(sentence: str, found: re.Match[str]) -> bool:

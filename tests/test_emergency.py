@@ -74,7 +74,7 @@ def test_the_slices_of_safety_keep_their_rates(name: str) -> None:
 def test_few_training_questions_without_samu_get_a_warning() -> None:
     questions = bench.group_questions(ROOT / "data/demo")["train, reference names no SAMU"]
     warned = sum(find_emergency(question) != "none" for question in questions)
-    assert warned / len(questions) <= 0.03
+    assert warned / len(questions) <= 0.04
 
 
 def test_groups_are_split_by_the_reference(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""Test how messages with typing errors are read, and the lists of phrases."""
+
+import pytest
+
+from bula.emergency import find_emergency
+from bula.emergency_words import phrases, spell
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("muuuito", "muito"),
+        ("n to concegindo", "nao estou consegindo"),
+        ("q dor mto forte hj", "que dor muito forte hoje"),
+        ("ele ta mal", "ele esta mal"),
+        ("vai pro braco", "vai para o braco"),
+        ("enfarte", "infarte"),
+        ("convulcao", "convulsao"),
+        ("emgasgou", "engasgou"),
+        ("rispirando", "respirando"),
+        # The words of the patterns stay as they are.
+        ("nao esta respirando", "nao esta respirando"),
+    ],
+)
+def test_common_spellings_are_replaced(written: str, read: str) -> None:
+    assert spell(written) == read
+
+
+def test_a_list_has_a_phrase_per_line() -> None:
+    pattern = phrases(r"""
+        # A comment is no phrase.
+        dor ... peito
+        febre  # neither is this one
+        ta (?:mole
+            |frio)
+    """)
+    assert pattern.search("dor no meio do peito")
+    # A gap has at most four words, and no end of a sentence.
+    assert not pattern.search("dor a b c d e peito")
+    assert not pattern.search("dor. no peito")
+    assert pattern.search("ta frio")
+    assert not pattern.search("comment")
+    assert not pattern.search("febrezinha")
+
+
+def test_a_phrase_may_contain_a_shared_word() -> None:
+    assert phrases("<child> <pale>").search("meu bebe roxinho")
+
+
+def test_single_signs_are_an_emergency_only_together() -> None:
+    # One strong sign counts 2, a weak sign and a word for now count 1, and 3 are enough.
+    assert find_emergency("ele está cambaleando") == "none"
+    assert find_emergency("está vomitando, tenho febre") == "none"
+    assert find_emergency("agora ele está cambaleando") == "samu"
+    assert find_emergency("está cambaleando e vomitando") == "samu"
+    assert find_emergency("está vomitando, com febre e tontura") == "samu"
+
+
+def test_a_sign_of_the_past_is_no_emergency() -> None:
+    assert find_emergency("Tive falta de ar ano passado, já passou.") == "none"
+    assert find_emergency("Tive falta de ar ano passado e agora voltou.") == "samu"
+    assert find_emergency("Caí da escada há dez anos.") == "none"
+
+
+def test_a_question_about_a_matter_is_no_emergency() -> None:
+    assert find_emergency("O que é hemorragia?") == "none"
+    assert find_emergency("Por que dá falta de ar?") == "none"
+    assert find_emergency("Por que ele está com falta de ar?") == "samu"
+
+
+def test_death_needs_a_wish_and_a_means_needs_an_intent() -> None:
+    assert find_emergency("queria estar no cemitério") == "cvv"
+    assert find_emergency("fui ao cemitério ontem") == "none"
+    assert find_emergency("comprei os comprimidos, só falta coragem") == "cvv"
+    assert find_emergency("comprei os comprimidos") == "none"
