@@ -79,7 +79,7 @@ def _answer_variant(
 
 
 def _row(example: Example, variant: str, reply: Answer, max_share: float) -> Row:
-    """Return an answer with the fields of generate that a kit and training pairs need."""
+    """Return an answer with the fields that kits and training pairs need."""
     has_answer = reply.finish_reason != FAILED
     return {
         **example.model_dump(exclude_none=True),
