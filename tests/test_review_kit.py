@@ -265,7 +265,8 @@ def test_the_command_writes_page_key_and_sample(finished: Path) -> None:
     result = run("--pairs", "10", "--repeats", "2")
     key = read_key(finished / "review")
     assert result.output == (
-        f"review-kit: 12 pairs of answers, 2 of them repetitions; kit {key.kit}\n"
+        "review-kit: 12 pairs of answers, 2 of them repetitions; "
+        f"kit {key.kit}, questions of A, B, C, D, E\n"
         "  review/review.html: send this page to the raters\n"
         "  review/key.json: keep this file, because it names the variants\n"
     )
