@@ -15,6 +15,7 @@ from bula.labels.records import Key
 from bula.labels.split_answers import answer_split, choose_questions
 from bula.models import load_model, load_tokenizer, save_model
 from bula.params import load_params
+from bula.privacy import find_personal_data
 from bula.records import Row, read_examples, read_rows
 from stages import generate
 from stages.prefer.pairs import read_pairs, validation_keys
@@ -128,7 +129,7 @@ def test_personal_data_in_answers_is_redacted(
 ) -> None:
     monkeypatch.setattr(
         "bula.labels.split_answers.find_personal_data",
-        lambda text: generate.find_personal_data("11 91234-5678"),
+        lambda text: find_personal_data("11 91234-5678"),
     )
     bula("answers", "dev", "--questions", "1", "--variants", "base")
     (row,) = read_rows(ANSWERS / "base.jsonl")
