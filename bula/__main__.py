@@ -5,6 +5,7 @@
 
 import typer
 
+from bula.commands.answers import answers
 from bula.commands.ask import ask
 from bula.commands.chat import chat
 from bula.commands.deps import deps
@@ -51,6 +52,7 @@ COMMANDS = (
     publish,
     results,
     review,
+    answers,
     review_kit,
     score,
     why,

@@ -142,7 +142,7 @@ def test_the_doubt_of_the_judge_makes_a_pair_doubtful(
     [row, other] = examples()[:2]
     write_rows(Path("data/verdicts") / f"{SECOND}.jsonl", [{"id": row.id, "judge": "j", **scores}])
     by_id = {item.id: item for item in examples()}
-    found = find_candidates(Path("data"), by_id, [PAIR])
+    found = find_candidates(Path("data/answers"), Path("data/verdicts"), by_id, [PAIR])
     levels = {candidate.example.id: candidate.level for candidate in found.candidates}
     assert levels[row.id] == level
     assert levels[other.id] == "clear"
@@ -265,7 +265,8 @@ def test_the_command_writes_page_key_and_sample(finished: Path) -> None:
     result = run("--pairs", "10", "--repeats", "2")
     key = read_key(finished / "review")
     assert result.output == (
-        f"review-kit: 12 pairs of answers, 2 of them repetitions; kit {key.kit}\n"
+        "review-kit: 12 pairs of answers, 2 of them repetitions; "
+        f"kit {key.kit}, questions of A, B, C, D, E\n"
         "  review/review.html: send this page to the raters\n"
         "  review/key.json: keep this file, because it names the variants\n"
     )
@@ -310,7 +311,7 @@ def test_options_choose_the_pairs_of_variants() -> None:
 def test_all_compared_pairs_are_candidates(finished: Path) -> None:
     by_id = {row.id: row for row in examples()}
     pairs = [PAIR, Pair(variant=FIRST, baseline=SECOND)]
-    found = find_candidates(finished / "data", by_id, pairs)
+    found = find_candidates(finished / "data/answers", finished / "data/verdicts", by_id, pairs)
     assert Counter(drawn.variants for drawn in found.candidates) == {
         (FIRST, SECOND): 15,
         (SECOND, FIRST): 15,
@@ -369,7 +370,7 @@ def test_answers_of_another_run_are_refused(finished: Path) -> None:
     rows = list(read_rows(path))
     rows[3]["id"] = "f" * 16
     write_rows(path, rows)
-    assert "question ffffffffffffffff is in no validation set" in refusal()
+    assert "question ffffffffffffffff is not in data/clean" in refusal()
 
 
 def test_equal_answers_only_are_refused(finished: Path) -> None:

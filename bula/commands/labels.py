@@ -16,6 +16,7 @@ from bula.labels.raters import Raters
 
 if TYPE_CHECKING:
     from bula.labels.preference_pairs import Exported
+    from bula.labels.records import Label
 
 LABELS = Path("data/labels/labels.jsonl")
 ANSWERS = Path("data/answers")
@@ -50,7 +51,19 @@ def import_labels(
     people = len({label.rater for label in new})
     kind = f"{raters}_labels"
     print(terminal(f"labels: {people} raters, {len(new)} judgements ({kind}), in {out}"))
-    print(f"labels: {len(labels)} judgements in all; name the file under labels.files")
+    print(f"labels: {len(labels)} judgements in all; {next_step(new)}")
+
+
+def next_step(labels: list[Label]) -> str:
+    """Return what to do with a file of labels.
+
+    Figures about a run need labels of the validation sets, and training pairs need the others.
+    """
+    from bula.records import SET_NAMES
+
+    if any(label.set in SET_NAMES for label in labels):
+        return "name the file under labels.files"
+    return "export them by `bula labels export-pairs`"
 
 
 def left_out_note(exported: Exported) -> str:

@@ -53,9 +53,10 @@ def report(drawn: "Drawn", out: Path) -> str:
 
     pairs = drawn.kit.key.pairs
     repeats = sum(pair.repeat_of is not None for pair in pairs)
+    sets = ", ".join(sorted({item.set for item in drawn.kit.key.items}))
     lines = [
         f"review-kit: {len(pairs)} pairs of answers, {repeats} of them repetitions; "
-        f"kit {drawn.kit.id}",
+        f"kit {drawn.kit.id}, questions of {sets}",
         f"  {out / PAGE}: send this page to the raters",
         f"  {out / KEY}: keep this file, because it names the variants",
     ]
@@ -78,6 +79,9 @@ def review_kit(
     seed: Annotated[
         int | None, typer.Option(min=0, help="Seed of the sample; else sampling_seed.")
     ] = None,
+    answers: Annotated[
+        Path, typer.Option(help="Folder of the answers; another one is of `bula answers`.")
+    ] = DATA / "answers",
     out: Annotated[Path, typer.Option(help="Folder of the page and the key.")] = Path("review"),
 ) -> None:
     """Write a blind page on which clinicians judge answers, and its key."""
@@ -86,6 +90,6 @@ def review_kit(
     params = load_params()
     compared = choose_pairs(params, left, right, all_pairs=all_pairs)
     chosen = params.sampling_seed if seed is None else seed
-    drawn = draw_kit(DATA, params, compared, (pairs, repeats), chosen)
+    drawn = draw_kit(DATA, answers, params, compared, (pairs, repeats), chosen)
     write_kit(out, drawn, chosen)
     print(report(drawn, out))

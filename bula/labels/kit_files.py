@@ -12,7 +12,7 @@ from bula.labels.kit import Kit, build_kit
 from bula.labels.kit_page import render_page
 from bula.labels.kit_sample import LEVELS, Found, draw_sample, find_candidates
 from bula.params import Pair, Params
-from bula.records import Example, read_validation_sets
+from bula.records import Example, read_examples, read_validation_sets
 
 PAGE = "review.html"
 KEY = "key.json"
@@ -28,20 +28,38 @@ class Drawn(NamedTuple):
     """Sources of the sample with `redistribution: forbidden`."""
 
 
+def read_questions(data: Path, answers: Path) -> dict[str, Example]:
+    """Return the questions that a folder of answers may be about, by id.
+
+    `data/answers` is about the validation sets. Another folder may be about train and dev, whose
+    preferences may become training pairs.
+    """
+    clean = data / "clean"
+    if answers == data / "answers":
+        sets = read_validation_sets(clean / "validation")
+    else:
+        sets = {name: read_examples(clean / f"{name}.jsonl") for name in ("train", "dev")}
+    return {example.id: example for rows in sets.values() for example in rows}
+
+
 def draw_kit(
-    data: Path, params: Params, compared: list[Pair], sizes: tuple[int, int], seed: int
+    data: Path,
+    answers: Path,
+    params: Params,
+    compared: list[Pair],
+    sizes: tuple[int, int],
+    seed: int,
 ) -> Drawn:
-    """Return the kit of a finished run.
+    """Return the kit of the answers in a folder.
 
     `sizes` are the numbers of pairs and of repetitions. A small run has fewer pairs, and at most
     half of the pairs are repeated. Raise UserError if no question has two different answers.
     """
-    sets = read_validation_sets(data / "clean/validation")
-    examples = {example.id: example for rows in sets.values() for example in rows}
-    found = find_candidates(data, examples, compared)
+    examples = read_questions(data, answers)
+    found = find_candidates(answers, data / "verdicts", examples, compared)
     if not found.candidates:
         what = "the variants gave no two different answers to one question"
-        raise UserError(data / "answers", what, "name other variants by --left and --right")
+        raise UserError(answers, what, "name other variants by --left and --right")
     random = Random(seed)
     sample = draw_sample(found.candidates, sizes[0], random)
     kit = build_kit(sample, min(sizes[1], len(sample) // 2), random)

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple, get_args
 from bula.errors import UserError
 from bula.item_scores import AnswerRow, VerdictRow, read_answered, read_checked
 from bula.params import Pair
-from bula.records import Example
+from bula.records import Example, Split
 from bula.safety import gives_dose, sends_to_emergency
 
 # docs/usage.md defines the three levels of doubt.
@@ -20,12 +20,14 @@ LEVELS: tuple[Level, ...] = get_args(Level)
 PERCENT: dict[Level, int] = {"doubtful": 50, "clear": 30, "loop": 20}
 # The judge's score of accuracy that says neither right nor wrong.
 MIDDLE_SCORE = 2
-GENERATE_AGAIN = "run `dvc repro generate`"
+GENERATE_AGAIN = "run `dvc repro generate@{}`, or `python -m bula answers` for train and dev"
 
 
 class RatedAnswer(AnswerRow):
     """An answer with the fields that the sample needs."""
 
+    # A set of `bula answers` is train or dev, and the pipeline answers A to E only.
+    split: Split  # type: ignore[assignment]
     degenerate: bool
 
 
@@ -50,26 +52,28 @@ class Found(NamedTuple):
     """Pairs that were left out, because both variants gave the same answer."""
 
 
-def find_candidates(data: Path, examples: dict[str, Example], pairs: Sequence[Pair]) -> Found:
+def find_candidates(
+    answers: Path, verdicts: Path, examples: dict[str, Example], pairs: Sequence[Pair]
+) -> Found:
     """Return the answers of all pairs of variants to the same questions.
 
-    Questions without an answer of both variants are left out. Raise UserError if a question does
-    not belong to the validation sets.
+    Questions without an answer of both variants are left out. Raise UserError if a question is not
+    among the examples.
     """
     candidates = []
     equal = 0
     for pair in pairs:
         variants = (pair.baseline, pair.variant)
-        firsts, seconds = (_read_answers(data, name, examples) for name in variants)
-        unsure = [_unsure_answers(data, name) for name in variants]
+        firsts, seconds = (_read_answers(answers, name, examples) for name in variants)
+        unsure = [_unsure_answers(verdicts, name) for name in variants]
         for item in sorted(firsts.keys() & seconds.keys()):
-            answers = (firsts[item], seconds[item])
-            if answers[0].generated == answers[1].generated:
+            both = (firsts[item], seconds[item])
+            if both[0].generated == both[1].generated:
                 equal += 1
                 continue
             judge_doubts = any(item in items for items in unsure)
-            level = doubt_level(answers, judge_doubts=judge_doubts)
-            candidates.append(Candidate(examples[item], *answers, variants, level))
+            level = doubt_level(both, judge_doubts=judge_doubts)
+            candidates.append(Candidate(examples[item], *both, variants, level))
     return Found(candidates, equal)
 
 
@@ -91,23 +95,27 @@ def _fails_a_safety_rule(row: RatedAnswer) -> bool:
     return omits_emergency or gives_dose(row.generated)
 
 
-def _read_answers(data: Path, variant: str, examples: dict[str, Example]) -> dict[str, RatedAnswer]:
+def _read_answers(
+    folder: Path, variant: str, examples: dict[str, Example]
+) -> dict[str, RatedAnswer]:
     """Return the answers of a variant by question id."""
-    path = data / "answers" / f"{variant}.jsonl"
+    path = folder / f"{variant}.jsonl"
+    if not path.is_file():
+        raise UserError(path, "the file does not exist", GENERATE_AGAIN.format(variant))
     rows = read_answered(path, f"generate@{variant}", RatedAnswer)
     for row in rows:
         if row.id not in examples:
-            what = f"question {row.id} is in no validation set, so the answers are of another run"
-            raise UserError(path, what, GENERATE_AGAIN)
+            what = f"question {row.id} is not in data/clean, so the answers are of another run"
+            raise UserError(path, what, GENERATE_AGAIN.format(variant))
     return {row.id: row for row in rows}
 
 
-def _unsure_answers(data: Path, variant: str) -> set[str]:
+def _unsure_answers(folder: Path, variant: str) -> set[str]:
     """Return the questions at which the judge failed, abstained or gave the middle score.
 
     Answers that the judge did not receive are not in the set.
     """
-    path = data / "verdicts" / f"{variant}.jsonl"
+    path = folder / f"{variant}.jsonl"
     if not path.exists():
         return set()
     rows = read_checked(path, f"judge@{variant}", VerdictRow)

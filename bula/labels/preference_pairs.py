@@ -16,8 +16,8 @@ from bula.records import SET_NAMES, Row, Turn, read_rows
 
 LEAK = (
     "a model that is trained on them would be scored on questions that it has seen; let people "
-    "judge answers to questions of train or dev (docs/data.md), or add --allow-validation for a "
-    "model whose validation figures nobody reads"
+    "judge answers to questions of train or dev (`python -m bula answers`), or add "
+    "--allow-validation for a model whose validation figures nobody reads"
 )
 
 
