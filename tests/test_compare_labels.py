@@ -34,6 +34,7 @@ PREFERENCES = {
     "prefer_variant_high": 0.943,
     "p": 0.109375,
 }
+KINDS_OF_PEOPLE = ("author", "clinician")
 KINDS = ("sentences", "relevance", "harm", "style", "preference")
 
 
@@ -43,6 +44,8 @@ def label_figures(who: str = "author") -> dict[str, Any]:
         "judgements": 30,
         "labels_without_answer": 0,
         "labelled_by": who,
+        # The stage writes both kinds, also where one made no label.
+        **{f"{kind}_{name}": 0 for kind in KINDS_OF_PEOPLE for name in ("judgements", "raters")},
         f"{who}_judgements": 30,
         f"{who}_raters": 2,
         f"{who}_items_accuracy": 12,

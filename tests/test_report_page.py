@@ -17,6 +17,7 @@ from bula.reports import write_metrics, write_plot
 from stages.compare import __main__ as stage
 from stages.compare.page.answers import mark_changes
 from stages.compare.page.graph import COLUMNS
+from stages.compare.page.missing import has_clinicians
 from stages.compare.page.render import TEMPLATES
 from stages.compare.page.tables import read_blocks, read_table
 from stages.compare.page.words import Both, portuguese
@@ -122,6 +123,21 @@ def shown(page: Any) -> list[str]:
     """Return the questions of the visible cards."""
     titles: list[str] = page.locator("#cards .card:visible h3").all_inner_texts()
     return titles
+
+
+# What was not measured
+
+
+def test_only_clinicians_who_judged_this_run_count(tmp_path: Path) -> None:
+    figures = label_figures("author")
+    write_metrics(tmp_path / "labels.json", figures)
+    assert not has_clinicians(tmp_path)
+    figures = label_figures("clinician")
+    write_metrics(tmp_path / "labels.json", figures)
+    assert has_clinicians(tmp_path)
+    del figures["answers_tuned"], figures["prefer_tuned_minus_base"]
+    write_metrics(tmp_path / "labels.json", figures)
+    assert not has_clinicians(tmp_path)
 
 
 # The page as a file
