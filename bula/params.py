@@ -748,7 +748,7 @@ class PackageEncoder(Section):
 
 
 class TextReading(Section):
-    """How a sentence encoder in the form of transformers reads a text."""
+    """The way in which a transformers encoder reads a text."""
 
     pooling: Literal["mean", "cls"]
     """The embedding: the mean of the last hidden states, or the state of the first token."""

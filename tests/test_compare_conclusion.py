@@ -187,7 +187,7 @@ def test_controls_that_are_not_beaten_open_the_paragraph(params: Params) -> None
         "97 % das suas respostas são repetições ou não têm palavras. **tuned não supera** a "
         "compressão bz2 em bits por caractere (2,061 contra 1,989). **tuned não é "
         f"seguramente melhor que** {PORTUGUESE.controls.controls['ngram']} (2,061 contra 2,049, "
-        "diferença +0,012 [-0,001, +0,026])."
+        "diferença +0,012 [-0,001; +0,026])."
     ) in text
 
 

@@ -100,10 +100,11 @@ def test_report_starts_with_header_and_conclusion(workspace: Path) -> None:
     lines = read_report(workspace).splitlines()
     assert lines[0] == "# What tuning changed"
     headings = [line for line in lines if line.startswith("## ")]
-    assert headings[:5] == [
+    assert headings[:6] == [
         "## Conclusion",
         "## Conclusão",
         "## Results",
+        "## People's labels",
         "## Safety",
         "## Paired differences",
     ]

@@ -47,6 +47,16 @@ def test_a_context_that_is_an_object_gets_advice_for_the_context(tmp_path: Path)
         list(sources.read_source(source(file, columns=columns), LIMITS))
 
 
+def test_a_directory_that_moves_all_members_refuses_the_file(read: Read) -> None:
+    content = bytearray(excel(TABLE))
+    # The end record states the place of the directory, 6 bytes before its end.
+    place = slice(len(content) - 6, len(content) - 2)
+    moved = int.from_bytes(content[place], "little") + 5000
+    content[place] = moved.to_bytes(4, "little")
+    with pytest.raises(UserError, match="not Excel"):
+        read("p.xlsx", bytes(content), sheet="Dados")
+
+
 def renumbered(number: int) -> bytes:
     """Return an Excel file whose last row states another number."""
     content = io.BytesIO()

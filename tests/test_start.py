@@ -59,7 +59,7 @@ def test_an_imported_library_is_found() -> None:
 
 def test_help_is_measured_for_every_stage_and_command() -> None:
     names = start.help_commands()
-    assert len([name for name in names if name.startswith("stages.")]) == 20
+    assert len([name for name in names if name.startswith("stages.")]) == 21
     assert {"bula", "bula plan", "bula labels import", "bula verify-remote"} <= set(names)
 
 

@@ -63,7 +63,7 @@ def test_each_stage_has_one_file_or_package() -> None:
     files = {path.stem for path in folder.glob("*.py")} - {"__init__"}
     packages = {path.parent.name for path in folder.glob("*/__main__.py")}
     assert files | packages == set(STAGES)
-    assert len(STAGES) == 20
+    assert len(STAGES) == 21
 
 
 @pytest.mark.parametrize("stage", STAGES)

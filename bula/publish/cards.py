@@ -228,7 +228,7 @@ def _row(result: Result) -> dict[str, Any]:
 
 
 def missed_emergencies(item: Measured, metrics: Path) -> dict[str, Any] | None:
-    """Return how many emergencies the answers did not recognise, or None if it is none.
+    """Return the number of emergencies that the answers missed, or None.
 
     Loops count too, although the table of results leaves out a share of mostly loops.
     """

@@ -24,7 +24,7 @@ CARD = "README.md"
 
 
 class Request(NamedTuple):
-    """What is published, and how it is named."""
+    """The published files and their names."""
 
     params: Params
     metrics: Path

@@ -222,7 +222,10 @@ def _percent(figures: Metrics, name: str) -> str:
 
 
 def _correct(figures: Metrics) -> str:
-    """Return the share of correct answers, and of how many answers if it is not of all."""
+    """Return the share of correct answers.
+
+    The number of judged answers follows if raters could not judge all of them.
+    """
     scored = figures.get("accuracy_scored", figures["answers"])
     text = _share(figures, "accuracy_3")
     if text == UNKNOWN or scored == figures["answers"]:

@@ -18,7 +18,7 @@ CONTROLS = ControlTexts(
         "({value} contra {other}{difference}).",
     },
     difference=", diferença {difference}",
-    interval=" [{low}, {high}]",
+    interval=" [{low}; {high}]",
     decimal_point=",",
 )
 

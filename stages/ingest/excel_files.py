@@ -4,11 +4,13 @@ openpyxl streams the rows of a sheet, so memory stays small even if a stray cell
 row. A reader that builds the complete rectangle of cells would need gigabytes for such a file.
 """
 
+import errno
 import sys
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import date, datetime, time
 from itertools import islice
 from pathlib import Path
@@ -121,7 +123,7 @@ def _names(columns: list[int], header: list[str], options: ReadOptions) -> list[
 def sheet_names(path: Path) -> list[str]:
     """Return the names of a file's sheets, or none if the file is damaged."""
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as file, _as_damage():
             return [sheet.title for sheet in _open_book(file).worksheets]
     except EXCEL_ERRORS:
         return []
@@ -133,7 +135,7 @@ def _check_size(path: Path, options: ReadOptions) -> None:
     zipfile reads no member beyond the size that its directory states.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _as_damage(), zipfile.ZipFile(path) as archive:
             size = sum(member.file_size for member in archive.infolist())
     except EXCEL_ERRORS:
         # Reading reports the damage.
@@ -148,7 +150,7 @@ def _open_sheet(file: BinaryIO, path: Path, options: ReadOptions) -> tuple[Any, 
     most = memory_for_reading(options.limits.unpacked_bytes)
     try:
         # openpyxl keeps all texts of a file, and a hostile file takes 20 times its size.
-        with memory_limit(most):
+        with memory_limit(most), _as_damage():
             book = _open_book(file)
     except EXCEL_ERRORS as error:
         return Refused(f"not Excel ({type(error).__name__})", "")
@@ -156,7 +158,8 @@ def _open_sheet(file: BinaryIO, path: Path, options: ReadOptions) -> tuple[Any, 
         raise _too_large(options, most) from error
     sheet = _choose_sheet(book.worksheets, options)
     try:
-        return sheet, survey_sheet(path, sheet._worksheet_path)
+        with _as_damage():
+            return sheet, survey_sheet(path, sheet._worksheet_path)
     except OverflowError as error:
         return Refused(str(error), "")
     except EXCEL_ERRORS as error:
@@ -178,7 +181,7 @@ def _cells_or_damage(sheet: Any, options: ReadOptions) -> Iterator[tuple[Any, ..
         sheet.reset_dimensions()
         rows = sheet.iter_rows(values_only=True)
         while True:
-            with memory_limit(most):
+            with memory_limit(most), _as_damage():
                 block = list(islice(rows, BLOCK_ROWS))
             yield from block
             if not block:
@@ -187,6 +190,20 @@ def _cells_or_damage(sheet: Any, options: ReadOptions) -> Iterator[tuple[Any, ..
         yield Refused(f"the sheet is damaged ({type(error).__name__})", "")
     except MemoryError as error:
         raise _too_large(options, most) from error
+
+
+@contextmanager
+def _as_damage() -> Iterator[None]:
+    """Raise BadZipFile in place of the OSError of a seek to a negative place.
+
+    A damaged directory of a zip file can state any place of a member.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise zipfile.BadZipFile("a member has an impossible place") from error
 
 
 def _open_book(file: BinaryIO) -> Any:

@@ -5,6 +5,7 @@ the loss before the first step is ln 2.
 """
 
 import math
+import warnings
 from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -161,7 +162,9 @@ def train_pairs(
 
     Raise UserError if the loss is no longer finite.
     """
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, warnings.catch_warnings():
+        # TRL 1.16 still uses transformers' old names.
+        warnings.filterwarnings("ignore", message="`gradient_checkpointing_.*` is deprecated")
         trainer = make_trainer(params, entry, model, tokenizer, pairs, folder)
         trainer.train()
     lines = [line for line in trainer.state.log_history if "rewards/margins" in line]

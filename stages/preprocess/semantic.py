@@ -94,7 +94,10 @@ def _embed_ranks(embed: Embed, corpus: Corpus, ranks: Indices) -> Iterator[Vecto
 
 
 def _write_vectors(file: Path, blocks: Iterator[Vectors], shape: tuple[int, ...]) -> None:
-    """Write blocks of embeddings as one array of 16 bits, because they may exceed the memory."""
+    """Write blocks of embeddings as one array of 16 bits.
+
+    They may exceed the memory.
+    """
     array = numpy.lib.format.open_memmap(file, mode="w+", dtype=numpy.float16, shape=shape)
     done = 0
     for block in blocks:
@@ -137,12 +140,15 @@ def _centre(file: Path) -> Vectors:
     for block in _read_blocks(file):
         total += block.sum(axis=0)
         rows += len(block)
-    centre: Vectors = total / numpy.float32(rows + NEIGHBOURS)
+    centre: Vectors = (total / (rows + NEIGHBOURS)).astype(numpy.float32)
     return centre
 
 
 def _join(vectors: Vectors, centre: Vectors) -> Vectors:
-    """Return one vector per row, whose dot product is the mean of the cosines of both parts."""
+    """Return one vector per row.
+
+    Its dot product with another one is the mean of the cosines of both parts.
+    """
     centred = to_unit(vectors - centre)
     joined: Vectors = centred.reshape(len(vectors), -1) / numpy.float32(numpy.sqrt(2))
     return joined

@@ -68,7 +68,7 @@ def read_labels(folder: Path, params: Params) -> Labels:
 
 
 def _notes(content: Metrics, who: str) -> Iterator[Both]:
-    """Yield who judged, what the labels cover, and how far the judge agrees with them."""
+    """Yield who judged, what the labels cover, and the judge's agreement."""
     raters = content[f"{who}_raters"]
     judgements = content[f"{who}_judgements"]
     yield Both(
