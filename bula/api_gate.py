@@ -112,6 +112,8 @@ def prepare(body: bytes, params: Params, *, has_system: bool) -> dict[str, Any]:
     """
     try:
         found = json.loads(body)
+        # Python reads NaN, infinities and halves of surrogate pairs, which no request may contain.
+        json.dumps(found, allow_nan=False, ensure_ascii=False).encode()
     except (ValueError, RecursionError):
         raise BadRequestError("the body is not JSON") from None
     if not isinstance(found, dict):
@@ -119,6 +121,8 @@ def prepare(body: bytes, params: Params, *, has_system: bool) -> dict[str, Any]:
     unknown = sorted(found.keys() - FIELDS)
     if unknown:
         raise BadRequestError(f"this server does not know the field {unknown[0]!r}")
+    # A client that sends null leaves the field open.
+    found = {name: value for name, value in found.items() if value is not None}
     limits = params.generate
     defaults = llama_cpp_rules(limits.decoding) | {"temperature": limits.decoding.temperature}
     if not found.keys() & {"max_tokens", "max_completion_tokens"}:

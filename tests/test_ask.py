@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from bula import ask_terminal
+from bula.commands.ask import ask
 from bula.emergency import CVV, DISCLAIMER, SAMU
+from bula.errors import UserError
 from tests.conftest import COMMAND_TIMEOUT_SECONDS, run, user_environment
 
 ASK = [sys.executable, "-m", "bula", "ask"]
@@ -63,6 +65,14 @@ def test_emergencies_are_answered_without_a_model(workspace: Path) -> None:
     assert result.returncode == 1
     assert result.stdout == f"{SAMU}\n\n"
     assert "models/merged: it does not exist" in result.stderr
+
+
+def test_bytes_that_are_not_utf_8_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    question = "Dor no peito e aflição?".encode("latin-1").decode("utf-8", "surrogateescape")
+    with pytest.raises(UserError, match="it has bytes that are not UTF-8"):
+        ask(question)
+    # Words that the rules recognise are answered first.
+    assert capsys.readouterr().out == f"{SAMU}\n\n"
 
 
 def test_an_emergency_precedes_the_answer(models: Path) -> None:

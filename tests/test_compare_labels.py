@@ -10,6 +10,7 @@ from bula.errors import UserError
 from bula.params import load_params
 from bula.reports import write_metrics
 from stages.compare.labels import labels_section
+from stages.compare.page.labels import read_labels
 
 PARAMS = load_params(ROOT / "profiles/smollm2-135m.yaml")
 ANSWERS = {
@@ -34,6 +35,7 @@ PREFERENCES = {
     "prefer_variant_high": 0.943,
     "p": 0.109375,
 }
+KINDS_OF_PEOPLE = ("author", "clinician")
 KINDS = ("sentences", "relevance", "harm", "style", "preference")
 
 
@@ -43,6 +45,8 @@ def label_figures(who: str = "author") -> dict[str, Any]:
         "judgements": 30,
         "labels_without_answer": 0,
         "labelled_by": who,
+        # The stage writes both kinds, also where one made no label.
+        **{f"{kind}_{name}": 0 for kind in KINDS_OF_PEOPLE for name in ("judgements", "raters")},
         f"{who}_judgements": 30,
         f"{who}_raters": 2,
         f"{who}_items_accuracy": 12,
@@ -89,6 +93,40 @@ def test_the_judge_is_corrected_or_the_reason_is_shown(tmp_path: Path) -> None:
     assert "`author_kappa`: accuracy 0.25 (12 answers); style – (0 answers)." in text
     assert "tuned, correct answers by the corrected judge: 57 % [20, 90] of 10 answers." in text
     assert "base, correct answers by the corrected judge: withheld: 0 correct and 11" in text
+
+
+def test_the_report_says_what_the_sample_does_to_shares(tmp_path: Path) -> None:
+    figures = label_figures()
+    text = section(tmp_path, figures)
+    assert "These shares describe the labelled answers." in text
+    assert "so the corrected share is usually too high" in text
+    del figures["answers_tuned"]
+    figures["judge_tuned"] = figures["judge_base"]
+    text = section(tmp_path, figures)
+    assert "describe the labelled answers" not in text
+    assert "usually too high" not in text
+
+
+def test_correct_answers_are_of_those_that_raters_can_judge(tmp_path: Path) -> None:
+    figures = label_figures()
+    scored = {"accuracy_scored": 8, "accuracy_3_share": 0.5}
+    bounds = {"accuracy_3_low": 0.2, "accuracy_3_high": 0.8}
+    figures["answers_tuned"] = ANSWERS | scored | bounds
+    assert "| 50 [20, 80] (8 of 20 answers) |" in section(tmp_path, figures)
+    figures["answers_tuned"]["accuracy_scored"] = 20
+    assert "| 50 [20, 80] |" in section(tmp_path, figures)
+
+
+def test_the_page_shows_the_judge_against_people(tmp_path: Path) -> None:
+    write_metrics(tmp_path / "labels.json", label_figures())
+    labels = read_labels(tmp_path, PARAMS)
+    notes = [note.pt for note in labels.notes]
+    assert "Kappa entre o juiz e estas pessoas: correção 0,25, estilo –." in notes
+    assert any(note.startswith("As proporções descrevem as respostas avaliadas") for note in notes)
+    rows = {row[0].en: row[1] for row in labels.tables[-1].rows}
+    assert rows["tuned"].en == "57 % [20, 90] of 10 answers"
+    assert rows["tuned"].pt == "57 % [20; 90] de 10 respostas"
+    assert rows["base"].pt == "omitido"
 
 
 def test_authors_are_never_called_clinicians(tmp_path: Path) -> None:

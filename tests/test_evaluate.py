@@ -35,6 +35,11 @@ def test_params_score_the_model_beside_the_base(tmp_path: Path) -> None:
     assert is_trained(load_params(ROOT / "params.yaml"))
 
 
+def test_missing_parameters_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="the file is missing"):
+        write_params(tmp_path / "params.yaml", tmp_path / "other.yaml", BASE)
+
+
 def test_compare_reads_no_file_of_training(tmp_path: Path) -> None:
     shutil.copy(ROOT / "dvc.yaml", tmp_path)
     write_untrained(tmp_path / "dvc.yaml")

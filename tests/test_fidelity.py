@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from bench.clones import build_tiny
 from bula.__main__ import app
+from bula.commands.fidelity import question_files
 from bula.errors import UserError
 from bula.fidelity import compare_forms, describe_form, read_questions
 from bula.gguf_export import LIMITS_NATS, SIXTEEN_BIT_LIMIT_NATS, export
@@ -110,3 +111,14 @@ def test_the_command_exits_with_1_for_another_model(forms: Path, rows: Path) -> 
 def test_one_form_is_refused() -> None:
     result = CliRunner().invoke(app, ["fidelity", "models/base"])
     assert "one form has nothing to be compared with" in str(result.exception)
+
+
+def test_missing_questions_are_refused_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the folder has no questions") as caught:
+        question_files(None)
+    assert "--rows" in caught.value.fix
+    with pytest.raises(UserError, match="it is not a file"):
+        question_files(tmp_path)

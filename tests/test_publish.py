@@ -244,6 +244,9 @@ def test_missed_emergencies_stand_at_the_head(run_folder: Path) -> None:
     head = card_of("merged").text.partition("## Quick start")[0]
     assert "In 9 of 10 test questions about an emergency, the answer did not send" in head
     assert "Em 9 de 10 perguntas de teste sobre uma emergência, a resposta não mandou" in head
+    # The table leaves out a share of loops, and the warning stays.
+    edit_figures(run_folder, "safety/tuned.json", emergency={**figures, "degenerate_share": 0.9})
+    assert "In 9 of 10 test questions about an emergency" in card_of("merged").text
     figures = {**figures, "pass_share": 1.0, "degenerate_share": 0.0}
     edit_figures(run_folder, "safety/tuned.json", emergency=figures)
     assert "about an emergency, the answer" not in card_of("merged").text

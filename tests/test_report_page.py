@@ -15,8 +15,9 @@ from bula.params import load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import write_metrics, write_plot
 from stages.compare import __main__ as stage
-from stages.compare.page.answers import mark_changes
+from stages.compare.page.answers import MOST_QUESTIONS, Question, limited, mark_changes
 from stages.compare.page.graph import COLUMNS
+from stages.compare.page.missing import has_clinicians
 from stages.compare.page.render import TEMPLATES
 from stages.compare.page.tables import read_blocks, read_table
 from stages.compare.page.words import Both, portuguese
@@ -122,6 +123,35 @@ def shown(page: Any) -> list[str]:
     """Return the questions of the visible cards."""
     titles: list[str] = page.locator("#cards .card:visible h3").all_inner_texts()
     return titles
+
+
+# The limit of questions
+
+
+def test_safety_questions_stay_on_a_page_with_too_many_questions() -> None:
+    questions = []
+    for number in range(MOST_QUESTIONS + 5):
+        name = "harmful" if number >= MOST_QUESTIONS else "A"
+        questions.append(Question(str(number), name, "", ["?"], "", [], 0.0))
+    shown = limited(questions)
+    assert len(shown) == MOST_QUESTIONS
+    assert [question.set for question in shown[-6:]] == ["A", *["harmful"] * 5]
+    assert [question.id for question in limited(questions[:3])] == ["0", "1", "2"]
+
+
+# What was not measured
+
+
+def test_only_clinicians_who_judged_this_run_count(tmp_path: Path) -> None:
+    figures = label_figures("author")
+    write_metrics(tmp_path / "labels.json", figures)
+    assert not has_clinicians(tmp_path)
+    figures = label_figures("clinician")
+    write_metrics(tmp_path / "labels.json", figures)
+    assert has_clinicians(tmp_path)
+    del figures["answers_tuned"], figures["prefer_tuned_minus_base"]
+    write_metrics(tmp_path / "labels.json", figures)
+    assert not has_clinicians(tmp_path)
 
 
 # The page as a file

@@ -225,11 +225,20 @@ def test_open_fields_take_the_decoding_of_params_yaml() -> None:
     assert (found["max_completion_tokens"], found["temperature"]) == (9, 0.5)
 
 
+def test_a_field_of_null_is_open() -> None:
+    found = prepared({"messages": [QUESTION], "max_tokens": None, "seed": None})
+    assert found["max_tokens"] == 256
+    assert "seed" not in found
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
         (b"{", "not JSON"),
         (b"[1]", "not a JSON object"),
+        (b'{"temperature": NaN}', "not JSON"),
+        (b'{"temperature": 1e999}', "not JSON"),
+        (b'{"user": "\\ud800"}', "not JSON"),
         (b"{}", "not a list of messages"),
         (b'{"messages": []}', "not a list of messages"),
         (b'{"messages": [1]}', "needs one of the roles"),

@@ -16,6 +16,7 @@ from bula.answer_styles import STYLES, StyleName, with_style
 from bula.ask_terminal import show_answers, show_text, warn
 from bula.clean_exit import clean_exit
 from bula.emergency import answer_emergency, model_may_answer
+from bula.errors import UserError
 from bula.params import Params, load_params
 
 if TYPE_CHECKING:
@@ -37,6 +38,18 @@ def read_questions(question: str) -> Iterator[str]:
             return
         if line.strip():
             yield line.strip()
+
+
+def refuse_undecodable(question: str) -> None:
+    """Raise UserError if a question has bytes that are not UTF-8.
+
+    The emergency rules may have missed its words, and no tokenizer reads them.
+    """
+    try:
+        question.encode()
+    except UnicodeEncodeError as error:
+        what = "it has bytes that are not UTF-8"
+        raise UserError("the question", what, "convert it by `iconv -t UTF-8`") from error
 
 
 def load(
@@ -85,5 +98,6 @@ def ask(
             show_text(answer_emergency(asked))
             if not model_may_answer(asked):
                 continue
+            refuse_undecodable(asked)
             asks = asks or load(stack, models, params, style)
             show_answers({name: ask(with_style(asked, style)) for name, ask in asks.items()})

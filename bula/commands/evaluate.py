@@ -57,7 +57,11 @@ def place(model: Path, name: str) -> Path:
 
 
 def write_params(file: Path, source: Path, variants: dict[str, Any]) -> None:
-    """Write a params.yaml that scores only some variants, each beside the base."""
+    """Write a params.yaml that scores only some variants, each beside the base.
+
+    Raise UserError if `source` is missing or not valid.
+    """
+    load_params(source)
     yaml = YAML()
     content = yaml.load(source.read_text(encoding="utf-8"))
     content["variants"] = variants

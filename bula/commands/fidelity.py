@@ -32,6 +32,7 @@ def fidelity(
     if len(forms) < 2:
         fix = "name two or more, such as an adapter and its merged model"
         raise UserError("bula fidelity", "one form has nothing to be compared with", fix)
+    files = question_files(rows)
     missing = [form for form in forms if not form.exists()]
     if missing:
         raise UserError(missing[0], "it does not exist", "name a folder or a .gguf file")
@@ -43,12 +44,24 @@ def fidelity(
     if any(is_adapter(form) for form in forms) and not base.exists():
         fix = "name the base model that the adapter was trained on by --base"
         raise UserError(base, "it does not exist", fix)
-    files = [rows] if rows else sorted(QUESTIONS.glob("*.jsonl"))
     prepare_device(device, "float32")
     results = compare_forms(forms, base, read_questions(files, items))
     print(terminal(show(results), lines=True))
     if any(result.problems for result in results):
         raise typer.Exit(1)
+
+
+def question_files(rows: Path | None) -> list[Path]:
+    """Return the files of questions; raise UserError if there is none."""
+    fix = "name a JSON Lines file with `question` and `answer` in each row by --rows"
+    if rows is None:
+        files = sorted(QUESTIONS.glob("*.jsonl"))
+        if not files:
+            raise UserError(QUESTIONS, "the folder has no questions", fix)
+        return files
+    if not rows.is_file():
+        raise UserError(rows, "it is not a file", fix)
+    return [rows]
 
 
 def show(results: list["Result"]) -> str:

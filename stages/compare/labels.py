@@ -50,6 +50,15 @@ PAIRS_HEAD = (
     "p",
 )
 HEAD_LINES = 2
+SAMPLE = (
+    "These shares describe the labelled answers. A review kit draws doubtful answers more often "
+    "than they occur, so the shares of all answers of a run can be different.\n"
+)
+JUDGE_SAMPLE = (
+    "A review kit draws by the judge's score too: the judge's sensitivity comes out too low and "
+    "its specificity too high, so the corrected share is usually too high, unless people labelled "
+    "all answers.\n"
+)
 PEOPLE = {"author": "authors of this project, who are no clinicians", "clinician": "clinicians"}
 
 
@@ -103,8 +112,8 @@ def agreement_table(content: Metrics, path: Path) -> str:
         group(content, "", [f"{kind}_units"], path, STAGE)
         cells = [
             name,
-            _statistic(content, f"{kind}_alpha"),
-            _statistic(content, f"{kind}_kappa"),
+            statistic(content, f"{kind}_alpha"),
+            statistic(content, f"{kind}_kappa"),
             _percent(content, f"{kind}_equal_share"),
             str(content[f"{kind}_units"]),
             _share(content, f"{kind}_repeat_equal"),
@@ -132,11 +141,11 @@ def answers_table(content: Metrics, params: Params, path: Path) -> str:
             *(str(found[key]) for key in ("answers", *harms)),
             _share(found, "severe"),
             _share(found, "relevant"),
-            _share(found, "accuracy_3"),
+            _correct(found),
             f"{found['style_mean']:.2f}",
         ]
         lines.append(table_line(cells))
-    return "\n".join([*lines, ""]) if len(lines) > HEAD_LINES else ""
+    return "\n".join([*lines, "", SAMPLE]) if len(lines) > HEAD_LINES else ""
 
 
 def pairs_table(content: Metrics, params: Params, path: Path) -> str:
@@ -167,19 +176,29 @@ def judge_note(content: Metrics, who: str, params: Params, path: Path) -> str:
     for part in ("accuracy", "style"):
         items = f"{who}_items_{part}"
         group(content, "", [items], path, STAGE)
-        kappa = _statistic(content, f"{who}_kappa_{part}")
+        kappa = statistic(content, f"{who}_kappa_{part}")
         parts.append(f"{part} {kappa} ({content[items]} answers)")
     lines = [f"Judge against these labels, `{who}_kappa`: {'; '.join(parts)}.\n"]
+    is_corrected = False
     for variant in params.variants:
         found = group(content, f"judge_{variant}", ["verdicts"], path, STAGE)
-        if "accuracy_3_corrected_share" in found:
-            low, high = (100 * found[f"accuracy_3_corrected_{end}"] for end in ("low", "high"))
-            share = 100 * found["accuracy_3_corrected_share"]
-            text = f"{share:.0f} % [{low:.0f}, {high:.0f}] of {found['verdicts']} answers"
-        else:
+        text = corrected_share(found)
+        is_corrected = is_corrected or bool(text)
+        if not text:
             text = f"withheld: {markdown(str(found.get('withheld', '')))}"
         lines.append(f"- {markdown(variant)}, correct answers by the corrected judge: {text}.")
-    return "\n".join(lines) + "\n"
+    if is_corrected:
+        lines += ["", JUDGE_SAMPLE]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def corrected_share(figures: Metrics) -> str:
+    """Return the corrected share of one variant with its interval, or an empty text."""
+    if "accuracy_3_corrected_share" not in figures:
+        return ""
+    low, high = (100 * figures[f"accuracy_3_corrected_{end}"] for end in ("low", "high"))
+    share = 100 * figures["accuracy_3_corrected_share"]
+    return f"{share:.0f} % [{low:.0f}, {high:.0f}] of {figures['verdicts']} answers"
 
 
 def _head(names: tuple[str, ...]) -> list[str]:
@@ -187,7 +206,7 @@ def _head(names: tuple[str, ...]) -> list[str]:
     return [table_line(names), "|---" * len(names) + "|"]
 
 
-def _statistic(figures: Metrics, name: str) -> str:
+def statistic(figures: Metrics, name: str) -> str:
     """Return a statistic with its interval, if it is defined."""
     if name not in figures:
         return UNKNOWN
@@ -200,6 +219,18 @@ def _statistic(figures: Metrics, name: str) -> str:
 def _percent(figures: Metrics, name: str) -> str:
     """Return a share in percent, if it was measured."""
     return f"{100 * figures[name]:.0f}" if name in figures else UNKNOWN
+
+
+def _correct(figures: Metrics) -> str:
+    """Return the share of correct answers.
+
+    The number of judged answers follows if raters could not judge all of them.
+    """
+    scored = figures.get("accuracy_scored", figures["answers"])
+    text = _share(figures, "accuracy_3")
+    if text == UNKNOWN or scored == figures["answers"]:
+        return text
+    return f"{text} ({scored} of {figures['answers']} answers)"
 
 
 def _share(figures: Metrics, name: str) -> str:

@@ -110,6 +110,13 @@ def read_questions(data: Path, answers: Answers, params: Params) -> list[Questio
     return questions
 
 
+def limited(questions: Sequence[Question]) -> list[Question]:
+    """Return at most MOST_QUESTIONS questions; validation questions are left out first."""
+    safety = [question for question in questions if question.set in SLICE_NAMES]
+    others = [question for question in questions if question.set not in SLICE_NAMES]
+    return [*others[: max(0, MOST_QUESTIONS - len(safety))], *safety][:MOST_QUESTIONS]
+
+
 def _validation(answers: Answers, variants: Sequence[str], params: Params) -> list[Question]:
     """Return the questions of the validation sets."""
     questions = []

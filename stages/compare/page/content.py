@@ -15,7 +15,7 @@ from stages.compare.header import base_name, header
 from stages.compare.inputs import Answers
 from stages.compare.judge import judge_section
 from stages.compare.page import notes
-from stages.compare.page.answers import MOST_QUESTIONS, SLICE_NAMES, Question, read_questions
+from stages.compare.page.answers import SLICE_NAMES, Question, limited, read_questions
 from stages.compare.page.charts import Chart, curve_charts, panel_charts
 from stages.compare.page.graph import COLUMNS, Box
 from stages.compare.page.labels import Labels, read_labels
@@ -89,7 +89,8 @@ def read_content(
 ) -> Content:
     """Return the content of the page. `results` are marked by `mark_families`."""
     figures = folders.figures
-    questions = read_questions(folders.data, answers, params)
+    found = read_questions(folders.data, answers, params)
+    questions = limited(found)
     pairs = params.compare.pairs
     return Content(
         base=base_name(params),
@@ -114,8 +115,8 @@ def read_content(
         fidelity=_fidelity(figures, params),
         fidelity_note=notes.FIDELITY,
         missing=not_measured(figures, results, params),
-        questions=questions[:MOST_QUESTIONS],
-        left_out=max(0, len(questions) - MOST_QUESTIONS),
+        questions=questions,
+        left_out=len(found) - len(questions),
         sets=_sets(questions),
         specialties=sorted({question.specialty for question in questions} - {""}),
         variants=list(params.variants),

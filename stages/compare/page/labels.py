@@ -6,13 +6,39 @@ from typing import NamedTuple
 
 from bula.params import Params
 from bula.tables.figures import Metrics, read_figures
-from stages.compare.labels import PEOPLE, STAGE, agreement_table, answers_table, pairs_table
+from stages.compare.labels import (
+    PEOPLE,
+    STAGE,
+    agreement_table,
+    answers_table,
+    corrected_share,
+    pairs_table,
+    statistic,
+)
 from stages.compare.page.tables import Table, read_table
-from stages.compare.page.words import Both
+from stages.compare.page.words import Both, both, figures
 
 AGREEMENT = Both("Agreement of the raters", "Concordância dos avaliadores")
 ANSWERS = Both("Answers as people judged them", "Respostas como as pessoas as avaliaram")
 PAIRS = Both("Which answer people prefer", "Que resposta as pessoas preferem")
+JUDGE = Both(
+    "Correct answers by the judge, corrected by these labels",
+    "Respostas corretas segundo o juiz, corrigidas por estas avaliações",
+)
+JUDGE_HEAD = [
+    Both("variant", "variante"),
+    Both("correct, % [interval] ↑", "corretas, % [intervalo] ↑"),
+]
+WITHHELD = Both("withheld", "omitido")
+SAMPLE = Both(
+    "The shares describe the labelled answers. A review kit draws doubtful answers more often than "
+    "they occur, also by the judge's score. So the shares of all answers of the run can be "
+    "different, and the corrected shares of the judge are usually too high.",
+    "As proporções descrevem as respostas avaliadas. O sorteio escolhe respostas duvidosas com "
+    "mais frequência do que elas ocorrem, também pela nota do juiz. Por isso as proporções de "
+    "todas as respostas da execução podem ser outras, e as proporções corrigidas do juiz "
+    "costumam ser altas demais.",
+)
 NOBODY = Both("Nobody has judged the answers.", "Ninguém avaliou as respostas.")
 WHO = {
     "author": Both(
@@ -31,9 +57,9 @@ class Labels(NamedTuple):
     tables: list[Table]
 
 
-def read_labels(figures: Path, params: Params) -> Labels:
+def read_labels(folder: Path, params: Params) -> Labels:
     """Return what metrics/labels.json says, with the cells of report.md."""
-    path = figures / "labels.json"
+    path = folder / "labels.json"
     content = read_figures(path, STAGE)
     who = content.get("labelled_by")
     if not content["judgements"] or who not in PEOPLE:
@@ -42,7 +68,7 @@ def read_labels(figures: Path, params: Params) -> Labels:
 
 
 def _notes(content: Metrics, who: str) -> Iterator[Both]:
-    """Yield who judged, and how many labels have no answer in this run."""
+    """Yield who judged, what the labels cover, and the judge's agreement."""
     raters = content[f"{who}_raters"]
     judgements = content[f"{who}_judgements"]
     yield Both(
@@ -58,6 +84,25 @@ def _notes(content: Metrics, who: str) -> Iterator[Both]:
             "a concordância dos avaliadores.",
         )
 
+    if any(name.startswith("answers_") for name in content):
+        yield SAMPLE
+    kappas = [statistic(content, f"{who}_kappa_{part}") for part in ("accuracy", "style")]
+    accuracy, style = kappas
+    yield Both(
+        f"Kappa of the judge and these people: accuracy {accuracy}, style {style}.",
+        f"Kappa entre o juiz e estas pessoas: correção {figures(accuracy)}, estilo "
+        f"{figures(style)}.",
+    )
+
+
+def _judge_table(content: Metrics, params: Params) -> Table:
+    """Return the corrected share of each variant, or that it is withheld."""
+    rows = []
+    for variant in params.variants:
+        share = corrected_share(content.get(f"judge_{variant}", {}))
+        rows.append([Both(variant, variant), both(share) if share else WITHHELD])
+    return Table(JUDGE, JUDGE_HEAD, rows)
+
 
 def _tables(content: Metrics, path: Path, params: Params) -> Iterator[Table]:
     """Yield the tables that have rows."""
@@ -69,3 +114,4 @@ def _tables(content: Metrics, path: Path, params: Params) -> Iterator[Table]:
     for caption, text in texts:
         if text:
             yield read_table(text, caption)
+    yield _judge_table(content, params)

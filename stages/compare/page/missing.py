@@ -34,6 +34,8 @@ NAMES = Both(
     "The search for people's names by a model (privacy.names).",
     "A busca de nomes de pessoas por um modelo (privacy.names).",
 )
+# Groups of metrics/labels.json that only labels of this run's answers have.
+GROUPS_OF_LABELS = ("answers_", "prefer_")
 PARTS_OF_JUDGE = {
     "accuracy": Both(
         "The judge's scores of accuracy: the judge agrees too little with people.",
@@ -64,11 +66,13 @@ def not_measured(figures: Path, results: Results, params: Params) -> list[Both]:
 
 
 def has_clinicians(figures: Path) -> bool:
-    """Return whether metrics/labels.json has labels by clinicians."""
+    """Return whether clinicians judged answers that this run has."""
     path = figures / "labels.json"
     if not path.exists():
         return False
-    return any("clinician" in name for name in read_figures(path, "labels"))
+    content = read_figures(path, "labels")
+    is_about_run = any(name.startswith(GROUPS_OF_LABELS) for name in content)
+    return content.get("labelled_by") == "clinician" and is_about_run
 
 
 def _withheld(figures: Path, params: Params) -> list[Both]:

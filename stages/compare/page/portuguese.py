@@ -156,6 +156,7 @@ PATTERNS = tuple(
         (r"corrected share of 3:", "proporção corrigida da nota 3:"),
         (r"(\d+) failed\b", r"\1 falharam"),
         (r"(\d+) empty\b", r"\1 vazias"),
+        (r"\] of (\d+) answers", r"] de \1 respostas"),
         (r"(\d+) of (\d+) answers", r"\1 de \2 respostas"),
         (r"(\d+) answers\b", r"\1 respostas"),
         (r"(\d+) items\b", r"\1 itens"),
