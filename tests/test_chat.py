@@ -197,7 +197,14 @@ def test_the_page_is_in_portuguese_and_names_the_rules(browser: Any, url: str) -
     load(page, url)
     assert page.evaluate("document.documentElement.lang") == "pt-BR"
     rules = page.inner_text("#rules")
-    for law in ("12.842/2013", "CFM 2.314/2022", "CFM 2.454/2026", "13.709/2018", "art. 11", "art. 20"):
+    for law in (
+        "12.842/2013",
+        "CFM 2.314/2022",
+        "CFM 2.454/2026",
+        "13.709/2018",
+        "art. 11",
+        "art. 20",
+    ):
         assert law in rules
     assert "não classifica o risco" in rules
     labels = page.locator("label").all_inner_texts()
