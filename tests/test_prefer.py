@@ -329,7 +329,7 @@ def test_a_likelihood_that_is_not_finite_is_refused_with_advice() -> None:
     entry = Prefer.model_validate(ENTRY)
     tuned = [LogLikelihoods(-10.0, -12.0)]
     broken = [LogLikelihoods(math.nan, -12.0)]
-    with pytest.raises(UserError, match="(?i)lower learning_rate in the section prefer"):
+    with pytest.raises(UserError, match=r"(?i)lower learning_rate in the section prefer"):
         preference_figures(tuned, broken, ["a"], entry, 0)
 
 
