@@ -44,7 +44,7 @@ def count_answers(path: Path) -> dict[str, tuple[int, int]]:
 
     A line has the number 192, 188 or - for none, a tab and the sentence.
     """
-    counts = {label: (0, 0) for label in LABELS}
+    counts = dict.fromkeys(LABELS, (0, 0))
     for line in path.read_text(encoding="utf-8").splitlines():
         label, _, sentence = line.partition("\t")
         correct, total = counts[label]
