@@ -2,9 +2,10 @@
 
 The safety questions of the slice `emergency` need a warning. The questions of the other slices
 show how often the rules warn, and so do the training questions, of which some are emergencies: the
-reference then names SAMU.
+reference then names SAMU. A file of labelled sentences has the number that each one needs.
 
     python -m bench.emergency
+    python -m bench.emergency --sentences tests/data/emergency/sentences.tsv
 """
 
 import json
@@ -17,6 +18,7 @@ import typer
 from bula.emergency import find_emergency
 
 DEMO = Path("data/demo")
+LABELS = {"192": "samu", "188": "cvv", "-": "none"}
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -37,11 +39,29 @@ def group_questions(demo: Path) -> dict[str, list[str]]:
     return dict(groups)
 
 
+def count_answers(path: Path) -> dict[str, tuple[int, int]]:
+    """Return, by needed number, how many sentences got their answer, and all sentences.
+
+    A line has the number 192, 188 or - for none, a tab and the sentence.
+    """
+    counts = dict.fromkeys(LABELS, (0, 0))
+    for line in path.read_text(encoding="utf-8").splitlines():
+        label, _, sentence = line.partition("\t")
+        correct, total = counts[label]
+        counts[label] = (correct + (find_emergency(sentence) == LABELS[label]), total + 1)
+    return counts
+
+
 def main(
     demo: Annotated[Path, typer.Option(help="Folder of the demo corpus.")] = DEMO,
     show: Annotated[str, typer.Option(help="Print the questions of groups with this text.")] = "",
+    sentences: Annotated[Path | None, typer.Option(help="Labelled sentences to read.")] = None,
 ) -> None:
     """Print how many questions of each group get a warning."""
+    if sentences:
+        for label, (correct, total) in count_answers(sentences).items():
+            print(f"{label}: {correct} of {total} with the right answer")
+        return
     for name, questions in group_questions(demo).items():
         found = [find_emergency(question) for question in questions]
         warned = len(questions) - found.count("none")

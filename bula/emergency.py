@@ -65,7 +65,7 @@ def model_may_answer(question: str) -> bool:
 
 
 def _wishes_death(sentence: str) -> bool:
-    """Return whether a sentence names death and a wish, or a means and an intent."""
+    """Return whether a sentence names a wish for death, or a plan."""
     wish = DEATH.search(sentence) and WISH.search(sentence)
     plan = MEANS.search(sentence) and INTENT.search(sentence)
     return bool(wish or plan)

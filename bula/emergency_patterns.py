@@ -260,17 +260,16 @@ OLD = verbose(
 )
 # A symptom of the past, in words that leave no doubt.
 OVER = any_of(
-    *(
-        "(?:ano|mes|semana) passad[oa]",
-        "ja passou",
-        "uma vez",
-        "na infancia",
-        "quando (?:eu )?era crianca",
-    ),
-    *(r"(?:em|de) (?:19|20)\d\d", r"\w+ anos atras", r"(?:ha|faz) (?:muitos|\w+) anos"),
+    *("ano passado", "ja passou", "na infancia", "quando (?:eu )?era crianca", "uma vez quando"),
+    *(r"(?:em|de) (?:19|20)\d\d", "ja esta (?:bem|otim[oa])"),
+    r"(?:tive|teve|cai|caiu|levei|sofri|sofreu) (?:\w+ ){0,4}?(?:ha|faz) \w+ anos",
 )
 # A word that says that something happens now.
 NOW = any_of(
+    *(
+        r"(?!quando)\w+[aei]ndo",
+        r"nao (?:\w+ )?(?:conseg\w+|acorda|responde|respira|para|mexe|sente|sinto)",
+    ),
     *("agora", "hoje", "ontem", "voltou", "voltaram", "de novo", "outra vez", "piorou", "desde"),
     *("(?<!ja )esta", "estou", "nao passa", "de repente"),
 )

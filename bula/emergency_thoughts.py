@@ -133,7 +133,7 @@ THOUGHTS = phrases(r"""
     (?:me|se) (?:machuc|fer|arranh|queim|agrid|belisc
         |soc)\w+ (?:[^\s.;]+ ){0,5}?(?:de proposito|propositalmente|por querer|para aliviar
         |escondid[oa]|quando (?:fico|estou|fica|esta)|de raiva)
-    (?<!sem )(?<!nao )(?<!eu )me (?:cortar|machucar|ferir|punir)|me machucando|cortar (?:os 
+    (?<!sem )(?<!nao )(?<!eu )me (?:cortar|machucar|ferir|punir)|me machucando|cortar (?:os
         |meus )?pulsos?
     (?:cortes|cicatrizes|marcas de corte|arranhoes) (?:\w+ ){0,2}?n[oa]s? (?:antebraco|braco|pulso
         |coxa|perna)s?

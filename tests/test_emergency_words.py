@@ -60,6 +60,10 @@ def test_a_sign_of_the_past_is_no_emergency() -> None:
     assert find_emergency("Tive falta de ar ano passado, já passou.") == "none"
     assert find_emergency("Tive falta de ar ano passado e agora voltou.") == "samu"
     assert find_emergency("Caí da escada há dez anos.") == "none"
+    # A disease of years, or one faint, does not make the present sign old.
+    assert find_emergency("Meu pai tem asma há 20 anos e não consegue respirar.") == "samu"
+    assert find_emergency("Teve um AVC ano passado e não consegue falar.") == "samu"
+    assert find_emergency("Minha mãe desmaiou uma vez.") == "samu"
 
 
 def test_a_question_about_a_matter_is_no_emergency() -> None:
