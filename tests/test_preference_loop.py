@@ -152,6 +152,13 @@ def test_existing_answers_are_never_overwritten(trained: Path) -> None:
     assert [path.name for path in ANSWERS.iterdir()] == ["tuned.jsonl"]
 
 
+def test_a_stopped_command_writes_no_answers(trained: Path) -> None:
+    (trained / "models/merged/model.safetensors").unlink()
+    with pytest.raises(UserError, match="models/merged"):
+        bula("answers", "dev", "--questions", "1")
+    assert not ANSWERS.exists()
+
+
 def test_a_kit_of_missing_answers_names_the_command(trained: Path) -> None:
     with pytest.raises(UserError, match=r"answers-dev/base\.jsonl") as caught:
         bula("review-kit", "--answers", str(ANSWERS))

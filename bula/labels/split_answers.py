@@ -42,8 +42,9 @@ def answer_split(
     for variant in variants:
         _refuse_existing(out / f"{variant}.jsonl")
     examples = choose_questions(clean / f"{split}.jsonl", count)
-    for variant in variants:
-        rows = _answer_variant(clean, examples, variant, params)
+    # Written at the end, so that a stopped command finds no file that it must not overwrite.
+    found = {name: _answer_variant(clean, examples, name, params) for name in variants}
+    for variant, rows in found.items():
         write_rows(out / f"{variant}.jsonl", rows)
     return len(examples)
 
