@@ -7,6 +7,7 @@ import typer
 
 from bula.commands.answers import answers
 from bula.commands.ask import ask
+from bula.commands.badges import badges
 from bula.commands.chat import chat
 from bula.commands.deps import deps
 from bula.commands.evaluate import evaluate
@@ -67,6 +68,7 @@ COMMANDS = (
     deps,
     tree,
     graph,
+    badges,
     licenses,
 )
 for command in COMMANDS:
