@@ -46,9 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=place)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Return chromium; skip the test where no browser is installed."""
+    """Return chromium; skip the test where no browser is installed.
+
+    Playwright keeps an event loop in this thread, in which asyncio.run of other modules would fail.
+    """
     with start_browser() as started:
         yield started
 
