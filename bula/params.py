@@ -1800,7 +1800,14 @@ def _dotted_path(location: tuple[int | str, ...]) -> str:
     """
     if location[:2] not in UNIONS:
         return ".".join(map(str, location))
-    inner = [part for part in location[2:] if part not in UNION_TAGS]
+    inner: list[int | str] = []
+    behind_tag = False
+    for part in location[2:]:
+        # A key behind a tag can have the name of another tag, such as `package`.
+        is_tag = part in UNION_TAGS and not behind_tag
+        if not is_tag:
+            inner.append(part)
+        behind_tag = is_tag
     return ".".join(map(str, [*location[:2], *inner]))
 
 

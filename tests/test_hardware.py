@@ -280,7 +280,7 @@ def test_training_is_refused_on_another_device_than_accelerates(asked: str, chos
 
 DVC = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]
 # The functions that put a model on the device, and the modules of those with a common name.
-LOADERS = {"load_model", "load_adapted", "HFLM", "open_encoder"}
+LOADERS = {"load_model", "load_adapted", "HFLM", "open_encoder", "merge_adapter"}
 ANSWERING = ("bula.answering", {"answer", "ask"})
 
 

@@ -30,6 +30,7 @@ from bula.params import (
     Source,
     Tabular,
     Task,
+    TextReading,
     Variant,
     load_params,
     parse_params,
@@ -828,8 +829,8 @@ SCHEMA: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
 VALIDATOR = Draft202012Validator(SCHEMA)
 # The schema cannot express this check of the values of a list.
 NOT_IN_SCHEMA = {"train.lora.target_modules"}
-# The schema has no definition of the two base classes, only of the classes of each kind.
-BASE_SECTIONS = (Source, Tabular, FileForm, Task)
+# The schema has no definition of the base classes, only of the classes of each kind.
+BASE_SECTIONS = (Source, Tabular, FileForm, Task, TextReading)
 FIELDS_IN_SCHEMA = [field for field in FIELDS if field.values[0] not in BASE_SECTIONS]
 
 

@@ -97,7 +97,7 @@ def repo(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         run(["dvc", "remote", "modify", name, "url", str(folder.parent / place)], folder)
     result = run(["dvc", "repro"], folder, **OFFLINE)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert len(stages_run(result.stdout)) == 26
+    assert len(stages_run(result.stdout)) == 27
     recorded = run(["python", "-m", "bula", "keep-runs"], folder)
     assert recorded.returncode == 0, recorded.stderr
     commit(folder, "run")

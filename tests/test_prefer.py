@@ -523,7 +523,8 @@ def test_without_an_entry_dvc_has_no_such_stage_and_with_one_it_has(tmp_path: Pa
 def test_the_example_of_the_docs_is_valid(workspace: Path) -> None:
     text = (ROOT / "docs/usage.md").read_text(encoding="utf-8")
     section = text.partition("\n## Preference pairs\n")[2]
-    example = YAML(typ="safe").load(section.split("```")[1].removeprefix("yaml\n"))
+    [block] = [part for part in section.split("```") if part.startswith("yaml\nprefer:")]
+    example = YAML(typ="safe").load(block.removeprefix("yaml\n"))
 
     def add(params: dict[str, Any]) -> None:
         params["prefer"] = example["prefer"]

@@ -16,6 +16,7 @@ from bula.commands.preflight_done import (
     DEVICE_STAGES,
     DEVICE_VARIANT_STAGES,
     MODEL_STAGES,
+    PREFER,
     done_stages,
 )
 from bula.commands.preflight_plan import output_bytes
@@ -317,7 +318,7 @@ def test_device_stages_are_those_of_dvc_yaml() -> None:
         name for name, stage in stages.items() if "device" in stage.get("do", stage)["params"]
     }
     # The stage compare only writes the device into the report.
-    assert listed - {"compare"} == {*DEVICE_STAGES, *DEVICE_VARIANT_STAGES}
+    assert listed - {"compare"} == {*DEVICE_STAGES, *DEVICE_VARIANT_STAGES, PREFER}
 
 
 def test_fetched_models_need_no_index(fetched: Path) -> None:

@@ -297,7 +297,7 @@ def test_a_shared_experiment_contains_no_row_and_no_key(repo: Path, tmp_path: Pa
     assert "data/sources/clinic.jsonl.dvc" in names
     private = {".env", ".dvc/config.local", "data/sources/clinic.jsonl", "data/clean/train.jsonl"}
     assert private & names == set()
-    shown = git(origin, "archive", reference, "--", ":(exclude)tests")
+    shown = git(origin, "archive", reference, "--", ":(exclude)tests", ":(exclude)*.png")
     assert "Quartzo" not in shown
     assert files_with_canary(tmp_path / "local") == []
     assert files_with_canary(tmp_path / "rows") != []

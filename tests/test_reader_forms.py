@@ -3,6 +3,8 @@
 import io
 import json
 import zipfile
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +127,16 @@ def test_the_place_of_a_cell_by_hand(name: str, place: tuple[int, int]) -> None:
     assert cell_place(name) == place
 
 
-def test_a_file_whose_texts_take_too_much_memory_stops_the_source(
-    read: ReadRows,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def read_with_little_memory(file: Path, most: int) -> str:
+    """Return the error of reading a file with a limit of memory."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(excel_files, "memory_for_reading", lambda _: most)
+        with pytest.raises(UserError) as error:
+            list(sources.read_source(own_source(file), LIMITS, new_survey()))
+    return str(error.value)
+
+
+def test_a_file_whose_texts_take_too_much_memory_stops_the_source(tmp_path: Path) -> None:
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     kind = "application/vnd.openxmlformats-officedocument.spreadsheetml.sharedStrings+xml"
     part = f'<Override PartName="/xl/sharedStrings.xml" ContentType="{kind}"/></Types>'
@@ -137,10 +145,12 @@ def test_a_file_whose_texts_take_too_much_memory_stops_the_source(
     files["[Content_Types].xml"] = types
     # Each empty text has 5 bytes in the file, and 20 times as many in memory.
     files["xl/sharedStrings.xml"] = f'<sst xmlns="{main}">{"<si/>" * 1_000_000}</sst>'.encode()
-    content = pack(files)
-    monkeypatch.setattr(excel_files, "memory_for_reading", lambda _: 20_000_000)
-    with pytest.raises(UserError, match="takes more than 20000000 bytes of memory"):
-        read("p.xlsx", content)
+    file = tmp_path / "p.xlsx"
+    file.write_bytes(pack(files))
+    # A new process, because this one may have free memory of earlier tests.
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        message = pool.submit(read_with_little_memory, file, 20_000_000).result()
+    assert "takes more than 20000000 bytes of memory" in message
 
 
 # --- CSV ---

@@ -31,6 +31,8 @@ SCORE_STAGES = ("bertscore", "judge")
 # Stages that compute on `device`, apart from those of a variant.
 DEVICE_STAGES = ("check", "dry_run", "train", "merge", "quantize", "bertscore_controls")
 DEVICE_VARIANT_STAGES = (*VARIANT_STAGES, "bertscore")
+# The stage that runs once per entry of the section of its name.
+PREFER = "prefer"
 
 Lock = Mapping[str, Any]
 
@@ -127,7 +129,11 @@ def _users(params: Params) -> dict[str, list[str]]:
     """Return the stages that use each server and the device, by key."""
     variants = params.variants
     users = {
-        "device": [*DEVICE_STAGES, *_per_variant(DEVICE_VARIANT_STAGES, variants)],
+        "device": [
+            *DEVICE_STAGES,
+            *_per_variant(DEVICE_VARIANT_STAGES, variants),
+            *_per_variant([PREFER], params.prefer),
+        ],
         "judge.base_url": ["calibrate", *_per_variant(["judge"], variants)],
         "judge.second.base_url": ["calibrate"],
         "benchmark.backend.base_url": _per_variant(["benchmark"], variants),
