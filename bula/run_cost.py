@@ -435,12 +435,12 @@ def bertscore(run: Run) -> StageTime:
 
 
 def scores(run: Run) -> StageTime:
-    """Return the time of the stages rouge, controls and compare."""
+    """Return the time of the stages rouge, controls, labels and compare."""
     answers = answers_to_score(run)
     seconds = answers * assumed("rouge_ms") / 1e3
     seconds += assumed("controls_seconds") + assumed("compare_seconds")
     reason = f"{answers:,} answers on one core"
-    return StageTime("rouge, controls, compare", seconds, 0.0, reason)
+    return StageTime("rouge, controls, labels, compare", seconds, 0.0, reason)
 
 
 # --- the run -----------------------------------------------------------------------------------

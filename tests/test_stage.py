@@ -251,6 +251,7 @@ def test_a_stage_with_a_path_from_params_yaml_waits_for_the_check(stage: str) ->
 def test_the_check_runs_again_when_a_path_in_params_yaml_changes() -> None:
     paths = {"calibrate.attacks", "calibrate.gold", "ingest.benchmarks", "ingest.sources"}
     paths |= {"safety.labels", "safety.questions", "train.launch", "variants"}
+    paths |= {"labels.files", "prefer"}
     paths |= {"bertscore.encoder", "ingest.base", "ingest.chat_template", "ingest.judge"}
     others = {"benchmark.tasks", "device", "dtype", "generate.decoding"}
     assert set(STAGES["check"]["params"]) == paths | others
