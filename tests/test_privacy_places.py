@@ -130,6 +130,9 @@ def test_more_spellings_of_a_post_code_are_found(text: str, clean: str) -> None:
         "A passagem de sonda nasogástrica 12 é feita no hospital.",
         "Passagem de sonda vesical 14 hoje cedo.",
         "Teve largo excesso, 30 quilos no ano.",
+        "Passagem difícil pela garganta, 28 horas depois urinar doía.",
+        "Passagem tristeza falta uma 28 urinar.",
+        "Largo alívio da dor depois de 12 dias.",
     ],
 )
 def test_everyday_words_are_no_streets(text: str) -> None:
@@ -137,8 +140,10 @@ def test_everyday_words_are_no_streets(text: str) -> None:
 
 
 def test_everyday_words_with_a_capital_are_streets() -> None:
-    text = "Moro na Passagem São Pedro 40. Minha tia, no Largo da Ordem 15."
-    assert redacted(text) == "Moro na [ENDEREÇO]. Minha tia, no [ENDEREÇO]."
+    text = (
+        "Moro na Passagem São Pedro 40. Minha tia, no Largo da Ordem 15. Passagem Dois, 18, Belém."
+    )
+    assert redacted(text) == "Moro na [ENDEREÇO]. Minha tia, no [ENDEREÇO]. [ENDEREÇO], Belém."
 
 
 @pytest.mark.parametrize("sign", ["sítio ", "lote 1 ", "Logradouro: ", "moro na ", "Q 1 ", "n 1 "])

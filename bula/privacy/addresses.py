@@ -133,8 +133,9 @@ CLOSE_NUMBER_ADDRESS = re.compile(
     (?:
         (?: rua | avenida | {_AV} | av\. | travessa | trav?\.? | tv\.? | alameda | al\.
           | p(?:ra)?[çc]a\.? | estrada | ladeira | servid[ãa]o | beco | viela
-          # everyday words in small letters: "passagem de sonda 12", "largo excesso, 30"
-          | (?-i: Passagem | PASSAGEM ) (?! [ ] de\b ) | (?-i: Largo | LARGO ) )
+          # everyday words: "passagem de sonda 12", "Passagem difícil, 28 horas"
+          | (?: (?-i: Passagem | PASSAGEM ) (?! [ ] de\b ) | (?-i: Largo | LARGO ) )
+            (?= [^\d\n]{{1,60}} \d{{1,5}} [a-d]? {_CLOSED} ) )
         [ ]+ (?: {_SMALL_WORD} | [a-z]\b )
         | r\.? [ ] d[aeo]s? [ ] {_SMALL_WORD}
         # "r. joao pessoa n 55"
