@@ -102,7 +102,7 @@ def _remove(path: Path) -> None:
     """Delete a file or folder if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
-    else:
+    elif path.parent.is_dir():
         path.unlink(missing_ok=True)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bula import files
+from bula.errors import UserError
 from bula.files import make_readable, sha256_file, sha256_values, staged
 from bula.records import read_rows
 from tests.conftest import run
@@ -197,6 +198,12 @@ def test_the_same_write_succeeds_below_the_limit(tmp_path: Path) -> None:
 
 
 # Hashes
+
+
+def test_an_output_below_a_file_is_an_error_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "kit").write_text("a file", encoding="utf-8")
+    with pytest.raises(UserError, match="it cannot be written"), staged(tmp_path / "kit/key.json"):
+        pass
 
 
 def test_sha256_file_is_the_hash_of_the_bytes(tmp_path: Path) -> None:
