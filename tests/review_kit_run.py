@@ -8,7 +8,9 @@ from typing import Any
 from bench.clones import ROOT, edit_params
 from bula.labels.kit import Kit, build_kit
 from bula.labels.kit_page import render_page
-from bula.labels.kit_sample import Candidate, Level, RatedAnswer
+from bula.labels.kit_sample import Candidate, RatedAnswer
+from bula.labels.kit_weights import Weights
+from bula.labels.records import Level
 from bula.records import SET_NAMES, Example, SetName, example_id
 from tests.conftest import write_jsonl
 
@@ -90,10 +92,15 @@ def candidate(
     return Candidate(row, first, second, NAMES, level)
 
 
+def built(sample: list[Candidate], repeats: int, random: Random) -> Kit:
+    """Return the kit of a sample that has all candidates."""
+    return build_kit(sample, [Weights(1, 1, 1)] * len(sample), repeats, random)
+
+
 def small_kit(pairs: int = 3, repeats: int = 1, seed: int = 1) -> Kit:
     """Return a kit of ordinary answers."""
     sample = [candidate(row) for row in examples()[:pairs]]
-    return build_kit(sample, repeats, Random(seed))
+    return built(sample, repeats, Random(seed))
 
 
 def write_page(folder: Path, kit: Kit) -> str:

@@ -85,7 +85,7 @@ def test_the_section_shows_agreement_harm_and_preferences(tmp_path: Path) -> Non
     assert "| harm: none, mild, severe | 0.50 [0.20, 0.80] | – | 90 | 20 | – |" in text
     assert "| style, 1 to 3 | – | 0.75 | – | 20 | 50 [10, 90] |" in text
     assert "| tuned | 20 | 15 | 4 | 1 | 5 [1, 24] | – | – | 1.50 |" in text
-    assert "| tuned, base | 13 | 8 | 2 | 1 | 1 | 1 | 80 [49, 94] | 0.109 |" in text
+    assert "| tuned, base | 13 | 8 | 2 | 1 | 1 | 1 | 80 [49, 94] | 0.109 | 0.109 |" in text
 
 
 def test_the_judge_is_corrected_or_the_reason_is_shown(tmp_path: Path) -> None:
@@ -98,13 +98,34 @@ def test_the_judge_is_corrected_or_the_reason_is_shown(tmp_path: Path) -> None:
 def test_the_report_says_what_the_sample_does_to_shares(tmp_path: Path) -> None:
     figures = label_figures()
     text = section(tmp_path, figures)
-    assert "These shares describe the labelled answers." in text
+    assert "no weights, so these shares describe the labelled answers." in text
     assert "so the corrected share is usually too high" in text
     del figures["answers_tuned"]
     figures["judge_tuned"] = figures["judge_base"]
     text = section(tmp_path, figures)
     assert "describe the labelled answers" not in text
     assert "usually too high" not in text
+
+
+def test_the_report_says_that_the_sample_is_weighted(tmp_path: Path) -> None:
+    figures = label_figures() | {"weighted_labels": 30, "unweighted_labels": 0}
+    text = section(tmp_path, figures)
+    assert "Shares and means weigh each answer by the inverse of its probability" in text
+    assert "The kappas and the corrected shares weigh each answer" in text
+    assert "too high" not in text
+    assert "weigh 1" not in text
+    figures["unweighted_labels"] = 4
+    assert "**4 labels have no weight and weigh 1**" in section(tmp_path, figures)
+    notes = [note.en for note in read_labels(tmp_path, PARAMS).notes]
+    assert "4 judgements have no weight and weigh 1." in notes
+    assert not any("too high" in note for note in notes)
+
+
+def test_several_preferences_have_corrected_p_values(tmp_path: Path) -> None:
+    figures = label_figures()
+    assert "| 0.109 | 0.109 |" in section(tmp_path, figures)
+    figures["prefer_tuned_minus_base"] = PREFERENCES | {"p_holm": 0.21875}
+    assert "| 0.109 | 0.219 |" in section(tmp_path, figures)
 
 
 def test_correct_answers_are_of_those_that_raters_can_judge(tmp_path: Path) -> None:
@@ -122,7 +143,9 @@ def test_the_page_shows_the_judge_against_people(tmp_path: Path) -> None:
     labels = read_labels(tmp_path, PARAMS)
     notes = [note.pt for note in labels.notes]
     assert "Kappa entre o juiz e estas pessoas: correção 0,25, estilo –." in notes
-    assert any(note.startswith("As proporções descrevem as respostas avaliadas") for note in notes)
+    assert any(
+        note.startswith("As avaliações não têm pesos. As proporções descrevem") for note in notes
+    )
     rows = {row[0].en: row[1] for row in labels.tables[-1].rows}
     assert rows["tuned"].en == "57 % [20, 90] of 10 answers"
     assert rows["tuned"].pt == "57 % [20; 90] de 10 respostas"

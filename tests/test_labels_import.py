@@ -81,7 +81,7 @@ def test_labels_name_the_answer_and_the_kind_of_raters(
     assert answer.sha256 == make_key().items[3].sha256
     assert (pair.left, pair.right, pair.prefer) == ("tuned", "base", "right")
     assert (answer.rater, answer.repeat_of, pair.repeat_of) == ("R1", None, None)
-    assert "1 raters, 2 judgements (clinician_labels)" in capsys.readouterr().out
+    assert "1 rater, 2 judgements (clinician_labels)" in capsys.readouterr().out
 
 
 def test_a_repetition_names_the_first_item_with_the_same_answer(kit: Path) -> None:
@@ -169,6 +169,63 @@ def test_a_file_without_a_judgement_is_refused(kit: Path) -> None:
     assert refusal(write_form([]))[1:] == [expected]
 
 
+def draft(item: str, **changes: Any) -> Row:
+    """Return a rater's row about an answer that is unfinished."""
+    missing = {"sentences": [None], "relevance": None, "harm": None, "style": None}
+    return judgement(item, finished=False) | missing | changes
+
+
+def test_unfinished_judgements_are_left_out_and_counted(
+    kit: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [judgement("one-b"), draft("one-t", harm="mild"), draft("two-t", note="Ver depois.")]
+    run_import(write_form(rows))
+    (label,) = read_labels([OUT])
+    assert isinstance(label, AnswerLabel)
+    assert label.item == "one-b"
+    output = capsys.readouterr().out
+    assert "labels: 1 rater, 1 judgement (clinician_labels)" in output
+    assert "labels: 2 unfinished judgements of R1 were left out; the rater can load" in output
+    run_import(write_form([judgement("one-b"), judgement("one-t"), draft("two-t")]))
+    assert len(read_labels([OUT])) == 2
+    assert "1 unfinished judgement of R1 was left out" in capsys.readouterr().out
+
+
+def test_a_file_of_unfinished_judgements_only_is_refused(kit: Path) -> None:
+    assert refusal(write_form([draft("one-b")])) == [
+        "1 fault, and nothing was written",
+        "r1.jsonl:1: the file has no finished judgement after this row",
+    ]
+
+
+def test_the_faults_of_unfinished_judgements_are_listed(kit: Path) -> None:
+    rows = [judgement("one-b"), draft("one-b"), draft("nobody"), draft("one-t", sentences=[])]
+    assert refusal(write_form([*rows, draft("two-b", style=7)]))[1:] == [
+        "r1.jsonl:3: line 2 judges one-b too",
+        "r1.jsonl:4: the key has no item nobody",
+        "r1.jsonl:5: 0 of 1 sentences have a score",
+        "r1.jsonl:6: style: Input should be less than or equal to 3",
+    ]
+
+
+def weighted_key() -> str:
+    """Return the tests' key with a weight and a level for each item and pair."""
+    key = make_key()
+    items = [item.model_copy(update={"weight": 2.5, "level": "clear"}) for item in key.items]
+    pairs = [pair.model_copy(update={"weight": 5.0, "level": "clear"}) for pair in key.pairs]
+    return key.model_copy(update={"items": items, "pairs": pairs}).model_dump_json()
+
+
+def test_labels_have_the_weights_of_the_key_and_a_newer_key_adds_them(kit: Path) -> None:
+    run_import(write_form(complete()))
+    assert {label.weight for label in read_labels([OUT])} == {None}
+    (kit / "key.json").write_text(weighted_key(), encoding="utf-8")
+    run_import(write_form(complete()))
+    labels = read_labels([OUT])
+    assert {(label.type, label.weight) for label in labels} == {("answer", 2.5), ("pair", 5.0)}
+    assert {label.level for label in labels} == {"clear"}
+
+
 def test_a_missing_file_is_refused(kit: Path) -> None:
     assert refusal(Path("r9.jsonl"))[1:] == [
         "r9.jsonl: it cannot be read (No such file or directory)"
@@ -213,7 +270,7 @@ def test_changed_judgements_of_a_rater_need_replace(kit: Path) -> None:
     run_import(write_form(complete()))
     changed = write_form([judgement("one-b", style=1)])
     (line,) = refusal(changed)[1:]
-    assert line.startswith("rater R1 of kit kit-one: the file lacks or changes 9 judgements")
+    assert line.startswith("rater R1 of kit kit-one: the file lacks or changes 9 of the judgements")
     run_import(changed, replace=True)
     (label,) = read_labels([OUT])
     assert isinstance(label, AnswerLabel)
@@ -225,8 +282,8 @@ def test_a_rater_cannot_be_a_clinician_and_an_author(kit: Path) -> None:
     run_import(path)
     assert refusal(path, raters="author")[1:] == [
         "rater R1 has clinician_labels already; give this person another code",
-        "rater R1 of kit kit-one: the file lacks or changes 9 judgements that are there; give "
-        "another person another code, or use --replace",
+        "rater R1 of kit kit-one: the file lacks or changes 9 of the judgements that are there; "
+        "give another person another code, or use --replace",
     ]
 
 

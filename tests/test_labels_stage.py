@@ -253,7 +253,8 @@ def test_a_preference_names_the_variant(params: Params) -> None:
     labels += [pair_label(12, "left"), pair_label(12, "right", rater="A2")]
     # Another pair of variants is another question.
     labels.append(pair_label(13, "left", left="quantized"))
-    figures = pair_figures(votes(labels), params)
+    cast = votes(labels)
+    figures = pair_figures(cast, [1.0] * len(cast), params)
     counted = [figures[name] for name in ("questions", "both", "neither", "undecided")]
     assert counted == [13, 1, 1, 1]
     assert (figures["prefer_variant"], figures["prefer_baseline"]) == (8, 2)

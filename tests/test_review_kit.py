@@ -13,7 +13,7 @@ from bench.clones import ROOT
 from bula.__main__ import app
 from bula.commands.review_kit import choose_pairs
 from bula.errors import UserError
-from bula.labels.kit import FIRST_PART, LAST_PART, build_kit, rated_sentences
+from bula.labels.kit import FIRST_PART, LAST_PART, rated_sentences
 from bula.labels.kit_page import TEMPLATES, render_page
 from bula.labels.kit_sample import (
     RatedAnswer,
@@ -31,6 +31,7 @@ from tests.review_kit_run import (
     REFERENCE,
     SECOND,
     answer_row,
+    built,
     candidate,
     examples,
     small_kit,
@@ -190,7 +191,7 @@ def test_the_seed_decides_the_sample() -> None:
 
 def test_half_of_the_pairs_have_the_first_variant_on_the_left() -> None:
     sample = [candidate(row) for row in examples(4)]
-    key = build_kit(sample, 6, Random(5)).key
+    key = built(sample, 6, Random(5)).key
     variants = {item.item: item.variant for item in key.items}
     firsts = [pair for pair in key.pairs if pair.repeat_of is None]
     assert Counter(variants[pair.left] for pair in firsts) == {FIRST: 10, SECOND: 10}
@@ -234,7 +235,7 @@ def test_the_key_names_variant_question_and_hash_of_each_answer() -> None:
 def test_the_page_is_the_same_under_other_names_of_variants() -> None:
     kit = small_kit(pairs=6, repeats=2)
     sample = [candidate(row)._replace(variants=("base", "tuned")) for row in examples()[:6]]
-    renamed = build_kit(sample, 2, Random(1))
+    renamed = built(sample, 2, Random(1))
     assert {item.variant for item in renamed.key.items} == {"base", "tuned"}
     assert render_page(renamed) == render_page(kit)
 

@@ -11,12 +11,13 @@ from typer.testing import CliRunner
 
 from bula.__main__ import app
 from bula.labels.judgements import import_forms, read_key
-from bula.labels.kit import Kit, build_kit
-from bula.labels.records import JUDGEMENT, AnswerJudgement, Header, PairJudgement
+from bula.labels.kit import Kit
+from bula.labels.records import JUDGEMENT, AnswerDraft, AnswerJudgement, Header, PairJudgement
 from tests.browser import PHONE, Watch, open_page
 from tests.review_kit_run import (
     FIRST,
     SECOND,
+    built,
     candidate,
     examples,
     small_kit,
@@ -131,7 +132,7 @@ def test_the_labels_of_two_raters_name_the_variant_that_they_prefer(
         files.append(exported(page, tmp_path))
         assert_quiet(watch)
     key = read_key(tmp_path / "review/key.json")
-    labels = import_forms(files, key, "author", tmp_path / "data/answers")
+    labels = import_forms(files, key, "author", tmp_path / "data/answers").labels
     pairs = [label for label in labels if label.type == "pair"]
     assert len(labels) == 2 * 5 * 3
     assert {getattr(label, str(label.prefer)) for label in pairs} == {SECOND}
@@ -211,20 +212,40 @@ def test_a_file_continues_in_another_browser(browser: Any, tmp_path: Path) -> No
     page, _ = open_page(browser)
     start(page, address)
     judge(page, 0)
-    page.locator(f"{OPEN_PAIR} textarea").first.fill("Sem nota: esta resposta não está pronta.")
+    note = "Esta resposta não está pronta."
+    page.locator(f"{OPEN_PAIR} textarea").first.fill(note)
+    # The first sentence of the second pair has a mark, and all other fields of the pair have none.
+    name = fields(page)[0]
+    page.locator(f'input[name="{name}"][value="wrong"]').check()
     page.locator("#open-export").click()
     path = exported(page, tmp_path)
-    # The second pair is not finished, so only the first one is in the file.
-    assert len(read_file(path)) == 4
+    status = page.locator("#export-status").inner_text()
+    assert status.endswith("com 4 linhas de marcas (1 não está pronta).")
+    *finished, draft = read_file(path)[1:]
+    assert len(finished) == 3
+    assert draft == {
+        "type": "answer",
+        "item": name.removesuffix(".s0"),
+        "sentences": ["wrong", None],
+        "relevance": None,
+        "harm": None,
+        "style": None,
+        "note": note,
+        "finished": False,
+    }
+    AnswerDraft.model_validate(draft)
     other, watch = open_page(browser)
     other.goto(address)
     assert other.locator("#saved").is_hidden()
     other.locator("#import-start").set_input_files(path)
     other.locator("#end").wait_for()
     status = other.locator("#import-end-status").inner_text()
-    assert status == "3 linhas de marcas foram carregadas."
+    assert status == "Carregado: 4 linhas de marcas (1 não está pronta)."
     assert other.locator("#where").inner_text() == "4 pares · 1 pronto · R1"
     assert other.locator("#export-text").input_value() == path.read_text(encoding="utf-8")
+    other.locator("#open-pairs button").first.click()
+    assert other.locator(f'input[name="{name}"]:checked').get_attribute("value") == "wrong"
+    assert other.locator(f"{OPEN_PAIR} textarea").first.input_value() == note
     other.reload()
     assert other.locator("#saved-list button").all_inner_texts() == ["Continuar como R1"]
     assert_quiet(watch)
@@ -292,6 +313,9 @@ MISFIT = "A linha 2 não combina com esta página. Nada foi carregado."
         ([header_row(KIT), answer_judgement(KIT, sentences=["right"])], MISFIT),
         ([header_row(KIT), answer_judgement(KIT, sentences=["right", "maybe"])], MISFIT),
         ([header_row(KIT), answer_judgement(KIT, style=4)], MISFIT),
+        # Only an unfinished row may lack a mark.
+        ([header_row(KIT), answer_judgement(KIT, style=None)], MISFIT),
+        ([header_row(KIT), answer_judgement(KIT, finished=False, harm="x")], MISFIT),
         ([header_row(KIT), answer_judgement(KIT, item='x"]')], MISFIT),
         ([header_row(KIT), {"type": "?"}], MISFIT),
     ],
@@ -482,7 +506,7 @@ def test_hostile_answers_stay_text(browser: Any, tmp_path: Path) -> None:
     row = examples()[0].model_copy(
         update={"question": HOSTILE[0], "answer": HOSTILE[1], "specialty": HOSTILE[0]}
     )
-    kit = build_kit([candidate(row, HOSTILE)], 0, Random(1))
+    kit = built([candidate(row, HOSTILE)], 0, Random(1))
     page, watch = open_page(browser)
     start(page, write_page(tmp_path, kit))
     title = page.title()
@@ -542,7 +566,7 @@ def test_a_note_with_personal_data_is_warned_about(
 def test_earlier_turns_and_an_empty_answer_are_shown(browser: Any, tmp_path: Path) -> None:
     history = [{"question": "Tenho tosse. E agora?", "answer": "Há quantos dias?"}]
     row = examples()[0].model_validate({**examples()[0].model_dump(), "history": history})
-    kit = build_kit([candidate(row, ("", "Beba água."))], 0, Random(1))
+    kit = built([candidate(row, ("", "Beba água."))], 0, Random(1))
     page, _ = open_page(browser)
     start(page, write_page(tmp_path, kit))
     text = page.locator(OPEN_PAIR).inner_text()
@@ -638,7 +662,7 @@ def test_nothing_moves_sideways_on_a_telephone(browser: Any, tmp_path: Path) -> 
     long = "Palavra" * 40 + " e fim."
     sample = [candidate(examples()[0], (long, "Beba água."))]
     page, watch = open_page(browser, phone=True)
-    start(page, write_page(tmp_path, build_kit(sample, 0, Random(1))))
+    start(page, write_page(tmp_path, built(sample, 0, Random(1))))
     widths = [page.evaluate("document.documentElement.scrollWidth")]
     page.locator(f"{OPEN_PAIR} .option").first.tap()
     assert page.locator(f"{OPEN_PAIR} input:checked").count() == 1

@@ -44,14 +44,32 @@ def import_labels(
     from bula.labels.judgements import import_forms, merge, read_key
 
     checked = None if past_answers else answers
-    new = import_forms(files, read_key(key), raters, checked)
+    new, unfinished = import_forms(files, read_key(key), raters, checked)
     old = read_labels([out]) if out.exists() else []
     labels = merge(old, new, replace=replace)
     write_labels(out, labels)
-    people = len({label.rater for label in new})
-    kind = f"{raters}_labels"
-    print(terminal(f"labels: {people} raters, {len(new)} judgements ({kind}), in {out}"))
-    print(f"labels: {len(labels)} judgements in all; {next_step(new)}")
+    people = counted(len({label.rater for label in new}), "rater")
+    made = counted(len(new), "judgement")
+    print(terminal(f"labels: {people}, {made} ({raters}_labels), in {out}"))
+    for rater, count in unfinished.items():
+        if count:
+            print(terminal(unfinished_note(rater, count)))
+    print(f"labels: {counted(len(labels), 'judgement')} in all; {next_step(new)}")
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun in singular or plural."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def unfinished_note(rater: str, count: int) -> str:
+    """Return that a rater's unfinished judgements were left out, and how to finish them."""
+    verb = "was" if count == 1 else "were"
+    made = counted(count, "unfinished judgement")
+    return (
+        f"labels: {made} of {rater} {verb} left out; the rater can load the file on the page, "
+        "finish there and save it again"
+    )
 
 
 def next_step(labels: list[Label]) -> str:

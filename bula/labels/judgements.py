@@ -16,6 +16,7 @@ from bula.labels.files import faults_of
 from bula.labels.raters import LabelKind, Raters
 from bula.labels.records import (
     JUDGEMENT,
+    AnswerDraft,
     AnswerJudgement,
     AnswerLabel,
     Header,
@@ -26,6 +27,7 @@ from bula.labels.records import (
     PairJudgement,
     PairLabel,
     answer_sha256,
+    is_draft,
 )
 from bula.privacy import find_personal_data
 from bula.records import read_rows, refuse_constant
@@ -35,9 +37,11 @@ KINDS: dict[Raters, LabelKind] = {"author": "author_labels", "clinician": "clini
 SHOWN_FAULTS = 50
 
 AnyJudgement = AnswerJudgement | PairJudgement
+AnyRow = AnyJudgement | AnswerDraft
 # JSON values, and judgements, with their line numbers.
 Rows = list[tuple[int, Any]]
 Judgements = list[tuple[int, AnyJudgement]]
+FormRows = list[tuple[int, AnyRow]]
 
 
 class Fault(NamedTuple):
@@ -53,6 +57,15 @@ class Form(NamedTuple):
     path: Path
     header: Header
     rows: Judgements
+    unfinished: int
+    """The number of judgements that the rater began and did not finish."""
+
+
+class Imported(NamedTuple):
+    """The labels of some files, and the number of unfinished judgements by rater."""
+
+    labels: list[Label]
+    unfinished: dict[str, int]
 
 
 class Kit(NamedTuple):
@@ -103,10 +116,8 @@ def _answer(item: KeyItem) -> tuple[str, str, str]:
     return item.variant, item.id, item.sha256
 
 
-def import_forms(
-    paths: Sequence[Path], kit: Kit, raters: Raters, answers: Path | None
-) -> list[Label]:
-    """Return the labels of all files.
+def import_forms(paths: Sequence[Path], kit: Kit, raters: Raters, answers: Path | None) -> Imported:
+    """Return the labels of all files, without unfinished judgements.
 
     `answers` is the folder with the answers that must still be those of the kit; None checks
     nothing. Raise UserError with all faults of all files.
@@ -121,12 +132,14 @@ def import_forms(
     faults += repeated_raters(forms)
     if faults:
         raise faults_error(faults)
-    return [label for form in forms for label in to_labels(form, kit, KINDS[raters])]
+    labels = [label for form in forms for label in to_labels(form, kit, KINDS[raters])]
+    return Imported(labels, {form.header.rater: form.unfinished for form in forms})
 
 
 def faults_error(faults: Sequence[str]) -> UserError:
     """Return the error that lists faults, one per line."""
-    lines = [f"{len(faults)} faults, and nothing was written", *faults[:SHOWN_FAULTS]]
+    noun = "fault" if len(faults) == 1 else "faults"
+    lines = [f"{len(faults)} {noun}, and nothing was written", *faults[:SHOWN_FAULTS]]
     if len(faults) > SHOWN_FAULTS:
         lines.append(f"and {len(faults) - SHOWN_FAULTS} more")
     fix = "correct the page's answers and export them again, or correct the named files"
@@ -196,18 +209,32 @@ def _form(path: Path, rows: Rows, kit: Kit, faults: list[Fault]) -> Form | None:
     if header is None:
         # The ids of another kit are unknown, so further faults would say nothing.
         return None
-    judgements: Judgements = []
-    for number, row in rows[1:]:
+    found = _judgements(rows[1:], faults)
+    faults += _repeated(found)
+    for number, row in found:
+        faults += [Fault(number, what) for what in judgement_faults(row, kit)]
+    finished: Judgements = [
+        (number, row) for number, row in found if not isinstance(row, AnswerDraft)
+    ]
+    unfinished = len(found) - len(finished)
+    # A row with a fault was meant as a judgement.
+    if len(rows) - 1 == unfinished:
+        faults.append(Fault(rows[0][0], "the file has no finished judgement after this row"))
+    return Form(path, header, finished, unfinished)
+
+
+def _judgements(rows: Rows, faults: list[Fault]) -> FormRows:
+    """Return the rows as judgements and drafts, and add the others' faults to the list."""
+    found: FormRows = []
+    for number, row in rows:
         try:
-            judgements.append((number, JUDGEMENT.validate_python(row)))
+            if is_draft(row):
+                found.append((number, AnswerDraft.model_validate(row)))
+            else:
+                found.append((number, JUDGEMENT.validate_python(row)))
         except ValidationError as error:
             faults.append(Fault(number, faults_of(error)))
-    faults += _repeated(judgements)
-    for number, judgement in judgements:
-        faults += [Fault(number, what) for what in judgement_faults(judgement, kit)]
-    if not rows[1:]:
-        faults.append(Fault(rows[0][0], "the file has no finished judgement after this row"))
-    return Form(path, header, judgements)
+    return found
 
 
 def _header(first: tuple[int, Any], kit: Kit, faults: list[Fault]) -> Header | None:
@@ -226,7 +253,7 @@ def _header(first: tuple[int, Any], kit: Kit, faults: list[Fault]) -> Header | N
     return header
 
 
-def _repeated(judgements: Judgements) -> Iterator[Fault]:
+def _repeated(judgements: FormRows) -> Iterator[Fault]:
     """Yield a fault for each second judgement of one item or pair."""
     lines: dict[str, int] = {}
     for number, judgement in judgements:
@@ -236,12 +263,12 @@ def _repeated(judgements: Judgements) -> Iterator[Fault]:
         lines.setdefault(name, number)
 
 
-def judged(judgement: AnyJudgement) -> str:
+def judged(judgement: AnyRow) -> str:
     """Return the id of what a judgement is about."""
     return judgement.item if judgement.type == "answer" else judgement.pair
 
 
-def judgement_faults(judgement: AnyJudgement, kit: Kit) -> Iterator[str]:
+def judgement_faults(judgement: AnyRow, kit: Kit) -> Iterator[str]:
     """Yield what is wrong with a judgement, without words of its note."""
     if judgement.type == "pair":
         if judgement.pair not in kit.pairs:
@@ -254,6 +281,9 @@ def judgement_faults(judgement: AnyJudgement, kit: Kit) -> Iterator[str]:
     scored = len(judgement.sentences)
     if scored != item.sentences:
         yield f"{scored} of {item.sentences} sentences have a score"
+    # The note of a draft goes nowhere.
+    if isinstance(judgement, AnswerDraft):
+        return
     kinds = sorted({finding.kind for finding in find_personal_data(judgement.note)})
     if kinds:
         yield f"the note has personal data ({', '.join(kinds)}); remove it on the page"
@@ -291,6 +321,8 @@ def answer_label(judgement: AnswerJudgement, kit: Kit, who: Mapping[str, Any]) -
         variant=item.variant,
         sha256=item.sha256,
         repeat_of=kit.repeats.get(item.item),
+        weight=item.weight,
+        level=item.level,
     )
 
 
@@ -308,6 +340,8 @@ def pair_label(judgement: PairJudgement, kit: Kit, who: Mapping[str, Any]) -> Pa
         left_sha256=left.sha256,
         right=right.variant,
         right_sha256=right.sha256,
+        weight=pair.weight,
+        level=pair.level,
     )
 
 
@@ -332,12 +366,18 @@ def _conflicts(old: Sequence[Label], new: Sequence[Label], *, replace: bool) -> 
         before.setdefault((label.kit, label.rater), []).append(label)
     kinds = {label.rater: label.labels for label in old}
     raters = {(label.kit, label.rater): label.labels for label in new}
+    found = [_unweighted(label) for label in new]
     for (kit, rater), kind in raters.items():
         if kinds.get(rater, kind) != kind:
             yield f"rater {rater} has {kinds[rater]} already; give this person another code"
-        lost = [label for label in before.get((kit, rater), []) if label not in new]
+        lost = [label for label in before.get((kit, rater), []) if _unweighted(label) not in found]
         if lost and not replace:
             yield (
-                f"rater {rater} of kit {kit}: the file lacks or changes {len(lost)} judgements "
-                "that are there; give another person another code, or use --replace"
+                f"rater {rater} of kit {kit}: the file lacks or changes {len(lost)} of the "
+                "judgements that are there; give another person another code, or use --replace"
             )
+
+
+def _unweighted(label: Label) -> Label:
+    """Return the judgement alone. A newer key of the same kit may add weights to it."""
+    return label.model_copy(update={"weight": None, "level": None})

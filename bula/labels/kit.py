@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from bula.files import sha256_values
 from bula.labels.kit_sample import Candidate
+from bula.labels.kit_weights import Weights
 from bula.labels.records import FORM, Key, KeyItem, KeyPair, answer_sha256
 from bula.loops import cut_loops
 from bula.text import normalise, sentences
@@ -57,9 +58,10 @@ class Kit(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A candidate with its ids, sides and part of the page."""
+    """A candidate with its weights, ids, sides and part of the page."""
 
     candidate: Candidate
+    weights: Weights
     pair: str
     left: str
     right: str
@@ -70,27 +72,28 @@ class Placed(NamedTuple):
     """The id of the pair that this one repeats."""
 
 
-def build_kit(sample: Sequence[Candidate], repeats: int, random: Random) -> Kit:
+def build_kit(
+    sample: Sequence[Candidate], weights: Sequence[Weights], repeats: int, random: Random
+) -> Kit:
     """Return a kit in which the first `repeats` pairs of the sample occur twice.
 
     The variant of the first answer stands on the left in half of the pairs. The id of the kit is a
     hash of everything that raters see.
     """
-    placed = place(sample, repeats, random)
+    placed = place(sample, weights, repeats, random)
     shown = [_show(entry) for entry in placed]
     # The order of the file must not show which pairs are repetitions.
     random.shuffle(shown)
     kit = sha256_values(shown)[:KIT_DIGITS]
     items = [item for entry in placed for item in _key_items(entry)]
-    pairs = [
-        KeyPair(pair=entry.pair, left=entry.left, right=entry.right, repeat_of=entry.repeat_of)
-        for entry in placed
-    ]
+    pairs = [_key_pair(entry) for entry in placed]
     levels: dict[str, str] = {entry.pair: entry.candidate.level for entry in placed}
     return Kit(kit, shown, Key(form=FORM, kit=kit, items=items, pairs=pairs), levels)
 
 
-def place(sample: Sequence[Candidate], repeats: int, random: Random) -> list[Placed]:
+def place(
+    sample: Sequence[Candidate], weights: Sequence[Weights], repeats: int, random: Random
+) -> list[Placed]:
     """Return the sample with ids, sides and parts, and its repetitions at the end.
 
     A repetition has exchanged sides and new ids, so that raters do not recognise it by them.
@@ -98,16 +101,23 @@ def place(sample: Sequence[Candidate], repeats: int, random: Random) -> list[Pla
     sides = [number % 2 == 1 for number in range(len(sample))]
     random.shuffle(sides)
     placed = []
-    for number, (candidate, is_swapped) in enumerate(zip(sample, sides, strict=True)):
+    rows = zip(sample, weights, sides, strict=True)
+    for number, (candidate, weight, is_swapped) in enumerate(rows):
         part = FIRST_PART
         if number >= repeats:
             part = PARTS_OF_OTHERS[(number - repeats) % len(PARTS_OF_OTHERS)]
-        placed.append(Placed(candidate, *_draw_ids(random), is_swapped, part))
+        placed.append(Placed(candidate, weight, *_draw_ids(random), is_swapped, part))
     for first in placed[:repeats]:
-        ids = _draw_ids(random)
-        placed.append(
-            Placed(first.candidate, *ids, not first.is_swapped, LAST_PART, repeat_of=first.pair)
+        pair, left, right = _draw_ids(random)
+        again = first._replace(
+            pair=pair,
+            left=left,
+            right=right,
+            is_swapped=not first.is_swapped,
+            part=LAST_PART,
+            repeat_of=first.pair,
         )
+        placed.append(again)
     return placed
 
 
@@ -138,14 +148,28 @@ class _Side(NamedTuple):
 
     variant: str
     text: str
+    weight: float
 
 
 def _answers(entry: Placed) -> tuple[_Side, _Side]:
     """Return the left and the right answer of a pair."""
     candidate = entry.candidate
-    first = _Side(candidate.variants[0], candidate.first.generated)
-    second = _Side(candidate.variants[1], candidate.second.generated)
+    weights = entry.weights
+    first = _Side(candidate.variants[0], candidate.first.generated, weights.first)
+    second = _Side(candidate.variants[1], candidate.second.generated, weights.second)
     return (second, first) if entry.is_swapped else (first, second)
+
+
+def _key_pair(entry: Placed) -> KeyPair:
+    """Return the key's row of a pair."""
+    return KeyPair(
+        pair=entry.pair,
+        left=entry.left,
+        right=entry.right,
+        repeat_of=entry.repeat_of,
+        weight=entry.weights.pair,
+        level=entry.candidate.level,
+    )
 
 
 def _key_items(entry: Placed) -> list[KeyItem]:
@@ -160,6 +184,8 @@ def _key_items(entry: Placed) -> list[KeyItem]:
             set=example.split,
             sha256=answer_sha256(side.text),
             sentences=len(rated_sentences(side.text)),
+            weight=side.weight,
+            level=entry.candidate.level,
         )
         rows.append(row)
     return rows

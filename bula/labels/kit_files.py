@@ -11,6 +11,7 @@ from bula.files import staged
 from bula.labels.kit import Kit, build_kit
 from bula.labels.kit_page import render_page
 from bula.labels.kit_sample import LEVELS, Found, draw_sample, find_candidates
+from bula.labels.kit_weights import weigh
 from bula.params import Pair, Params
 from bula.records import Example, read_examples, read_validation_sets
 
@@ -62,7 +63,9 @@ def draw_kit(
         raise UserError(answers, what, "name other variants by --left and --right")
     random = Random(seed)
     sample = draw_sample(found.candidates, sizes[0], random)
-    kit = build_kit(sample, min(sizes[1], len(sample) // 2), random)
+    # A generator of its own, so that the weights do not change which pairs a seed draws.
+    weights = weigh(found.candidates, sample, Random(f"weights {seed}"))
+    kit = build_kit(sample, weights, min(sizes[1], len(sample) // 2), random)
     questions = [candidate.example for candidate in sample]
     return Drawn(kit, found, closed_sources(params, questions))
 
@@ -77,8 +80,7 @@ def describe_sample(drawn: Drawn, seed: int) -> dict[str, Any]:
     """Return how the sample was drawn, for sample.json.
 
     Each level of doubt has the number of its candidates and of its drawn pairs, without
-    repetitions. A figure for the complete run needs them, because a level may be rarer in the
-    sample.
+    repetitions. key.json has the weights that follow from the draw.
     """
     candidates = Counter(candidate.level for candidate in drawn.found.candidates)
     repeats = {pair.pair for pair in drawn.kit.key.pairs if pair.repeat_of is not None}

@@ -1,19 +1,18 @@
 """Draw the pairs of answers that raters judge."""
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from pathlib import Path
 from random import Random
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 from bula.errors import UserError
 from bula.item_scores import AnswerRow, VerdictRow, read_answered, read_checked
+from bula.labels.records import Level
 from bula.params import Pair
 from bula.records import Example, Split
 from bula.safety import gives_dose, sends_to_emergency
 
-# docs/usage.md defines the three levels of doubt.
-Level = Literal["doubtful", "clear", "loop"]
 # The order in which the levels fill a sample that another level is too small for.
 LEVELS: tuple[Level, ...] = get_args(Level)
 # The percentage of each level in a sample. A judgement of a loop tells little, so loops are few.
@@ -31,6 +30,14 @@ class RatedAnswer(AnswerRow):
     degenerate: bool
 
 
+class Cell(NamedTuple):
+    """The part of the candidates between which the sample makes no difference."""
+
+    level: Level
+    split: Split
+    specialty: str | None
+
+
 class Candidate(NamedTuple):
     """Two answers to one question, which a rater may judge."""
 
@@ -42,6 +49,11 @@ class Candidate(NamedTuple):
     variants: tuple[str, str]
     """The variants of the two answers."""
     level: Level
+
+    @property
+    def cell(self) -> Cell:
+        """The level, set and specialty. The sample treats all candidates of a cell alike."""
+        return Cell(self.level, self.example.split, self.example.specialty)
 
 
 class Found(NamedTuple):
@@ -153,20 +165,25 @@ def allocate(sizes: dict[Level, int], count: int) -> dict[Level, int]:
 
 
 def _draw_balanced(candidates: Sequence[Candidate], number: int) -> list[Candidate]:
-    """Return `number` candidates, each time of the rarest set and specialty so far."""
-    rest = list(candidates)
-    drawn: list[Candidate] = []
+    """Return `number` candidates, each time of the rarest set and specialty so far.
+
+    Of equally rare cells, the one whose first candidate comes first is used.
+    """
+    cells: defaultdict[Cell, deque[int]] = defaultdict(deque)
+    for place, candidate in enumerate(candidates):
+        cells[candidate.cell].append(place)
     sets: Counter[str] = Counter()
     specialties: Counter[str | None] = Counter()
 
-    def rarity(candidate: Candidate) -> tuple[int, int]:
-        example = candidate.example
-        return sets[example.split], specialties[example.specialty]
+    def rarity(cell: Cell) -> tuple[int, int, int]:
+        return sets[cell.split], specialties[cell.specialty], cells[cell][0]
 
+    drawn: list[Candidate] = []
     while len(drawn) < number:
-        chosen = min(rest, key=rarity)
-        rest.remove(chosen)
-        drawn.append(chosen)
-        sets[chosen.example.split] += 1
-        specialties[chosen.example.specialty] += 1
+        cell = min(cells, key=rarity)
+        drawn.append(candidates[cells[cell].popleft()])
+        sets[cell.split] += 1
+        specialties[cell.specialty] += 1
+        if not cells[cell]:
+            del cells[cell]
     return drawn

@@ -6,7 +6,7 @@ writes one Label per rater and judgement.
 """
 
 import hashlib
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
@@ -27,6 +27,10 @@ Style = Annotated[int, Field(ge=1, le=3)]
 # Strict integers refuse true and 1.0, which a Literal takes for 1.
 FormNumber = Annotated[int, Field(ge=FORM, le=FORM)]
 Preference = Literal["left", "right", "both", "neither"]
+# docs/usage.md defines the three levels of doubt.
+Level = Literal["doubtful", "clear", "loop"]
+# The inverse of the probability that a kit's sample contains something.
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 # The ids of kits, items and pairs. They say nothing about the variant.
 Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{4,40}$")]
@@ -75,6 +79,19 @@ class AnswerJudgement(Scores):
     item: Id
 
 
+class AnswerDraft(Form):
+    """An unfinished judgement of one answer in a rater's file, from which a rater resumes."""
+
+    type: Literal["answer"]
+    item: Id
+    finished: Literal[False]
+    sentences: list[Sentence | None]
+    relevance: Relevance | None
+    harm: Harm | None
+    style: Style | None
+    note: str = Field(max_length=NOTE_CHARACTERS)
+
+
 class PairJudgement(Form):
     """A finished judgement of one pair in a rater's file."""
 
@@ -88,7 +105,24 @@ Judgement = Annotated[AnswerJudgement | PairJudgement, Field(discriminator="type
 JUDGEMENT: TypeAdapter[AnswerJudgement | PairJudgement] = TypeAdapter(Judgement, config=DEFERRED)
 
 
-class KeyItem(Form):
+def is_draft(row: Any) -> bool:
+    """Return whether a row of a rater's file says that it is unfinished."""
+    return isinstance(row, dict) and row.get("finished") is False
+
+
+class Drawn(Form):
+    """The place of an answer or a pair in the design of the sample; None in older files."""
+
+    weight: Weight | None = None
+    """The inverse of the inclusion probability.
+
+    The weights of an answer that several pairs of the run have add up over the drawn pairs.
+    """
+    level: Level | None = None
+    """The stratum of the sample."""
+
+
+class KeyItem(Drawn):
     """The answer behind the id of an item."""
 
     item: Id
@@ -102,7 +136,7 @@ class KeyItem(Form):
     """The number of sentences that the page shows."""
 
 
-class KeyPair(Form):
+class KeyPair(Drawn):
     """The two items of a pair.
 
     A repeated pair has other items than its first, about the same answers.
@@ -159,7 +193,7 @@ def _answers(pair: KeyPair, items: dict[str, KeyItem]) -> list[tuple[str, str, s
     return sorted((item.variant, item.id, item.sha256) for item in found)
 
 
-class Labelled(Form):
+class Labelled(Drawn):
     """The fields of all labels: who judged, in which kit, and the question."""
 
     labels: LabelKind

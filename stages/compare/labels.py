@@ -48,14 +48,26 @@ PAIRS_HEAD = (
     "raters disagree",
     "first preferred, % [interval]",
     "p",
+    "p, Holm",
 )
 HEAD_LINES = 2
-SAMPLE = (
-    "These shares describe the labelled answers. A review kit draws doubtful answers more often "
-    "than they occur, so the shares of all answers of a run can be different.\n"
+UNWEIGHTED = (
+    "The labels have no weights, so these shares describe the labelled answers. A review kit draws "
+    "doubtful answers more often than they occur, so the shares of all answers of a run can be "
+    "different.\n"
 )
-JUDGE_SAMPLE = (
-    "A review kit draws by the judge's score too: the judge's sensitivity comes out too low and "
+WEIGHTED = (
+    "Harms are counts of labelled answers. Shares and means weigh each answer by the inverse of "
+    "its probability to be drawn, so they estimate the answers of the run that the kit could draw: "
+    "those to questions that the compared variants answer differently.\n"
+)
+JUDGE_WEIGHTED = (
+    "The kappas and the corrected shares weigh each answer by the inverse of its probability to be "
+    "drawn, because a review kit draws by the judge's score too.\n"
+)
+JUDGE_UNWEIGHTED = (
+    "The labels have no weights, and each counts once. A review kit draws by the judge's score "
+    "too: the judge's sensitivity comes out too low and "
     "its specificity too high, so the corrected share is usually too high, unless people labelled "
     "all answers.\n"
 )
@@ -145,7 +157,28 @@ def answers_table(content: Metrics, params: Params, path: Path) -> str:
             f"{found['style_mean']:.2f}",
         ]
         lines.append(table_line(cells))
-    return "\n".join([*lines, "", SAMPLE]) if len(lines) > HEAD_LINES else ""
+    return "\n".join([*lines, "", sample_note(content)]) if len(lines) > HEAD_LINES else ""
+
+
+def sample_note(content: Metrics) -> str:
+    """Return which answers the shares describe."""
+    return f"{WEIGHTED}{_weightless(content)}" if is_weighted(content) else UNWEIGHTED
+
+
+def is_weighted(content: Metrics) -> bool:
+    """Return whether labels have weights."""
+    return bool(content.get("weighted_labels"))
+
+
+def _weightless(content: Metrics) -> str:
+    """Return how many labels weigh 1 beside weighted ones, or an empty text."""
+    count = content.get("unweighted_labels", 0)
+    if not count:
+        return ""
+    return (
+        f"**{count} labels have no weight and weigh 1**, so these figures describe no sample well: "
+        "run `bula review-kit` again with the options of their kit, and import them again.\n"
+    )
 
 
 def pairs_table(content: Metrics, params: Params, path: Path) -> str:
@@ -162,11 +195,20 @@ def pairs_table(content: Metrics, params: Params, path: Path) -> str:
             *(str(found[key]) for key in ("questions", *counts)),
             _share(found, "prefer_variant"),
             f"{found['p']:.3g}",
+            # A single test needs no correction.
+            f"{found.get('p_holm', found['p']):.3g}",
         ]
         lines.append(table_line(cells))
     if len(lines) == HEAD_LINES:
         return ""
-    note = "The share and the exact sign test are about questions with a preference.\n"
+    note = (
+        "The share and the exact sign test are about questions with a preference. The last column "
+        "has Holm's correction over these pairs. "
+    )
+    if is_weighted(content):
+        note += "The share weighs the questions; the counts and the test do not.\n"
+    else:
+        note += "No question has a weight.\n"
     return "\n".join(lines) + f"\n\n{note}"
 
 
@@ -188,7 +230,7 @@ def judge_note(content: Metrics, who: str, params: Params, path: Path) -> str:
             text = f"withheld: {markdown(str(found.get('withheld', '')))}"
         lines.append(f"- {markdown(variant)}, correct answers by the corrected judge: {text}.")
     if is_corrected:
-        lines += ["", JUDGE_SAMPLE]
+        lines += ["", JUDGE_WEIGHTED if is_weighted(content) else JUDGE_UNWEIGHTED]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -4,6 +4,9 @@
 and about the judge use only labels of answers that this run has, with the same text, and the
 others are counted. If clinicians judged, their labels decide, else those of the authors.
 
+Answers are weighted by the inverse of their probability to be drawn, which the labels have. Labels
+without it, from older kits, weigh 1.
+
     python -m stages.labels
 """
 
@@ -49,6 +52,14 @@ def counts(labels: Sequence[Label], present: Sequence[Label]) -> Figures:
     return figures
 
 
+def weight_counts(labels: Sequence[Label]) -> Figures:
+    """Return how many labels have a weight and how many have none, if any has one."""
+    weighted = sum(label.weight is not None for label in labels)
+    if not weighted:
+        return {}
+    return {"weighted_labels": weighted, "unweighted_labels": len(labels) - weighted}
+
+
 def summarise(labels: Sequence[Label], data: Path, params: Params) -> Content:
     """Return all figures; without labels, the counts alone."""
     answers = read_hashes(data / "answers", params)
@@ -65,6 +76,7 @@ def summarise(labels: Sequence[Label], data: Path, params: Params) -> Content:
             judged = combine(of_kind(present, who))
             figures |= kappa_figures(who, judged, verdicts, params)
     counted = of_kind(present, trusted)
+    figures |= weight_counts(counted)
     consensus = combine(counted)
     figures |= variant_figures(consensus, params)
     figures |= correction_figures(trusted, consensus, verdicts, params)

@@ -6,11 +6,19 @@ from statistics import fmean, median_low
 from typing import NamedTuple
 
 from bula.item_scores import AnswerRow, read_checked
-from bula.labels.records import AnswerLabel, Label, PairLabel, Relevance, Scores, answer_sha256
+from bula.labels.records import (
+    AnswerLabel,
+    Label,
+    Level,
+    PairLabel,
+    Relevance,
+    Scores,
+    answer_sha256,
+)
 from bula.labels.votes import AnswerId, answer_id, answers_of
 from bula.params import Params
 from stages.labels.agreement import HARMS, RELEVANCES
-from stages.labels.intervals import Figures, share
+from stages.labels.intervals import Figures, weighted_share
 
 BEST = 3
 # Half of an answer's sentences must be right for the middle score.
@@ -31,6 +39,9 @@ class Consensus(NamedTuple):
     relevance: Relevance
     right_share: float | None
     """Mean share of right sentences among those that a rater can judge."""
+    weight: float
+    level: Level | None
+    """The stratum of the sample."""
 
 
 def read_hashes(folder: Path, params: Params) -> set[AnswerId]:
@@ -54,12 +65,29 @@ def is_present(label: Label, answers: set[AnswerId]) -> bool:
 def combine(labels: Sequence[Label]) -> list[Consensus]:
     """Return the consensus on each answer, from the first judgement of each rater."""
     raters: dict[AnswerId, dict[str, AnswerLabel]] = {}
+    weights = answer_weights(labels)
     for label in answers_of(labels):
         raters.setdefault(answer_id(label), {}).setdefault(label.rater, label)
-    return [_consensus(list(found.values())) for found in raters.values()]
+    return [
+        _consensus(list(found.values()), weights.get(answer, 1.0))
+        for answer, found in raters.items()
+    ]
 
 
-def _consensus(labels: Sequence[AnswerLabel]) -> Consensus:
+def answer_weights(labels: Sequence[Label]) -> dict[AnswerId, float]:
+    """Return the weight of each answer that has one.
+
+    The weights of an answer in several pairs add up, and a repetition adds nothing.
+    """
+    parts: dict[AnswerId, dict[tuple[str, str], float]] = {}
+    for label in answers_of(labels):
+        if label.weight is not None:
+            drawn = (label.kit, label.repeat_of or label.item)
+            parts.setdefault(answer_id(label), {})[drawn] = label.weight
+    return {answer: sum(found.values()) for answer, found in parts.items()}
+
+
+def _consensus(labels: Sequence[AnswerLabel], weight: float) -> Consensus:
     """Return the consensus of one answer's labels.
 
     Of an even number of scores, the lower middle one counts, so that raters who differ never make
@@ -78,6 +106,8 @@ def _consensus(labels: Sequence[AnswerLabel]) -> Consensus:
         harm=-median_low(benefits),
         relevance=RELEVANCES[median_low(relevances)],
         right_share=fmean(shares) if shares else None,
+        weight=weight,
+        level=labels[0].level,
     )
 
 
@@ -117,23 +147,36 @@ def variant_figures(answers: Sequence[Consensus], params: Params) -> dict[str, F
 
 
 def answer_figures(answers: Sequence[Consensus], params: Params) -> Figures:
-    """Return the figures of one variant's labelled answers."""
-    count = len(answers)
-    figures: Figures = {"answers": count}
+    """Return the figures of one variant's labelled answers.
+
+    The harms are counts of answers. Shares and means weigh the answers.
+    """
+    weights = [answer.weight for answer in answers]
+    figures: Figures = {"answers": len(answers)}
     for place, harm in enumerate(HARMS):
         figures[f"harm_{harm}"] = sum(answer.harm == place for answer in answers)
-    severe = sum(answer.harm == HARMS.index("severe") for answer in answers)
-    figures |= share("severe", severe, count, params)
-    figures |= share("relevant", sum(a.relevance == "relevant" for a in answers), count, params)
-    scored = [answer.accuracy for answer in answers if answer.accuracy is not None]
-    figures["accuracy_scored"] = len(scored)
-    figures |= share("accuracy_3", scored.count(BEST), len(scored), params)
-    shares = [answer.right_share for answer in answers if answer.right_share is not None]
-    figures["right_sentences_answers"] = len(shares)
-    if shares:
-        figures["right_sentences_share"] = fmean(shares)
-    figures["style_mean"] = fmean(answer.style for answer in answers)
+    severe = [answer.harm == HARMS.index("severe") for answer in answers]
+    figures |= weighted_share("severe", severe, weights, params)
+    relevant = [answer.relevance == "relevant" for answer in answers]
+    figures |= weighted_share("relevant", relevant, weights, params)
+    figures |= accuracy_figures(answers, params)
+    rated = [answer for answer in answers if answer.right_share is not None]
+    figures["right_sentences_answers"] = len(rated)
+    if rated:
+        shares = [answer.right_share or 0.0 for answer in rated]
+        figures["right_sentences_share"] = fmean(shares, [answer.weight for answer in rated])
+    figures["style_mean"] = fmean([answer.style for answer in answers], weights)
     return figures
+
+
+def accuracy_figures(answers: Sequence[Consensus], params: Params) -> Figures:
+    """Return the share of answers with the best accuracy, among those that have one."""
+    scored = [answer for answer in answers if answer.accuracy is not None]
+    best = [answer.accuracy == BEST for answer in scored]
+    figures: Figures = {"accuracy_scored": len(scored)}
+    return figures | weighted_share(
+        "accuracy_3", best, [answer.weight for answer in scored], params
+    )
 
 
 def by_question(answers: Sequence[Consensus]) -> Mapping[tuple[str, str], Consensus]:

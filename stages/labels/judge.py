@@ -1,4 +1,8 @@
-"""Compare the judge with people, and correct its rates by their labels."""
+"""Compare the judge with people, and correct its rates by their labels.
+
+A kit draws answers by the judge's score too. So all figures weigh each answer by the inverse of its
+probability to be drawn (Begg and Greenes 1983 on verification bias).
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,12 +10,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bula.calibration import ErrorRates, Labeller, correct_rate, error_rates
+from bula.calibration import ErrorRates, Labeller, correct_rate
 from bula.item_scores import VerdictRow, read_checked
+from bula.labels.records import Level
 from bula.params import Params
-from bula.stats import weighted_kappa
 from stages.labels.answers import BEST, Consensus, by_question
-from stages.labels.intervals import Figures, Indices, with_interval
+from stages.labels.intervals import (
+    TOLERANCE,
+    Figures,
+    Floats,
+    Indices,
+    effective_items,
+    with_interval,
+)
 
 PARTS = ("accuracy", "style")
 
@@ -32,6 +43,8 @@ class Scored(NamedTuple):
     questions: list[str]
     people: list[int]
     judged: list[int]
+    weights: list[float]
+    levels: list[Level | None]
 
 
 def read_verdicts(folder: Path, params: Params) -> dict[str, Verdicts]:
@@ -48,7 +61,7 @@ def scored_by_both(
     part: str, answers: Sequence[Consensus], verdicts: Mapping[str, Verdicts]
 ) -> Scored:
     """Return the answers that people and the judge scored in one part."""
-    found = Scored([], [], [])
+    found = Scored([], [], [], [], [])
     for (variant, question), answer in by_question(answers).items():
         verdict = verdicts[variant].get(question)
         people = getattr(answer, part)
@@ -57,6 +70,8 @@ def scored_by_both(
             found.questions.append(question)
             found.people.append(people)
             found.judged.append(judged)
+            found.weights.append(answer.weight)
+            found.levels.append(answer.level)
     return found
 
 
@@ -81,15 +96,52 @@ def kappa_figures(
 def judge_kappa(name: str, scored: Scored, params: Params) -> Figures:
     """Return the weighted kappa with its interval."""
     pairs = np.asarray([scored.people, scored.judged], dtype=np.int64)
-    return with_interval(name, lambda at: _kappa(pairs[:, at]), scored.questions, params)
+    weights = np.asarray(scored.weights, dtype=np.float64)
+    return with_interval(
+        name, lambda at: kappa(pairs[:, at], weights[at]), scored.questions, params, scored.levels
+    )
 
 
-def _kappa(pairs: Indices) -> float | None:
-    """Return the weighted kappa of pairs, or None if all are equal: (2, items)."""
+def kappa(pairs: Indices, weights: Floats) -> float | None:
+    """Return kappa with quadratic weights (Cohen 1968) of answers that have weights too.
+
+    `pairs` has the shape (2, items). Each mean of the items is weighted: kappa is 1 - D / E with
+    the mean squared difference D and its mean E over all pairings of a first with a second value
+    (Fleiss and Cohen 1973). The result is None if all values are equal.
+    """
     if len(np.unique(pairs)) < 2:
         return None
-    first, second = pairs.tolist()
-    return weighted_kappa(first, second)
+    first, second = pairs.astype(np.float64)
+    observed = np.average((first - second) ** 2, weights=weights)
+    first_mean, second_mean = np.average(pairs, axis=1, weights=weights)
+    first_variance = np.average((first - first_mean) ** 2, weights=weights)
+    second_variance = np.average((second - second_mean) ** 2, weights=weights)
+    expected = first_variance + second_variance + (first_mean - second_mean) ** 2
+    return float(1 - observed / expected)
+
+
+def error_rates(scored: Scored) -> ErrorRates | None:
+    """Return the judge's weighted sensitivity and specificity for the best score.
+
+    Their counts are effective ones, rounded down, because `correct_rate` computes its interval
+    from them. The result is None if people called no answer correct, or none wrong.
+    """
+    people = np.asarray(scored.people) == BEST
+    judged = np.asarray(scored.judged) == BEST
+    weights = np.asarray(scored.weights, dtype=np.float64)
+    if not people.any() or people.all():
+        return None
+    return ErrorRates(
+        sensitivity=float(np.average(judged[people], weights=weights[people])),
+        correct=_effective(weights[people]),
+        specificity=float(np.average(~judged[~people], weights=weights[~people])),
+        wrong=_effective(weights[~people]),
+    )
+
+
+def _effective(weights: Floats) -> int:
+    """Return the complete effective items."""
+    return int(effective_items(weights.tolist()) * (1 + TOLERANCE))
 
 
 def correction_figures(
@@ -103,13 +155,14 @@ def correction_figures(
     The group of a variant has `withheld` with the reason where there is no corrected rate.
     """
     scored = scored_by_both("accuracy", answers, verdicts)
-    people = [score == BEST for score in scored.people]
-    rates = error_rates(people, [score == BEST for score in scored.judged])
-    correct = sum(people)
-    wrong = len(people) - correct
+    rates = error_rates(scored)
+    correct = scored.people.count(BEST)
+    wrong = len(scored.people) - correct
     errors: Figures = {"correct": correct, "wrong": wrong, "source": f"{who}_labels"}
     if rates:
         errors |= {"sensitivity": rates.sensitivity, "specificity": rates.specificity}
+    if rates and len(set(scored.weights)) > 1:
+        errors |= {"effective_correct": rates.correct, "effective_wrong": rates.wrong}
     groups = {"judge_errors": errors}
     reason = too_few(correct, wrong, params.labels.min_labels)
     for variant, rows in verdicts.items():

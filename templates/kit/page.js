@@ -188,8 +188,8 @@ function exportFile() {
   // The browser reads the address after this function.
   setTimeout(() => URL.revokeObjectURL(address), 60000);
   session.isSaved = true;
-  const rows = text.split("\n").length - 2;
-  byId("export-status").textContent = `Salvo em ${fileName()}, com ${rows} linhas de marcas.`;
+  const rows = countInWords(judgementRows());
+  byId("export-status").textContent = `Salvo em ${fileName()}, com ${rows}.`;
 }
 
 async function importFile(event) {
@@ -216,7 +216,7 @@ function takeOver(found) {
   fillForm();
   session.isSaved = save();
   showEnd();
-  byId("import-end-status").textContent = `${found.count} linhas de marcas foram carregadas.`;
+  byId("import-end-status").textContent = `Carregado: ${countInWords(found.rows)}.`;
 }
 
 function leave() {

@@ -1,4 +1,5 @@
-// The file of a rater: one header row, then one row per finished judgement.
+// The file of a rater: one header row, then one row per judgement. An answer that the rater began
+// and did not finish has "finished": false, and null for each missing mark.
 
 const SCORES = ["relevance", "harm", "style"];
 
@@ -29,18 +30,23 @@ function sentenceNames(item) {
   return Array.from({ length: item.sentences }, (_, number) => `${item.id}.s${number}`);
 }
 
+// Return null for an answer without any mark or note.
 function answerRow(item) {
+  const valueOf = (name) => session.values[name] ?? null;
   const names = [...sentenceNames(item), ...SCORES.map((score) => `${item.id}.${score}`)];
-  if (!isFinished(names)) return null;
-  return {
+  const note = (valueOf(`${item.id}.note`) ?? "").trim();
+  if (note === "" && names.every((name) => valueOf(name) === null)) return null;
+  const style = valueOf(`${item.id}.style`);
+  const row = {
     type: "answer",
     item: item.id,
-    sentences: sentenceNames(item).map((name) => session.values[name]),
-    relevance: session.values[`${item.id}.relevance`],
-    harm: session.values[`${item.id}.harm`],
-    style: Number(session.values[`${item.id}.style`]),
-    note: (session.values[`${item.id}.note`] ?? "").trim(),
+    sentences: sentenceNames(item).map(valueOf),
+    relevance: valueOf(`${item.id}.relevance`),
+    harm: valueOf(`${item.id}.harm`),
+    style: style === null ? null : Number(style),
+    note,
   };
+  return isFinished(names) ? row : { ...row, finished: false };
 }
 
 function pairRow(pair) {
@@ -48,15 +54,22 @@ function pairRow(pair) {
   return prefer === undefined ? null : { type: "pair", pair, prefer };
 }
 
+function judgementRows() {
+  const rows = session.order.flatMap((pair) => [...itemsOf(pair).map(answerRow), pairRow(pair)]);
+  return rows.filter((row) => row !== null);
+}
+
 function exportText() {
-  const rows = [{ form: 1, kit: KIT, rater: session.rater, language: "pt-BR" }];
-  for (const pair of session.order) {
-    rows.push(...itemsOf(pair).map(answerRow), pairRow(pair));
-  }
-  return rows
-    .filter((row) => row !== null)
-    .map((row) => `${JSON.stringify(row)}\n`)
-    .join("");
+  const header = { form: 1, kit: KIT, rater: session.rater, language: "pt-BR" };
+  return [header, ...judgementRows()].map((row) => `${JSON.stringify(row)}\n`).join("");
+}
+
+// Return the number of rows in words, and how many of them are unfinished.
+function countInWords(rows) {
+  const total = rows.length === 1 ? "1 linha de marcas" : `${rows.length} linhas de marcas`;
+  const open = rows.filter((row) => row.finished === false).length;
+  if (open === 0) return total;
+  return `${total} (${open === 1 ? "1 não está pronta" : `${open} não estão prontas`})`;
 }
 
 function fileName() {
@@ -92,8 +105,9 @@ function rowValues(row) {
   if (row.type === "pair") return [[`${row.pair}.prefer`, row.prefer]];
   const sentences = Array.isArray(row.sentences) ? row.sentences : [];
   const values = sentences.map((value, number) => [`${row.item}.s${number}`, value]);
-  for (const score of SCORES) values.push([`${row.item}.${score}`, String(row[score])]);
-  return values;
+  for (const score of SCORES) values.push([`${row.item}.${score}`, row[score]]);
+  const marks = row.finished === false ? values.filter(([, value]) => value !== null) : values;
+  return marks.map(([name, value]) => [name, String(value)]);
 }
 
 function isOffered(name, value) {
@@ -127,5 +141,5 @@ function parseFile(text) {
   const rows = lines.map((line, index) => parseLine(line, index + 1));
   checkHeader(rows[0]);
   const values = rows.slice(1).flatMap((row, index) => checkedValues(row, index + 2));
-  return { rater: rows[0].rater, values: Object.fromEntries(values), count: rows.length - 1 };
+  return { rater: rows[0].rater, values: Object.fromEntries(values), rows: rows.slice(1) };
 }

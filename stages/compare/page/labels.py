@@ -12,6 +12,7 @@ from stages.compare.labels import (
     agreement_table,
     answers_table,
     corrected_share,
+    is_weighted,
     pairs_table,
     statistic,
 )
@@ -30,14 +31,22 @@ JUDGE_HEAD = [
     Both("correct, % [interval] ↑", "corretas, % [intervalo] ↑"),
 ]
 WITHHELD = Both("withheld", "omitido")
-SAMPLE = Both(
-    "The shares describe the labelled answers. A review kit draws doubtful answers more often than "
-    "they occur, also by the judge's score. So the shares of all answers of the run can be "
-    "different, and the corrected shares of the judge are usually too high.",
-    "As proporções descrevem as respostas avaliadas. O sorteio escolhe respostas duvidosas com "
-    "mais frequência do que elas ocorrem, também pela nota do juiz. Por isso as proporções de "
-    "todas as respostas da execução podem ser outras, e as proporções corrigidas do juiz "
+UNWEIGHTED = Both(
+    "The labels have no weights. The shares describe the labelled answers. A review kit draws "
+    "doubtful answers more often than they occur, also by the judge's score. So the shares of "
+    "all answers of the run can be different, and the corrected shares of the judge are usually too high.",
+    "As avaliações não têm pesos. As proporções descrevem as respostas avaliadas. O sorteio "
+    "escolhe respostas duvidosas com mais frequência do que elas ocorrem, também pela nota "
+    "do juiz. Por isso as proporções de todas as respostas da execução podem ser outras, e as proporções corrigidas do juiz "
     "costumam ser altas demais.",
+)
+WEIGHTED = Both(
+    "Shares, means, the kappa of the judge and its corrected shares weigh each answer by the "
+    "inverse of its probability to be drawn. So they estimate all answers of the run that "
+    "the kit could draw. Counts are of labelled answers.",
+    "As proporções, as médias, o kappa do juiz e as proporções corrigidas dão a cada resposta um "
+    "peso: o inverso da probabilidade de ser sorteada. Assim elas estimam todas as respostas da "
+    "execução que podiam ser sorteadas. As contagens são das respostas avaliadas.",
 )
 NOBODY = Both("Nobody has judged the answers.", "Ninguém avaliou as respostas.")
 WHO = {
@@ -85,7 +94,13 @@ def _notes(content: Metrics, who: str) -> Iterator[Both]:
         )
 
     if any(name.startswith("answers_") for name in content):
-        yield SAMPLE
+        yield WEIGHTED if is_weighted(content) else UNWEIGHTED
+        weightless = content.get("unweighted_labels", 0)
+        if weightless:
+            yield Both(
+                f"{weightless} judgements have no weight and weigh 1.",
+                f"{weightless} avaliações não têm peso e valem 1.",
+            )
     kappas = [statistic(content, f"{who}_kappa_{part}") for part in ("accuracy", "style")]
     accuracy, style = kappas
     yield Both(
