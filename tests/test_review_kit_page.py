@@ -221,19 +221,7 @@ def test_a_file_continues_in_another_browser(browser: Any, tmp_path: Path) -> No
     path = exported(page, tmp_path)
     status = page.locator("#export-status").inner_text()
     assert status.endswith("com 4 linhas de marcas (1 não está pronta).")
-    *finished, draft = read_file(path)[1:]
-    assert len(finished) == 3
-    assert draft == {
-        "type": "answer",
-        "item": name.removesuffix(".s0"),
-        "sentences": ["wrong", None],
-        "relevance": None,
-        "harm": None,
-        "style": None,
-        "note": note,
-        "finished": False,
-    }
-    AnswerDraft.model_validate(draft)
+    check_draft(path, name, note)
     other, watch = open_page(browser)
     other.goto(address)
     assert other.locator("#saved").is_hidden()
@@ -249,6 +237,23 @@ def test_a_file_continues_in_another_browser(browser: Any, tmp_path: Path) -> No
     other.reload()
     assert other.locator("#saved-list button").all_inner_texts() == ["Continuar como R1"]
     assert_quiet(watch)
+
+
+def check_draft(path: Path, name: str, note: str) -> None:
+    """Assert that the last row has only a note and the mark of one sentence."""
+    *finished, draft = read_file(path)[1:]
+    assert len(finished) == 3
+    assert draft == {
+        "type": "answer",
+        "item": name.removesuffix(".s0"),
+        "sentences": ["wrong", None],
+        "relevance": None,
+        "harm": None,
+        "style": None,
+        "note": note,
+        "finished": False,
+    }
+    AnswerDraft.model_validate(draft)
 
 
 def test_a_complete_file_survives_export_import_and_export(browser: Any, tmp_path: Path) -> None:

@@ -34,11 +34,12 @@ WITHHELD = Both("withheld", "omitido")
 UNWEIGHTED = Both(
     "The labels have no weights. The shares describe the labelled answers. A review kit draws "
     "doubtful answers more often than they occur, also by the judge's score. So the shares of "
-    "all answers of the run can be different, and the corrected shares of the judge are usually too high.",
+    "all answers of the run can be different, and the corrected shares of the judge are usually "
+    "too high.",
     "As avaliações não têm pesos. As proporções descrevem as respostas avaliadas. O sorteio "
     "escolhe respostas duvidosas com mais frequência do que elas ocorrem, também pela nota "
-    "do juiz. Por isso as proporções de todas as respostas da execução podem ser outras, e as proporções corrigidas do juiz "
-    "costumam ser altas demais.",
+    "do juiz. Por isso as proporções de todas as respostas da execução podem ser outras, e as "
+    "proporções corrigidas do juiz costumam ser altas demais.",
 )
 WEIGHTED = Both(
     "Shares, means, the kappa of the judge and its corrected shares weigh each answer by the "
