@@ -224,7 +224,7 @@ def _form(path: Path, rows: Rows, kit: Kit, faults: list[Fault]) -> Form | None:
 
 
 def _judgements(rows: Rows, faults: list[Fault]) -> FormRows:
-    """Return the rows as judgements and drafts, and add the others' faults to the list."""
+    """Return the judgements and drafts, and add faults to the list."""
     found: FormRows = []
     for number, row in rows:
         try:
@@ -379,5 +379,5 @@ def _conflicts(old: Sequence[Label], new: Sequence[Label], *, replace: bool) -> 
 
 
 def _unweighted(label: Label) -> Label:
-    """Return the judgement alone. A newer key of the same kit may add weights to it."""
+    """Return a label without its weight, which a newer key may add."""
     return label.model_copy(update={"weight": None, "level": None})

@@ -80,7 +80,10 @@ class AnswerJudgement(Scores):
 
 
 class AnswerDraft(Form):
-    """An unfinished judgement of one answer in a rater's file, from which a rater resumes."""
+    """An unfinished judgement of one answer in a rater's file.
+
+    The rater resumes it on another machine.
+    """
 
     type: Literal["answer"]
     item: Id
@@ -111,7 +114,10 @@ def is_draft(row: Any) -> bool:
 
 
 class Drawn(Form):
-    """The place of an answer or a pair in the design of the sample; None in older files."""
+    """The design of the sample for an answer or a pair.
+
+    Older files have neither field.
+    """
 
     weight: Weight | None = None
     """The inverse of the inclusion probability.

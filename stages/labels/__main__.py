@@ -53,7 +53,10 @@ def counts(labels: Sequence[Label], present: Sequence[Label]) -> Figures:
 
 
 def weight_counts(labels: Sequence[Label]) -> Figures:
-    """Return how many labels have a weight and how many have none, if any has one."""
+    """Return the numbers of labels with and without a weight.
+
+    There are no figures if no label has one.
+    """
     weighted = sum(label.weight is not None for label in labels)
     if not weighted:
         return {}

@@ -108,7 +108,10 @@ def weighted_share(
 
 
 def wilson_bounds(rate: float, items: float, confidence: float) -> tuple[float, float]:
-    """Return the score interval of a share (Wilson 1927) of a number of items with decimals."""
+    """Return the score interval of a share (Wilson 1927).
+
+    The number of items may have decimals.
+    """
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     total = items + z * z
     middle = (rate * items + z * z / 2) / total
