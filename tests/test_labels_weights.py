@@ -85,7 +85,7 @@ def test_weighted_error_rates_by_hand() -> None:
     # Effective items: 4^2 / (9 + 1) = 1.6, and 5^2 / (1 + 16) = 1.47.
     rates = error_rates(scored([3, 3, 1, 1], [3, 1, 1, 3], [3.0, 1.0, 1.0, 4.0]))
     assert rates is not None
-    assert (rates.sensitivity, rates.specificity) == (pytest.approx(0.75), pytest.approx(0.2))
+    assert [rates.sensitivity, rates.specificity] == pytest.approx([0.75, 0.2])
     assert (rates.correct, rates.wrong) == (1, 1)
     assert error_rates(scored([3, 3, 1], [3, 1, 1], [0.7] * 3)) == (0.5, 2, 1.0, 1)
     assert error_rates(scored([3, 3], [3, 1], [1.0, 1.0])) is None

@@ -296,7 +296,7 @@ def test_pairs_with_equal_answers_and_failed_requests_are_left_out(finished: Pat
     write_rows(path, rows)
     output = run("--repeats", "0").output
     assert "review-kit: 13 pairs of answers" in output
-    assert "1 pairs with equal answers were left out" in output
+    assert "1 pair with equal answers was left out" in output
 
 
 def test_options_choose_the_pairs_of_variants() -> None:

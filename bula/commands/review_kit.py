@@ -61,7 +61,9 @@ def report(drawn: "Drawn", out: Path) -> str:
         f"  {out / KEY}: keep this file, because it names the variants",
     ]
     if drawn.found.equal:
-        lines.append(f"  {drawn.found.equal} pairs with equal answers were left out")
+        noun = "pair" if drawn.found.equal == 1 else "pairs"
+        verb = "was" if drawn.found.equal == 1 else "were"
+        lines.append(f"  {drawn.found.equal} {noun} with equal answers {verb} left out")
     if drawn.closed:
         names = ", ".join(sorted(drawn.closed))
         lines.append(f"  the page quotes rows that must not be passed on, of the sources {names}")

@@ -63,7 +63,7 @@ def draw_kit(
         raise UserError(answers, what, "name other variants by --left and --right")
     random = Random(seed)
     sample = draw_sample(found.candidates, sizes[0], random)
-    # A second generator keeps the pairs that a seed draws as they were before there were weights.
+    # The sample of a seed must not depend on the weights, so they have a generator of their own.
     weights = weigh(found.candidates, sample, Random(f"weights {seed}"))
     kit = build_kit(sample, weights, min(sizes[1], len(sample) // 2), random)
     questions = [candidate.example for candidate in sample]
