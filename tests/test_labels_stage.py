@@ -334,6 +334,15 @@ def test_the_judge_is_compared_with_people_and_corrected(run: Path) -> None:
     assert figures["answers_tuned"]["accuracy_3_share"] == 0.5
 
 
+def test_labels_with_weights_are_counted_and_weighed(run: Path) -> None:
+    labels = [answer_label(0, weight=3.0), answer_label(1, harm="severe", weight=1.0)]
+    figures = compute([*labels, answer_label(2, harm="severe")])
+    assert (figures["weighted_labels"], figures["unweighted_labels"]) == (2, 1)
+    assert figures["answers_base"]["severe_share"] == pytest.approx(0.4)
+    assert figures["answers_base"]["harm_severe"] == 2
+    assert "weighted_labels" not in compute([answer_label(0)])
+
+
 def test_few_correct_labels_withhold_the_corrected_rate(run: Path) -> None:
     figures = compute(judged_all()[:30])
     assert "8 correct and 22 wrong answers" in figures["judge_base"]["withheld"]

@@ -280,6 +280,10 @@ def test_the_command_writes_page_key_and_sample(finished: Path) -> None:
         "loop": {"candidates": 0, "drawn": 0},
     }
     assert sample["pairs"] == {pair.pair: "clear" for pair in key.pairs}
+    # 10 of 15 pairs were drawn, and each of the 15 cells has one.
+    weights = [pair.weight for pair in key.pairs if pair.weight and not pair.repeat_of]
+    assert sum(weights) == pytest.approx(15, abs=1)
+    assert {item.level for item in key.items} == {"clear"}
     assert (sample["kit"], sample["seed"]) == (key.kit, load_params().sampling_seed)
 
 
