@@ -1,13 +1,15 @@
 """Recognise emergencies in questions, and answer them before any model does.
 
-The rules read words, and know nothing of medicine. In doubt they warn: a warning too many costs a
-reader one line, and a missed emergency can cost a life. `python -m bench.emergency` measures them.
+Rules read the words, and bula/emergency_meaning.py reads the meaning. Neither knows medicine. In
+doubt they warn: a warning too many costs a reader one line, and a missed emergency can cost a life.
+`python -m bench.emergency` measures them.
 """
 
 import re
 from typing import Literal
 
 from bula import emergency_patterns as signs
+from bula.emergency_meaning import SURELY_NONE, read_meaning
 from bula.emergency_signs import ACUTE, DEATH, ENOUGH, INTENT, MEANS, STRONG, WEAK, WISH
 from bula.emergency_thoughts import THOUGHTS
 from bula.emergency_words import spell
@@ -36,7 +38,22 @@ ANSWERS: dict[Emergency, str] = {"none": "", "samu": SAMU, "cvv": CVV}
 
 
 def find_emergency(question: str) -> Emergency:
-    """Return which emergency service a question needs.
+    """Return which emergency service a question needs, by its words and by its meaning.
+
+    Meaning finds what is said in other words. It overrules the words only where they name a symptom
+    and the message surely needs nobody: a thought of death that the words name always counts.
+    """
+    words = find_by_words(question)
+    if words == "cvv":
+        return words
+    meaning = read_meaning(question)
+    if words == "samu" and meaning.none < SURELY_NONE:
+        return words
+    return meaning.need
+
+
+def find_by_words(question: str) -> Emergency:
+    """Return which emergency service a question needs, by the rules alone.
 
     `cvv` is a thought of death or self-harm, and stands above `samu`. A symptom that the question
     denies or tells as over does not count, and neither does a disease of the past or of a
