@@ -9,7 +9,7 @@ import re
 from typing import Literal
 
 from bula import emergency_patterns as signs
-from bula.emergency_meaning import SURELY_NONE, read_meaning
+from bula.emergency_meaning import read_meaning
 from bula.emergency_signs import ACUTE, DEATH, ENOUGH, INTENT, MEANS, STRONG, WEAK, WISH
 from bula.emergency_thoughts import THOUGHTS
 from bula.emergency_words import spell
@@ -41,13 +41,13 @@ def find_emergency(question: str) -> Emergency:
     """Return which emergency service a question needs, by its words and by its meaning.
 
     Meaning finds what is said in other words. It overrules the words only where they name a symptom
-    and the message surely needs nobody: a thought of death that the words name always counts.
+    and a short message surely needs nobody: a thought of death that the words name always counts.
     """
     words = find_by_words(question)
     if words == "cvv":
         return words
     meaning = read_meaning(question)
-    if words == "samu" and meaning.none < SURELY_NONE:
+    if words == "samu" and not meaning.sure:
         return words
     return meaning.need
 

@@ -25,7 +25,7 @@ MOST_NONE = 0.5
 # Where the probability of "none" is this high, a sign that the rules found is only talked about.
 SURELY_NONE = 0.97
 # The words that are embedded at once: a sign at the end of a long message must not be diluted.
-WINDOW_WORDS = 60
+WINDOW_WORDS = 40
 # The characters of a message that are read, about six pages. The rules read all of it.
 MOST_CHARACTERS = 20_000
 
@@ -40,10 +40,13 @@ class Weights(NamedTuple):
 
 
 class Meaning(NamedTuple):
-    """The emergency service that a message needs, and the probability that it needs none."""
+    """The emergency service that a message needs, and whether it surely needs none.
+
+    No long message is sure: its last words may say something else.
+    """
 
     need: Need
-    none: float
+    sure: bool
 
 
 def read_meaning(question: str) -> Meaning:
@@ -55,8 +58,8 @@ def read_meaning(question: str) -> Meaning:
     shares = probabilities(windows(question), load_weights())
     none, samu, cvv = shares[shares[:, 0].argmin()].tolist()
     if none >= MOST_NONE:
-        return Meaning("none", none)
-    return Meaning("samu" if samu >= cvv else "cvv", none)
+        return Meaning("none", sure=len(shares) == 1 and none >= SURELY_NONE)
+    return Meaning("samu" if samu >= cvv else "cvv", sure=False)
 
 
 def windows(question: str) -> list[str]:

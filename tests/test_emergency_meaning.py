@@ -9,8 +9,9 @@ import numpy
 import pytest
 
 from bench import emergency_weights as fitting
+from bula import emergency
 from bula import emergency_meaning as meaning
-from bula.emergency import find_emergency
+from bula.emergency import find_by_words, find_emergency
 from bula.errors import UserError
 
 # Of 120 unseen emergencies 119 were found, with 10 false alarms among 79 ordinary messages
@@ -25,10 +26,10 @@ def test_a_short_message_is_one_window() -> None:
 
 
 def test_long_messages_are_read_in_windows_that_overlap_by_half() -> None:
-    words = [str(number) for number in range(100)]
+    words = [str(number) for number in range(70)]
     found = meaning.windows(" ".join(words))
-    assert [part.split()[0] for part in found] == ["0", "30", "60"]
-    assert [len(part.split()) for part in found] == [60, 60, 40]
+    assert [part.split()[0] for part in found] == ["0", "20", "40"]
+    assert [len(part.split()) for part in found] == [40, 40, 30]
 
 
 def test_probabilities_are_those_of_the_softmax(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,10 +46,29 @@ def test_probabilities_are_those_of_the_softmax(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_sign_at_the_end_of_a_long_message_counts() -> None:
-    story = "Qual a diferença entre gripe e resfriado? A vacina protege por um ano? " * 20
-    assert meaning.read_meaning(story).need == "none"
-    urgent = story + "Agora meu filho não respira e está roxo."
-    assert meaning.read_meaning(urgent).need == "samu"
+    story = (
+        "Gostaria de saber se posso tomar vitamina C todos os dias e se faz mal para o rim. " * 20
+    )
+    assert meaning.read_meaning(story) == ("none", False)
+    urgent = (
+        story + "Agora meu pai está com a boca torta, fala enrolado e não mexe o braço direito."
+    )
+    assert find_emergency(urgent) == "samu"
+
+
+def test_words_are_overruled_only_where_a_short_message_surely_needs_nobody() -> None:
+    question = "A bombinha serve para falta de ar leve de quem tem asma há anos?"
+    assert meaning.read_meaning(question) == ("none", True)
+    assert find_by_words(question) == "samu"
+    assert find_emergency(question) == "none"
+    assert find_emergency("Ele está com falta de ar agora") == "samu"
+
+
+def test_a_thought_of_death_that_words_name_always_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    calm = meaning.Meaning("none", sure=True)
+    monkeypatch.setattr(emergency, "read_meaning", lambda question: calm)
+    assert find_emergency("quero me matar") == "cvv"
+    assert find_emergency("estou com dor no peito") == "none"
 
 
 def test_the_stored_weights_are_those_of_the_sentences() -> None:
