@@ -11,6 +11,7 @@ from bula.emergency_words import phrases
 # Babies of up to two months
 YOUNG = phrases(r"""
     <young>
+    nasceu (?:segunda|terca|quarta|quinta|sexta|sabado|domingo|antes de ontem|esses dias)
 """)
 YOUNG_SIGN = phrases(r"""
     febre|febril|quent(?:e|inh[oa])|3[89](?:[.,]\d)?|37[.,][5-9]|<drowsy>|<pale>|gemendo|gemid\w+
@@ -38,6 +39,8 @@ DRY = phrases(r"""
 # Pregnancy and the weeks after birth
 PREGNANT = phrases(r"""
     <pregnant>|<birth>
+    (?:segundo|terceiro|quarto|quinto|sexto|setimo|oitavo|nono|\d) mes (?:de gesta\w+|de gravidez)
+    (?:no|do) (?:quinto|sexto|setimo|oitavo|nono|ultimo) mes
 """)
 PREGNANT_SIGN = phrases(r"""
     sangr(?:ando|o|ou|amento)|(?:muito|saindo|perdendo|saiu|com|escorrendo|vivo|desce\w*
@@ -67,6 +70,8 @@ PREGNANT_SIGN = phrases(r"""
     tomb(?:o|ei)|pancada|chute na barriga|falta de ar|coceira ...3 (?:maos|pes) ...1 (?:noite
         |intensa)
     perna ...1 inchada e|vozes|machucar o bebe|barriga ...2 (?:dura|pedra)
+    flash\w*|cabeca ...2 (?:latej|explod|estour|rach)\w+|vaz(?:ou|ando)|(?:liquido
+        |agua) ...2 (?:verd|escur|marrom)\w+
 """)
 # Diabetes
 DIABETIC = phrases(r"""

@@ -17,6 +17,12 @@ HEART = phrases(r"""
     coracao ...4 (?:explodir|parar|pulando fora|sair pela boca|saindo do peito|engasgando)
     (?:coracao|pulso|batimento) ...3 (?:parou|para e volta|fraquinho|sumindo)
     marca.?passo ...3 (?:disparou|choque|apit\w+|parou)
+    (?:suando frio|suor frio|suor gelado|gelad[oa]) ~ (?:palid[oa]|branc[oa]|cinza|tont[oa]|frac[oa]
+        |enjoad[oa]|sem cor)
+    (?:batimentos?|frequencia|pulso|bpm) ...3 [23]\d(?!\d)|pressao ...3 [4-8] ?(?:por|x
+        |/) ?[2-5](?!\d)
+    (?:brac\w+|perna|pe|mao) ...4 (?:gelad[oa]|fri[oa]) ...3 (?:rox[oa]|pret[oa]|branc[oa]|azul
+        |sem pulso)
 """)
 BREATH = phrases(r"""
     <cannot> ...3 (?:respirar|(?:puxar|pegar|buscar|encher) (?:o |de )?(?:ar|folego|pulmao|peito)
@@ -41,6 +47,9 @@ BREATH = phrases(r"""
         |faz|ajud|funcion)\w*|nada|e continua|sem (?:resultado|efeito|melhora))
     (?:unhas|pontas d\w+ dedos|boca|boquinha|labios?|beicos?|beicinho|lingua|rosto) ...3 <pale>
     traqueo\w* ...3 (?:saiu|entupi\w+|escapou)|oxigenio ...1 acab\w+
+    (?:<person>|<child>) (?:estava|esta|ficou|fica|estao|saiu|veio) ...1 <pale>
+    (?:oxigenio|cilindro|concentrador|balao de ar) ...4 (?:acab\w+|quebr\w+|parou|vazi\w+)
+    (?:respir\w+|ronc\w+) ...2 (?:estranho|esquisito|diferente|alto demais|de um jeito) ...8 nao
 """)
 CHOKING = phrases(r"""
     (?:entalou|entalad[oa]|engasg\w+|goela|traqueia|garganta) ~ (?:tosse nem|nao ...1 (?:tosse|fala
@@ -92,6 +101,9 @@ CONSCIOUSNESS = phrases(r"""
     (?:teve|deu|dando|tendo) (?:um |uma )?(?:apagao|sincope|blackout|passamento|chilique|ausencia)
     (?:caiu|desabou|despencou|desmontou|tombou|foi ao chao|capotou) ~ (?:dur[oa]|do nada|de cara
         |e nao|nao levant\w+|e ficou|na minha frente|desacordad[oa]|tremendo|espum\w+|sem sentidos)
+    nao ...2 abr\w+ ...2 olhos?|olh(?:o|os|inhos?) ...1 (?:entreabert|semiabert)\w+
+    nao ...2 reconhec\w+ ...3 (?:filh\w+|mae|pai|marido|esposa|ninguem|familia|casa|gente|mim
+        |net\w+)
 """)
 CONVULSION = phrases(r"""
     <shaking> ~ (?:olh(?:os?|inhos?) ...2 (?:vir\w+|revir\w+|branc[oa]s?|para)|baba|babando|espum\w+
@@ -125,6 +137,12 @@ ABDOMEN = phrases(r"""
     (?:dor|rasgo|facada) ...3 (?:rasgando|rasga|rasgo) ...3 (?:costas|peito|barriga)
     ere[cs]ao ...4 (?:\d+ ?h\w*|horas|nao (?:baixa|desce|passa))
     (?:vomit\w+ ...2 (?:fezes|coco|verde|bile))|(?:fezes|coco) ...3 (?:geleia|framboesa|sangue vivo)
+    nao ...2 (?:urin\w+|faz xixi|fez xixi|mij\w+|conseg\w+ (?:urinar|fazer xixi
+        |mijar)) ...3 (?:desde|ha|faz|o dia todo|\d+ ?h)
+    (?:dor|colica|pontada|doendo) ...6 (?:me dobr\w+|dobrad[oa]|no chao|rolando|urr\w+|grit\w+
+        |desmai\w+) ...4 (?:vomit\w+|chao|dor|febre|sem parar)
+    (?:barriga|abdomen) ...4 (?:dur[oa]|inchad\w+|estufad\w+) ...4 (?:grit\w+|encost\w+|vomit\w+
+        |febre)
 """)
 CLASSES = (HEART, BREATH, CHOKING, STROKE, CONSCIOUSNESS, CONVULSION, HEADACHE, ABDOMEN)
 
@@ -135,10 +153,13 @@ SPREADING = phrases(r"""
         |boca do estomago)
     (?:agonia|ansia|desconforto|pressao|pesad[oa]|apertad[oa]) ~ (?:peito|torax|estomago)
     coracao ...3 (?:dispar|aceler|descompass|falh|pul|bat)\w+|batedeira|palpit\w+
+    (?:troco|trem|negocio|coisa|aperto|apertando|agonia|mal estar) ...3 (?:por dentro|no meio
+        |bem no meio|no peito|esquisit[oa])
 """)
 SHOCK = phrases(r"""
     <sweat>|ensopad[oa]|vista ...1 (?:escur|sum|turv)\w+|desmai\w+|quase (?:apag|ca|desmai)\w+
     sensacao de morte|vou morrer|falta de ar|sem ar
+    (?:queixo|mandibula|braco|ombro|pescoco) ...2 (?:doendo|doi|doido|dormente|formig\w+|pesad\w+)
 """)
 # Stroke: two signs of the face, the speech, the understanding or a limb, or one of them suddenly.
 FACE_SPEECH = phrases(r"""

@@ -48,8 +48,8 @@ POISON = phrases(r"""
         |demais|dobrad\w+|duas vezes|dez vezes|trocad\w+|muito alta)
     (?:(?:passou|passei) (?:do ponto|da conta|do limite)|err(?:ou|ei)|exager\w+) ...4 (?:insulina
         |dose|remedio|gotas|comprimidos)
-    (?:exager|abus)(?:ou|ei) ...3 (?:dose|calmante|remedios?|comprimidos|rivotril|insulina
-        |drogas?|cocaina|bebida e)
+    (?:exager|abus)(?:ou|ei) ...3 (?:dose|calmante|remedios?|comprimidos|rivotril|insulina|drogas?
+        |cocaina|bebida e)
     <swallowed> ...6 (?:de uma (?:so )?vez|tudo junto|de proposito)
     (?:respir|inal|cheir|aspir)\w+ ...4 (?:<poison>|fumaca|gas|vapor|amoniaco|po quimico)
     (?:passou|passei|aplic\w+|mexeu|pulveriz\w+) ...3 (?:veneno|agrotoxico|defensivo) ...8 (?:mal
@@ -59,6 +59,9 @@ POISON = phrases(r"""
         |ninguem ...1 conseg\w+|gelad[oa]|vomitando deitad[oa]|apag\w+|despert\w+)
     (?:brigadeiro|bolo|cookie|bala|cogumelo|cha) ...1 (?:de maconha|magico|batizad[oa]|alucinogeno)
     boa noite cinderela|(?:colocaram|botaram) ...3 (?:na|no) (?:minha |meu )?(?:bebida|copo)
+    (?:respir|inal|cheir)\w+ ...6 (?:caiu|desmai\w+|apag\w+|tont\w+|tossindo|sem ar)
+    (?:silo|fossa|cisterna|tanque|caixa d'? ?agua) ...6 (?:caiu|desmai\w+|apag\w+)
+    (?:enfiou|colocou|botou|meteu) ...4 (?:tomada|pilha|bateria|ima)
 """)
 BURN = phrases(r"""
     <hot> ...6 <spilled> ...5 <skin>
@@ -84,6 +87,9 @@ SHOCK = phrases(r"""
     (?:choque|descarga|220|380|eletricidade) ~ (?:lev\w+|tom\w+|desmai\w+|queim\w+|coracao|caiu
         |peito|dur[oa]|tremendo|gravida|<child>|apag\w+|formig\w+)
     raio ...3 (?:caiu|atingiu|pegou|acertou)|eletrocut\w+
+    (?:grampo|garfo|chave|dedo|arame) ~ (?:tomada|fio desencapado)
+    (?:alcool|fogo|chama|labareda) ...4 (?:subiu|pegou|alastrou|veio) ...4 (?:blusa|roupa|brac\w+
+        |cara|rosto|cabelo|mim|nel[ea])
 """)
 DROWNING = phrases(r"""
     (?:tir(?:ei|ou|amos|aram)|resgat\w+|pux(?:ei|ou|amos|aram)|ach\w+|encontr\w+|boiando|boiou
@@ -93,6 +99,8 @@ DROWNING = phrases(r"""
         |levou (?:ele|ela|meu|minha|embora))
     (?:engol\w+|beb\w+|aspir\w+) (?:muita |tanta )?agua ...2 (?:d[ao] )?(?:<water>)
     quase (?:se )?afog\w+|mergulh\w+ ...5 (?:cabeca|pescoco|raso|pedra|nao (?:sint|mex)\w+)
+    (?:onda|correnteza|mare) ...4 (?:pux\w+|lev\w+|arrast\w+|rox\w+)
+    (?:agua|boia|boiar|nadar|nadando) ...5 (?:roxinh?[oa]|nao respira|desmai\w+|desacordad[oa])
 """)
 ANIMAL = phrases(r"""
     <bite> ...6 <snake>
@@ -103,6 +111,7 @@ ANIMAL = phrases(r"""
         |garganta|barriga|peito)
     (?:enxame|muitas|dezenas|varias|umas \d+|mais de \d+) (?:de )?(?:abelhas?|marimbondos|vespas
         |ferroadas|picadas)
+    (?:abelh\w+|marimbond\w+|vespa|formiga) ~ (?:alergic[oa]|rouc[oa]|<growing>)
 """)
 INJURY = phrases(r"""
     oss[oa]s? ...4 (?:fora|aparec\w+|expost\w+|rasg\w+|fur(?:ou|ando)|sa(?:iu|indo)|apontando|vis\w+
@@ -141,6 +150,12 @@ INJURY = phrases(r"""
     (?:tripas?|visceras|intestino|miolos?|cerebro) ...3 (?:fora|saindo|aparec\w+|expost\w+)
     <elder> ...4 <dropped> ...10 (?:nao ...2 (?:levant\w+|and\w+|pis\w+|mex\w+|fic\w+ em pe)
         |perna ...2 (?:curta|virada|torta)|quadril|bacia|femur)
+    (?:brac\w+|mao|dedos?|cabelo|roupa|manga|perna) ...6 (?:maquina|corrente|engrenagem|rolo|correia
+        |esteira|betoneira|polia)
+    (?:enrosc\w+|engat\w+|puxad[oa]) ...3 (?:maquina|corrente|engrenagem|rolo|correia|esteira
+        |betoneira)
+    (?:rojao|bomba|foguete|bombinha de festa|fogos) ...3 (?:estour\w+|explod\w+) ...3 (?:mao|cara
+        |rosto|olho|perto)
 """)
 VIOLENCE = phrases(r"""
     (?:apertou|esganou|estrangul\w+|enforcou|sufocou) ...2 (?:pescoco|garganta|<person>)
@@ -180,7 +195,7 @@ TRAUMA_SIGN = phrases(r"""
 """)
 TRIGGER = phrases(r"""
     (?:camar[ao]\w+|amendoim|castanhas?|nozes|noz|frutos? do mar|siri|caranguejo|ovo|leite|soja
-        |gergelim|kiwi|latex|abelhas?|vespas?|marimbondos?|formigas?|ferroad\w+|injec\w+|vacina
+        |gergelim|kiwi|latex|abelhas?|vespas?|marimbond\w+|formigas?|ferroad\w+|injec\w+|vacina
         |benzetacil|penicilina|amoxicilina|antibiotico|dipirona|contraste|anestesia|aas|ibuprofeno
         |diclofenaco|nimesulida|buscopan|remedio|picada|picad[oa]|alergi\w+|comeu|comi|tomei|tomou
         |bombom|tintura|pacoca)

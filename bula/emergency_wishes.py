@@ -44,6 +44,20 @@ ENDING = phrases(r"""
     (?:outra vida|outro lado|la de cima) ...3 (?:melhor|paz|encontr\w+)
     (?:dor|vazio|tristeza|escurid\w+|angustia) ...2 (?:na|da|de) (?:alma|dentro|existir) ...6 (?:par
         |acab|fim|pra sempre|para sempre|nao aguento)\w*
+    (?:melhor|mais facil) ...4 (?:eu|me) (?:nao|nunca) (?:estar|existir|ter|acordar|viver)
+    nao (?:vejo|tem|ha|existe|acho|encontro) (?:mais )?(?:outro jeito|outra saida|outra solucao
+        |saida)
+    (?:ir|vou|ia|poder ir|quero ir) (?:tambem|junto|com (?:ele|ela)) ...4 (?:morr\w+|enterr\w+
+        |caixao|ceu|tumulo|partiu)
+    (?:morr\w+|enterr\w+) ...5 (?:ir (?:tambem|junto|embora|em paz)|descansar)
+    (?:morar|ficar|brincar|viver) com ...4 (?:no ceu|na estrela|que morreu|que partiu)
+    (?:me imagin\w+|me vejo|me ver) ...4 (?:mort[oa]|caixao|tumulo|enterrad[oa]|velorio)
+    (?:eu |que )?me mato\b|me mata\b(?! de)(?=$| por favor| logo)|pare de doer
+        |parar de doer para sempre
+    (?:por um fio|no meu limite|nao respondo por mim) ...10 (?:fazer comigo|besteira|vida|hoje|mim)
+    (?:medo|nao sei) d?o que (?:eu )?(?:posso|sou capaz de|vou|possa) fazer (?:comigo|contra mim
+        |hoje|essa noite|sozinh[oa])
+    (?:perigo|seguranca|segur[oa]) ...3 (?:comigo mesm[oa]|para mim mesm[oa]|de mim mesm[oa])
 """)
 # A burden to others, or nothing that holds: "estariam melhor sem mim".
 BURDEN = phrases(r"""
@@ -80,6 +94,11 @@ BURDEN = phrases(r"""
         |acordar todo)
     mere(?:co|ce|cia) ...1 (?:morrer|sofrer|sumir|viver|castigo)
     (?:culpa|errei|vergonha) ...8 (?:morrer|nao mereco viver|sumir do|acabar com)
+    (?:nada|ninguem) ...1 (?:mais )?me (?:segura|prende|faz ficar|anima|importa)
+    (?:da|dar|daria|sente|sentiria|sentir) ...1 (?:pela )?(?:minha )?falta (?:de mim|se eu)
+    (?:perdi|perdeu|acabou) tudo ...8 (?:nada|sentido|viver|aguento|motivo|sobrou|fim)
+    (?:quando|depois que|se) eu (?:for embora|partir|morrer|sumir|me for|nao estiver (?:mais )?aqui)
+    (?:quando|depois que) eu for(?=$|[.,!])
 """)
 # A plan, a farewell, a place and a means.
 PLAN = phrases(r"""
@@ -146,6 +165,16 @@ PLAN = phrases(r"""
     <swallowed> ...6 (?:de proposito|propositalmente|para (?:morrer|acabar|nao acordar
         |dormir para sempre))
     (?:se|me) tranc(?:ou|ei) ...6 (?:remedios?|faca|arma|corda|gilete|morrer|fazer besteira|matar)
+    (?:fal\w+|convers\w+|pergunt\w+) ...3 (?:em|de|sobre|na) morte ...8 (?:deu|doou|despe\w+
+        |estranh\w+|calad\w+|medo|trancad\w+)
+    (?:meter|metesse|jogar|bater|enfiar|virar|acelerar) ...3 (?:carro|moto) ...3 (?:poste|muro
+        |caminhao|arvore|contramao|barranco|ponte)
+    (?:subi|fui|estive|cheguei|sentei|fiquei) ...3 (?:terraco|ponte|viaduto|telhado|laje|parapeito
+        |trilhos?|sacada|beirada|alto) ...8 (?:desci|desisti|quase|coragem|pul\w+|pens\w+|jog\w+
+        |olh\w+)
+    (?:doi|demora|sofre|sente) ...3 (?:muito )?...1 (?:tomar (?:remedio|comprimido)\w* demais
+        |se enforcar|cortar os pulsos|morrer|pular|overdose)
+    cort(?:ou|ei|ar) (?:os |seus |meus )(?:proprios )?pulsos|beira d[ao] (?:suicid\w+|morte|fim)
 """)
 # Self-harm: "me furo com compasso".
 SELF = phrases(r"""
@@ -169,5 +198,10 @@ SELF = phrases(r"""
     (?:sangrar|sangue|me ver sangr\w+|dor fisica) ...6 (?:alivi\w+|acalm\w+|sinto viv[oa]|paz)
     (?:arranco|arranca) ...3 (?:propri[oa]|meu|minha) ...2 (?:cabelo|pele|unha) ...4 (?:ansi\w+
         |raiva|nervos[oa]|punir)
+    (?:lamina|gilete|estilete|compasso|caco)s? ~ (?:bolsa|mochila|quarto|gaveta|travesseiro|estojo
+        |escondid\w+|banheiro)
+    escond\w+ ...2 (?:os )?(?:bracos?|pulsos?|coxas?|cortes|machucados)
+    (?:abr\w+|arranc\w+|cutuc\w+|machuc\w+) ...6 de proposito ...6 (?:acalm\w+|alivi\w+|sentir
+        |melhor\w*|raiva)
 """)
 WISHES = (ENDING, BURDEN, PLAN, SELF)
