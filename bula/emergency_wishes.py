@@ -45,8 +45,7 @@ ENDING = phrases(r"""
     (?:dor|vazio|tristeza|escurid\w+|angustia) ...2 (?:na|da|de) (?:alma|dentro|existir) ...6 (?:par
         |acab|fim|pra sempre|para sempre|nao aguento)\w*
     (?:melhor|mais facil) ...4 (?:eu|me) (?:nao|nunca) (?:estar|existir|ter|acordar|viver)
-    nao (?:vejo|tem|ha|existe|acho|encontro) (?:mais )?(?:outro jeito|outra saida|outra solucao
-        |saida)
+    nao (?:vejo|tem|ha|existe|acho|encontro) (?:mais )?(?:outro jeito|outra saida|outra solucao)
     (?:ir|vou|ia|poder ir|quero ir) (?:tambem|junto|com (?:ele|ela)) ...4 (?:morr\w+|enterr\w+
         |caixao|ceu|tumulo|partiu)
     (?:morr\w+|enterr\w+) ...5 (?:ir (?:tambem|junto|embora|em paz)|descansar)
