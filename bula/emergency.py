@@ -8,13 +8,25 @@ doubt they warn: a warning too many costs a reader one line, and a missed emerge
 import re
 from typing import Literal
 
+from bula import emergency_ages, emergency_body, emergency_harm
 from bula import emergency_patterns as signs
 from bula.emergency_meaning import read_meaning
 from bula.emergency_signs import ACUTE, DEATH, ENOUGH, INTENT, MEANS, STRONG, WEAK, WISH
 from bula.emergency_thoughts import THOUGHTS
+from bula.emergency_wishes import WISHES
 from bula.emergency_words import spell
 from bula.safety import plain
 from bula.safety_patterns import CLAUSE_END, SENTENCE_END
+
+CLASSES = (*emergency_body.CLASSES, *emergency_harm.CLASSES)
+# A denial stands at most this many characters before a symptom, which keeps the time linear.
+DENIAL_REACH = 200
+PAIRS = (
+    *signs.PAIRS,
+    *emergency_body.TOGETHER,
+    *emergency_harm.TOGETHER,
+    *emergency_ages.TOGETHER,
+)
 
 Emergency = Literal["none", "samu", "cvv"]
 
@@ -61,7 +73,7 @@ def find_by_words(question: str) -> Emergency:
     """
     text = spell(plain(question))
     parts = SENTENCE_END.split(text)
-    if THOUGHTS.search(text) or any(map(_wishes_death, parts)):
+    if _thinks_of_death(text) or any(map(_wishes_death, parts)):
         return "cvv"
     if any(map(_needs_care, parts)) or _has_pair(text) or _weigh(text) >= ENOUGH:
         return "samu"
@@ -81,6 +93,11 @@ def model_may_answer(question: str) -> bool:
     return find_emergency(question) != "cvv"
 
 
+def _thinks_of_death(text: str) -> bool:
+    """Return whether a question has a phrase of death or of self-harm."""
+    return any(pattern.search(text) for pattern in (THOUGHTS, *WISHES))
+
+
 def _wishes_death(sentence: str) -> bool:
     """Return whether a sentence names a wish for death, or a plan."""
     wish = DEATH.search(sentence) and WISH.search(sentence)
@@ -93,7 +110,7 @@ def _weigh(text: str) -> int:
 
     A question about a matter or about the past weighs nothing.
     """
-    if _is_over(text) or signs.GENERAL.search(text):
+    if _is_over(text) or _is_general(text):
         return 0
     strong = sum(group.search(text) is not None for group in STRONG)
     weak = sum(group.search(text) is not None for group in WEAK)
@@ -102,27 +119,35 @@ def _weigh(text: str) -> int:
 
 def _has_pair(text: str) -> bool:
     """Return whether two signs occur that are an emergency only together."""
-    if _is_over(text):
+    if _is_over(text) or _is_general(text):
         return False
-    return any(first.search(text) and second.search(text) for first, second in signs.PAIRS)
+    return any(_states(text, first) and _states(text, second) for first, second in PAIRS)
+
+
+def _states(text: str, pattern: re.Pattern[str]) -> bool:
+    """Return whether a text has a sign that it does not deny."""
+    return any(not _is_denied(text, found) for found in pattern.finditer(text))
 
 
 def _needs_care(sentence: str) -> bool:
     """Return whether a sentence states an event, a symptom or an acute disease."""
-    if _is_over(sentence):
+    if _is_over(sentence) or _is_general(sentence):
         return False
     return signs.CERTAIN.search(sentence) is not None or _has_sign(sentence)
 
 
 def _has_sign(sentence: str) -> bool:
     """Return whether a sentence states a symptom or an acute disease."""
-    if signs.GENERAL.search(sentence):
-        return False
-    if any(not _is_denied(sentence, found) for found in signs.FELT.finditer(sentence)):
+    if any(_states(sentence, pattern) for pattern in (signs.FELT, *CLASSES)):
         return True
     if signs.OLD.search(sentence):
         return False
     return any(not _is_asked_about(sentence, found) for found in signs.NAMED.finditer(sentence))
+
+
+def _is_general(text: str) -> bool:
+    """Return whether a question is about a matter, and not about a person."""
+    return signs.MATTER.search(text) is not None and signs.PERSONAL.search(text) is None
 
 
 def _is_over(text: str) -> bool:
@@ -132,7 +157,8 @@ def _is_over(text: str) -> bool:
 
 def _is_denied(sentence: str, found: re.Match[str]) -> bool:
     """Return whether a denial stands right before a symptom, in its clause."""
-    clause = CLAUSE_END.split(sentence[: found.start()])[-1]
+    before = sentence[max(0, found.start() - DENIAL_REACH) : found.start()]
+    clause = CLAUSE_END.split(before)[-1]
     return signs.DENIED.search(clause) is not None
 
 
@@ -141,5 +167,5 @@ def _is_asked_about(sentence: str, found: re.Match[str]) -> bool:
 
     It asks what the disease is or how to prevent it.
     """
-    before = sentence[: found.start()]
+    before = sentence[max(0, found.start() - DENIAL_REACH) : found.start()]
     return signs.ASKED_ABOUT.search(before) is not None or _is_denied(sentence, found)

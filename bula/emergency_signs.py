@@ -41,7 +41,7 @@ STRONG = (
         ensopad[oa]
         (?:coracao|peito) (?:\w+ ){0,2}?(?:pulando|batendo|galop\w+|a mil|disparad\w+|para e volta)
         cinza|palid[oa]|sem cor|branc[oa] (?:\w+ ){0,2}?(?:papel|cera)|suor (?:frio|gelado)
-        (?<!vivo )suando(?! (?:de|a) noite)|gelad[oa]|batedeira
+        (?<!vivo )suando(?! (?:de|a) noite)|(?<!banho )(?<!agua )gelad[oa]|batedeira
         vista (?:\w+ )?escur\w+|visao (?:\w+ )?escur\w+|quase (?:que )?(?:apag|ca|desmai)\w+
     """),
     # Nerves

@@ -2,46 +2,13 @@
 
 import re
 
+from bula.emergency_vocabulary import WORDS
 from bula.safety_patterns import any_of
 
-# Up to four words of one sentence, written as " ... " in a phrase.
-GAP = r" (?:[^\s.;!?]+ ){0,4}?"
-# Words that several phrases share, written as <name> in a phrase.
-WORDS = {
-    "cannot": r"(?:(?:nao|mal|nem) (?:\w+ ){0,2}?conseg\w+|nao da para)",
-    "hard": r"(?:dificuldades?|dificil|ruim|cansad[oa]|sofrendo|lutando|esforco)",
-    "past": r"(?:ou|ei|ado|ada|ando|aram|ava)",
-    "pale": r"(?:ciano\w+|rox(?:inh)?[oa]s?|arroxead[oa]s?|azul|azulad[oa]s?|azuis|cinzent[oa]s?)",
-    "swollen": r"(?:inch(?:ou|aram|and[oa]|ad[oa]s?)|fech(?:ou|and[oa])|trav(?:ou|ando))",
-    "slurred": r"(?:enrol|embol|arrast|embaralh|pastos|engrol|trav)\w+",
-    "child": r"(?:bebe|nene|nenem|crianca|filh(?:inh)?[oa]|net[oa]|sobrinh[oa]|menin[oa])",
-    "many": (
-        r"(?:[1-9]\d+|dez|doze|quinze|vinte|trinta|quarenta|cinquenta|cem|duzias? de|punhado de"
-        r"|muit[oa]s|vari[oa]s|tod[oa]s [oa]s|um monte de|mao cheia de)"
-    ),
-    "pills": r"(?:comprimid\w+|capsulas?|remedios?|pilulas?|calmantes?)",
-    "drug": (
-        r"(?:paracetamol|tylenol|dipirona|dorflex|rivotril|clonazepam|diazepam|amitriptilina"
-        r"|fluoxetina|sertralina|quetiapina|dramin|ibuprofeno|insulina|propranolol|digoxina)"
-    ),
-    "swallowed": (
-        r"(?:tom(?:ei|ou|aram|ado|ando)|beb(?:i|eu|eram)|engol(?:i|iu|iram)|inger(?:i|iu)"
-        r"|mord(?:i|eu)|lamb(?:i|eu)|com(?:i|eu|ido|eram)|chup(?:ou|ei)|mastig(?:ou|ei)"
-        r"|(?:pos|botou|colocou) na boca)"
-    ),
-    "poison": (
-        r"(?:veneno|chumbinho|raticida|mata.rato|inseticida|pesticida|herbicida|formicida"
-        r"|agrotoxico|agua sanitaria|q-?boa|cloro|soda(?: caustica)?|desentupidor|diabo verde"
-        r"|detergente|desinfetante|pinho sol|creolina|alvejante|amaciante|sabao em po|querosene"
-        r"|gasolina|thinner|tiner|aguarras|solvente|removedor|acetona|metanol|naftalina|tinta"
-        r"|alcool (?:em gel|de limpeza|de posto|70)|produto de limpeza|pilhas?|baterias?|imas?"
-        r"|comigo.ninguem.pode|espirradeira|mamona|cogumelo)"
-    ),
-    "amount": (
-        r"(?:cartelas?|(?:meio|meia|um|o|a|uma) (?:frasco|vidro)|frascos|vidrinhos?"
-        r"|(?:caixa|cartela|frasco|vidro|pote) (?:inteir[oa]|tod[oa]))"
-    ),
-}
+# A gap in a phrase: " ... " is up to four words of one sentence, and " ...2 " is up to two.
+GAP = re.compile(r" \.\.\.(\d?) ")
+NAME = re.compile(r"<([a-z]+)>")
+
 # Common spellings of messages, and the spelling that the patterns use.
 SPELLINGS = tuple(
     (re.compile(pattern), replacement)
@@ -51,7 +18,20 @@ SPELLINGS = tuple(
         # Short words
         (r"\b(?:n|naum|nau)\b", "nao"),
         (r"\b(?:oq|o q)\b", "o que"),
-        (r"\b(?:q|qe|ki)\b", "que"),
+        (r"\b(?:q|qe|ki|ke)\b", "que"),
+        (r"\b(?:vc|vcs|ce)\b", "voce"),
+        (r"\b(?:tb|tbm)\b", "tambem"),
+        (r"\b(?:pq|pk)\b", "porque"),
+        (r"\b(?:bb|bbs)\b", "bebe"),
+        (r"\b(?:qd|qdo|qnd|qndo)\b", "quando"),
+        (r"\b(?:td)\b", "tudo"),
+        (r"\bcmg\b", "comigo"),
+        (r"\bng\b", "ninguem"),
+        (r"\bmsm\b", "mesmo"),
+        (
+            r"\bnum (?=(?:cons|to\b|ta\b|est|resp|acord|mex|para\b|quer|sei|sint|fal|aguent))",
+            "nao ",
+        ),
         (r"\btah?\b", "esta"),
         (r"\bt(?:o|ou|ow)\b", "estou"),
         (r"\btava\b", "estava"),
@@ -95,7 +75,8 @@ def phrases(text: str) -> re.Pattern[str]:
     """Return a pattern that matches any phrase of a list.
 
     Each line is one regular expression, and a line that starts with | continues it. A comment
-    starts with #, <name> is an entry of WORDS, and " ... " stands for up to four words.
+    starts with #, and <name> is an entry of WORDS. " ... " stands for up to four words and " ...2 "
+    for up to two. "a ~ b" matches both in either order, with up to five words between them.
     """
     joined = re.sub(r"\n +\|", "|", text)
     lines = (line.partition("#")[0].strip() for line in joined.splitlines())
@@ -104,6 +85,16 @@ def phrases(text: str) -> re.Pattern[str]:
 
 def _expand(phrase: str) -> str:
     """Return a phrase as a regular expression."""
-    for name, pattern in WORDS.items():
-        phrase = phrase.replace(f"<{name}>", pattern)
-    return phrase.replace(" ... ", GAP)
+    while NAME.search(phrase):
+        phrase = NAME.sub(lambda found: _alternatives(found[1]), phrase)
+    first, _, second = phrase.partition(" ~ ")
+    if second:
+        phrase = f"(?:{first}) ...5 (?:{second})|(?:{second}) ...5 (?:{first})"
+    return GAP.sub(lambda found: rf",? (?:[^\s.;!?]+ ){{0,{found[1] or 4}}}?", phrase)
+
+
+def _alternatives(name: str) -> str:
+    """Return an entry of the vocabulary as a regular expression."""
+    joined = re.sub(r"\n +\|", "|", WORDS[name])
+    lines = (line.strip() for line in joined.splitlines())
+    return f"(?:{'|'.join(line for line in lines if line)})"

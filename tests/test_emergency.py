@@ -40,6 +40,12 @@ def test_a_denial_covers_its_own_clause_only() -> None:
     assert find_emergency("Não sei o que fazer com a falta de ar.") == "samu"
 
 
+def test_a_denial_also_covers_pairs_of_signs() -> None:
+    assert find_emergency("Grávida, sem sangramento.") == "none"
+    assert find_emergency("Grávida, com sangramento.") == "samu"
+    assert find_emergency("Sem febre e sem falta de ar, posso nadar?") == "none"
+
+
 def test_a_denied_thought_of_suicide_still_gets_188() -> None:
     assert find_emergency("Não penso em suicídio, mas estou muito triste.") == "cvv"
 
@@ -98,7 +104,9 @@ def test_sentences_of_a_file_are_counted_by_their_number(tmp_path: Path) -> None
     assert bench.count_answers(path) == {"192": (1, 2), "188": (1, 1), "-": (0, 1)}
 
 
-@pytest.mark.parametrize("part", ["nao ", "dor ", "bebe a ", "tomei um ", "sem ou ", "a, e "])
+@pytest.mark.parametrize(
+    "part", ["nao ", "dor ", "tomei um ", "sem ou ", "a, e ", "nem dor no peito ", "sou medico "]
+)
 def test_a_long_question_is_read_in_less_than_a_second(part: str) -> None:
     started = time.process_time()
     find_emergency(part * 3000)

@@ -18,6 +18,8 @@ from bula.emergency_words import phrases, spell
         ("convulcao", "convulsao"),
         ("emgasgou", "engasgou"),
         ("rispirando", "respirando"),
+        ("vc tb", "voce tambem"),
+        ("pq o bb num respira", "porque o bebe nao respira"),
         # The words of the patterns stay as they are.
         ("nao esta respirando", "nao esta respirando"),
     ],
@@ -47,6 +49,27 @@ def test_a_phrase_may_contain_a_shared_word() -> None:
     assert phrases("<child> <pale>").search("meu bebe roxinho")
 
 
+def test_a_gap_may_have_its_own_length() -> None:
+    assert phrases("dor ...2 peito").search("dor no meu peito")
+    assert not phrases("dor ...2 peito").search("dor no meio do peito")
+    # A comma may stand before a gap.
+    assert phrases("caiu ... nao").search("caiu, ela nao")
+
+
+def test_two_signs_of_a_phrase_may_stand_in_either_order() -> None:
+    pattern = phrases("sangue ~ nariz")
+    assert pattern.search("sangue saindo do nariz")
+    assert pattern.search("nariz cheio de sangue")
+    assert not pattern.search("sangue. nariz")
+
+
+def test_an_entry_of_the_vocabulary_is_a_list_of_alternatives() -> None:
+    pattern = phrases("<limb> <weak>")
+    assert pattern.search("braco dormente")
+    assert pattern.search("mao nao obedece")
+    assert not pattern.search("braco forte")
+
+
 def test_single_signs_are_an_emergency_only_together() -> None:
     # One strong sign counts 2, a weak sign and a word for now count 1, and 3 are enough.
     assert find_emergency("ele está cambaleando") == "none"
@@ -70,6 +93,9 @@ def test_a_question_about_a_matter_is_no_emergency() -> None:
     assert find_emergency("O que é hemorragia?") == "none"
     assert find_emergency("Por que dá falta de ar?") == "none"
     assert find_emergency("Por que ele está com falta de ar?") == "samu"
+    assert find_emergency("Qual a diferença entre infarto e parada cardíaca?") == "none"
+    assert find_emergency("Sou enfermeira, como ensinar os sinais de AVC?") == "none"
+    assert find_emergency("Sou enfermeira e minha mãe está com a boca torta") == "samu"
 
 
 def test_death_needs_a_wish_and_a_means_needs_an_intent() -> None:
