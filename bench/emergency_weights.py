@@ -1,4 +1,4 @@
-"""Fit the weights of bula/emergency_meaning.py, and measure them on unseen authors.
+"""Fit the weights of bula/emergency/meaning.py, and measure them on unseen authors.
 
 The sentences come from files in tests/data/emergency, one for each author, and from the training
 questions of the demo corpus whose reference sends nobody to emergency care. Each author's file is
@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bench.clones import ROOT
 from bench.emergency import LABELS, group_questions
-from bula.emergency_meaning import MOST_NONE, NEEDS, WEIGHTS, Vectors, Weights, embed, probabilities
+from bula.emergency.meaning import MOST_NONE, NEEDS, WEIGHTS, Vectors, Weights, embed, probabilities
 
 FOLDER = ROOT / "tests/data/emergency"
 UNSEEN = "unseen.tsv"

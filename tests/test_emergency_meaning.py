@@ -9,9 +9,8 @@ import numpy
 import pytest
 
 from bench import emergency_weights as fitting
-from bula import emergency
-from bula import emergency_meaning as meaning
-from bula.emergency import find_by_words, find_emergency
+from bula.emergency import finding, meaning
+from bula.emergency.finding import find_by_words, find_emergency
 from bula.errors import UserError
 
 # Of 120 unseen emergencies 119 were found, with 10 false alarms among 79 ordinary messages
@@ -66,7 +65,7 @@ def test_words_are_overruled_only_where_a_short_message_surely_needs_nobody() ->
 
 def test_a_thought_of_death_that_words_name_always_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     calm = meaning.Meaning("none", sure=True)
-    monkeypatch.setattr(emergency, "read_meaning", lambda question: calm)
+    monkeypatch.setattr(finding, "read_meaning", lambda question: calm)
     assert find_emergency("quero me matar") == "cvv"
     assert find_emergency("estou com dor no peito") == "none"
 

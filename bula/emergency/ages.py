@@ -6,7 +6,7 @@ emergency when both occur anywhere in a question.
 
 import re
 
-from bula.emergency_words import phrases
+from bula.emergency.words import phrases
 
 # Babies of up to two months
 YOUNG = phrases(r"""

@@ -1,12 +1,12 @@
 """List composed signs of the body's own emergencies, one class a table.
 
-The phrases join words of bula.emergency_vocabulary: a part of the body and a sign. The pairs of
+The phrases join words of bula.emergency.vocabulary: a part of the body and a sign. The pairs of
 TOGETHER are emergencies only together, anywhere in a question.
 """
 
 import re
 
-from bula.emergency_words import phrases
+from bula.emergency.words import phrases
 
 HEART = phrases(r"""
     (?:dor(?:es)?|(?<!nao )doi|doendo|doer|apert(?:o|ando|ad[oa])|fisgadas?|pontadas?|agulhadas?

@@ -2,7 +2,7 @@
 
 import re
 
-from bula.emergency_vocabulary import WORDS
+from bula.emergency.vocabulary import WORDS
 from bula.safety_patterns import any_of
 
 # A gap in a phrase: " ... " is up to four words of one sentence, and " ...2 " is up to two.

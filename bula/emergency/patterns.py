@@ -1,10 +1,10 @@
 """List the phrases of questions that describe a medical emergency (192).
 
-All patterns read the text of bula.emergency_words.spell: lower case, no accents, single spaces, and
+All patterns read the text of bula.emergency.words.spell: lower case, no accents, single spaces, and
 common spellings replaced. `eh` stands for é. A line of a list is one phrase.
 """
 
-from bula.emergency_words import phrases
+from bula.emergency.words import phrases
 from bula.safety_patterns import NUMBER, any_of, verbose
 
 # Symptoms, which a question may also deny: "não tenho falta de ar".

@@ -1,12 +1,12 @@
 """List composed signs of injuries, poison and violence, one class a table.
 
-The phrases join words of bula.emergency_vocabulary. The pairs of TOGETHER are emergencies only
+The phrases join words of bula.emergency.vocabulary. The pairs of TOGETHER are emergencies only
 together, anywhere in a question.
 """
 
 import re
 
-from bula.emergency_words import phrases
+from bula.emergency.words import phrases
 
 BLEEDING = phrases(r"""
     <blood> ~ <gush>

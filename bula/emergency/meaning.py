@@ -1,25 +1,26 @@
-"""Recognise emergencies by the meaning of a message, in words that no rule lists.
+"""Recognise emergencies by the meaning of a message.
 
-The Universal Sentence Encoder Multilingual 3 (Yang et al. 2020) embeds a message, and a logistic
-regression over the vector gives the probability of each answer. The weights were fitted to labelled
-sentences of our own, which are no clinical data. `python -m bench.emergency_weights` fits them, and
-measures them on sentences of authors that they were not fitted to.
+Meaning finds what is said in words that no rule lists. The Universal Sentence Encoder Multilingual
+3 (Yang et al. 2020) embeds a message, and a logistic regression over the vector gives the
+probability of each answer. The weights were fitted to labelled sentences of our own, which are no
+clinical data. `python -m bench.emergency_weights` fits them, and measures them on sentences of
+authors that they were not fitted to.
 """
 
 import json
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy
 from numpy.typing import NDArray
 
+from bula.emergency.answers import Emergency
 from bula.errors import UserError
 
-Need = Literal["none", "samu", "cvv"]
-NEEDS: tuple[Need, ...] = ("none", "samu", "cvv")
-WEIGHTS = Path(__file__).with_name("emergency_weights.json")
+NEEDS: tuple[Emergency, ...] = ("none", "samu", "cvv")
+WEIGHTS = Path(__file__).with_name("weights.json")
 # A message is an emergency where the probability of "none" is below this.
 MOST_NONE = 0.5
 # Where the probability of "none" is this high, a sign that the rules found is only talked about.
@@ -33,7 +34,7 @@ Vectors = NDArray[numpy.float32]
 
 
 class Weights(NamedTuple):
-    """A logistic regression of the width of the encoder, for the needs in their order."""
+    """A logistic regression: coefficients of shape (3, 512), and 3 intercepts, as NEEDS."""
 
     coefficients: NDArray[numpy.float64]
     intercepts: NDArray[numpy.float64]
@@ -45,7 +46,7 @@ class Meaning(NamedTuple):
     No long message is sure: its last words may say something else.
     """
 
-    need: Need
+    need: Emergency
     sure: bool
 
 
@@ -64,7 +65,9 @@ def read_meaning(question: str) -> Meaning:
 
 def windows(question: str) -> list[str]:
     """Return the message in parts of at most WINDOW_WORDS words, which overlap by half."""
-    words = question[:MOST_CHARACTERS].split()
+    # The encoder reads UTF-8 only.
+    readable = question[:MOST_CHARACTERS].encode("utf-8", "replace").decode("utf-8")
+    words = readable.split()
     step = WINDOW_WORDS // 2
     starts = range(0, max(len(words) - step, 1), step)
     return [" ".join(words[start : start + WINDOW_WORDS]) for start in starts]

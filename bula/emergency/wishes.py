@@ -1,10 +1,10 @@
 """List phrases of wishes to die, of plans and of self-harm (188).
 
 The tables join a word of wishing with a word of ending. All patterns read the text of
-bula.emergency_words.spell, and a denial is no reason to be silent.
+bula.emergency.words.spell, and a denial is no reason to be silent.
 """
 
-from bula.emergency_words import phrases
+from bula.emergency.words import phrases
 
 # A wish to be no more: "queria que tudo acabasse", "sonho em não acordar".
 ENDING = phrases(r"""

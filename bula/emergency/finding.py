@@ -1,52 +1,32 @@
 """Recognise emergencies in questions, and answer them before any model does.
 
-Rules read the words, and bula/emergency_meaning.py reads the meaning. Neither knows medicine. In
+Rules read the words, and bula/emergency/meaning.py reads the meaning. Neither knows medicine. In
 doubt they warn: a warning too many costs a reader one line, and a missed emergency can cost a life.
 `python -m bench.emergency` measures them.
 """
 
 import re
-from typing import Literal
 
-from bula import emergency_ages, emergency_body, emergency_harm
-from bula import emergency_patterns as signs
-from bula.emergency_meaning import read_meaning
-from bula.emergency_signs import ACUTE, DEATH, ENOUGH, INTENT, MEANS, STRONG, WEAK, WISH
-from bula.emergency_thoughts import THOUGHTS
-from bula.emergency_wishes import WISHES
-from bula.emergency_words import spell
+from bula.emergency import ages, body, harm
+from bula.emergency import patterns as signs
+from bula.emergency.answers import ANSWERS, Emergency
+from bula.emergency.meaning import read_meaning
+from bula.emergency.signs import ACUTE, DEATH, ENOUGH, INTENT, MEANS, STRONG, WEAK, WISH
+from bula.emergency.thoughts import THOUGHTS
+from bula.emergency.wishes import WISHES
+from bula.emergency.words import spell
 from bula.safety import plain
 from bula.safety_patterns import CLAUSE_END, SENTENCE_END
 
-CLASSES = (*emergency_body.CLASSES, *emergency_harm.CLASSES)
+CLASSES = (*body.CLASSES, *harm.CLASSES)
 # A denial stands at most this many characters before a symptom, which keeps the time linear.
 DENIAL_REACH = 200
 PAIRS = (
     *signs.PAIRS,
-    *emergency_body.TOGETHER,
-    *emergency_harm.TOGETHER,
-    *emergency_ages.TOGETHER,
+    *body.TOGETHER,
+    *harm.TOGETHER,
+    *ages.TOGETHER,
 )
-
-Emergency = Literal["none", "samu", "cvv"]
-
-DISCLAIMER = (
-    "Aviso: este é um modelo de linguagem em teste. A resposta pode estar errada, não é "
-    "diagnóstico nem receita e não substitui a consulta com profissional de saúde. Em "
-    "emergência, ligue 192 (SAMU). Em crise emocional, ligue 188 (CVV)."
-)
-SAMU = (
-    "ATENÇÃO: o que você descreve pode ser uma emergência. Ligue agora para o 192 (SAMU) ou vá ao "
-    "pronto-socorro mais próximo. A ligação é gratuita e funciona 24 horas. Não espere a resposta "
-    "de um modelo."
-)
-CVV = (
-    "ATENÇÃO: se você ou alguém próximo pensa em morrer ou em se machucar, ligue agora para o 188 "
-    "(CVV). A ligação é gratuita, sigilosa e funciona 24 horas. Se houver perigo imediato ou a "
-    "pessoa já tiver se ferido ou tomado algo, ligue 192 (SAMU) e não a deixe sozinha. O modelo "
-    "não responde a esta pergunta: fale com uma pessoa."
-)
-ANSWERS: dict[Emergency, str] = {"none": "", "samu": SAMU, "cvv": CVV}
 
 
 def find_emergency(question: str) -> Emergency:

@@ -1,6 +1,6 @@
 """List the words that the phrases of emergencies share.
 
-Each entry has a comment with its meaning. A phrase of bula.emergency_words.phrases names an entry
+Each entry has a comment with its meaning. A phrase of bula.emergency.words.phrases names an entry
 as <name>. The lines of an entry are alternatives, and an entry may name an earlier one.
 """
 
