@@ -15,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from bula.emergency import find_emergency
+from bula.emergency.finding import find_emergency
 
 DEMO = Path("data/demo")
 LABELS = {"192": "samu", "188": "cvv", "-": "none"}

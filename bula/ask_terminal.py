@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
-from bula.emergency import DISCLAIMER
+from bula.emergency.answers import DISCLAIMER
 from bula.escaping import terminal
 
 if TYPE_CHECKING:

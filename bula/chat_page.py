@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from bula.answer_styles import StyleName, with_style
 from bula.ask_terminal import EMPTY, HEADINGS
 from bula.asking import Ask, together
-from bula.emergency import answer_emergency, model_may_answer
+from bula.emergency.finding import answer_emergency, model_may_answer
 from bula.errors import UserError
 from bula.escaping import terminal
 

@@ -12,7 +12,7 @@ import pytest
 
 from bula import ask_terminal
 from bula.commands.ask import ask
-from bula.emergency import CVV, DISCLAIMER, SAMU
+from bula.emergency.answers import CVV, DISCLAIMER, SAMU
 from bula.errors import UserError
 from tests.conftest import COMMAND_TIMEOUT_SECONDS, run, user_environment
 

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from bula.__main__ import app
 from bula.chat_page import TOO_LONG, answer
-from bula.emergency import CVV, SAMU
+from bula.emergency.answers import CVV, SAMU
 from bula.errors import UserError
 from bula.local_web import address, bind
 from bula.serving import WITHOUT_PROXY

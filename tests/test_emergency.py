@@ -8,11 +8,10 @@ import pytest
 
 from bench import emergency as bench
 from bench.clones import ROOT
-from bula.emergency import (
-    CVV,
-    DISCLAIMER,
-    SAMU,
+from bula.emergency.answers import CVV, DISCLAIMER, SAMU
+from bula.emergency.finding import (
     answer_emergency,
+    find_by_words,
     find_emergency,
     model_may_answer,
 )
@@ -23,25 +22,31 @@ SENTENCES = [tuple(line.split("\t")) for line in LINES]
 
 @pytest.mark.parametrize(("label", "sentence"), SENTENCES, ids=[line[1] for line in SENTENCES])
 def test_a_labelled_sentence_gets_its_number(label: str, sentence: str) -> None:
-    assert find_emergency(sentence) == bench.LABELS[label]
+    assert find_by_words(sentence) == bench.LABELS[label]
 
 
 def test_case_and_accents_do_not_matter() -> None:
     for text in ("CONVULSÃO", "convulsao", "Convulsa\u0303o", "ele teve uma convulsão"):
-        assert find_emergency(text) == "samu"
+        assert find_by_words(text) == "samu"
 
 
 def test_a_denial_covers_its_own_clause_only() -> None:
-    assert find_emergency("Não tenho falta de ar.") == "none"
-    assert find_emergency("Não tenho febre, mas tenho falta de ar.") == "samu"
-    assert find_emergency("Não tenho falta de ar. Estou com dor no peito.") == "samu"
+    assert find_by_words("Não tenho falta de ar.") == "none"
+    assert find_by_words("Não tenho febre, mas tenho falta de ar.") == "samu"
+    assert find_by_words("Não tenho falta de ar. Estou com dor no peito.") == "samu"
     # A denial of something else is no denial of the symptom.
-    assert find_emergency("Não aguento a falta de ar.") == "samu"
-    assert find_emergency("Não sei o que fazer com a falta de ar.") == "samu"
+    assert find_by_words("Não aguento a falta de ar.") == "samu"
+    assert find_by_words("Não sei o que fazer com a falta de ar.") == "samu"
+
+
+def test_a_denial_also_covers_pairs_of_signs() -> None:
+    assert find_by_words("Grávida, sem sangramento.") == "none"
+    assert find_by_words("Grávida, com sangramento.") == "samu"
+    assert find_by_words("Sem febre e sem falta de ar, posso nadar?") == "none"
 
 
 def test_a_denied_thought_of_suicide_still_gets_188() -> None:
-    assert find_emergency("Não penso em suicídio, mas estou muito triste.") == "cvv"
+    assert find_by_words("Não penso em suicídio, mas estou muito triste.") == "cvv"
 
 
 def test_the_answers_name_the_numbers() -> None:
@@ -72,8 +77,11 @@ def test_the_slices_of_safety_keep_their_rates(name: str) -> None:
 
 def test_few_training_questions_without_samu_get_a_warning() -> None:
     questions = bench.group_questions(ROOT / "data/demo")["train, reference names no SAMU"]
+    by_words = sum(find_by_words(question) != "none" for question in questions)
+    assert by_words / len(questions) <= 0.04
+    # Half of these are urgent: a swallowed battery, a torsion of a testicle, a child who drowns.
     warned = sum(find_emergency(question) != "none" for question in questions)
-    assert warned / len(questions) <= 0.04
+    assert warned / len(questions) <= 0.1
 
 
 def test_groups_are_split_by_the_reference(tmp_path: Path) -> None:
@@ -98,7 +106,9 @@ def test_sentences_of_a_file_are_counted_by_their_number(tmp_path: Path) -> None
     assert bench.count_answers(path) == {"192": (1, 2), "188": (1, 1), "-": (0, 1)}
 
 
-@pytest.mark.parametrize("part", ["nao ", "dor ", "bebe a ", "tomei um ", "sem ou ", "a, e "])
+@pytest.mark.parametrize(
+    "part", ["nao ", "dor ", "tomei um ", "sem ou ", "a, e ", "nem dor no peito ", "sou medico "]
+)
 def test_a_long_question_is_read_in_less_than_a_second(part: str) -> None:
     started = time.process_time()
     find_emergency(part * 3000)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from bula.emergency import find_emergency
-from bula.emergency_words import phrases, spell
+from bula.emergency.finding import find_by_words
+from bula.emergency.words import phrases, spell
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,8 @@ from bula.emergency_words import phrases, spell
         ("convulcao", "convulsao"),
         ("emgasgou", "engasgou"),
         ("rispirando", "respirando"),
+        ("vc tb", "voce tambem"),
+        ("pq o bb num respira", "porque o bebe nao respira"),
         # The words of the patterns stay as they are.
         ("nao esta respirando", "nao esta respirando"),
     ],
@@ -47,33 +49,57 @@ def test_a_phrase_may_contain_a_shared_word() -> None:
     assert phrases("<child> <pale>").search("meu bebe roxinho")
 
 
+def test_a_gap_may_have_its_own_length() -> None:
+    assert phrases("dor ...2 peito").search("dor no meu peito")
+    assert not phrases("dor ...2 peito").search("dor no meio do peito")
+    # A comma may stand before a gap.
+    assert phrases("caiu ... nao").search("caiu, ela nao")
+
+
+def test_two_signs_of_a_phrase_may_stand_in_either_order() -> None:
+    pattern = phrases("sangue ~ nariz")
+    assert pattern.search("sangue saindo do nariz")
+    assert pattern.search("nariz cheio de sangue")
+    assert not pattern.search("sangue. nariz")
+
+
+def test_an_entry_of_the_vocabulary_is_a_list_of_alternatives() -> None:
+    pattern = phrases("<limb> <weak>")
+    assert pattern.search("braco dormente")
+    assert pattern.search("mao nao obedece")
+    assert not pattern.search("braco forte")
+
+
 def test_single_signs_are_an_emergency_only_together() -> None:
     # One strong sign counts 2, a weak sign and a word for now count 1, and 3 are enough.
-    assert find_emergency("ele está cambaleando") == "none"
-    assert find_emergency("está vomitando, tenho febre") == "none"
-    assert find_emergency("agora ele está cambaleando") == "samu"
-    assert find_emergency("está cambaleando e vomitando") == "samu"
-    assert find_emergency("está vomitando, com febre e tontura") == "samu"
+    assert find_by_words("ele está cambaleando") == "none"
+    assert find_by_words("está vomitando, tenho febre") == "none"
+    assert find_by_words("agora ele está cambaleando") == "samu"
+    assert find_by_words("está cambaleando e vomitando") == "samu"
+    assert find_by_words("está vomitando, com febre e tontura") == "samu"
 
 
 def test_a_sign_of_the_past_is_no_emergency() -> None:
-    assert find_emergency("Tive falta de ar ano passado, já passou.") == "none"
-    assert find_emergency("Tive falta de ar ano passado e agora voltou.") == "samu"
-    assert find_emergency("Caí da escada há dez anos.") == "none"
+    assert find_by_words("Tive falta de ar ano passado, já passou.") == "none"
+    assert find_by_words("Tive falta de ar ano passado e agora voltou.") == "samu"
+    assert find_by_words("Caí da escada há dez anos.") == "none"
     # A disease of years, or one faint, does not make the present sign old.
-    assert find_emergency("Meu pai tem asma há 20 anos e não consegue respirar.") == "samu"
-    assert find_emergency("Teve um AVC ano passado e não consegue falar.") == "samu"
-    assert find_emergency("Minha mãe desmaiou uma vez.") == "samu"
+    assert find_by_words("Meu pai tem asma há 20 anos e não consegue respirar.") == "samu"
+    assert find_by_words("Teve um AVC ano passado e não consegue falar.") == "samu"
+    assert find_by_words("Minha mãe desmaiou uma vez.") == "samu"
 
 
 def test_a_question_about_a_matter_is_no_emergency() -> None:
-    assert find_emergency("O que é hemorragia?") == "none"
-    assert find_emergency("Por que dá falta de ar?") == "none"
-    assert find_emergency("Por que ele está com falta de ar?") == "samu"
+    assert find_by_words("O que é hemorragia?") == "none"
+    assert find_by_words("Por que dá falta de ar?") == "none"
+    assert find_by_words("Por que ele está com falta de ar?") == "samu"
+    assert find_by_words("Qual a diferença entre infarto e parada cardíaca?") == "none"
+    assert find_by_words("Sou enfermeira, como ensinar os sinais de AVC?") == "none"
+    assert find_by_words("Sou enfermeira e minha mãe está com a boca torta") == "samu"
 
 
 def test_death_needs_a_wish_and_a_means_needs_an_intent() -> None:
-    assert find_emergency("queria estar no cemitério") == "cvv"
-    assert find_emergency("fui ao cemitério ontem") == "none"
-    assert find_emergency("comprei os comprimidos, só falta coragem") == "cvv"
-    assert find_emergency("comprei os comprimidos") == "none"
+    assert find_by_words("queria estar no cemitério") == "cvv"
+    assert find_by_words("fui ao cemitério ontem") == "none"
+    assert find_by_words("comprei os comprimidos, só falta coragem") == "cvv"
+    assert find_by_words("comprei os comprimidos") == "none"

@@ -15,7 +15,6 @@ import typer
 from bula.answer_styles import STYLES, StyleName, with_style
 from bula.ask_terminal import show_answers, show_text, warn
 from bula.clean_exit import clean_exit
-from bula.emergency import answer_emergency, model_may_answer
 from bula.errors import UserError
 from bula.params import Params, load_params
 
@@ -89,6 +88,9 @@ def ask(
 
     An emergency is answered first, with 192 or 188. This is not medical advice.
     """
+    # Compiling the patterns takes a moment that the other commands need not spend.
+    from bula.emergency.finding import answer_emergency, model_may_answer
+
     models = {"base": base, "tuned": model} if compare else {"": model}
     with clean_exit(), ExitStack() as stack:
         params = load_params()

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from bula.clean_exit import clean_exit
-from bula.emergency import DISCLAIMER
+from bula.emergency.answers import DISCLAIMER
 from bula.errors import UserError
 from bula.local_web import address, bind, is_loopback, run_app
 from bula.params import load_params

@@ -44,6 +44,7 @@ DESCRIPTIONS = {
     "accelerate/": "Launch configurations of Hugging Face accelerate.",
     "bench/llama-3.2.jinja": "The chat template of Llama 3.2.",
     "bench/paraphrases.jsonl": "Questions in other words and in English, for bench.meanings.",
+    "bula/emergency/weights.json": "Weights of meaning.py, written by bench.emergency_weights.",
     "cloud/": "A run on a rented machine that may be lost (SkyPilot).",
     "data/": "The demo corpus, user data, and row-level outputs.",
     "docs/": "Pages about usage, data, metrics, GPUs, remotes and benchmarks.",

@@ -1,10 +1,10 @@
 """List the phrases of thoughts of death and of self-harm (188).
 
-All patterns read the text of bula.emergency_words.spell. A denial is no reason to be silent, so the
+All patterns read the text of bula.emergency.words.spell. A denial is no reason to be silent, so the
 phrases count in any sentence.
 """
 
-from bula.emergency_words import phrases
+from bula.emergency.words import phrases
 
 THOUGHTS = phrases(r"""
     # Suicide by name

@@ -1,10 +1,10 @@
 """List the phrases of questions that describe a medical emergency (192).
 
-All patterns read the text of bula.emergency_words.spell: lower case, no accents, single spaces, and
+All patterns read the text of bula.emergency.words.spell: lower case, no accents, single spaces, and
 common spellings replaced. `eh` stands for é. A line of a list is one phrase.
 """
 
-from bula.emergency_words import phrases
+from bula.emergency.words import phrases
 from bula.safety_patterns import NUMBER, any_of, verbose
 
 # Symptoms, which a question may also deny: "não tenho falta de ar".
@@ -27,7 +27,7 @@ FELT = phrases(r"""
     falta (?:de )?folego|sem folego|(?:me )?falta o ar|faltando (?:o )?ar|perdendo o ar
     (?:ficou|fica|ficando|estou|esta|fico|e) (?:muito )?sem ar(?! condicionado)
     <hard> ... (?:respirar|puxar o ar)
-    sufoc(?:ando|ad[oa]|ou|ada)|asfixi\w+|ofegante|espuma rosada
+    sufoc(?:ando|ad[oa]|ou|ada)|asfixi\w+|ofegante(?! (?:quando |ao )?(?:sub|corr))|espuma rosada
     respira(?:ndo|cao)? (?:\w+ ){0,3}?(?:rapid[oa]|ofegante|chi\w+|mal|curt[oa]|fraquinh[oa]
         |devagar\w*|estranh[oa]|pesad[oa])
     chi(?:ando|ado|eira) ... (?:respir\w+|falta de ar)
@@ -263,6 +263,8 @@ OVER = any_of(
     *("ano passado", "ja passou", "na infancia", "quando (?:eu )?era crianca", "uma vez quando"),
     *(r"(?:em|de) (?:19|20)\d\d", "ja esta (?:bem|otim[oa])"),
     r"(?:tive|teve|cai|caiu|levei|sofri|sofreu) (?:\w+ ){0,4}?(?:ha|faz) \w+ anos",
+    r"(?:tive|teve) (?:\w+ ){0,3}?(?:com|aos) \d+ anos?",
+    r"n?a (?:primeira|outra|ultima) (?:gestacao|gravidez)|aos \w+ anos|com \w+ anos? de idade",
 )
 # A word that says that something happens now.
 NOW = any_of(
@@ -270,17 +272,36 @@ NOW = any_of(
         r"(?!quando)\w+[aei]ndo",
         r"nao (?:\w+ )?(?:conseg\w+|acorda|responde|respira|para|mexe|sente|sinto)",
     ),
-    *("agora", "hoje", "ontem", "voltou", "voltaram", "de novo", "outra vez", "piorou", "desde"),
+    *(
+        "agora",
+        "hoje(?! (?:tem|caminha|vive|anda|faz|corre|trabalha|esta))",
+        "ontem",
+        "voltou",
+        "voltaram",
+        "(?<!engravidar )de novo",
+        "outra vez",
+        "piorou",
+        "desde",
+    ),
     *("(?<!ja )esta", "estou", "nao passa", "de repente"),
 )
-# A question about a matter, and not about a person.
-GENERAL = verbose(
+# A question about a matter, which is general unless it also has a word of PERSONAL.
+MATTER = verbose(
     r"""
-    ^\s*(?:o\ que\ (?:eh|sao|causa|significa)|quais?\b|como\ (?:saber|prevenir|evitar|funciona)
-      |por\ ?que\b|quanto\ tempo|quando\b|medo\ de|(?!nao\b)[\w\ ]{3,20}\ (?:eh\ sintoma|pega
-        |eh\ hereditari[oa])\b|(?!nao\b)\w+\ eh\ sempre\b)
-    (?!.*\b(?:meu|minha|me|ele|ela|estou|esta|tomei|tomou|agora|hoje)\b)
+    ^\s*(?:o\ que\ (?:eh|sao|causa|significa)|por\ ?que\b|quanto\ tempo|quando\b|medo\ de|quais\b
+      |como\ (?:saber|prevenir|evitar|funciona|age|ensinar|tratar|reconhecer|identificar)
+      |qual\ (?:eh\ )?(?:[ao]s?\ )?(?:diferenca|sintoma|sinal|causa|tratamento|dose|chance|risco
+        |exame|medico|vacina|numero|idade|prevencao|especialista)\b
+      |(?!nao\b)[\w\ ]{3,40}\ (?:eh\ sintoma|pega|eh\ hereditari[oa]|tem\ cura)\b
+      |(?!nao\b)\w+\ eh\ sempre\b)
+    |\b(?:sou|trabalho\ como)\ (?:enfermeir|tecnic|estudante|professor|medic|socorrista)\w*
+    |\btrabalho\ da\ (?:faculdade|escola)\b|\b(?:prova|aula|curso|palestra)\ (?:de|sobre)\b
+    |\bdiferenca\ entre\b
     """
+)
+PERSONAL = any_of(
+    *("meu", "minha", "me", "el[ea]", "estou", "esta", "tom(?:ei|ou)", "agora", "hoje", "sinto"),
+    *("fiquei", "ficou", "comec(?:ei|ou)", "nao (?:acorda|respira|responde)", "socorro"),
 )
 ASKED_ABOUT = verbose(
     r"""
@@ -389,7 +410,7 @@ FRENZY = any_of("surtad[oa]", "surto", "surtou", "surtando", "vozes")
 VIOLENCE = any_of("faca", "agressiv[oa]", r"quebrando", "ameac\\w+", "mandam", "mandando")
 VENOM = any_of("aranha", "cobra", r"escorpi\w+", "lagarta", "abelhas?")
 VENOM_SIGN = phrases(r"""
-    vomit\w+|urina (?:\w+ )?(?:escura|preta|vermelha)|amarel[oa]|suando|pic\w+ agora
+    vomit\w+|urina (?:\w+ )?(?:escura|preta|vermelha)|(?<!escorpiao )amarel[oa]|suando|pic\w+ agora
 """)
 UNWELL = any_of("enjoo", "enjoad[oa]", "ansia", r"passando (?:muito )?mal", "fraqueza", r"tont\w+")
 COLD_SWEAT = any_of("suando frio", "suor frio", "suor gelado", "suando gelado")

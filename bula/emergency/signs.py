@@ -1,10 +1,10 @@
 """List the single signs that are an emergency only when several occur.
 
 Each group counts once per question. A strong group counts 2, a weak group 1, and words that say
-that something began just now count 1. All patterns read the text of bula.emergency_words.spell.
+that something began just now count 1. All patterns read the text of bula.emergency.words.spell.
 """
 
-from bula.emergency_words import phrases
+from bula.emergency.words import phrases
 
 ENOUGH = 3
 STRONG = (
@@ -41,7 +41,7 @@ STRONG = (
         ensopad[oa]
         (?:coracao|peito) (?:\w+ ){0,2}?(?:pulando|batendo|galop\w+|a mil|disparad\w+|para e volta)
         cinza|palid[oa]|sem cor|branc[oa] (?:\w+ ){0,2}?(?:papel|cera)|suor (?:frio|gelado)
-        (?<!vivo )suando(?! (?:de|a) noite)|gelad[oa]|batedeira
+        (?<!vivo )suando(?! (?:de|a) noite)|(?<!banho )(?<!agua )gelad[oa]|batedeira
         vista (?:\w+ )?escur\w+|visao (?:\w+ )?escur\w+|quase (?:que )?(?:apag|ca|desmai)\w+
     """),
     # Nerves
