@@ -38,7 +38,7 @@ APACHE = Path(__file__).resolve().parent.parent / "LICENSE"
 LANGUAGES = {"en": "English", "es": "Spanish", "pt": "Portuguese"}
 READABILITY = """\
 Some or nearly all answers can be unreadable: the report of the run that made these weights
-(`report/report.md`) has the measured share.
+(`report/index.html`) has the measured share.
 """
 DISCLAIMER = """\
 This model is not a medical device and gives no medical advice. Its answers can be wrong; a health

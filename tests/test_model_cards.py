@@ -227,7 +227,7 @@ def test_card_and_gguf_files_name_the_languages_of_the_rows(tmp_path: Path) -> N
 def test_cards_point_to_the_share_of_unreadable_answers(tmp_path: Path) -> None:
     for documents in all_documents(profile("smollm2-135m"), tmp_path).values():
         assert "answers can be unreadable" in documents["README.md"].decode()
-        assert "`report/report.md`" in documents["README.md"].decode()
+        assert "`report/index.html`" in documents["README.md"].decode()
 
 
 @pytest.mark.parametrize(("types", "file"), [(["q4_k_m", "q8_0"], "q4_k_m"), (["bf16"], "bf16")])

@@ -131,4 +131,4 @@ def evaluate(
         # An error of dvc repro is the one to show.
         with suppress(UserError):
             keep_finished(clone)
-    print(f"evaluate: {name} beside base, report in {clone}/report/report.md")
+    print(f"evaluate: {name} beside base, report in {clone}/report/index.html")

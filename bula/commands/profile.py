@@ -90,7 +90,7 @@ def describe(name: str, params: Params, clone: Path, results: Path) -> str:
     """Return the place of a profile's results, and the commands that use them."""
     terms = model_license(params.ingest.base.license)
     return f"""
-profile {name}: the report is {clone}/report/report.md, the figures are in {results}
+profile {name}: the report is {clone}/report/index.html, the figures are in {results}
   compare:     dvc metrics diff HEAD {name}  or: dvc exp show
   curves:      dvc plots diff HEAD {name}
   take over:   dvc exp apply {name}          (replaces params.yaml, figures and outputs here)
