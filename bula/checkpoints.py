@@ -46,9 +46,10 @@ BULA_MODULES = (
 
 
 def code_files(stage_folder: Path, modules: tuple[str, ...]) -> list[Path]:
-    """Return the code that shapes an adapter: a run of other code must not resume its checkpoints.
+    """Return the files of the code that shapes an adapter.
 
-    That is the code of a stage, BULA_MODULES and further `modules` of bula.
+    They are those of a stage, BULA_MODULES and further `modules` of bula. A run of other code must
+    not resume its checkpoints.
     """
     names = sorted({*BULA_MODULES, *modules})
     return [*sorted(stage_folder.glob("*.py")), *(BULA_FOLDER / f"{name}.py" for name in names)]

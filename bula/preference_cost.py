@@ -27,9 +27,9 @@ class PairCount(NamedTuple):
 
 
 def count_pairs(path: Path) -> PairCount:
-    """Count the rows of a file of pairs. Raise a UserError if one is no JSON object with a prompt.
+    """Count the rows of a file of pairs.
 
-    The stage prefer checks all else.
+    Raise a UserError if a row is no JSON object with a prompt. The stage prefer checks all else.
     """
     prompts = []
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
@@ -51,7 +51,7 @@ def count_steps(pairs: int, entry: Prefer) -> int:
 
 
 def as_training(params: Params, entry: Prefer, steps: int) -> Params:
-    """Return the parameters of a training run with the rows and the layers of a DPO run."""
+    """Return parameters of training with the rows of a DPO run."""
     changes = {
         "max_steps": max(steps, 1),
         "batch_size": 2 * entry.batch_size,

@@ -427,6 +427,18 @@ def plan_stages(
     return found
 
 
+def add_stages(
+    made: "Plan", params: Params, config: Mapping[str, Any], rows: "Rows", root: Path
+) -> None:
+    """Add the entries of prefer and the times of all stages to a plan."""
+    from bula.preference_cost import plan_preferences
+    from bula.training_cost import count_shape
+
+    shape = count_shape(config, params.train)
+    made["prefer"] = plan_preferences(params, shape, rows, root)
+    made["stages"] = plan_stages(made, params, config, rows, root)
+
+
 def plan(
     gpus: Annotated[
         str, typer.Option(help="Devices, separated by commas: GPU names or cpu.")
@@ -457,8 +469,7 @@ def plan(
 ) -> None:
     """Predict FLOPs, memory and hours of training, and each stage's time on each GPU."""
     # No other command waits for the import of torch.
-    from bula.preference_cost import plan_preferences
-    from bula.training_cost import count_shape, make_plan
+    from bula.training_cost import make_plan
 
     values = load_params(params)
     root = Path()
@@ -471,7 +482,5 @@ def plan(
     launch = find_launch(values, root)
     devices = choose_devices(gpus.split(","), values, rate)
     made = make_plan(values, config, rows, launch, devices, utilisation)
-    shape = count_shape(config[1], values.train)
-    made["prefer"] = plan_preferences(values, shape, rows, root)
-    made["stages"] = plan_stages(made, values, config[1], rows, root)
+    add_stages(made, values, config[1], rows, root)
     print(json.dumps(made) if as_json else "\n".join(format_plan(made)))

@@ -80,7 +80,10 @@ def check_preference_memory(params: Params, name: str, root: Path) -> str:
 
 
 def check_pairs(params: Params, name: str, root: Path) -> str:
-    """Count the pairs of an entry of prefer; two prompts are needed, and one is held out."""
+    """Count the pairs of an entry of prefer.
+
+    Raise UserError unless there are two prompts, since one is held out.
+    """
     path = Path(params.prefer[name].pairs)
     if not (root / path).is_file():
         raise NotCheckedError("the file is not here")

@@ -61,7 +61,7 @@ def seed_pairs(params: Params, variants: list[str]) -> list[Pair]:
 
 
 def note_of_preferences(params: Params) -> str:
-    """Return the sentence about the runs of prefer that no seed repeats, or an empty text."""
+    """Return the sentence about prefer, which no seed repeats, or nothing."""
     if not params.prefer:
         return ""
     names = ", ".join(f"prefer@{name}" for name in params.prefer)

@@ -93,7 +93,7 @@ def tune(params: Params, name: str, inputs: Inputs, adapter: Path) -> dict[str, 
 def merge(
     params: Params, name: str, inputs: Inputs, figures: dict[str, Any], output: Path
 ) -> dict[str, Any]:
-    """Merge the adapter in `output`, write the model there, and return the figures of the merge."""
+    """Merge the adapter in `output`, and return the figures of the merge."""
     from bula.merging import Figures, merge_adapter
     from stages.prefer.cards import merged_documents
 

@@ -47,14 +47,17 @@ class PairTrainer(DPOTrainer):  # type: ignore[misc]
         return dataset
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Log a line, and stop if the loss is not finite, before a checkpoint is written."""
+        """Log a line, and stop if the loss is not finite.
+
+        transformers writes the checkpoint of a step after its line.
+        """
         if not math.isfinite(logs.get("loss", 0.0)):
             what = f"the loss is not a finite number in step {self.state.global_step}"
             raise UserError("params.yaml", what, "lower learning_rate in the section prefer")
         super().log(logs, start_time)
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        """Save the trained adapter; the reference is the tuned one, which is on the disk."""
+        """Save the trained adapter; the reference is the tuned one on the disk."""
         folder = output_dir or self.args.output_dir
         self.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[TRAINED])
 
