@@ -30,8 +30,8 @@ from voluptuous import Invalid
 
 from bench.clones import ROOT, Edit, build_tiny, clone_tree, edit_params, shorten, small
 from bench.summary import show
+from bula.checkpoints import COMPLETE_MARKER, is_complete
 from bula.files import sha256_file
-from stages.train.checkpoints import COMPLETE_MARKER, is_complete
 
 # The outputs of train, except for the figures of speed, which differ from run to run.
 OUTPUTS = ("models/adapter", "metrics/train.json", "metrics/template.json", "plots/train")

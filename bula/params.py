@@ -1004,6 +1004,8 @@ class Prefer(Section):
     """Decoupled weight decay of AdamW."""
     max_grad_norm: float = Field(gt=0, le=10**6)
     """Largest L2 norm of the gradient; larger gradients are clipped."""
+    save_steps: Positive
+    """Interval between checkpoints in optimizer steps; a killed run resumes from the last one."""
     batch_size: Positive
     """Number of pairs per forward pass; each pair is two rows."""
     gradient_accumulation: Positive

@@ -12,8 +12,9 @@ bula/training_cost.py predicts the stage train. docs/gpu.md shows a plan.
 """
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 
@@ -454,11 +455,37 @@ def train(run: Run, seconds: float, flops_seconds: float, kernels: float) -> Sta
     return StageTime("train", assumed("start_seconds") + seconds, card, reason)
 
 
-def stage_times(run: Run, train_time: StageTime) -> list[StageTime]:
-    """Return the time of each stage in the order of the pipeline."""
+def prefer(run: Run, name: str, planned: Mapping[str, Any]) -> StageTime:
+    """Return the time of a DPO run and its merge, by figures of bula/preference_cost.py.
+
+    The reference's forward pass has a third of the kernels of a step.
+    """
+    stage = f"prefer@{name}"
+    merging = merge(run).seconds
+    if not planned["pairs"]:
+        return StageTime(stage, merging, 0.0, "training is not counted: the pairs are not here")
+    entry = run.params.prefer[name]
+    thirds = 5 if entry.gradient_checkpointing else 4
+    passes = planned["steps"] * entry.gradient_accumulation * thirds / 3
+    kernels = passes * run.shape.layers * assumed("train_kernels")
+    card = max(planned["flops"]["total"] / run.card.flops, kernel_seconds(kernels))
+    seconds = assumed("start_seconds") + max(card, launch_seconds(kernels)) + merging
+    reason = f"{planned['steps']:,} steps, {planned['flops']['total']:.3g} FLOPs, and a merge"
+    return StageTime(stage, seconds, card, reason)
+
+
+def stage_times(
+    run: Run, train_time: StageTime, preferences: Mapping[str, Any] | None = None
+) -> list[StageTime]:
+    """Return the time of each stage in the order of the pipeline.
+
+    `preferences` has the plan of each entry of prefer.
+    """
     variants = run.params.variants
     times = [models(run), dry_run(), ingest(run), preprocess(run)]
-    times += [train_time, merge(run), quantize(run)]
+    times += [train_time, merge(run)]
+    times += [prefer(run, name, planned) for name, planned in (preferences or {}).items()]
+    times.append(quantize(run))
     times += [likelihood(run, name) for name in variants]
     times += [generate(run, name, variant) for name, variant in variants.items()]
     times += [safety(run, name, variant) for name, variant in variants.items()]

@@ -97,17 +97,17 @@ def test_two_processes_train_the_adapter_of_one_process_with_ddp_and_with_fsdp(
 # Only the second process receives the request to stop, and both must stop.
 STOPPED = """
 from bula.errors import run_stage
-from stages.train import callbacks
+from bula.save_and_stop import SaveAndStop
 from stages.train.fit import main
 
-original = callbacks.SaveAndStop.on_step_end
+original = SaveAndStop.on_step_end
 
 def on_step_end(self, args, state, control, **kwargs):
     if args.process_index == 1 and state.global_step == 5:
         self.stop_requested = True
     original(self, args, state, control, **kwargs)
 
-callbacks.SaveAndStop.on_step_end = on_step_end
+SaveAndStop.on_step_end = on_step_end
 run_stage(main)
 """
 

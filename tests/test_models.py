@@ -15,7 +15,7 @@ from bula.models import load_model
 from bula.params import DirectoryModel, load_params
 from stages.models.base import fetch_base
 from stages.train import checkpoints
-from stages.train.checkpoints import fingerprint
+from stages.train.fingerprint import fingerprint
 
 
 @pytest.fixture(params=[True, False], ids=["bfloat16-matmul", "no-bfloat16-matmul"])

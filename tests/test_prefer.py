@@ -3,6 +3,8 @@
 import contextlib
 import json
 import math
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from ruamel.yaml import YAML
 
 from bench.clones import ROOT, clone_tree, edit_params
 from bula.adapter_files import save_adapter
+from bula.commands.deps import closure
 from bula.errors import UserError
 from bula.files import sha256_file
 from bula.lora import lora_config
@@ -25,6 +28,7 @@ from bula.params import Prefer, load_params
 from bula.prompts import SYSTEM_PROMPT, Encoded
 from stages.prefer import __main__ as stage
 from stages.prefer.figures import LogLikelihoods, preference_figures, score_pairs
+from stages.prefer.fingerprint import CODE, checkpoint_folder
 from stages.prefer.pairs import (
     MOST_LINES,
     Pair,
@@ -33,7 +37,7 @@ from stages.prefer.pairs import (
     read_pairs,
     validation_keys,
 )
-from stages.prefer.trainer import make_trainer, train_pairs
+from stages.prefer.trainer import PairTrainer, make_trainer, train_pairs
 from tests.conftest import (
     make_workspace,
     run,
@@ -54,6 +58,7 @@ ENTRY: dict[str, Any] = {
     "warmup_share": 0.0,
     "weight_decay": 0.0,
     "max_grad_norm": 1.0,
+    "save_steps": 3,
     "batch_size": 4,
     "gradient_accumulation": 1,
     "gradient_checkpointing": False,
@@ -85,9 +90,9 @@ def separable_rows() -> list[dict[str, Any]]:
     ]
 
 
-def write_adapter(tiny: Path, path: Path) -> None:
+def write_adapter(tiny: Path, path: Path, seed: int = 0) -> None:
     """Write an adapter with random matrices, in the place of the tuned one."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     params = load_params()
     model = get_peft_model(load_model(tiny, "float32"), lora_config(params.train.lora))
     for name, parameter in model.named_parameters():
@@ -174,7 +179,7 @@ def test_the_loss_before_the_first_step_is_ln_2_because_the_reference_is_the_tun
     model = load_adapted(Path("models/base"), Path("models/adapter"), "float32")
     tokenizer = load_tokenizer(Path("models/base"))
     pairs = encoded_pairs(prepared)
-    trainer = make_trainer(params, entry, model, tokenizer, pairs, str(tmp_path / "run"))
+    trainer = make_trainer(params, entry, model, tokenizer, pairs, tmp_path / "run")
     batch = next(iter(trainer.get_train_dataloader()))
     with torch.no_grad():
         loss = float(trainer.compute_loss(trainer.model, batch))
@@ -253,7 +258,7 @@ def test_the_same_seed_writes_the_same_adapter_and_keeps_the_tuned_one(
     assert read_figures(prepared) == read_figures(finished)
 
 
-def test_options_that_save_memory_keep_the_loss(prepared: Path) -> None:
+def test_options_that_save_memory_keep_the_loss(prepared: Path, tmp_path: Path) -> None:
     params = load_params()
     tokenizer = load_tokenizer(Path("models/base"))
     pairs = encoded_pairs(prepared)
@@ -261,7 +266,8 @@ def test_options_that_save_memory_keep_the_loss(prepared: Path) -> None:
     def train(**changes: Any) -> dict[str, Any]:
         entry = params.prefer[NAME].model_copy(update={"epochs": 1, **changes})
         model = load_adapted(Path("models/base"), Path("models/adapter"), "float32")
-        return train_pairs(params, entry, model, tokenizer, pairs)
+        folder = tmp_path / str(changes)
+        return train_pairs(params, entry, model, tokenizer, pairs, folder)
 
     plain = train()
     for changes in (
@@ -271,6 +277,179 @@ def test_options_that_save_memory_keep_the_loss(prepared: Path) -> None:
         other = train(**changes)
         assert other["run"]["steps"] == plain["run"]["steps"] == 2
         assert other["train"]["loss_nats"] == pytest.approx(plain["train"]["loss_nats"], rel=0.02)
+
+
+def hash_outputs(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each output of the stage."""
+    output = folder / f"models/prefer/{NAME}"
+    files = [file for file in output.rglob("*") if file.is_file()]
+    files.append(folder / f"metrics/prefer/{NAME}.json")
+    return {str(file.relative_to(folder)): sha256_file(file) for file in sorted(files)}
+
+
+def record_passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list to which each later pass adds its step."""
+    passes: list[int] = []
+    training_step = PairTrainer.training_step
+
+    def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        passes.append(self.state.global_step)
+        return training_step(self, *args, **kwargs)
+
+    monkeypatch.setattr(PairTrainer, "training_step", counted)
+    return passes
+
+
+def stop_after(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the stage, and send SIGTERM in the pass that follows a step."""
+    training_step = PairTrainer.training_step
+
+    def signalled(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return training_step(self, *args, **kwargs)
+
+    message = rf"prefer: stopped; run it again to resume from step {step + 1}$"
+    with monkeypatch.context() as patch, pytest.raises(SystemExit, match=message):
+        patch.setattr(PairTrainer, "training_step", signalled)
+        stage.main(NAME)
+
+
+# An epoch has two steps: the first stop is within one, the second between two, the last at the end.
+@pytest.mark.parametrize("step", [2, 3, 7])
+def test_a_stopped_run_resumes_to_the_same_adapter(
+    step: int, finished: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop_after(step, monkeypatch)
+    assert not Path(f"models/prefer/{NAME}").exists()
+    [folder] = [path for path in Path(".bula/checkpoints").iterdir() if path.is_dir()]
+    assert [path.name for path in folder.glob("checkpoint-*")] == [f"checkpoint-{step + 1}"]
+    passes = record_passes(monkeypatch)
+    stage.main(NAME)
+    # A run that starts over would write the same adapter.
+    assert passes == list(range(step + 1, 8))
+    assert hash_outputs(prepared) == hash_outputs(finished)
+    assert not list(Path(".bula/checkpoints").iterdir())
+
+
+def test_a_run_stopped_between_accumulated_batches_resumes_to_the_same_adapter(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # 6 pairs in batches of 1 are steps of 2, 2 and 2 batches.
+    set_entry(prepared, batch_size=1, gradient_accumulation=2, scheduler="cosine", epochs=2)
+    stage.main(NAME)
+    uninterrupted = hash_outputs(prepared)
+    stop_after(1, monkeypatch)
+    passes = record_passes(monkeypatch)
+    stage.main(NAME)
+    assert passes == [2, 2, 3, 3, 4, 4, 5, 5]
+    assert hash_outputs(prepared) == uninterrupted
+
+
+def interrupt(*arguments: Any, **options: Any) -> None:
+    """Stop the stage at once, as a kill would."""
+    raise KeyboardInterrupt
+
+
+def test_a_killed_run_resumes_from_the_interval_of_save_steps(
+    finished: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training_step = PairTrainer.training_step
+
+    def killed(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == 5:
+            interrupt()
+        return training_step(self, *args, **kwargs)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(PairTrainer, "training_step", killed)
+        stage.main(NAME)
+    passes = record_passes(monkeypatch)
+    stage.main(NAME)
+    assert passes == [3, 4, 5, 6, 7]
+    assert hash_outputs(prepared) == hash_outputs(finished)
+
+
+def test_a_run_killed_while_it_merges_takes_no_further_step(
+    finished: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("bula.merging.merge_adapter", interrupt)
+        stage.main(NAME)
+    passes = record_passes(monkeypatch)
+    stage.main(NAME)
+    assert passes == []
+    assert hash_outputs(prepared) == hash_outputs(finished)
+
+
+def test_a_checkpoint_of_other_pairs_is_not_resumed(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_entry(prepared, epochs=1)
+    stop_after(0, monkeypatch)
+    write_jsonl(prepared / ENTRY["pairs"], separable_rows()[::-1])
+    passes = record_passes(monkeypatch)
+    stage.main(NAME)
+    assert passes == [0, 1]
+
+
+def folder_of_run() -> Path:
+    """Return the folder for the checkpoints of the workspace's run."""
+    params = load_params()
+    entry = params.prefer[NAME]
+    return checkpoint_folder(params, entry, Path("models/base"), Path("models/adapter"))
+
+
+def test_runs_with_other_inputs_have_other_checkpoints(prepared: Path, tiny: Path) -> None:
+    found = [folder_of_run(), folder_of_run()]
+    assert found[0] == found[1]
+    set_entry(prepared, learning_rate=0.02)
+    found.append(folder_of_run())
+    edit_params(prepared / "params.yaml", lambda params: params.update(seed=params["seed"] + 1))
+    found.append(folder_of_run())
+    write_jsonl(prepared / ENTRY["pairs"], separable_rows()[::-1])
+    found.append(folder_of_run())
+    write_adapter(tiny, prepared / "models/adapter", seed=1)
+    found.append(folder_of_run())
+    assert len(set(found)) == 5
+
+
+def test_the_fingerprint_covers_all_code_that_shapes_the_adapter() -> None:
+    # Documents, figures, checks and the merge shape no weight of the adapter.
+    without_effect = {
+        "bula/adapter_files.py",
+        "bula/divergence.py",
+        "bula/escaping.py",
+        "bula/files.py",
+        "bula/gguf_files.py",
+        "bula/merging.py",
+        "bula/model_cards.py",
+        "bula/model_files.py",
+        "bula/model_licenses.py",
+        "bula/older_configs.py",
+        "bula/stats.py",
+        "bula/weight_checks.py",
+    }
+    covered = {str(file.relative_to(ROOT)) for file in CODE}
+    assert closure(ROOT, "prefer") - covered == without_effect
+
+
+def test_a_loss_that_is_not_finite_stops_before_a_checkpoint_is_written(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_entry(prepared, save_steps=1)
+    compute_loss = PairTrainer.compute_loss
+
+    def broken(self: Any, *args: Any, **kwargs: Any) -> Any:
+        loss = compute_loss(self, *args, **kwargs)
+        return loss * math.nan if self.state.global_step == 1 else loss
+
+    monkeypatch.setattr(PairTrainer, "compute_loss", broken)
+    message = r"the loss is not a finite number in step 2\. Lower learning_rate in the section"
+    with pytest.raises(UserError, match=message):
+        stage.main(NAME)
+    checkpoints = list(Path(".bula/checkpoints").glob("*/checkpoint-*"))
+    assert [path.name for path in checkpoints] == ["checkpoint-1"]
 
 
 def test_sigterm_ends_the_stage_with_a_sentence_and_without_output(prepared: Path) -> None:
@@ -288,7 +467,7 @@ def test_sigterm_ends_the_stage_with_a_sentence_and_without_output(prepared: Pat
     process.terminate()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "prefer: stopped; the next run starts again from the tuned adapter" in errors
+    assert "prefer: stopped; run it again to resume from step" in errors
     assert "Traceback" not in errors
     assert not Path(f"models/prefer/{NAME}").exists()
 

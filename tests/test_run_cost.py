@@ -259,7 +259,7 @@ def test_every_stage_of_the_pipeline_has_a_time(profile_on_h100: list[StageTime]
     planned = {
         name.partition("@")[0] for time in profile_on_h100 for name in time.stage.split(", ")
     }
-    # No profile has an entry of prefer.
+    # No profile has an entry of prefer (tests/test_preference_cost.py).
     assert planned == set(stages) - {"check", "prefer"}
     for stage in ("likelihood", "generate", "safety", "benchmark"):
         variants = [time for time in profile_on_h100 if time.stage.startswith(f"{stage}@")]

@@ -18,12 +18,13 @@ from bula.commands.seeds import (
     common_spreads,
     fixed_variants,
     here,
+    note_of_preferences,
     seed_pairs,
     trained_variants,
 )
 from bula.errors import UserError
 from bula.paired import Difference
-from bula.params import load_params
+from bula.params import Pair, load_params
 from bula.records import read_rows, write_rows
 from bula.reports import write_metrics
 from bula.runs import read_differences, refuse_other_conditions
@@ -277,6 +278,21 @@ def few_shot_pair(params: dict[str, Any]) -> None:
     two_variants(params)
     params["variants"]["few"] = params["variants"]["base"] | {"few_shot": 2}
     params["compare"]["pairs"].append({"baseline": "few", "variant": "tuned"})
+
+
+def test_a_preferred_model_is_of_one_seed_and_the_command_says_so() -> None:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    assert note_of_preferences(params) == ""
+    preferred = params.variants["tuned"].model_copy(update={"model": "models/prefer/a/merged"})
+    pair = Pair(variant="preferred", baseline="tuned")
+    compare = params.compare.model_copy(update={"pairs": [pair]})
+    variants = params.variants | {"preferred": preferred}
+    update = {"variants": variants, "compare": compare, "prefer": {"a": object()}}
+    params = params.model_copy(update=update)
+    assert trained_variants(params) == ["tuned"]
+    # The preferred model continues the adapter of the pipeline's own seed.
+    assert seed_pairs(params, ["tuned"]) == []
+    assert note_of_preferences(params).startswith("seeds: prefer@a and the variants of its")
 
 
 def test_differences_from_borrowed_benchmark_scores_are_left_out(workspace: Path) -> None:

@@ -22,7 +22,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, LlamaForCausalLM, TrainerState
 
 from bench.clones import ROOT, edit_params
-from bula import divergence, gguf_export, hardware, merging
+from bula import checkpoints, divergence, gguf_export, hardware, merging
 from bula.commands.deps import closure
 from bula.errors import UserError
 from bula.files import sha256_file
@@ -36,7 +36,7 @@ from bula.records import SET_NAMES, Example, read_examples
 from bula.scoring import pad_batch
 from stages import merge, quantize
 from stages.models.base import fetch_base as ingest_base
-from stages.train import callbacks, checkpoints, report, trainer
+from stages.train import callbacks, fingerprint, report, trainer
 from stages.train import fit as train
 from tests.conftest import make_ready, make_workspace, run
 
@@ -279,8 +279,8 @@ def with_values(params: Params, section: str, **values: Any) -> Params:
 
 
 def test_the_same_run_has_the_same_fingerprint(data: list[Path]) -> None:
-    before = checkpoints.fingerprint(default_params(), data)
-    again = checkpoints.fingerprint(default_params(), data)
+    before = fingerprint.fingerprint(default_params(), data)
+    again = fingerprint.fingerprint(default_params(), data)
     assert again == before
 
 
@@ -292,8 +292,8 @@ def test_other_parameters_have_another_fingerprint(
 ) -> None:
     params = default_params()
     other = with_values(params, section, **values)
-    before = checkpoints.fingerprint(params, data)
-    assert checkpoints.fingerprint(other, data) != before
+    before = fingerprint.fingerprint(params, data)
+    assert fingerprint.fingerprint(other, data) != before
 
 
 # accelerate's launcher sets the last two from accelerate/NAME.yaml.
@@ -305,25 +305,25 @@ def test_another_launch_has_another_fingerprint(
     name: str, value: str, data: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = default_params()
-    before = checkpoints.fingerprint(params, data)
+    before = fingerprint.fingerprint(params, data)
     monkeypatch.setenv(name, value)
-    assert checkpoints.fingerprint(params, data) != before
+    assert fingerprint.fingerprint(params, data) != before
 
 
 def test_other_package_versions_have_another_fingerprint(
     data: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     params = default_params()
-    before = checkpoints.fingerprint(params, data)
+    before = fingerprint.fingerprint(params, data)
     monkeypatch.setattr(checkpoints, "version", lambda name: f"{name} of another year")
-    assert checkpoints.fingerprint(params, data) != before
+    assert fingerprint.fingerprint(params, data) != before
 
 
 def test_other_data_has_another_fingerprint(data: list[Path]) -> None:
     params = default_params()
-    before = checkpoints.fingerprint(params, data)
+    before = fingerprint.fingerprint(params, data)
     data[0].write_text("other rows", encoding="utf-8")
-    assert checkpoints.fingerprint(params, data) != before
+    assert fingerprint.fingerprint(params, data) != before
 
 
 # Reading and checking files shapes no weight.
@@ -341,13 +341,13 @@ WITHOUT_EFFECT = {
 
 
 def test_the_fingerprint_covers_all_code_that_shapes_the_adapter() -> None:
-    covered = {str(file.relative_to(ROOT)) for file in checkpoints.CODE}
+    covered = {str(file.relative_to(ROOT)) for file in fingerprint.CODE}
     used = closure(ROOT, "train")
     assert used - covered <= WITHOUT_EFFECT
 
 
 def test_checkpoints_of_an_experiment_lie_in_the_repository_itself(tmp_path: Path) -> None:
-    code = "from stages.train.checkpoints import CHECKPOINTS; print(CHECKPOINTS)"
+    code = "from bula.checkpoints import CHECKPOINTS; print(CHECKPOINTS)"
     repository = tmp_path / "repository"
     result = run([sys.executable, "-c", code], tmp_path, DVC_ROOT=str(repository))
     assert result.stdout.strip() == str(repository / ".bula/checkpoints"), result.stderr

@@ -361,6 +361,28 @@ def format_assumptions() -> list[str]:
     return lines
 
 
+def format_preferences(plan: Mapping[str, Any]) -> list[str]:
+    """Return the lines about the stage prefer; without an entry there is none.
+
+    The total is that of the longest pairs which preprocess.max_tokens allows.
+    """
+    lines = []
+    kinds = list(plan["memory_bytes"])
+    for name, entry in plan["prefer"].items():
+        run = "its pairs are not here"
+        if entry["pairs"]:
+            run = f"{entry['pairs']:,} pairs, {entry['steps']:,} steps, "
+            run += f"{entry['flops']['total']:.4g} FLOPs"
+        needed = {kind: entry["memory_bytes"][kind]["total"] for kind in kinds}
+        memory = [f"{value / 1e9:.3f} GB on {kind.upper()}" for kind, value in needed.items()]
+        lines += ["", f"prefer@{name}: {run}; memory {', '.join(memory)}"]
+        for device, found in plan["devices"].items():
+            size = found["memory_bytes"]
+            if size and needed["gpu"] > size:
+                lines.append(f"  {device:10} DOES NOT FIT into {size / 1e9:.0f} GB")
+    return lines
+
+
 def format_plan(plan: Mapping[str, Any]) -> list[str]:
     """Return the lines of a plan as a table for people.
 
@@ -372,6 +394,7 @@ def format_plan(plan: Mapping[str, Any]) -> list[str]:
         lines += format_memory(kind, parts)
     lines += ["", f"time of train, FLOPs at {plan['utilisation']:.0%} of a device's rate"]
     lines += [format_device(name, device) for name, device in plan["devices"].items()]
+    lines += format_preferences(plan)
     for name, stages in plan["stages"].items():
         lines += format_stages(name, stages)
     if plan["stages"]:
@@ -399,9 +422,21 @@ def plan_stages(
         run = Run(params, shape, rows, validation_rows, card)
         launches = made["run"]["kernel_launches"]
         train_time = train(run, device["hours"] * 3600, device["compute_hours"] * 3600, launches)
-        times = stage_times(run, train_time)
+        times = stage_times(run, train_time, made["prefer"])
         found[name] = [time._asdict() for time in times]
     return found
+
+
+def add_stages(
+    made: "Plan", params: Params, config: Mapping[str, Any], rows: "Rows", root: Path
+) -> None:
+    """Add the entries of prefer and the times of all stages to a plan."""
+    from bula.preference_cost import plan_preferences
+    from bula.training_cost import count_shape
+
+    shape = count_shape(config, params.train)
+    made["prefer"] = plan_preferences(params, shape, rows, root)
+    made["stages"] = plan_stages(made, params, config, rows, root)
 
 
 def plan(
@@ -447,5 +482,5 @@ def plan(
     launch = find_launch(values, root)
     devices = choose_devices(gpus.split(","), values, rate)
     made = make_plan(values, config, rows, launch, devices, utilisation)
-    made["stages"] = plan_stages(made, values, config[1], rows, root)
+    add_stages(made, values, config[1], rows, root)
     print(json.dumps(made) if as_json else "\n".join(format_plan(made)))

@@ -35,7 +35,14 @@ ROW_COPIES = 3
 
 def plan_checks(params: Params, done: set[str], root: Path) -> list[Check]:
     """Return the checks of memory and disk."""
+    checks = []
+    for name in params.prefer:
+        key = f"prefer.{name}"
+        memory = partial(check_preference_memory, params, name, root)
+        checks.append(Check(key, "memory by `bula plan`", memory))
+        checks.append(Check(key, "number of pairs", partial(check_pairs, params, name, root)))
     return [
+        *checks,
         Check("train", "memory by `bula plan`", partial(check_memory, params, done, root)),
         Check("quantize.types", "disk by `bula plan`", partial(check_disk, params, done, root)),
     ]
@@ -55,6 +62,38 @@ def check_memory(params: Params, done: set[str], root: Path) -> str:
     if on_cpu:
         return compare_memory(needed, free_memory(), "memory")
     return compare_memory(needed, free_gpu_memory(), "GPU memory")
+
+
+def check_preference_memory(params: Params, name: str, root: Path) -> str:
+    """Compare the memory of a DPO run with this machine's."""
+    config = _known_config(params, root)
+    from bula.preference_cost import preference_memory
+    from bula.training_cost import count_shape
+
+    on_cpu = params.device == "cpu"
+    shape = count_shape(config, params.train)
+    rows = _longest_rows(params, root)
+    needed = preference_memory(shape, params, params.prefer[name], rows, on_cpu)["total"]
+    if on_cpu:
+        return compare_memory(needed, free_memory(), "memory")
+    return compare_memory(needed, free_gpu_memory(), "GPU memory")
+
+
+def check_pairs(params: Params, name: str, root: Path) -> str:
+    """Count the pairs of an entry of prefer.
+
+    Raise UserError unless there are two prompts, since one is held out.
+    """
+    path = Path(params.prefer[name].pairs)
+    if not (root / path).is_file():
+        raise NotCheckedError("the file is not here")
+    from bula.preference_cost import count_pairs
+
+    found = count_pairs(root / path)
+    if found.prompts < 2:
+        what = f"it has {found.pairs} pairs of {found.prompts} questions, and at least 2 are needed"
+        raise UserError(path, what, "add pairs of other questions")
+    return f"{found.pairs} pairs of {found.prompts} questions"
 
 
 def check_disk(params: Params, done: set[str], root: Path) -> str:

@@ -30,7 +30,7 @@ from bula.stats import spread
 
 MERGED = "models/merged"
 # Models below these paths come from training.
-TRAINED = (MERGED, "models/adapter", "models/gguf/")
+TRAINED = (MERGED, "models/adapter", "models/gguf/", "models/prefer/")
 
 
 def trained_variants(params: Params) -> list[str]:
@@ -58,6 +58,14 @@ def seed_pairs(params: Params, variants: list[str]) -> list[Pair]:
         if len(others) < len(sides) and len(fixed) == len(others):
             pairs.append(pair)
     return pairs
+
+
+def note_of_preferences(params: Params) -> str:
+    """Return the sentence about prefer, which no seed repeats, or nothing."""
+    if not params.prefer:
+        return ""
+    names = ", ".join(f"prefer@{name}" for name in params.prefer)
+    return f"seeds: {names} and the variants of its models are not repeated under other seeds"
 
 
 def fixed_variants(pairs: list[Pair], variants: list[str]) -> list[str]:
@@ -141,6 +149,8 @@ def seeds(
     params = load_params()
     variants = trained_variants(params)
     pairs = seed_pairs(params, variants)
+    if note := note_of_preferences(params):
+        print(note, flush=True)
     stages = ["train", "merge", *scoring_stages(variants)]
     run_dvc("repro", *stages, *scoring_stages(fixed_variants(pairs, variants)))
     first, conditions = read_run(Path(), variants)

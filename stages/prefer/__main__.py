@@ -2,7 +2,8 @@
 
 TRL's DPOTrainer continues the tuned adapter on the pairs of one entry of `prefer` in params.yaml.
 The reference is the tuned adapter. Pairs of some questions are held out and scored. The merged
-model is one more model for `variants`.
+model is one more model for `variants`. A killed run resumes from its checkpoints, which lie in
+.bula/checkpoints/FINGERPRINT, outside DVC's outputs.
 
     python -m stages.prefer NAME
 """
@@ -11,12 +12,13 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
 from bula.errors import UserError, run_stage
 from bula.hardware import prepare_device, seed_everything
+from bula.model_cards import Documents
 from bula.params import Params, Prefer, load_params
 from bula.reports import write_metrics
 
@@ -37,7 +39,7 @@ def exit_on_sigterm() -> Iterator[None]:
     """Exit with a sentence on SIGTERM, which also arrives when dvc exits."""
 
     def stop(*_: Any) -> None:
-        raise SystemExit("prefer: stopped; the next run starts again from the tuned adapter")
+        raise SystemExit("prefer: stopped; run it again to resume from its last checkpoint")
 
     previous = signal.signal(signal.SIGTERM, stop)
     try:
@@ -46,9 +48,20 @@ def exit_on_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
-def tune(
-    params: Params, name: str, base: Path, tuned: Path, clean: Path, adapter: Path
-) -> dict[str, Any]:
+class Inputs(NamedTuple):
+    """The folders that training reads."""
+
+    base: Path
+    """Base model."""
+    tuned: Path
+    """Tuned adapter."""
+    clean: Path
+    """Folder of validation/."""
+    checkpoints: Path
+    """Checkpoints of this run; empty or missing at first."""
+
+
+def tune(params: Params, name: str, inputs: Inputs, adapter: Path) -> dict[str, Any]:
     """Train the adapter, write it, and return the figures of run and held-out pairs."""
     from bula.adapter_files import save_adapter
     from bula.model_cards import describe_base
@@ -60,21 +73,36 @@ def tune(
 
     entry = entry_of(params, name)
     path = Path(entry.pairs)
-    tokenizer = load_tokenizer(base)
-    validation = validation_keys(clean / "validation")
+    tokenizer = load_tokenizer(inputs.base)
+    validation = validation_keys(inputs.clean / "validation")
     pairs = read_pairs(path, validation, tokenizer, params.preprocess.max_tokens)
     train, held_out = hold_out(pairs, entry.held_out_share, path)
-    model = load_adapted(base, tuned, params.dtype)
+    model = load_adapted(inputs.base, inputs.tuned, params.dtype)
     before = score_pairs(model, held_out, tokenizer.pad_token_id)
-    figures = train_pairs(params, entry, model, tokenizer, train)
+    figures = train_pairs(params, entry, model, tokenizer, train, inputs.checkpoints)
     after = score_pairs(model.eval(), held_out, tokenizer.pad_token_id)
     groups = [pair.group for pair in held_out]
     scored = preference_figures(before, after, groups, entry, params.sampling_seed)
     counts = {"train": len(train), "held_out": len(held_out)}
     found: dict[str, Any] = {"pairs": counts, **figures, "held_out": scored}
-    documents = adapter_documents(params, name, found, base)
+    documents = adapter_documents(params, name, found, inputs.base)
     save_adapter(model, describe_base(params.ingest.base), documents, adapter)
     return found
+
+
+def merge(
+    params: Params, name: str, inputs: Inputs, figures: dict[str, Any], output: Path
+) -> dict[str, Any]:
+    """Merge the adapter in `output`, and return the figures of the merge."""
+    from bula.merging import Figures, merge_adapter
+    from stages.prefer.cards import merged_documents
+
+    def write_documents(before: Figures) -> Documents:
+        return merged_documents(params, name, figures, before, inputs.base)
+
+    adapter = output / "adapter"
+    merged = output / "merged"
+    return dict(merge_adapter(params, inputs.base, adapter, inputs.clean, merged, write_documents))
 
 
 def main(
@@ -86,26 +114,23 @@ def main(
     metrics: Annotated[Path, typer.Option(help="Folder for metrics.")] = Path("metrics/prefer"),
 ) -> None:
     """Train the adapter on pairs, merge it, and check the merged model."""
-    from bula.merging import merge_adapter
-    from stages.prefer.cards import merged_documents
+    from bula.checkpoints import delete_checkpoints, exclusive_run
+    from stages.prefer.fingerprint import checkpoint_folder
 
     params = load_params()
+    entry = entry_of(params, name)
     prepare_device(params.device, params.dtype)
     seed_everything(params.seed)
-    adapter = models / name / "adapter"
-    merged = models / name / "merged"
-    with exit_on_sigterm():
-        figures = tune(params, name, base, tuned, clean, adapter)
-        merge = merge_adapter(
-            params,
-            base,
-            adapter,
-            clean,
-            merged,
-            lambda before: merged_documents(params, name, figures, before, base),
-        )
-    write_metrics(metrics / f"{name}.json", {**figures, **merge})
+    folder = checkpoint_folder(params, entry, base, tuned)
+    inputs = Inputs(base, tuned, clean, folder)
+    with exit_on_sigterm(), exclusive_run(folder):
+        figures = tune(params, name, inputs, models / name / "adapter")
+        figures |= merge(params, name, inputs, figures, models / name)
+        write_metrics(metrics / f"{name}.json", figures)
+        # The checkpoints are deleted last, so that a kill before this line costs no step.
+        delete_checkpoints(folder)
     loss = figures["held_out"]["loss_nats"]
+    merged = models / name / "merged"
     print(f"prefer: {name} has a held-out loss of {loss:.4f} nats (0.6931 before), in {merged}")
 
 

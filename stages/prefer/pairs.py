@@ -90,9 +90,7 @@ def read_pairs(
     A prompt with an answer has at most `max_tokens` tokens. Raise a UserError that lists all rows
     that cannot be used, or says that there is no row.
     """
-    if not path.is_file():
-        fix = "correct prefer in params.yaml, or run `python -m bula labels export-pairs FILE`"
-        raise UserError(path, "the file does not exist", fix)
+    refuse_missing_file(path)
     pairs = []
     problems = []
     for number, line in _numbered_lines(path):
@@ -107,6 +105,13 @@ def read_pairs(
     if not pairs:
         raise UserError(path, "the file has no row", "export preference pairs to it")
     return pairs
+
+
+def refuse_missing_file(path: Path) -> None:
+    """Raise a UserError unless the file of pairs exists."""
+    if not path.is_file():
+        fix = "correct prefer in params.yaml, or run `python -m bula labels export-pairs FILE`"
+        raise UserError(path, "the file does not exist", fix)
 
 
 def _numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:

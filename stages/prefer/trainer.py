@@ -6,18 +6,21 @@ the loss before the first step is ln 2.
 
 import math
 import warnings
+from pathlib import Path
 from statistics import fmean
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase, PrinterCallback, ProgressCallback
+from transformers.trainer_utils import rotate_checkpoints
 from trl import DPOConfig, DPOTrainer
 
 from bula.adapter_files import TRAINED
+from bula.checkpoints import last_checkpoint, mark_complete, report_failed_write, step_of
 from bula.errors import UserError
 from bula.params import Params, Prefer
+from bula.save_and_stop import SaveAndStop
 from stages.prefer.pairs import Pair
 
 LogLine = dict[str, float]
@@ -30,15 +33,42 @@ STEP_FIGURES = {
 
 
 class PairTrainer(DPOTrainer):  # type: ignore[misc]
-    """Train on pairs that bula/prompts.py has encoded.
+    """Train on pairs that bula/prompts.py has encoded, and mark complete checkpoints.
 
     TRL would render the chat template without its fixed date, and keep the text behind the
     end-of-turn token.
     """
 
+    # make_trainer sets the callback that handles signals.
+    save_and_stop: SaveAndStop
+
     def _prepare_dataset(self, dataset: Dataset, *_: Any) -> Dataset:
         """Return the pairs as they are."""
         return dataset
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Log a line, and stop if the loss is not finite.
+
+        transformers writes the checkpoint of a step after its line.
+        """
+        if not math.isfinite(logs.get("loss", 0.0)):
+            what = f"the loss is not a finite number in step {self.state.global_step}"
+            raise UserError("params.yaml", what, "lower learning_rate in the section prefer")
+        super().log(logs, start_time)
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        """Save the trained adapter; the reference is the tuned one on the disk."""
+        folder = output_dir or self.args.output_dir
+        self.model.save_pretrained(folder, save_embedding_layers=False, selected_adapters=[TRAINED])
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save a checkpoint, mark it as complete, and delete the older one."""
+        folder = Path(self.args.output_dir)
+        checkpoint = folder / f"checkpoint-{self.state.global_step}"
+        with report_failed_write(checkpoint):
+            super()._save_checkpoint(model, trial)
+            mark_complete(checkpoint)
+        rotate_checkpoints(str(folder), save_total_limit=1)
 
 
 class Progress(ProgressCallback):  # type: ignore[misc]
@@ -74,11 +104,11 @@ def count_steps(pairs: int, entry: Prefer) -> int:
     return math.ceil(batches / entry.gradient_accumulation) * entry.epochs
 
 
-def configure(params: Params, entry: Prefer, pairs: int, folder: str) -> DPOConfig:
+def configure(params: Params, entry: Prefer, pairs: int, folder: Path) -> DPOConfig:
     """Return TRL's settings, with its unwanted defaults switched off."""
     steps = count_steps(pairs, entry)
     return DPOConfig(
-        output_dir=folder,
+        output_dir=str(folder),
         seed=params.seed,
         beta=entry.beta,
         num_train_epochs=entry.epochs,
@@ -97,8 +127,10 @@ def configure(params: Params, entry: Prefer, pairs: int, folder: str) -> DPOConf
         bf16=False,
         use_cpu=params.device == "cpu",
         dataloader_pin_memory=params.device != "cpu",
-        # The run is short, and its only output is the last adapter.
-        save_strategy="no",
+        # The last step is saved too. PairTrainer deletes older checkpoints.
+        save_strategy="steps",
+        save_steps=entry.save_steps,
+        save_total_limit=None,
         logging_strategy="steps",
         logging_steps=1,
         # transformers would show the last finite loss instead of NaN.
@@ -129,11 +161,12 @@ def make_trainer(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: list[Pair],
-    folder: str,
+    folder: Path,
 ) -> PairTrainer:
     """Return a trainer whose reference is the adapter that `model` has now.
 
-    Raise UserError unless accelerate chose one process on the device of params.yaml.
+    `folder` is for its checkpoints. Raise UserError unless accelerate chose one process on the
+    device of params.yaml.
     """
     arguments = configure(params, entry, len(pairs), folder)
     _check_device(arguments, params.device)
@@ -147,8 +180,24 @@ def make_trainer(
     )
     for callback in (ProgressCallback, PrinterCallback):
         trainer.remove_callback(callback)
+    trainer.save_and_stop = SaveAndStop("prefer", folder, entry.save_steps)
+    trainer.add_callback(trainer.save_and_stop)
     trainer.add_callback(Progress())
     return trainer
+
+
+def fit(trainer: PairTrainer, folder: Path) -> None:
+    """Train from the last complete checkpoint on.
+
+    Raise SystemExit if a signal stopped the run.
+    """
+    checkpoint = last_checkpoint(folder)
+    if checkpoint:
+        print(f"prefer: resuming from step {step_of(checkpoint)}", flush=True)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.save_and_stop.stop_requested:
+        kept = trainer.state.global_step
+        raise SystemExit(f"prefer: stopped; run it again to resume from step {kept}")
 
 
 def train_pairs(
@@ -157,20 +206,20 @@ def train_pairs(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     pairs: list[Pair],
+    folder: Path,
 ) -> dict[str, dict[str, float | int]]:
     """Train the adapter of `model` in place, and return the figures of the run.
 
-    Raise UserError if the loss is no longer finite.
+    The run resumes from the last checkpoint in `folder`. Raise UserError if the loss is no longer
+    finite.
     """
-    with TemporaryDirectory() as folder, warnings.catch_warnings():
+    with warnings.catch_warnings():
         # TRL 1.16 still uses transformers' old names.
         warnings.filterwarnings("ignore", message="`gradient_checkpointing_.*` is deprecated")
         trainer = make_trainer(params, entry, model, tokenizer, pairs, folder)
-        trainer.train()
+        fit(trainer, folder)
+    # A resumed run has the lines of its earlier steps from the checkpoint.
     lines = [line for line in trainer.state.log_history if "rewards/margins" in line]
-    if not all(math.isfinite(line["loss"]) for line in lines):
-        what = "the loss is not a finite number"
-        raise UserError("params.yaml", what, "lower learning_rate in the section prefer")
     steps = int(trainer.state.global_step)
     last_epoch = lines[-(steps // entry.epochs) :]
     return {

@@ -15,20 +15,20 @@ from typing import Annotated
 
 import typer
 
+from bula.checkpoints import (
+    CHECKPOINTS,
+    delete_checkpoints,
+    exclusive_run,
+    last_checkpoint,
+    step_of,
+)
 from bula.errors import run_stage
 from bula.hardware import prepare_device, seed_everything
 from bula.model_cards import adapter_documents, describe_base
 from bula.models import list_model_files
 from bula.params import Params, load_params
 from bula.records import read_examples
-from stages.train.checkpoints import (
-    CHECKPOINTS,
-    CODE,
-    delete_checkpoints,
-    exclusive_run,
-    fingerprint,
-    last_checkpoint,
-)
+from stages.train.fingerprint import CODE, fingerprint
 from stages.train.report import save_trained, summarise, template_figures, write_figures
 from stages.train.trainer import AnswerTrainer, make_trainer
 
@@ -43,11 +43,6 @@ def checkpoint_folder(params: Params, clean: Path, base: Path) -> Path:
     """Return the folder for the checkpoints of this run."""
     data = [clean / "train.jsonl", clean / "dev.jsonl"]
     return CHECKPOINTS / fingerprint(params, [*data, *list_model_files(base), *CODE])
-
-
-def step_of(checkpoint: str) -> str:
-    """Return the step of a checkpoint, from the name of its folder."""
-    return checkpoint.rpartition("-")[2]
 
 
 def fit(trainer: AnswerTrainer, folder: Path) -> float:

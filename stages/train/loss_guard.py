@@ -7,8 +7,8 @@ is refused before the optimizer takes it, so the newest checkpoint stays good.
 import math
 from pathlib import Path
 
+from bula.checkpoints import last_complete_step
 from bula.errors import UserError
-from stages.train.checkpoints import last_complete_step
 
 FIX = "lower train.learning_rate or train.max_grad_norm, or raise train.warmup_share"
 

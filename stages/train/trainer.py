@@ -18,6 +18,7 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import rotate_checkpoints
 from trl import SFTConfig, SFTTrainer
 
+from bula.checkpoints import mark_complete, report_failed_write
 from bula.errors import UserError
 from bula.hardware import compute_dtype
 from bula.lora import check_target_modules, lora_config
@@ -26,9 +27,9 @@ from bula.models import load_model, load_tokenizer
 from bula.params import Params, Train
 from bula.prompts import encode_turns
 from bula.records import Example, read_examples
+from bula.save_and_stop import SaveAndStop
 from bula.scoring import unwrap_adapter
-from stages.train.callbacks import EarlyStopping, Progress, SaveAndStop
-from stages.train.checkpoints import mark_complete, report_failed_write
+from stages.train.callbacks import EarlyStopping, Progress
 from stages.train.loss_guard import refuse_evaluation, refuse_step
 from stages.train.packing import drop_padding_mask, keep_rows_apart, refuse_mixed_examples
 
@@ -371,7 +372,7 @@ def make_trainer(params: Params, base: Path, clean: Path, folder: Path) -> Answe
     tokenizer = load_tokenizer(base)
     dev_multiple = _start_processes(arguments, params.device) * arguments.eval_batch_size
     rows = tokenise(tokenizer, read_examples(clean / "train.jsonl"))
-    save_and_stop = SaveAndStop(folder, train.save_steps)
+    save_and_stop = SaveAndStop("train", folder, train.save_steps)
     callbacks: list[TrainerCallback] = [save_and_stop]
     if train.patience:
         callbacks.append(EarlyStopping(train.patience))

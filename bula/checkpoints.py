@@ -2,7 +2,8 @@
 
 They lie in .bula/checkpoints/FINGERPRINT, outside DVC's outputs, because `dvc repro` deletes the
 outputs of a stage before it starts the stage. Only a run with the same fingerprint finds them. A
-checkpoint counts once its marker exists, and the marker is written last, by renaming.
+checkpoint counts once its marker exists, and the marker is written last, by renaming. The stages
+train and prefer share this code.
 """
 
 import fcntl
@@ -29,44 +30,43 @@ COMPLETE_MARKER = "complete"
 # The content of a lock file whose run is about to exit.
 EXITING = "exiting"
 COMPUTE_PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate")
-STAGE_FOLDER = Path(__file__).parent
-BULA_FOLDER = STAGE_FOLDER.parent.parent / "bula"
+BULA_FOLDER = Path(__file__).parent
 BULA_MODULES = (
+    "checkpoints",
     "gguf_config",
     "gguf_repairs",
     "hardware",
-    "lora",
-    "lora_kernels",
-    "model_kernels",
     "models",
     "prompts",
     "records",
+    "save_and_stop",
     "scoring",
-    "shared_prefix",
     "turn_ends",
 )
-# The code that shapes the adapter: a run of other code must not resume its checkpoints.
-CODE = [*sorted(STAGE_FOLDER.glob("*.py")), *(BULA_FOLDER / f"{name}.py" for name in BULA_MODULES)]
 
 
-def fingerprint(params: Params, files: list[Path]) -> str:
+def code_files(stage_folder: Path, modules: tuple[str, ...]) -> list[Path]:
+    """Return the files of the code that shapes an adapter.
+
+    They are those of a stage, BULA_MODULES and further `modules` of bula. A run of other code must
+    not resume its checkpoints.
+    """
+    names = sorted({*BULA_MODULES, *modules})
+    return [*sorted(stage_folder.glob("*.py")), *(BULA_FOLDER / f"{name}.py" for name in names)]
+
+
+def fingerprint(params: Params, settings: list[Any], files: list[Path]) -> str:
     """Return a hash of everything that shapes the adapter, 16 hexadecimal digits.
 
-    That is the seed, the device, the precisions, train's parameters, the longest row (packing fills
-    rows up to it), the number of processes, accelerate's settings, the versions of the computing
-    packages, and the bytes of `files`.
+    That is the seed, the device, the precisions, the stage's own `settings`, the number of
+    processes, accelerate's settings, the versions of the computing packages, and the bytes of
+    `files`.
     """
-    settings = [
-        params.seed,
-        params.device,
-        _precisions(params.dtype),
-        params.train.model_dump(),
-        params.preprocess.max_tokens,
-    ]
+    common = [params.seed, params.device, _precisions(params.dtype)]
     versions = [version(name) for name in COMPUTE_PACKAGES]
     environment = [os.environ.get("WORLD_SIZE", "1"), *_accelerate_settings(), *versions]
     contents = [[file.name, sha256_file(file)] for file in files]
-    return sha256_values(settings, environment, contents)[:16]
+    return sha256_values([*common, *settings], environment, contents)[:16]
 
 
 def _precisions(dtype: str) -> list[str]:
@@ -136,7 +136,7 @@ def report_failed_write(checkpoint: Path) -> Iterator[None]:
             reason = getattr(error, "strerror", None) or error
             step = last_complete_step(checkpoint.parent)
             what = f"the checkpoint cannot be written ({reason})"
-            fix = f"make room on the disk and run train again; it resumes from step {step}"
+            fix = f"make room on the disk and run the stage again; it resumes from step {step}"
             raise UserError(checkpoint, what, fix) from error
         return False
 
@@ -148,8 +148,13 @@ def report_failed_write(checkpoint: Path) -> Iterator[None]:
 def last_complete_step(folder: Path) -> int:
     """Return the step of the newest complete checkpoint, or 0."""
     complete = filter(is_complete, folder.glob("checkpoint-*"))
-    steps = (int(path.name.rpartition("-")[2]) for path in complete)
+    steps = (int(step_of(path.name)) for path in complete)
     return max(steps, default=0)
+
+
+def step_of(checkpoint: str) -> str:
+    """Return the step of a checkpoint, from the name of its folder."""
+    return checkpoint.rpartition("-")[2]
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -226,7 +231,7 @@ def _acquire(file: TextIO, folder: Path) -> None:
         if file.read() != EXITING:
             what = "another run trains in this folder"
             raise UserError(folder, what, "wait for that run or stop it") from error
-        print("train: waiting for a run that is saving its last step", flush=True)
+        print("waiting for a run that is saving its last step", flush=True)
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
