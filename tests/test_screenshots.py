@@ -107,7 +107,7 @@ def test_the_other_pages_are_written_without_the_models(
 def test_each_picture_is_small_has_a_shot_and_is_shown() -> None:
     pictures = sorted((ROOT / "docs/screenshots").glob("*.png"))
     names = {shot.name for album in ALBUMS.values() for shot in album.shots}
-    assert {picture.stem for picture in pictures} <= names
+    assert {picture.stem for picture in pictures} == names
     assert all(picture.stat().st_size <= MOST_BYTES for picture in pictures)
     for text in ("README.md", "docs/usage.md", "docs/clinicos.md"):
         shown = re.findall(r"screenshots/([a-z-]+)\.png", (ROOT / text).read_text(encoding="utf-8"))
