@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 # Tokens of a prompt; a longer question is refused before the model reads it.
 LONGEST_PROMPT = 1024
 SHORTER = "ask in fewer words"
+# `where` of the error for a question that is too long.
+QUESTION = "the question"
 # The end of a text whose last character lacks bytes.
 INCOMPLETE = "\N{REPLACEMENT CHARACTER}"
 # Returns the stream of answers so far to a question.
@@ -104,7 +106,7 @@ def encode_question(tokenizer: PreTrainedTokenizerBase, question: str) -> list[i
     prompt = encode_prompt(tokenizer, as_data(question))
     if len(prompt) > LONGEST_PROMPT:
         what = f"it has {len(prompt)} tokens with its prompt, and {LONGEST_PROMPT} are allowed"
-        raise UserError("the question", what, SHORTER)
+        raise UserError(QUESTION, what, SHORTER)
     return prompt
 
 

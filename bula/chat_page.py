@@ -11,9 +11,11 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import openai
+
 from bula.answer_styles import StyleName, with_style
 from bula.ask_terminal import EMPTY, HEADINGS
-from bula.asking import Ask, together
+from bula.asking import QUESTION, Ask, together
 from bula.emergency.finding import answer_emergency, model_may_answer
 from bula.errors import UserError
 from bula.escaping import terminal
@@ -25,6 +27,8 @@ TEMPLATES = Path(__file__).resolve().parent.parent / "templates/chat"
 TITLE = "bula: perguntas de saúde, base e ajustado"
 QUESTION_CHARACTERS = 2000
 TOO_LONG = "A pergunta é longa demais. Escreva com menos palavras."
+STOPPED = "O modelo parou de responder. Encerre `bula chat` no terminal e o inicie de novo."
+NO_ANSWER = "O modelo não conseguiu responder. Tente de novo ou escreva de outra forma."
 NO_QUESTION = "Escreva uma pergunta."
 # Questions that wait for the model; the next one is refused.
 QUEUE = 20
@@ -77,8 +81,18 @@ def answer(asks: dict[str, Ask], question: str, style: str) -> Iterator[list[str
     asked = with_style(question.strip(), StyleName(style) if style else None)
     try:
         yield from ([notice, *texts] for texts in _answers(asks, asked))
-    except UserError:
-        yield [notice, *[TOO_LONG] * len(asks)]
+    except (UserError, openai.APIConnectionError) as error:
+        yield [notice, *[_explain(error)] * len(asks)]
+
+
+def _explain(error: Exception) -> str:
+    """Return the sentence that tells the reader why there is no answer.
+
+    Any error but UserError means that the server of the model has stopped.
+    """
+    if not isinstance(error, UserError):
+        return STOPPED
+    return TOO_LONG if error.where == QUESTION else NO_ANSWER
 
 
 def first_reply(question: str, boxes: int) -> list[str]:

@@ -12,14 +12,18 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request
 
+import httpx2
+import openai
 import pytest
 from typer.testing import CliRunner
 
 from bula.__main__ import app
-from bula.chat_page import TOO_LONG, answer
+from bula.asking import QUESTION, encode_question
+from bula.chat_page import NO_ANSWER, STOPPED, TOO_LONG, answer
 from bula.emergency.answers import CVV, SAMU
 from bula.errors import UserError
 from bula.local_web import address, bind
+from bula.models import load_tokenizer
 from bula.serving import WITHOUT_PROXY
 from tests.browser import open_page
 from tests.conftest import user_environment
@@ -354,12 +358,40 @@ def test_another_address_than_loopback_is_refused() -> None:
 # The answers of a question, without a page
 
 
-def test_a_question_that_is_too_long_is_said_in_portuguese() -> None:
-    def refuse(question: str) -> Iterator[str]:
-        raise UserError("the question", "it is too long", "ask in fewer words")
+LOST = httpx2.Request("POST", "http://127.0.0.1")
+FAILURES = {
+    "a long question": (UserError("the question", "it is too long", "ask in less"), TOO_LONG),
+    "a refusal": (UserError("base.gguf", "llama.cpp refused the question", "ask less"), NO_ANSWER),
+    "a stopped server": (openai.APIConnectionError(request=LOST), STOPPED),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_the_reason_of_a_missing_answer_is_said_in_portuguese(name: str) -> None:
+    error, sentence = FAILURES[name]
+
+    def fail(question: str) -> Iterator[str]:
+        yield "Sim"
+        raise error
+
+    found = list(answer({"base": slow("Não."), "tuned": fail}, "Dói?", ""))
+    assert found[1] == ["", "Não.", "Sim"]
+    assert found[-1] == ["", sentence, sentence]
+
+
+def test_a_bug_is_not_hidden() -> None:
+    def fail(question: str) -> Iterator[str]:
+        raise LookupError
         yield ""
 
-    assert list(answer({"base": refuse}, "Dói?", ""))[-1] == ["", TOO_LONG]
+    with pytest.raises(LookupError):
+        list(answer({"base": fail}, "Dói?", ""))
+
+
+def test_a_question_of_too_many_tokens_is_too_long(tiny: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        encode_question(load_tokenizer(tiny), "dor " * 3000)
+    assert refused.value.where == QUESTION
 
 
 def test_a_style_reaches_the_models() -> None:
