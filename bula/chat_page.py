@@ -130,11 +130,12 @@ def build_page(asks: dict[str, Ask]) -> Any:
 
     with gradio.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         gradio.HTML(render("warning.html"), elem_id="warning")
+        # Above the question, so that a telephone shows the numbers without scrolling.
+        notice = gradio.HTML("", elem_id="notice")
         inputs = _question_boxes()
         with gradio.Row():
             send = gradio.Button("Perguntar", variant="primary", elem_id="send")
             stop = gradio.Button("Parar", elem_id="stop")
-        notice = gradio.HTML("", elem_id="notice")
         with gradio.Row():
             boxes = [_answer_box(name) for name in asks]
         gradio.HTML(render("rules.html"), elem_id="rules")
