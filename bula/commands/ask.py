@@ -24,19 +24,31 @@ if TYPE_CHECKING:
 BASE = Path("models/base")
 
 
-def read_questions(question: str) -> Iterator[str]:
-    """Yield the question of the command line, or each line of standard input."""
-    if question:
-        yield question
-        return
+def read_questions(question: str | None) -> Iterator[str]:
+    """Yield the question of the command line, or each line of standard input.
+
+    Raise UserError if there is no question. A person who leaves the prompt needs no error.
+    """
+    asked = [question] if question is not None else read_lines()
+    count = 0
+    for text in asked:
+        if text.strip():
+            count += 1
+            yield text
+    if not count and (question is not None or not sys.stdin.isatty()):
+        fix = 'write it in quotes, such as `python -m bula ask "Posso tomar sol?"`'
+        raise UserError("bula ask", "no question was given", fix)
+
+
+def read_lines() -> Iterator[str]:
+    """Yield each line of standard input; a terminal shows a prompt."""
     while True:
         if sys.stdin.isatty():
             print("Pergunta (Ctrl-D encerra): ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line:
             return
-        if line.strip():
-            yield line.strip()
+        yield line.strip()
 
 
 def refuse_undecodable(question: str) -> None:
@@ -75,8 +87,9 @@ def load(
 
 def ask(
     question: Annotated[
-        str, typer.Argument(help="A question in Portuguese; else one per line of standard input.")
-    ] = "",
+        str | None,
+        typer.Argument(help="A question in Portuguese; else one per line of standard input."),
+    ] = None,
     model: Annotated[Path, typer.Option(help="A model directory or GGUF file.")] = Path(
         "models/merged"
     ),
@@ -102,4 +115,6 @@ def ask(
                 continue
             refuse_undecodable(asked)
             asks = asks or load(stack, models, params, style)
-            show_answers({name: ask(with_style(asked, style)) for name, ask in asks.items()})
+            styled = with_style(asked, style)
+            streams = {name: ask(styled) for name, ask in asks.items()}
+            show_answers(streams, params.generate.max_repeated_share)
