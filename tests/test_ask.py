@@ -13,7 +13,7 @@ import pytest
 
 from bench.clones import ROOT
 from bula import ask_terminal
-from bula.commands.ask import ask, read_questions
+from bula.commands.ask import ask, read_questions, refuse_no_model
 from bula.emergency.answers import CVV, DISCLAIMER, SAMU
 from bula.errors import UserError
 from tests.conftest import COMMAND_TIMEOUT_SECONDS, run, user_environment
@@ -105,6 +105,17 @@ def test_no_question_is_an_error(text: str, arguments: list[str]) -> None:
     result = pipe(ROOT, text, *arguments)
     assert (result.returncode, result.stdout) == (1, "")
     assert "bula ask: no question was given. Write it in quotes" in result.stderr
+
+
+def test_a_path_without_a_model_is_refused_before_loading(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"exist\. Name a model directory"):
+        refuse_no_model(tmp_path / "nope")
+    (tmp_path / "q4_k_m.gguf").touch()
+    with pytest.raises(UserError, match="it is a folder of GGUF files"):
+        refuse_no_model(tmp_path)
+    refuse_no_model(tmp_path / "q4_k_m.gguf")
+    # The loader says which stage writes a model of the pipeline.
+    refuse_no_model(Path("models/merged"))
 
 
 def test_a_person_may_leave_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from bula.asking import Ask
 
 BASE = Path("models/base")
+MERGED = Path("models/merged")
 
 
 def read_questions(question: str | None) -> Iterator[str]:
@@ -63,6 +64,14 @@ def refuse_undecodable(question: str) -> None:
         raise UserError("the question", what, "convert it by `iconv -t UTF-8`") from error
 
 
+def refuse_no_model(path: Path) -> None:
+    """Raise UserError if a path that no stage writes is missing, or has GGUF files only."""
+    if not path.exists() and path not in (BASE, MERGED):
+        raise UserError(path, "it does not exist", "name a model directory or a .gguf file")
+    if path.is_dir() and any(path.glob("*.gguf")) and not (path / "config.json").exists():
+        raise UserError(path, "it is a folder of GGUF files", "name a .gguf file in it")
+
+
 def load(
     stack: ExitStack, models: dict[str, Path], params: Params, style: StyleName | None
 ) -> dict[str, "Ask"]:
@@ -70,6 +79,8 @@ def load(
 
     A terminal shows how long it took.
     """
+    for path in models.values():
+        refuse_no_model(path)
     # torch is imported here, so that the other commands start without it.
     from bula.asking import open_models
     from bula.hardware import prepare_device, seed_everything
@@ -90,9 +101,7 @@ def ask(
         str | None,
         typer.Argument(help="A question in Portuguese; else one per line of standard input."),
     ] = None,
-    model: Annotated[Path, typer.Option(help="A model directory or GGUF file.")] = Path(
-        "models/merged"
-    ),
+    model: Annotated[Path, typer.Option(help="A model directory or GGUF file.")] = MERGED,
     compare: Annotated[bool, typer.Option(help="Show the base model's answer beside.")] = False,
     base: Annotated[Path, typer.Option(help="The base model of --compare.")] = BASE,
     style: Annotated[StyleName | None, typer.Option(help="Form of the answer.")] = None,
