@@ -54,7 +54,7 @@ def show_answers(streams: Streams, max_repeated_share: float) -> None:
 
 
 def show_mark(text: str, max_repeated_share: float, start: str = "") -> None:
-    """Print that an answer is degenerate, if it is; an empty one is marked already."""
+    """Print a mark after a degenerate answer. An empty answer has one already."""
     if text and is_degenerate(text, max_repeated_share):
         show_text(f"{start}{DEGENERATE}")
 

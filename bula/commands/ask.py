@@ -65,7 +65,10 @@ def refuse_undecodable(question: str) -> None:
 
 
 def refuse_no_model(path: Path) -> None:
-    """Raise UserError if a path that no stage writes is missing, or has GGUF files only."""
+    """Raise UserError for a path without a model, before anything is loaded.
+
+    The loader itself refuses a missing output of the pipeline, and names the stage.
+    """
     if not path.exists() and path not in (BASE, MERGED):
         raise UserError(path, "it does not exist", "name a model directory or a .gguf file")
     if path.is_dir() and any(path.glob("*.gguf")) and not (path / "config.json").exists():
