@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
+from bula.degeneration import is_degenerate
 from bula.emergency.answers import DISCLAIMER
 from bula.escaping import terminal
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 SIDE_BY_SIDE_COLUMNS = 100
 HEADINGS = {"base": "Modelo de base", "tuned": "Modelo ajustado"}
 EMPTY = "(o modelo não escreveu resposta)"
+DEGENERATE = "Esta resposta se repete ou não tem palavras. Não a use."
 # Answers so far, by the name of the variant.
 Streams = dict[str, Iterator[str]]
 
@@ -31,26 +33,37 @@ def show_text(text: str) -> None:
         print(f"{text}\n", flush=True)
 
 
-def show_answers(streams: Streams) -> None:
+def show_answers(streams: Streams, max_repeated_share: float) -> None:
     """Print the answers side by side on a wide terminal.
 
-    Elsewhere they follow each other.
+    Elsewhere they follow each other. An answer that repeats itself more than `max_repeated_share`
+    is marked.
     """
     with ExitStack() as stack:
         for stream in streams.values():
             # A reader who leaves stops the model.
             stack.enter_context(closing(_closable(stream)))
         if len(streams) > 1 and _is_wide():
-            show_side_by_side(streams)
+            for name, text in show_side_by_side(streams).items():
+                show_mark(text, max_repeated_share, f"{HEADINGS[name]}: ")
             return
         for name, stream in streams.items():
             if name:
                 print(f"{HEADINGS[name]}:")
-            show_stream(stream)
+            show_mark(show_stream(stream), max_repeated_share)
 
 
-def show_stream(answers: Iterator[str]) -> None:
-    """Print each answer's new characters at once, and a blank line after the last."""
+def show_mark(text: str, max_repeated_share: float, start: str = "") -> None:
+    """Print a mark after a degenerate answer. An empty answer has one already."""
+    if text and is_degenerate(text, max_repeated_share):
+        show_text(f"{start}{DEGENERATE}")
+
+
+def show_stream(answers: Iterator[str]) -> str:
+    """Print each answer's new characters at once, and a blank line after the last.
+
+    Return the complete answer.
+    """
     shown = ""
     for text in answers:
         if not text.startswith(shown):
@@ -60,19 +73,22 @@ def show_stream(answers: Iterator[str]) -> None:
         print(terminal(text[len(shown) :], lines=True), end="", flush=True)
         shown = text
     print(f"{'' if shown else EMPTY}\n", flush=True)
+    return shown
 
 
-def show_side_by_side(streams: Streams) -> None:
-    """Show the answers in columns, which grow at the same time."""
+def show_side_by_side(streams: Streams) -> dict[str, str]:
+    """Show the answers in columns, which grow at the same time, and return them."""
     from rich.console import Console
     from rich.live import Live
 
     from bula.asking import together
 
+    texts = [""] * len(streams)
     with Live(console=Console(highlight=False), auto_refresh=False) as live:
         for texts in together(list(streams.values())):
             live.update(_to_table(list(streams), texts), refresh=True)
     print(flush=True)
+    return dict(zip(streams, texts, strict=True))
 
 
 def _to_table(names: list[str], texts: list[str]) -> "Table":

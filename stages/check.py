@@ -3,10 +3,10 @@
 DVC hashes a stage's dependencies and removes its old outputs before the stage can refuse anything.
 Names and models of the variants appear in these paths, so every stage that uses a variant depends
 on this stage. It also compares `device` with the launch configuration and with this machine,
-refuses a file, a model or a benchmark task that does not exist before a model is fetched, compares
-the items of benchmark tasks with those that ingest writes, compares the files that dvc.yaml lists
-for the stage compare with the variants, and deletes unfinished answers of variants that params.yaml
-no longer has.
+refuses a file, a model, a benchmark task or a primary measure that does not exist before a model is
+fetched, compares the items of benchmark tasks with those that ingest writes, compares the files
+that dvc.yaml lists for the stage compare with the variants, and deletes unfinished answers of
+variants that params.yaml no longer has.
 
     python -m stages.check
 """
@@ -23,6 +23,7 @@ from bula.files import staged
 from bula.launch import find_configuration, read_configuration
 from bula.named_inputs import named_inputs, refuse_folder_without_weights, refuse_missing
 from bula.params import Params, load_params
+from bula.primary_measures import refuse_unknown_measures
 from bula.task_files import refuse_unknown_tasks, refuse_unwritten_items
 
 
@@ -73,6 +74,7 @@ def main(
     delete_removed(params.variants)
     check_inputs(params)
     check_tasks(params, tasks)
+    refuse_unknown_measures(params)
     check_compared_files(pipeline, params.variants)
     # The text never changes, so that stages that depend on it do not run again.
     with staged(out) as temporary:

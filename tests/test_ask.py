@@ -1,5 +1,6 @@
 """Test `bula ask` as a user runs it: arguments, pipes, signals and terminals."""
 
+import io
 import os
 import pty
 import signal
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.clones import ROOT
 from bula import ask_terminal
-from bula.commands.ask import ask
+from bula.commands.ask import ask, read_questions, refuse_no_model
 from bula.emergency.answers import CVV, DISCLAIMER, SAMU
 from bula.errors import UserError
 from tests.conftest import COMMAND_TIMEOUT_SECONDS, run, user_environment
@@ -96,9 +98,46 @@ def test_a_style_changes_the_prompt(models: Path) -> None:
     assert post.stdout != plain.stdout
 
 
-def test_no_input_is_no_error(workspace: Path) -> None:
-    result = pipe(workspace, "")
-    assert (result.returncode, result.stdout) == (0, "")
+@pytest.mark.parametrize(
+    ("text", "arguments"), [("", []), ("\n \n", []), ("x", [""]), ("x", [" "])]
+)
+def test_no_question_is_an_error(text: str, arguments: list[str]) -> None:
+    result = pipe(ROOT, text, *arguments)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "bula ask: no question was given. Write it in quotes" in result.stderr
+
+
+def test_a_path_without_a_model_is_refused_before_loading(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"exist\. Name a model directory"):
+        refuse_no_model(tmp_path / "nope")
+    (tmp_path / "q4_k_m.gguf").touch()
+    with pytest.raises(UserError, match="it is a folder of GGUF files"):
+        refuse_no_model(tmp_path)
+    refuse_no_model(tmp_path / "q4_k_m.gguf")
+    # The loader says which stage writes a model of the pipeline.
+    refuse_no_model(Path("models/merged"))
+
+
+def test_a_person_may_leave_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    prompt = io.StringIO("")
+    monkeypatch.setattr(prompt, "isatty", lambda: True)
+    monkeypatch.setattr("sys.stdin", prompt)
+    assert list(read_questions(None)) == []
+
+
+@pytest.mark.parametrize("is_wide", [False, True])
+def test_an_answer_that_repeats_itself_is_marked(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, is_wide: bool
+) -> None:
+    monkeypatch.setattr(ask_terminal, "_is_wide", lambda: is_wide)
+    answers = {"base": "Beba água em pequenos goles.", "tuned": "Beba água. " * 9}
+    streams = {name: iter([text]) for name, text in answers.items()}
+    # The loop has 15 4-grams of words, of which two differ: a share of 1 - 2 / 15.
+    ask_terminal.show_answers(streams, 0.5)
+    shown = capsys.readouterr().out
+    assert shown.count(ask_terminal.DEGENERATE) == 1
+    start = "Modelo ajustado: " if is_wide else ""
+    assert shown.endswith(f"\n{start}{ask_terminal.DEGENERATE}\n\n")
 
 
 def test_a_closed_pipe_ends_the_command_quietly(models: Path) -> None:

@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from typer.testing import CliRunner
 
-from bench.clones import build_tiny
+from bench.clones import ROOT, build_tiny
 from bula.__main__ import app
 from bula.commands.fidelity import question_files
 from bula.errors import UserError
@@ -106,6 +106,12 @@ def test_the_command_exits_with_1_for_another_model(forms: Path, rows: Path) -> 
     result = CliRunner().invoke(app, other)
     assert result.exit_code == 1
     assert "DIFFERS" in result.output
+
+
+def test_another_file_is_refused_before_a_model_is_loaded() -> None:
+    result = CliRunner().invoke(app, ["fidelity", str(ROOT / "data"), str(ROOT / "README.md")])
+    assert isinstance(result.exception, UserError)
+    assert "README.md: it is no model. Name a folder" in str(result.exception)
 
 
 def test_one_form_is_refused() -> None:

@@ -9,6 +9,8 @@ import pandas
 import pytest
 from ruamel.yaml import YAML
 
+from bula.commands import look as look_command
+from bula.errors import UserError
 from bula.params import FilesSource
 from stages.ingest.look import look_at
 from stages.ingest.proposals import propose_columns, source_entry, to_yaml
@@ -72,6 +74,11 @@ def test_a_file_that_cannot_be_read_ends_with_one_sentence(
     assert done.returncode == 1
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_address_is_refused() -> None:
+    with pytest.raises(UserError, match=r"https://example\.org/a\.csv: it is an address"):
+        look_command.look("https://example.org/a.csv")
 
 
 @pytest.mark.parametrize(

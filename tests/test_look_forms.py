@@ -50,7 +50,13 @@ def test_a_known_question_stays_if_only_the_answer_has_no_usual_name() -> None:
     row = {"prompt": "a", "chosen": "a longer text", "rejected": "b"}
     proposed, notes = propose_columns(list(row), [row])
     assert (proposed["question"], proposed["answer"]) == ("prompt", "chosen")
-    assert len(notes) == 1
+    assert notes == ["no column has a usual name for the answer; the longest other one is proposed"]
+
+
+def test_columns_named_by_a_letter_are_question_and_answer() -> None:
+    row = {"q": "Uma pergunta bem mais longa que a resposta?", "a": "Sim."}
+    proposed, notes = propose_columns(list(row), [row])
+    assert (proposed["question"], proposed["answer"], notes) == ("q", "a", [])
 
 
 def test_a_single_conversation_is_a_row_and_no_list_of_rows(tmp_path: Path) -> None:
@@ -99,7 +105,10 @@ def test_a_proposed_key_of_rows_is_valid_and_reads_all_rows(
     [
         ("p.csv", "Ana Lima,tem dor\nRui Sá,tem febre\n", r"masked: 'xxx xxxx, xxx xxx'"),
         ("p.csv", "Tem dor há 3 dias.,Tome água.\na,b\n", "look like a row of data"),
-        ("p.json", '{"Ana Lima": {"q": "a"}, "Rui Sá": {"q": "b"}}', "look like a row of data"),
+        ("p.csv", "Ana Lima tem dor?,A\nRui Sá tem febre?,B\n", "look like a row of data"),
+        ("p.json", '{"Ana Lima": {"q": "a"}, "Rui Sá": {"q": "b"}}', "Name two keys of each row"),
+        ("p.jsonl", '{"sha256": "9e", "rater": "A1"}', "no key of its rows has a usual name"),
+        ("p.jsonl", '{"id": "e-1", "question": "Dói?"}', "no column with answers. Add the answers"),
         ("p.json", '{"q": {"0": "a"}, "r": {"0": "b"}}', "one object with objects or lists"),
         ("p.json", '{"q": ["a", "b"], "r": ["c", "d"]}', "one object with objects or lists"),
         ("p.csv", "texto\numa linha\n", "it has one column"),

@@ -347,6 +347,22 @@ def test_too_little_memory_is_a_fault(fetched: Path, monkeypatch: pytest.MonkeyP
     assert "lower train.batch_size" in message
 
 
+@pytest.mark.parametrize(("tokens", "is_fault"), [(2047, False), (2048, True)])
+def test_an_answer_that_fills_the_context_is_a_fault(
+    fetched: Path, tokens: int, is_fault: bool
+) -> None:
+    config = {**CONFIG, "max_position_embeddings": 2048}
+    (fetched / "models/base/config.json").write_text(json.dumps(config), encoding="utf-8")
+    edit(partial(set_key, "generate.max_new_tokens", tokens))
+    message = "an answer may have 2048 tokens, and question and answer together 2048"
+    assert (message in faults().get("generate.max_new_tokens", "")) == is_fault
+
+
+def test_a_measure_with_a_typing_error_is_a_fault(folder: Path) -> None:
+    edit(partial(set_key, "compare.primary", ["rougel"]))
+    assert "compare.primary has 'rougel'" in faults("--offline")["compare.primary"]
+
+
 def test_a_finished_training_needs_no_memory(
     fetched: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from bench.clones import ROOT
 from bula.__main__ import app
 from bula.errors import UserError
+from bula.model_cards import NOTICE_OF_BASE
 from bula.params import load_params
 from bula.publish.cards import Origin
 from bula.publish.folders import Prepared, Request, copied_files, prepare
@@ -483,6 +484,49 @@ def test_private_rows_are_refused_and_weights_need_leave(
     weights = ("--part", "adapter", "--allow-weights", "hospital")
     assert "private" not in publish("--dry-run", *weights)
     assert not (run_folder / ".bula/publish/dataset").exists()
+    shown = f"a private source ({changes.get('license', 'cc-by-4.0')})"
+    for part in ("adapter", "merged", "gguf"):
+        folder = prepare_part(part).folder
+        files = [file for file in folder.rglob("*") if file.is_file()]
+        assert not any(b"hospital" in file.read_bytes() for file in files)
+        assert shown in (folder / "README.md").read_text(encoding="utf-8")
+        assert f"demo (cc-by-4.0)\n{shown}\n" in (folder / "NOTICE").read_text(encoding="utf-8")
+
+
+def test_the_notice_of_the_base_model_stays(run_folder: Path) -> None:
+    edit_run(run_folder, private_source({"redistribution": "forbidden"}))
+    file = run_folder / "models/adapter/NOTICE"
+    received = NOTICE_OF_BASE + b"Made by owner.\n"
+    file.write_bytes(file.read_bytes() + received)
+    assert (prepare_part("adapter").folder / "NOTICE").read_bytes().endswith(received)
+    file.write_bytes(b"hospital\n" + file.read_bytes())
+    with pytest.raises(UserError, match=r"it does not start with the notice of params\.yaml"):
+        prepare_part("adapter")
+
+
+def test_a_private_hub_source_has_no_id_in_the_card(run_folder: Path) -> None:
+    def edit(params: dict[str, Any]) -> None:
+        source = {
+            "kind": "hub",
+            "name": "hospital",
+            "id": "hospital/notes",
+            "revision": "b" * 40,
+            "subset": "default",
+            "split": "train",
+            "columns": {"question": "q", "answer": "a", "specialty": "", "kind": ""},
+            "filter": {},
+            "limit": 0,
+            "role": "split",
+            "license": "other",
+            "redistribution": "forbidden",
+        }
+        params["ingest"]["sources"].append(source)
+
+    edit_run(run_folder, edit)
+    folder = prepare_part("merged").folder
+    texts = [(folder / name).read_text(encoding="utf-8") for name in ("README.md", "NOTICE")]
+    assert not any("hospital" in text for text in texts)
+    assert all("a private source (other)" in text for text in texts)
 
 
 def test_a_source_with_its_own_remote_is_private(run_folder: Path) -> None:

@@ -288,7 +288,27 @@ def test_the_command_writes_page_key_and_sample(finished: Path) -> None:
 
 
 def test_a_small_run_has_fewer_pairs_and_repeats_at_most_half_of_them(finished: Path) -> None:
-    assert "22 pairs of answers, 7 of them repetitions" in run("--repeats", "20").output
+    output = run("--repeats", "20").output
+    assert "22 pairs of answers, 7 of them repetitions" in output
+    assert "  20 repetitions were asked for, and at most half of the pairs are repeated\n" in output
+
+
+@pytest.mark.parametrize(("loops", "is_warned"), [(7, False), (8, True)])
+def test_a_kit_of_mostly_loops_is_warned_about(finished: Path, loops: int, is_warned: bool) -> None:
+    path = finished / f"data/answers/{SECOND}.jsonl"
+    rows = list(read_rows(path))
+    for row in rows[:loops]:
+        row["degenerate"] = True
+    write_rows(path, rows)
+    output = run().output
+    assert ("8 of 15 candidates have an answer that repeats itself" in output) == is_warned
+
+
+def test_a_folder_that_cannot_be_written_is_refused(finished: Path) -> None:
+    # Nobody can make a folder in /proc.
+    message = refusal("--out", "/proc/review")
+    assert message.startswith("--out /proc/review: the folder cannot be written (")
+    assert message.endswith("Name another folder.")
 
 
 def test_pairs_with_equal_answers_and_failed_requests_are_left_out(finished: Path) -> None:

@@ -253,7 +253,7 @@ def test_the_check_runs_again_when_a_path_in_params_yaml_changes() -> None:
     paths |= {"safety.labels", "safety.questions", "train.launch", "variants"}
     paths |= {"labels.files", "prefer"}
     paths |= {"bertscore.encoder", "ingest.base", "ingest.chat_template", "ingest.judge"}
-    others = {"benchmark.tasks", "device", "dtype", "generate.decoding"}
+    others = {"benchmark.tasks", "compare.primary", "device", "dtype", "generate.decoding"}
     assert set(STAGES["check"]["params"]) == paths | others
 
 
@@ -301,6 +301,7 @@ def test_a_source_that_dvc_can_fetch_passes_the_check(tracked: str, workspace: P
         ("calibrate", {"gold": "data/demo/golds.jsonl"}, r"golds\.jsonl: it does not exist"),
         ("safety", {"labels": "data/demo/none.jsonl"}, r"none\.jsonl: it does not exist"),
         ("benchmark", {"tasks": ["bula_typo"], "task_limits": {}}, "names bula_typo, neither in"),
+        ("compare", {"primary": ["rougel"]}, "compare.primary has 'rougel', which no variant"),
         (
             "variants",
             {"tuned": {"model": "models/mergd", "engine": "transformers"}},

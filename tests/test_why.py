@@ -116,6 +116,12 @@ def test_of_several_rows_at_one_place_the_id_selects_one(data: Path) -> None:
     assert "  question: Primeira?\n  answer: Sim.\n  question: Segunda?" in show(LOST)
 
 
+def test_an_empty_quarantine_says_that_no_row_was_refused(data: Path) -> None:
+    write_jsonl(data / "data/quarantine.jsonl", [])
+    with pytest.raises(UserError, match="it is empty, because no row was refused"):
+        why("data/demo/train.jsonl:1")
+
+
 def test_at_most_five_rows_are_shown(data: Path) -> None:
     rows = [raw(line, "Igual?", "Sim.") for line in range(1, 9)]
     write_jsonl(data / "data/raw/clinic.jsonl", rows)

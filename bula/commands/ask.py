@@ -22,21 +22,34 @@ if TYPE_CHECKING:
     from bula.asking import Ask
 
 BASE = Path("models/base")
+MERGED = Path("models/merged")
 
 
-def read_questions(question: str) -> Iterator[str]:
-    """Yield the question of the command line, or each line of standard input."""
-    if question:
-        yield question
-        return
+def read_questions(question: str | None) -> Iterator[str]:
+    """Yield the question of the command line, or each line of standard input.
+
+    Raise UserError if there is no question. A person who leaves the prompt needs no error.
+    """
+    asked = [question] if question is not None else read_lines()
+    count = 0
+    for text in asked:
+        if text.strip():
+            count += 1
+            yield text
+    if not count and (question is not None or not sys.stdin.isatty()):
+        fix = 'write it in quotes, such as `python -m bula ask "Posso tomar sol?"`'
+        raise UserError("bula ask", "no question was given", fix)
+
+
+def read_lines() -> Iterator[str]:
+    """Yield each line of standard input; a terminal shows a prompt."""
     while True:
         if sys.stdin.isatty():
             print("Pergunta (Ctrl-D encerra): ", end="", file=sys.stderr, flush=True)
         line = sys.stdin.readline()
         if not line:
             return
-        if line.strip():
-            yield line.strip()
+        yield line.strip()
 
 
 def refuse_undecodable(question: str) -> None:
@@ -51,6 +64,17 @@ def refuse_undecodable(question: str) -> None:
         raise UserError("the question", what, "convert it by `iconv -t UTF-8`") from error
 
 
+def refuse_no_model(path: Path) -> None:
+    """Raise UserError for a path without a model, before anything is loaded.
+
+    The loader itself refuses a missing output of the pipeline, and names the stage.
+    """
+    if not path.exists() and path not in (BASE, MERGED):
+        raise UserError(path, "it does not exist", "name a model directory or a .gguf file")
+    if path.is_dir() and any(path.glob("*.gguf")) and not (path / "config.json").exists():
+        raise UserError(path, "it is a folder of GGUF files", "name a .gguf file in it")
+
+
 def load(
     stack: ExitStack, models: dict[str, Path], params: Params, style: StyleName | None
 ) -> dict[str, "Ask"]:
@@ -58,6 +82,8 @@ def load(
 
     A terminal shows how long it took.
     """
+    for path in models.values():
+        refuse_no_model(path)
     # torch is imported here, so that the other commands start without it.
     from bula.asking import open_models
     from bula.hardware import prepare_device, seed_everything
@@ -75,11 +101,10 @@ def load(
 
 def ask(
     question: Annotated[
-        str, typer.Argument(help="A question in Portuguese; else one per line of standard input.")
-    ] = "",
-    model: Annotated[Path, typer.Option(help="A model directory or GGUF file.")] = Path(
-        "models/merged"
-    ),
+        str | None,
+        typer.Argument(help="A question in Portuguese; else one per line of standard input."),
+    ] = None,
+    model: Annotated[Path, typer.Option(help="A model directory or GGUF file.")] = MERGED,
     compare: Annotated[bool, typer.Option(help="Show the base model's answer beside.")] = False,
     base: Annotated[Path, typer.Option(help="The base model of --compare.")] = BASE,
     style: Annotated[StyleName | None, typer.Option(help="Form of the answer.")] = None,
@@ -102,4 +127,6 @@ def ask(
                 continue
             refuse_undecodable(asked)
             asks = asks or load(stack, models, params, style)
-            show_answers({name: ask(with_style(asked, style)) for name, ask in asks.items()})
+            styled = with_style(asked, style)
+            streams = {name: ask(styled) for name, ask in asks.items()}
+            show_answers(streams, params.generate.max_repeated_share)

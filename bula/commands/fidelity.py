@@ -36,6 +36,9 @@ def fidelity(
     missing = [form for form in forms if not form.exists()]
     if missing:
         raise UserError(missing[0], "it does not exist", "name a folder or a .gguf file")
+    others = [form for form in forms if form.is_file() and form.suffix != ".gguf"]
+    if others:
+        raise UserError(others[0], "it is no model", "name a folder or a .gguf file")
     # torch is imported here, so that the other commands start without it.
     from bula.fidelity import compare_forms, read_questions
     from bula.hardware import prepare_device

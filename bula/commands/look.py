@@ -7,15 +7,18 @@ The readers of files belong to the stage ingest, so the command runs them in a p
 
 import subprocess
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from bula.errors import UserError
 
-def look(path: Annotated[Path, typer.Argument(help="File or folder with rows.")]) -> None:
+
+def look(path: Annotated[str, typer.Argument(help="File or folder with rows.")]) -> None:
     """Describe a file or folder of rows, and propose its entry in params.yaml."""
-    command = [sys.executable, "-m", "stages.ingest.look", "--", str(path)]
+    if "://" in path:
+        raise UserError(path, "it is an address", "download the file, and name it here")
+    command = [sys.executable, "-m", "stages.ingest.look", "--", path]
     code = subprocess.call(command)
     if code:
         raise typer.Exit(code)

@@ -1,4 +1,4 @@
-"""Plan memory and disk of the stages that are not finished."""
+"""Plan memory, context and disk of the stages that are not finished."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -34,13 +34,20 @@ ROW_COPIES = 3
 
 
 def plan_checks(params: Params, done: set[str], root: Path) -> list[Check]:
-    """Return the checks of memory and disk."""
+    """Return the checks of memory, context and disk."""
     checks = []
     for name in params.prefer:
         key = f"prefer.{name}"
         memory = partial(check_preference_memory, params, name, root)
         checks.append(Check(key, "memory by `bula plan`", memory))
         checks.append(Check(key, "number of pairs", partial(check_pairs, params, name, root)))
+    limits = {
+        "generate.max_new_tokens": params.generate.max_new_tokens,
+        "safety.max_new_tokens": params.safety.max_new_tokens,
+    }
+    for key, tokens in limits.items():
+        run = partial(check_context, params, key, tokens, root)
+        checks.append(Check(key, "context of the base model", run))
     return [
         *checks,
         Check("train", "memory by `bula plan`", partial(check_memory, params, done, root)),
@@ -94,6 +101,21 @@ def check_pairs(params: Params, name: str, root: Path) -> str:
         what = f"it has {found.pairs} pairs of {found.prompts} questions, and at least 2 are needed"
         raise UserError(path, what, "add pairs of other questions")
     return f"{found.pairs} pairs of {found.prompts} questions"
+
+
+def check_context(params: Params, key: str, tokens: int, root: Path) -> str:
+    """Compare the longest answer in tokens with the context of the base model.
+
+    Before the questions are known, only an answer that leaves them no token is a fault.
+    """
+    config = _known_config(params, root)
+    context = config.get("text_config", config).get("max_position_embeddings")
+    if context is None:
+        return "config.json states no limit"
+    if tokens >= context:
+        what = f"an answer may have {tokens} tokens, and question and answer together {context}"
+        raise UserError(key, what, f"lower {key} in params.yaml")
+    return f"{tokens} of {context} tokens"
 
 
 def check_disk(params: Params, done: set[str], root: Path) -> str:

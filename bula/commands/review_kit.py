@@ -47,7 +47,7 @@ def _named_pair(params: Params, left: str, right: str) -> Pair:
     return Pair(variant=right, baseline=left)
 
 
-def report(drawn: "Drawn", out: Path) -> str:
+def report(drawn: "Drawn", out: Path, wanted_repeats: int) -> str:
     """Return the sentences that describe a written kit."""
     from bula.labels.kit_files import KEY, PAGE
 
@@ -60,6 +60,16 @@ def report(drawn: "Drawn", out: Path) -> str:
         f"  {out / PAGE}: send this page to the raters",
         f"  {out / KEY}: keep this file, because it names the variants",
     ]
+    if repeats < wanted_repeats:
+        limit = "at most half of the pairs are repeated"
+        lines.append(f"  {wanted_repeats} repetitions were asked for, and {limit}")
+    loops = sum(candidate.level == "loop" for candidate in drawn.found.candidates)
+    count = len(drawn.found.candidates)
+    if 2 * loops > count:
+        lines.append(
+            f"  warning: {loops} of {count} candidates have an answer that repeats itself or has "
+            "no words, so raters would judge nonsense"
+        )
     if drawn.found.equal:
         noun = "pair" if drawn.found.equal == 1 else "pairs"
         verb = "was" if drawn.found.equal == 1 else "were"
@@ -93,5 +103,9 @@ def review_kit(
     compared = choose_pairs(params, left, right, all_pairs=all_pairs)
     chosen = params.sampling_seed if seed is None else seed
     drawn = draw_kit(DATA, answers, params, compared, (pairs, repeats), chosen)
-    write_kit(out, drawn, chosen)
-    print(report(drawn, out))
+    try:
+        write_kit(out, drawn, chosen)
+    except OSError as error:
+        what = f"the folder cannot be written ({error.strerror or type(error).__name__})"
+        raise UserError(f"--out {out}", what, "name another folder") from error
+    print(report(drawn, out, repeats))

@@ -43,6 +43,9 @@ def refusals(place: str, source: str) -> list[Row]:
             own.append(record)
         elif record.get("decided_by", {}).get("id") == place:
             decided.append(record)
+    if not own and not decided and not QUARANTINE.stat().st_size:
+        what = "it is empty, because no row was refused"
+        raise UserError(QUARANTINE, what, "look for the row in data/clean")
     if not own and not decided:
         where = f"{QUARANTINE} of source {source}" if source else QUARANTINE
         what = f"no refused row has the id or place {place}"

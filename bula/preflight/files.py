@@ -11,6 +11,7 @@ from bula.named_inputs import (
 )
 from bula.params import Params
 from bula.preflight.checks import Check
+from bula.primary_measures import refuse_unknown_measures
 from bula.task_files import refuse_unknown_tasks, refuse_unwritten_items
 
 
@@ -45,7 +46,14 @@ def task_checks(params: Params, folder: Path) -> list[Check]:
     return [
         Check("benchmark.tasks", "task names", partial(_know_tasks, folder, tasks)),
         Check("benchmark.tasks", "items of tasks", partial(_know_items, folder, tasks, written)),
+        Check("compare.primary", "names of measures", partial(_know_measures, params)),
     ]
+
+
+def _know_measures(params: Params) -> str:
+    """Find a stage for each primary measure."""
+    refuse_unknown_measures(params)
+    return f"{len(params.compare.primary)} measures are known"
 
 
 def _know_tasks(folder: Path, tasks: list[str]) -> str:

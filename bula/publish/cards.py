@@ -25,7 +25,7 @@ from bula.publish.model_index import eval_results
 from bula.publish.parts import ADAPTER_GGUF, Part, name_on_hub, published_files, repository
 from bula.publish.refusals import private_sources
 from bula.publish.results import Result, Results, variant_results
-from bula.publish.sources import attribution, language_names
+from bula.publish.sources import attribution, hide_private, language_names
 from bula.tables.controls import (
     ENGLISH_CONTROLS,
     compared_variants,
@@ -315,7 +315,7 @@ def _training(params: Params, metrics: Path) -> dict[str, Any]:
         "steps": run["steps"],
         "learning_rate": f"{params.train.learning_rate:g}",
         "seed": params.seed,
-        "sources": [attribution(source) for source in params.ingest.sources],
+        "sources": [attribution(source) for source in hide_private(params).ingest.sources],
     }
 
 

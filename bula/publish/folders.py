@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from bula.errors import UserError
 from bula.files import staged, write_documents
-from bula.model_cards import describe_base, legal_files
+from bula.model_cards import describe_base, legal_files, notice
 from bula.params import Params
 from bula.publish.cards import Origin, model_card
 from bula.publish.data_set import data_set_card
@@ -19,8 +19,10 @@ from bula.publish.parts import (
     repository,
 )
 from bula.publish.refusals import LICENSE, missing_license
+from bula.publish.sources import hide_private
 
 CARD = "README.md"
+NOTICE = "NOTICE"
 
 
 class Request(NamedTuple):
@@ -89,9 +91,23 @@ def legal_documents(part: Part, request: Request) -> dict[str, bytes]:
     if part.repo_type == "dataset":
         return {}
     documents = legal_files(part.source)
+    documents[NOTICE] = _masked_notice(part, request.params, documents.get(NOTICE, b""))
     if request.license_text:
         documents[LICENSE] = request.license_text
     return documents
+
+
+def _masked_notice(part: Part, params: Params, received: bytes) -> bytes:
+    """Return a folder's NOTICE without the names of private sources.
+
+    The notice of the base model follows ours, and stays. Raise UserError for a file that does not
+    start with the notice of params.yaml.
+    """
+    own = notice(params).encode()
+    if not received.startswith(own):
+        what = "it does not start with the notice of params.yaml"
+        raise UserError(part.source / NOTICE, what, "run `make repro`")
+    return notice(hide_private(params)).encode() + received.removeprefix(own)
 
 
 def _card(part: Part, request: Request, legal: list[str]) -> str:

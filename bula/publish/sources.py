@@ -1,9 +1,27 @@
 """Name the sources of rows as cards name them."""
 
 from bula.model_cards import LANGUAGES
-from bula.params import DataSource, DemoSource, HubSource, Params
+from bula.params import DataSource, DemoSource, FilesSource, HubSource, Params
+from bula.publish.refusals import private_sources
 
 DEMO = "bula demo corpus, the bula authors"
+PRIVATE = "a private source"
+
+
+def hide_private(params: Params) -> Params:
+    """Return the parameters with private sources reduced to their licenses.
+
+    The name of a private source can be that of a hospital, so no published file may have it.
+    """
+    private = private_sources(params)
+    shown: list[DataSource] = []
+    for source in params.ingest.sources:
+        if source.name in private:
+            # Only name and license of this source are read, so it needs no other field.
+            source = FilesSource.model_construct(name=PRIVATE, license=source.license)
+        shown.append(source)
+    ingest = params.ingest.model_copy(update={"sources": shown})
+    return params.model_copy(update={"ingest": ingest})
 
 
 def attribution(source: DataSource) -> str:

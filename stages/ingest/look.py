@@ -29,6 +29,7 @@ from stages.ingest.opening import COMPRESSIONS, plain_file
 from stages.ingest.proposals import (
     SOURCE_NAME,
     has_usual_name,
+    lacks_answers,
     propose_columns,
     propose_filter,
     source_entry,
@@ -79,20 +80,24 @@ def look_at(path: Path, limits: Limits) -> Look:
     rows, refused, has_more = _read_rows(path, options)
     compression = next((name for name in COMPRESSIONS if suffix.endswith(name)), "")
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    _check_names(columns, options)
+    _check_names(columns, form, options)
     _check_form(columns, rows, options)
     return Look(suffix, form, compression, options, sheets, columns, rows, refused, has_more)
 
 
-def _check_names(columns: list[str], options: ReadOptions) -> None:
+def _check_names(columns: list[str], form: str, options: ReadOptions) -> None:
     """Raise UserError if the names of the columns look like a row of data.
 
     In a file without a header the first line is a patient's row, so it is masked.
     """
-    if not has_usual_name(columns) and any(looks_like_data(name) for name in columns):
-        shape = mask(", ".join(columns))
-        what = f"the names of its columns look like a row of data (masked: {shape!r})"
-        raise options.error(what, "put a line with names first, such as pergunta and resposta")
+    if has_usual_name(columns) or not any(looks_like_data(name) for name in columns):
+        return
+    shape = mask(", ".join(columns))
+    if form.startswith("JSON"):
+        what = f"no key of its rows has a usual name, and some look like data (masked: {shape!r})"
+        raise options.error(what, "name two keys of each row pergunta and resposta")
+    what = f"the names of its columns look like a row of data (masked: {shape!r})"
+    raise options.error(what, "put a line with names first, such as pergunta and resposta")
 
 
 def _check_form(columns: list[str], rows: list[Row], options: ReadOptions) -> None:
@@ -107,6 +112,10 @@ def _check_form(columns: list[str], rows: list[Row], options: ReadOptions) -> No
     if proposed["question"] == proposed["answer"]:
         what = "it has one column, and question and answer need one each"
         raise options.error(what, "start the file with the names of all columns")
+    if lacks_answers(columns, rows, proposed):
+        what = f"it has questions ({proposed['question']}), and no column with answers"
+        fix = "add the answers, or name their column resposta if each is a single word"
+        raise options.error(what, fix)
 
 
 def _find_form(path: Path, suffix: str, options: ReadOptions) -> tuple[ReadOptions, str, list[str]]:

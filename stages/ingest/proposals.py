@@ -18,9 +18,9 @@ from stages.ingest.reading import Refused
 SOURCE_NAME = "own"
 # Usual names of columns, as small letters without spaces and accents; earlier ones are preferred.
 QUESTIONS = ("question", "pergunta", "prompt", "instruction", "instrucao", "enunciado", "query")
-MORE_QUESTIONS = ("questao", "duvida", "input", "entrada", "texto", "text")
+MORE_QUESTIONS = ("questao", "duvida", "input", "entrada", "texto", "text", "q")
 ANSWERS = ("answer", "resposta", "output", "response", "completion", "saida", "answers")
-MORE_ANSWERS = ("respostas", "gabarito", "target", "label")
+MORE_ANSWERS = ("respostas", "gabarito", "target", "label", "a")
 OPTIONAL = {
     "specialty": ("specialty", "especialidade", "area"),
     "kind": ("kind", "tipo", "qtype"),
@@ -48,8 +48,8 @@ def propose_columns(names: list[str], rows: list[Row]) -> tuple[Columns, list[st
     if not chosen:
         chosen = _question_and_answer(keys, rows)
     if "messages" not in chosen and len(chosen) < 2:
+        notes.append(_length_note(chosen))
         chosen = _longest_columns(names, rows, chosen)
-        notes.append("no column has a usual name; question and answer are chosen by their length")
     for field, known in OPTIONAL.items():
         name = _first(keys, known)
         if field == "split" and name and not _are_splits(name, rows):
@@ -59,6 +59,27 @@ def propose_columns(names: list[str], rows: list[Row]) -> tuple[Columns, list[st
         elif field in ("specialty", "kind"):
             chosen[field] = ""
     return chosen, notes
+
+
+def _length_note(known: Columns) -> str:
+    """Return the note about the columns that are chosen by their length."""
+    missing = [part for part in ("question", "answer") if part not in known]
+    if len(missing) == 1:
+        return f"no column has a usual name for the {missing[0]}; the longest other one is proposed"
+    return "no column has a usual name; question and answer are chosen by their length"
+
+
+def lacks_answers(names: list[str], rows: list[Row], proposed: Columns) -> bool:
+    """Return whether a column has questions, and no column answers.
+
+    A column without a usual name has answers only if one of its cells has two words.
+    """
+    chosen = _question_and_answer(_keys(names), rows)
+    if "question" not in chosen or "answer" in chosen:
+        return False
+    answer = str(proposed["answer"])
+    cells = [_with_fields(row).get(answer) for row in rows]
+    return not any(isinstance(cell, str) and " " in cell.strip() for cell in cells)
 
 
 def _keys(names: list[str]) -> dict[str, str]:
@@ -71,8 +92,12 @@ def _keys(names: list[str]) -> dict[str, str]:
 
 
 def has_usual_name(names: list[str]) -> bool:
-    """Return whether a column has a usual name."""
+    """Return whether a column has a usual name.
+
+    A single letter does not count, because it may be the option that a row without a header marks.
+    """
     usual = {*QUESTIONS, *MORE_QUESTIONS, *ANSWERS, *MORE_ANSWERS, *chain(*OPTIONAL.values())}
+    usual = {name for name in usual if len(name) > 1}
     return not usual.isdisjoint(_keys(names)) or not {"messages", "conversations"}.isdisjoint(names)
 
 
