@@ -8,13 +8,12 @@ import torch
 from safetensors.torch import load_file
 
 from bench.clones import ROOT
-from bula import answering, hardware
+from bula import answering, checkpoints, hardware
 from bula.gguf_export import convert
 from bula.hardware import compute_dtype, has_bfloat16_matmul, matmul_dtype
 from bula.models import load_model
 from bula.params import DirectoryModel, load_params
 from stages.models.base import fetch_base
-from stages.train import checkpoints
 from stages.train.fingerprint import fingerprint
 
 
