@@ -138,6 +138,15 @@ def test_items_that_ingest_does_not_write_are_a_fault(folder: Path) -> None:
     assert "writes the items of bula_medmcqa" in faults("--offline")["benchmark.tasks"]
 
 
+def test_a_gate_on_no_figure_is_a_fault(folder: Path) -> None:
+    def change(params: Params) -> None:
+        params["review"]["gates"][0]["figure"] = "tuned.bits_per_char"
+
+    edit(change)
+    message = "no such figure as tuned.bits_per_char (did you mean tuned.bits_per_character?)"
+    assert message in faults("--offline")["review.gates"]
+
+
 def test_variants_that_dvc_yaml_does_not_list_are_a_fault(folder: Path) -> None:
     text = (folder / "dvc.yaml").read_text(encoding="utf-8")
     edit(lambda params: params["variants"].pop("quantized") and params["compare"]["pairs"].pop())

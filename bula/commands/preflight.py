@@ -24,6 +24,7 @@ from bula.params import BaseEncoder, HubModel, Params, load_params
 from bula.preflight.checks import Check, Outcome, run_checks
 from bula.preflight.files import input_checks, task_checks
 from bula.preflight.machine import device_checks, package_checks
+from bula.review.gate_names import refuse_unknown_figures
 
 PARAMS = Path("params.yaml")
 LEDGER = Path(".bula/ledger.jsonl")
@@ -37,6 +38,7 @@ def all_checks(params: Params, file: Path, root: Path, *, remote: bool) -> list[
     checks = [*input_checks(params), *task_checks(params, root / "tasks")]
     checks += device_checks(params, root / "accelerate")
     checks += package_checks(params)
+    checks.append(Check("review.gates", "figures of the gates", partial(check_gates, params)))
     if file == PARAMS:
         # `make repro PROFILE=NAME` writes a dvc.yaml for the profile's variants.
         checks.append(Check("variants", "files in dvc.yaml", partial(compare_files, params, root)))
@@ -56,6 +58,12 @@ def compare_files(params: Params, root: Path) -> str:
     """Compare the files that dvc.yaml lists for the stage compare with the variants."""
     check_compared_files(root / "dvc.yaml", params.variants)
     return "the stage compare lists the files of each variant"
+
+
+def check_gates(params: Params) -> str:
+    """Find the figure of each gate, which the review needs after the run."""
+    refuse_unknown_figures(params)
+    return "a run can have each of them"
 
 
 def terms_checks(params: Params) -> list[Check]:

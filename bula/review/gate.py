@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from bula.errors import UserError
 from bula.params import Compare, Gate, Params, Review
 from bula.review.changes import Change, differences
+from bula.review.gate_names import refuse_unknown_figures
 from bula.review.runs import Run
 from bula.review.verdicts import NOT_COMPARABLE, NOT_MEANINGFUL, Figure
 from bula.tables.cells import LOWER
@@ -31,13 +32,14 @@ class Outcome(NamedTuple):
     reason: str
 
 
-def check_directions(params: Params) -> None:
-    """Raise UserError if a gate's direction is not that of its measure."""
+def check_own_gates(params: Params) -> None:
+    """Raise UserError if a gate names no figure, or not the direction of its measure."""
+    refuse_unknown_figures(params)
     for gate in params.review.gates:
         known = "lower" if direction(gate.measure) == LOWER else "higher"
         if gate.direction != known:
             what = f"the gate on {gate.figure} says that {gate.direction} is better"
-            raise UserError("params.yaml: review.gates", what, f"write direction: {known}")
+            raise UserError("review.gates", what, f"write direction: {known}")
 
 
 def with_gates_of(before: Run, params: Params) -> tuple[Params, list[str]]:
