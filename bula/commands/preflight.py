@@ -18,8 +18,9 @@ from bula.commands.preflight_done import done_stages, skip_finished
 from bula.commands.preflight_plan import plan_checks
 from bula.commands.profile import find_profile
 from bula.compared_files import check_compared_files
+from bula.errors import UserError
 from bula.escaping import terminal
-from bula.model_licenses import refuse_unaccepted_terms
+from bula.model_licenses import model_license, refuse_unaccepted_terms
 from bula.params import BaseEncoder, HubModel, Params, load_params
 from bula.preflight.checks import Check, Outcome, run_checks
 from bula.preflight.files import input_checks, task_checks
@@ -75,7 +76,15 @@ def terms_checks(params: Params) -> list[Check]:
         sources["preprocess.encoder"] = params.preprocess.encoder
 
     def accept(key: str) -> str:
-        refuse_unaccepted_terms([sources[key]])
+        source = sources[key]
+        try:
+            refuse_unaccepted_terms([source])
+        except UserError as error:
+            # The preflight fetches nothing anyway, and prints one language.
+            what = error.what.removeprefix("nothing was fetched, because ")
+            other_language = model_license(source.license).duties_pt
+            what = what.removesuffix(f"\n  {other_language}")
+            raise UserError(error.where, what, error.fix) from error
         return "accepted, or without consent"
 
     return [Check(key, "terms of the model", partial(accept, key)) for key in sources]
