@@ -71,7 +71,10 @@ class UserError(Exception):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return a question in brackets for the most similar known name, or an empty text."""
+    """Return a question in brackets about the most similar name.
+
+    The text is empty if no known name is similar.
+    """
     found = get_close_matches(name, known, n=1)
     return f" (did you mean {found[0]}?)" if found else ""
 

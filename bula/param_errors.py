@@ -100,7 +100,7 @@ def _similar_key(location: Location, others: Iterable[ErrorDetails]) -> str:
 
 
 def _found(item: ErrorDetails) -> str:
-    """Return the value in brackets, unless it has parts of its own."""
+    """Return the value in brackets, or nothing for a section or list."""
     value = item["input"]
     if value is None:
         return " (found nothing)"
@@ -125,7 +125,7 @@ def _dotted_path(location: Location) -> str:
 
 
 def _is_type(part: int | str) -> bool:
-    """Return whether pydantic added a part to a location, for a type or a key."""
+    """Return whether a part of a location is no key of the file."""
     return part in TYPES or str(part).startswith("literal[")
 
 

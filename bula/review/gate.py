@@ -49,7 +49,7 @@ class Outcome(NamedTuple):
 
 
 def worst_value(measure: str) -> float | None:
-    """Return the worst possible value of a measure, or None if it has no bound."""
+    """Return the worst possible value of a measure, if it has one."""
     if measure in UNBOUNDED:
         return None
     if direction(measure) == LOWER:
@@ -58,7 +58,7 @@ def worst_value(measure: str) -> float | None:
 
 
 def check_own_gates(params: Params) -> None:
-    """Raise UserError if a gate names no figure, or not the direction of its measure."""
+    """Raise UserError if a gate has a wrong figure or direction."""
     refuse_unknown_figures(params)
     for gate in params.review.gates:
         known = "lower" if direction(gate.measure) == LOWER else "higher"

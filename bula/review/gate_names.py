@@ -38,7 +38,7 @@ def refuse_unknown_figures(params: Params) -> None:
 
 
 def _is_known(gate: Gate, params: Params) -> bool:
-    """Return whether a run can have the figure of a gate, or its variant was removed."""
+    """Return whether a gate has a known measure and no mistyped variant."""
     tasks = tuple(f"{task}_" for task in params.benchmark.tasks)
     known = {*MEASURES, *params.compare.primary}
     has_measure = gate.measure in known or gate.measure.startswith(tasks)
