@@ -37,6 +37,7 @@ LLAMA_CPP := $(shell awk '/^xllamacpp==/ {print $$1}' requirements.lock)
 # PROFILE, N and RATES count only as arguments of make, because other programs also use these names
 # in the environment. The shell reads PROFILE's value, whose signs make cannot quote.
 export PROFILE
+PROFILES := $(patsubst profiles/%.yaml,%,$(wildcard profiles/*.yaml))
 # Model of make evaluate, and its name in the tables.
 MODEL =
 NAME = received
@@ -85,13 +86,19 @@ dvc repro; code=$$?; python -m bula keep-runs > /dev/null; exit $$code
 endef
 
 .PHONY: help setup gpu repro seeds sweep llama-dry-run gpu-check verify evaluate test lint plots \
-	screenshots results clean
+	screenshots results clean known-profile
 help:
 	@grep -E '^# make|^#  ' Makefile | sed 's/^# //'
 
+# A mistyped name must not wait for the packages.
+known-profile:
+ifeq ($(origin PROFILE),command line)
+	@test -f "profiles/$$PROFILE.yaml" || { echo "profiles: there is no profile '$$PROFILE'; name one of $(PROFILES)"; exit 1; }
+endif
+
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.lock
+$(VENV)/.installed: requirements.lock | known-profile
 	@test -n "$(PYTHON)" || { echo "bula needs Python 3.11 or 3.12, and none is on PATH; install one, or run make PYTHON=/path/to/python3.11"; exit 1; }
 	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { echo "$(PYTHON) cannot create virtual environments; install its venv module (Debian: apt install python3-venv)"; exit 1; }
 	@command -v git >/dev/null || { echo "bula needs git, and it is not on PATH"; exit 1; }

@@ -3,6 +3,15 @@
 `python -m bula --help` lists them.
 """
 
+from importlib.util import find_spec
+
+# This comes before all imports of packages, which `make setup` installs.
+if None in map(find_spec, ("typer", "pydantic")):
+    raise SystemExit(
+        "bula: its packages are not installed for this Python. "
+        "Run `make setup`, then `. .venv/bin/activate`."
+    )
+
 import typer
 
 from bula.commands.answers import answers

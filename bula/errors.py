@@ -6,8 +6,9 @@ exception is a bug in this project or in a library, and keeps its traceback.
 
 import errno
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,15 @@ class UserError(Exception):
         gap = "\n" if "\n" in self.what else ". "
         fix = self.fix[:1].upper() + self.fix[1:]
         return f"{self.where}: {self.what}{gap}{fix}."
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question in brackets about the most similar name.
+
+    The text is empty if no known name is similar.
+    """
+    found = get_close_matches(name, known, n=1)
+    return f" (did you mean {found[0]}?)" if found else ""
 
 
 def is_full_disk(error: BaseException) -> bool:

@@ -14,8 +14,10 @@ from pydantic import AfterValidator, Field
 from bula.records import MOST_SHOTS
 
 # Hashes and revisions.
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Revision = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+SHA256 = r"^[0-9a-f]{64}$"
+Sha256 = Annotated[str, Field(pattern=SHA256)]
+REVISION = r"^[0-9a-f]{40}$"
+Revision = Annotated[str, Field(pattern=REVISION)]
 
 # Names of variants, sources, tasks and configurations. DVC reads a variant's name as one part of
 # a dotted path, so that name has no dot.
@@ -40,7 +42,8 @@ Version = Annotated[str, Field(pattern=f"^{RELEASE}{RELEASE_SUFFIXES}$", max_len
 # Repositories on the Hugging Face hub. HubPart is the name of a configuration or a split of a
 # data set, such as "train[:10%]".
 HUB_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]*"
-HubId = Annotated[str, Field(pattern=f"^{HUB_NAME}/{HUB_NAME}$", max_length=200)]
+HUB_ID = f"^{HUB_NAME}/{HUB_NAME}$"
+HubId = Annotated[str, Field(pattern=HUB_ID, max_length=200)]
 HUB_PART = r"^[A-Za-z0-9_][A-Za-z0-9_.:%\[\]+ -]*$"
 HubPart = Annotated[str, Field(pattern=HUB_PART, max_length=120)]
 LICENSE = r"^[A-Za-z0-9][A-Za-z0-9 .,+()/_-]*$"
@@ -56,7 +59,8 @@ Module = Annotated[str, Field(pattern=MODULE, max_length=120)]
 HOST = r"([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])"
 PORT = r"(:[0-9]{1,5})?"
 URL_PATH = r"(/[A-Za-z0-9._~!$&()*+,;=:@%/?-]*)?"
-Url = Annotated[str, Field(pattern=f"^https?://{HOST}{PORT}{URL_PATH}$", max_length=2000)]
+URL = f"^https?://{HOST}{PORT}{URL_PATH}$"
+Url = Annotated[str, Field(pattern=URL, max_length=2000)]
 
 # Names of columns and cells of a filter. Tabs and line feeds are allowed, since spreadsheets have
 # them; other control characters and invisible marks are not.

@@ -29,6 +29,7 @@ from ruamel.yaml.error import YAMLError
 from ruamel.yaml.events import AliasEvent
 
 from bula.errors import UserError, run_app
+from bula.param_errors import MOST_LINES, error_lines
 from bula.param_types import (
     Alpha,
     AnyPath,
@@ -77,27 +78,8 @@ from bula.records import SET_NAMES, Split
 
 # A limit on the file's length, far above what a long params.yaml needs.
 MOST_CHARACTERS = 100_000
-# A limit on the number of bad keys in one message.
-MOST_LINES = 100
-# The sections in which `kind` chooses one of several classes, and all values of `kind`.
-UNIONS = {
-    ("ingest", "base"),
-    ("ingest", "judge"),
-    ("ingest", "sources"),
-    ("ingest", "benchmarks"),
-    ("benchmark", "backend"),
-    ("bertscore", "encoder"),
-    ("preprocess", "encoder"),
-    ("privacy", "names"),
-}
-UNION_TAGS = {
-    *("wheel", "wheels", "hub", "directory", "api", "base", "none", "package"),
-    *("demo", "files", "url"),
-    *("hf", "vllm", "openai"),
-    *("pairs", "chats"),
-    *("one_column", "column_list"),
-    *("choice_columns", "statement_columns"),
-}
+# Where ruamel starts to say how a program reads a key twice.
+SUPPRESS = "To suppress this check"
 # Licenses that forbid redistribution of derived rows, or say nothing about it. Licenses with a
 # no-derivatives clause ("-nd") are also closed.
 CLOSED_LICENSES = {"proprietary", "all-rights-reserved", "unknown", "other"}
@@ -1563,7 +1545,8 @@ class Params(Section):
                 "judge.items_per_set exceeds generate.items_per_set: there would be no answers to "
                 "judge": self.judge.items_per_set > self.generate.items_per_set,
                 "judge.base_url is local exactly when ingest.judge brings a model (any kind but "
-                "api)": judge_is_local != judge_has_model,
+                "api); for a server, set ingest.judge to {kind: api, license: NAME}": judge_is_local
+                != judge_has_model,
                 **self._problems_of_variants(),
                 **self._problems_of_pairs(),
                 **self._problems_of_gates(),
@@ -1740,7 +1723,10 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise UserError(path, "the file is missing", "copy one of profiles/*.yaml to it") from error
+        fix = "copy one of profiles/*.yaml to it"
+        if not Path("dvc.yaml").exists():
+            fix = "run this in the repository's folder, which has dvc.yaml"
+        raise UserError(path, "the file is missing", fix) from error
     except (OSError, UnicodeDecodeError) as error:
         what = f"not readable as UTF-8 text ({error})"
         raise UserError(path, what, "save it as UTF-8") from error
@@ -1755,7 +1741,9 @@ def parse_params(text: str, name: str) -> Params:
     try:
         return Params.model_validate(_parse_yaml(text, name))
     except ValidationError as error:
-        what = f"{error.error_count()} bad values:\n" + "\n".join(_error_lines(error))
+        lines = error_lines(error)
+        values = "1 bad value" if len(lines) == 1 else f"{len(lines)} bad values"
+        what = "\n".join([f"{values}:", *lines[:MOST_LINES]])
         fix = "correct them; bula/params.py says what each key means"
         raise UserError(name, what, fix) from error
 
@@ -1774,53 +1762,14 @@ def _parse_yaml(text: str, name: str) -> object:
             raise UserError(name, "it has a YAML alias (*name)", "write the value out")
         return YAML(typ="safe").load(text)
     except (YAMLError, ValueError, RecursionError) as error:
-        raise UserError(name, f"not valid YAML ({error})", "correct it there") from error
+        reason = str(error).partition(SUPPRESS)[0].strip()
+        raise UserError(name, f"not valid YAML ({reason})", "correct it there") from error
 
 
 def _has_alias(text: str) -> bool:
     """Return whether a YAML text has an alias."""
     events = YAML(typ="safe", pure=True).parse(text)
     return any(isinstance(event, AliasEvent) for event in events)
-
-
-def _error_lines(error: ValidationError) -> list[str]:
-    """Return one line per bad key: dotted path, message and value."""
-    lines = []
-    for item in error.errors(include_url=False)[:MOST_LINES]:
-        path = _dotted_path(item["loc"])
-        message = item["msg"].removeprefix("Value error, ")
-        is_nested = isinstance(item["input"], dict | list)
-        found = "" if is_nested else f" (found {_short(item['input'])})"
-        lines.append(f"  {path or 'the file'}: {message}{found}")
-    return lines
-
-
-def _dotted_path(location: tuple[int | str, ...]) -> str:
-    """Return the dotted path of a key in the file.
-
-    pydantic inserts the `kind` that selected a class into a location, but the file has no such key.
-    """
-    if location[:2] not in UNIONS:
-        return ".".join(map(str, location))
-    inner: list[int | str] = []
-    behind_tag = False
-    for part in location[2:]:
-        # A key behind a tag can have the name of another tag, such as `package`.
-        is_tag = part in UNION_TAGS and not behind_tag
-        if not is_tag:
-            inner.append(part)
-        behind_tag = is_tag
-    return ".".join(map(str, [*location[:2], *inner]))
-
-
-def _short(value: object) -> str:
-    """Return a value as an error message shows it.
-
-    Python cannot print integers of more than 4,300 digits.
-    """
-    if isinstance(value, int) and abs(value) >= 10**40:
-        return "an integer of more than 40 digits"
-    return repr(value)[:200]
 
 
 def main() -> None:

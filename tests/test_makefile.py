@@ -62,6 +62,19 @@ def test_setup_without_git_asks_for_it(folder: Path) -> None:
     assert output.splitlines()[0] == "bula needs git, and it is not on PATH"
 
 
+def test_an_unknown_profile_stops_before_the_installation(folder: Path) -> None:
+    (folder / "profiles").mkdir()
+    for name in ("mine", "yours"):
+        (folder / f"profiles/{name}.yaml").touch()
+    for target in ("repro", "gpu"):
+        command = ["make", target, "PROFILE=nope", "NEEDED_GB=1000000"]
+        env = {"PATH": str(folder / "bin")}
+        result = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
+        assert result.returncode != 0
+        assert result.stdout == "profiles: there is no profile 'nope'; name one of mine yours\n"
+    assert failed_setup(folder, "PROFILE=mine").startswith("bula needs Python")
+
+
 def test_setup_without_disk_space_names_the_size(folder: Path) -> None:
     output = failed_setup(folder, f"PYTHON={sys.executable}", "NEEDED_GB=1000000")
     first_line = output.splitlines()[0]

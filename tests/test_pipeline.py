@@ -295,7 +295,7 @@ def test_a_bad_parameter_stops_the_first_stage_with_every_bad_key(tmp_path: Path
     assert dict(found) == {
         "seed": "Input should",
         "train.learning_rate": "Input should",
-        "train.epochs": "Extra inputs",
+        "train.epochs": "there is",
     }
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "models/base").exists()

@@ -138,6 +138,29 @@ def test_items_that_ingest_does_not_write_are_a_fault(folder: Path) -> None:
     assert "writes the items of bula_medmcqa" in faults("--offline")["benchmark.tasks"]
 
 
+def test_terms_without_consent_are_a_fault_in_one_language(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BULA_ACCEPT_GEMMA_TERMS", raising=False)
+    base = {"kind": "hub", "id": "google/gemma-3-270m", "revision": "0" * 40, "license": "gemma"}
+    edit(partial(set_key, "ingest.base", base))
+    text = faults("--offline")["ingest.base"]
+    start = "google/gemma-3-270m: its license asks for your consent: Gemma Terms of Use\n"
+    assert text.startswith(start)
+    assert "passes on these restrictions" in text
+    assert "repassa" not in text
+    assert "set BULA_ACCEPT_GEMMA_TERMS=1" in text
+
+
+def test_a_gate_on_no_figure_is_a_fault(folder: Path) -> None:
+    def change(params: Params) -> None:
+        params["review"]["gates"][0]["figure"] = "tuned.bits_per_char"
+
+    edit(change)
+    message = "no such figure as tuned.bits_per_char (did you mean tuned.bits_per_character?)"
+    assert message in faults("--offline")["review.gates"]
+
+
 def test_variants_that_dvc_yaml_does_not_list_are_a_fault(folder: Path) -> None:
     text = (folder / "dvc.yaml").read_text(encoding="utf-8")
     edit(lambda params: params["variants"].pop("quantized") and params["compare"]["pairs"].pop())

@@ -1,6 +1,7 @@
 """Check the figures, verdicts and gates of a review on two small runs."""
 
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ from bench.clones import edit_params
 from bula.errors import UserError
 from bula.params import Params, load_params
 from bula.records import read_rows, write_rows
-from bula.review.gate import Outcome, check_directions, check_gates, with_gates_of
+from bula.review.gate import Outcome, check_gates, check_own_gates, with_gates_of
 from bula.review.measures import committed, shown_measures, stage_of
 from bula.review.verdicts import Figure, compare_runs
 from tests.review_runs import (
@@ -291,7 +292,7 @@ def test_another_kind_of_machine_is_not_compared(before: Path, tmp_path: Path) -
     assert figure.verdict == "not comparable"
     assert figure.reason == "other machine kind (cpu, bfloat16 → cpu, float32)"
     # The answers come from the same kind of machine.
-    assert figures["tuned.degenerate"].verdict == "no difference beyond noise"
+    assert figures["tuned.degenerate"].verdict == "unchanged"
 
 
 def test_a_model_trained_on_another_kind_of_machine_is_not_compared(
@@ -400,7 +401,36 @@ def test_a_gate_in_the_wrong_direction_is_refused(before: Path) -> None:
         before / "params.yaml", lambda p: p["review"]["gates"][0].update(direction="higher")
     )
     with pytest.raises(UserError, match=r"says that higher is better\. Write direction: lower"):
-        check_directions(params_of(before))
+        check_own_gates(params_of(before))
+
+
+@pytest.mark.parametrize(
+    ("figure", "proposal"),
+    [
+        ("tuned.bits_per_char", "tuned.bits_per_character"),
+        ("tuend.bits_per_character", "tuned.bits_per_character"),
+        ("tuned.rougel_f", "tuned.rougeL_f"),
+        ("tuned.safety_emergncy", "tuned.safety_emergency"),
+    ],
+)
+def test_a_gate_on_no_figure_is_refused_with_the_most_similar_name(
+    before: Path, figure: str, proposal: str
+) -> None:
+    edit_params(before / "params.yaml", lambda p: p["review"]["gates"][0].update(figure=figure))
+    message = f"review.gates: no such figure as {figure} (did you mean {proposal}?). Name a"
+    with pytest.raises(UserError, match=re.escape(message)):
+        check_own_gates(params_of(before))
+
+
+@pytest.mark.parametrize(
+    "figure",
+    ["tuned.bula_contrast_dose_acc", "quantized.bits_per_character", "tuned.judge_style"],
+)
+def test_tasks_their_parts_and_removed_variants_can_have_gates(before: Path, figure: str) -> None:
+    direction = "lower" if figure.endswith("character") else "higher"
+    gate = {"figure": figure, "direction": direction}
+    edit_params(before / "params.yaml", lambda p: p["review"]["gates"][0].update(gate))
+    check_own_gates(params_of(before))
 
 
 def test_two_gates_on_one_figure_are_refused(before: Path) -> None:

@@ -17,7 +17,7 @@ from bula.review.report import Review
 from bula.review.report_json import as_object
 from bula.review.report_markdown import as_markdown
 from bula.review.verdicts import compare_runs
-from tests.review_runs import change_json, params_of, run_of, shifted, write_run
+from tests.review_runs import GATE, change_json, params_of, run_of, shifted, write_run
 from tests.test_escaping import HOSTILE, RENDER
 
 MOST_BYTES = 20_000
@@ -65,7 +65,7 @@ def test_a_review_names_the_processor_of_each_run(before: Path, tmp_path: Path) 
     speed = after / "metrics/speed/train.json"
     speed.write_text('{"processor": "NVIDIA H200"}', encoding="utf-8")
     review = review_of(before, after)
-    runs = as_markdown(review).splitlines()[7]
+    [runs] = re.findall(r"^- \*\*Runs\*\*: .*", as_markdown(review), re.MULTILINE)
     assert "this run (`abc1234`; cpu, bfloat16, NVIDIA H200, profile" in runs
     assert "main (`abc1234`; cpu, bfloat16, profile" in runs
     assert as_object(review)["run"]["processor"] == "NVIDIA H200"
@@ -80,7 +80,7 @@ def test_the_first_ten_lines_carry_the_verdict(before: Path, tmp_path: Path) -> 
     assert lines[2] == f"- **Gate**: 1 of 1 fails: `tuned.bits_per_character` ({reason})"
     assert lines[3] == "- **Worse**: `tuned.bits_per_character` +0.05"
     assert lines[4] == "- **Better**: nothing"
-    noise = "- **No difference beyond noise**: 3 figures, 3 of them without a changed item."
+    noise = "- **No difference beyond noise**: 0 figures. **Unchanged**: 3 figures."
     assert lines[5].startswith(f"{noise} **No comparison**: 0")
     assert "4 figures by pairs, item by item" in lines[6]
     assert "this run (`abc1234`; cpu, bfloat16, profile own parameters" in lines[7]
@@ -145,6 +145,55 @@ def test_parameters_of_no_stage_come_last(before: Path, tmp_path: Path) -> None:
     assert keys == ["train.max_steps", "review.alpha"]
 
 
+def test_two_equal_runs_are_reviewed_in_two_sentences(before: Path) -> None:
+    shown, _, folded = as_markdown(review_of(before, before)).partition("<details>")
+    equal = "Nothing differs from main (`abc1234`): 4 figures, 20 answers, the parameters, the"
+    gate = "counts of data. Gate: 1 of 1 figure passes."
+    assert shown == f"# Review: the gate passes\n\n{equal} {gate}\n\n"
+    assert "- **Unchanged**" not in shown
+    assert "**Unchanged**: 4 figures" in folded
+    assert "| `rougeL_f` ↑ | = |" in folded
+
+
+def test_equal_runs_without_rows_leave_the_answers_unknown(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", rows=False)
+    shown, _, folded = as_markdown(review_of(folder, folder)).partition("<details>")
+    assert "Nothing differs from main (`abc1234`): 4 figures, the parameters, the" in shown
+    assert "The answers are unknown, because rows are missing." in shown
+    assert r"| `rougeL_f` ↑ | =\* |" in folded
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"params": [Change("seed", 1, 2)]},
+        {"counts": [Change("ingest.rows", 1, 2)]},
+        {"answers": Answers(compared=20, changed=1, shown=[], hidden=1)},
+        {"problems": ["code.py is modified (train)"], "lock": "warn"},
+        {"differing": ["alpha 0.05 → 0.1"]},
+    ],
+)
+def test_a_review_with_any_difference_is_complete(same: Review, change: dict[str, Any]) -> None:
+    text = as_markdown(same._replace(**change))
+    assert "Nothing differs" not in text
+    assert text.splitlines()[2].startswith("- **Gate**: 1 of 1 figure passes")
+
+
+def test_gates_that_no_value_could_fail_are_counted_apart(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", loops=range(19))
+    loops = {"figure": "tuned.degenerate", "direction": "lower", "max_drop": 0.1}
+    added = {**GATE, **loops}
+    edit_params(run / "params.yaml", lambda params: params["review"]["gates"].append(added))
+    # 19 of 20 answers are loops, so at most 5 % more of them can become loops.
+    text = as_markdown(review_of(run, run))
+    reason = "1 gate could not fail, because every possible loss is allowed: `tuned.degenerate`"
+    assert f"Gate: 2 of 2 figures pass; {reason}." in text
+    gates = as_object(review_of(run, run))["gates"]
+    assert [gate["can_fail"] for gate in gates] == [True, False]
+    edit_params(run / "params.yaml", lambda params: params["review"]["gates"][1].update(floor=0.98))
+    assert "could not fail" not in as_markdown(review_of(run, run))
+
+
 def test_problems_of_the_lock_and_missing_commits_are_stated(before: Path) -> None:
     problems = ["bula/x.py is modified (train and 2 more stages)"] * 7
     text = as_markdown(review_of(before, before, problems=problems, behind=1))
@@ -152,6 +201,7 @@ def test_problems_of_the_lock_and_missing_commits_are_stated(before: Path) -> No
     assert "; 2 more. Run `dvc repro`" in text
     reason = "dvc.lock does not match, the figures belong to other code"
     assert text.startswith(f"# Review: the gate fails: {reason}\n")
+    assert "\n- **Gate**: 1 of 1 figure passes; dvc.lock fails\n" in text
     assert "this branch lacks 1 commit of it" in text
 
 

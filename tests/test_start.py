@@ -53,6 +53,17 @@ def test_help_imports_no_heavy_library(name: str) -> None:
     assert packages & HEAVY == set()
 
 
+def test_a_python_without_the_packages_asks_for_make_setup() -> None:
+    # -S leaves out the folder of installed packages.
+    command = [sys.executable, "-S", "-m", "bula", "preflight"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == (
+        "bula: its packages are not installed for this Python. Run `make setup`, then "
+        "`. .venv/bin/activate`.\n"
+    )
+
+
 def test_an_imported_library_is_found() -> None:
     assert imported_packages(["-c", "import pyarrow.parquet"]) & HEAVY == {"pyarrow"}
 

@@ -4,8 +4,8 @@ The modules are those that the stages import. The files are those of the variant
 that the stage compare reads.
 
 The modules in UNLISTED are left out, so that an edit of them does not retrain a model. DVC tracks
-the values of params.yaml, which bula/params.py and bula/param_types.py define, and bula/reports.py
-and bula/errors.py only format.
+the values of params.yaml, which bula/params.py and bula/param_types.py define, and
+bula/param_errors.py, bula/reports.py and bula/errors.py only format.
 
 Run `python -m bula deps --write`.
 """
@@ -26,6 +26,7 @@ UNLISTED = {
     "bula/__init__.py",
     "stages/__init__.py",
     "bula/params.py",
+    "bula/param_errors.py",
     "bula/param_types.py",
     "bula/reports.py",
     "bula/errors.py",

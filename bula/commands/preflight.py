@@ -18,12 +18,14 @@ from bula.commands.preflight_done import done_stages, skip_finished
 from bula.commands.preflight_plan import plan_checks
 from bula.commands.profile import find_profile
 from bula.compared_files import check_compared_files
+from bula.errors import UserError
 from bula.escaping import terminal
-from bula.model_licenses import refuse_unaccepted_terms
+from bula.model_licenses import model_license, refuse_unaccepted_terms
 from bula.params import BaseEncoder, HubModel, Params, load_params
 from bula.preflight.checks import Check, Outcome, run_checks
 from bula.preflight.files import input_checks, task_checks
 from bula.preflight.machine import device_checks, package_checks
+from bula.review.gate_names import refuse_unknown_figures
 
 PARAMS = Path("params.yaml")
 LEDGER = Path(".bula/ledger.jsonl")
@@ -37,6 +39,7 @@ def all_checks(params: Params, file: Path, root: Path, *, remote: bool) -> list[
     checks = [*input_checks(params), *task_checks(params, root / "tasks")]
     checks += device_checks(params, root / "accelerate")
     checks += package_checks(params)
+    checks.append(Check("review.gates", "figures of the gates", partial(check_gates, params)))
     if file == PARAMS:
         # `make repro PROFILE=NAME` writes a dvc.yaml for the profile's variants.
         checks.append(Check("variants", "files in dvc.yaml", partial(compare_files, params, root)))
@@ -58,6 +61,12 @@ def compare_files(params: Params, root: Path) -> str:
     return "the stage compare lists the files of each variant"
 
 
+def check_gates(params: Params) -> str:
+    """Find the figure of each gate, which the review needs after the run."""
+    refuse_unknown_figures(params)
+    return "a run can have each of them"
+
+
 def terms_checks(params: Params) -> list[Check]:
     """Return one check per model whose license may ask for consent."""
     sources = {"ingest.base": params.ingest.base, "ingest.judge": params.ingest.judge}
@@ -67,7 +76,15 @@ def terms_checks(params: Params) -> list[Check]:
         sources["preprocess.encoder"] = params.preprocess.encoder
 
     def accept(key: str) -> str:
-        refuse_unaccepted_terms([sources[key]])
+        source = sources[key]
+        try:
+            refuse_unaccepted_terms([source])
+        except UserError as error:
+            # The preflight fetches nothing anyway, and prints one language.
+            what = error.what.removeprefix("nothing was fetched, because ")
+            other_language = model_license(source.license).duties_pt
+            what = what.removesuffix(f"\n  {other_language}")
+            raise UserError(error.where, what, error.fix) from error
         return "accepted, or without consent"
 
     return [Check(key, "terms of the model", partial(accept, key)) for key in sources]

@@ -31,7 +31,7 @@ def read_review(base: str, folder: Path) -> "Review":
     from bula.review import answers, changes, gate, report, verdicts
 
     params = load_params()
-    gate.check_directions(params)
+    gate.check_own_gates(params)
     commit = review_files.resolve(base)
     before = review_files.gather_revision(base, commit, folder / "before")
     after = review_files.gather_workspace(folder / "after")

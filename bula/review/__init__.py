@@ -5,6 +5,7 @@
 - `items.py` matches the items of both runs by id and content.
 - `verdicts.py` compares each figure and says whether it is better or worse.
 - `gate.py` decides whether the run passes.
+- `gate_names.py` finds gates on a figure that no run has.
 - `changes.py` lists changed parameters and counts.
 - `answers.py` finds the answers that changed most.
 - `report.py` defines what a review contains.

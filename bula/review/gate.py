@@ -12,14 +12,19 @@ from pydantic import ValidationError
 from bula.errors import UserError
 from bula.params import Compare, Gate, Params, Review
 from bula.review.changes import Change, differences
+from bula.review.gate_names import refuse_unknown_figures
 from bula.review.runs import Run
-from bula.review.verdicts import NOT_COMPARABLE, NOT_MEANINGFUL, Figure
+from bula.review.verdicts import NOT_COMPARABLE, NOT_MEANINGFUL, UNCHANGED, Figure
 from bula.tables.cells import LOWER
 from bula.tables.differences import direction
 
 Result = Literal["pass", "warn", "fail"]
 # The settings of the section compare that decide what is tested, and what is significant.
 TESTS = {"primary", "permutations", "max_degenerate_share"}
+
+# The measures without a worst value. The others are shares, overlaps, or scores from 1 to 3.
+UNBOUNDED = ("bits_per_character", "question_worth")
+LOWEST_JUDGEMENT = 1.0
 
 
 class Outcome(NamedTuple):
@@ -30,14 +35,36 @@ class Outcome(NamedTuple):
     result: Result
     reason: str
 
+    @property
+    def can_fail(self) -> bool:
+        """Return whether some value of this run would fail the gate.
 
-def check_directions(params: Params) -> None:
-    """Raise UserError if a gate's direction is not that of its measure."""
+        A share of 0 cannot become lower, so that only a floor could fail it.
+        """
+        worst = worst_value(self.gate.measure)
+        if worst is None or self.figure is None or self.figure.before is None:
+            return True
+        largest_loss = abs(worst - self.figure.before)
+        return largest_loss > self.gate.max_drop or _is_beyond_floor(self.gate, worst)
+
+
+def worst_value(measure: str) -> float | None:
+    """Return the worst possible value of a measure, if it has one."""
+    if measure in UNBOUNDED:
+        return None
+    if direction(measure) == LOWER:
+        return 1.0
+    return LOWEST_JUDGEMENT if measure.startswith("judge_") else 0.0
+
+
+def check_own_gates(params: Params) -> None:
+    """Raise UserError if a gate has a wrong figure or direction."""
+    refuse_unknown_figures(params)
     for gate in params.review.gates:
         known = "lower" if direction(gate.measure) == LOWER else "higher"
         if gate.direction != known:
             what = f"the gate on {gate.figure} says that {gate.direction} is better"
-            raise UserError("params.yaml: review.gates", what, f"write direction: {known}")
+            raise UserError("review.gates", what, f"write direction: {known}")
 
 
 def with_gates_of(before: Run, params: Params) -> tuple[Params, list[str]]:
@@ -152,8 +179,8 @@ def _may_be_worse(gate: Gate, figure: Figure) -> bool:
 
 def _passing(gate: Gate, figure: Figure) -> str:
     """Return what a gate that passes leaves open."""
-    if figure.p is None:
-        return "nothing changed"
+    if figure.verdict == UNCHANGED:
+        return UNCHANGED
     if figure.verdict == "better":
         return "better"
     return f"no loss above {gate.max_drop:g} was found"

@@ -8,7 +8,7 @@ from bula.review.changes import NO_OUTPUT, base_of, profile_of
 from bula.review.measures import machine, processor
 from bula.review.report import Review
 from bula.review.runs import Run
-from bula.review.verdicts import NOISE, NOT_COMPARABLE, NOT_MEANINGFUL, Figure
+from bula.review.verdicts import NOISE, NOT_COMPARABLE, NOT_MEANINGFUL, UNCHANGED, Figure
 
 MOST_NAMES = 6
 MOST_REASONS = 3
@@ -38,21 +38,34 @@ def opening_lines(review: Review) -> list[str]:
     by_verdict: dict[str, list[Figure]] = {}
     for figure in review.figures:
         by_verdict.setdefault(figure.verdict, []).append(figure)
-    same = by_verdict.get(NOISE, [])
-    unchanged = sum(figure.p is None for figure in same)
+    noise = by_verdict.get(NOISE, [])
+    unchanged = by_verdict.get(UNCHANGED, [])
     without = [*by_verdict.get(NOT_COMPARABLE, []), *by_verdict.get(NOT_MEANINGFUL, [])]
     return [
         f"- **Gate**: {_gate_line(review)}{_thresholds(review)}",
         f"- **Worse**: {_names(by_verdict.get('worse', []), _with_difference)}",
         f"- **Better**: {_names(by_verdict.get('better', []), _with_difference)}",
-        f"- **No difference beyond noise**: {count(len(same), 'figure')}, "
-        f"{unchanged} of them without a changed item. "
+        f"- **No difference beyond noise**: {count(len(noise), 'figure')}. "
+        f"**Unchanged**: {count(len(unchanged), 'figure')}. "
         f"**No comparison**: {_reasons(without)}",
         f"- **How**: {_how(review)}",
         f"- **Runs**: {_run(after)}, against {_run(before)}{_behind(review)}",
         f"- **dvc.lock**: {_lock(review.problems)}{_stale(review.after)}",
         f"- **Changed**: {_changed(review)}",
     ]
+
+
+def equal_line(review: Review) -> str:
+    """Return the two sentences that say that nothing differs."""
+    before, answers = review.before, review.answers
+    figures = count(len(review.figures), "figure")
+    known = f"{count(answers.compared, 'answer')}" if answers.compared else ""
+    named = ", ".join(filter(None, [figures, known, "the parameters", "the counts of data"]))
+    unknown = "" if answers.compared else " The answers are unknown, because rows are missing."
+    return (
+        f"Nothing differs from {short(before.name, CELL_BYTES)} (`{before.commit}`): {named}. "
+        f"Gate: {_gate_line(review)}.{unknown}"
+    )
 
 
 def _gate_line(review: Review) -> str:
@@ -65,7 +78,23 @@ def _gate_line(review: Review) -> str:
         if found:
             verb = word if len(found) > 1 else f"{word}s"
             parts.append(f"{len(found)} of {len(review.outcomes)} {verb}: {_list(texts)}")
-    return "; ".join(parts) or f"{len(review.outcomes)} of {len(review.outcomes)} pass"
+    if not parts:
+        number = len(review.outcomes)
+        parts.append(f"{number} of {number} {'figure passes' if number == 1 else 'figures pass'}")
+    return "; ".join([*parts, *_caveats(review)])
+
+
+def _caveats(review: Review) -> list[str]:
+    """Return how many gates could not fail, and what follows from dvc.lock."""
+    found = []
+    passed = [outcome for outcome in review.outcomes if outcome.result == "pass"]
+    idle = [code(outcome.gate.figure) for outcome in passed if not outcome.can_fail]
+    if idle:
+        gates = f"{count(len(idle), 'gate')} could not fail"
+        found.append(f"{gates}, because every possible loss is allowed: {_list(idle)}")
+    if review.problems:
+        found.append(f"dvc.lock {review.lock}s")
+    return found
 
 
 def _thresholds(review: Review) -> str:

@@ -6,7 +6,7 @@ from bula.review.answers import Answers
 from bula.review.changes import Change
 from bula.review.gate import Outcome
 from bula.review.runs import Run
-from bula.review.verdicts import Figure
+from bula.review.verdicts import NOT_COMPARABLE, NOT_MEANINGFUL, UNCHANGED, Figure
 
 
 class Review(NamedTuple):
@@ -36,6 +36,17 @@ class Review(NamedTuple):
         return not self.failed and not (self.problems and self.lock == "fail")
 
     @property
+    def is_equal(self) -> bool:
+        """Return whether both runs have equal figures, parameters, counts and answers."""
+        changes = (self.problems, self.differing, self.params, self.counts, self.headline)
+        return (
+            self.passed
+            and not any(changes)
+            and not self.answers.changed
+            and all(_is_equal(figure) for figure in self.figures)
+        )
+
+    @property
     def failed(self) -> list[Outcome]:
         """Return the gates that fail."""
         return [outcome for outcome in self.outcomes if outcome.result == "fail"]
@@ -44,3 +55,9 @@ class Review(NamedTuple):
     def warned(self) -> list[Outcome]:
         """Return the gates that warn."""
         return [outcome for outcome in self.outcomes if outcome.result == "warn"]
+
+
+def _is_equal(figure: Figure) -> bool:
+    """Return whether a figure is unchanged, or is equal but not compared."""
+    without = figure.verdict in (NOT_COMPARABLE, NOT_MEANINGFUL)
+    return figure.verdict == UNCHANGED or (without and figure.before == figure.after)

@@ -54,7 +54,12 @@ def _run_object(run: Run) -> dict[str, Any]:
 
 def _outcome_object(outcome: Outcome) -> dict[str, Any]:
     """Return one gate with its outcome."""
-    return {**outcome.gate.model_dump(), "result": outcome.result, "reason": outcome.reason}
+    return {
+        **outcome.gate.model_dump(),
+        "result": outcome.result,
+        "reason": outcome.reason,
+        "can_fail": outcome.can_fail,
+    }
 
 
 def _figure_object(figure: Figure) -> dict[str, Any]:

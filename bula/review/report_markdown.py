@@ -1,12 +1,12 @@
 """Write a review as Markdown for a pull request.
 
-The first lines carry the verdict. The rest is folded, and lines that would exceed the limit are
-left out and counted.
+The first lines carry the verdict; two sentences replace them if both runs are equal. The rest is
+folded, and lines that would exceed the limit are left out and counted.
 """
 
 from collections.abc import Sequence
 
-from bula.review.opening import opening_lines, title
+from bula.review.opening import equal_line, opening_lines, title
 from bula.review.report import Review
 from bula.review.sections import (
     Section,
@@ -25,10 +25,14 @@ LEFT_OUT = "{others} more lines: `python -m bula review --json` prints all of th
 
 def as_markdown(review: Review) -> str:
     """Return a review as GitHub Markdown of less than 20 KB."""
+    details = [Section("\n".join(opening_lines(review)) + "\n\n", [])]
+    details += [gate_section(review), matrix_section(review.figures)]
+    if review.is_equal:
+        start = f"{equal_line(review)}\n\n<details><summary>Details</summary>\n\n"
+        details = [Section(start, []), *details, Section("</details>\n\n", [])]
     sections = [
-        Section("\n".join([title(review), "", *opening_lines(review)]) + "\n\n", []),
-        gate_section(review),
-        matrix_section(review.figures),
+        Section(f"{title(review)}\n\n", []),
+        *details,
         figures_section(review.figures),
         changes_section("Parameters", review.params),
         changes_section("Counts of data and of personal data", review.counts),

@@ -8,13 +8,13 @@ from bula.review.cells import CELL_BYTES, code, number, row, short, value
 from bula.review.changes import Change
 from bula.review.gate import Outcome
 from bula.review.report import Review
-from bula.review.verdicts import NOISE, NOT_COMPARABLE, NOT_MEANINGFUL, Figure
+from bula.review.verdicts import NOISE, NOT_COMPARABLE, NOT_MEANINGFUL, UNCHANGED, Figure
 from bula.tables.cells import HIGHER, LOWER
 
 TEXT_BYTES = 700
 MARKS = {"committed figures": "\\*"}
 LEGEND = (
-    "≈ no difference beyond noise, = no changed item, \\* from committed figures (unpaired), "
+    "≈ no difference beyond noise, = unchanged, \\* from committed figures (unpaired), "
     "† on shared items only, ‡ within the range over training seeds (metrics/seeds.json), so that "
     "another seed may explain it, – no such figure."
 )
@@ -92,10 +92,10 @@ def _cell(figure: Figure) -> str:
         return figure.verdict
     mark = MARKS.get(figure.source, " †" if figure.reason.startswith("on shared") else "")
     mark += " ‡" if figure.seeds else ""
+    if figure.verdict == UNCHANGED:
+        return f"={mark}"
     if figure.verdict != NOISE:
         return f"**{figure.verdict}** {number(figure.difference, '+')}{mark}"
-    if figure.p is None:
-        return f"={mark}"
     return f"≈ {number(figure.difference, '+')}{mark}"
 
 

@@ -26,9 +26,16 @@ from bula.tables.cells import LOWER
 from bula.tables.differences import direction
 
 Verdict = Literal[
-    "better", "worse", "no difference beyond noise", "not comparable", "not meaningful"
+    "better",
+    "worse",
+    "unchanged",
+    "no difference beyond noise",
+    "not comparable",
+    "not meaningful",
 ]
 Source = Literal["items", "committed figures", "none"]
+# No item has another score, or the committed figures are equal.
+UNCHANGED: Verdict = "unchanged"
 NOISE: Verdict = "no difference beyond noise"
 NOT_COMPARABLE: Verdict = "not comparable"
 NOT_MEANINGFUL: Verdict = "not meaningful"
@@ -146,17 +153,18 @@ def _compare_items(figure: Figure, matched: Matched, groups: Groups, params: Par
     row: Mapping[str, Any] = paired_difference(
         figure.measure, matched.before, matched.after, groups, matched.weights, draws
     )
+    is_unchanged = matched.before == matched.after
     return figure._replace(
         before=row["before"],
         after=row["after"],
         difference=row["difference"],
         low=row.get("low"),
         high=row.get("high"),
-        p=row["p"] if matched.before != matched.after else None,
+        p=None if is_unchanged else row["p"],
         p_at_floor=row["p_at_floor"],
         items=row["items"],
         source="items",
-        verdict=NOISE,
+        verdict=UNCHANGED if is_unchanged else NOISE,
         reason="" if matched.is_same else f"on shared items only: {count}",
     )
 
@@ -178,7 +186,7 @@ def _compare_levels(
         difference=difference, items=after.items, source="committed figures", verdict=NOISE
     )
     if difference == 0:
-        return compared
+        return compared._replace(verdict=UNCHANGED)
     if before.error is None or after.error is None:
         return compared._replace(verdict=NOT_COMPARABLE, reason="git has no standard error of it")
     error = math.hypot(before.error, after.error)
