@@ -276,7 +276,7 @@ def test_the_default_passes_if_the_index_has_the_wheel(
     offer_wheel(site, monkeypatch, "0.1.2")
     result = preflight()
     assert result.exit_code == 0
-    assert result.stdout.startswith("preflight: 0 faults, 17 checks passed, 2 not checked: memory")
+    assert result.stdout.startswith("preflight: 0 faults, 19 checks passed, 4 not checked: context")
     assert len(result.stdout.splitlines()) == 1
 
 
