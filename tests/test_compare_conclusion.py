@@ -143,7 +143,7 @@ def test_counts_open_the_paragraph_of_each_pair(params: Params) -> None:
     ) in text
     assert (
         "**tuned em comparação com base.** Respostas degeneradas (repetições, ou sem palavras): "
-        "base 10,0 %, tuned 20,0 %. Medidas principais: 1 melhor, 1 pior, 0 sem mudança segura, "
+        "base 10,0 %, tuned 20,0 %. Medidas principais: 1 melhor, 1 pior, 0 sem mudança comprovada, "
         "1 sem significado."
     ) in text
     assert (
@@ -186,7 +186,7 @@ def test_controls_that_are_not_beaten_open_the_paragraph(params: Params) -> None
         "tuned 20,0 %. **tuned não pode ser comparado com a resposta padrão no ROUGE-L**, porque "
         "97 % das suas respostas são repetições ou não têm palavras. **tuned não supera** a "
         "compressão bz2 em bits por caractere (2,061 contra 1,989). **tuned não é "
-        f"seguramente melhor que** {PORTUGUESE.controls.controls['ngram']} (2,061 contra 2,049, "
+        f"comprovadamente melhor que** {PORTUGUESE.controls.controls['ngram']} (2,061 contra 2,049, "
         "diferença +0,012 [-0,001; +0,026])."
     ) in text
 

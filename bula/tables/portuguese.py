@@ -24,7 +24,7 @@ PHRASES = (
     (r"\becho of the question\b", "eco da pergunta"),
     (r"\bcharacter (\d+)-gram\b", r"\1-grama de caracteres"),
     (r"\b(bz2|xz|gzip) compression\b", r"compressão \1"),
-    (r"\*\*(\w+) is not surely better than\*\*", r"**\1 não é seguramente melhor que**"),
+    (r"\*\*(\w+) is not surely better than\*\*", r"**\1 não é comprovadamente melhor que**"),
     (r"\*\*(\w+) does not beat\*\*", r"**\1 não supera**"),
     (r"\bthe resposta padrão on ROUGE-L\b", "a resposta padrão no ROUGE-L"),
     (r"\bthe (\d+-grama de caracteres) in\b", r"o \1 em"),

@@ -14,7 +14,7 @@ CONTROLS = ControlTexts(
         "loops": "**{variant} não pode ser comparado com {control}**, porque {share} das suas "
         "respostas são repetições ou não têm palavras.",
         "worse": "**{variant} não supera** {control} ({value} contra {other}{difference}).",
-        "unsure": "**{variant} não é seguramente melhor que** {control} "
+        "unsure": "**{variant} não é comprovadamente melhor que** {control} "
         "({value} contra {other}{difference}).",
     },
     difference=", diferença {difference}",
@@ -54,7 +54,7 @@ PORTUGUESE = Language(
     counts={
         "better": "{n} melhor",
         "worse": "{n} pior",
-        "open": "{n} sem mudança segura",
+        "open": "{n} sem mudança comprovada",
         "none": "{n} sem significado",
     },
     amount="{name} mudou de {before} para {after}, uma diferença de {change}, em {items} itens "
@@ -62,10 +62,10 @@ PORTUGUESE = Language(
     verdict={
         "better": "**Melhor**: {amount}.",
         "worse": "**Pior**: {amount}.",
-        "unsure": "**Sem mudança segura**: {amount}.{reach}",
-        "seeds": "**Sem mudança segura**: {amount}, mas outras sementes de treino movem esta "
+        "unsure": "**Sem mudança comprovada**: {amount}.{reach}",
+        "seeds": "**Sem mudança comprovada**: {amount}, mas outras sementes de treino movem esta "
         "diferença em até {seed_range}.",
-        "machine": "**Sem mudança segura**: {amount}, mas outro tipo de CPU a move em {machine}.",
+        "machine": "**Sem mudança comprovada**: {amount}, mas outro tipo de CPU a move em {machine}.",
         "loops": "**Sem significado**: {name}, porque mais de {limit} das respostas que ela avalia "
         "são degeneradas em uma das variantes.",
         "constant": "**Sem significado**: {name}, porque as duas variantes escolhem uma só opção "
