@@ -1042,8 +1042,8 @@ def test_record_is_translated_with_decimal_commas() -> None:
         "| question | base |\n|---|---|\n| Tomo 1.5 ml? | 1.5 *(degenerate)* |\n"
     )
     assert to_portuguese(record) == (
-        "| | perplexidade ↓ | juiz: exatidão, 1 a 3 (m-q4_1) ↑ |\n|---|---|---|\n"
-        "| tuned | 43,53 | retida: kappa -0,10 [-0,47; 0,25] |\n"
+        "| | perplexidade ↓ | juiz: correção, 1 a 3 (m-q4_1) ↑ |\n|---|---|---|\n"
+        "| tuned | 43,53 | omitido: kappa -0,10 [-0,47; 0,25] |\n"
         "| resposta padrão |  | sem significado (60 % de repetições) |\n\n"
         "**tuned não supera** o 6-grama de caracteres em bits por caractere (2,1 contra 2,0).\n\n"
         "| pergunta | base |\n|---|---|\n| Tomo 1.5 ml? | 1.5 *(degenerada)* |\n"
