@@ -18,7 +18,7 @@ from bula.errors import UserError
 from bula.params import ApiBackend, Pair, Params, load_params, parse_params, scored_as
 from bula.reports import write_metrics
 from bula.tables.controls import control_note
-from bula.tables.differences import differences_table
+from bula.tables.differences import differences_table, p_text
 from bula.tables.fidelity import fidelity_table
 from bula.tables.figures import read_figures
 from bula.tables.portuguese import to_portuguese
@@ -655,6 +655,25 @@ def test_bits_are_compared_with_the_best_predictor(best: str, name: str, metrics
     write_metrics(metrics / "controls.json", controls)
     write_metrics(metrics / "likelihood/tuned.json", content)
     assert control_note(metrics, variants("base", "tuned"), BEATEN) == ""
+
+
+def test_a_better_compressor_does_not_hide_the_character_ngram(metrics: Path) -> None:
+    controls = control_figures()
+    controls["bz2"]["bits_per_character"] = 0.6
+    write_metrics(metrics / "controls.json", controls)
+    note = control_note(metrics, variants("base", "tuned"), BEATEN | against_ngram(0.05, 0.03))
+    assert "**tuned does not beat** the character 6-gram" in note
+    assert "**tuned does not beat** bz2 compression" in note
+
+
+def test_a_rounded_difference_of_zero_has_no_minus(metrics: Path) -> None:
+    note = control_note(metrics, variants("base", "tuned"), FEWER_BITS | against_stock(-0.0004, 1))
+    assert "difference +0.000 [" in note
+
+
+def test_small_p_values_have_no_exponent() -> None:
+    assert p_text(2e-05, {"p_at_floor": True}) == "≤ 0.00002"
+    assert p_text(0.0283, {"p_at_floor": False}) == "0.0283"
 
 
 def test_note_names_all_controls_that_are_not_beaten(metrics: Path) -> None:

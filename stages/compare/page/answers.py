@@ -132,9 +132,12 @@ def read_example(questions: Iterable[Question], params: Params) -> Example | Non
 
 
 def _start(parts: Iterable[Part]) -> str:
-    """Return the first words of an answer, without marks of loops."""
-    text = " ".join(part.text for part in parts if part.kind not in ("loop", "break"))
-    words = text.split()
+    """Return the first words of an answer, up to its first loop."""
+    words: list[str] = []
+    for part in parts:
+        if part.kind == "loop" or len(words) > EXAMPLE_WORDS:
+            return " ".join(words[:EXAMPLE_WORDS]) + " …"
+        words += part.text.split()
     return " ".join(words[:EXAMPLE_WORDS]) + (" …" if len(words) > EXAMPLE_WORDS else "")
 
 
