@@ -531,7 +531,7 @@ def test_changed_words_ignore_case_and_signs() -> None:
         ("0.149 [0.142, 0.156]", "0,149 [0,142; 0,156]"),
         ("-0.0055 [-0.0110, -0.0005]", "-0,0055 [-0,0110; -0,0005]"),
         ("8.58e-05", "8,58e-05"),
-        ("not meaningful (93 % loops)", "sem significado (93 % repetições)"),
+        ("not meaningful (93 % loops)", "sem significado (93 % de repetições)"),
         ("degenerate answers, % (30 answers) ↓", "respostas degeneradas, % (30 respostas) ↓"),
         ("withheld: kappa -0.10 [-0.47, 0.25]", "omitido: kappa -0,10 [-0,47; 0,25]"),
         ("llama-3.2-1b", "llama-3.2-1b"),

@@ -391,7 +391,8 @@ def _write_words(axis: Axes, place: int, words: str) -> None:
         xycoords=("axes fraction", "data"),
         xytext=(6, 0),
         textcoords="offset points",
-        fontsize=8,
+        # Portuguese words are longer, and a narrow panel would cut them.
+        fontsize=7.5,
         color=GREY,
         style="italic",
         ha="left",
