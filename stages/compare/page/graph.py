@@ -13,7 +13,7 @@ class Box(NamedTuple):
     purpose: Both
 
 
-# Each box reads from boxes of its own or an earlier column. A test compares the columns with
+# Each box reads from the same or an earlier column. A test compares the columns with
 # dvc.yaml.
 COLUMNS = (
     (
