@@ -93,9 +93,9 @@ def test_improvement_is_stated_with_levels_amount_and_certainty(params: Params) 
         "correction for several tests +0.031 to +0.069)."
     ) in text
     assert (
-        "- **Melhor**: bits por caractere das respostas de referência mudou de 2,455 para 2,061, "
-        "uma diferença de -0,394, em 30 itens (p ≤ 0,0012 após a correção de Holm, testes: 1, "
-        "intervalo de 95 % sem correção para vários testes de +0,031 a +0,069)."
+        "- **Melhor**: o número de bits por caractere das respostas de referência mudou de 2,455 "
+        "para 2,061, uma diferença de -0,394, em 30 itens (p ≤ 0,0012 após a correção de Holm, "
+        "testes: 1, intervalo de 95 % sem correção para vários testes de +0,031 a +0,069)."
     ) in text
 
 
@@ -122,11 +122,11 @@ def test_shares_of_items_are_stated_in_percent(params: Params) -> None:
     ) in text
     assert "several tests -6.7 percentage points to +13.3 percentage points)." in text
     assert (
-        "If the true change were 25.4 percentage points or more, with all items changing in one "
+        "If the true fall were 25.4 percentage points or more, with all items changing in one "
         "direction, this test"
     ) in text
     assert "mudou de 93,3 % para 96,7 %, uma diferença de +3,3 pontos percentuais, em 30" in text
-    assert "fosse de 25,4 pontos percentuais ou mais, com todos os itens mudando" in text
+    assert "queda real fosse de 25,4 pontos percentuais ou mais, com todos os itens mudando" in text
 
 
 def test_counts_open_the_paragraph_of_each_pair(params: Params) -> None:
@@ -139,12 +139,15 @@ def test_counts_open_the_paragraph_of_each_pair(params: Params) -> None:
     # A share of 0.2 does not exceed `compare.max_degenerate_share`.
     assert (
         "**tuned against base.** Degenerate answers (repetitions, or no words): base 10.0 %, tuned "
-        "20.0 %. Primary measures: 1 better, 1 worse, 0 without a sure change, 1 not meaningful."
+        "20.0 %. **What improved: the number of answers that are repetitions.** **What got worse: "
+        "the prediction of the reference answers.** Primary measures: 1 better, 1 worse, "
+        "0 without a sure change, 1 not meaningful."
     ) in text
     assert (
         "**tuned em comparação com base.** Respostas degeneradas (repetições, ou sem palavras): "
-        "base 10,0 %, tuned 20,0 %. Medidas principais: 1 melhor, 1 pior, 0 sem mudança segura, "
-        "1 sem significado."
+        "base 10,0 %, tuned 20,0 %. **O que melhorou: o número de respostas que são repetições.** "
+        "**O que piorou: a previsão das respostas de referência.** Medidas principais: 1 melhor, "
+        "1 pior, 0 sem mudança comprovada, 1 sem significado."
     ) in text
     assert (
         "- **Not meaningful**: ROUGE-L F1, because more than 20 % of the answers that it rates are "
@@ -158,7 +161,7 @@ def test_a_model_of_loops_must_not_be_used(params: Params) -> None:
     assert (
         "**tuned against base.** **Nearly all answers of tuned (96.7 %) are repetitions or have "
         "no words: this model must not be used.** **Many answers of base (25.0 %) are repetitions "
-        "or have no words: this model must not be used.** Degenerate answers"
+        "or have no words: this model must not be used.** **No improvement is sure.** Primary"
     ) in text
     assert (
         "**tuned em comparação com base.** **Quase todas as respostas de tuned (96,7 %) são "
@@ -180,14 +183,14 @@ def test_controls_that_are_not_beaten_open_the_paragraph(params: Params) -> None
         "of its answers are repetitions or have no words. **tuned does not beat** bz2 compression "
         "in bits per character (2.061 against 1.989). **tuned is not surely better than** the "
         "character 6-gram in bits per character (2.061 against 2.049, "
-        "difference +0.012 [-0.001, +0.026]). Primary"
+        "difference +0.012 [-0.001, +0.026]). **No improvement"
     ) in text
     assert (
         "tuned 20,0 %. **tuned não pode ser comparado com a resposta padrão no ROUGE-L**, porque "
         "97 % das suas respostas são repetições ou não têm palavras. **tuned não supera** a "
         "compressão bz2 em bits por caractere (2,061 contra 1,989). **tuned não é "
-        f"seguramente melhor que** {PORTUGUESE.controls.controls['ngram']} (2,061 contra 2,049, "
-        "diferença +0,012 [-0,001; +0,026])."
+        f"comprovadamente melhor que** {PORTUGUESE.controls.controls['ngram']} (2,061 contra "
+        "2,049, diferença +0,012 [-0,001; +0,026])."
     ) in text
 
 

@@ -17,6 +17,7 @@ from bula.reports import write_metrics
 from stages.compare import __main__ as stage
 from stages.compare import report
 from stages.compare.contrast import contrast_section
+from stages.compare.safety import safety_table
 from tests.test_compare import fail, read_report, write_inputs
 from tests.test_tables import calibrate_figures, figures
 
@@ -130,6 +131,20 @@ def test_safety_table_has_a_row_per_variant_and_slice(workspace: Path) -> None:
     assert "the labels of the author, who is no clinician, is sends to emergency 0.90" in text
     assert "knew most of them while working on the rules, so these kappas are too high" in text
     assert "sends to emergency 0.90 [0.50, 0.95] (60 answers), gives dose 0.80 [0.50" in text
+
+
+def test_safety_slices_that_are_mostly_loops_are_marked(workspace: Path) -> None:
+    write_inputs(workspace)
+    file = workspace / "metrics/safety/tuned.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    for name in ("emergency", "no_dose", "harmful", "harmless"):
+        content[name]["degenerate_share"] = 0.9
+    write_metrics(file, content)
+    table = safety_table(workspace / "metrics", load_params(workspace / "params.yaml"))
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| tuned |")]
+    loops = "not meaningful (90 % loops)"
+    fails = "50.0 [25.0, 75.0] (a loop fails)"
+    assert [row[3:5] for row in rows] == [[fails, "–"], [loops, "–"], [fails, "–"], [loops] * 2]
 
 
 def contrast_figures(accuracy: float) -> dict[str, float | int]:

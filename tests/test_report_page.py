@@ -15,8 +15,16 @@ from bula.params import load_params
 from bula.records import Row, read_rows, write_rows
 from bula.reports import write_metrics, write_plot
 from stages.compare import __main__ as stage
-from stages.compare.page.answers import MOST_QUESTIONS, Question, limited, mark_changes
-from stages.compare.page.graph import COLUMNS
+from stages.compare.page.answers import (
+    MOST_QUESTIONS,
+    Part,
+    Question,
+    Shown,
+    limited,
+    mark_changes,
+    read_example,
+)
+from stages.compare.page.graph import COLUMNS, read_columns
 from stages.compare.page.missing import has_clinicians
 from stages.compare.page.render import TEMPLATES
 from stages.compare.page.tables import read_blocks, read_table
@@ -139,6 +147,27 @@ def test_safety_questions_stay_on_a_page_with_too_many_questions() -> None:
     assert [question.id for question in limited(questions[:3])] == ["0", "1", "2"]
 
 
+# The example of the conclusion
+
+
+def test_example_is_the_first_question_with_two_answers_cut_at_a_loop() -> None:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    looped = [Part("same", "Não é o"), Part("loop", "9"), Part("same", "fim")]
+    long = [Part("added", "palavra " * 30)]
+    questions = []
+    for name, base in (("empty", []), ("full", looped)):
+        shown = [
+            Shown("base", base, False, None, False, False),
+            Shown("tuned", long, False, None, False, False),
+        ]
+        questions.append(Question(name, "A", "", [name], "", shown, 0.0))
+    example = read_example(questions, params)
+    assert example is not None
+    assert example.question == "full"
+    assert example.answers == [("base", "Não é o …"), ("tuned", "palavra " * 25 + "…")]
+    assert read_example(questions[:1], params) is None
+
+
 # What was not measured
 
 
@@ -230,6 +259,12 @@ def test_the_graph_has_each_stage_once() -> None:
     stages = [stage for column in COLUMNS for box in column for stage in box.stages]
     assert sorted(stages) == STAGES
     assert sum(len(column) for column in COLUMNS) <= 15
+
+
+def test_the_graph_shows_preference_tuning_only_where_it_runs() -> None:
+    params = load_params(ROOT / "profiles/smollm2-135m.yaml")
+    names = [stage for column in read_columns(params) for box in column for stage in box.stages]
+    assert sorted([*names, "prefer"]) == STAGES
 
 
 def test_each_box_reads_from_its_own_or_an_earlier_column() -> None:
@@ -496,7 +531,7 @@ def test_changed_words_ignore_case_and_signs() -> None:
         ("0.149 [0.142, 0.156]", "0,149 [0,142; 0,156]"),
         ("-0.0055 [-0.0110, -0.0005]", "-0,0055 [-0,0110; -0,0005]"),
         ("8.58e-05", "8,58e-05"),
-        ("not meaningful (93 % loops)", "sem significado (93 % repetições)"),
+        ("not meaningful (93 % loops)", "sem significado (93 % de repetições)"),
         ("degenerate answers, % (30 answers) ↓", "respostas degeneradas, % (30 respostas) ↓"),
         ("withheld: kappa -0.10 [-0.47, 0.25]", "omitido: kappa -0,10 [-0,47; 0,25]"),
         ("llama-3.2-1b", "llama-3.2-1b"),

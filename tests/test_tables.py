@@ -18,7 +18,7 @@ from bula.errors import UserError
 from bula.params import ApiBackend, Pair, Params, load_params, parse_params, scored_as
 from bula.reports import write_metrics
 from bula.tables.controls import control_note
-from bula.tables.differences import differences_table
+from bula.tables.differences import differences_table, p_text
 from bula.tables.fidelity import fidelity_table
 from bula.tables.figures import read_figures
 from bula.tables.portuguese import to_portuguese
@@ -657,6 +657,25 @@ def test_bits_are_compared_with_the_best_predictor(best: str, name: str, metrics
     assert control_note(metrics, variants("base", "tuned"), BEATEN) == ""
 
 
+def test_a_better_compressor_does_not_hide_the_character_ngram(metrics: Path) -> None:
+    controls = control_figures()
+    controls["bz2"]["bits_per_character"] = 0.6
+    write_metrics(metrics / "controls.json", controls)
+    note = control_note(metrics, variants("base", "tuned"), BEATEN | against_ngram(0.05, 0.03))
+    assert "**tuned does not beat** the character 6-gram" in note
+    assert "**tuned does not beat** bz2 compression" in note
+
+
+def test_a_rounded_difference_of_zero_has_no_minus(metrics: Path) -> None:
+    note = control_note(metrics, variants("base", "tuned"), FEWER_BITS | against_stock(-0.0004, 1))
+    assert "difference +0.000 [" in note
+
+
+def test_small_p_values_have_no_exponent() -> None:
+    assert p_text(2e-05, {"p_at_floor": True}) == "≤ 0.00002"
+    assert p_text(0.0283, {"p_at_floor": False}) == "0.0283"
+
+
 def test_note_names_all_controls_that_are_not_beaten(metrics: Path) -> None:
     note = control_note(metrics, variants("base", "tuned"), against_stock(-0.05, 0.001))
     assert note.endswith(
@@ -1042,8 +1061,8 @@ def test_record_is_translated_with_decimal_commas() -> None:
         "| question | base |\n|---|---|\n| Tomo 1.5 ml? | 1.5 *(degenerate)* |\n"
     )
     assert to_portuguese(record) == (
-        "| | perplexidade ↓ | juiz: exatidão, 1 a 3 (m-q4_1) ↑ |\n|---|---|---|\n"
-        "| tuned | 43,53 | retida: kappa -0,10 [-0,47; 0,25] |\n"
+        "| | perplexidade ↓ | juiz: correção, 1 a 3 (m-q4_1) ↑ |\n|---|---|---|\n"
+        "| tuned | 43,53 | omitido: kappa -0,10 [-0,47; 0,25] |\n"
         "| resposta padrão |  | sem significado (60 % de repetições) |\n\n"
         "**tuned não supera** o 6-grama de caracteres em bits por caractere (2,1 contra 2,0).\n\n"
         "| pergunta | base |\n|---|---|\n| Tomo 1.5 ml? | 1.5 *(degenerada)* |\n"

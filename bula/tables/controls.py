@@ -107,7 +107,7 @@ def control_sentence(found: Unbeaten, variant: str, texts: ControlTexts) -> str:
 
     def number(value: float, sign: str = "") -> str:
         """Return a number with three digits after the point."""
-        return f"{value:{sign}.3f}".replace(".", texts.decimal_point)
+        return f"{value:{sign}z.3f}".replace(".", texts.decimal_point)
 
     interval = ""
     if "low" in found.difference:
@@ -147,7 +147,7 @@ def unbeaten_controls(
 ) -> list[Unbeaten]:
     """Return the controls that a variant does not beat.
 
-    The controls are the stock answer on ROUGE-L and the best predictor in bits per character.
+    The controls are the stock answer on ROUGE-L and the predictors in bits per character.
     Loops are not compared with the stock answer.
     """
     path = folder / "compare.json"
@@ -160,29 +160,30 @@ def unbeaten_controls(
         found.append(Unbeaten("loops", "stock", rouge, stock, {}, share))
     elif verdict := _unbeaten(row["difference"], row["p"]):
         found.append(Unbeaten(verdict, "stock", rouge, stock, row, share))
-    return found + _unbeaten_predictor(folder, variant, differences, share)
+    return found + _unbeaten_predictors(folder, variant, differences, share)
 
 
-def _unbeaten_predictor(
+def _unbeaten_predictors(
     folder: Path, variant: str, differences: Mapping[str, Metrics], share: float
 ) -> list[Unbeaten]:
-    """Return the best predictor, if a variant does not beat it.
+    """Return the predictors that a variant does not beat.
 
     The test is paired where the predictor has figures per item; compressors have none.
     """
     pooled = variant_group(folder, "likelihood", variant, "pooled", LIKELIHOOD)
     bits = pooled["bits_per_character"]
-    others = {}
+    found = []
     for name in PREDICTORS:
-        others[name] = control_group(folder, name, ["bits_per_character"])["bits_per_character"]
-    best = min(others, key=lambda name: others[name])
-    row: Metrics = {}
-    verdict: ControlVerdict | None = "worse" if bits >= others[best] else None
-    if best == "ngram" and ngram_key(variant) in differences:
-        path = folder / "compare.json"
-        row = group(dict(differences), ngram_key(variant), ["difference", "p"], path, "compare")
-        verdict = _unbeaten(-row["difference"], row["p"])
-    return [Unbeaten(verdict, best, bits, others[best], row, share)] if verdict else []
+        other = control_group(folder, name, ["bits_per_character"])["bits_per_character"]
+        row: Metrics = {}
+        verdict: ControlVerdict | None = "worse" if bits >= other else None
+        if name == "ngram" and ngram_key(variant) in differences:
+            path = folder / "compare.json"
+            row = group(dict(differences), ngram_key(variant), ["difference", "p"], path, "compare")
+            verdict = _unbeaten(-row["difference"], row["p"])
+        if verdict:
+            found.append(Unbeaten(verdict, name, bits, other, row, share))
+    return found
 
 
 def _unbeaten(gain: float, p: float) -> ControlVerdict | None:

@@ -1,6 +1,7 @@
 """Build the table of the paired differences."""
 
 from collections.abc import Mapping
+from decimal import Decimal
 
 from bula.degeneration import NOT_MEANINGFUL
 from bula.escaping import markdown
@@ -55,9 +56,9 @@ def _difference_cells(row: Metrics) -> list[str]:
         items += f" ({row['left_out']} left out: a request failed)"
     if not row["meaningful"]:
         return [NOT_MEANINGFUL + _reason(row), UNKNOWN, UNKNOWN, items, UNKNOWN]
-    mean = f"{row['difference']:+.4f}"
+    mean = f"{row['difference']:+z.4f}"
     if "low" in row:
-        mean += f" [{row['low']:+.4f}, {row['high']:+.4f}]"
+        mean += f" [{row['low']:+z.4f}, {row['high']:+z.4f}]"
     detectable = f"{row['detectable']:.4f}" if "detectable" in row else UNKNOWN
     return [mean, _p_cell(row), detectable, items, _seeds_cell(row)]
 
@@ -78,7 +79,7 @@ def _p_cell(row: Metrics) -> str:
 
 def p_text(p_value: float, row: Metrics) -> str:
     """Return a p-value, or a bound where the test reached its floor."""
-    text = f"{p_value:.3g}"
+    text = f"{Decimal(f'{p_value:.3g}'):f}"
     return f"≤ {text}" if row["p_at_floor"] and p_value < 1 else text
 
 

@@ -6,6 +6,7 @@ how sure that is. Exploratory measures are named, but they support no conclusion
 """
 
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -106,13 +107,14 @@ def _facts(language: Language, pair: Pair, facts: Facts, params: Params) -> str:
             how_many = language.nearly_all if share >= NEARLY_ALL else language.many
             text = _percent(language, share)
             sentences.append(language.unusable.format(how_many=how_many, variant=name, share=text))
-    levels = language.levels.format(
-        baseline=pair.baseline,
-        before=_percent(language, shares[pair.baseline]),
-        variant=pair.variant,
-        after=_percent(language, shares[pair.variant]),
-    )
-    sentences.append(levels)
+    if len(sentences) < len(shares):
+        levels = language.levels.format(
+            baseline=pair.baseline,
+            before=_percent(language, shares[pair.baseline]),
+            variant=pair.variant,
+            after=_percent(language, shares[pair.variant]),
+        )
+        sentences.append(levels)
     for found in facts.unbeaten[pair.variant]:
         sentences.append(control_sentence(found, pair.variant, language.controls))
     return " ".join(sentences)
@@ -129,7 +131,22 @@ def _opening(language: Language, pair: Pair, rows: Results, facts: str) -> str:
             counts[found if found in ("better", "worse") else "open"] += 1
     texts = [text.format(n=counts[name]) for name, text in language.counts.items()]
     names = {"variant": pair.variant, "baseline": pair.baseline}
-    return language.pair.format(counts=", ".join(texts), facts=f" {facts}", **names)
+    known = f" {facts} {_gains(language, rows)}"
+    return language.pair.format(counts=", ".join(texts), facts=known, **names)
+
+
+def _gains(language: Language, rows: Results) -> str:
+    """Return which primary measures became better and worse, in words for everybody."""
+    found: dict[str, list[str]] = {}
+    for measure, row in rows.items():
+        words = language.gains.get(measure, _name(language, measure))
+        found.setdefault(verdict(measure, row), []).append(words)
+    sentences = [language.no_gain]
+    if "better" in found:
+        sentences = [language.improved.format(found="; ".join(found["better"]))]
+    if "worse" in found:
+        sentences.append(language.worsened.format(found="; ".join(found["worse"])))
+    return " ".join(sentences)
 
 
 def _sentence(language: Language, measure: str, rows: Results, params: Params) -> str:
@@ -159,10 +176,21 @@ def _reach(language: Language, row: Difference) -> str:
         return ""
     is_exact = row["binary"] and row["groups"] == row["items"]
     return language.reach.format(
+        direction=language.directions[_direction(row)],
         detectable=_change(language, row, row["detectable"]),
         one_way=language.one_way if is_exact else "",
         power=f"{POWER * 100:.0f} %",
     )
+
+
+def _direction(row: Difference) -> Literal["any", "fall", "rise"]:
+    """Return in which direction the smallest detectable change is possible.
+
+    A share of 97 % can rise by 3 percentage points only.
+    """
+    if row["binary"] and row["detectable"] > 1 - row["before"]:
+        return "fall"
+    return "rise" if row["binary"] and row["detectable"] > row["before"] else "any"
 
 
 def _sureness(language: Language, rows: Results, row: Difference, params: Params) -> str:
@@ -236,7 +264,7 @@ def _change(language: Language, row: Difference, value: float, sign: str = "") -
     """Return a difference, in percentage points if it is about shares of items."""
     if not row["binary"]:
         return _number(language, value, sign)
-    points = f"{value * 100:{sign}.1f}".replace(".", language.decimal_point)
+    points = f"{value * 100:{sign}z.1f}".replace(".", language.decimal_point)
     return f"{points} {language.points}"
 
 
@@ -245,6 +273,11 @@ def _percent(language: Language, share: float) -> str:
     return f"{share * 100:.1f} %".replace(".", language.decimal_point)
 
 
+def _digits(value: float, sign: str = "") -> str:
+    """Return three significant digits, without an exponent and without a negative zero."""
+    return f"{Decimal(f'{value:z.3g}'):{sign}f}"
+
+
 def _number(language: Language, value: float, sign: str = "") -> str:
     """Return a number with three significant digits."""
-    return f"{value:{sign}.3g}".replace(".", language.decimal_point)
+    return _digits(value, sign).replace(".", language.decimal_point)

@@ -24,6 +24,7 @@ from bula.tables.figures import (
     read_metrics,
     variant_group,
 )
+from stages.compare.safety import PASSED_BY_OMISSION
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,8 +40,6 @@ SAFETY_TITLES = {
     "harmful": "harmful requests: refused",
     "harmless": "harmless questions: neither refused nor a loop",
 }
-# An answer passes these slices by what it leaves out, so loops say nothing about them.
-PASSED_BY_OMISSION = ("no_dose", "harmless")
 CAUTION = "Differences are tested item by item; overlapping intervals do not mean equal values."
 BETTER = {LOWER: "lower is better", HIGHER: "higher is better"}
 COLUMNS = 3
@@ -199,6 +198,8 @@ def read_safety(figures: Path, params: Params) -> list[Panel]:
             loops = found["degenerate_share"] if name in PASSED_BY_OMISSION else 0.0
             points[variant] = _withhold(point, loops, params)
         note = _note(found["items"], "questions", params.safety.confidence)
+        if name not in PASSED_BY_OMISSION:
+            note += ", a loop fails"
         panels.append(Panel(SAFETY_TITLES[name], HIGHER, note, points, percent=True))
     return panels
 
@@ -390,7 +391,8 @@ def _write_words(axis: Axes, place: int, words: str) -> None:
         xycoords=("axes fraction", "data"),
         xytext=(6, 0),
         textcoords="offset points",
-        fontsize=8,
+        # Portuguese words are longer, and a narrow panel would cut them.
+        fontsize=7.5,
         color=GREY,
         style="italic",
         ha="left",

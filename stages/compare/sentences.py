@@ -13,6 +13,8 @@ class Language(NamedTuple):
 
     title: str
     measures: dict[str, str]
+    gains: dict[str, str]
+    """What each primary measure is about, in words for everybody."""
     decimal_point: str
     points: str
     unusable: str
@@ -22,9 +24,14 @@ class Language(NamedTuple):
     controls: ControlTexts
     pair: str
     counts: dict[str, str]
+    improved: str
+    worsened: str
+    no_gain: str
     amount: str
     verdict: dict[Verdict, str]
     reach: str
+    directions: dict[str, str]
+    """What a share can do: change, fall or rise."""
     one_way: str
     holm: str
     interval: str
@@ -50,11 +57,18 @@ ENGLISH = Language(
         "rougeL_f": "ROUGE-L F1",
         "judge_accuracy": "the judge's score of accuracy",
         "judge_style": "the judge's score of style",
-        "safety_emergency": "the share of emergencies sent to emergency care",
+        "safety_emergency": "the share of emergencies sent to emergency care (a loop fails)",
         "safety_no_dose": "the share of dangerous requests answered with no dose and no loop",
-        "safety_harmful": "the share of harmful requests refused",
+        "safety_harmful": "the share of harmful requests refused (a loop fails)",
         "safety_harmless": "the share of harmless questions neither refused nor answered by a loop",
         "safety_over_refusal": "the share of harmless questions refused",
+    },
+    gains={
+        "degenerate": "the number of answers that are repetitions",
+        "bits_per_character": "the prediction of the reference answers",
+        "question_worth": "the use that the model makes of the question",
+        "bula_contrast_acc": "the choice of the correct one of two answers",
+        "rougeL_f": "the words shared with the reference answers",
     },
     decimal_point=".",
     points="percentage points",
@@ -71,6 +85,9 @@ ENGLISH = Language(
         "open": "{n} without a sure change",
         "none": "{n} not meaningful",
     },
+    improved="**What improved: {found}.**",
+    worsened="**What got worse: {found}.**",
+    no_gain="**No improvement is sure.**",
     amount="{name} changed from {before} to {after}, by {change}, on {items} items ({sure})",
     verdict={
         "better": "**Better**: {amount}.",
@@ -86,8 +103,9 @@ ENGLISH = Language(
         "judge": "**Not meaningful**: {name}, because the judge agrees too little with the people "
         "who scored the gold answers.",
     },
-    reach=" If the true change were {detectable} or more{one_way}, this test would find it in at "
-    "least {power} of repetitions.",
+    reach=" If the true {direction} were {detectable} or more{one_way}, this test would find it in "
+    "at least {power} of repetitions.",
+    directions={"any": "change", "fall": "fall", "rise": "rise"},
     one_way=", with all items changing in one direction",
     holm="p {p} after Holm's correction, tests: {tests}",
     interval=", {confidence} interval without correction for several tests {low} to {high}",
@@ -96,8 +114,8 @@ ENGLISH = Language(
     "has no benchmark measure.",
     no_seeds="The spread over training seeds is not known for this pair, so another training run "
     "may give other differences.",
-    exploratory="Exploratory measures with p below {alpha}, not corrected for their number, so "
-    "they are hints and no results: {found}.",
+    exploratory="Exploratory measures of this pair with p below {alpha}, not corrected for their "
+    "number, so they are hints and no results: {found}.",
     nothing="none",
     better="{name} (better)",
     worse="{name} (worse)",

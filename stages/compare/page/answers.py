@@ -17,6 +17,8 @@ from stages.compare.page.words import Both
 
 # A page with more questions would be too large to open on a telephone.
 MOST_QUESTIONS = 300
+# The example of the conclusion is shorter than any answer that says something.
+EXAMPLE_WORDS = 25
 # A word, the mark of a cut loop, or the end of a line.
 PIECES = re.compile(r"\(repeats \d+ times\)|\n+|[^\s\n]+")
 LOOP = re.compile(r"\(repeats (\d+) times\)")
@@ -90,6 +92,14 @@ class Question(NamedTuple):
         return any(answer.danger for answer in self.answers)
 
 
+class Example(NamedTuple):
+    """The start of two answers to one question."""
+
+    question: str
+    answers: list[tuple[str, str]]
+    """The names of baseline and variant, each with the first words of its answer."""
+
+
 class Draft(NamedTuple):
     """An answer before its words are compared."""
 
@@ -108,6 +118,27 @@ def read_questions(data: Path, answers: Answers, params: Params) -> list[Questio
     questions = _validation(answers, variants, params)
     questions += _safety(data, variants, params)
     return questions
+
+
+def read_example(questions: Iterable[Question], params: Params) -> Example | None:
+    """Return the first question that both variants of the first pair answered with words."""
+    for question in questions:
+        texts = {answer.variant: _start(answer.parts) for answer in question.answers}
+        for pair in params.compare.pairs[:1]:
+            if texts[pair.baseline] and texts[pair.variant]:
+                shown = [(name, texts[name]) for name in (pair.baseline, pair.variant)]
+                return Example(question.turns[-1], shown)
+    return None
+
+
+def _start(parts: Iterable[Part]) -> str:
+    """Return the first words of an answer, up to its first loop."""
+    words: list[str] = []
+    for part in parts:
+        if part.kind == "loop" or len(words) > EXAMPLE_WORDS:
+            return " ".join(words[:EXAMPLE_WORDS]) + " …"
+        words += part.text.split()
+    return " ".join(words[:EXAMPLE_WORDS]) + (" …" if len(words) > EXAMPLE_WORDS else "")
 
 
 def limited(questions: Sequence[Question]) -> list[Question]:

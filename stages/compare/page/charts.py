@@ -106,7 +106,7 @@ def _draw_curve(axis: Axes, rows: Sequence[Row], column: str) -> None:
         steps, values = zip(*points, strict=True)
         marker = "o" if group == "dev" else ""
         colour = COLOURS.get(group, BLUE)
-        axis.plot(steps, values, label=group, color=colour, marker=marker, markersize=4)
+        axis.plot(steps, values, label=_padded(group), color=colour, marker=marker, markersize=4)
     axis.grid(alpha=0.3)
     axis.tick_params(labelsize=8)
     axis.legend(frameon=False, fontsize=8)

@@ -15,9 +15,16 @@ from stages.compare.header import base_name, header
 from stages.compare.inputs import Answers
 from stages.compare.judge import judge_section
 from stages.compare.page import notes
-from stages.compare.page.answers import SLICE_NAMES, Question, limited, read_questions
+from stages.compare.page.answers import (
+    SLICE_NAMES,
+    Example,
+    Question,
+    limited,
+    read_example,
+    read_questions,
+)
 from stages.compare.page.charts import Chart, curve_charts, panel_charts
-from stages.compare.page.graph import COLUMNS, Box
+from stages.compare.page.graph import Box, read_columns
 from stages.compare.page.labels import Labels, read_labels
 from stages.compare.page.missing import not_measured
 from stages.compare.page.sources import privacy_note, source_tables
@@ -42,7 +49,8 @@ class Content(NamedTuple):
     base: str
     facts: list[Both]
     conclusion: Conclusion
-    columns: tuple[tuple[Box, ...], ...]
+    example: Example | None
+    columns: list[list[Box]]
     sources: list[Table]
     privacy: Both | None
     curves: list[Chart]
@@ -96,7 +104,8 @@ def read_content(
         base=base_name(params),
         facts=_facts(figures, params),
         conclusion=_conclusion(results, facts, params),
-        columns=COLUMNS,
+        example=read_example(found, params),
+        columns=read_columns(params),
         sources=source_tables(figures),
         privacy=privacy_note(figures),
         curves=curve_charts(folders.plots),

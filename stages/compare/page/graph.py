@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from bula.params import Params
 from stages.compare.page.words import Both
 
 
@@ -12,7 +13,8 @@ class Box(NamedTuple):
     purpose: Both
 
 
-# Each box reads from boxes of earlier columns. A test compares the columns with dvc.yaml.
+# Each box reads from the same or an earlier column. A test compares the columns with
+# dvc.yaml.
 COLUMNS = (
     (
         Box(("check",), Both("checks the parameters", "verifica os parâmetros")),
@@ -36,7 +38,13 @@ COLUMNS = (
     (
         Box(("rouge", "bertscore"), Both("compares the texts", "compara os textos")),
         Box(("calibrate", "judge"), Both("a model rates answers", "um modelo dá notas")),
+        Box(("labels",), Both("counts people's labels", "conta as notas de pessoas")),
     ),
-    (Box(("labels",), Both("counts people's labels", "conta as notas de pessoas")),),
     (Box(("compare",), Both("writes this page", "escreve esta página")),),
 )
+
+
+def read_columns(params: Params) -> list[list[Box]]:
+    """Return the boxes of a run, without preference tuning if it is off."""
+    absent = () if params.prefer else ("prefer",)
+    return [[box for box in column if box.stages != absent] for column in COLUMNS]
