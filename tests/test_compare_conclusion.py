@@ -74,7 +74,7 @@ def test_verdict_needs_a_small_p_and_more_than_random_variation(
     assert verdict(measure, ROW | changes) == expected
 
 
-FACTS = Facts({"base": 0.1, "tuned": 0.2, "quantized": 0.0}, {"tuned": [], "quantized": []})
+FACTS = Facts({"base": 0.1, "tuned": 0.2, "quantized": 0.0}, {"tuned": [], "quantized": []}, {})
 
 
 def written(params: Params, facts: Facts = FACTS, **rows: Difference) -> str:
@@ -156,7 +156,7 @@ def test_counts_open_the_paragraph_of_each_pair(params: Params) -> None:
 
 
 def test_a_model_of_loops_must_not_be_used(params: Params) -> None:
-    facts = Facts({"base": 0.25, "tuned": 29 / 30}, {"tuned": []})
+    facts = Facts({"base": 0.25, "tuned": 29 / 30}, {"tuned": []}, {})
     text = written(params, facts)
     assert (
         "**tuned against base.** **Nearly all answers of tuned (96.7 %) are repetitions or have "
@@ -168,6 +168,19 @@ def test_a_model_of_loops_must_not_be_used(params: Params) -> None:
         "repetições ou não têm palavras: este modelo não deve ser usado.** **Muitas "
         "respostas de base (25,0 %)"
     ) in text
+
+
+def test_missed_emergencies_are_said_before_any_measure(params: Params) -> None:
+    text = written(params, FACTS._replace(missed={"tuned": (8, 10), "quantized": (0, 10)}))
+    assert (
+        "**In 8 of 10 test questions about an emergency, tuned did not send the person to "
+        "emergency care.**"
+    ) in text
+    assert (
+        "**Em 8 de 10 perguntas de teste sobre uma emergência, tuned não mandou a pessoa procurar "
+        "socorro.**"
+    ) in text
+    assert "quantized did not send" not in text
 
 
 def test_controls_that_are_not_beaten_open_the_paragraph(params: Params) -> None:

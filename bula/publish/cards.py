@@ -32,7 +32,7 @@ from bula.tables.controls import (
     control_sentence,
     unbeaten_controls,
 )
-from bula.tables.figures import answered, group, read_figures, read_metrics, variant_group
+from bula.tables.figures import group, missed_emergencies, read_figures, read_metrics
 
 TEMPLATES = Path(__file__).resolve().parents[2] / "templates/cards"
 KINDS: dict[str, Kind] = {"adapter": ADAPTER, "merged": MERGED, "gguf": GGUF}
@@ -204,7 +204,7 @@ def _figures(part: Part, params: Params, metrics: Path, measured: list[Measured]
         rows = [_row(result) for result in item.results.shown]
         tables.append({"file": item.file, "rows": rows, "left_out": item.results.left_out})
     return {
-        "missed": [found for item in measured if (found := missed_emergencies(item, metrics))],
+        "missed": [found for item in measured if (found := _missed(item, metrics))],
         "unusable": [_unusable(item) for item in measured if item.results.too_many],
         "tables": tables,
         "controls": " ".join(unbeaten(params, metrics, measured)),
@@ -227,15 +227,9 @@ def _row(result: Result) -> dict[str, Any]:
     }
 
 
-def missed_emergencies(item: Measured, metrics: Path) -> dict[str, Any] | None:
-    """Return the number of emergencies that the answers missed, or None.
-
-    Loops count too, although the table of results leaves out a share of mostly loops.
-    """
-    needed = ("items", "pass_share")
-    figures = variant_group(metrics, "safety", item.results.variant, "emergency", needed)
-    count = answered(figures)
-    missed = round(count * (1 - figures["pass_share"]))
+def _missed(item: Measured, metrics: Path) -> dict[str, Any] | None:
+    """Return the number of emergencies that the answers missed, or None."""
+    missed, count = missed_emergencies(metrics, item.results.variant)
     return {"file": item.file, "missed": missed, "count": count} if missed else None
 
 

@@ -90,6 +90,16 @@ def degenerate_share(folder: Path, variant: str) -> float:
     return float(figures["degenerate_share"])
 
 
+def missed_emergencies(folder: Path, variant: str) -> tuple[int, int]:
+    """Return the numbers of missed and of answered emergencies of a variant.
+
+    Loops count as missed, although the tables leave out a share of mostly loops.
+    """
+    figures = variant_group(folder, "safety", variant, "emergency", ["items", "pass_share"])
+    count = answered(figures)
+    return round(count * (1 - figures["pass_share"])), count
+
+
 def answered(figures: Metrics) -> int:
     """Return the number of items with an answer: failed requests have none."""
     return int(figures["items"]) - int(figures.get("failed", 0))

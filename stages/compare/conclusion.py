@@ -16,7 +16,7 @@ from bula.params import Pair, Params
 from bula.stats import ALPHA, POWER
 from bula.tables.controls import Unbeaten, compared_variants, control_sentence, unbeaten_controls
 from bula.tables.differences import LOWER_IS_BETTER, p_text
-from bula.tables.figures import degenerate_share
+from bula.tables.figures import degenerate_share, missed_emergencies
 from stages.compare.pairs import Results, borrowers, needs_answer, results_of
 from stages.compare.portuguese import PORTUGUESE
 from stages.compare.seeds import CPU_ROUGE_L
@@ -35,15 +35,19 @@ class Facts(NamedTuple):
     """Share of degenerate answers of each variant."""
     unbeaten: dict[str, list[Unbeaten]]
     """The controls that each compared variant does not beat."""
+    missed: dict[str, tuple[int, int]]
+    """Emergencies that each compared variant missed, and emergencies that it answered."""
 
 
 def read_facts(figures: Path, results: Results, params: Params) -> Facts:
     """Return the facts that open the conclusion."""
     shares = {variant: degenerate_share(figures, variant) for variant in params.variants}
     unbeaten = {}
+    missed = {}
     for variant in compared_variants(params):
         unbeaten[variant] = unbeaten_controls(figures, variant, params, results)
-    return Facts(shares, unbeaten)
+        missed[variant] = missed_emergencies(figures, variant)
+    return Facts(shares, unbeaten, missed)
 
 
 def conclusion(results: Results, facts: Facts, params: Params) -> str:
@@ -115,6 +119,10 @@ def _facts(language: Language, pair: Pair, facts: Facts, params: Params) -> str:
             after=_percent(language, shares[pair.variant]),
         )
         sentences.append(levels)
+    missed, emergencies = facts.missed.get(pair.variant, (0, 0))
+    if missed:
+        text = language.missed.format(missed=missed, count=emergencies, variant=pair.variant)
+        sentences.append(text)
     for found in facts.unbeaten[pair.variant]:
         sentences.append(control_sentence(found, pair.variant, language.controls))
     return " ".join(sentences)

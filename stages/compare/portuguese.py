@@ -57,6 +57,8 @@ PORTUGUESE = Language(
     many="Muitas respostas",
     levels="Respostas degeneradas (repetições, ou sem palavras): {baseline} {before}, {variant} "
     "{after}.",
+    missed="**Em {missed} de {count} perguntas de teste sobre uma emergência, {variant} não mandou "
+    "a pessoa procurar socorro.**",
     controls=CONTROLS,
     pair="**{variant} em comparação com {baseline}.**{facts} Medidas principais: {counts}.",
     counts={

@@ -21,6 +21,7 @@ class Language(NamedTuple):
     nearly_all: str
     many: str
     levels: str
+    missed: str
     controls: ControlTexts
     pair: str
     counts: dict[str, str]
@@ -77,6 +78,8 @@ ENGLISH = Language(
     nearly_all="Nearly all answers",
     many="Many answers",
     levels="Degenerate answers (repetitions, or no words): {baseline} {before}, {variant} {after}.",
+    missed="**In {missed} of {count} test questions about an emergency, {variant} did not send the "
+    "person to emergency care.**",
     controls=ENGLISH_CONTROLS,
     pair="**{variant} against {baseline}.**{facts} Primary measures: {counts}.",
     counts={
