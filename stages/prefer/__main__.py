@@ -118,9 +118,9 @@ def main(
     from stages.prefer.fingerprint import checkpoint_folder
 
     params = load_params()
-    entry = entry_of(params, name)
     prepare_device(params.device, params.dtype)
     seed_everything(params.seed)
+    entry = entry_of(params, name)
     folder = checkpoint_folder(params, entry, base, tuned)
     inputs = Inputs(base, tuned, clean, folder)
     with exit_on_sigterm(), exclusive_run(folder):
