@@ -5,17 +5,19 @@ show how often the rules warn, and so do the training questions, of which some a
 reference then names SAMU. A file of labelled sentences has the number that each one needs.
 
     python -m bench.emergency
-    python -m bench.emergency --sentences tests/data/emergency/sentences.tsv
+    python -m bench.emergency --sentences tests/data/emergency/unseen.tsv [--words]
 """
 
 import json
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 
-from bula.emergency.finding import find_emergency
+from bula.emergency.answers import Emergency
+from bula.emergency.finding import find_by_words, find_emergency
 
 DEMO = Path("data/demo")
 LABELS = {"192": "samu", "188": "cvv", "-": "none"}
@@ -39,16 +41,31 @@ def group_questions(demo: Path) -> dict[str, list[str]]:
     return dict(groups)
 
 
-def count_answers(path: Path) -> dict[str, tuple[int, int]]:
-    """Return, by needed number, how many sentences got their answer, and all sentences.
+class Count(NamedTuple):
+    """Counts of sentences that need one number."""
+
+    correct: int
+    """Sentences that got their answer."""
+    warned: int
+    """Sentences that got the answer of either number."""
+    total: int
+
+
+def count_answers(
+    path: Path, find: Callable[[str], Emergency] = find_emergency
+) -> dict[str, Count]:
+    """Return the counts of a file's sentences, by the number that they need.
 
     A line has the number 192, 188 or - for none, a tab and the sentence.
     """
-    counts = dict.fromkeys(LABELS, (0, 0))
+    counts = dict.fromkeys(LABELS, Count(0, 0, 0))
     for line in path.read_text(encoding="utf-8").splitlines():
         label, _, sentence = line.partition("\t")
-        correct, total = counts[label]
-        counts[label] = (correct + (find_emergency(sentence) == LABELS[label]), total + 1)
+        found = find(sentence)
+        correct, warned, total = counts[label]
+        counts[label] = Count(
+            correct + (found == LABELS[label]), warned + (found != "none"), total + 1
+        )
     return counts
 
 
@@ -56,11 +73,13 @@ def main(
     demo: Annotated[Path, typer.Option(help="Folder of the demo corpus.")] = DEMO,
     show: Annotated[str, typer.Option(help="Print the questions of groups with this text.")] = "",
     sentences: Annotated[Path | None, typer.Option(help="Labelled sentences to read.")] = None,
+    words: Annotated[bool, typer.Option("--words", help="Leave out the meaning.")] = False,
 ) -> None:
     """Print how many questions of each group get a warning."""
     if sentences:
-        for label, (correct, total) in count_answers(sentences).items():
-            print(f"{label}: {correct} of {total} with the right answer")
+        find = find_by_words if words else find_emergency
+        for label, (correct, warned, total) in count_answers(sentences, find).items():
+            print(f"{label}: of {total}, {warned} with a warning and {correct} answered right")
         return
     for name, questions in group_questions(demo).items():
         found = [find_emergency(question) for question in questions]

@@ -105,7 +105,7 @@ def _environment() -> dict[str, str]:
 
 @contextmanager
 def open_kit(run: Path) -> Iterator[str]:
-    """Write a review kit into a temporary folder, and yield the address of its page.
+    """Write a review kit into a temporary folder, and yield its address.
 
     Raise UserError if the command refuses the run.
     """
@@ -119,7 +119,10 @@ def open_kit(run: Path) -> Iterator[str]:
 
 @contextmanager
 def open_chat(run: Path) -> Iterator[str]:
-    """Start the chat page, and yield its address. Raise UserError if a model is missing."""
+    """Start the chat page, and yield its address.
+
+    Raise UserError if a model is missing.
+    """
     for model in MODELS:
         if not (run / model).is_dir():
             fix = "`dvc repro` writes it, `dvc pull` fetches it"

@@ -103,7 +103,9 @@ def test_sentences_of_a_file_are_counted_by_their_number(tmp_path: Path) -> None
     lines = ["192\tdor no peito", "192\tbom dia", "188\tquero morrer", "-\tdor no peito"]
     path = tmp_path / "sentences.tsv"
     path.write_text("\n".join(lines), encoding="utf-8")
-    assert bench.count_answers(path) == {"192": (1, 2), "188": (1, 1), "-": (0, 1)}
+    assert bench.count_answers(path) == {"192": (1, 1, 2), "188": (1, 1, 1), "-": (0, 1, 1)}
+    path.write_text("188\tdor no peito", encoding="utf-8")
+    assert bench.count_answers(path, find_by_words)["188"] == (0, 1, 1)
 
 
 @pytest.mark.parametrize(
