@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from dvc.data_cloud import DataCloud
 from ruamel.yaml import YAML
 
 from bench.clones import ROOT, edit_params, git
@@ -461,6 +462,33 @@ def test_dvc_remotes_are_asked_only_on_demand(folder: Path) -> None:
     assert [item["name"] for item in remotes] == ["DVC remote web"]
     assert "remote web: it cannot be reached" in remotes[0]["text"]
     assert not [file for file in (folder / "store").rglob("*") if file.is_file()]
+
+
+def test_remotes_that_are_asked_at_once_open_the_index_of_dvc_in_turn(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    git(folder, "init", "--quiet")
+    assert run(["dvc", "init", "--quiet"], folder).returncode == 0
+    for name in ("one", "two", "three"):
+        store = str(folder / "store")
+        assert run(["dvc", "remote", "add", name, store], folder).returncode == 0
+    inside: list[str] = []
+    most = 0
+    open_remote = DataCloud.get_remote_odb
+
+    def slow_open(cloud: DataCloud, name: str, *arguments: str) -> object:
+        nonlocal most
+        inside.append(name)
+        most = max(most, len(inside))
+        time.sleep(0.05)
+        found = open_remote(cloud, name, *arguments)
+        inside.remove(name)
+        return found
+
+    monkeypatch.setattr(DataCloud, "get_remote_odb", slow_open)
+    outcomes = run_checks(remote_checks(folder))
+    assert [outcome.state for outcome in outcomes] == ["passed"] * 3
+    assert most == 1
 
 
 def test_a_remote_that_stores_nothing_is_a_fault(folder: Path) -> None:

@@ -7,6 +7,7 @@ import functools
 import io
 import itertools
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from multiprocessing.pool import ThreadPool
@@ -48,6 +49,8 @@ CLIENT_ERRORS = {
 MENDED = "mended"
 State = Literal["good", "missing", "short", "changed", "invalid", "unreadable"]
 Progress = Callable[[int], object]
+# DVC keeps an index in SQLite. Two threads that open it at once get "database is locked".
+INDEX_LOCK = threading.Lock()
 
 
 class Check(NamedTuple):
@@ -140,8 +143,9 @@ def open_stores(repo: Repo, remote: str) -> Stores:
     """Return a remote and the cache, after one request to the remote."""
     stores = Stores({}, {"md5": repo.cache.local, "md5-dos2unix": repo.cache.legacy})
     with remote_errors(f"remote {remote}"):
-        for name in HASH_NAMES:
-            stores.remote[name] = repo.cloud.get_remote_odb(remote, "verify-remote", name)
+        with INDEX_LOCK:
+            for name in HASH_NAMES:
+                stores.remote[name] = repo.cloud.get_remote_odb(remote, "verify-remote", name)
         store = stores.remote["md5"]
         try:
             store.fs.info(store.path)
