@@ -152,7 +152,7 @@ def test_a_hostile_address_raises_user_error_without_its_query(
     start = time.monotonic()
     with pytest.raises(UserError, match=what) as caught:
         list(sources.read_source(source_behind(f"{address}?token=hf_secret"), limits))
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 50
     assert caught.value.where == address
 
 

@@ -205,10 +205,8 @@ def test_a_slow_judge_is_a_fault_and_costs_its_worst_case(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(judges, "REQUEST_SECONDS", 0.5)
-    started = time.monotonic()
     with judge([slow_answer]):
         assert "no answer in 0.5 s" in faults()["judge.base_url"]
-    assert time.monotonic() - started < 6
     [line] = (folder / ".bula" / FAILURES).read_text(encoding="utf-8").splitlines()
     used, answered = json.loads(line)["usage"]
     # The prompt has one token, and the worst case counts the bytes of the request.
