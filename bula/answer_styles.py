@@ -10,7 +10,6 @@ from collections.abc import Callable
 from enum import StrEnum
 from typing import NamedTuple
 
-from bula.safety_patterns import SENTENCE_END
 from bula.text import words
 
 POST_CHARACTERS = 280
@@ -74,6 +73,9 @@ def count_syllables(word: str) -> int:
 
 def _sentences(text: str) -> list[str]:
     """Return the sentences of a text that contain a word."""
+    # Imported here, because the patterns of that module take time to compile.
+    from bula.safety_patterns import SENTENCE_END
+
     return [part for part in SENTENCE_END.split(text) if words(part)]
 
 
