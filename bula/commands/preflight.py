@@ -25,7 +25,6 @@ from bula.params import BaseEncoder, HubModel, Params, load_params
 from bula.preflight.checks import Check, Outcome, run_checks
 from bula.preflight.files import input_checks, task_checks
 from bula.preflight.machine import device_checks, package_checks
-from bula.review.gate_names import refuse_unknown_figures
 
 PARAMS = Path("params.yaml")
 LEDGER = Path(".bula/ledger.jsonl")
@@ -63,6 +62,9 @@ def compare_files(params: Params, root: Path) -> str:
 
 def check_gates(params: Params) -> str:
     """Find the figure of each gate, which the review needs after the run."""
+    # Imported here, because the patterns of bula.safety take time to compile.
+    from bula.review.gate_names import refuse_unknown_figures
+
     refuse_unknown_figures(params)
     return "a run can have each of them"
 
